@@ -1,0 +1,24 @@
+//! Exact, theory-first RLHF on token MDPs.
+//!
+//! `rto` implements the formal content of "DPO Meets PPO: Reinforced Token Optimization for RLHF"
+//! (Zhong et al., 2024) so that every claim can be computed rather than quoted, and says where a claim
+//! does not hold (`paper-notes/errata.md`).
+//!
+//! This crate does no input or output: no files, no clock, no printing. The binaries under
+//! `experiments/` add those.
+//!
+//! | module | paper |
+//! |---|---|
+//! | [`search`] | Section 3.3, Proposition 3.2: token feedback against sentence feedback |
+//! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod numerics;
+pub mod search;
+pub mod seed;
+mod token;
+
+pub use error::{Error, Result};
+pub use token::Token;
