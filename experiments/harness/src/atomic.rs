@@ -47,6 +47,24 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         })
 }
 
+/// Replaces a file by what `make` writes to the temporary path it is given, which keeps the
+/// extension of `path`.
+pub(crate) fn replace_by(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let extension = path.extension().unwrap_or_default();
+    let (temp, file) = open_temp(path)?;
+    drop(file);
+    let typed = temp.with_extension(extension);
+    let done = fs::rename(&temp, &typed)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| make(&typed))
+        .and_then(|()| Ok(fs::rename(&typed, path)?));
+    done.map_err(|e| {
+        fs::remove_file(&temp).ok();
+        fs::remove_file(&typed).ok();
+        anyhow!("{}: cannot write: {e}", path.display())
+    })
+}
+
 /// Reads a text file; every failure is one line that names it.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = read_bytes(path)?;

@@ -6,6 +6,7 @@ mod atomic;
 pub mod cli;
 pub mod config;
 pub mod manifest;
+pub mod plot;
 pub mod progress;
 pub mod run_dir;
 pub mod table;
