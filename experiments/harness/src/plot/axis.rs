@@ -1,5 +1,7 @@
 //! Axes: from data to a range, from a range to ticks with readable labels.
 
+use std::ops::RangeInclusive;
+
 /// How an axis maps values to positions.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Scale {
@@ -73,11 +75,12 @@ pub(crate) struct Mapped {
     pub(crate) known: bool,
 }
 
-/// A tick: where (0 to 1) and what it says; minor ticks say nothing.
+/// A tick: where (0 to 1), what it says if anything, and whether its grid line is a strong one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tick {
     pub(crate) at: f64,
     pub(crate) label: Option<String>,
+    pub(crate) major: bool,
 }
 
 impl Mapped {
@@ -165,9 +168,11 @@ impl Mapped {
         let at = self
             .unit(value)
             .filter(|t| (-1e-9..=1.0 + 1e-9).contains(t))?;
+        let major = label.is_some();
         Some(Tick {
             at: at.clamp(0.0, 1.0),
             label,
+            major,
         })
     }
 
@@ -184,22 +189,30 @@ impl Mapped {
     fn log_ticks(&self, target: usize) -> Vec<Tick> {
         let (first, last) = (self.low.floor() as i32, self.high.ceil() as i32);
         let inside = (first..=last).filter(|e| self.has(10f64.powi(*e))).count();
-        if inside >= 2 {
-            let stride = inside.div_ceil(target.max(2)).max(1) as i32;
-            let fine = inside <= 8;
-            return (first..=last)
-                .flat_map(|e| {
-                    let label = (e.rem_euclid(stride) == 0).then(|| power_label(e));
-                    let minor = if fine { 2..10 } else { 2..2 };
-                    let minor = minor.map(move |m| (f64::from(m) * 10f64.powi(e), None));
-                    std::iter::once((10f64.powi(e), label)).chain(minor)
-                })
-                .filter_map(|(v, label)| self.tick(v, label))
-                .collect();
+        if inside < 2 {
+            return self.short_log_ticks(first..=last, target);
         }
+        let stride = inside.div_ceil(target.max(2)).max(1) as i32;
+        let decades = (first..=last).filter_map(|e| {
+            let label = (e.rem_euclid(stride) == 0).then(|| power_label(e));
+            Some(Tick {
+                major: true,
+                ..self.tick(10f64.powi(e), label)?
+            })
+        });
+        if inside > 8 {
+            return decades.collect();
+        }
+        self.with_minor(decades.collect(), first..=last)
+    }
+
+    /// An axis of about one decade or less: 1, 2, 5 and their tens, else finer steps.
+    fn short_log_ticks(&self, decades: RangeInclusive<i32>, target: usize) -> Vec<Tick> {
         let steps = |mantissas: &'static [f64]| -> Vec<f64> {
-            (first..=last)
-                .flat_map(|e| mantissas.iter().map(move |m| m * 10f64.powi(e)))
+            let decade = |e: i32| mantissas.iter().map(move |m| m * 10f64.powi(e));
+            decades
+                .clone()
+                .flat_map(decade)
                 .filter(|v| self.has(*v))
                 .collect()
         };
@@ -212,11 +225,30 @@ impl Mapped {
             values = linear_values(low, high, target, false);
         }
         let labels = number_labels(&values);
-        values
+        let ticks = values
             .iter()
             .zip(labels)
-            .filter_map(|(v, label)| self.tick(*v, Some(label)))
-            .collect()
+            .filter_map(|(v, label)| self.tick(*v, Some(label)));
+        self.with_minor(ticks.collect(), decades)
+    }
+
+    /// Adds unlabelled ticks at 2, 3, … 9 in every decade, where there is none yet.
+    fn with_minor(&self, mut ticks: Vec<Tick>, decades: RangeInclusive<i32>) -> Vec<Tick> {
+        for (e, m) in decades.flat_map(|e| (2..10).map(move |m| (e, m))) {
+            let minor = self.tick(f64::from(m) * 10f64.powi(e), None);
+            let free = |t: &Tick| ticks.iter().all(|old| (old.at - t.at).abs() > 1e-6);
+            if let Some(minor) = minor.filter(free) {
+                ticks.push(minor);
+            }
+        }
+        ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
+        ticks
+    }
+
+    /// The larger size of its two ends.
+    pub(crate) fn largest(&self) -> f64 {
+        let end = self.low.abs().max(self.high.abs());
+        if self.log { 10f64.powf(end) } else { end }
     }
 
     fn has(&self, value: f64) -> bool {
@@ -254,13 +286,16 @@ fn linear_values(low: f64, high: f64, target: usize, whole: bool) -> Vec<f64> {
 fn number_labels(values: &[f64]) -> Vec<String> {
     let size = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
     if size > 0.0 && !(1e-3..1e6).contains(&size) {
-        let exponent = size.log10().floor() as i32;
+        // Powers of a thousand, as in "2.5×10⁶ … 10.0×10⁶": the largest has one to three digits.
+        let exponent = (size.log10() + 1e-9).floor().div_euclid(3.0) as i32 * 3;
         let mantissas: Vec<f64> = values.iter().map(|v| scaled(*v, exponent)).collect();
         let places = decimals(&mantissas);
-        let label = |m: &f64| match *m {
-            0.0 => "0".to_string(),
-            1.0 => power_label(exponent),
-            m => format!("{}×{}", plain(m, places), power_label(exponent)),
+        let power = power_label(exponent);
+        let label = |m: &f64| match plain(*m, places).as_str() {
+            _ if *m == 0.0 => "0".to_string(),
+            "1" => power.clone(),
+            "−1" => format!("−{power}"),
+            text => format!("{text}×{power}"),
         };
         return mantissas.iter().map(label).collect();
     }
@@ -383,13 +418,7 @@ mod tests {
         let axis = Axis::linear("h").range(-2e9, 2e9);
         assert_eq!(
             labels(axis, &[], 4, false),
-            [
-                "−2×10⁹",
-                "−10⁹".replace("−10⁹", "−1×10⁹").as_str(),
-                "0",
-                "10⁹",
-                "2×10⁹"
-            ]
+            ["−2×10⁹", "−10⁹", "0", "10⁹", "2×10⁹"]
         );
         let axis = Axis::linear("h").range(0.0, 1.0);
         assert_eq!(

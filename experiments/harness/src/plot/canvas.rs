@@ -189,6 +189,8 @@ impl Painter {
     }
 
     /// A filled box with rounded corners around `center`, with an outline of its own colour.
+    ///
+    /// It hides what lies below it, so draw the lines that lead to it first.
     pub fn rounded_box(
         &mut self,
         center: Point,
@@ -198,6 +200,9 @@ impl Painter {
         outline: Stroke,
     ) {
         let mut edge = rounded(center, size, radius);
+        if fill.alpha < 1.0 {
+            self.polygon(&edge, Color::WHITE);
+        }
         self.polygon(&edge, fill);
         edge.extend_from_within(..2);
         self.path(&edge, outline);
@@ -211,6 +216,25 @@ impl Painter {
         for (i, line) in lines.into_iter().enumerate() {
             self.push_text((at.0, first + step * i as f64), line, font, false);
         }
+    }
+
+    /// The same with a white ground, to write on a line.
+    pub fn label(&mut self, at: Point, text: &str, font: Font) {
+        let width = text
+            .split('\n')
+            .map(|line| font.width(line))
+            .fold(0.0, f64::max);
+        let height = text.split('\n').count() as f64 * font.size * LINE;
+        let left = match font.anchor {
+            Anchor::Start => at.0,
+            Anchor::Middle => at.0 - width / 2.0,
+            Anchor::End => at.0 - width,
+        };
+        let (left, right) = (left - 2.0, left + width + 2.0);
+        let (top, bottom) = (at.1 - height / 2.0, at.1 + height / 2.0);
+        let ground = [(left, top), (right, top), (right, bottom), (left, bottom)];
+        self.polygon(&ground, Color::WHITE);
+        self.text(at, text, font);
     }
 
     /// One line of text that reads upwards, centred horizontally on `at`.
@@ -268,7 +292,7 @@ fn dashes(points: &[Point], pattern: &[f64]) -> Vec<Vec<Point>> {
         let (from, to) = (pair[0], pair[1]);
         let length = (to.0 - from.0).hypot(to.1 - from.1);
         let mut done = 0.0;
-        while length - done > left {
+        while length - done >= left {
             done += left;
             let t = done / length;
             let at = (from.0 + (to.0 - from.0) * t, from.1 + (to.1 - from.1) * t);
@@ -282,7 +306,7 @@ fn dashes(points: &[Point], pattern: &[f64]) -> Vec<Vec<Point>> {
             left = pattern[index];
         }
         left -= length - done;
-        if index % 2 == 0 {
+        if index % 2 == 0 && piece.last() != Some(&to) {
             piece.push(to);
         }
     }

@@ -58,13 +58,14 @@ pub(crate) fn rasterize(text: &str, size: f64, bold: bool, mut f: impl FnMut(i32
     });
 }
 
-/// Greedy line breaking at spaces; a word that is too wide is cut.
+/// Greedy line breaking at plain spaces (not at the thin ones inside numbers); a word that is too
+/// wide is cut.
 pub(crate) fn wrap(text: &str, size: f64, bold: bool, limit: f64) -> Vec<String> {
     let fits = |line: &str| width(line, size, bold) <= limit;
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
         let mut line = String::new();
-        for word in paragraph.split_whitespace() {
+        for word in paragraph.split([' ', '\t']).filter(|word| !word.is_empty()) {
             let longer = if line.is_empty() {
                 word.to_string()
             } else {

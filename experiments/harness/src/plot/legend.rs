@@ -1,9 +1,9 @@
 //! Legends: beside the plot or in rows below it.
 
-use super::canvas::Stroke;
-use super::canvas::{Anchor, Font, LINE, Painter};
+use super::canvas::{Anchor, Font, LINE, Painter, Stroke};
 use super::clip::Rect;
-use super::figure::{Series, Sizes};
+use super::figure::Series;
+use super::layout::Sizes;
 use super::series;
 use super::style::{Color, Kind, SeriesStyle};
 
@@ -57,26 +57,52 @@ pub(crate) fn width(entries: &[Entry], limit: f64, sizes: &Sizes) -> f64 {
     SAMPLE + GAP + text + sizes.pad * 0.9
 }
 
-/// Draws the legend beside the plot.
+/// Draws the legend beside the plot from `at` down; returns where it ends.
 pub(crate) fn right(
     painter: &mut Painter,
     entries: &[Entry],
-    left: f64,
-    top: f64,
+    at: (f64, f64),
     limit: f64,
     sizes: &Sizes,
-) {
+) -> f64 {
     let step = sizes.tick * LINE;
-    let mut y = top + 4.0;
+    let mut y = at.1 + 4.0;
     for entry in entries {
         let lines = wrapped(entry, limit, sizes);
-        sample(painter, (left, y + step / 2.0), entry);
+        sample(painter, (at.0, y + step / 2.0), entry);
         for (i, line) in lines.iter().enumerate() {
-            let at = (left + SAMPLE + GAP, y + step * (i as f64 + 0.5));
-            painter.text(at, line, font(sizes));
+            painter.text(
+                (at.0 + SAMPLE + GAP, y + step * (i as f64 + 0.5)),
+                line,
+                font(sizes),
+            );
         }
         y += step * lines.len() as f64 + 6.0;
     }
+    y
+}
+
+/// A row of a legend below the plot: its width and its texts, each with its sample unless it
+/// continues the row above.
+type Row<'a> = (f64, Vec<(Option<&'a Entry>, String)>);
+
+const BETWEEN: f64 = 22.0;
+
+fn rows<'a>(entries: &'a [Entry], full: f64, sizes: &Sizes) -> Vec<Row<'a>> {
+    let mut rows: Vec<Row<'a>> = Vec::new();
+    for entry in entries {
+        for (i, line) in wrapped(entry, full, sizes).into_iter().enumerate() {
+            let width = SAMPLE + GAP + font(sizes).width(&line);
+            match rows.last_mut() {
+                Some((used, row)) if i == 0 && *used + BETWEEN + width <= full => {
+                    *used += BETWEEN + width;
+                    row.push((Some(entry), line));
+                }
+                _ => rows.push((width, vec![((i == 0).then_some(entry), line)])),
+            }
+        }
+    }
+    rows
 }
 
 /// Draws the legend in rows that end at `bottom`; returns where the plot must end.
@@ -87,44 +113,20 @@ pub(crate) fn below(
     bottom: f64,
     sizes: &Sizes,
 ) -> f64 {
-    let full = page.width() - 2.0 * sizes.pad;
+    let rows = rows(entries, page.width() - 2.0 * sizes.pad, sizes);
     let step = sizes.tick * LINE + 5.0;
-    let mut rows: Vec<(f64, Vec<(&Entry, String)>)> = Vec::new();
-    for entry in entries {
-        // A label wider than the page continues on a line of its own.
-        for (i, line) in wrapped(entry, full, sizes).into_iter().enumerate() {
-            let width = SAMPLE + GAP + font(sizes).width(&line);
-            match rows.last_mut() {
-                Some((used, row)) if i == 0 && *used + 22.0 + width <= full => {
-                    *used += 22.0 + width;
-                    row.push((entry, line));
-                }
-                _ => rows.push((
-                    width,
-                    vec![(
-                        entry,
-                        if i == 0 {
-                            line
-                        } else {
-                            format!("\u{200b}{line}")
-                        },
-                    )],
-                )),
-            }
-        }
-    }
     let top = bottom - rows.len() as f64 * step;
-    for (r, (used, row)) in rows.iter().enumerate() {
+    // All rows begin where the widest one does, so that samples line up.
+    let widest = rows.iter().map(|row| row.0).fold(0.0, f64::max);
+    for (r, (_, row)) in rows.iter().enumerate() {
         let y = top + step * (r as f64 + 0.5);
-        let mut x = page.left + (page.width() - used) / 2.0;
-        for (entry, line) in row {
-            let continued = line.strip_prefix('\u{200b}');
-            if continued.is_none() {
+        let mut x = page.left + (page.width() - widest) / 2.0;
+        for (entry, text) in row {
+            if let Some(entry) = entry {
                 sample(painter, (x, y), entry);
             }
-            let text = continued.unwrap_or(line);
             painter.text((x + SAMPLE + GAP, y), text, font(sizes));
-            x += SAMPLE + GAP + font(sizes).width(text) + 22.0;
+            x += SAMPLE + GAP + font(sizes).width(text) + BETWEEN;
         }
     }
     top - sizes.pad * 0.4

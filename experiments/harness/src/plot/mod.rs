@@ -9,6 +9,7 @@ mod canvas;
 mod clip;
 mod figure;
 mod font;
+mod layout;
 mod legend;
 mod panels;
 mod render;

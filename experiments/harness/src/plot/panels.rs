@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::canvas::Painter;
 use super::clip::Rect;
-use super::figure::{self, Figure, LegendPlace, Sizes};
+use super::figure::{Figure, LegendPlace};
+use super::layout::{self, Sizes};
 use super::{legend, render};
 
 /// Figures side by side. The legend is shared: a look with the same label appears once.
@@ -62,55 +63,71 @@ impl Panels {
     }
 
     pub(crate) fn paint(&self) -> Painter {
+        let mut height = f64::from(self.panel_size.1.max(200));
+        loop {
+            let (painter, lacking) = self.paint_with(height);
+            if lacking <= 0.0 {
+                return painter;
+            }
+            height += lacking.ceil();
+        }
+    }
+
+    /// Draws panels of this height; also returns how much height some panel lacks.
+    fn paint_with(&self, panel_height: f64) -> (Painter, f64) {
         let columns = self.columns.clamp(1, self.figures.len().max(1));
         let rows = self.figures.len().div_ceil(columns).max(1);
-        let (w, h) = (
-            f64::from(self.panel_size.0.max(240)),
-            f64::from(self.panel_size.1.max(200)),
-        );
+        let panel_width = f64::from(self.panel_size.0.max(240));
         let sizes = &Sizes::PAGE;
-        let entries = legend::entries(self.figures.iter().flat_map(|f| &f.series));
-        let width = w * columns as f64 + sizes.pad;
-        // Draw heading, legend and caption once on a page that is tall enough to learn their heights.
+        let width = panel_width * columns as f64 + sizes.pad;
+        // Title, legend and caption go first onto a tall page, to learn their heights.
         let tall = Rect {
             left: 0.0,
             top: 0.0,
             right: width,
-            bottom: 4000.0,
+            bottom: 1e5,
         };
-        let frame = |painter: &mut Painter, page: Rect| {
-            let top = figure::heading(painter, page, &self.title, self.subtitle.as_deref(), sizes);
-            let mut bottom = figure::footer(painter, page, self.caption.as_deref(), sizes);
-            if !entries.is_empty() {
-                bottom = legend::below(painter, &entries, page, bottom, sizes);
-            }
-            (top, bottom)
-        };
-        let (top, bottom) = frame(&mut Painter::new(1, 1), tall);
-        let height = (top + h * rows as f64 + (tall.bottom - bottom)).ceil();
+        let (top, bottom) = self.surround(&mut Painter::new(1, 1), tall);
+        let height = (top + panel_height * rows as f64 + (tall.bottom - bottom)).ceil();
 
         let mut painter = Painter::new(width as u32, height as u32);
         painter.describe(&self.title);
-        let page = Rect {
-            bottom: height,
-            ..tall
-        };
-        frame(&mut painter, page);
+        self.surround(
+            &mut painter,
+            Rect {
+                bottom: height,
+                ..tall
+            },
+        );
+        let mut lacking: f64 = 0.0;
         for (i, figure) in self.figures.iter().enumerate() {
-            let (column, row) = ((i % columns) as f64, (i / columns) as f64);
-            let (left, up) = (sizes.pad / 2.0 + w * column, top + h * row);
+            let left = sizes.pad / 2.0 + panel_width * (i % columns) as f64;
+            let top = top + panel_height * (i / columns) as f64;
+            let (right, bottom) = (left + panel_width, top + panel_height);
             let cell = Rect {
                 left,
-                top: up,
-                right: left + w,
-                bottom: up + h,
+                top,
+                right,
+                bottom,
             };
             let figure = Figure {
                 legend: LegendPlace::Hidden,
                 ..figure.clone()
             };
-            figure::draw(&figure, &mut painter, cell, &Sizes::PANEL);
+            lacking = lacking.max(layout::draw(&figure, &mut painter, cell, &Sizes::PANEL));
         }
-        painter
+        (painter, lacking)
+    }
+
+    /// Draws what is around the panels; returns where they begin and end.
+    fn surround(&self, painter: &mut Painter, page: Rect) -> (f64, f64) {
+        let sizes = &Sizes::PAGE;
+        let top = layout::heading(painter, page, &self.title, self.subtitle.as_deref(), sizes);
+        let mut bottom = layout::footer(painter, page, self.caption.as_deref(), sizes);
+        let entries = legend::entries(self.figures.iter().flat_map(|f| &f.series));
+        if !entries.is_empty() {
+            bottom = legend::below(painter, &entries, page, bottom, sizes);
+        }
+        (top, bottom)
     }
 }

@@ -11,6 +11,7 @@ use plotters::style::{
 
 use super::canvas::{Anchor, Font, Painter, Point, Shape};
 use super::font;
+use super::style::Color;
 use crate::atomic;
 
 /// SVG coordinates are whole numbers in plotters, so draw ten times larger under a `viewBox`.
@@ -126,6 +127,7 @@ fn plain(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("{error}")
 }
 
+/// Draws all shapes `scale` times larger; `vector` leaves lines and letters to the backend.
 fn draw<B: DrawingBackend>(
     backend: &mut B,
     painter: &Painter,
@@ -133,16 +135,15 @@ fn draw<B: DrawingBackend>(
     vector: bool,
 ) -> Result<()> {
     let at = |p: &Point| ((p.0 * scale).round() as i32, (p.1 * scale).round() as i32);
-    let paint = |color: super::style::Color, width: f64| ShapeStyle {
-        color: RGBAColor(color.red, color.green, color.blue, color.alpha),
+    let paint = |color: Color, width: f64| ShapeStyle {
+        color: rgba(color, 1.0),
         filled: true,
         stroke_width: ((width * scale).round() as u32).max(1),
     };
     if vector {
-        let white = paint(super::style::Color::WHITE, 1.0);
-        let (w, h) = painter.size();
+        let all = at(&painter.size());
         backend
-            .draw_rect((0, 0), at(&(w, h)), &white, true)
+            .draw_rect((0, 0), all, &paint(Color::WHITE, 1.0), true)
             .map_err(plain)?;
     }
     for shape in &painter.shapes {
@@ -152,24 +153,12 @@ fn draw<B: DrawingBackend>(
                 color,
                 width,
             } => {
-                let style = paint(*color, *width);
                 let points: Vec<_> = points.iter().map(at).collect();
+                let style = paint(*color, *width);
                 if vector {
                     backend.draw_path(points, &style).map_err(plain)?;
                 } else {
-                    // One quadrilateral per segment and a disc per corner: exact round joins.
-                    for pair in points.windows(2) {
-                        let ring = segment(pair[0], pair[1], width * scale);
-                        backend.fill_polygon(ring, &style).map_err(plain)?;
-                    }
-                    let radius = (width * scale / 2.0).floor() as u32;
-                    for &corner in points.iter().skip(1).take(points.len().saturating_sub(2)) {
-                        if radius > 1 {
-                            backend
-                                .draw_circle(corner, radius, &style, true)
-                                .map_err(plain)?;
-                        }
-                    }
+                    bitmap_path(backend, &points, &style, width * scale)?;
                 }
             }
             Shape::Polygon { points, color } => {
@@ -184,8 +173,9 @@ fn draw<B: DrawingBackend>(
                 color,
             } => {
                 let radius = (radius * scale).round().max(1.0) as u32;
+                let style = paint(*color, 1.0);
                 backend
-                    .draw_circle(at(center), radius, &paint(*color, 1.0), true)
+                    .draw_circle(at(center), radius, &style, true)
                     .map_err(plain)?;
             }
             Shape::Text {
@@ -202,31 +192,67 @@ fn draw<B: DrawingBackend>(
                 font,
                 upward,
             } => {
-                let origin = at(baseline);
-                let shift = match font.anchor {
-                    Anchor::Start => 0.0,
-                    Anchor::Middle => font.width(text) / 2.0,
-                    Anchor::End => font.width(text),
-                };
-                let shift = (shift * scale).round() as i32;
-                let ink = font.color;
-                let mut result = Ok(());
-                font::rasterize(text, font.size * scale, font.bold, |dx, dy, coverage| {
-                    let (dx, dy) = (dx - shift, dy);
-                    let (dx, dy) = if *upward { (dy, -dx) } else { (dx, dy) };
-                    let color = RGBAColor(ink.red, ink.green, ink.blue, ink.alpha * coverage);
-                    let pixel = (origin.0 + dx, origin.1 + dy);
-                    if result.is_ok() {
-                        result = backend
-                            .draw_pixel(pixel, color.to_backend_color())
-                            .map_err(plain);
-                    }
-                });
-                result?;
+                bitmap_text(backend, text, at(baseline), *font, *upward, scale)?;
             }
         }
     }
     Ok(())
+}
+
+fn rgba(color: Color, coverage: f64) -> RGBAColor {
+    RGBAColor(color.red, color.green, color.blue, color.alpha * coverage)
+}
+
+/// One quadrilateral per segment and a disc per corner: exact round joins.
+fn bitmap_path<B: DrawingBackend>(
+    backend: &mut B,
+    points: &[(i32, i32)],
+    style: &ShapeStyle,
+    width: f64,
+) -> Result<()> {
+    for pair in points.windows(2) {
+        backend
+            .fill_polygon(segment(pair[0], pair[1], width), style)
+            .map_err(plain)?;
+    }
+    let radius = (width / 2.0).floor() as u32;
+    for &corner in points.iter().skip(1).take(points.len().saturating_sub(2)) {
+        if radius > 1 {
+            backend
+                .draw_circle(corner, radius, style, true)
+                .map_err(plain)?;
+        }
+    }
+    Ok(())
+}
+
+/// plotters drops the space on the left of each glyph, so letters are set here.
+fn bitmap_text<B: DrawingBackend>(
+    backend: &mut B,
+    text: &str,
+    origin: (i32, i32),
+    font: Font,
+    upward: bool,
+    scale: f64,
+) -> Result<()> {
+    let shift = match font.anchor {
+        Anchor::Start => 0.0,
+        Anchor::Middle => font.width(text) / 2.0,
+        Anchor::End => font.width(text),
+    };
+    let shift = (shift * scale).round() as i32;
+    let mut result = Ok(());
+    font::rasterize(text, font.size * scale, font.bold, |dx, dy, coverage| {
+        let dx = dx - shift;
+        let (dx, dy) = if upward { (dy, -dx) } else { (dx, dy) };
+        let color = rgba(font.color, coverage).to_backend_color();
+        if result.is_ok() {
+            result = backend
+                .draw_pixel((origin.0 + dx, origin.1 + dy), color)
+                .map_err(plain);
+        }
+    });
+    result
 }
 
 /// The four corners of a thick line.
@@ -283,12 +309,7 @@ fn svg_text<B: DrawingBackend>(
         FontTransform::None
     };
     let size = (font.size * scale).round() * 1.24;
-    let ink = RGBAColor(
-        font.color.red,
-        font.color.green,
-        font.color.blue,
-        font.color.alpha,
-    );
+    let ink = rgba(font.color, 1.0);
     let style = TextStyle::from((FontFamily::Name(font::FAMILY), size, style))
         .color(&ink)
         .pos(Pos::new(h_pos, VPos::Top))

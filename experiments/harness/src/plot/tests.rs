@@ -183,6 +183,27 @@ fn gallery() -> Vec<(&'static str, Painter)> {
     )
     .subtitle("a subtitle")
     .caption("A caption for both panels.");
+    let crowd = (0..30).fold(
+        Figure::new("Thirty series", Axis::linear("x"), Axis::linear("y")),
+        |f, i| {
+            let points = vec![(0.0, f64::from(i)), (1.0, f64::from(i * i) * 1e-5)];
+            f.with(Series::new(
+                &format!("series {i} with a label of some length"),
+                points,
+                SeriesStyle::nth(i as usize),
+            ))
+        },
+    );
+    let four = Panels::new(
+        "Four panels",
+        2,
+        vec![
+            sample("A = 2").caption("c"),
+            sample("A = 4"),
+            clipped.clone(),
+            errors.clone(),
+        ],
+    );
     let mut tree = Painter::new(520, 300);
     for (from, to) in [
         ((260.0, 50.0), (130.0, 150.0)),
@@ -190,8 +211,8 @@ fn gallery() -> Vec<(&'static str, Painter)> {
         ((130.0, 150.0), (60.0, 250.0)),
     ] {
         tree.line(from, to, Stroke::solid(Color::MUTED, 1.5));
-        tree.text(
-            ((from.0 + to.0) / 2.0 - 14.0, (from.1 + to.1) / 2.0),
+        tree.label(
+            ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0),
             "0.5",
             Font::new(12.0, Color::MUTED),
         );
@@ -224,6 +245,8 @@ fn gallery() -> Vec<(&'static str, Painter)> {
         ("errors", errors.paint()),
         ("single", single.paint()),
         ("empty", empty.paint()),
+        ("crowd", crowd.paint()),
+        ("grid", four.paint()),
         ("panels", panels.paint()),
         ("tree", tree),
     ]
@@ -349,7 +372,7 @@ fn odd_data_is_counted_and_empty_figures_say_so() {
     assert!(words("empty").contains("no data"));
     assert!(!words("single").contains("no data"));
     assert!(words("many").contains("100\u{202f}000"));
-    assert!(words("lines").contains("10⁷"));
+    assert!(words("lines").contains("2.5×10⁶"));
 }
 
 #[test]
