@@ -35,7 +35,7 @@ impl Layers {
     ///
     /// `name` is what errors call the text, usually its path in the repository.
     pub fn new(name: &str, text: &str) -> Result<Self> {
-        Ok(Self(Vec::new()).with_text(name, text)?)
+        Self(Vec::new()).with_text(name, text)
     }
 
     /// Adds an embedded overlay, such as the smoke setting, when `on` is true.

@@ -24,10 +24,10 @@ pub(crate) fn draw(painter: &mut Painter, all: &[Series], area: Rect, at: At, le
                 painter.path(&piece, stroke);
             }
             // A line of one point would be invisible.
-            if let ([only], false) = (run.as_slice(), series.style.kind.has_marker()) {
-                if area.contains(*only) {
-                    painter.circle(*only, LINE_WIDTH, stroke.color);
-                }
+            if let ([only], false) = (run.as_slice(), series.style.kind.has_marker())
+                && area.contains(*only)
+            {
+                painter.circle(*only, LINE_WIDTH, stroke.color);
             }
         }
     }
