@@ -18,7 +18,7 @@ pub struct Common {
     // TOML integers stop at 2^63 - 1, and the saved config must hold the seed.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
-    /// Write results here: a new or empty directory [default: runs/<name>-<number>]
+    /// Write results here: a new or empty directory [default: the next free runs/NAME-0001]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Run a small setting that ends within seconds

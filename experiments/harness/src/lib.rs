@@ -126,6 +126,7 @@
 #![forbid(unsafe_code)]
 
 mod atomic;
+mod cell;
 pub mod cli;
 pub mod config;
 pub mod manifest;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cell::short;
 use proptest::prelude::*;
 
 fn sample() -> Table {
