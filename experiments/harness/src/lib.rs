@@ -1,1 +1,137 @@
-//! x
+//! What every rto experiment shares: command line, config, run folder, progress, tables, figures.
+//!
+//! A binary is: flags and a config with the same keys, a run that fills tables, and figures drawn
+//! from the saved CSV files alone, so that `--redraw DIR` gives the same figures again.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::path::Path;
+//!
+//! use clap::Parser;
+//! use rto_harness::cli::Common;
+//! use rto_harness::config::{self, Layers};
+//! use rto_harness::plot::{Axis, Figure, Kind, Series, SeriesStyle};
+//! use rto_harness::progress::Progress;
+//! use rto_harness::run_dir::{RunDir, Timings};
+//! use rto_harness::say;
+//! use rto_harness::table::Table;
+//! use serde::{Deserialize, Serialize};
+//!
+//! // include_str!("../configs/demo.toml") in a real binary; it holds every key.
+//! const DEFAULTS: &str = "seed = 1\nhorizons = [1, 2, 3, 4, 5, 6]\n[tree]\nactions = 4\n";
+//! const SMOKE: &str = "horizons = [1, 2, 3]\n";
+//!
+//! #[derive(Debug, Serialize, Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Config {
+//!     seed: u64,
+//!     horizons: Vec<u32>,
+//!     tree: Tree,
+//! }
+//!
+//! #[derive(Debug, Serialize, Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Tree {
+//!     actions: u64,
+//! }
+//!
+//! /// Flags named like config keys; what is not given stays as the config has it.
+//! #[derive(Debug, clap::Args, Serialize)]
+//! struct Flags {
+//!     /// Horizons to run, in tokens
+//!     #[arg(long, value_delimiter = ',')]
+//!     horizons: Option<Vec<u32>>,
+//! }
+//!
+//! #[derive(Debug, Parser)]
+//! struct Cli {
+//!     #[command(flatten)]
+//!     common: Common,
+//!     #[command(flatten)]
+//!     flags: Flags,
+//! }
+//!
+//! fn run(cli: &Cli) -> anyhow::Result<()> {
+//!     let common = &cli.common;
+//!     let reporter = common.reporter();
+//!     if let Some(dir) = &common.redraw {
+//!         return draw(dir);
+//!     }
+//!     let layers = Layers::new("experiments/configs/demo.toml", DEFAULTS)?
+//!         .common(common, "experiments/configs/demo.smoke.toml", SMOKE)?
+//!         .flags(&cli.flags)?;
+//!     let config: Config = config::resolve(&layers)?;
+//!
+//!     let run = RunDir::create("demo", common.out.as_deref())?;
+//!     run.write_config(&config)?;
+//!     run.write_versions(&BTreeMap::new())?;
+//!     let mut timings = Timings::new();
+//!     let mut table = Table::new("queries", &["horizon", "queries", "theory"]);
+//!     let bar = Progress::new(common.quiet).bar(config.horizons.len() as u64, "searching");
+//!     timings.phase("search", || {
+//!         for &h in &config.horizons {
+//!             let queries = u128::from(config.tree.actions).pow(h); // measured, in a real binary
+//!             table.push([h.into(), queries.into(), (config.tree.actions as f64).powf(h.into()).into()]);
+//!             bar.inc(1);
+//!         }
+//!     });
+//!     drop(bar);
+//!     run.write_table("queries.csv", &table)?;
+//!     timings.phase("draw", || draw(run.root()))?;
+//!     run.write_timings(&timings)?;
+//!
+//!     say!(reporter, "{}", table.render())?;
+//!     say!(reporter, "results in {}", run.root().display())?;
+//!     reporter.json(&BTreeMap::from([("rows", table.len())]))
+//! }
+//!
+//! /// Figures come from the CSV files alone.
+//! fn draw(dir: &Path) -> anyhow::Result<()> {
+//!     let table = Table::from_csv(&dir.join("queries.csv"))?;
+//!     let look = SeriesStyle::nth(0);
+//!     Figure::new(
+//!         "Exhaustive search asks once per response",
+//!         Axis::linear("horizon H (tokens)"),
+//!         Axis::log10("oracle queries (count)"),
+//!     )
+//!     .subtitle("Token tree")
+//!     .with(Series::new("measured", table.points("horizon", "queries")?, look))
+//!     .with(Series::new("theory, A^H", table.points("horizon", "theory")?, look.kind(Kind::Dashed)))
+//!     .save(dir, "queries")
+//! }
+//!
+//! // In a binary:
+//! // fn main() -> std::process::ExitCode {
+//! //     rto_harness::cli::run_main("demo", || run(&Cli::parse()))
+//! // }
+//! # let temp = std::env::temp_dir().join(format!("rto-harness-doc-{}", std::process::id()));
+//! # let out = temp.join("run");
+//! # let cli = Cli::parse_from(["demo", "--smoke", "--out", out.to_str().unwrap(), "--horizons", "2,3"]);
+//! # run(&cli).unwrap();
+//! # let files = ["config.toml", "versions.json", "timings.json", "queries.csv", "queries.svg", "queries.png"];
+//! # assert!(files.iter().all(|file| out.join(file).is_file()));
+//! # assert!(run(&cli).is_err(), "a run was overwritten");
+//! # let before = std::fs::read(out.join("queries.png")).unwrap();
+//! # run(&Cli::parse_from(["demo", "--redraw", out.to_str().unwrap()])).unwrap();
+//! # assert_eq!(before, std::fs::read(out.join("queries.png")).unwrap());
+//! # std::fs::remove_dir_all(&temp).unwrap();
+//! ```
+//!
+//! A test of the binary keeps flags and keys together: every name of
+//! [`config::keys_of_flags`]`::<Flags>()` is in [`config::keys_of`]`(DEFAULTS)`, and so is `seed`.
+//!
+//! Errors are `anyhow` and read as one line that names the file, the line or field, what was found
+//! and what was expected; [`cli::run_main`] prints it. User input never causes a panic.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod atomic;
+mod cell;
+pub mod cli;
+pub mod config;
+pub mod manifest;
+pub mod plot;
+pub mod progress;
+pub mod run_dir;
+pub mod table;
+pub mod text;

@@ -1,0 +1,359 @@
+//! Layered TOML configs: embedded defaults, smoke overlay, the user's file, flags.
+//!
+//! Every layer is a TOML table; a later layer wins, and nested tables are merged key by key. The
+//! defaults hold every key, so each layer is checked against them *before* merging and an error
+//! names the layer it came from.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Serialize, de::DeserializeOwned};
+use toml::{Table, Value};
+
+use crate::{atomic, cli::Common};
+
+/// The layers of one config, lowest first. Built with [`Layers::new`], resolved with [`resolve`].
+#[derive(Debug, Clone)]
+pub struct Layers(Vec<Layer>);
+
+#[derive(Debug, Clone)]
+struct Layer {
+    origin: Origin,
+    table: Table,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    /// A named TOML text.
+    Text { name: String, text: String },
+    /// The command line.
+    Flags,
+}
+
+impl Layers {
+    /// Starts from the embedded defaults, which must hold every key of the config.
+    ///
+    /// `name` is what errors call the text, usually its path in the repository.
+    pub fn new(name: &str, text: &str) -> Result<Self> {
+        Self(Vec::new()).with_text(name, text)
+    }
+
+    /// Adds an embedded overlay, such as the smoke setting, when `on` is true.
+    pub fn overlay(self, on: bool, name: &str, text: &str) -> Result<Self> {
+        if on {
+            self.with_text(name, text)
+        } else {
+            Ok(self)
+        }
+    }
+
+    /// Adds the user's `--config FILE`, if there is one.
+    pub fn user_file(self, path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(self) };
+        let text = atomic::read_text(path).context("config")?;
+        self.with_text(&path.display().to_string(), &text)
+    }
+
+    /// Adds flags: a struct of `Option` fields named like the config keys; `None` is skipped.
+    ///
+    /// May be called more than once, for example for shared and own flags.
+    pub fn flags(mut self, flags: &impl Serialize) -> Result<Self> {
+        let table = Table::try_from(flags)
+            .map_err(|e| anyhow!("flags: {}", e.to_string().trim().replace('\n', " ")))?;
+        let origin = Origin::Flags;
+        self.0.push(Layer { origin, table });
+        Ok(self)
+    }
+
+    /// Adds what every binary shares, in the right order: the smoke overlay if `--smoke`, the
+    /// `--config` file, then `--seed`. Call [`Layers::flags`] after it for the binary's own flags.
+    pub fn common(self, common: &Common, smoke_name: &str, smoke_text: &str) -> Result<Self> {
+        let layers = self
+            .overlay(common.smoke, smoke_name, smoke_text)?
+            .user_file(common.config.as_deref())?;
+        match common.seed {
+            Some(seed) => layers.flags(&SeedFlag { seed }),
+            None => Ok(layers),
+        }
+    }
+
+    fn with_text(mut self, name: &str, text: &str) -> Result<Self> {
+        let table = parse(name, text)?;
+        let origin = Origin::Text {
+            name: name.to_string(),
+            text: text.to_string(),
+        };
+        self.0.push(Layer { origin, table });
+        Ok(self)
+    }
+}
+
+#[derive(Serialize)]
+struct SeedFlag {
+    seed: u64,
+}
+
+/// Merges the layers and reads the result as `C`.
+///
+/// # Errors
+/// One line that names the layer (file and line, or flag), the key, what was found and what was
+/// expected: an unknown key, a value of the wrong type, or a variant that does not exist.
+pub fn resolve<C: DeserializeOwned + Serialize>(layers: &Layers) -> Result<C> {
+    let Some((defaults, overlays)) = layers.0.split_first() else {
+        bail!("config: no defaults were given");
+    };
+    let mut merged = defaults.table.clone();
+    let mut config: C = match read(&merged) {
+        Ok(config) => config,
+        Err(message) => bail!("{}: {message}", defaults.origin.name()),
+    };
+    for layer in overlays {
+        check_keys(layer, &defaults.table, &layer.table, &mut Vec::new())?;
+        let before = merged.clone();
+        merge(&mut merged, &layer.table);
+        config = match read(&merged) {
+            Ok(config) => config,
+            Err(message) => return Err(blame::<C>(layer, &before, &message)),
+        };
+    }
+    check_complete(defaults, &config)?;
+    Ok(config)
+}
+
+/// Every key of a TOML text, nested ones dotted (`"dpo.beta"`), sorted.
+///
+/// For a test that the defaults and the flags agree; see [`keys_of_flags`].
+pub fn keys_of(text: &str) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    leaves(&parse("config", text)?, &mut Vec::new(), &mut |path, _| {
+        keys.push(path.join("."))
+    });
+    keys.sort();
+    Ok(keys)
+}
+
+/// The names of all flags of a clap struct, sorted, as config keys (`n_seeds`, not `--n-seeds`).
+pub fn keys_of_flags<F: clap::Args>() -> Vec<String> {
+    let command = F::augment_args(clap::Command::new("flags"));
+    let mut keys: Vec<_> = command
+        .get_arguments()
+        .map(|argument| argument.get_id().to_string())
+        .filter(|id| id != "help" && id != "version")
+        .collect();
+    keys.sort();
+    keys
+}
+
+impl Origin {
+    fn name(&self) -> String {
+        match self {
+            Origin::Text { name, .. } => format!("config {name}"),
+            Origin::Flags => "flags".to_string(),
+        }
+    }
+
+    /// Names the layer at the place where `path` is set.
+    fn at(&self, path: &[String]) -> String {
+        match self {
+            Origin::Text { name, text } => match line_of_key(text, path) {
+                Some(line) => format!("config {name}:{line}"),
+                None => format!("config {name}"),
+            },
+            Origin::Flags => format!("flag --{}", path.join(".").replace('_', "-")),
+        }
+    }
+}
+
+fn parse(name: &str, text: &str) -> Result<Table> {
+    text.parse::<Table>().map_err(|e: toml::de::Error| {
+        let at = e.span().map_or(String::new(), |span| {
+            format!(":{}", line_at(text, span.start))
+        });
+        let message = e.message().trim().replace('\n', ", ");
+        anyhow!("config {name}{at}: not valid TOML: {message}")
+    })
+}
+
+fn read<C: DeserializeOwned>(table: &Table) -> std::result::Result<C, String> {
+    C::deserialize(Value::Table(table.clone())).map_err(|e| e.message().trim().replace('\n', " "))
+}
+
+/// Merges `over` into `base`: nested tables key by key, everything else replaced.
+fn merge(base: &mut Table, over: &Table) {
+    for (key, value) in over {
+        match (base.get_mut(key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            _ => {
+                base.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Refuses a key the defaults do not have. An empty table in the defaults accepts any keys.
+fn check_keys(layer: &Layer, known: &Table, given: &Table, path: &mut Vec<String>) -> Result<()> {
+    if known.is_empty() {
+        return Ok(());
+    }
+    for (key, value) in given {
+        path.push(key.clone());
+        match (known.get(key), value) {
+            (None, _) => bail!("{}", unknown(layer, known, path)),
+            (Some(Value::Table(known)), Value::Table(given)) => {
+                check_keys(layer, known, given, path)?;
+            }
+            (Some(Value::Table(_)), other) => bail!(
+                "{}: key `{}` is {}, expected a table",
+                layer.origin.at(path),
+                path.join("."),
+                describe(other)
+            ),
+            _ => {}
+        }
+        path.pop();
+    }
+    Ok(())
+}
+
+fn unknown(layer: &Layer, known: &Table, path: &[String]) -> String {
+    let Some((key, parent)) = path.split_last() else {
+        return layer.origin.name();
+    };
+    let full = |k: &str| {
+        let mut p = parent.to_vec();
+        p.push(k.to_string());
+        format!("`{}`", p.join("."))
+    };
+    let close: Vec<_> = known
+        .keys()
+        .filter(|k| is_close(key, k))
+        .map(|k| full(k))
+        .collect();
+    let expected = if close.is_empty() {
+        let all: Vec<_> = known.keys().map(|k| full(k)).collect();
+        format!("expected one of {}", all.join(", "))
+    } else {
+        format!("expected {}", close.join(" or "))
+    };
+    format!(
+        "{}: unknown key {}, {expected}",
+        layer.origin.at(path),
+        full(key)
+    )
+}
+
+/// Finds the key of `layer` that made the merged config unreadable, by adding one at a time.
+fn blame<C: DeserializeOwned>(layer: &Layer, before: &Table, message: &str) -> anyhow::Error {
+    let mut found = None;
+    leaves(&layer.table, &mut Vec::new(), &mut |path, value| {
+        if found.is_some() {
+            return;
+        }
+        let mut probe = before.clone();
+        merge(&mut probe, &nest(path, value.clone()));
+        if let Err(message) = read::<C>(&probe) {
+            let key = path.join(".");
+            found = Some(anyhow!(
+                "{}: key `{key}` is {}: {message}",
+                layer.origin.at(path),
+                describe(value)
+            ));
+        }
+    });
+    found.unwrap_or_else(|| anyhow!("{}: {message}", layer.origin.name()))
+}
+
+/// The defaults are the list of keys, so a key of `C` that they lack is our own mistake.
+fn check_complete<C: Serialize>(defaults: &Layer, config: &C) -> Result<()> {
+    let table = Table::try_from(config).context("config: cannot be written as TOML")?;
+    for key in table.keys() {
+        if !defaults.table.contains_key(key) {
+            bail!(
+                "{}: key `{key}` is missing, expected every key of the config",
+                defaults.origin.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn nest(path: &[String], value: Value) -> Table {
+    let mut value = value;
+    for key in path.iter().rev() {
+        value = Value::Table(Table::from_iter([(key.clone(), value)]));
+    }
+    match value {
+        Value::Table(table) => table,
+        _ => Table::new(),
+    }
+}
+
+fn leaves(table: &Table, path: &mut Vec<String>, visit: &mut impl FnMut(&[String], &Value)) {
+    for (key, value) in table {
+        path.push(key.clone());
+        match value {
+            Value::Table(inner) if !inner.is_empty() => leaves(inner, path, visit),
+            _ => visit(path, value),
+        }
+        path.pop();
+    }
+}
+
+fn describe(value: &Value) -> String {
+    let text = match value {
+        Value::Table(_) => return "a table".to_string(),
+        Value::Array(items) if items.len() > 8 => return format!("an array of {}", items.len()),
+        other => other.to_string().replace('\n', " "),
+    };
+    match text.char_indices().nth(60) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}
+
+/// Levenshtein distance at most 2 (and less than the word), or one name starts with the other.
+fn is_close(a: &str, b: &str) -> bool {
+    if a.len() >= 3 && (b.starts_with(a) || a.starts_with(b) && b.len() >= 3) {
+        return true;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    let mut count = 0;
+    for (i, x) in a.chars().enumerate() {
+        count = i + 1;
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &y) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(x != y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()] <= 2 && row[b.len()] < count
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|&b| b == b'\n').count()
+}
+
+fn line_of_key(text: &str, path: &[String]) -> Option<usize> {
+    let root = toml::de::DeTable::parse(text).ok()?;
+    let mut table = root.get_ref();
+    let mut line = None;
+    for name in path {
+        let (key, value) = table
+            .iter()
+            .find(|(k, _)| k.get_ref().as_ref() == name.as_str())?;
+        line = Some(line_at(text, key.span().start));
+        match value.get_ref().as_table() {
+            Some(inner) => table = inner,
+            None => break,
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+use super::*;
+use proptest::prelude::*;
+use serde::Deserialize;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    Greedy,
+    Sampled,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dpo {
+    beta: f64,
+    steps: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    seed: u64,
+    horizon: usize,
+    widths: Vec<usize>,
+    mode: Mode,
+    dpo: Dpo,
+}
+
+const DEFAULTS: &str =
+    "seed = 1\nhorizon = 4\nwidths = [2, 3]\nmode = \"greedy\"\n\n[dpo]\nbeta = 0.1\nsteps = 10\n";
+const SMOKE: &str = "horizon = 2\n[dpo]\nsteps = 1\n";
+
+#[derive(clap::Args, Serialize, Default)]
+struct Flags {
+    #[arg(long)]
+    horizon: Option<usize>,
+    #[arg(long)]
+    mode: Option<String>,
+}
+
+fn base() -> Layers {
+    Layers::new("defaults.toml", DEFAULTS).unwrap()
+}
+
+fn error(layers: Result<Layers>) -> String {
+    let text = match layers.and_then(|l| resolve::<Config>(&l)) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(e) => format!("{e:#}"),
+    };
+    assert!(!text.contains('\n'), "not one line: {text}");
+    text
+}
+
+#[test]
+fn later_layers_win_and_tables_merge() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("my.toml");
+    std::fs::write(&file, "horizon = 7\n[dpo]\nbeta = 1\n").unwrap();
+    let common = Common {
+        smoke: true,
+        config: Some(file),
+        seed: Some(9),
+        ..Common::default()
+    };
+    let layers = base().common(&common, "smoke.toml", SMOKE).unwrap();
+    let layers = layers
+        .flags(&Flags {
+            horizon: Some(8),
+            mode: None,
+        })
+        .unwrap();
+    let config: Config = resolve(&layers).unwrap();
+    let dpo = Dpo {
+        beta: 1.0,
+        steps: 1,
+    };
+    let expected = Config {
+        seed: 9,
+        horizon: 8,
+        widths: vec![2, 3],
+        mode: Mode::Greedy,
+        dpo,
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn an_unknown_key_names_file_line_and_the_close_key() {
+    let text = error(base().overlay(true, "my.toml", "seed = 2\nhorizn = 3"));
+    assert_eq!(
+        text,
+        "config my.toml:2: unknown key `horizn`, expected `horizon`"
+    );
+    let text = error(base().overlay(true, "my.toml", "[dpo]\n\nepochs = 3"));
+    assert_eq!(
+        text,
+        "config my.toml:3: unknown key `dpo.epochs`, expected one of `dpo.beta`, `dpo.steps`"
+    );
+}
+
+#[test]
+fn a_wrong_type_names_file_line_and_key() {
+    let text = error(base().overlay(true, "my.toml", "[dpo]\nbeta = 2.0\nsteps = \"ten\""));
+    assert!(
+        text.starts_with("config my.toml:3: key `dpo.steps` is \"ten\": invalid type"),
+        "{text}"
+    );
+    assert!(text.contains("expected usize"), "{text}");
+    let text = error(base().overlay(true, "my.toml", "horizon = -2"));
+    assert!(
+        text.starts_with("config my.toml:1: key `horizon` is -2: invalid value"),
+        "{text}"
+    );
+    let text = error(base().overlay(true, "my.toml", "dpo = 3"));
+    assert_eq!(text, "config my.toml:1: key `dpo` is 3, expected a table");
+    let flags = Flags {
+        mode: Some("fast".into()),
+        ..Flags::default()
+    };
+    let text = error(base().flags(&flags));
+    assert!(
+        text.starts_with("flag --mode: key `mode` is \"fast\": unknown variant"),
+        "{text}"
+    );
+}
+
+#[test]
+fn broken_toml_and_missing_files_are_one_line() {
+    let text = error(base().overlay(true, "my.toml", "seed = 1\nhorizon = = 3"));
+    assert!(
+        text.starts_with("config my.toml:2: not valid TOML"),
+        "{text}"
+    );
+    let text = error(base().user_file(Some(Path::new("no/such.toml"))));
+    assert_eq!(text, "config: no/such.toml: no such file");
+    let text = error(Layers::new("defaults.toml", "seed = 1"));
+    assert!(
+        text.starts_with("config defaults.toml: missing field"),
+        "{text}"
+    );
+}
+
+#[test]
+fn keys_of_text_and_flags() {
+    let keys = keys_of(DEFAULTS).unwrap();
+    assert_eq!(
+        keys,
+        ["dpo.beta", "dpo.steps", "horizon", "mode", "seed", "widths"]
+    );
+    assert_eq!(keys_of_flags::<Flags>(), ["horizon", "mode"]);
+}
+
+#[test]
+fn the_resolved_config_reads_back_unchanged() {
+    let config: Config = resolve(&base()).unwrap();
+    let text = toml::to_string(&config).unwrap();
+    let again: Config = resolve(&Layers::new("run/config.toml", &text).unwrap()).unwrap();
+    assert_eq!(config, again);
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    let leaf = (0i64..5).prop_map(Value::Integer);
+    let value = leaf.prop_recursive(3, 12, 3, |inner| {
+        proptest::collection::btree_map("[abc]", inner, 0..3)
+            .prop_map(|map| Value::Table(map.into_iter().collect()))
+    });
+    proptest::collection::btree_map("[abc]", value, 0..3).prop_map(|map| map.into_iter().collect())
+}
+
+proptest! {
+    #[test]
+    fn merging_is_idempotent_and_the_last_layer_wins(a in table(), b in table()) {
+        let mut once = a.clone();
+        merge(&mut once, &b);
+        let mut twice = once.clone();
+        merge(&mut twice, &b);
+        prop_assert_eq!(&once, &twice);
+        leaves(&b, &mut Vec::new(), &mut |path, value| {
+            let mut at = Value::Table(once.clone());
+            for key in path {
+                at = at.get(key).cloned().unwrap();
+            }
+            // An empty table merged into a full one leaves it full.
+            assert!(&at == value || value.as_table().is_some_and(|t| t.is_empty()));
+        });
+        for key in a.keys() {
+            prop_assert!(once.contains_key(key));
+        }
+    }
+
+    #[test]
+    fn any_text_is_accepted_or_refused_in_one_line(text in "[a-z=\\[\\]\"{}0-9\n.# ]{0,60}") {
+        if let Err(e) = base().overlay(true, "my.toml", &text).and_then(|l| resolve::<Config>(&l)) {
+            let line = format!("{e:#}");
+            prop_assert!(!line.contains('\n'), "{}", line);
+        }
+    }
+}
