@@ -56,6 +56,22 @@ impl CompensatedSum {
     }
 }
 
+/// Wilson's score interval for a probability, from `successes` of `trials`, at `z` standard normal
+/// deviations (1.96 for 95%); \[0, 1\] without trials.
+pub fn wilson_interval(successes: u64, trials: u64, z: f64) -> (f64, f64) {
+    if trials == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, p) = (trials as f64, successes as f64 / trials as f64);
+    let centre = p + z * z / (2.0 * n);
+    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + z * z / n;
+    (
+        ((centre - half) / scale).max(0.0),
+        ((centre + half) / scale).min(1.0),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +95,23 @@ mod tests {
                 assert!(
                     (log_sigmoid(z).exp() - sigmoid(z)).abs()
                         <= 1e-15 * sigmoid(z).max(1e-300) + 1e-15
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn wilson_interval_solves_its_equation() {
+        // The ends are the p with |p̂ − p| = z·√(p(1−p)/n).
+        let z = 1.96;
+        for (k, n) in [(0, 10), (3, 10), (380, 400), (400, 400)] {
+            let (low, high) = wilson_interval(k, n, z);
+            let estimate = k as f64 / n as f64;
+            for end in [low, high] {
+                let distance = z * (end * (1.0 - end) / n as f64).sqrt();
+                assert!(
+                    ((estimate - end).abs() - distance).abs() < 1e-12,
+                    "{k}/{n}: {end}"
                 );
             }
         }

@@ -223,7 +223,7 @@ fn for_each_order(items: &mut [usize], n: usize, visit: &mut dyn FnMut(&[usize])
     }
     for i in 0..n {
         for_each_order(items, n - 1, visit);
-        items.swap(if n % 2 == 0 { i } else { 0 }, n - 1);
+        items.swap(if n.is_multiple_of(2) { i } else { 0 }, n - 1);
     }
 }
 

@@ -231,7 +231,11 @@ impl<M: Mass, P: Clone> Search<M, P> {
             if depth == self.horizon {
                 self.consider(parent, token, child.mass);
                 self.infer(parent);
-            } else if self.best.as_ref().is_some_and(|best| child.mass < best.mass) {
+            } else if self
+                .best
+                .as_ref()
+                .is_some_and(|best| child.mass < best.mass)
+            {
                 break; // Nothing below a child lighter than the best leaf can matter.
             } else {
                 parent = self.push_node(child, parent, token, depth);

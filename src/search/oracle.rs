@@ -114,15 +114,20 @@ impl<O> CountingOracle<O> {
         self.inner
     }
 
+    /// The wrapped oracle, to look at.
+    pub fn inner(&self) -> &O {
+        &self.inner
+    }
+
+    /// Counts `queries` and hands out the wrapped oracle to answer them.
     #[inline]
-    fn count(&mut self) -> Result<()> {
-        if self.queries == self.budget {
-            return Err(Error::BudgetExhausted {
-                budget: self.budget,
-            });
+    pub(super) fn count(&mut self, queries: u64) -> Result<&mut O> {
+        if queries > self.budget - self.queries {
+            let budget = self.budget;
+            return Err(Error::BudgetExhausted { budget });
         }
-        self.queries += 1;
-        Ok(())
+        self.queries += queries;
+        Ok(&mut self.inner)
     }
 }
 
@@ -147,8 +152,7 @@ impl<O: SentenceOracle> SentenceOracle for CountingOracle<O> {
 
     #[inline]
     fn sentence_reward(&mut self, response: &[Token]) -> Result<O::Mass> {
-        self.count()?;
-        self.inner.sentence_reward(response)
+        self.count(1)?.sentence_reward(response)
     }
 }
 
@@ -179,7 +183,6 @@ impl<O: TokenOracle> TokenOracle for CountingOracle<O> {
         suffix: &[Token],
         scored: &mut Vec<Scored<O::Mass, O::Prefix>>,
     ) -> Result<()> {
-        self.count()?;
-        self.inner.token_rewards(at, suffix, scored)
+        self.count(1)?.token_rewards(at, suffix, scored)
     }
 }
