@@ -136,35 +136,70 @@ impl LogMassTable {
         best as u64
     }
 
+    /// An annotator whose labels come in exactly their expected proportions (rounded to whole labels).
+    pub fn noiseless_annotator(&self) -> NoiselessAnnotator<'_> {
+        NoiselessAnnotator(self)
+    }
+
+    /// P(a ≻ b) for two prefixes of length `depth`, by (2.1) or (3.1).
+    fn preference(&self, depth: usize, a: u64, b: u64) -> f64 {
+        let level = &self.levels[depth];
+        // Two responses of mass zero are a coin flip.
+        let margin = level[a as usize] - level[b as usize];
+        if margin.is_nan() {
+            0.5
+        } else {
+            sigmoid(margin)
+        }
+    }
+
     /// An annotator with its own stream of noise.
     pub fn annotator(&self, rng: ChaCha8Rng) -> BradleyTerryAnnotator<'_> {
         BradleyTerryAnnotator { table: self, rng }
     }
 }
 
-impl BradleyTerryAnnotator<'_> {
+/// What [`BradleyTerryAnnotator`] tends to with many labels, without drawing any.
+#[derive(Debug, Clone)]
+pub struct NoiselessAnnotator<'a>(&'a LogMassTable);
+
+/// How many of `times` labels prefer one of two prefixes of length `depth`.
+trait Labels {
+    fn table(&self) -> &LogMassTable;
+
+    fn labels(&mut self, depth: usize, a: u64, b: u64, times: u64) -> u64;
+}
+
+impl Labels for BradleyTerryAnnotator<'_> {
+    fn table(&self) -> &LogMassTable {
+        self.table
+    }
+
     fn labels(&mut self, depth: usize, a: u64, b: u64, times: u64) -> u64 {
-        let level = &self.table.levels[depth];
-        // Two responses of mass zero are a coin flip.
-        let margin = level[a as usize] - level[b as usize];
-        let p = if margin.is_nan() {
-            0.5
-        } else {
-            sigmoid(margin)
-        };
+        let p = self.table.preference(depth, a, b);
         Binomial::new(times, p)
             .expect("a probability")
             .sample(&mut self.rng)
     }
 }
 
-impl PreferenceOracle for BradleyTerryAnnotator<'_> {
+impl Labels for NoiselessAnnotator<'_> {
+    fn table(&self) -> &LogMassTable {
+        self.0
+    }
+
+    fn labels(&mut self, depth: usize, a: u64, b: u64, times: u64) -> u64 {
+        (self.0.preference(depth, a, b) * times as f64).round() as u64
+    }
+}
+
+impl<L: Labels> PreferenceOracle for L {
     fn n_actions(&self) -> usize {
-        self.table.n_actions
+        self.table().n_actions
     }
 
     fn horizon(&self) -> usize {
-        self.table.levels.len() - 1
+        self.table().levels.len() - 1
     }
 
     fn prefer_response(&mut self, a: u64, b: u64, times: u64) -> Result<u64> {
@@ -179,7 +214,7 @@ impl PreferenceOracle for BradleyTerryAnnotator<'_> {
         b: Token,
         times: u64,
     ) -> Result<u64> {
-        let first = prefix * self.table.n_actions as u64;
+        let first = prefix * self.table().n_actions as u64;
         Ok(self.labels(depth + 1, first + u64::from(a), first + u64::from(b), times))
     }
 }
@@ -361,6 +396,27 @@ mod tests {
             assert_eq!(oracle.queries(), 80 * 10_000_001);
             assert_eq!(
                 token_plug_in(&mut oracle, 10_000_001).unwrap(),
+                table.best()
+            );
+        }
+    }
+
+    /// Without noise the plug-in learner is a best-first search that expands prefixes of mass at least p*.
+    #[test]
+    fn without_noise_both_learners_are_right() {
+        for key in 0..50 {
+            let table = LogMassTable::new(&SoftmaxTree::new(2, 6, 3.0, key).unwrap()).unwrap();
+            let best = table.levels[6][table.best() as usize];
+            let heavy: usize = table.levels[..6]
+                .iter()
+                .flatten()
+                .filter(|m| **m >= best - 1e-9)
+                .count();
+            let mut oracle = CountingOracle::new(table.noiseless_annotator());
+            assert_eq!(token_plug_in(&mut oracle, 1 << 40).unwrap(), table.best());
+            assert!(oracle.queries() >> 40 <= heavy as u64);
+            assert_eq!(
+                sentence_knockout(&mut oracle, 1 << 40).unwrap(),
                 table.best()
             );
         }

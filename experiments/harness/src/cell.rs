@@ -48,6 +48,22 @@ impl Cell {
     }
 }
 
+/// JSON: null, text, or a number; a whole number beyond 64 bits is text, since most readers would round it.
+impl serde::Serialize for Cell {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Cell::Empty => serializer.serialize_none(),
+            Cell::Text(text) => serializer.serialize_str(text),
+            Cell::Float(value) => serializer.serialize_f64(*value),
+            Cell::Integer(digits) => match (digits.parse::<i64>(), digits.parse::<u64>()) {
+                (Ok(value), _) => serializer.serialize_i64(value),
+                (_, Ok(value)) => serializer.serialize_u64(value),
+                _ => serializer.serialize_str(digits),
+            },
+        }
+    }
+}
+
 macro_rules! integers {
     ($($t:ty),*) => {$(
         impl From<$t> for Cell {

@@ -18,6 +18,27 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
+/// JSON: a list of rows, each an object from column to value.
+impl serde::Serialize for Table {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rows.iter().map(|row| Record(&self.columns, row)))
+    }
+}
+
+struct Record<'a>(&'a [String], &'a [Cell]);
+
+impl serde::Serialize for Record<'_> {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().zip(self.1))
+    }
+}
+
 impl Table {
     /// A table without rows.
     ///

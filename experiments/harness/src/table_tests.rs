@@ -133,3 +133,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn json_keeps_types_and_whole_numbers() {
+    let mut table = Table::new("t", &["a", "b"]);
+    table.push([7u64.into(), "x".into()]);
+    table.push([Cell::integer(u128::MAX), Cell::Empty]);
+    let json = serde_json::to_string(&table).unwrap();
+    let big = u128::MAX;
+    assert_eq!(
+        json,
+        format!(r#"[{{"a":7,"b":"x"}},{{"a":"{big}","b":null}}]"#)
+    );
+}

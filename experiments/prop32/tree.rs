@@ -1,0 +1,387 @@
+//! `--tree FILE`: one given tree, searched exactly.
+
+use anyhow::{Context, Result, bail};
+use num_bigint::BigUint;
+use rto::search::best_first::{BestFirst, Pick, best_first};
+use rto::search::bounds::{
+    XI_SLACK, chains_for_xi, frontier_size, minimax, paper_bound, sentence_worst_case,
+};
+use rto::search::check_size;
+use rto::search::evaluator::{Evaluator, EvaluatorOracle, LeafWeights};
+use rto::search::mass::Mass;
+use rto::search::oracle::CountingOracle;
+use rto::search::paper::paper_search;
+use rto::search::profile::heavy_profile;
+use rto_harness::table::{Cell, Table};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::fs;
+use std::iter::Sum;
+use std::path::Path;
+
+/// The file: see the issue of the name in `--help`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TreeFile<'a> {
+    n_actions: usize,
+    horizon: usize,
+    /// Kept as text: decimals are read exactly.
+    #[serde(borrow)]
+    leaf_weights: Vec<&'a RawValue>,
+    xi: Option<f64>,
+}
+
+/// What is known of the tree; probabilities in \[0, 1\], counts exact.
+#[derive(Debug, Serialize)]
+pub struct TreeReport {
+    /// As given, or log_A(W / w_max).
+    xi: f64,
+    /// m_h, h = 0..=H.
+    heavy_profile: Vec<u64>,
+    /// |N| of (3.7).
+    frontier_size: u128,
+    /// Queries of the paper's algorithm.
+    paper_queries: u64,
+    /// Queries of best-first search.
+    best_first: BestFirstReport,
+    /// The lexicographically smallest most probable response.
+    optimal_response: Vec<u32>,
+    /// Its probability.
+    optimal_probability: f64,
+    /// min(A^{ξ+1}, A^H).
+    paper_bound: f64,
+    /// M(A, H, K).
+    minimax_bound: u128,
+    /// A^H − 1.
+    sentence_worst_case: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct BestFirstReport {
+    lowest: u64,
+    highest: u64,
+    lowest_without_inference: u64,
+}
+
+/// Reads and searches the tree in `file`.
+pub fn run(file: &Path) -> Result<TreeReport> {
+    let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
+    report(&bytes).with_context(|| file.display().to_string())
+}
+
+fn report(bytes: &[u8]) -> Result<TreeReport> {
+    let text = std::str::from_utf8(bytes).context("not UTF-8 text")?;
+    let file: TreeFile = serde_json::from_str(text).map_err(|e| explain(text, &e))?;
+    check_size(file.n_actions, file.horizon)?;
+    if let Some(xi) = file.xi
+        && !(xi >= 0.0 && xi.is_finite())
+    {
+        bail!("xi: found {xi}, expected a non-negative number");
+    }
+    let decimals = file.leaf_weights.iter().enumerate().map(|(i, raw)| {
+        Decimal::parse(raw.get()).with_context(|| {
+            format!(
+                "leaf_weights[{i}]: found {}, expected a non-negative integer or decimal",
+                shorten(raw.get())
+            )
+        })
+    });
+    let weights = to_integers(&decimals.collect::<Result<Vec<_>>>()?);
+    // Most trees fit machine integers, which are much faster; the results are the same.
+    match narrow(&weights) {
+        Some(weights) => search(
+            LeafWeights::new(file.n_actions, file.horizon, weights)?,
+            file.xi,
+        ),
+        None => search(
+            LeafWeights::new(file.n_actions, file.horizon, weights)?,
+            file.xi,
+        ),
+    }
+}
+
+/// One line for a syntax error, with the literals that JSON does not have called by their names.
+fn explain(text: &str, error: &serde_json::Error) -> anyhow::Error {
+    let line = text
+        .lines()
+        .nth(error.line().saturating_sub(1))
+        .unwrap_or("");
+    let rest: String = line
+        .chars()
+        .skip(error.column().saturating_sub(1))
+        .take(9)
+        .collect();
+    for name in ["NaN", "Infinity", "-Infinity", "nan", "inf"] {
+        if rest.starts_with(name) {
+            return anyhow::anyhow!(
+                "line {} column {}: found {name}, expected a finite number",
+                error.line(),
+                error.column()
+            );
+        }
+    }
+    anyhow::anyhow!("{error}")
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= 40 {
+        text.to_string()
+    } else {
+        text.chars().take(37).chain("...".chars()).collect()
+    }
+}
+
+/// digits · 10^{−places}, exactly.
+struct Decimal {
+    digits: BigUint,
+    places: i64,
+}
+
+/// More digits or a larger exponent than any `f64` needs; bounds the work a file can ask for.
+const MOST_PLACES: i64 = 400;
+
+impl Decimal {
+    fn parse(text: &str) -> Option<Self> {
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+            None => (text, 0),
+        };
+        let mantissa = mantissa
+            .strip_prefix("-")
+            .filter(|rest| rest.bytes().all(|b| b == b'0' || b == b'.'))
+            .unwrap_or(mantissa);
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let fraction = fraction.trim_end_matches('0');
+        let digits = format!("{whole}{fraction}");
+        if digits.is_empty()
+            || digits.len() as i64 > MOST_PLACES
+            || !digits.bytes().all(|b| b.is_ascii_digit())
+        {
+            return None;
+        }
+        let digits: BigUint = digits.parse().ok()?;
+        let places = fraction.len() as i64 - exponent;
+        if digits == BigUint::ZERO {
+            return Some(Self { digits, places: 0 });
+        }
+        (places.abs() <= MOST_PLACES).then_some(Self { digits, places })
+    }
+}
+
+/// All weights times one power of ten.
+fn to_integers(weights: &[Decimal]) -> Vec<BigUint> {
+    let scale = weights.iter().map(|w| w.places).max().unwrap_or(0).max(0);
+    weights
+        .iter()
+        .map(|w| &w.digits * BigUint::from(10u8).pow((scale - w.places) as u32))
+        .collect()
+}
+
+fn narrow(weights: &[BigUint]) -> Option<Vec<u128>> {
+    let total: BigUint = weights.iter().sum();
+    u128::try_from(total).ok()?;
+    weights.iter().map(|w| u128::try_from(w).ok()).collect()
+}
+
+fn search<M: Mass + for<'a> Sum<&'a M>>(
+    tree: LeafWeights<M>,
+    xi: Option<f64>,
+) -> Result<TreeReport> {
+    let (a, h, total) = (tree.n_actions(), tree.horizon(), tree.total().clone());
+    let (code, best) = tree.best();
+    let optimal_probability = best.ratio(&total);
+    let threshold = xi.map(|xi| (a as f64).powf(-xi) * (1.0 - XI_SLACK));
+    let is_heavy = |m: &M| match threshold {
+        Some(threshold) => m.ratio(&total) >= threshold,
+        None => *m >= *best,
+    };
+    let profile = heavy_profile(&tree, is_heavy)?;
+    let mut oracle = CountingOracle::new(EvaluatorOracle::new(&tree));
+    paper_search(&mut oracle, is_heavy, Pick::Lowest, |_| {})?;
+    let k = match xi {
+        Some(xi) => chains_for_xi(a, xi, tree.has_zeros()),
+        None => chains_for_best(&tree, best),
+    };
+    let xi = xi.unwrap_or_else(|| -best.log_ratio(&total) / (a as f64).ln());
+    let count = |pick, infer_last_leaf| -> Result<u64> {
+        let mut oracle = CountingOracle::new(EvaluatorOracle::new(&tree));
+        best_first(
+            &mut oracle,
+            &BestFirst {
+                pick,
+                infer_last_leaf,
+            },
+        )?;
+        Ok(oracle.queries())
+    };
+    Ok(TreeReport {
+        xi,
+        frontier_size: frontier_size(a, &profile),
+        heavy_profile: profile,
+        paper_queries: oracle.queries(),
+        best_first: BestFirstReport {
+            lowest: count(Pick::Lowest, true)?,
+            highest: count(Pick::Highest, true)?,
+            lowest_without_inference: count(Pick::Lowest, false)?,
+        },
+        optimal_response: tree.tokens(code, h),
+        optimal_probability,
+        paper_bound: paper_bound(a, h, xi),
+        minimax_bound: minimax(a, h, k),
+        sentence_worst_case: sentence_worst_case(a, h, true)
+            .try_into()
+            .context("A^H does not fit 64 bits")?,
+    })
+}
+
+/// K = max{k ≥ 1 : k·w_max < W}, or ≤ W when some weight is zero.
+fn chains_for_best<M: Mass + for<'a> Sum<&'a M>>(tree: &LeafWeights<M>, best: &M) -> u128 {
+    let mut left = tree.total().residual();
+    let mut k = 0;
+    // At most A^H steps: every step takes one response's worth of mass.
+    loop {
+        let remaining = M::left(&left, tree.total(), 0.0);
+        let fits = if tree.has_zeros() {
+            remaining >= *best
+        } else {
+            remaining > *best
+        };
+        if !fits {
+            return k.max(1);
+        }
+        M::subtract(&mut left, tree.total(), best);
+        k += 1;
+    }
+}
+
+impl TreeReport {
+    /// For people.
+    pub fn render(&self) -> String {
+        let mut table = Table::new("tree", &["quantity", "value"]);
+        let response = self
+            .optimal_response
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(" ");
+        let profile = self
+            .heavy_profile
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(" ");
+        let rows: [(&str, Cell); 12] = [
+            ("optimal response", response.into()),
+            ("its probability", self.optimal_probability.into()),
+            ("xi", self.xi.into()),
+            ("heavy nodes by depth", profile.into()),
+            ("|N|", self.frontier_size.into()),
+            ("queries, paper's algorithm", self.paper_queries.into()),
+            (
+                "queries, best-first, lowest child first",
+                self.best_first.lowest.into(),
+            ),
+            (
+                "queries, best-first, highest child first",
+                self.best_first.highest.into(),
+            ),
+            (
+                "queries, best-first, no inference",
+                self.best_first.lowest_without_inference.into(),
+            ),
+            ("paper's bound A^min(xi+1,H)", self.paper_bound.into()),
+            ("exact minimax M(A,H,K)", self.minimax_bound.into()),
+            (
+                "sentence feedback, worst case A^H-1",
+                self.sentence_worst_case.into(),
+            ),
+        ];
+        for (name, value) in rows {
+            table.push([name.into(), value]);
+        }
+        table.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_read_exactly() {
+        let integers = |texts: &[&str]| {
+            to_integers(
+                &texts
+                    .iter()
+                    .map(|t| Decimal::parse(t).unwrap())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let small = |values: &[u64]| values.iter().map(|v| BigUint::from(*v)).collect::<Vec<_>>();
+        assert_eq!(
+            integers(&["0.1", "0.25", "3", "0"]),
+            small(&[10, 25, 300, 0])
+        );
+        assert_eq!(
+            integers(&["1e2", "2.50E-1", "-0.0"]),
+            small(&[10000, 25, 0])
+        );
+        assert_eq!(integers(&["1.000"]), small(&[1]));
+        for bad in [
+            "-1",
+            "1e401",
+            "\"1\"",
+            "null",
+            "[1]",
+            "1e99999999999999999999",
+            "-0.5",
+            "",
+        ] {
+            assert!(Decimal::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn figure2_from_decimals_and_from_integers() {
+        let decimals = br#"{"n_actions": 2, "horizon": 3, "leaf_weights": [0.5, 0.25, 0.0625, 0.0625, 0.03125, 0.03125, 0.03125, 0.03125]}"#;
+        let integers = br#"{"n_actions": 2, "horizon": 3, "leaf_weights": [16, 8, 2, 2, 1, 1, 1, 1], "xi": 1}"#;
+        for text in [&decimals[..], &integers[..]] {
+            let report = report(text).unwrap();
+            assert_eq!(
+                (
+                    report.xi,
+                    report.frontier_size,
+                    report.paper_queries,
+                    report.minimax_bound
+                ),
+                (1.0, 3, 4, 3)
+            );
+            assert_eq!(report.heavy_profile, [1, 1, 1, 1]);
+            assert_eq!(
+                (report.best_first.lowest, report.best_first.highest),
+                (1, 3)
+            );
+            assert_eq!((report.paper_bound, report.sentence_worst_case), (4.0, 7));
+        }
+    }
+
+    #[test]
+    fn huge_and_tiny_weights_agree_with_small_ones() {
+        let report_of = |w: [&str; 4]| {
+            report(
+                format!(
+                    r#"{{"n_actions": 2, "horizon": 2, "leaf_weights": [{}]}}"#,
+                    w.join(", ")
+                )
+                .as_bytes(),
+            )
+            .unwrap()
+        };
+        let plain = report_of(["3", "1", "2", "2"]);
+        let huge = report_of(["3e300", "1e300", "2e300", "2e300"]);
+        assert_eq!(
+            (plain.xi, plain.best_first.lowest, plain.optimal_probability),
+            (huge.xi, huge.best_first.lowest, huge.optimal_probability)
+        );
+    }
+}
