@@ -22,3 +22,8 @@ mod token;
 
 pub use error::{Error, Result};
 pub use token::Token;
+
+/// The README's example is run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

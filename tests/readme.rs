@@ -1,0 +1,93 @@
+//! Every command of the README is run, and its first two commands are what CI runs.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The commands of the README's shell blocks, without comments.
+fn commands() -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let blocks = readme
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap());
+    let lines = blocks
+        .flat_map(str::lines)
+        .map(|line| line.split(" #").next().unwrap().trim().to_string());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// Splits at spaces outside double quotes.
+fn words(command: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in command.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    words
+}
+
+#[test]
+fn every_command_runs() {
+    // Run folders go to a copy of the layout, so that a test leaves nothing in the checkout.
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("experiments/data");
+    fs::create_dir_all(&data).unwrap();
+    for entry in fs::read_dir(Path::new(ROOT).join("experiments/data")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, data.join(path.file_name().unwrap())).unwrap();
+    }
+    let commands = commands();
+    assert_eq!(commands[0], "cargo run --bin prop32");
+    assert_eq!(commands[1], "cargo test --workspace");
+    let mut ran = 0;
+    for command in commands.iter().filter(|c| *c != "cargo test --workspace") {
+        let words = words(command);
+        assert_eq!(
+            words[..4],
+            ["cargo", "run", "--bin", "prop32"],
+            "a README command that no test runs: {command}"
+        );
+        let args = words[4..]
+            .strip_prefix(&["--".to_string()])
+            .unwrap_or_default();
+        let output = Command::new(env!("CARGO_BIN_EXE_prop32"))
+            .args(args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        ran += 1;
+    }
+    assert_eq!(ran, 6);
+}
+
+#[test]
+fn ci_runs_the_readme_test_command() {
+    let ci = fs::read_to_string(Path::new(ROOT).join(".ci/run")).unwrap();
+    let test = commands()[1].clone();
+    assert!(ci.lines().any(|line| line.trim() == format!("step {test}")));
+}
+
+#[test]
+fn every_link_and_picture_exists() {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let targets = readme
+        .split("](")
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap());
+    for target in targets.filter(|t| !t.starts_with("http")) {
+        assert!(Path::new(ROOT).join(target).exists(), "{target}");
+    }
+}
