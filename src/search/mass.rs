@@ -143,10 +143,17 @@ macro_rules! exact_mass {
 }
 
 exact_mass!(u128, |m, total| exact_ratio(m, total).ln());
-exact_mass!(BigUint, |m, total| log_big(m) - log_big(total));
+exact_mass!(BigUint, |m, total| match exact_ratio(m, total) {
+    // The quotient keeps digits that a difference of large logarithms loses.
+    ratio if ratio.is_normal() => ratio.ln(),
+    _ => log_big(m) - log_big(total),
+});
 exact_mass!(BigRational, |m, total| {
-    let log = |r: &BigRational| log_big(r.numer().magnitude()) - log_big(r.denom().magnitude());
-    log(m) - log(total)
+    let quotient = m / total;
+    quotient
+        .numer()
+        .magnitude()
+        .log_ratio(quotient.denom().magnitude())
 });
 
 /// Ratios of exact masses to full `f64` precision, whatever their size.
