@@ -15,7 +15,10 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod features;
+pub mod mdp;
 pub mod numerics;
+pub mod reward;
 pub mod search;
 pub mod seed;
 mod token;
