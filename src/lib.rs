@@ -18,9 +18,11 @@ pub mod error;
 pub mod features;
 pub mod mdp;
 pub mod numerics;
+pub mod plan;
 pub mod reward;
 pub mod search;
 pub mod seed;
+mod simd;
 mod token;
 
 pub use error::{Error, Result};
