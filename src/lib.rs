@@ -14,7 +14,9 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod algorithm1;
 pub mod error;
+pub mod estimate;
 pub mod features;
 pub mod mdp;
 pub mod numerics;

@@ -72,12 +72,14 @@ pub(crate) fn ln(x: f64) -> f64 {
     let shifted = x.to_bits().wrapping_add(ONE.wrapping_sub(SQRT_HALF));
     let m = f64::from_bits((shifted & 0x000f_ffff_ffff_ffff).wrapping_add(SQRT_HALF));
     // 2⁵² + biased exponent, as a double, without an integer conversion.
-    let k = f64::from_bits((shifted >> 52) | 0x4330_0000_0000_0000) - (4_503_599_627_370_496.0 + 1023.0);
+    let k = f64::from_bits((shifted >> 52) | 0x4330_0000_0000_0000)
+        - (4_503_599_627_370_496.0 + 1023.0);
     let f = m - 1.0;
     let s = f / (2.0 + f);
     let z = s * s;
     let w = z * z;
-    let t1 = w * (0.399_999_999_994_094_2 + w * (0.222_221_984_321_497_84 + w * 0.153_138_376_992_093_73));
+    let t1 = w
+        * (0.399_999_999_994_094_2 + w * (0.222_221_984_321_497_84 + w * 0.153_138_376_992_093_73));
     let t2 = z
         * (0.666_666_666_666_673_5
             + w * (0.285_714_287_436_623_9
@@ -98,7 +100,12 @@ pub(crate) fn ln_1p(e: f64) -> f64 {
 pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
     let mut acc = [0.0; LANES];
     let (xc, yc) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let tail: f64 = xc.remainder().iter().zip(yc.remainder()).map(|(a, b)| a * b).sum();
+    let tail: f64 = xc
+        .remainder()
+        .iter()
+        .zip(yc.remainder())
+        .map(|(a, b)| a * b)
+        .sum();
     for (a, b) in xc.zip(yc) {
         for i in 0..LANES {
             acc[i] += a[i] * b[i];

@@ -29,6 +29,7 @@ pub use layered::LayeredGraph;
 pub use policy::TabularPolicy;
 pub use tabular::{SparseRows, TabularMdp, Transition};
 pub use token_tree::TokenTree;
+pub(crate) use trajectory::pick;
 pub use trajectory::{PreferencePair, Trajectory, for_each_trajectory, sample_trajectory};
 
 use crate::{Error, Result};

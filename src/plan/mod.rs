@@ -26,6 +26,7 @@ pub use curvature::{action_covariance, advantage_variance};
 pub use evaluate::{PolicyValue, evaluate};
 pub use natural_gradient::{NpgBound, NpgRun, natural_policy_gradient, npg_bound, npg_step};
 pub use predetermined::{PREDETERMINED_LIMIT, Predetermined, best_predetermined};
+pub(crate) use soft_value_iteration::solve_state;
 pub use soft_value_iteration::{SoftOptimum, soft_value_iteration};
 pub use suboptimality::{Decomposition, decompose, performance_difference, suboptimality};
 pub use visitation::{Visitation, visitation};
