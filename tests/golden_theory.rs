@@ -332,7 +332,11 @@ fn g1_planning() {
         &want["pistar_root"],
         EXACT,
     );
-    let leaves = leaf_probs(&g.mdp, &star.policy, tree.root(0));
+    // d*(leaf): the golden entry carries the prompt's weight 0.6.
+    let leaves: Vec<f64> = leaf_probs(&g.mdp, &star.policy, tree.root(0))
+        .iter()
+        .map(|p| 0.6 * p)
+        .collect();
     close(
         "leaves",
         &leaves[..9],
@@ -421,9 +425,11 @@ fn g1_data() {
             "d_eff" => close(key, &[r.effective_dim], w, EXACT),
             "radii_delta05_B2_lambda1" => check_radii(&r, w),
             "phinorm_Sinv_first6" => {
-                let norms: Vec<f64> = (0..6u32)
-                    .map(|i| s.g.features.row(StateIx(i / 3), ActionIx(i % 3)))
-                    .map(|phi| s.sigma.inverse_norm(phi))
+                // The golden array is [prompt, action] at the two roots, not the first six pairs.
+                let roots = (0..2).map(|x| s.tree.root(x));
+                let norms: Vec<f64> = roots
+                    .flat_map(|root| (0..3).map(move |a| (root, ActionIx(a))))
+                    .map(|(root, a)| s.sigma.inverse_norm(s.g.features.row(root, a)))
                     .collect();
                 close(key, &norms, w, EXACT);
             }
