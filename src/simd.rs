@@ -121,26 +121,25 @@ pub(crate) fn tree_sum(acc: &[f64; LANES]) -> f64 {
     ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]))
 }
 
-/// c₀ + c₁y.
-#[inline(always)]
-fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
-    simd.add_f64s(simd.splat_f64s(c0), simd.mul_f64s(simd.splat_f64s(c1), y))
-}
-
-/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708.
+/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708. Multiply–adds are fused where
+/// the machine can, so the last bit may differ between kinds of CPU.
 #[inline(always)]
 pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
     /// 1.5·2²⁰: adding it moves the integer part into the high word.
     const HIGH: f64 = 1_572_864.0;
     let clamped = simd.max_f64s(x, simd.splat_f64s(EXP_MIN));
-    let scaled = simd.mul_f64s(clamped, simd.splat_f64s(std::f64::consts::LOG2_E));
-    let shifted = simd.transmute_u64s_f64s(simd.add_f64s(scaled, simd.splat_f64s(HIGH + 0.5)));
-    let floor = simd.and_u64s(shifted, simd.splat_u64s(0xffff_ffff_0000_0000));
+    let log2e = simd.splat_f64s(std::f64::consts::LOG2_E);
+    let shifted = simd.mul_add_e_f64s(clamped, log2e, simd.splat_f64s(HIGH + 0.5));
+    let floor = simd.and_u64s(
+        simd.transmute_u64s_f64s(shifted),
+        simd.splat_u64s(0xffff_ffff_0000_0000),
+    );
     let k = simd.sub_f64s(simd.transmute_f64s_u64s(floor), simd.splat_f64s(HIGH));
-    let r = simd.sub_f64s(clamped, simd.mul_f64s(k, simd.splat_f64s(LN2_HI)));
-    let r = simd.sub_f64s(r, simd.mul_f64s(k, simd.splat_f64s(LN2_LO)));
+    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_HI), clamped);
+    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_LO), r);
     let r2 = simd.mul_f64s(r, r);
     let r4 = simd.mul_f64s(r2, r2);
+    let p23 = line(simd, 0.500_000_000_000_001_9, 0.166_666_666_666_666_8, r);
     let p45 = line(simd, 0.041_666_666_666_487_38, 0.008_333_333_333_319_546, r);
     let p67 = line(
         simd,
@@ -160,12 +159,11 @@ pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
         2.511_009_561_188_623_8e-8,
         r,
     );
-    let p23 = line(simd, 0.500_000_000_000_001_9, 0.166_666_666_666_666_8, r);
-    let low = simd.add_f64s(p45, simd.mul_f64s(p67, r2));
-    let high = simd.add_f64s(p89, simd.mul_f64s(p1011, r2));
-    let high = simd.add_f64s(low, simd.mul_f64s(high, r4));
-    let rest = simd.add_f64s(simd.mul_f64s(p23, r2), simd.mul_f64s(high, r4));
-    let p = simd.add_f64s(simd.add_f64s(simd.splat_f64s(1.0), r), rest);
+    let low = simd.mul_add_e_f64s(p67, r2, p45);
+    let high = simd.mul_add_e_f64s(p1011, r2, p89);
+    let high = simd.mul_add_e_f64s(high, r4, low);
+    let rest = simd.mul_add_e_f64s(high, r2, p23);
+    let p = simd.mul_add_e_f64s(rest, r2, simd.add_f64s(simd.splat_f64s(1.0), r));
     let biased = simd.add_u64s(floor, simd.splat_u64s(1023 << 32));
     // Vectors have no 64-bit shift here; the low words are 0, so shifting both words does it.
     let bits: S::u64s = if S::F64_LANES == 1 {
@@ -176,6 +174,43 @@ pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
     let scale = simd.transmute_f64s_u64s(bits);
     let positive = simd.greater_than_or_equal_f64s(x, simd.splat_f64s(EXP_MIN));
     simd.select_f64s(positive, simd.mul_f64s(p, scale), simd.splat_f64s(0.0))
+}
+
+/// c₀ + c₁y.
+#[inline(always)]
+fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
+    simd.mul_add_e_f64s(simd.splat_f64s(c1), y, simd.splat_f64s(c0))
+}
+
+/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t and Σ exp(t − max t).
+/// Every row has the same length, a positive multiple of [`LANES`].
+#[inline(always)]
+pub(crate) fn soft_row<S: Simd>(
+    simd: S,
+    reward: &[f64],
+    next: Option<&[f64]>,
+    log_reference: &[f64],
+    scale: f64,
+    out: &mut [f64],
+) -> (f64, f64) {
+    let scale = simd.splat_f64s(scale);
+    let (r, p) = (S::as_simd_f64s(reward).0, S::as_simd_f64s(log_reference).0);
+    let t = S::as_mut_simd_f64s(out).0;
+    match next {
+        Some(next) => {
+            let n = S::as_simd_f64s(next).0;
+            for (((t, r), p), n) in t.iter_mut().zip(r).zip(p).zip(n) {
+                *t = simd.mul_add_e_f64s(simd.add_f64s(*r, *n), scale, *p);
+            }
+        }
+        None => {
+            for ((t, r), p) in t.iter_mut().zip(r).zip(p) {
+                *t = simd.mul_add_e_f64s(*r, scale, *p);
+            }
+        }
+    }
+    let top = largest(simd, out);
+    (top, total_exp(simd, out, top))
 }
 
 /// Σ exp(row − shift), shift ≥ every entry; the row's length is a positive multiple of [`LANES`].

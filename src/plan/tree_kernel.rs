@@ -13,7 +13,7 @@ use crate::simd::{self, Kernel, LANES, dispatch};
 use crate::{Error, Result};
 
 /// State–action pairs of a cache block.
-const BLOCK_PAIRS: usize = 1024;
+const BLOCK_PAIRS: usize = 256;
 /// State–action pairs of a parallel task.
 const TASK_PAIRS: usize = 1 << 17;
 
@@ -184,27 +184,22 @@ fn rows_of<const A: usize, S: Simd>(simd: S, rows: Rows<'_>) {
             &rows.reward[span.clone()],
             &rows.log_reference[span.clone()],
         );
-        if rows.next.is_empty() {
-            for ((t, r), p) in logits.iter_mut().zip(r).zip(p) {
-                *t = r * inverse + p;
-            }
-        } else {
-            let next = &rows.next[span.clone()];
-            for (((t, r), p), n) in logits.iter_mut().zip(r).zip(p).zip(next) {
-                *t = (r + n) * inverse + p;
-            }
-        }
-        let count = v.len().next_multiple_of(LANES);
-        for (t, top) in logits.chunks_exact(na).zip(&mut tops) {
-            *top = simd::largest(simd, t);
-        }
-        for ((t, sum), top) in logits.chunks_exact(na).zip(&mut sums).zip(&tops) {
-            *sum = if A >= LANES {
-                simd::total_exp(simd, t, *top)
+        let next = (!rows.next.is_empty()).then(|| &rows.next[span.clone()]);
+        let pairs = r.chunks_exact(na).zip(p.chunks_exact(na));
+        let slots = tops.iter_mut().zip(&mut sums);
+        for (i, (((r, p), t), (top, sum))) in pairs
+            .zip(logits.chunks_exact_mut(na))
+            .zip(slots)
+            .enumerate()
+        {
+            let next = next.map(|n| &n[i * na..(i + 1) * na]);
+            (*top, *sum) = if A >= LANES {
+                simd::soft_row(simd, r, next, p, inverse, t)
             } else {
-                t.iter().map(|t| simd::exp(t - top)).sum()
+                short_row(r, next, p, inverse, t)
             };
         }
+        let count = v.len().next_multiple_of(LANES);
         for (sum, top) in sums[..count].iter_mut().zip(&tops[..count]) {
             *sum = top + simd::ln(*sum);
         }
@@ -219,6 +214,24 @@ fn rows_of<const A: usize, S: Simd>(simd: S, rows: Rows<'_>) {
         }
         sums.fill(1.0);
     }
+}
+
+/// [`simd::soft_row`] for rows of any length.
+#[inline(always)]
+fn short_row(
+    reward: &[f64],
+    next: Option<&[f64]>,
+    log_reference: &[f64],
+    scale: f64,
+    out: &mut [f64],
+) -> (f64, f64) {
+    let mut top = f64::NEG_INFINITY;
+    for (i, t) in out.iter_mut().enumerate() {
+        let later = next.map_or(0.0, |n| n[i]);
+        *t = (reward[i] + later) * scale + log_reference[i];
+        top = if *t > top { *t } else { top };
+    }
+    (top, out.iter().map(|t| simd::exp(t - top)).sum())
 }
 
 #[cfg(test)]
