@@ -39,13 +39,13 @@ const ROUND: f64 = 6_755_399_441_055_744.0;
 const EXP_MIN: f64 = -708.0;
 const EXP_MAX: f64 = 709.0;
 
-/// eˣ within 2 ulp for −708 ≤ x ≤ 709; 0 below, e⁷⁰⁹ above.
+/// eˣ within 2 ulp for −708 ≤ x ≤ 709; 0 below, e⁷⁰⁹ above, NaN for NaN.
 ///
 /// Polynomial of degree 11: Chebyshev interpolation of eʳ on |r| ≤ 0.3468 (relative error 2e-17).
 #[inline(always)]
 pub(crate) fn exp(x: f64) -> f64 {
-    let clamped = if x > EXP_MIN { x } else { EXP_MIN };
-    let clamped = if clamped < EXP_MAX { clamped } else { EXP_MAX };
+    let clamped = if x < EXP_MIN { EXP_MIN } else { x };
+    let clamped = if clamped > EXP_MAX { EXP_MAX } else { clamped };
     let shifted = clamped * std::f64::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = (clamped - k * LN2_HI) - k * LN2_LO;
@@ -61,7 +61,7 @@ pub(crate) fn exp(x: f64) -> f64 {
     // The large terms are added last so that their rounding dominates.
     let p = p01 + (p23 * r2 + high * r4);
     let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    if x >= EXP_MIN { p * scale } else { 0.0 }
+    if x < EXP_MIN { 0.0 } else { p * scale }
 }
 
 /// ln x within 2 ulp for normal positive x (the polynomial of fdlibm's `log`).
@@ -121,13 +121,14 @@ pub(crate) fn tree_sum(acc: &[f64; LANES]) -> f64 {
     ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]))
 }
 
-/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708. Multiply–adds are fused where
+/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708, NaN for NaN. Multiply–adds are fused where
 /// the machine can, so the last bit may differ between kinds of CPU.
 #[inline(always)]
 pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
     /// 1.5·2²⁰: adding it moves the integer part into the high word.
     const HIGH: f64 = 1_572_864.0;
-    let clamped = simd.max_f64s(x, simd.splat_f64s(EXP_MIN));
+    let tiny = simd.less_than_f64s(x, simd.splat_f64s(EXP_MIN));
+    let clamped = simd.select_f64s(tiny, simd.splat_f64s(EXP_MIN), x);
     let log2e = simd.splat_f64s(std::f64::consts::LOG2_E);
     let shifted = simd.mul_add_e_f64s(clamped, log2e, simd.splat_f64s(HIGH + 0.5));
     let floor = simd.and_u64s(
@@ -172,8 +173,7 @@ pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
         cast(simd.wrapping_dyn_shl_u32s(cast(biased), simd.splat_u32s(20)))
     };
     let scale = simd.transmute_f64s_u64s(bits);
-    let positive = simd.greater_than_or_equal_f64s(x, simd.splat_f64s(EXP_MIN));
-    simd.select_f64s(positive, simd.mul_f64s(p, scale), simd.splat_f64s(0.0))
+    simd.select_f64s(tiny, simd.splat_f64s(0.0), simd.mul_f64s(p, scale))
 }
 
 /// c₀ + c₁y.
@@ -325,6 +325,7 @@ mod tests {
         assert_eq!(exp(f64::NEG_INFINITY), 0.0);
         assert_eq!(exp(-1e5), 0.0);
         assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f64::NAN).is_nan());
         assert_eq!(ln(1.0), 0.0);
         assert_eq!(ln_1p(0.0), 0.0);
     }

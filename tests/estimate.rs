@@ -149,11 +149,8 @@ fn agrees_with_argmin_inside_and_on_the_ball() {
         let design = data(400, 6, 2.0, seed);
         let fit = fit_bradley_terry(&design, &bounded(bound)).unwrap();
         let ball = if bound.is_finite() {
-            vec![(
-                nalgebra::DMatrix::identity(6, 6),
-                DVector::zeros(6),
-                bound * bound,
-            )]
+            let unit = nalgebra::DMatrix::identity(6, 6) / (bound * bound);
+            vec![(unit, DVector::zeros(6), 1.0)]
         } else {
             Vec::new()
         };
@@ -161,9 +158,9 @@ fn agrees_with_argmin_inside_and_on_the_ball() {
             let g = gradient(&design, theta)
                 .unwrap()
                 .iter()
-                .map(|g| -g)
+                .map(|g| -g / 400.0)
                 .collect();
-            (-log_likelihood(&design, theta).unwrap(), g)
+            (-log_likelihood(&design, theta).unwrap() / 400.0, g)
         };
         let (theta, lambda) = independent(cost, ball, 6, vec![0.0; 6]);
         for (a, b) in fit.theta.iter().zip(&theta) {
@@ -175,8 +172,9 @@ fn agrees_with_argmin_inside_and_on_the_ball() {
         }
         assert_eq!(fit.at_bound, bound < 1.0, "seed {seed}");
         if fit.at_bound {
-            // argmin's multiplier is of ‖θ‖² − B², ours of ½‖θ‖².
-            assert!((fit.multiplier - 2.0 * lambda[0]).abs() < 1e-4 * fit.multiplier);
+            // That multiplier is of ‖θ‖²/B² − 1 against −L/n, ours of ½‖θ‖² against −L.
+            let theirs = 400.0 * 2.0 * lambda[0] / (bound * bound);
+            assert!((fit.multiplier - theirs).abs() < 1e-4 * fit.multiplier);
             assert!((fit.norm - bound).abs() < 1e-12);
         }
     }
