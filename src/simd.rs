@@ -1,0 +1,332 @@
+//! Branch-free exp and ln that the compiler vectorises, and run-time choice of the vector width.
+//!
+//! Only plain multiplications and additions in a fixed order are used (no fused multiply-add, no
+//! reassociation), so a result does not depend on the width that was chosen.
+
+use pulp::bytemuck::cast;
+use pulp::{Arch, Simd, WithSimd};
+
+/// Values handled side by side.
+pub(crate) const LANES: usize = 8;
+
+/// A loop to compile for the widest vectors the machine has. `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+struct Widest<K>(K);
+
+impl<K: Kernel> WithSimd for Widest<K> {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> K::Output {
+        self.0.run(simd)
+    }
+}
+
+/// Runs a kernel with the widest vectors of this machine.
+#[inline]
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    Arch::new().dispatch(Widest(kernel))
+}
+
+const LN2_HI: f64 = 0.693_147_180_369_123_8;
+const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
+/// 1.5·2⁵²: adding it leaves the nearest integer in the low bits.
+const ROUND: f64 = 6_755_399_441_055_744.0;
+const EXP_MIN: f64 = -708.0;
+const EXP_MAX: f64 = 709.0;
+
+/// eˣ within 2 ulp for −708 ≤ x ≤ 709; 0 below, e⁷⁰⁹ above, NaN for NaN.
+///
+/// Polynomial of degree 11: Chebyshev interpolation of eʳ on |r| ≤ 0.3468 (relative error 2e-17).
+#[inline(always)]
+pub(crate) fn exp(x: f64) -> f64 {
+    let clamped = if x < EXP_MIN { EXP_MIN } else { x };
+    let clamped = if clamped > EXP_MAX { EXP_MAX } else { clamped };
+    let shifted = clamped * std::f64::consts::LOG2_E + ROUND;
+    let k = shifted - ROUND;
+    let r = (clamped - k * LN2_HI) - k * LN2_LO;
+    let r2 = r * r;
+    let r4 = r2 * r2;
+    let p01 = 1.0 + r;
+    let p23 = 0.500_000_000_000_001_9 + 0.166_666_666_666_666_8 * r;
+    let p45 = 0.041_666_666_666_487_38 + 0.008_333_333_333_319_546 * r;
+    let p67 = 0.001_388_888_895_250_540_6 + 0.000_198_412_698_901_937_05 * r;
+    let p89 = 2.480_148_527_837_006_2e-5 + 2.755_724_076_173_925_7e-6 * r;
+    let p1011 = 2.763_271_507_163_225_5e-7 + 2.511_009_561_188_623_8e-8 * r;
+    let high = (p45 + p67 * r2) + (p89 + p1011 * r2) * r4;
+    // The large terms are added last so that their rounding dominates.
+    let p = p01 + (p23 * r2 + high * r4);
+    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
+    if x < EXP_MIN { 0.0 } else { p * scale }
+}
+
+/// ln x within 2 ulp for normal positive x (the polynomial of fdlibm's `log`).
+#[inline(always)]
+pub(crate) fn ln(x: f64) -> f64 {
+    /// Bits of √½ rounded down, so that the mantissa lies in [√½, √2).
+    const SQRT_HALF: u64 = 0x3fe6_a09e_667f_3bcd;
+    const ONE: u64 = 0x3ff0_0000_0000_0000;
+    let shifted = x.to_bits().wrapping_add(ONE.wrapping_sub(SQRT_HALF));
+    let m = f64::from_bits((shifted & 0x000f_ffff_ffff_ffff).wrapping_add(SQRT_HALF));
+    // 2⁵² + biased exponent, as a double, without an integer conversion.
+    let k = f64::from_bits((shifted >> 52) | 0x4330_0000_0000_0000)
+        - (4_503_599_627_370_496.0 + 1023.0);
+    let f = m - 1.0;
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let w = z * z;
+    let t1 = w
+        * (0.399_999_999_994_094_2 + w * (0.222_221_984_321_497_84 + w * 0.153_138_376_992_093_73));
+    let t2 = z
+        * (0.666_666_666_666_673_5
+            + w * (0.285_714_287_436_623_9
+                + w * (0.181_835_721_616_180_5 + w * 0.147_981_986_051_165_86)));
+    let half = 0.5 * f * f;
+    k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f)
+}
+
+/// ln(1 + e) for 0 ≤ e ≤ 1, accurate for small e.
+#[inline(always)]
+pub(crate) fn ln_1p(e: f64) -> f64 {
+    let u = 1.0 + e;
+    ln(u) + (e - (u - 1.0)) / u
+}
+
+/// Σ xᵢ yᵢ in a fixed lane order.
+#[inline(always)]
+pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
+    let mut acc = [0.0; LANES];
+    let (xc, yc) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let tail: f64 = xc
+        .remainder()
+        .iter()
+        .zip(yc.remainder())
+        .map(|(a, b)| a * b)
+        .sum();
+    for (a, b) in xc.zip(yc) {
+        for i in 0..LANES {
+            acc[i] += a[i] * b[i];
+        }
+    }
+    tail + tree_sum(&acc)
+}
+
+/// Pairwise sum of the lanes.
+#[inline(always)]
+pub(crate) fn tree_sum(acc: &[f64; LANES]) -> f64 {
+    ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]))
+}
+
+/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708, NaN for NaN. Multiply–adds are fused where
+/// the machine can, so the last bit may differ between kinds of CPU.
+#[inline(always)]
+pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
+    /// 1.5·2²⁰: adding it moves the integer part into the high word.
+    const HIGH: f64 = 1_572_864.0;
+    let tiny = simd.less_than_f64s(x, simd.splat_f64s(EXP_MIN));
+    let clamped = simd.select_f64s(tiny, simd.splat_f64s(EXP_MIN), x);
+    let log2e = simd.splat_f64s(std::f64::consts::LOG2_E);
+    let shifted = simd.mul_add_e_f64s(clamped, log2e, simd.splat_f64s(HIGH + 0.5));
+    let floor = simd.and_u64s(
+        simd.transmute_u64s_f64s(shifted),
+        simd.splat_u64s(0xffff_ffff_0000_0000),
+    );
+    let k = simd.sub_f64s(simd.transmute_f64s_u64s(floor), simd.splat_f64s(HIGH));
+    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_HI), clamped);
+    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_LO), r);
+    let r2 = simd.mul_f64s(r, r);
+    let r4 = simd.mul_f64s(r2, r2);
+    let p23 = line(simd, 0.500_000_000_000_001_9, 0.166_666_666_666_666_8, r);
+    let p45 = line(simd, 0.041_666_666_666_487_38, 0.008_333_333_333_319_546, r);
+    let p67 = line(
+        simd,
+        0.001_388_888_895_250_540_6,
+        0.000_198_412_698_901_937_05,
+        r,
+    );
+    let p89 = line(
+        simd,
+        2.480_148_527_837_006_2e-5,
+        2.755_724_076_173_925_7e-6,
+        r,
+    );
+    let p1011 = line(
+        simd,
+        2.763_271_507_163_225_5e-7,
+        2.511_009_561_188_623_8e-8,
+        r,
+    );
+    let low = simd.mul_add_e_f64s(p67, r2, p45);
+    let high = simd.mul_add_e_f64s(p1011, r2, p89);
+    let high = simd.mul_add_e_f64s(high, r4, low);
+    let rest = simd.mul_add_e_f64s(high, r2, p23);
+    let p = simd.mul_add_e_f64s(rest, r2, simd.add_f64s(simd.splat_f64s(1.0), r));
+    let biased = simd.add_u64s(floor, simd.splat_u64s(1023 << 32));
+    // Vectors have no 64-bit shift here; the low words are 0, so shifting both words does it.
+    let bits: S::u64s = if S::F64_LANES == 1 {
+        cast(cast::<S::u64s, u64>(biased) << 20)
+    } else {
+        cast(simd.wrapping_dyn_shl_u32s(cast(biased), simd.splat_u32s(20)))
+    };
+    let scale = simd.transmute_f64s_u64s(bits);
+    simd.select_f64s(tiny, simd.splat_f64s(0.0), simd.mul_f64s(p, scale))
+}
+
+/// c₀ + c₁y.
+#[inline(always)]
+fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
+    simd.mul_add_e_f64s(simd.splat_f64s(c1), y, simd.splat_f64s(c0))
+}
+
+/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t and Σ exp(t − max t).
+/// Every row has the same length, a positive multiple of [`LANES`].
+#[inline(always)]
+pub(crate) fn soft_row<S: Simd>(
+    simd: S,
+    reward: &[f64],
+    next: Option<&[f64]>,
+    log_reference: &[f64],
+    scale: f64,
+    out: &mut [f64],
+) -> (f64, f64) {
+    let scale = simd.splat_f64s(scale);
+    let (r, p) = (S::as_simd_f64s(reward).0, S::as_simd_f64s(log_reference).0);
+    let t = S::as_mut_simd_f64s(out).0;
+    match next {
+        Some(next) => {
+            let n = S::as_simd_f64s(next).0;
+            for (((t, r), p), n) in t.iter_mut().zip(r).zip(p).zip(n) {
+                *t = simd.mul_add_e_f64s(simd.add_f64s(*r, *n), scale, *p);
+            }
+        }
+        None => {
+            for ((t, r), p) in t.iter_mut().zip(r).zip(p) {
+                *t = simd.mul_add_e_f64s(*r, scale, *p);
+            }
+        }
+    }
+    let top = largest(simd, out);
+    (top, total_exp(simd, out, top))
+}
+
+/// Σ exp(row − shift), shift ≥ every entry; the row's length is a positive multiple of [`LANES`].
+#[inline(always)]
+pub(crate) fn total_exp<S: Simd>(simd: S, row: &[f64], shift: f64) -> f64 {
+    let shift = simd.splat_f64s(shift);
+    fold::<S>(
+        row,
+        #[inline(always)]
+        |x| exp_vector(simd, simd.sub_f64s(x, shift)),
+        #[inline(always)]
+        |a, b| simd.add_f64s(a, b),
+        #[inline(always)]
+        |a| simd.reduce_sum_f64s(a),
+    )
+}
+
+/// Combines a row whose length is a positive multiple of [`LANES`] into [`LANES`] running values, chunk by chunk, and
+/// those by halving: the same order at every vector width up to [`LANES`].
+///
+/// Written with explicit vectors: left to itself the compiler turns a loop over such reductions into gathers.
+#[inline(always)]
+fn fold<S: Simd>(
+    row: &[f64],
+    map: impl Fn(S::f64s) -> S::f64s,
+    join: impl Fn(S::f64s, S::f64s) -> S::f64s,
+    last: impl Fn(S::f64s) -> f64,
+) -> f64 {
+    let (vectors, _) = S::as_simd_f64s(row);
+    let width = LANES / S::F64_LANES;
+    let mut acc = [vectors[0]; LANES];
+    for i in 0..width {
+        acc[i] = map(vectors[i]);
+    }
+    for chunk in vectors[width..].chunks_exact(width) {
+        for i in 0..width {
+            acc[i] = join(acc[i], map(chunk[i]));
+        }
+    }
+    let mut half = width / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = join(acc[i], acc[i + half]);
+        }
+        half /= 2;
+    }
+    last(acc[0])
+}
+
+/// The largest entry of a row without NaN.
+#[inline(always)]
+pub(crate) fn largest<S: Simd>(simd: S, row: &[f64]) -> f64 {
+    if row.len() % LANES != 0 || row.is_empty() {
+        let larger = |a: f64, b: f64| if a > b { a } else { b };
+        return row.iter().copied().fold(f64::NEG_INFINITY, larger);
+    }
+    fold::<S>(
+        row,
+        #[inline(always)]
+        |x| x,
+        #[inline(always)]
+        |a, b| simd.max_f64s(a, b),
+        #[inline(always)]
+        |a| simd.reduce_max_f64s(a),
+    )
+}
+
+/// out = row − shift.
+#[inline(always)]
+pub(crate) fn subtract<S: Simd>(simd: S, row: &[f64], shift: f64, out: &mut [f64]) {
+    let (rows, tail) = S::as_simd_f64s(row);
+    let (outs, out_tail) = S::as_mut_simd_f64s(out);
+    let wide = simd.splat_f64s(shift);
+    for (o, x) in outs.iter_mut().zip(rows) {
+        *o = simd.sub_f64s(*x, wide);
+    }
+    for (o, x) in out_tail.iter_mut().zip(tail) {
+        *o = x - shift;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ulps(a: f64, b: f64) -> u64 {
+        a.to_bits().abs_diff(b.to_bits())
+    }
+
+    #[test]
+    fn exp_and_ln_are_within_two_units_in_the_last_place() {
+        let mut x = -707.9f64;
+        while x < 708.9 {
+            assert!(ulps(exp(x), x.exp()) <= 2, "exp({x})");
+            x += 0.013_7;
+        }
+        let mut y = 1e-300f64;
+        while y < 1e300 {
+            assert!(ulps(ln(y), y.ln()) <= 2, "ln({y})");
+            y *= 1.37;
+        }
+        for i in 1..4000 {
+            let y = 0.5 + f64::from(i) * 0.000_7;
+            assert!(ulps(ln(y), y.ln()) <= 2, "ln({y})");
+            let e = f64::from(i) / 4000.0;
+            assert!((ln_1p(e * e * e) - (e * e * e).ln_1p()).abs() <= 4e-16 * (e * e * e).ln_1p());
+        }
+    }
+
+    #[test]
+    fn exp_of_minus_infinity_is_zero_and_one_is_exact() {
+        assert_eq!(exp(f64::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-1e5), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f64::NAN).is_nan());
+        assert_eq!(ln(1.0), 0.0);
+        assert_eq!(ln_1p(0.0), 0.0);
+    }
+}
