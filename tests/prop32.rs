@@ -624,6 +624,9 @@ fn best_first_meets_the_adversary_at_exactly_the_minimax() {
                 // The tree it built is one that Assumption 3.1 allows with this K, strictly positive.
                 let total = oracle.root().unwrap().mass;
                 assert!(&found.mass * k < total && &found.mass * (k + 1) >= total);
+                // It also meets a threshold that is fixed before the game, (16K+11)/(16K(K+1)): a
+                // learner that is told xi learns nothing from it.
+                assert!(&found.mass * (16 * k * (k + 1)) >= total * (16 * k + 11));
             }
         }
     }

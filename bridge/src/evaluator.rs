@@ -34,6 +34,14 @@ impl<F: Fn(&[Token]) -> candle_core::Result<Tensor>> LogProbModel for CandleMode
             Error::Evaluator(format!("after prefix {prefix:?}: {first_line}"))
         };
         let logits = (self.logits)(prefix).map_err(failed)?;
+        if logits.rank() != 1 {
+            // Counting elements would say "expected 5, got 5" of a [1, 5].
+            let found = logits.dims();
+            return Err(Error::Evaluator(format!(
+                "logits after prefix {prefix:?}: expected shape [{}], got {found:?}",
+                self.n_actions
+            )));
+        }
         if logits.dims() != [self.n_actions] {
             let what = format!("logits after prefix {prefix:?}");
             return Err(Error::Shape {

@@ -69,6 +69,16 @@ fn best_first_finds_what_enumeration_finds() {
     ] {
         let network = TinyModel::new(seed, dtype);
         let model = CandleModel::new(|prefix: &[Token]| network.logits(prefix), A);
+        // Softmax written out, against the model's own.
+        for prefix in [vec![], vec![3], vec![1, 4, 0]] {
+            let logits = network.logits(&prefix).unwrap();
+            let logits: Vec<f64> = logits.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+            let row = model.log_probs(&prefix).unwrap();
+            for (log_prob, logit) in row.iter().zip(&logits) {
+                assert!((log_prob.exp() - logit.exp() / sum).abs() < 1e-14);
+            }
+        }
         let mut level = vec![(Vec::new(), 0.0)];
         for _ in 0..H {
             level = level
@@ -124,6 +134,12 @@ fn bad_logits_are_named() {
         ask(vec![f32::NEG_INFINITY; 3]),
         Error::NonFinite { .. }
     ));
+    let with_batch = CandleModel::new(
+        |_: &[Token]| Tensor::zeros((1, 3), DType::F32, &Device::Cpu),
+        3,
+    );
+    let error = with_batch.log_probs(&[2]).unwrap_err().to_string();
+    assert!(error.contains("expected shape [3], got [1, 3]"), "{error}");
     let broken = CandleModel::new(
         |_: &[Token]| Tensor::zeros((2, 2), DType::F32, &Device::Cpu)?.reshape(5),
         3,
