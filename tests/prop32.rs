@@ -12,8 +12,9 @@ use rto::search::evaluator::{
     CallbackEvaluator, Chains, DirichletTree, Evaluator, EvaluatorOracle, LeafWeights, NeedleChain,
     SoftmaxTree, Uniform,
 };
+use rto::search::exhaustive::{Order, exhaustive};
 use rto::search::mass::{LogMass, Mass};
-use rto::search::oracle::{CountingOracle, Scored, TokenOracle};
+use rto::search::oracle::{CountingOracle, Scored, SentenceOracle, TokenOracle};
 use rto::search::paper::{PaperSearch, paper_search};
 use rto::search::profile::heavy_profile;
 use rto::seed::SeedTree;
@@ -461,6 +462,82 @@ fn a_residual_lost_in_rounding_is_not_certified() {
     assert_eq!((exact.response, exact.certified), (vec![1; 10], true));
     let vague = run(0.01);
     assert!(vague.response[0] == 0 && !vague.certified);
+}
+
+/// A last leaf is inferred only where the evaluator's own error leaves it no room.
+#[test]
+fn a_vague_last_leaf_is_not_inferred() {
+    // The conditional sums to 1 + 5e-6: inferring 1 − 0.500001 for token 1 would certify the wrong response.
+    let model = |_: &[Token]| Ok(vec![0.500001f64.ln(), 0.500004f64.ln()]);
+    let policy = CallbackEvaluator::new(model, 2, 1, 1e-5).unwrap();
+    let found = search(&policy, &LOWEST).1;
+    assert!(found.response == [1] || !found.certified, "{found:?}");
+    let mut oracle = CountingOracle::new(EvaluatorOracle::new(&policy));
+    let found = exhaustive(&mut oracle, Order::Lexicographic, true).unwrap();
+    assert_eq!(
+        (found.response, found.certified, oracle.queries()),
+        (vec![1], true, 2)
+    );
+}
+
+/// Errors of conditionals compound over a response.
+#[test]
+fn sentence_certificates_allow_for_the_error_of_a_whole_response() {
+    let excess = 1.0f64 + 0.9e-5;
+    let model = move |prefix: &[Token]| {
+        let p = if prefix.is_empty() {
+            0.5 - 1e-5
+        } else {
+            1.0 - 1e-12
+        };
+        Ok(vec![(p * excess).ln(), ((1.0 - p) * excess).ln()])
+    };
+    let policy = CallbackEvaluator::new(model, 2, 12, 1e-5).unwrap();
+    let run = |normalised| {
+        let found = exhaustive(
+            &mut EvaluatorOracle::new(&policy),
+            Order::Lexicographic,
+            normalised,
+        )
+        .unwrap();
+        (found.response[0], found.certified)
+    };
+    assert_eq!(run(true), run(false));
+    let oracle = EvaluatorOracle::new(&policy);
+    assert!(SentenceOracle::slack(&oracle) > 12.0 * 1e-5);
+}
+
+#[test]
+fn an_order_must_name_every_response_once() {
+    let mut oracle = EvaluatorOracle::new(LeafWeights::figure2());
+    for codes in [[0, 1, 2, 3, 4, 5, 6, 6], [0, 1, 2, 3, 4, 5, 6, 8]] {
+        assert!(matches!(
+            exhaustive(&mut oracle, Order::Codes(&codes), true),
+            Err(Error::Config { .. })
+        ));
+    }
+}
+
+#[test]
+fn the_adversary_for_a_given_xi_meets_assumption_3_1() {
+    for (a, h) in [(2usize, 6usize), (3, 4), (4, 5)] {
+        for step in 1..=40 {
+            let xi = h as f64 * f64::from(step) / 40.0;
+            let mut oracle = CountingOracle::new(Adversary::for_xi(a, h, xi).unwrap());
+            let found = best_first(&mut oracle, &LOWEST).unwrap();
+            let k = bounds::chains_for_xi(a, xi, false);
+            assert_eq!(
+                u128::from(oracle.queries()),
+                minimax(a, h, k),
+                "A={a} H={h} xi={xi}"
+            );
+            assert!(
+                found.mass.ratio(&oracle.root().unwrap().mass) >= (a as f64).powf(-xi),
+                "A={a} H={h} xi={xi}"
+            );
+        }
+    }
+    assert!(Adversary::for_xi(2, 3, 0.0).is_err() && Adversary::for_xi(2, 3, f64::NAN).is_err());
 }
 
 #[test]

@@ -122,6 +122,23 @@ pub struct Flags {
     most_labels: Option<u64>,
 }
 
+impl Flags {
+    /// A setting that a mode does not use would be believed to have an effect.
+    pub fn refuse(&self, mode: &str) -> Result<()> {
+        let given = serde_json::to_value(self)?;
+        let given = given
+            .as_object()
+            .and_then(|flags| flags.iter().find(|(_, value)| !value.is_null()));
+        if let Some((name, _)) = given {
+            bail!(
+                "--{}: has no effect with {mode}; leave it out",
+                name.replace('_', "-")
+            );
+        }
+        Ok(())
+    }
+}
+
 /// Defaults, smoke overlay, config file and flags, in this order, checked.
 pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
     let layers = Layers::new("experiments/configs/prop32.toml", DEFAULTS)?
@@ -165,8 +182,9 @@ impl Config {
             )?;
         }
         for xi in self.xis.iter().chain([&self.xi]) {
-            within("xi", *xi, 0.0, 64.0)?;
+            within("xi", *xi, 1e-3, 64.0)?;
         }
+        self.check_work()?;
         within("enumeration_limit", self.enumeration_limit as f64, 0.0, 1e9)?;
         within("text_budget", self.text_budget as f64, 1.0, 1e8)?;
         within("p_star", self.p_star, 0.5, 1.0 - 1e-9)?;
@@ -176,6 +194,24 @@ impl Config {
         within("most_labels", self.most_labels as f64, 1.0, 1e12)?;
         self.smoothing()?;
         Ok(())
+    }
+
+    /// Bounds what a run can ask for in memory and time; each limit is far above the defaults.
+    fn check_work(&self) -> Result<()> {
+        let deepest = |horizons: &[usize]| horizons.iter().copied().max().unwrap_or(0) as f64;
+        within(
+            "text_budget times the largest of text_horizons",
+            self.text_budget as f64 * deepest(&self.text_horizons),
+            0.0,
+            2e7,
+        )?;
+        let responses = (self.preference_actions as f64).powf(deepest(&self.preference_horizons));
+        within(
+            "replicates times preference_actions^(largest of preference_horizons)",
+            self.replicates as f64 * responses,
+            0.0,
+            2.5e6,
+        )
     }
 
     /// The smoothing that its text names.

@@ -1,6 +1,6 @@
 //! Figures from the CSV files alone.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rto_harness::plot::{
     Axis, Color, Figure, Font, Kind, LegendPlace, Marker, Painter, Panels, Series, SeriesStyle,
     Stroke, canvas,
@@ -33,6 +33,18 @@ fn figure2(dir: &Path) -> Result<()> {
         table.texts("optimal")?,
         table.texts("deleted_by_query")?,
     );
+    for (row, prefix) in prefixes.iter().enumerate() {
+        let digits = prefix
+            .strip_prefix('y')
+            .filter(|d| d.len() <= 3 && d.bytes().all(|b| b == b'0' || b == b'1'));
+        if digits.is_none() || !(1..=32).contains(&masses[row]) {
+            bail!(
+                "figure2.csv: row {}: found prefix {prefix:?} and mass {}, expected y with up to three 0 or 1, and 1 to 32",
+                row + 2,
+                masses[row]
+            );
+        }
+    }
     let position = |prefix: &str| {
         let depth = prefix.len() - 1;
         let code = prefix[1..]
@@ -240,7 +252,7 @@ fn real_text(dir: &Path) -> Result<()> {
     let mut figure = Figure::new(
         "Real text: scored responses to certify the most probable one",
         Axis::linear("horizon H (symbols)"),
-        Axis::log10("responses scored, token feedback").range(1.0, 10.0 * most),
+        Axis::log10("responses scored until the optimum is certain").range(1.0, 10.0 * most),
     )
     .subtitle(&format!("n-gram models over A = {a} symbols, best-first search, most frequent symbol first"))
     .caption("A curve ends at the longest horizon that was certified within the budget of the run. Sentence feedback needs Aᴴ − 1 responses in the worst case (dashed).")

@@ -55,6 +55,13 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let reporter = cli.common.reporter();
+    if cli.tree.is_some() || cli.common.redraw.is_some() {
+        cli.flags.refuse(if cli.tree.is_some() {
+            "--tree"
+        } else {
+            "--redraw"
+        })?;
+    }
     if let Some(dir) = &cli.common.redraw {
         return figures::draw_all(dir);
     }

@@ -160,11 +160,11 @@ impl Decimal {
             return None;
         }
         let digits: BigUint = digits.parse().ok()?;
-        let places = fraction.len() as i64 - exponent;
+        let places = (fraction.len() as i64).checked_sub(exponent)?;
         if digits == BigUint::ZERO {
             return Some(Self { digits, places: 0 });
         }
-        (places.abs() <= MOST_PLACES).then_some(Self { digits, places })
+        (places.unsigned_abs() <= MOST_PLACES as u64).then_some(Self { digits, places })
     }
 }
 
@@ -192,7 +192,7 @@ fn search<M: Mass + for<'a> Sum<&'a M>>(
     let optimal_probability = best.ratio(&total);
     let threshold = xi.map(|xi| (a as f64).powf(-xi) * (1.0 - XI_SLACK));
     let is_heavy = |m: &M| match threshold {
-        Some(threshold) => m.ratio(&total) >= threshold,
+        Some(threshold) => !m.is_zero() && m.ratio(&total) >= threshold,
         None => *m >= *best,
     };
     let profile = heavy_profile(&tree, is_heavy)?;
@@ -202,7 +202,8 @@ fn search<M: Mass + for<'a> Sum<&'a M>>(
         Some(xi) => chains_for_xi(a, xi, tree.has_zeros()),
         None => chains_for_best(&tree, best),
     };
-    let xi = xi.unwrap_or_else(|| -best.log_ratio(&total) / (a as f64).ln());
+    // Adding zero turns −0 into 0.
+    let xi = xi.unwrap_or_else(|| -best.log_ratio(&total) / (a as f64).ln()) + 0.0;
     let count = |pick, infer_last_leaf| -> Result<u64> {
         let mut oracle = CountingOracle::new(EvaluatorOracle::new(&tree));
         best_first(
@@ -334,6 +335,7 @@ mod tests {
             "null",
             "[1]",
             "1e99999999999999999999",
+            "1e-9223372036854775808",
             "-0.5",
             "",
         ] {

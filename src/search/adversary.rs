@@ -9,7 +9,7 @@
 //! no residual of a prefix with capacity is settled before all its children are opened (all but one at
 //! depth H−1), and the optimum is known only at the end. All masses are positive integers.
 
-use super::bounds::power_at_most;
+use super::bounds::{XI_SLACK, chains_for_xi, power_at_most};
 use super::check_size;
 use super::oracle::{Scored, TokenOracle};
 use crate::{Error, Result, Token};
@@ -56,13 +56,39 @@ impl Adversary {
                 format!("from 1 to {most}"),
             ));
         }
+        Self::with_margin(n_actions, horizon, n_chains, 1)
+    }
+
+    /// The adversary for a given ξ > 0 of Assumption 3.1, with as many chains as ξ and the tree allow: its
+    /// optimum has p\* ≥ A^{−ξ}.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a size out of range, or a ξ for which A^ξ exceeds K by less than rounding.
+    pub fn for_xi(n_actions: usize, horizon: usize, xi: f64) -> Result<Self> {
+        check_size(n_actions, horizon)?;
+        let most = power_at_most(n_actions, horizon - 1, u64::MAX.into());
+        let n_chains = chains_for_xi(n_actions, xi, false).min(most) as u64;
+        // p* ≥ 1/K − 5D/(4W), which is at least A^{−ξ} when W = w·4K(K+1)D with this w.
+        let spare = 1.0 - n_chains as f64 * (n_actions as f64).powf(-xi);
+        if spare.is_nan() || spare < XI_SLACK {
+            return Err(Error::config(
+                "xi",
+                xi,
+                "above 0, with A^xi above the number of chains",
+            ));
+        }
+        let margin = (5.0 / (16.0 * (n_chains as f64 + 1.0) * spare)).ceil() as u64 + 1;
+        Self::with_margin(n_actions, horizon, n_chains, margin)
+    }
+
+    fn with_margin(n_actions: usize, horizon: usize, n_chains: u64, margin: u64) -> Result<Self> {
         let powers: Vec<BigUint> = (0..=horizon as u32)
             .map(|h| BigUint::from(n_actions).pow(h))
             .collect();
         // D exceeds everything that light leaves and rounding can take from a chain.
         let step = (&powers[horizon] + BigUint::from(n_chains) * horizon) * 4u32;
         // W/K is so much larger than K·D that (K+1)·p* ≥ W.
-        let total = &step * n_chains * (n_chains + 1) * 4u32;
+        let total = &step * n_chains * (n_chains + 1) * 4u32 * margin;
         let mut adversary = Self {
             n_actions,
             horizon,

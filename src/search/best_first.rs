@@ -275,8 +275,10 @@ impl<M: Mass, P: Clone> Search<M, P> {
             return;
         }
         let mass = self.left(node);
-        // A residual that rounding could explain is not a known mass; `finish` then looks at its bound.
-        if !mass.is_zero() {
+        let inferable = &self.nodes[node as usize];
+        let at_most = M::left_at_most(&inferable.residual, &inferable.at.mass, self.slack);
+        // Where the evaluator's own error makes the residual vague, the leaf is left to be queried.
+        if !mass.is_zero() && !at_most.exceeds(&mass) {
             let token = self.options.pick.next(opened, self.n_actions);
             let inferred = &mut self.nodes[node as usize];
             inferred.opened += 1;

@@ -43,6 +43,9 @@ pub fn exhaustive<O: SentenceOracle>(
             got: codes.len(),
         });
     }
+    if let Order::Codes(codes) = order {
+        check_permutation(codes)?;
+    }
     let mut learner = Learner::new(oracle.total()?, oracle.slack(), n_responses);
     let mut response = vec![0 as Token; horizon];
     for i in 0..n_responses {
@@ -68,6 +71,24 @@ pub fn exhaustive<O: SentenceOracle>(
         }
     }
     Ok(learner.finish(true))
+}
+
+/// Refuses an order that leaves a response out or names one twice.
+fn check_permutation(codes: &[u64]) -> Result<()> {
+    let mut seen = vec![false; codes.len()];
+    for code in codes {
+        match seen.get_mut(*code as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => {
+                return Err(Error::config(
+                    "order",
+                    code,
+                    "every code below A^H exactly once",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Learner<M: Mass> {
@@ -118,7 +139,9 @@ impl<M: Mass> Learner<M> {
             return false;
         }
         let inferred = M::left(&self.left, &self.total, self.slack);
-        let known = !inferred.is_zero();
+        // A vague residual is not a known mass; the last response is then scored.
+        let at_most = M::left_at_most(&self.left, &self.total, self.slack);
+        let known = !inferred.is_zero() && !at_most.exceeds(&inferred);
         if known && inferred > *best {
             self.best = Some((last(), inferred));
         }

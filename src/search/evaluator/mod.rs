@@ -161,8 +161,10 @@ impl<E: Evaluator> SentenceOracle for EvaluatorOracle<E> {
         Ok(self.evaluator.root()?.mass)
     }
 
+    /// A response is a product of H conditionals, so the error of their sum compounds: (1 + s)^H − 1.
     fn slack(&self) -> f64 {
-        self.evaluator.slack()
+        let per_prefix = self.evaluator.slack();
+        (self.evaluator.horizon() as f64 * per_prefix.ln_1p()).exp_m1()
     }
 
     #[inline]
