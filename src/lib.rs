@@ -14,10 +14,17 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod algorithm1;
 pub mod error;
+pub mod estimate;
+pub mod features;
+pub mod mdp;
 pub mod numerics;
+pub mod plan;
+pub mod reward;
 pub mod search;
 pub mod seed;
+mod simd;
 mod token;
 
 pub use error::{Error, Result};

@@ -1,0 +1,272 @@
+//! (B.1), Theorem B.1 and the baselined form.
+
+use nalgebra::{DMatrix, DVector};
+
+use super::convex::{Objective, Solution, minimise};
+use crate::estimate::Metric;
+use crate::features::FeatureMap;
+use crate::mdp::{Beta, TabularMdp, TabularPolicy, check_finite, check_len};
+use crate::plan::{SoftOptimum, action_covariance, evaluate, soft_value_iteration, visitation};
+use crate::reward::LinearReward;
+use crate::{Error, Result};
+
+/// Θ = {‖θ‖₂ ≤ B, ‖θ − θ_MLE‖_M ≤ ϱ} of (B.1), with M = Σ_𝒟 in the paper.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfidenceSet<'a> {
+    /// θ_MLE, `[d]`; inside the ball.
+    pub center: &'a [f64],
+    /// M.
+    pub metric: &'a Metric,
+    /// ϱ ≥ 0.
+    pub radius: f64,
+    /// B > 0; +∞ drops the ball.
+    pub param_bound: f64,
+}
+
+impl<'a> ConfidenceSet<'a> {
+    /// A checked set.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFinite`], and [`Error::Config`] on ϱ < 0, B ≤ 0 or a centre outside
+    /// the ball.
+    pub fn try_new(
+        center: &'a [f64],
+        metric: &'a Metric,
+        radius: f64,
+        param_bound: f64,
+    ) -> Result<Self> {
+        check_len("theta_mle", metric.dim(), center.len())?;
+        check_finite(|i| format!("theta_mle[{i}]"), center)?;
+        if !(radius >= 0.0 && radius.is_finite()) {
+            return Err(Error::config("bonus_scale", radius, ">= 0 and finite"));
+        }
+        if param_bound.is_nan() || param_bound <= 0.0 {
+            return Err(Error::config("param_bound", param_bound, "> 0"));
+        }
+        let norm = norm(center);
+        if norm > param_bound * (1.0 + 1e-9) {
+            return Err(Error::config(
+                "norm of theta_mle",
+                norm,
+                format!("at most param_bound = {param_bound}"),
+            ));
+        }
+        Ok(Self {
+            center,
+            metric,
+            radius,
+            param_bound,
+        })
+    }
+
+    /// ‖θ − θ_MLE‖_M.
+    pub fn distance(&self, theta: &[f64]) -> f64 {
+        let delta: Vec<f64> = theta.iter().zip(self.center).map(|(a, b)| a - b).collect();
+        self.metric.norm(&delta)
+    }
+
+    /// Whether θ ∈ Θ.
+    pub fn contains(&self, theta: &[f64]) -> bool {
+        norm(theta) <= self.param_bound && self.distance(theta) <= self.radius
+    }
+}
+
+fn norm(v: &[f64]) -> f64 {
+    v.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// What is subtracted from E_{d^π}\[φ\] in (B.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// Nothing: (B.1) as printed.
+    None,
+    /// ν = E_{d^{π_ref}}\[φ\]. The value of the output is then never below that of π_ref when θ* ∈ Θ, and
+    /// constants per prompt in φ do not matter.
+    Reference,
+}
+
+/// The solution of (B.1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct MaxMin {
+    /// θ̂ ∈ Θ, the worst parameter, `[d]`.
+    pub theta: Vec<f64>,
+    /// min_{θ∈Θ} V*_β(ρ; θ) − νᵀθ.
+    pub value: f64,
+    /// ν, `[d]`: zero without a baseline.
+    pub nu: Vec<f64>,
+    /// π̂ (the saddle policy: soft-optimal for θ̂) with its values under θ̂.
+    pub optimum: SoftOptimum,
+    /// Danskin's gradient E_{d^π̂}\[φ\] − ν at θ̂, `[d]`.
+    pub gradient: Vec<f64>,
+    /// Whether ‖θ − θ_MLE‖_M ≤ ϱ is active.
+    pub ellipsoid_active: bool,
+    /// Whether ‖θ‖ ≤ B is active.
+    pub ball_active: bool,
+    /// Multipliers (m₁, m₂) of ‖θ−θ_MLE‖²_M − ϱ² and ‖θ‖² − B².
+    pub multipliers: (f64, f64),
+    /// An upper bound, by weak duality, on min_Θ max_π − max_π min_Θ at (θ̂, π̂).
+    pub duality_gap: f64,
+    /// Interior-point and Newton steps.
+    pub iterations: usize,
+}
+
+struct SoftValue<'a, F> {
+    mdp: &'a TabularMdp,
+    features: &'a F,
+    reference: &'a TabularPolicy,
+    beta: Beta,
+    nu: &'a [f64],
+}
+
+impl<F: FeatureMap> SoftValue<'_, F> {
+    fn optimum(&self, theta: &[f64]) -> Result<SoftOptimum> {
+        let reward = LinearReward::try_new(self.features, theta)?;
+        soft_value_iteration(self.mdp, &reward, self.reference, self.beta)
+    }
+
+    fn gradient_at(&self, optimum: &SoftOptimum) -> Result<DVector<f64>> {
+        let phi = visitation(self.mdp, &optimum.policy)?.features(self.features)?;
+        Ok(DVector::from_iterator(
+            phi.len(),
+            phi.iter().zip(self.nu).map(|(p, n)| p - n),
+        ))
+    }
+}
+
+impl<F: FeatureMap> Objective for SoftValue<'_, F> {
+    fn gradient(&self, theta: &[f64]) -> Result<DVector<f64>> {
+        self.gradient_at(&self.optimum(theta)?)
+    }
+
+    fn gradient_hessian(&self, theta: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)> {
+        let optimum = self.optimum(theta)?;
+        let covariance = action_covariance(self.mdp, &optimum.policy, self.features)?;
+        Ok((self.gradient_at(&optimum)?, covariance / self.beta.get()))
+    }
+}
+
+/// π̂ = argmax_π min_{θ∈Θ} (E_{d^π}\[φ\] − ν)ᵀθ − β E_{d^π}\[KL(π ‖ π_ref)\] of (B.1), solved as the smooth convex
+/// program min_{θ∈Θ} V*_β(ρ; θ) − νᵀθ over ellipsoid ∩ ball. Max and min may be exchanged (Sion): the
+/// objective is linear in θ and concave in the occupancy measure.
+///
+/// # Errors
+/// [`Error::Config`] when β = 0 (the program is then not smooth); [`Error::Shape`];
+/// [`Error::NotConverged`].
+pub fn maxmin(
+    mdp: &TabularMdp,
+    features: &impl FeatureMap,
+    reference: &TabularPolicy,
+    beta: Beta,
+    set: &ConfidenceSet<'_>,
+    baseline: Baseline,
+) -> Result<MaxMin> {
+    beta.positive()?;
+    check_len("metric (rows)", features.dim(), set.metric.dim())?;
+    let nu = match baseline {
+        Baseline::None => vec![0.0; features.dim()],
+        Baseline::Reference => visitation(mdp, reference)?.features(features)?,
+    };
+    let objective = SoftValue {
+        mdp,
+        features,
+        reference,
+        beta,
+        nu: &nu,
+    };
+    let Solution {
+        theta,
+        multipliers,
+        active,
+        iterations,
+    } = minimise(&objective, set)?;
+    let optimum = objective.optimum(&theta)?;
+    let gradient = objective.gradient_at(&optimum)?;
+    let linear = DVector::from_column_slice(&theta);
+    let shift: f64 = nu.iter().zip(&theta).map(|(n, t)| n * t).sum();
+    let duality_gap = gradient.dot(&linear) - linear_lower_bound(&gradient, set, multipliers);
+    Ok(MaxMin {
+        value: optimum.mean_value(mdp) - shift,
+        theta,
+        nu,
+        optimum,
+        gradient: gradient.as_slice().to_vec(),
+        ellipsoid_active: active.0,
+        ball_active: active.1,
+        multipliers,
+        duality_gap,
+        iterations,
+    })
+}
+
+/// A lower bound on min_{θ∈Θ} cᵀθ: the best of the ellipsoid alone, the ball alone, and the Lagrangian
+/// at the given multipliers.
+fn linear_lower_bound(c: &DVector<f64>, set: &ConfidenceSet<'_>, (m1, m2): (f64, f64)) -> f64 {
+    let center = DVector::from_column_slice(set.center);
+    let ellipsoid = c.dot(&center) - set.radius * set.metric.inverse_norm(c.as_slice());
+    let ball = if set.param_bound.is_finite() {
+        -set.param_bound * c.norm()
+    } else {
+        f64::NEG_INFINITY
+    };
+    let mut best = ellipsoid.max(ball);
+    if m1 > 0.0 && m2 > 0.0 {
+        let n = c.len();
+        let quadratic = set.metric.matrix() * (2.0 * m1) + DMatrix::identity(n, n) * (2.0 * m2);
+        let right = set.metric.matrix() * &center * (2.0 * m1) - c;
+        if let Some(chol) = quadratic.cholesky() {
+            let theta = chol.solve(&right);
+            let outside = set.distance(theta.as_slice()).powi(2) - set.radius.powi(2);
+            let beyond = theta.norm_squared() - set.param_bound.powi(2);
+            best = best.max(c.dot(&theta) + m1 * outside + m2 * beyond);
+        }
+    }
+    best
+}
+
+/// Both sides of Theorem B.1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TheoremB1 {
+    /// SubOpt(π̂).
+    pub suboptimality: f64,
+    /// ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+    pub norm_of_expectation: f64,
+    /// 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+    pub bound: f64,
+    /// The premise θ* ∈ Θ. Where it fails the bound proves nothing.
+    pub premise: bool,
+    /// V^π̂_β(ρ) − V^{π_ref}_β(ρ) under the truth: ≥ 0 for the baselined form when the premise holds.
+    pub gain_over_reference: f64,
+}
+
+/// Theorem B.1 for a solution of (B.1), given θ*: SubOpt(π̂) ≤ 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹} when θ* ∈ Θ.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::NonFinite`] on θ*.
+pub fn theorem_b1(
+    mdp: &TabularMdp,
+    features: &impl FeatureMap,
+    reference: &TabularPolicy,
+    beta: Beta,
+    theta_star: &[f64],
+    set: &ConfidenceSet<'_>,
+    solution: &MaxMin,
+) -> Result<TheoremB1> {
+    let truth = LinearReward::try_new(features, theta_star)?;
+    let star = soft_value_iteration(mdp, &truth, reference, beta)?;
+    let value = |policy| -> Result<f64> {
+        Ok(evaluate(mdp, &truth, policy, reference, beta)?.mean_value(mdp))
+    };
+    let hat = value(&solution.optimum.policy)?;
+    let mut expectation = visitation(mdp, &star.policy)?.features(features)?;
+    for (e, n) in expectation.iter_mut().zip(&solution.nu) {
+        *e -= n;
+    }
+    let norm_of_expectation = set.metric.inverse_norm(&expectation);
+    Ok(TheoremB1 {
+        suboptimality: star.mean_value(mdp) - hat,
+        norm_of_expectation,
+        bound: 2.0 * set.radius * norm_of_expectation,
+        premise: set.contains(theta_star),
+        gain_over_reference: hat - value(reference)?,
+    })
+}

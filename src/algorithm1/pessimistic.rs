@@ -1,0 +1,178 @@
+//! Algorithm 1 and both sides of Theorem 4.2.
+
+use ndarray::Array2;
+use rayon::prelude::*;
+
+use super::ConfidenceSet;
+use crate::estimate::RowSpace;
+use crate::features::FeatureMap;
+use crate::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy};
+use crate::plan::{
+    Decomposition, SoftOptimum, decompose, evaluate, soft_value_iteration, visitation,
+};
+use crate::reward::{LinearReward, RewardModel};
+use crate::{Error, Result};
+
+/// r̂(s, a) = φ(s, a)ᵀθ_MLE − ϱ‖φ(s, a)‖_{M⁻¹} of (4.2), with M = Σ_𝒟 in the paper.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PessimisticReward {
+    values: Array2<f64>,
+    norms: Array2<f64>,
+}
+
+impl PessimisticReward {
+    /// (4.2) on every pair. With a `projection`, the bonus measures only the part of φ in the row space
+    /// of X: the rest of a reward is invisible to preferences, and when the pairs span all trajectory
+    /// differences it is constant over the responses to a prompt, so that Theorem 4.2 still holds.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn try_new(
+        features: &impl FeatureMap,
+        set: &ConfidenceSet<'_>,
+        projection: Option<&RowSpace>,
+    ) -> Result<Self> {
+        let shape = features.shape();
+        let mean = LinearReward::try_new(features, set.center)?;
+        if set.metric.dim() != features.dim() {
+            return Err(Error::Shape {
+                what: "metric (rows)".into(),
+                expected: features.dim(),
+                got: set.metric.dim(),
+            });
+        }
+        let norm = |row: usize| -> f64 {
+            let (s, a) = (
+                StateIx((row / shape.1) as u32),
+                ActionIx((row % shape.1) as u32),
+            );
+            let mut phi = vec![0.0; features.dim()];
+            features.write(s, a, &mut phi);
+            match projection {
+                None => set.metric.inverse_norm(&phi),
+                Some(space) => set.metric.inverse_norm(&space.project(&phi)),
+            }
+        };
+        let flat: Vec<f64> = (0..shape.0 * shape.1).into_par_iter().map(norm).collect();
+        let norms = Array2::from_shape_vec(shape, flat).expect("one norm for each pair");
+        let values = Array2::from_shape_fn(shape, |(s, a)| {
+            mean.reward(StateIx(s as u32), ActionIx(a as u32)) - set.radius * norms[[s, a]]
+        });
+        Ok(Self { values, norms })
+    }
+
+    /// ‖φ(s, a)‖_{M⁻¹}, `[n_states, n_actions]`.
+    pub fn norms(&self) -> &Array2<f64> {
+        &self.norms
+    }
+}
+
+impl RewardModel for PessimisticReward {
+    fn shape(&self) -> (usize, usize) {
+        self.values.dim()
+    }
+
+    #[inline]
+    fn reward(&self, s: StateIx, a: ActionIx) -> f64 {
+        self.values[[s.ix(), a.ix()]]
+    }
+}
+
+/// What Algorithm 1 computes after its line 2.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Algorithm1 {
+    /// r̂ (line 3).
+    pub reward: PessimisticReward,
+    /// π̂ and its values under r̂ (line 4).
+    pub optimum: SoftOptimum,
+}
+
+impl Algorithm1 {
+    /// V^π̂_β(ρ; r̂), the pessimistic value.
+    pub fn pessimistic_value(&self, mdp: &TabularMdp) -> f64 {
+        self.optimum.mean_value(mdp)
+    }
+}
+
+/// Algorithm 1, lines 3–5: the pessimistic reward (4.2) around `set.center` = θ_MLE (line 2,
+/// [`crate::estimate::fit_bradley_terry`]) and the policy π̂ that is optimal for it.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn algorithm1(
+    mdp: &TabularMdp,
+    features: &impl FeatureMap,
+    reference: &TabularPolicy,
+    beta: Beta,
+    set: &ConfidenceSet<'_>,
+    projection: Option<&RowSpace>,
+) -> Result<Algorithm1> {
+    // Line 3: r̂ = φᵀθ_MLE − ϱ‖φ‖.
+    let reward = PessimisticReward::try_new(features, set, projection)?;
+    // Line 4: π̂ = argmax V^π_β(·; r̂).
+    let optimum = soft_value_iteration(mdp, &reward, reference, beta)?;
+    // Line 5: output.
+    Ok(Algorithm1 { reward, optimum })
+}
+
+/// Both sides of Theorem 4.2 and what its proof uses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Theorem42 {
+    /// SubOpt(π̂).
+    pub suboptimality: f64,
+    /// E_{(s,a)∼d*}\[‖φ(s, a)‖_{M⁻¹}\].
+    pub expected_bonus_norm: f64,
+    /// E_{s∼d*}\[KL(π*_β(·|s) ‖ π̂(·|s))\].
+    pub kl: f64,
+    /// 2ϱ E‖φ‖ − β E KL.
+    pub bound: f64,
+    /// The premise ‖θ_MLE − θ*‖_M ≤ ϱ. Where it fails the bound proves nothing.
+    pub premise: bool,
+    /// The terms of (A.3).
+    pub terms: Decomposition,
+}
+
+/// Theorem 4.2 for the output of Algorithm 1, given the truth θ*:
+/// SubOpt(π̂) ≤ 2ϱ E_{d*}\[‖φ‖_{M⁻¹}\] − β E_{d*}\[KL(π*_β ‖ π̂)\] whenever ‖θ_MLE − θ*‖_M ≤ ϱ.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::NonFinite`] on θ*.
+pub fn theorem_4_2(
+    mdp: &TabularMdp,
+    features: &impl FeatureMap,
+    reference: &TabularPolicy,
+    beta: Beta,
+    theta_star: &[f64],
+    set: &ConfidenceSet<'_>,
+    output: &Algorithm1,
+) -> Result<Theorem42> {
+    let truth = LinearReward::try_new(features, theta_star)?;
+    let star = soft_value_iteration(mdp, &truth, reference, beta)?;
+    let hat = &output.optimum.policy;
+    let value = evaluate(mdp, &truth, hat, reference, beta)?.mean_value(mdp);
+    let d_star = visitation(mdp, &star.policy)?;
+    let norms = output.reward.norms();
+    let expected_bonus_norm = d_star.expect(|s, a| norms[[s.ix(), a.ix()]]);
+    let kl = d_star.kl(mdp, &star.policy, hat)?;
+    let discount = if beta.get() > 0.0 {
+        beta.get() * kl
+    } else {
+        0.0
+    };
+    Ok(Theorem42 {
+        suboptimality: star.mean_value(mdp) - value,
+        expected_bonus_norm,
+        kl,
+        bound: 2.0 * set.radius * expected_bonus_norm - discount,
+        premise: set.distance(theta_star) <= set.radius,
+        terms: decompose(
+            mdp,
+            &truth,
+            &output.reward,
+            &star.policy,
+            hat,
+            reference,
+            beta,
+        )?,
+    })
+}

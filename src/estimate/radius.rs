@@ -1,0 +1,289 @@
+//! ϱ of Lemma A.1 and its repairs, each with the metric it belongs to.
+
+use statrs::distribution::{ChiSquared, ContinuousCDF};
+
+use super::covariance::{Metric, MetricKind, RowSpace};
+use super::design::Design;
+use crate::{Error, Result};
+
+/// Which lower bound on the curvature σ′ the `theory` radius uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Curvature {
+    /// Υ = 1/(2 + e^{2HLB} + e^{−2HLB}) of Lemma A.1.
+    Upsilon,
+    /// κ = min_i σ′(B‖x_i‖), from the pairs that were seen; κ ≥ Υ.
+    Data,
+}
+
+/// A confidence radius ϱ.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RadiusKind {
+    /// ϱ = (G/κ + √((G/κ)² + 16λB²))/2 with G = ½√(d_eff + 2√(d_eff t) + 2t), t = log(1/δ): the corrected
+    /// form of (A.2). Metric Σ_𝒟.
+    Theory(Curvature),
+    /// √χ²_{k,1−δ}, k = rank X, in the metric of the observed information; asymptotic. With
+    /// `ridge_bias` √λ·B is added for the bias of λ.
+    Wald {
+        /// Adds √λ·B.
+        ridge_bias: bool,
+    },
+    /// √(2c/κ + 4λB²) from {θ: L(θ_MLE) − L(θ) ≤ c}, metric Σ_𝒟. Finite sample:
+    /// c = log(1/δ) + d log max(e, 2eB Σ‖x_i‖/d), valid for adaptively chosen pairs; otherwise
+    /// c = χ²_{k,1−δ}/2, asymptotic.
+    LikelihoodRatio {
+        /// Which c.
+        finite_sample: bool,
+    },
+    /// (x_max c + √(x_max²c² + 8c + 16λB²))/2 with the finite-sample c and x_max = max ‖x_i‖_{H⁻¹}, metric
+    /// H = observed information + λI. No exponential constant.
+    SelfConcordant,
+    /// A number, in the metric the user names.
+    Number(f64, MetricKind),
+}
+
+/// ϱ with the metric it is measured in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Radius {
+    /// ϱ ≥ 0.
+    pub value: f64,
+    /// The metric of ‖θ_MLE − θ*‖ ≤ ϱ.
+    pub metric: MetricKind,
+    /// Whether it covers θ* with probability at least 1 − δ at every sample size.
+    pub finite_sample: bool,
+}
+
+/// The constants a radius depends on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RadiusInputs {
+    /// H.
+    pub horizon: usize,
+    /// L of Assumption 4.1.
+    pub feature_bound: f64,
+    /// B of Assumption 4.1.
+    pub param_bound: f64,
+    /// λ.
+    pub ridge: f64,
+    /// δ ∈ (0, 1).
+    pub fail_prob: f64,
+}
+
+impl RadiusInputs {
+    fn check(&self) -> Result<()> {
+        let positive = [
+            ("feature_bound", self.feature_bound),
+            ("param_bound", self.param_bound),
+            ("ridge", self.ridge),
+        ];
+        for (field, value) in positive {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(Error::config(
+                    field,
+                    value,
+                    "> 0 and finite for a confidence radius",
+                ));
+            }
+        }
+        if !(self.fail_prob > 0.0 && self.fail_prob < 1.0) {
+            return Err(Error::config("fail_prob", self.fail_prob, "in (0, 1)"));
+        }
+        Ok(())
+    }
+
+    fn log_inverse(&self) -> f64 {
+        -self.fail_prob.ln()
+    }
+}
+
+/// Υ = 1/(2 + e^{2HLB} + e^{−2HLB}) of Lemma A.1: σ′ at the largest margin the assumptions allow.
+pub fn curvature_bound(inputs: &RadiusInputs) -> f64 {
+    slope(2.0 * inputs.horizon as f64 * inputs.feature_bound * inputs.param_bound)
+}
+
+/// σ′(z) = 1/(2 + e^z + e^{−z}).
+fn slope(z: f64) -> f64 {
+    let e = (-z.abs()).exp();
+    e / ((1.0 + e) * (1.0 + e))
+}
+
+/// Everything the radii are made of, and the radii.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Radii {
+    inputs: RadiusInputs,
+    dim: usize,
+    /// d_eff = tr(XᵀX Σ_𝒟⁻¹) ≤ d.
+    pub effective_dim: f64,
+    /// G ≥ ‖Xᵀε‖_{Σ⁻¹} with probability 1 − δ.
+    pub noise: f64,
+    /// Υ.
+    pub upsilon: f64,
+    /// κ = min_i σ′(B‖x_i‖); ¼ without data.
+    pub kappa: f64,
+    /// rank X.
+    pub rank: usize,
+    /// χ²_{k,1−δ}; 0 without data.
+    pub chi_square: f64,
+    /// c of the finite-sample likelihood-ratio set.
+    pub lr_threshold: f64,
+    /// max_i ‖x_i‖_{H⁻¹}.
+    pub leverage: f64,
+}
+
+/// The ingredients of every radius for a design, at the estimate `theta_mle`.
+///
+/// # Errors
+/// [`Error::Config`] on the constants; [`Error::Shape`] on θ.
+pub fn radii(design: &Design, theta_mle: &[f64], inputs: &RadiusInputs) -> Result<Radii> {
+    inputs.check()?;
+    let sigma = Metric::sigma_d(design, inputs.ridge)?;
+    let fisher = Metric::fisher(design, theta_mle, inputs.ridge)?;
+    let dim = design.dim();
+    let norms = design.norms();
+    let rank = if design.n() == 0 {
+        0
+    } else {
+        RowSpace::of(design)?.rank()
+    };
+    // tr(XᵀX Σ⁻¹) = d − λ tr(Σ⁻¹).
+    let unit = |k: usize| {
+        (0..dim)
+            .map(|i| f64::from(u8::from(i == k)))
+            .collect::<Vec<_>>()
+    };
+    let inverse_trace: f64 = (0..dim).map(|k| sigma.inverse_norm(&unit(k)).powi(2)).sum();
+    let effective_dim = dim as f64 - inputs.ridge * inverse_trace;
+    let kappa = norms
+        .iter()
+        .map(|x| slope(inputs.param_bound * x))
+        .fold(0.25, f64::min);
+    let leverage = (0..design.n())
+        .map(|i| fisher.inverse_norm(design.row(i)))
+        .fold(0.0, f64::max);
+    let mut out = Radii {
+        inputs: *inputs,
+        dim,
+        effective_dim,
+        noise: noise_level(effective_dim, inputs.log_inverse()),
+        upsilon: curvature_bound(inputs),
+        kappa,
+        rank,
+        chi_square: chi_square_quantile(rank, inputs.fail_prob)?,
+        lr_threshold: 0.0,
+        leverage,
+    };
+    out.lr_threshold = lr_threshold(dim, inputs, norms.iter().sum());
+    Ok(out)
+}
+
+/// G = ½√(d_eff + 2√(d_eff t) + 2t).
+fn noise_level(effective_dim: f64, t: f64) -> f64 {
+    0.5 * (effective_dim + 2.0 * (effective_dim * t).sqrt() + 2.0 * t).sqrt()
+}
+
+/// c = log(1/δ) + d log max(e, 2eB·Lip/d), Lip = Σ‖x_i‖.
+fn lr_threshold(dim: usize, inputs: &RadiusInputs, lipschitz: f64) -> f64 {
+    let (d, e) = (dim as f64, std::f64::consts::E);
+    let prior = (2.0 * e * inputs.param_bound * lipschitz / d).max(e);
+    inputs.log_inverse() + d * prior.ln()
+}
+
+fn chi_square_quantile(dof: usize, fail_prob: f64) -> Result<f64> {
+    if dof == 0 {
+        return Ok(0.0);
+    }
+    let chi = ChiSquared::new(dof as f64)
+        .map_err(|e| Error::config("degrees of freedom", dof, e.to_string()))?;
+    // statrs inverts by bisection to about 1e-8; a few Newton steps on the CDF finish.
+    let mut x = chi.inverse_cdf(1.0 - fail_prob);
+    for _ in 0..4 {
+        use statrs::distribution::Continuous;
+        let step = (chi.sf(x) - fail_prob) / chi.pdf(x);
+        if step.is_finite() && x + step > 0.0 {
+            x += step;
+        }
+    }
+    Ok(x)
+}
+
+impl Radii {
+    /// What the `theory` radius is without data-dependent refinements (d_eff = d, Υ), and the
+    /// finite-sample likelihood-ratio radius with Υ for a given Σ‖x_i‖: how large the constants are.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn worst_case(dim: usize, inputs: &RadiusInputs, lipschitz: f64) -> Result<(f64, f64)> {
+        inputs.check()?;
+        let upsilon = curvature_bound(inputs);
+        let noise = noise_level(dim as f64, inputs.log_inverse());
+        let c = lr_threshold(dim, inputs, lipschitz);
+        Ok((
+            theory(noise, upsilon, inputs),
+            (2.0 * c / upsilon + 4.0 * inputs.ridge * inputs.param_bound.powi(2)).sqrt(),
+        ))
+    }
+
+    /// The radius of a kind.
+    ///
+    /// # Errors
+    /// [`Error::Config`] on a negative or infinite number.
+    pub fn radius(&self, kind: RadiusKind) -> Result<Radius> {
+        let bias = self.inputs.ridge * self.inputs.param_bound.powi(2);
+        let (value, metric, finite_sample) = match kind {
+            RadiusKind::Theory(curvature) => {
+                let kappa = match curvature {
+                    Curvature::Upsilon => self.upsilon,
+                    Curvature::Data => self.kappa,
+                };
+                (
+                    theory(self.noise, kappa, &self.inputs),
+                    MetricKind::SigmaD,
+                    true,
+                )
+            }
+            RadiusKind::Wald { ridge_bias } => {
+                let extra = if ridge_bias { bias.sqrt() } else { 0.0 };
+                (self.chi_square.sqrt() + extra, MetricKind::Fisher, false)
+            }
+            RadiusKind::LikelihoodRatio { finite_sample } => {
+                let c = self.likelihood_threshold(finite_sample);
+                let value = (2.0 * c / self.kappa + 4.0 * bias).sqrt();
+                (value, MetricKind::SigmaD, finite_sample)
+            }
+            RadiusKind::SelfConcordant => {
+                let (x, c) = (self.leverage, self.lr_threshold);
+                let root = (x * x * c * c + 8.0 * c + 16.0 * bias).sqrt();
+                (0.5 * (x * c + root), MetricKind::Fisher, true)
+            }
+            RadiusKind::Number(value, metric) => {
+                if !(value >= 0.0 && value.is_finite()) {
+                    return Err(Error::config("bonus_scale", value, ">= 0 and finite"));
+                }
+                (value, metric, false)
+            }
+        };
+        Ok(Radius {
+            value,
+            metric,
+            finite_sample,
+        })
+    }
+
+    /// c of the set {θ: L(θ_MLE) − L(θ) ≤ c}.
+    pub fn likelihood_threshold(&self, finite_sample: bool) -> f64 {
+        if finite_sample {
+            self.lr_threshold
+        } else {
+            0.5 * self.chi_square
+        }
+    }
+
+    /// d.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+}
+
+fn theory(noise: f64, kappa: f64, inputs: &RadiusInputs) -> f64 {
+    let slope = noise / kappa;
+    let bias = inputs.ridge * inputs.param_bound.powi(2);
+    0.5 * (slope + (slope * slope + 16.0 * bias).sqrt())
+}

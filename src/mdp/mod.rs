@@ -1,0 +1,140 @@
+//! Section 3.1: token Markov decision processes as integer tables.
+//!
+//! Every planner works on a [`TabularMdp`]: a finite *acyclic* table whose states are numbered so that
+//! a transition always leads to a larger index or to the end of the episode ([`StateIx::END`]). A
+//! state is then met at most once in an episode, so V, Q, π and d^π are functions of the state alone,
+//! with no step argument, and one pass in decreasing (increasing) order of the index solves a backward
+//! (forward) recursion.
+//!
+//! | what the user has | type | becomes a table by |
+//! |---|---|---|
+//! | all token sequences up to length H | [`TokenTree`] | [`TokenTree::compile`] |
+//! | a deterministic graph with shared suffixes | [`LayeredGraph`] | [`LayeredGraph::compile`] |
+//! | a time-homogeneous table and a horizon (Proposition C.2) | [`GeneralMdp`] | [`GeneralMdp::unroll`] |
+//!
+//! Footnote 2 of the paper (responses of different lengths): the state after the end-of-sentence
+//! token is absorbing with zero reward, zero features and zero KL. Here that state is
+//! [`StateIx::END`]; it has no row in any table, and its value is 0.
+
+mod general;
+mod layered;
+mod policy;
+mod tabular;
+mod token_tree;
+mod trajectory;
+pub mod zoo;
+
+pub use general::{GeneralMdp, Unrolled};
+pub use layered::LayeredGraph;
+pub use policy::TabularPolicy;
+pub use tabular::{SparseRows, TabularMdp, Transition};
+pub use token_tree::TokenTree;
+pub(crate) use trajectory::pick;
+pub use trajectory::{PreferencePair, Trajectory, for_each_trajectory, sample_trajectory};
+
+use crate::{Error, Result};
+
+/// A row of the state tables, s ∈ 𝒮.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateIx(pub u32);
+
+impl StateIx {
+    /// The absorbing state in which an episode has ended (footnote 2). It has no row in any table.
+    pub const END: Self = Self(u32::MAX);
+
+    /// The row number.
+    #[inline]
+    pub fn ix(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A column of the action tables, a ∈ 𝒜; in a token MDP the token itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ActionIx(pub u32);
+
+impl ActionIx {
+    /// The column number.
+    #[inline]
+    pub fn ix(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The coefficient β ≥ 0 of the KL term in (3.2). β = 0 is allowed and means plain reward maximisation.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Beta(f64);
+
+impl Beta {
+    /// A checked β.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless β is finite and at least 0.
+    pub fn try_new(beta: f64) -> Result<Self> {
+        if beta.is_finite() && beta >= 0.0 {
+            Ok(Self(beta))
+        } else {
+            Err(Error::config("beta", beta, "a finite number >= 0"))
+        }
+    }
+
+    /// β as a number.
+    #[inline]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// β, or an error where a statement of the paper needs β > 0.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when β = 0.
+    pub fn positive(self) -> Result<f64> {
+        if self.0 > 0.0 {
+            Ok(self.0)
+        } else {
+            Err(Error::config("beta", self.0, "> 0 here"))
+        }
+    }
+}
+
+/// How far a probability vector's sum may be from 1.
+pub const SUM_TOLERANCE: f64 = 1e-9;
+
+/// Refuses anything but a probability vector.
+pub(crate) fn check_distribution(what: impl Fn() -> String, p: &[f64]) -> Result<()> {
+    if let Some(&value) = p.iter().find(|x| !x.is_finite()) {
+        return Err(Error::NonFinite {
+            what: what(),
+            value,
+        });
+    }
+    let sum: f64 = p.iter().sum();
+    if p.iter().any(|&x| x < 0.0) || (sum - 1.0).abs() > SUM_TOLERANCE {
+        return Err(Error::NotADistribution { what: what(), sum });
+    }
+    Ok(())
+}
+
+/// Refuses NaN and infinities.
+pub(crate) fn check_finite(what: impl Fn(usize) -> String, values: &[f64]) -> Result<()> {
+    match values.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(i) => Err(Error::NonFinite {
+            what: what(i),
+            value: values[i],
+        }),
+    }
+}
+
+/// Refuses a container of the wrong size.
+pub(crate) fn check_len(what: impl Into<String>, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        Ok(())
+    } else {
+        Err(Error::Shape {
+            what: what.into(),
+            expected,
+            got,
+        })
+    }
+}

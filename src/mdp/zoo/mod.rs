@@ -1,0 +1,38 @@
+//! Instances with known answers, and random families.
+
+mod golden;
+mod random;
+mod regimes;
+
+pub use golden::{g0, g1, g1_other_policy, g1_preferences};
+pub use random::{Kind, RandomSpec, random_instance, random_policy};
+pub use regimes::{
+    Comparison, pessimism_hurts, pessimism_is_neutral, pessimism_wins, predetermined_gap,
+    telescoping, token_chain,
+};
+
+use super::{Beta, TabularMdp, TabularPolicy};
+use crate::features::DenseFeatures;
+use crate::reward::LinearReward;
+
+/// An instance under Assumption 4.1 with a known truth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// 𝒮, 𝒜, 𝒫, ρ, H.
+    pub mdp: TabularMdp,
+    /// π_ref.
+    pub reference: TabularPolicy,
+    /// β.
+    pub beta: Beta,
+    /// φ.
+    pub features: DenseFeatures,
+    /// θ*.
+    pub theta_star: Vec<f64>,
+}
+
+impl Instance {
+    /// r = φᵀθ*.
+    pub fn reward(&self) -> LinearReward<'_, DenseFeatures> {
+        LinearReward::try_new(&self.features, &self.theta_star).expect("instances are consistent")
+    }
+}

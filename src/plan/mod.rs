@@ -1,0 +1,44 @@
+//! Section 3.2, Appendix A: exact planning in KL-regularised token MDPs.
+//!
+//! | paper | function |
+//! |---|---|
+//! | V*_β, Q*_β, π*_β of (3.2)–(3.4) | [`soft_value_iteration`] |
+//! | V^π_β, Q^π_β of (3.2), (3.3) | [`evaluate`] |
+//! | d^π of (A.1), E_{d^π}\[φ\], E_{d^π}\[KL\] | [`visitation`], [`Visitation`] |
+//! | SubOpt of (3.5), Lemma A.2, (A.3) | [`suboptimality`], [`performance_difference`], [`decompose`] |
+//! | ∇²V*_β in θ, variance of the return | [`action_covariance`], [`advantage_variance`] |
+//! | Remark A.3 | [`natural_policy_gradient`] |
+//! | Proposition C.2 | [`best_predetermined`] |
+//!
+//! β log π_ref is part of Q, as in (3.3). An action with π_ref(a|s) = 0 has Q = −∞ and π(a|s) = 0 at
+//! every β, 0 included (0·log 0 = 0).
+
+mod curvature;
+mod evaluate;
+mod natural_gradient;
+mod predetermined;
+mod soft_value_iteration;
+mod suboptimality;
+pub mod tree_kernel;
+mod visitation;
+
+pub use curvature::{action_covariance, advantage_variance};
+pub use evaluate::{PolicyValue, evaluate};
+pub use natural_gradient::{NpgBound, NpgRun, natural_policy_gradient, npg_bound, npg_step};
+pub use predetermined::{PREDETERMINED_LIMIT, Predetermined, best_predetermined};
+pub(crate) use soft_value_iteration::solve_state;
+pub use soft_value_iteration::{SoftOptimum, soft_value_iteration};
+pub use suboptimality::{Decomposition, decompose, performance_difference, suboptimality};
+pub use visitation::{Visitation, visitation};
+
+use crate::Result;
+use crate::mdp::{TabularMdp, TabularPolicy};
+
+/// V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
+pub fn mean_value(mdp: &TabularMdp, v: &[f64]) -> f64 {
+    mdp.roots().map(|(s, p)| p * v[s.ix()]).sum()
+}
+
+pub(crate) fn check_policy(mdp: &TabularMdp, what: &str, policy: &TabularPolicy) -> Result<()> {
+    policy.check_shape(what, mdp.n_states(), mdp.n_actions())
+}

@@ -1,0 +1,190 @@
+//! Token rewards r: 𝒮 × 𝒜 → ℝ of Section 3.1, and what the paper builds from them.
+
+use ndarray::Array2;
+
+use crate::features::FeatureMap;
+use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_finite, check_len};
+use crate::{Error, Result};
+
+/// r(s, a). After the end of the episode r = 0, which needs no row.
+pub trait RewardModel: Sync {
+    /// (|𝒮|, A) the reward is defined on.
+    fn shape(&self) -> (usize, usize);
+
+    /// r(s, a).
+    fn reward(&self, s: StateIx, a: ActionIx) -> f64;
+
+    /// Writes r(s, ·) into `out`, `[A]`.
+    #[inline]
+    fn write_row(&self, s: StateIx, out: &mut [f64]) {
+        for (a, o) in out.iter_mut().enumerate() {
+            *o = self.reward(s, ActionIx(a as u32));
+        }
+    }
+
+    /// The reward as a table, `[n_states, n_actions]`.
+    fn tabulate(&self) -> TabularReward
+    where
+        Self: Sized,
+    {
+        let mut values = Array2::zeros(self.shape());
+        for (s, mut row) in values.rows_mut().into_iter().enumerate() {
+            let row = row
+                .as_slice_mut()
+                .expect("a fresh table is stored in row order");
+            self.write_row(StateIx(s as u32), row);
+        }
+        TabularReward { values }
+    }
+}
+
+/// Refuses a reward of the wrong size.
+pub(crate) fn check_reward(mdp: &TabularMdp, reward: &impl RewardModel) -> Result<()> {
+    let (n_states, n_actions) = reward.shape();
+    if (n_states, n_actions) == (mdp.n_states(), mdp.n_actions()) {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        what: format!("reward ({n_states} x {n_actions} values)"),
+        expected: mdp.n_states() * mdp.n_actions(),
+        got: n_states * n_actions,
+    })
+}
+
+/// r as a table, `[n_states, n_actions]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TabularReward {
+    values: Array2<f64>,
+}
+
+impl TabularReward {
+    /// A checked table.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming the entry.
+    pub fn try_new(values: Array2<f64>) -> Result<Self> {
+        let values = values.as_standard_layout().into_owned();
+        let n_actions = values.ncols();
+        let name = |i: usize| format!("reward[{}][{}]", i / n_actions, i % n_actions);
+        check_finite(name, values.as_slice().expect("made standard above"))?;
+        Ok(Self { values })
+    }
+
+    /// The table.
+    pub fn values(&self) -> &Array2<f64> {
+        &self.values
+    }
+}
+
+impl RewardModel for TabularReward {
+    fn shape(&self) -> (usize, usize) {
+        self.values.dim()
+    }
+
+    #[inline]
+    fn reward(&self, s: StateIx, a: ActionIx) -> f64 {
+        self.values[[s.ix(), a.ix()]]
+    }
+
+    #[inline]
+    fn write_row(&self, s: StateIx, out: &mut [f64]) {
+        let n = self.values.ncols();
+        let all = self
+            .values
+            .as_slice()
+            .expect("rewards are stored in row order");
+        out.copy_from_slice(&all[s.ix() * n..(s.ix() + 1) * n]);
+    }
+}
+
+/// r_θ(s, a) = φ(s, a)ᵀθ of Assumption 4.1.
+#[derive(Debug, Clone)]
+pub struct LinearReward<'a, F> {
+    features: &'a F,
+    theta: Vec<f64>,
+}
+
+impl<'a, F: FeatureMap> LinearReward<'a, F> {
+    /// The reward of a parameter, `[d]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::NonFinite`].
+    pub fn try_new(features: &'a F, theta: &[f64]) -> Result<Self> {
+        check_len("theta", features.dim(), theta.len())?;
+        check_finite(|i| format!("theta[{i}]"), theta)?;
+        Ok(Self {
+            features,
+            theta: theta.to_vec(),
+        })
+    }
+
+    /// θ.
+    pub fn theta(&self) -> &[f64] {
+        &self.theta
+    }
+}
+
+impl<F: FeatureMap> RewardModel for LinearReward<'_, F> {
+    fn shape(&self) -> (usize, usize) {
+        self.features.shape()
+    }
+
+    #[inline]
+    fn reward(&self, s: StateIx, a: ActionIx) -> f64 {
+        self.features.dot(s, a, &self.theta)
+    }
+}
+
+/// β log(π(a|s)/π_ref(a|s)): the token reward of (4.5)/(4.6), and with a uniform reference and β = 1,
+/// up to a constant, r_t = log π* of (3.6).
+///
+/// For π = π*_β and deterministic transitions it equals r + V*(s′) − V*(s), a potential shaping of r and
+/// not r itself. Outside the support of π the reward is −∞, so such a pair is refused at construction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogRatioReward {
+    values: Array2<f64>,
+}
+
+impl LogRatioReward {
+    /// The implicit reward of a policy.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::Assumption`] where the reference has mass and the policy none.
+    /// Actions without reference mass get reward 0: no admissible policy takes them.
+    pub fn try_new(policy: &TabularPolicy, reference: &TabularPolicy, beta: f64) -> Result<Self> {
+        reference.check_shape("reference", policy.n_states(), policy.n_actions())?;
+        if !beta.is_finite() {
+            return Err(Error::config("beta", beta, "finite"));
+        }
+        let mut values = Array2::zeros(policy.log_probs().dim());
+        for ((i, v), (p, q)) in values
+            .iter_mut()
+            .enumerate()
+            .zip(policy.log_probs().iter().zip(reference.log_probs()))
+        {
+            if *q == f64::NEG_INFINITY {
+                continue;
+            }
+            if *p == f64::NEG_INFINITY {
+                let (s, a) = (i / policy.n_actions(), i % policy.n_actions());
+                return Err(Error::Assumption {
+                    assumption: "support of the policy of (4.6)".into(),
+                    why: format!("policy[{s}][{a}] is 0 where the reference is not"),
+                });
+            }
+            *v = beta * (p - q);
+        }
+        Ok(Self { values })
+    }
+}
+
+impl RewardModel for LogRatioReward {
+    fn shape(&self) -> (usize, usize) {
+        self.values.dim()
+    }
+
+    #[inline]
+    fn reward(&self, s: StateIx, a: ActionIx) -> f64 {
+        self.values[[s.ix(), a.ix()]]
+    }
+}
