@@ -1,6 +1,6 @@
 //! The file: every key, checked.
 
-use crate::arrays::{self, Allowed, Array, entry};
+use crate::arrays::{self, Allowed, Array, Axis, entry};
 use crate::json::{Fields, Json};
 use crate::preferences;
 use crate::transitions::Counts;
@@ -93,8 +93,8 @@ impl Instance {
         let mut fields = Fields::of(Json::parse(text)?, "")?;
         let beta = fields.number("beta", "a finite number >= 0", |b| b >= 0.0)?;
         let beta = Beta::try_new(beta.ok_or_else(|| anyhow!("beta: missing"))?)?;
-        let world = World::take(&mut fields, dir)?;
-        let reference_table = reference(&mut fields, &world, dir)?;
+        let (world, raw) = World::take(&mut fields, dir)?;
+        let reference_table = log_probs(&raw.array, raw.name, raw.is_logits, &world)?;
         let reference = lifted(&world, &reference_table)?;
         let policy = policy(&mut fields, &world, &reference, dir)?;
         let (mut reward, mut features, mut theta_star) = truth(&mut fields, &world, dir)?;
@@ -165,23 +165,36 @@ fn lifted(world: &World, table: &Array2<f64>) -> Result<TabularPolicy> {
     Ok(TabularPolicy::from_log_probs(world.lift(table))?)
 }
 
-fn reference(fields: &mut Fields, world: &World, dir: &Path) -> Result<Array2<f64>> {
-    let (probs, logits) = (fields.take("reference"), fields.take("reference_logits"));
-    let (json, name, is_logits) = match (probs, logits) {
-        (Some(json), None) => (json, "reference", false),
-        (None, Some(json)) => (json, "reference_logits", true),
-        (None, None) => bail!("reference: missing, give reference or reference_logits"),
-        (Some(_), Some(_)) => {
-            bail!("reference_logits: give reference or reference_logits, not both")
-        }
-    };
-    let allowed = if is_logits {
-        Allowed::MinusInfinity
-    } else {
-        Allowed::Finite
-    };
-    let array = arrays::read(&json, name, &world.axes(), allowed, dir)?;
-    log_probs(&array, name, is_logits, world)
+/// π_ref as it was given.
+pub struct RawReference {
+    array: Array,
+    name: &'static str,
+    is_logits: bool,
+}
+
+impl RawReference {
+    /// Takes `reference` or `reference_logits`.
+    pub fn take(fields: &mut Fields, axes: &[Axis], dir: &Path) -> Result<Self> {
+        let (probs, logits) = (fields.take("reference"), fields.take("reference_logits"));
+        let (json, name, is_logits) = match (probs, logits) {
+            (Some(json), None) => (json, "reference", false),
+            (None, Some(json)) => (json, "reference_logits", true),
+            (None, None) => bail!("reference: missing, give reference or reference_logits"),
+            (Some(_), Some(_)) => {
+                bail!("reference_logits: give reference or reference_logits, not both")
+            }
+        };
+        let allowed = if is_logits {
+            Allowed::MinusInfinity
+        } else {
+            Allowed::Finite
+        };
+        Ok(Self {
+            array: arrays::read(&json, name, axes, allowed, dir)?,
+            name,
+            is_logits,
+        })
+    }
 }
 
 fn policy(

@@ -1,6 +1,7 @@
 //! Where an instance lives: a token tree or a general table, compiled for the planners.
 
 use crate::arrays::{Axis, entry};
+use crate::instance::RawReference;
 use crate::json::{Fields, Json};
 use crate::preferences::{Comparison, Response};
 use crate::transitions::{self, Rows};
@@ -14,6 +15,8 @@ use std::path::Path;
 
 /// The most state-action pairs that a table may have.
 const MOST_PAIRS: usize = 500_000_000;
+/// The same for a general table, counted once for each step.
+const MOST_UNROLLED: usize = 20_000_000;
 
 /// The table and how the user's indices map to it.
 pub struct World {
@@ -44,8 +47,9 @@ pub struct General {
 }
 
 impl World {
-    /// Takes the fields that define the table.
-    pub fn take(fields: &mut Fields, dir: &Path) -> Result<Self> {
+    /// Takes the fields that define the table, and π_ref: an array of the right shape must be there before
+    /// anything of that size is built.
+    pub fn take(fields: &mut Fields, dir: &Path) -> Result<(Self, RawReference)> {
         let general = fields.has("transition") || fields.has("states");
         let initial = initial(fields)?;
         let horizon = fields.require("horizon")?.index("horizon", 1_000_000)?;
@@ -55,11 +59,16 @@ impl World {
         if general {
             Self::general(fields, initial, horizon, dir)
         } else {
-            Self::tree(fields, &initial, horizon)
+            Self::tree(fields, &initial, horizon, dir)
         }
     }
 
-    fn tree(fields: &mut Fields, initial: &[f64], horizon: usize) -> Result<Self> {
+    fn tree(
+        fields: &mut Fields,
+        initial: &[f64],
+        horizon: usize,
+        dir: &Path,
+    ) -> Result<(Self, RawReference)> {
         let actions = fields.require("n_actions")?.index("n_actions", 1 << 31)?;
         let eos = match fields.take("eos") {
             None => None,
@@ -77,23 +86,31 @@ impl World {
             );
         }
         let tree = TokenTree::try_new(prompts, actions, horizon, eos)?;
+        let lead = vec![("prompts", prompts), ("states", states)];
+        let raw = RawReference::take(fields, &axes(&lead, actions), dir)?;
         let mdp = tree.compile(initial)?;
         let after_eos = |s: usize| {
             let eos = eos.map(|e| e.0);
             eos.is_some_and(|eos| tree.prefix(StateIx(s as u32)).1.contains(&eos))
         };
-        Ok(Self {
+        let world = Self {
             origin: (0..tree.n_states()).collect(),
             roots: (0..prompts).map(|x| Some(tree.root(x))).collect(),
-            lead: vec![("prompts", prompts), ("states", tree.states_per_prompt())],
+            lead,
             idle: (0..tree.n_states()).map(after_eos).collect(),
             horizon,
             kind: Kind::Tree(tree),
             mdp,
-        })
+        };
+        Ok((world, raw))
     }
 
-    fn general(fields: &mut Fields, initial: Vec<f64>, horizon: usize, dir: &Path) -> Result<Self> {
+    fn general(
+        fields: &mut Fields,
+        initial: Vec<f64>,
+        horizon: usize,
+        dir: &Path,
+    ) -> Result<(Self, RawReference)> {
         let states = initial.len();
         if let Some(json) = fields.take("states") {
             let given = match &json {
@@ -110,9 +127,9 @@ impl World {
         };
         let json = fields.require("transition")?;
         let (rows, actions) = transitions::read(&json, states, given, dir)?;
-        if states.saturating_mul(actions).saturating_mul(horizon) > MOST_PAIRS {
+        if states.saturating_mul(actions).saturating_mul(horizon) > MOST_UNROLLED {
             bail!(
-                "horizon: {states} states, {actions} actions and {horizon} steps are more than {MOST_PAIRS} state-action pairs"
+                "horizon: {states} states, {actions} actions and {horizon} steps are more than {MOST_UNROLLED} state-action pairs"
             );
         }
         let mut terminal = vec![false; states];
@@ -129,13 +146,15 @@ impl World {
                 terminal[s] = true;
             }
         }
+        let lead = vec![("states", states)];
+        let raw = RawReference::take(fields, &axes(&lead, actions), dir)?;
         let (unrolled, mdp) = unroll(&rows, actions, &initial, &terminal, horizon)?;
-        Ok(Self {
+        let world = Self {
             origin: unrolled.origin.iter().map(|o| o.1.ix()).collect(),
             roots: (0..states)
                 .map(|s| unrolled.state(0, StateIx(s as u32)))
                 .collect(),
-            lead: vec![("states", states)],
+            lead,
             idle: terminal.clone(),
             horizon,
             kind: Kind::General(Box::new(General {
@@ -145,7 +164,8 @@ impl World {
                 initial,
             })),
             mdp,
-        })
+        };
+        Ok((world, raw))
     }
 
     /// The number of the user's states.
@@ -159,8 +179,7 @@ impl World {
 
     /// The axes of a table over states and actions.
     pub fn axes(&self) -> Vec<Axis> {
-        let lead = self.lead.iter().map(|(name, len)| (*name, Some(*len)));
-        lead.chain([("actions", Some(self.n_actions()))]).collect()
+        axes(&self.lead, self.n_actions())
     }
 
     /// `reference[0][2]` for the row of one of the user's states.
@@ -332,6 +351,11 @@ fn unroll(
         .collect();
     let mdp = TabularMdp::try_new(actions, rho, unrolled.mdp.transition().clone())?;
     Ok((unrolled, mdp))
+}
+
+fn axes(lead: &[(&'static str, usize)], actions: usize) -> Vec<Axis> {
+    let lead = lead.iter().map(|(name, len)| (*name, Some(*len)));
+    lead.chain([("actions", Some(actions))]).collect()
 }
 
 fn initial(fields: &mut Fields) -> Result<Vec<f64>> {
