@@ -86,8 +86,9 @@ pub(crate) fn ln(x: f64) -> f64 {
             + w * (0.285_714_287_436_623_9
                 + w * (0.181_835_721_616_180_5 + w * 0.147_981_986_051_165_86)));
     let half = 0.5 * f * f;
-    // x − x is 0 for numbers and NaN for NaN and infinities, which have no exponent to read.
-    k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f) + (x - x)
+    let value = k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f);
+    // NaN and infinities have no exponent to read.
+    if x < f64::INFINITY { value } else { f64::NAN }
 }
 
 /// ln(1 + e) for 0 ≤ e ≤ 1, accurate for small e.
@@ -264,7 +265,7 @@ fn fold<S: Simd>(
 /// The largest entry of a row without NaN.
 #[inline(always)]
 pub(crate) fn largest<S: Simd>(simd: S, row: &[f64]) -> f64 {
-    if row.len() % LANES != 0 || row.is_empty() {
+    if !row.len().is_multiple_of(LANES) || row.is_empty() {
         let larger = |a: f64, b: f64| if a > b { a } else { b };
         return row.iter().copied().fold(f64::NEG_INFINITY, larger);
     }
