@@ -64,7 +64,7 @@ pub(crate) fn exp(x: f64) -> f64 {
     if x < EXP_MIN { 0.0 } else { p * scale }
 }
 
-/// ln x within 2 ulp for normal positive x (the polynomial of fdlibm's `log`).
+/// ln x within 2 ulp for normal positive x, NaN for NaN and infinities (the polynomial of fdlibm's `log`).
 #[inline(always)]
 pub(crate) fn ln(x: f64) -> f64 {
     /// Bits of √½ rounded down, so that the mantissa lies in [√½, √2).
@@ -86,7 +86,9 @@ pub(crate) fn ln(x: f64) -> f64 {
             + w * (0.285_714_287_436_623_9
                 + w * (0.181_835_721_616_180_5 + w * 0.147_981_986_051_165_86)));
     let half = 0.5 * f * f;
-    k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f)
+    let value = k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f);
+    // NaN and infinities have no exponent to read.
+    if x < f64::INFINITY { value } else { f64::NAN }
 }
 
 /// ln(1 + e) for 0 ≤ e ≤ 1, accurate for small e.
@@ -263,7 +265,7 @@ fn fold<S: Simd>(
 /// The largest entry of a row without NaN.
 #[inline(always)]
 pub(crate) fn largest<S: Simd>(simd: S, row: &[f64]) -> f64 {
-    if row.len() % LANES != 0 || row.is_empty() {
+    if !row.len().is_multiple_of(LANES) || row.is_empty() {
         let larger = |a: f64, b: f64| if a > b { a } else { b };
         return row.iter().copied().fold(f64::NEG_INFINITY, larger);
     }
@@ -325,7 +327,7 @@ mod tests {
         assert_eq!(exp(f64::NEG_INFINITY), 0.0);
         assert_eq!(exp(-1e5), 0.0);
         assert_eq!(exp(0.0), 1.0);
-        assert!(exp(f64::NAN).is_nan());
+        assert!(exp(f64::NAN).is_nan() && ln(f64::NAN).is_nan() && ln(f64::INFINITY).is_nan());
         assert_eq!(ln(1.0), 0.0);
         assert_eq!(ln_1p(0.0), 0.0);
     }

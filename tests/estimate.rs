@@ -473,7 +473,7 @@ fn theorem_b1_program_agrees_with_an_independent_solver_whatever_is_active() {
                 1.0,
             ),
         ];
-        let (theta, _) = independent(&cost, sets, 3, fit.theta.clone());
+        let (theta, _) = independent(cost, sets, 3, fit.theta.clone());
         let (value, _) = cost(&theta);
         assert!(
             (value - solved.value).abs() < 1e-7,

@@ -8,6 +8,7 @@
 //! | SubOpt of (3.5), Lemma A.2, (A.3) | [`suboptimality`], [`performance_difference`], [`decompose`] |
 //! | ∇²V*_β in θ, variance of the return | [`action_covariance`], [`advantage_variance`] |
 //! | Remark A.3 | [`natural_policy_gradient`] |
+//! | the exact optimum of the RTO objective, Section 4.2 | [`rto_optimum`] |
 //! | Proposition C.2 | [`best_predetermined`] |
 //!
 //! β log π_ref is part of Q, as in (3.3). An action with π_ref(a|s) = 0 has Q = −∞ and π(a|s) = 0 at
@@ -19,6 +20,7 @@ mod natural_gradient;
 mod predetermined;
 mod soft_value_iteration;
 mod suboptimality;
+mod tilted;
 pub mod tree_kernel;
 mod visitation;
 
@@ -29,6 +31,7 @@ pub use predetermined::{PREDETERMINED_LIMIT, Predetermined, best_predetermined};
 pub(crate) use soft_value_iteration::solve_state;
 pub use soft_value_iteration::{SoftOptimum, soft_value_iteration};
 pub use suboptimality::{Decomposition, decompose, performance_difference, suboptimality};
+pub use tilted::rto_optimum;
 pub use visitation::{Visitation, visitation};
 
 use crate::Result;

@@ -32,7 +32,7 @@ pub fn tree_soft_values(
     reward: &[f64],
     log_reference: &[f64],
     beta: Beta,
-    mut log_policy: Option<&mut [f64]>,
+    log_policy: Option<&mut [f64]>,
 ) -> Result<Vec<f64>> {
     let beta = beta.positive()?;
     let pairs = tree.n_states() * tree.n_actions();
@@ -47,7 +47,7 @@ pub fn tree_soft_values(
         let rows = prompt * per_prompt..(prompt + 1) * per_prompt;
         solve_tree(tree, &reward[rows.clone()], &log_reference[rows], beta, out)
     };
-    let roots: Vec<f64> = match log_policy.as_deref_mut() {
+    let roots: Vec<f64> = match log_policy {
         Some(out) => out
             .par_chunks_mut(per_prompt)
             .enumerate()

@@ -1,0 +1,435 @@
+//! The file: every key, checked.
+
+use crate::arrays::{self, Allowed, Array, Axis, entry};
+use crate::json::{Fields, Json};
+use crate::preferences;
+use crate::transitions::Counts;
+use crate::world::{Kind, World, check_probabilities};
+use anyhow::{Context, Result, anyhow, bail};
+use ndarray::Array2;
+use rto::estimate::{Curvature, MetricKind, RadiusKind};
+use rto::features::{DenseFeatures, OneHot};
+use rto::mdp::{Beta, PreferencePair, TabularPolicy};
+use std::fs;
+use std::path::Path;
+
+/// A user's instance.
+pub struct Instance {
+    pub beta: Beta,
+    pub world: World,
+    pub reference: TabularPolicy,
+    /// log π_ref over the user's states.
+    pub reference_table: Array2<f64>,
+    pub policy: Option<TabularPolicy>,
+    /// The true reward over the user's states, where it is known.
+    pub reward: Option<Array2<f64>>,
+    /// φ over the user's states; one-hot when only a reward is given and there are preferences.
+    pub features: Option<Features>,
+    pub theta_star: Option<Vec<f64>>,
+    pub pairs: Option<Vec<PreferencePair>>,
+    pub estimation: Estimation,
+    pub dpo_beta: Option<Beta>,
+    pub rto: Option<Rto>,
+    pub counts: Option<Counts>,
+}
+
+/// φ over the user's states, `[states][actions][dim]`.
+pub struct Features {
+    pub dim: usize,
+    values: Vec<f64>,
+    one_hot: bool,
+}
+
+/// How to estimate, with defaults filled in.
+pub struct Estimation {
+    pub param_bound: Option<f64>,
+    pub feature_bound: Option<f64>,
+    pub ridge: f64,
+    pub fail_prob: f64,
+    pub scale: RadiusKind,
+    /// What the user called the scale.
+    pub scale_name: String,
+    pub metric: Option<MetricKind>,
+}
+
+/// The token reward that RTO maximises is built from …
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// … π*_β of the true reward.
+    Optimal,
+    /// … the DPO policy.
+    Dpo,
+}
+
+/// β₁, β₂ and the source of the token reward.
+#[derive(Debug, Clone, Copy)]
+pub struct Rto {
+    pub beta1: Beta,
+    pub beta2: Beta,
+    pub source: Source,
+}
+
+/// One-hot features of a reward table have at most this many coordinates.
+const MOST_ONE_HOT: usize = 1024;
+/// The most feature values of a table.
+const MOST_VALUES: usize = 400_000_000;
+
+impl Instance {
+    /// Reads `file` and everything it refers to.
+    pub fn read(file: &Path) -> Result<Self> {
+        let name = || file.display().to_string();
+        let bytes = fs::read(file)
+            .map_err(|e| anyhow!("cannot read: {e}"))
+            .with_context(name)?;
+        let dir = file.parent().unwrap_or(Path::new("."));
+        let parse = || -> Result<Self> {
+            let text = std::str::from_utf8(&bytes).context("not UTF-8 text")?;
+            Self::parse(text, dir)
+        };
+        parse().with_context(name)
+    }
+
+    fn parse(text: &str, dir: &Path) -> Result<Self> {
+        let mut fields = Fields::of(Json::parse(text)?, "")?;
+        let beta = fields.number("beta", "a finite number >= 0", |b| b >= 0.0)?;
+        let beta = Beta::try_new(beta.ok_or_else(|| anyhow!("beta: missing"))?)?;
+        let (world, raw) = World::take(&mut fields, dir)?;
+        let reference_table = log_probs(&raw.array, raw.name, raw.is_logits, &world)?;
+        let reference = lifted(&world, &reference_table)?;
+        let policy = policy(&mut fields, &world, &reference, dir)?;
+        let (mut reward, mut features, mut theta_star) = truth(&mut fields, &world, dir)?;
+        let pairs = match fields.take("preferences") {
+            None => None,
+            Some(json) => {
+                let comparisons = preferences::read(&json, dir)?;
+                let pairs = comparisons.iter().map(|c| world.pair(c));
+                Some(pairs.collect::<Result<Vec<_>>>()?)
+            }
+        };
+        if let (None, Some(table), Some(_)) = (&features, &reward, &pairs) {
+            features = Some(Features::one_hot(&world)?);
+            theta_star = Some(table.iter().copied().collect());
+        }
+        if let (None, Some(f), Some(theta)) = (&reward, &features, &theta_star) {
+            reward = Some(f.linear_reward(&world, theta));
+        }
+        let instance = Self {
+            estimation: Estimation::take(&mut fields)?,
+            dpo_beta: dpo(&mut fields)?,
+            rto: rto(&mut fields, pairs.is_some())?,
+            counts: match &world.kind {
+                Kind::Tree(_) => None,
+                Kind::General(g) => Counts::take(&mut fields, &g.rows, world.n_states(), dir)?,
+            },
+            beta,
+            world,
+            reference,
+            reference_table,
+            policy,
+            reward,
+            features,
+            theta_star,
+            pairs,
+        };
+        fields.finish()?;
+        Ok(instance)
+    }
+}
+
+/// log π over the user's states from probabilities or logits.
+fn log_probs(array: &Array, name: &str, logits: bool, world: &World) -> Result<Array2<f64>> {
+    let actions = world.n_actions();
+    let mut table = Array2::from_elem((world.n_states(), actions), -(actions as f64).ln());
+    for (s, row) in array.values.chunks_exact(actions).enumerate() {
+        if world.idle[s] {
+            continue;
+        }
+        let place = world.row_place(name, s);
+        let norm = if logits {
+            rto::numerics::log_sum_exp(row)
+        } else {
+            check_probabilities(&place, row, |a| format!("{place}[{a}]"))?;
+            0.0
+        };
+        if !norm.is_finite() {
+            bail!("{place}: no action has a finite logit");
+        }
+        for (a, x) in row.iter().enumerate() {
+            table[[s, a]] = if logits { x - norm } else { x.ln() };
+        }
+    }
+    Ok(table)
+}
+
+fn lifted(world: &World, table: &Array2<f64>) -> Result<TabularPolicy> {
+    Ok(TabularPolicy::from_log_probs(world.lift(table))?)
+}
+
+/// π_ref as it was given.
+pub struct RawReference {
+    array: Array,
+    name: &'static str,
+    is_logits: bool,
+}
+
+impl RawReference {
+    /// Takes `reference` or `reference_logits`.
+    pub fn take(fields: &mut Fields, axes: &[Axis], dir: &Path) -> Result<Self> {
+        let (probs, logits) = (fields.take("reference"), fields.take("reference_logits"));
+        let (json, name, is_logits) = match (probs, logits) {
+            (Some(json), None) => (json, "reference", false),
+            (None, Some(json)) => (json, "reference_logits", true),
+            (None, None) => bail!("reference: missing, give reference or reference_logits"),
+            (Some(_), Some(_)) => {
+                bail!("reference_logits: give reference or reference_logits, not both")
+            }
+        };
+        let allowed = if is_logits {
+            Allowed::MinusInfinity
+        } else {
+            Allowed::Finite
+        };
+        Ok(Self {
+            array: arrays::read(&json, name, axes, allowed, dir)?,
+            name,
+            is_logits,
+        })
+    }
+}
+
+fn policy(
+    fields: &mut Fields,
+    world: &World,
+    reference: &TabularPolicy,
+    dir: &Path,
+) -> Result<Option<TabularPolicy>> {
+    let name = "policy_logits";
+    let Some(json) = fields.take(name) else {
+        return Ok(None);
+    };
+    let array = arrays::read(&json, name, &world.axes(), Allowed::MinusInfinity, dir)?;
+    let policy = lifted(world, &log_probs(&array, name, true, world)?)?;
+    let pairs = policy.log_probs().iter().zip(reference.log_probs());
+    let outside = |(p, q): (&f64, &f64)| *q == f64::NEG_INFINITY && *p > f64::NEG_INFINITY;
+    if let Some(i) = pairs.into_iter().position(outside) {
+        let (s, a) = (i / world.n_actions(), i % world.n_actions());
+        if !world.idle[world.origin[s]] {
+            bail!(
+                "{}[{a}]: must be null (probability 0), as the reference is 0 there",
+                world.row_place(name, world.origin[s])
+            );
+        }
+    }
+    Ok(Some(policy))
+}
+
+type Truth = (Option<Array2<f64>>, Option<Features>, Option<Vec<f64>>);
+
+/// `reward`, `features` and `theta`.
+fn truth(fields: &mut Fields, world: &World, dir: &Path) -> Result<Truth> {
+    let reward = match fields.take("reward") {
+        None => None,
+        Some(json) => {
+            let array = arrays::read(&json, "reward", &world.axes(), Allowed::Finite, dir)?;
+            let shape = (world.n_states(), world.n_actions());
+            Some(Array2::from_shape_vec(shape, array.values)?)
+        }
+    };
+    let features = match fields.take("features") {
+        None => None,
+        Some(json) => Some(Features::read(&json, world, dir)?),
+    };
+    let theta = match (fields.take("theta"), &features) {
+        (None, _) => None,
+        (Some(_), None) => bail!("theta: needs features"),
+        (Some(_), Some(_)) if reward.is_some() => {
+            bail!("theta: give reward or theta, not both")
+        }
+        (Some(json), Some(f)) => {
+            let axes = [("features", Some(f.dim))];
+            Some(arrays::read(&json, "theta", &axes, Allowed::Finite, dir)?.values)
+        }
+    };
+    if reward.is_none() && features.is_none() {
+        bail!("reward: missing, give reward or features");
+    }
+    Ok((reward, features, theta))
+}
+
+impl Features {
+    fn read(json: &Json, world: &World, dir: &Path) -> Result<Self> {
+        let mut axes = world.axes();
+        axes.push(("features", None));
+        let array = arrays::read(json, "features", &axes, Allowed::Finite, dir)?;
+        let dim = *array.shape.last().expect("at least one axis");
+        if dim == 0 {
+            bail!(
+                "{}: found no features, expected at least 1",
+                entry("features", &vec![1; axes.len() - 1], 0)
+            );
+        }
+        if world.origin.len().saturating_mul(world.n_actions() * dim) > MOST_VALUES {
+            bail!("features: more than {MOST_VALUES} values over all steps");
+        }
+        Ok(Self {
+            dim,
+            values: array.values,
+            one_hot: false,
+        })
+    }
+
+    fn one_hot(world: &World) -> Result<Self> {
+        let dim = world.n_states() * world.n_actions();
+        if dim > MOST_ONE_HOT {
+            bail!(
+                "features: missing; one-hot features for these preferences would have {dim} coordinates, at most {MOST_ONE_HOT} are used"
+            );
+        }
+        Ok(Self {
+            dim,
+            values: Vec::new(),
+            one_hot: true,
+        })
+    }
+
+    fn at(&self, pair: usize, k: usize) -> f64 {
+        if self.one_hot {
+            f64::from(u8::from(pair == k))
+        } else {
+            self.values[pair * self.dim + k]
+        }
+    }
+
+    /// φ over states of a table whose states are the user's states `origin`.
+    pub fn over(&self, origin: &[usize], actions: usize) -> Result<DenseFeatures> {
+        if self.one_hot && origin.len() * actions == self.dim {
+            let identity = origin.iter().enumerate().all(|(i, s)| i == *s);
+            if identity {
+                return Ok(DenseFeatures::tabulate(&OneHot {
+                    n_states: origin.len(),
+                    n_actions: actions,
+                }));
+            }
+        }
+        Ok(DenseFeatures::from_fn(
+            origin.len(),
+            actions,
+            self.dim,
+            |s, a, k| self.at(origin[s] * actions + a, k),
+        )?)
+    }
+
+    fn linear_reward(&self, world: &World, theta: &[f64]) -> Array2<f64> {
+        Array2::from_shape_fn((world.n_states(), world.n_actions()), |(s, a)| {
+            let pair = s * world.n_actions() + a;
+            theta
+                .iter()
+                .enumerate()
+                .map(|(k, t)| t * self.at(pair, k))
+                .sum()
+        })
+    }
+}
+
+impl Estimation {
+    fn take(fields: &mut Fields) -> Result<Self> {
+        let json = fields
+            .take("estimation")
+            .unwrap_or(Json::Object(Vec::new()));
+        let mut inner = Fields::of(json, "estimation")?;
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let must = "> 0";
+        let param_bound = inner.number("param_bound", must, positive)?;
+        let feature_bound = inner.number("feature_bound", must, positive)?;
+        let ridge = inner.number("ridge", must, positive)?.unwrap_or(1.0);
+        let in_unit = |x: f64| x > 0.0 && x < 1.0;
+        let fail_prob = inner.number("fail_prob", "in (0, 1)", in_unit)?;
+        let scale = inner.take("bonus_scale");
+        let metric = match inner.take("metric") {
+            None => None,
+            Some(json) => Some(match json.text("estimation.metric")? {
+                "sigma_d" => MetricKind::SigmaD,
+                "fisher" => MetricKind::Fisher,
+                other => bail!("estimation.metric: found {other:?}, expected sigma_d or fisher"),
+            }),
+        };
+        inner.finish()?;
+        let (scale, scale_name) = match scale {
+            None => (RadiusKind::Wald { ridge_bias: false }, "wald".to_string()),
+            Some(Json::Text(name)) => (radius_kind(&name)?, name),
+            Some(json) => {
+                let x = json.number("estimation.bonus_scale")?;
+                if x < 0.0 {
+                    bail!("estimation.bonus_scale: found {x}, must be >= 0");
+                }
+                let kind = RadiusKind::Number(x, metric.unwrap_or(MetricKind::SigmaD));
+                (kind, "number".to_string())
+            }
+        };
+        Ok(Self {
+            param_bound,
+            feature_bound,
+            ridge,
+            fail_prob: fail_prob.unwrap_or(0.05),
+            scale,
+            scale_name,
+            metric,
+        })
+    }
+}
+
+/// A radius by its name here or in the output's `radii`.
+fn radius_kind(name: &str) -> Result<RadiusKind> {
+    Ok(match name {
+        "theory" | "theory_upsilon" | "rho_theory_Upsilon" => {
+            RadiusKind::Theory(Curvature::Upsilon)
+        }
+        "theory_kappa" | "rho_theory_kappa" => RadiusKind::Theory(Curvature::Data),
+        "wald" | "rho_wald_Hmetric" => RadiusKind::Wald { ridge_bias: false },
+        "wald_ridge" => RadiusKind::Wald { ridge_bias: true },
+        "likelihood_ratio" | "rho_LR_via_kappa" => RadiusKind::LikelihoodRatio {
+            finite_sample: true,
+        },
+        "likelihood_ratio_asymptotic" => RadiusKind::LikelihoodRatio {
+            finite_sample: false,
+        },
+        "self_concordant" | "rho_selfconcordant_Hmetric" => RadiusKind::SelfConcordant,
+        other => bail!(
+            "estimation.bonus_scale: found {other:?}, expected a number or one of theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic, self_concordant"
+        ),
+    })
+}
+
+fn dpo(fields: &mut Fields) -> Result<Option<Beta>> {
+    let Some(json) = fields.take("dpo") else {
+        return Ok(None);
+    };
+    let mut inner = Fields::of(json, "dpo")?;
+    let beta = inner.number("beta", "> 0", |b| b > 0.0)?;
+    inner.finish()?;
+    Ok(beta.map(Beta::try_new).transpose()?)
+}
+
+fn rto(fields: &mut Fields, preferences: bool) -> Result<Option<Rto>> {
+    let Some(json) = fields.take("rto") else {
+        return Ok(None);
+    };
+    let mut inner = Fields::of(json, "rto")?;
+    let beta1 = inner.number("beta1", "> 0", |b| b > 0.0)?;
+    let beta2 = inner.number("beta2", ">= 0", |b| b >= 0.0)?;
+    let source = match inner.take("source") {
+        None if preferences => Source::Dpo,
+        None => Source::Optimal,
+        Some(json) => match json.text("rto.source")? {
+            "optimal" => Source::Optimal,
+            "dpo" => Source::Dpo,
+            other => bail!("rto.source: found {other:?}, expected optimal or dpo"),
+        },
+    };
+    inner.finish()?;
+    Ok(Some(Rto {
+        beta1: Beta::try_new(beta1.ok_or_else(|| anyhow!("rto.beta1: missing"))?)?,
+        beta2: Beta::try_new(beta2.ok_or_else(|| anyhow!("rto.beta2: missing"))?)?,
+        source,
+    }))
+}

@@ -1,0 +1,271 @@
+//! JSON with places: every error names the field it is about, as in `reference[0][2]`.
+
+use anyhow::{Result, anyhow, bail};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+/// A JSON value. Keys keep their order, and a key given twice is refused.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Json {
+    Null,
+    Bool(bool),
+    Number(f64),
+    Text(String),
+    List(Vec<Json>),
+    Object(Vec<(String, Json)>),
+}
+
+impl Json {
+    /// Parses a whole text.
+    pub fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|e| explain(text, &e))
+    }
+
+    /// What an error message calls the value.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Null => "null".into(),
+            Self::Bool(b) => b.to_string(),
+            Self::Number(x) => x.to_string(),
+            Self::Text(t) if t.chars().count() <= 40 => format!("{t:?}"),
+            Self::Text(_) => "a long text".into(),
+            Self::List(items) => format!("a list of {} values", items.len()),
+            Self::Object(_) => "an object".into(),
+        }
+    }
+
+    pub fn number(&self, place: &str) -> Result<f64> {
+        match self {
+            Self::Number(x) => Ok(*x),
+            other => bail!("{place}: found {}, expected a number", other.shown()),
+        }
+    }
+
+    /// A whole number from 0 to `most`.
+    pub fn index(&self, place: &str, most: usize) -> Result<usize> {
+        match self {
+            Self::Number(x) => as_index(*x, place, most),
+            other => bail!("{place}: found {}, expected a whole number", other.shown()),
+        }
+    }
+
+    pub fn text(&self, place: &str) -> Result<&str> {
+        match self {
+            Self::Text(t) => Ok(t),
+            other => bail!("{place}: found {}, expected a text", other.shown()),
+        }
+    }
+
+    pub fn list(&self, place: &str) -> Result<&[Json]> {
+        match self {
+            Self::List(items) => Ok(items),
+            other => bail!("{place}: found {}, expected a list", other.shown()),
+        }
+    }
+}
+
+/// A whole number from 0 to `most` that came as a float.
+pub fn as_index(x: f64, place: &str, most: usize) -> Result<usize> {
+    if x.fract() == 0.0 && x >= 0.0 && x <= most as f64 {
+        Ok(x as usize)
+    } else {
+        bail!("{place}: found {x}, expected a whole number from 0 to {most}")
+    }
+}
+
+/// The fields of an object, taken one by one; what is left at the end is unknown.
+pub struct Fields {
+    place: String,
+    left: Vec<(String, Json)>,
+    known: Vec<&'static str>,
+}
+
+impl Fields {
+    pub fn of(json: Json, place: &str) -> Result<Self> {
+        match json {
+            Json::Object(left) => Ok(Self {
+                place: place.to_string(),
+                left,
+                known: Vec::new(),
+            }),
+            other => bail!(
+                "{}: found {}, expected an object",
+                if place.is_empty() { "the file" } else { place },
+                other.shown()
+            ),
+        }
+    }
+
+    /// `estimation.ridge` for `ridge`.
+    pub fn place(&self, key: &str) -> String {
+        if self.place.is_empty() {
+            key.to_string()
+        } else {
+            format!("{}.{key}", self.place)
+        }
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.left.iter().any(|(k, v)| k == key && *v != Json::Null)
+    }
+
+    /// A field; `null` is the same as leaving it out.
+    pub fn take(&mut self, key: &'static str) -> Option<Json> {
+        self.known.push(key);
+        let at = self.left.iter().position(|(k, _)| k == key)?;
+        Some(self.left.remove(at).1).filter(|v| *v != Json::Null)
+    }
+
+    pub fn require(&mut self, key: &'static str) -> Result<Json> {
+        self.take(key)
+            .ok_or_else(|| anyhow!("{}: missing", self.place(key)))
+    }
+
+    /// An optional number that satisfies a condition.
+    pub fn number(
+        &mut self,
+        key: &'static str,
+        must: &str,
+        holds: impl Fn(f64) -> bool,
+    ) -> Result<Option<f64>> {
+        let Some(json) = self.take(key) else {
+            return Ok(None);
+        };
+        let place = self.place(key);
+        let x = json.number(&place)?;
+        if !holds(x) {
+            bail!("{place}: found {x}, must be {must}");
+        }
+        Ok(Some(x))
+    }
+
+    /// Refuses what nobody asked for.
+    pub fn finish(self) -> Result<()> {
+        match self.left.first() {
+            None => Ok(()),
+            Some((key, _)) => bail!(
+                "{}: unknown key, expected one of {}",
+                self.place(key),
+                self.known.join(", ")
+            ),
+        }
+    }
+}
+
+/// One line for a syntax error, with the literals that JSON does not have called by their names.
+fn explain(text: &str, error: &serde_json::Error) -> anyhow::Error {
+    let line = text
+        .lines()
+        .nth(error.line().saturating_sub(1))
+        .unwrap_or("");
+    let before: String = line.chars().take(error.column()).collect();
+    let near: String = line
+        .chars()
+        .skip(error.column().saturating_sub(2))
+        .take(12)
+        .collect();
+    for name in ["NaN", "nan", "Infinity", "inf"] {
+        if near.contains(name) || before.ends_with(name) {
+            return anyhow!(
+                "line {} column {}: found {name}, expected a finite number",
+                error.line(),
+                error.column()
+            );
+        }
+    }
+    anyhow!("{error}")
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyJson)
+    }
+}
+
+struct AnyJson;
+
+impl<'de> Visitor<'de> for AnyJson {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, b: bool) -> Result<Json, E> {
+        Ok(Json::Bool(b))
+    }
+
+    fn visit_i64<E>(self, x: i64) -> Result<Json, E> {
+        Ok(Json::Number(x as f64))
+    }
+
+    fn visit_u64<E>(self, x: u64) -> Result<Json, E> {
+        Ok(Json::Number(x as f64))
+    }
+
+    fn visit_f64<E>(self, x: f64) -> Result<Json, E> {
+        Ok(Json::Number(x))
+    }
+
+    fn visit_str<E>(self, t: &str) -> Result<Json, E> {
+        Ok(Json::Text(t.to_string()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Json::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut fields: Vec<(String, Json)> = Vec::new();
+        while let Some((key, value)) = map.next_entry::<String, Json>()? {
+            if fields.iter().any(|(k, _)| *k == key) {
+                return Err(A::Error::custom(format!("key {key:?} is given twice")));
+            }
+            fields.push((key, value));
+        }
+        Ok(Json::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_unknown_keys() {
+        let json = Json::parse(r#"{"a": {"b": 1, "c": null}, "d": [1, 2.5]}"#).unwrap();
+        let mut fields = Fields::of(json, "").unwrap();
+        let mut a = Fields::of(fields.take("a").unwrap(), "a").unwrap();
+        assert!(a.take("c").is_none());
+        let error = a.finish().unwrap_err().to_string();
+        assert_eq!(error, "a.b: unknown key, expected one of c");
+        let d = fields.take("d").unwrap();
+        let items = d.list("d").unwrap();
+        assert!(items[1].index("d[1]", 9).is_err());
+        assert_eq!(items[0].index("d[0]", 9).unwrap(), 1);
+    }
+
+    #[test]
+    fn syntax_errors_say_what_was_found() {
+        for (text, part) in [
+            (r#"{"a": NaN}"#, "found NaN"),
+            (r#"{"a": -Infinity}"#, "found Infinity"),
+            (r#"{"a": 1, "a": 2}"#, "given twice"),
+            (r#"{"a": 1"#, "EOF"),
+            (r#"{"a": 1e999}"#, "out of range"),
+        ] {
+            let error = Json::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        assert!(Json::parse(&"[".repeat(100_000)).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! A user's own instance in, everything the theory says about it out.
+
+mod arrays;
+mod instance;
+mod json;
+mod preferences;
+mod render;
+mod report;
+mod solver;
+mod transitions;
+mod world;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use rto_harness::cli::{Reporter, run_main};
+use rto_harness::run_dir::RunDir;
+use rto_harness::say;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Solve one KL-regularised token MDP of your own, exactly.
+///
+/// Reads an instance from JSON and prints its soft values and policies (3.2)-(3.4), suboptimalities
+/// (3.5), the Bradley-Terry estimate (4.1) with its confidence radii, Algorithm 1 and Theorem 4.2,
+/// Theorem B.1 plain and baselined, Remark B.2, and what DPO and RTO converge to. What the instance
+/// does not determine is null.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    /// The instance; paths inside it are relative to it
+    #[arg(value_name = "INSTANCE.json")]
+    instance: PathBuf,
+    /// Print the results as JSON on standard output; text for people goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Also write the results here: a new or empty directory
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  solve experiments/data/g0.json               one prompt, two tokens, a known reward
+  solve experiments/data/g1.json --json        preferences, pessimism and every bound
+  solve experiments/data/propc2.json           a stochastic table (Proposition C.2)
+  solve experiments/data/robust.json           counted transitions (Remark B.2)
+
+A token tree has P prompts, A actions and S = (A^H - 1)/(A - 1) states for each prompt; the state after
+the tokens y_1 ... y_{h-1} is (A^{h-1} - 1)/(A - 1) + the base-A number y_1 ... y_{h-1}:
+  {\"beta\": 0.5, \"initial\": [P], \"n_actions\": A, \"horizon\": H, \"eos\": action or null,
+   \"reference\": [P][S][A] or \"reference_logits\": ..., (null as a logit: probability 0)
+   \"reward\": [P][S][A] or \"features\": [P][S][A][d] and, where known, \"theta\": [d],
+   \"policy_logits\": [P][S][A],
+   \"preferences\": [{\"prompt\": 0, \"winner\": [tokens], \"loser\": [tokens]}, ...] or \"pairs.jsonl\"
+      or \"pairs.csv\" (columns prompt, winner, loser; tokens apart by spaces),
+   \"estimation\": {\"param_bound\": B, \"feature_bound\": L, \"ridge\": 1, \"fail_prob\": 0.05,
+      \"bonus_scale\": a number, theory, theory_kappa, wald (the default), wald_ridge, likelihood_ratio,
+      likelihood_ratio_asymptotic or self_concordant, \"metric\": sigma_d or fisher},
+   \"dpo\": {\"beta\": 0.1}, \"rto\": {\"beta1\": 0.1, \"beta2\": 0.03, \"source\": \"dpo\" or \"optimal\"}}
+
+A general table has \"states\": S, \"initial\": [S], \"horizon\": H and
+   \"transition\": [S][A] of a next state or [[next, probability], ...] (null ends the episode),
+   \"terminal\": [states], \"transition_counts\": [S][A] of a number of visits or [[next, count], ...],
+   \"zeta\": radius of the likelihood set; its other arrays are [S][A], its responses
+   [[state, action], ...] (in CSV state:action, apart by spaces).
+
+An array may be a path: \"r.npy\", \"all.npz:reward\", \"all.safetensors:reward\".";
+
+fn main() -> ExitCode {
+    run_main("solve", || run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let reporter = Reporter::new(cli.json);
+    let file = cli.instance.display();
+    let instance = instance::Instance::read(&cli.instance)?;
+    let report = solver::solve(&instance).with_context(|| file.to_string())?;
+    for warning in &report.warnings {
+        // A closed standard error must not lose the result.
+        writeln!(std::io::stderr(), "warning: {file}: {warning}").ok();
+    }
+    if let Some(out) = &cli.out {
+        let dir = RunDir::create("solve", Some(out))?;
+        dir.write_versions(&BTreeMap::new())?;
+        dir.write_json("results.json", &report)?;
+    }
+    say!(reporter, "{}", render::render(&report))?;
+    reporter.json(&report)
+}

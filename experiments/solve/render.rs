@@ -1,0 +1,143 @@
+//! The report for people.
+
+use crate::report::Report;
+use rto_harness::table::Table;
+use serde_json::Value;
+
+/// Numbers shown of a list.
+const MOST: usize = 6;
+
+/// One row for each quantity that has a value.
+pub fn render(report: &Report) -> String {
+    let value = serde_json::to_value(report).expect("a report is plain data");
+    let mut table = Table::new("solve", &["quantity", "value"]);
+    for (name, meaning) in ORDER {
+        let found = name.split('.').try_fold(&value, |v, key| v.get(key));
+        if let Some(found) = found.filter(|v| !v.is_null()) {
+            let label = format!("{name} ({meaning})");
+            table.push([label.into(), shown(found).into()]);
+        }
+    }
+    table.render()
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Number(x) => x.as_f64().map_or_else(|| x.to_string(), number),
+        Value::Array(items) => {
+            let rows = items.iter().any(Value::is_array);
+            let (sep, most) = if rows { (" | ", 4) } else { (" ", MOST) };
+            let mut parts: Vec<String> = items.iter().take(most).map(shown).collect();
+            if items.len() > most {
+                parts.push(format!("... ({} in all)", items.len()));
+            }
+            parts.join(sep)
+        }
+        Value::Bool(b) => if *b { "yes" } else { "no" }.into(),
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(k, v)| format!("{k} {}", shown(v)))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// Seven significant digits; `--json` has all of them.
+fn number(x: f64) -> String {
+    if x == 0.0 || (1e-4..1e7).contains(&x.abs()) {
+        let digits = if x == 0.0 {
+            0
+        } else {
+            (6 - x.abs().log10().floor() as i32).max(0)
+        };
+        let text = format!("{x:.*}", digits as usize);
+        if text.contains('.') {
+            return text.trim_end_matches('0').trim_end_matches('.').to_string();
+        }
+        return text;
+    }
+    format!("{x:.6e}")
+}
+
+const ORDER: &[(&str, &str)] = &[
+    ("soft_value", "V* by prompt"),
+    ("soft_value_mean", "V*(rho)"),
+    ("reference_value", "V of pi_ref by prompt"),
+    ("policy_value", "V of the given policy by prompt"),
+    ("suboptimality.reference", "V* - V of pi_ref"),
+    ("suboptimality.policy", "V* - V of the given policy"),
+    ("root_policy", "pi* at the first token"),
+    ("feature_expectation", "E phi under pi*"),
+    ("predetermined_value", "best fixed response, at beta = 0"),
+    ("mle.theta", "estimate (4.1)"),
+    ("mle.norm", "its norm"),
+    ("mle.log_likelihood", "its log-likelihood"),
+    ("mle.at_bound", "on the ball"),
+    ("mle.multiplier", "multiplier of the ball"),
+    ("log_det_sigma", "log det Sigma_D"),
+    ("radii.rho_theory_Upsilon", "radius, theory with Upsilon"),
+    ("radii.rho_theory_kappa", "radius, theory with kappa"),
+    ("radii.rho_LR_via_kappa", "radius, likelihood ratio"),
+    ("radii.rho_wald_Hmetric", "radius, Wald, Fisher metric"),
+    (
+        "radii.rho_selfconcordant_Hmetric",
+        "radius, self-concordant, Fisher metric",
+    ),
+    ("algorithm1.bonus_scale", "radius in use"),
+    ("algorithm1.metric", "its metric"),
+    (
+        "algorithm1.pessimistic_value",
+        "V under the pessimistic reward",
+    ),
+    ("algorithm1.suboptimality", "SubOpt"),
+    ("algorithm1.bound", "Theorem 4.2"),
+    ("algorithm1.theta_star_in_set", "premise of the bound holds"),
+    ("algorithm1.root_policy", "first token"),
+    ("theorem_b1.theta", "worst parameter"),
+    ("theorem_b1.value", "min over the set"),
+    ("theorem_b1.suboptimality", "SubOpt"),
+    ("theorem_b1.bound", "Theorem B.1"),
+    ("theorem_b1.theta_star_in_set", "premise of the bound holds"),
+    ("theorem_b1.active", "active constraints"),
+    ("theorem_b1.duality_gap", "certificate"),
+    ("theorem_b1.root_policy", "first token"),
+    ("baselined.value", "min over the set, against pi_ref"),
+    ("baselined.suboptimality", "SubOpt"),
+    ("baselined.bound", "Theorem B.1 with baseline"),
+    ("baselined.theta_star_in_set", "premise of the bound holds"),
+    ("baselined.duality_gap", "certificate"),
+    ("baselined.root_policy", "first token"),
+    ("robust.value", "V against the worst transitions"),
+    ("robust.root_policy", "first action"),
+    ("dpo.root_policy", "DPO at the first token"),
+    ("dpo.token_reward_root", "token reward (4.5)"),
+    ("dpo.loss", "mean DPO loss"),
+    ("dpo.suboptimality", "SubOpt"),
+    ("rto.root_policy", "RTO at the first token"),
+    ("rto.value", "RTO objective by prompt"),
+    ("rto.beta_effective", "beta it is optimal at"),
+    ("rto.suboptimality", "SubOpt"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let cases = [
+            (0.0, "0"),
+            (0.430_842_074, "0.4308421"),
+            (334_188.968_877, "334189"),
+            (1.0, "1"),
+            (-2.5e-12, "-2.500000e-12"),
+            (1_234_567.4, "1234567"),
+            (100.0, "100"),
+        ];
+        for (x, text) in cases {
+            assert_eq!(number(x), text);
+        }
+    }
+}
