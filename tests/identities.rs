@@ -473,7 +473,7 @@ fn robust_value_is_a_lower_bound_when_kernel_and_parameter_are_in_their_sets() {
         let (n, na) = (g.mdp.n_states(), g.mdp.n_actions());
         let mut visits = Array2::zeros((n, na));
         let mut empirical = Vec::new();
-        let zeta = [0.5, 2.0, 6.0][(j % 3) as usize];
+        let zeta = [2.0, 4.0, 8.0][(j % 3) as usize];
         let mut inside = true;
         for row in 0..n * na {
             let (next, prob) = rows.row(row);

@@ -1,5 +1,8 @@
-//! Primal–dual interior point and an active-set Newton polish for a smooth convex function over
-//! ellipsoid ∩ ball.
+//! A smooth convex function over ellipsoid ∩ ball: a log-barrier path, followed until Newton's method
+//! on the KKT equations of the constraints it shows to be active converges.
+//!
+//! (An infeasible primal–dual interior point jams here: it reaches the ellipsoid long before the dual
+//! residual is small.)
 
 use nalgebra::{DMatrix, DVector};
 
@@ -8,7 +11,7 @@ use crate::{Error, Result};
 
 /// A smooth convex function of θ.
 pub(super) trait Objective {
-    fn gradient(&self, theta: &[f64]) -> Result<DVector<f64>>;
+    fn value(&self, theta: &[f64]) -> Result<f64>;
     fn gradient_hessian(&self, theta: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)>;
 }
 
@@ -21,11 +24,14 @@ pub(super) struct Solution {
     pub iterations: usize,
 }
 
-const MAX_STEPS: usize = 200;
-/// Complementarity (in units of the objective) at which the interior point hands over.
-const GAP: f64 = 1e-12;
+/// Newton steps at most.
+const MAX_STEPS: usize = 500;
+/// Factor between barrier weights.
+const SHRINK: f64 = 0.05;
+/// The smallest barrier weight, relative to the scale of the objective.
+const LAST_WEIGHT: f64 = 1e-11;
 /// KKT residual, relative to 1 + ‖∇F‖, that counts as solved.
-const RESIDUAL: f64 = 1e-11;
+const RESIDUAL: f64 = 1e-12;
 
 /// One constraint c(θ) = (θ−o)ᵀQ(θ−o)/r² − 1 ≤ 0.
 struct Constraint {
@@ -99,19 +105,24 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
     }
     let theta = interior_start(set);
     let constraints = constraints(set);
-    let scale = objective.gradient(theta.as_slice())?.norm().max(1e-8);
+    let (grad, _) = objective.gradient_hessian(theta.as_slice())?;
+    let scale = grad.norm().max(1e-8);
     let mut state = State {
         objective,
-        lambda: constraints
-            .iter()
-            .map(|c| 0.1 * scale / -c.value(&theta))
-            .collect(),
+        lambda: vec![0.0; constraints.len()],
         constraints,
         theta,
         iterations: 0,
     };
-    state.interior_point()?;
-    let active = state.polish()?;
+    let mut weight = 0.1 * scale;
+    let active = loop {
+        state.centre(weight)?;
+        let (active, residual) = state.polish(weight)?;
+        if residual <= RESIDUAL * (1.0 + scale) || weight <= LAST_WEIGHT * scale {
+            break active;
+        }
+        weight *= SHRINK;
+    };
     let multiplier = |i: usize| match state.constraints.get(i) {
         Some(c) if active[i] => state.lambda[i] / c.square,
         _ => 0.0,
@@ -140,118 +151,109 @@ impl<O: Objective> State<'_, O> {
         terms.fold(grad.clone(), |sum, (c, l)| sum + c.gradient(theta) * *l)
     }
 
-    fn interior_point(&mut self) -> Result<()> {
+    /// F − w Σ log(−c) at a strictly feasible point, `None` outside.
+    fn barrier(&self, theta: &DVector<f64>, weight: f64) -> Result<Option<f64>> {
+        let c = self.values(theta);
+        if c.iter().any(|c| !(*c < 0.0)) {
+            return Ok(None);
+        }
+        let logs: f64 = c.iter().map(|c| (-c).ln()).sum();
+        Ok(Some(
+            self.objective.value(theta.as_slice())? - weight * logs,
+        ))
+    }
+
+    /// Damped Newton on the barrier function; leaves λ_i = w/(−c_i).
+    fn centre(&mut self, weight: f64) -> Result<()> {
+        let mut current =
+            self.barrier(&self.theta, weight)?
+                .ok_or_else(|| Error::NotConverged {
+                    what: "strictly feasible point for (B.1)".into(),
+                    iterations: self.iterations,
+                    residual: f64::NAN,
+                })?;
         loop {
             let (grad, hess) = self.objective.gradient_hessian(self.theta.as_slice())?;
             let c = self.values(&self.theta);
-            let gap: f64 = c.iter().zip(&self.lambda).map(|(c, l)| -c * l).sum();
-            let residual = self.dual_residual(&self.theta, &self.lambda, &grad).norm();
-            let tolerance = RESIDUAL * (1.0 + grad.norm());
-            if gap <= GAP * (1.0 + grad.norm()) && residual <= 10.0 * tolerance {
+            let (mut matrix, mut slope) = (hess, grad);
+            for (con, c) in self.constraints.iter().zip(&c) {
+                let g = con.gradient(&self.theta);
+                matrix += &con.quadratic * (2.0 * weight / -c);
+                matrix.ger(weight / (c * c), &g, &g, 1.0);
+                slope += &g * (weight / -c);
+            }
+            self.lambda = c.iter().map(|c| weight / -c).collect();
+            let step = solve_damped(matrix, &-&slope).ok_or_else(|| self.stuck(slope.norm()))?;
+            let decrement = -slope.dot(&step);
+            // Close enough to the path: an error of this size in F is far below the barrier's own.
+            if decrement <= 1e-3 * weight {
                 return Ok(());
             }
-            if self.iterations >= MAX_STEPS {
-                return Err(Error::NotConverged {
-                    what: "interior point for (B.1)".into(),
-                    iterations: self.iterations,
-                    residual: residual.max(gap),
-                });
-            }
             self.iterations += 1;
-            let target = 0.1 * gap / c.len() as f64;
-            let mut matrix = hess;
-            let mut right = -&grad;
-            for (i, con) in self.constraints.iter().enumerate() {
-                let g = con.gradient(&self.theta);
-                matrix += &con.quadratic * (2.0 * self.lambda[i]);
-                matrix.ger(-self.lambda[i] / c[i], &g, &g, 1.0);
-                right += &g * (target / c[i]);
+            if self.iterations > MAX_STEPS {
+                return Err(self.stuck(slope.norm()));
             }
-            let step = solve_damped(matrix, &right).ok_or_else(|| Error::NotConverged {
-                what: "linear system of the interior point for (B.1)".into(),
-                iterations: self.iterations,
-                residual,
-            })?;
-            let dual: Vec<f64> = self
-                .constraints
-                .iter()
-                .enumerate()
-                .map(|(i, con)| {
-                    let along = con.gradient(&self.theta).dot(&step);
-                    -self.lambda[i] - target / c[i] - self.lambda[i] / c[i] * along
-                })
-                .collect();
-            self.advance(&step, &dual, residual, gap, target)?;
+            let Some((theta, value)) = self.descend(&step, decrement, current, weight)? else {
+                return Ok(());
+            };
+            (self.theta, current) = (theta, value);
         }
     }
 
-    /// Backtracks to feasibility and to a smaller KKT residual.
-    fn advance(
-        &mut self,
+    /// Backtracking along a Newton step; `None` when no step decreases the value in floating point.
+    fn descend(
+        &self,
         step: &DVector<f64>,
-        dual: &[f64],
-        residual: f64,
-        gap: f64,
-        target: f64,
-    ) -> Result<()> {
-        let mut t = 1.0f64;
-        for (l, d) in self.lambda.iter().zip(dual) {
-            if *d < 0.0 {
-                t = t.min(-0.99 * l / d);
-            }
-        }
-        let merit = residual.hypot(gap);
-        for k in 0..60 {
+        decrement: f64,
+        current: f64,
+        weight: f64,
+    ) -> Result<Option<(DVector<f64>, f64)>> {
+        let mut t = 1.0;
+        for _ in 0..60 {
             let theta = &self.theta + step * t;
-            let lambda: Vec<f64> = self
-                .lambda
-                .iter()
-                .zip(dual)
-                .map(|(l, d)| l + t * d)
-                .collect();
-            let c = self.values(&theta);
-            if c.iter().all(|c| *c < 0.0) {
-                let grad = self.objective.gradient(theta.as_slice())?;
-                let dual_res = self.dual_residual(&theta, &lambda, &grad).norm();
-                let centring = c
-                    .iter()
-                    .zip(&lambda)
-                    .map(|(c, l)| (-c * l - target).abs())
-                    .sum::<f64>();
-                if dual_res.hypot(centring) <= (1.0 - 0.01 * t) * merit || k > 40 {
-                    (self.theta, self.lambda) = (theta, lambda);
-                    return Ok(());
-                }
+            if let Some(value) = self.barrier(&theta, weight)?
+                && value <= current - 0.1 * t * decrement
+                && value < current
+            {
+                return Ok(Some((theta, value)));
             }
             t *= 0.5;
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Newton on the KKT equations of the constraints whose multiplier exceeds their slack. Kept only
-    /// while it lowers the residual.
-    fn polish(&mut self) -> Result<Vec<bool>> {
+    fn stuck(&self, residual: f64) -> Error {
+        Error::NotConverged {
+            what: "barrier method for (B.1)".into(),
+            iterations: self.iterations,
+            residual,
+        }
+    }
+
+    /// Newton on the KKT equations of the constraints whose multiplier exceeds their slack, from the
+    /// point on the path. Taken over when it ends feasible, with non-negative multipliers and a small
+    /// residual; returns the active set and the KKT residual reached.
+    fn polish(&mut self, weight: f64) -> Result<(Vec<bool>, f64)> {
         let c = self.values(&self.theta);
         let active: Vec<bool> = c.iter().zip(&self.lambda).map(|(c, l)| *l > -c).collect();
         let which: Vec<usize> = (0..active.len()).filter(|&i| active[i]).collect();
-        let mut lambda: Vec<f64> = (0..active.len())
+        let start: Vec<f64> = (0..active.len())
             .map(|i| if active[i] { self.lambda[i] } else { 0.0 })
             .collect();
-        let mut theta = self.theta.clone();
-        let mut best = f64::INFINITY;
-        for _ in 0..12 {
+        let (mut theta, mut lambda) = (self.theta.clone(), start);
+        let mut best: Option<(f64, DVector<f64>, Vec<f64>)> = None;
+        for _ in 0..10 {
             let (grad, hess) = self.objective.gradient_hessian(theta.as_slice())?;
             let dual = self.dual_residual(&theta, &lambda, &grad);
             let c = self.values(&theta);
             let slack: f64 = which.iter().map(|&i| c[i].abs()).sum();
-            let broken = (0..c.len()).any(|i| c[i] > 1e-13 && !active[i]);
             let residual = dual.norm() + slack;
-            if broken || residual >= best || lambda.iter().any(|l| *l < 0.0) {
+            let broken = (0..c.len()).any(|i| c[i] > 1e-13 && !active[i]);
+            let worse = best.as_ref().is_some_and(|(b, _, _)| residual >= *b);
+            if broken || worse || lambda.iter().any(|l| *l < 0.0) {
                 break;
             }
-            best = residual;
-            self.theta = theta.clone();
-            self.lambda = lambda.clone();
+            best = Some((residual, theta.clone(), lambda.clone()));
             let Some((step, change)) = self.kkt_step(&theta, &lambda, hess, &dual, &c, &which)
             else {
                 break;
@@ -262,7 +264,16 @@ impl<O: Objective> State<'_, O> {
             }
             self.iterations += 1;
         }
-        Ok(active)
+        let (residual, theta, lambda) = match best {
+            Some(best) => best,
+            None => return Ok((active, f64::INFINITY)),
+        };
+        // Far from the solution the path stays the better point; at its end, take what is best.
+        let scale = 1.0 + self.objective.gradient_hessian(theta.as_slice())?.0.norm();
+        if residual <= RESIDUAL * scale || weight <= 1e-10 * scale {
+            (self.theta, self.lambda) = (theta, lambda);
+        }
+        Ok((active, residual))
     }
 
     fn kkt_step(
@@ -294,6 +305,9 @@ impl<O: Objective> State<'_, O> {
                 .view_mut((d + j, 0), (1, d))
                 .copy_from(&g.transpose());
             right[d + j] = -c[i];
+            // Where both constraints have one gradient, this shares the multiplier between them.
+            matrix[(d + j, d + j)] =
+                -1e-10 * g.norm_squared() / (top.trace() / d as f64).abs().max(1e-300);
         }
         let solved = matrix.lu().solve(&right)?;
         if solved.iter().any(|x| !x.is_finite()) {

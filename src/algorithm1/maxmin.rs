@@ -106,7 +106,7 @@ pub struct MaxMin {
     pub multipliers: (f64, f64),
     /// An upper bound, by weak duality, on min_Θ max_π − max_π min_Θ at (θ̂, π̂).
     pub duality_gap: f64,
-    /// Interior-point and Newton steps.
+    /// Newton steps.
     pub iterations: usize,
 }
 
@@ -134,8 +134,9 @@ impl<F: FeatureMap> SoftValue<'_, F> {
 }
 
 impl<F: FeatureMap> Objective for SoftValue<'_, F> {
-    fn gradient(&self, theta: &[f64]) -> Result<DVector<f64>> {
-        self.gradient_at(&self.optimum(theta)?)
+    fn value(&self, theta: &[f64]) -> Result<f64> {
+        let shift: f64 = self.nu.iter().zip(theta).map(|(n, t)| n * t).sum();
+        Ok(self.optimum(theta)?.mean_value(self.mdp) - shift)
     }
 
     fn gradient_hessian(&self, theta: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)> {
