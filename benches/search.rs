@@ -2,7 +2,10 @@
 //!
 //! `cargo bench --bench search`; ids name the algorithm and the size.
 
-#![allow(missing_docs, reason = "criterion_group! makes an undocumented function")]
+#![allow(
+    missing_docs,
+    reason = "criterion_group! makes an undocumented function"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use num_rational::BigRational;

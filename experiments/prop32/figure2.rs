@@ -67,7 +67,7 @@ pub fn run() -> Result<Figure2> {
         let last = tree.level(3)[0];
         writeln!(
             text,
-            "  best-first, {how}: {} queries ({}), certifying 000 with {last}/32",
+            "  best-first, {how}: scores {} ({}), certifying 000 with {last}/32",
             oracle.queries(),
             queries.join(", ")
         )?;

@@ -19,7 +19,7 @@ use std::fs;
 use std::iter::Sum;
 use std::path::Path;
 
-/// The file: see the issue of the name in `--help`.
+/// The file, as `--help` shows it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TreeFile<'a> {

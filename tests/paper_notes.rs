@@ -1,0 +1,198 @@
+//! `paper-notes/equations.md` names only functions, tests and figures that exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The cells of every row of the table, header and rule left out.
+fn rows(table: &str) -> Vec<Vec<String>> {
+    let lines = table.lines().filter(|line| line.starts_with('|'));
+    let cells = |line: &str| {
+        line.trim_matches('|')
+            .split(" |")
+            .map(|c| c.trim().to_string())
+            .collect::<Vec<_>>()
+    };
+    lines.skip(2).map(cells).collect()
+}
+
+/// What stands between backticks.
+fn names(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+fn source(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// The source files that can define the items of a module path below `src`.
+fn module_files(module: &[&str]) -> Vec<PathBuf> {
+    let base = module
+        .iter()
+        .fold(Path::new(ROOT).join("src"), |path, part| path.join(part));
+    let mut files = vec![
+        base.with_extension("rs"),
+        base.join("mod.rs"),
+        base.join("lib.rs"),
+    ];
+    // Items that a module re-exports from its own files.
+    if let Ok(entries) = fs::read_dir(&base) {
+        files.extend(
+            entries
+                .map(|e| e.unwrap().path())
+                .filter(|p| p.extension().is_some_and(|e| e == "rs")),
+        );
+    }
+    files.retain(|file| file.is_file());
+    files
+}
+
+fn defines(path: &str) -> bool {
+    let parts: Vec<&str> = path.split("::").collect();
+    let ["rto", module @ .., item] = &parts[..] else {
+        return false;
+    };
+    let is_definition = |line: &str| {
+        [
+            "pub fn ",
+            "pub struct ",
+            "pub enum ",
+            "pub trait ",
+            "pub type ",
+            "pub const ",
+        ]
+        .iter()
+        .any(|keyword| {
+            line.trim_start()
+                .strip_prefix(keyword)
+                .and_then(|rest| rest.strip_prefix(item))
+                .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        })
+    };
+    module_files(module)
+        .iter()
+        .filter_map(|file| source(file))
+        .any(|text| text.lines().any(is_definition))
+}
+
+fn is_test(name: &str) -> bool {
+    let Some((file, function)) = name.split_once("::") else {
+        return false;
+    };
+    let Some(text) = source(&Path::new(ROOT).join(file)) else {
+        return false;
+    };
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let signature = format!("fn {function}(");
+    (1..lines.len()).any(|i| {
+        lines[i].starts_with(&signature)
+            && lines[..i]
+                .iter()
+                .rev()
+                .take_while(|l| l.starts_with("#["))
+                .any(|l| *l == "#[test]")
+    })
+}
+
+fn is_figure(name: &str) -> bool {
+    ["svg", "png"]
+        .iter()
+        .all(|end| Path::new(ROOT).join(format!("{name}.{end}")).is_file())
+}
+
+/// What is wrong with a table, one line for each name that does not exist.
+fn problems(table: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    for row in rows(table) {
+        let [item, verdict, functions, tests, figure] = &row[..] else {
+            problems.push(format!(
+                "{} cells in the row {row:?}, expected 5",
+                row.len()
+            ));
+            continue;
+        };
+        let mut missing =
+            |what: &str, name: &str| problems.push(format!("{item}: no {what} {name:?}"));
+        if verdict.is_empty() {
+            missing("verdict", verdict);
+        }
+        if names(functions).is_empty() || names(tests).is_empty() {
+            missing("function or test named", "");
+        }
+        names(functions)
+            .into_iter()
+            .filter(|n| !defines(n))
+            .for_each(|n| missing("function", n));
+        names(tests)
+            .into_iter()
+            .filter(|n| !is_test(n))
+            .for_each(|n| missing("test", n));
+        names(figure)
+            .into_iter()
+            .filter(|n| !is_figure(n))
+            .for_each(|n| missing("figure", n));
+    }
+    problems
+}
+
+#[test]
+fn every_name_in_the_equations_exists() {
+    let table = fs::read_to_string(Path::new(ROOT).join("paper-notes/equations.md")).unwrap();
+    assert!(rows(&table).len() >= 9);
+    assert_eq!(problems(&table), Vec::<String>::new());
+}
+
+/// Tests named in the errata exist somewhere, and so do its figures.
+#[test]
+fn every_test_and_figure_in_the_errata_exists() {
+    let errata = fs::read_to_string(Path::new(ROOT).join("paper-notes/errata.md")).unwrap();
+    let mut sources = String::new();
+    let mut folders = vec![Path::new(ROOT).join("src"), Path::new(ROOT).join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => sources += &source(&path).unwrap_or_default(),
+            }
+        }
+    }
+    let mut checked = 0;
+    for name in names(&errata) {
+        let exists = match name {
+            figure if figure.starts_with("figures/") => is_figure(figure),
+            path if path.starts_with("rto::") => {
+                path.split("::").skip(1).all(|part| sources.contains(part))
+            }
+            other => ["fn", "struct", "trait"]
+                .iter()
+                .any(|k| sources.contains(&format!("{k} {other}"))),
+        };
+        assert!(exists, "errata.md names `{name}`");
+        checked += 1;
+    }
+    assert!(checked > 30, "{checked}");
+}
+
+#[test]
+fn a_wrong_table_is_found_out() {
+    let head = "| item | verdict | functions | tests | figure |\n|---|---|---|---|---|\n";
+    let good = "| a | holds | `rto::search::bounds::minimax` | `tests/prop32.rs::golden_tables` | `figures/prop32/figure2` |\n";
+    assert_eq!(problems(&format!("{head}{good}")), Vec::<String>::new());
+    for (from, to) in [
+        ("minimax", "minimum"),
+        ("bounds::minimax", "bounds::mini"),
+        ("bounds", "bound"),
+        ("golden_tables", "golden_table"),
+        ("golden_tables", "golden"),
+        ("prop32.rs", "prop33.rs"),
+        ("figure2", "figure3"),
+        ("holds", ""),
+        ("`tests/prop32.rs::golden_tables`", ""),
+        (" | `figures/prop32/figure2`", ""),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert!(!problems(&format!("{head}{bad}")).is_empty(), "{bad}");
+    }
+}
