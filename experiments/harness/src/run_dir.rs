@@ -65,19 +65,40 @@ impl RunDir {
             root,
             resumable: true,
         };
-        let text = run.config_text(config)?;
-        if let Ok(found) = fs::read_to_string(run.path(CONFIG)) {
-            if let Some(difference) = difference(&found, &text) {
-                bail!(
-                    "{}: {difference}; a run continues with the settings it began with, and nothing was overwritten",
-                    run.path(CONFIG).display()
-                );
-            }
-        }
+        run.check_config(config)?;
         run.check_versions()?;
-        run.write_text(CONFIG, &text)?;
+        run.write_text(CONFIG, &run.config_text(config)?)?;
         run.write_versions(&BTreeMap::new())?;
         Ok(run)
+    }
+
+    /// Refuses a folder that is not a run of this program, in this version, with this config.
+    ///
+    /// # Errors
+    /// One line naming what differs.
+    pub fn verify(name: &str, dir: &Path, config: &impl Serialize) -> Result<()> {
+        let run = Self {
+            name: name.to_string(),
+            root: dir.to_path_buf(),
+            resumable: true,
+        };
+        atomic::read_text(&run.path(CONFIG))?;
+        atomic::read_text(&run.path(VERSIONS))?;
+        run.check_config(config)?;
+        run.check_versions()
+    }
+
+    fn check_config(&self, config: &impl Serialize) -> Result<()> {
+        let path = self.path(CONFIG);
+        if let Ok(found) = fs::read_to_string(&path)
+            && let Some(difference) = difference(&found, &self.config_text(config)?)
+        {
+            bail!(
+                "{}: {difference}; a run continues with the settings it began with, and nothing was overwritten",
+                path.display()
+            );
+        }
+        Ok(())
     }
 
     fn check_versions(&self) -> Result<()> {

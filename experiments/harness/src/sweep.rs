@@ -197,6 +197,20 @@ impl CellStore {
         absent.map(Task::id).collect()
     }
 
+    /// The ids of the cells that none of these runs has, in order.
+    pub fn missing_in<'t>(runs: &[PathBuf], tasks: &'t [Task<'_>]) -> Vec<&'t str> {
+        let stores: Vec<Self> = runs.iter().map(|run| Self::inside(run)).collect();
+        let has = |task: &&Task| stores.iter().any(|s| s.path(&task.id).is_file());
+        let absent = tasks.iter().filter(|task| !has(task));
+        absent.map(Task::id).collect()
+    }
+
+    fn inside(run: &Path) -> Self {
+        Self {
+            dir: run.join(CELLS),
+        }
+    }
+
     /// The rows of all tasks in their order, with the cell's `id` before the other columns.
     ///
     /// # Errors
@@ -232,9 +246,7 @@ impl CellStore {
     /// # Errors
     /// When both have a cell with different contents.
     pub fn copy_from(&self, run: &Path, tasks: &[Task<'_>]) -> Result<usize> {
-        let other = Self {
-            dir: run.join(CELLS),
-        };
+        let other = Self::inside(run);
         let mut new = 0;
         for task in tasks {
             let (from, to) = (other.path(&task.id), self.path(&task.id));

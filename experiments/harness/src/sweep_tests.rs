@@ -86,13 +86,17 @@ fn shards_in_folders_of_their_own_are_put_together() {
     let whole = CellStore::open(&run_in(dir.path(), "whole")).unwrap();
     whole.run(&tasks, Shard::WHOLE, &quiet()).unwrap();
     let merged = CellStore::open(&run_in(dir.path(), "merged")).unwrap();
+    let mut runs = Vec::new();
     for i in 1..=3 {
         let run = run_in(dir.path(), &i.to_string());
         let store = CellStore::open(&run).unwrap();
         let shard = format!("{i}/3").parse().unwrap();
         store.run(&tasks, shard, &quiet()).unwrap();
         merged.copy_from(run.root(), &tasks).unwrap();
+        runs.push(run.root().to_path_buf());
     }
+    assert_eq!(CellStore::missing_in(&runs[1..], &tasks).len(), 2);
+    assert!(CellStore::missing_in(&runs, &tasks).is_empty());
     let csv = |store: &CellStore| store.collect("a", &tasks).unwrap().to_csv();
     assert_eq!(csv(&merged), csv(&whole));
     // The same cell with other contents is refused.
