@@ -20,6 +20,7 @@ pub struct Config {
     pub actions: usize,
     pub horizon: usize,
     pub dim: usize,
+    pub feature_spread: f64,
     pub beta: f64,
     pub param_bound: f64,
     pub theta_norm: f64,
@@ -32,6 +33,7 @@ pub struct Config {
     pub regime_sizes: Vec<usize>,
     pub regime_replicates: u64,
     pub regime_param_bound: f64,
+    pub regime_ridge: f64,
     pub exact_sizes: Vec<f64>,
     pub sampled_sizes: Vec<usize>,
     pub betas: Vec<f64>,
@@ -58,6 +60,9 @@ pub struct Flags {
     /// d, the dimension of the features
     #[arg(long, value_name = "D")]
     dim: Option<usize>,
+    /// Norms of the features are uniform from 1 - SPREAD to 1
+    #[arg(long, value_name = "SPREAD")]
+    feature_spread: Option<f64>,
     /// beta, the coefficient of the KL term
     #[arg(long)]
     beta: Option<f64>,
@@ -94,6 +99,9 @@ pub struct Flags {
     /// (c) B
     #[arg(long, value_name = "B")]
     regime_param_bound: Option<f64>,
+    /// (c) lambda
+    #[arg(long, value_name = "LAMBDA")]
+    regime_ridge: Option<f64>,
     /// (d) Sizes |D| of the exact data sets
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     exact_sizes: Option<Vec<f64>>,
@@ -154,15 +162,21 @@ impl Config {
         for h in &self.horizons {
             self.check_horizon("horizons", *h)?;
         }
-        for d in self.dims.iter().chain([&self.dim]) {
-            within("dim and dims", *d as f64, 1.0, 256.0)?;
+        let dims = self.dims.iter().map(|d| ("dims", *d));
+        for (key, d) in dims.chain([("dim", self.dim)]) {
+            within(key, d as f64, 1.0, 256.0)?;
         }
-        for beta in self.betas.iter().chain([&self.beta]) {
-            within("beta and betas", *beta, 1e-3, 1e3)?;
+        let betas = self.betas.iter().map(|b| ("betas", *b));
+        for (key, beta) in betas.chain([("beta", self.beta)]) {
+            within(key, beta, 1e-3, 1e3)?;
         }
-        for ridge in self.ridges.iter().chain([&self.ridge]) {
-            within("ridge and ridges", *ridge, 1e-6, 1e6)?;
+        let ridges = self.ridges.iter().map(|r| ("ridges", *r));
+        for (key, ridge) in
+            ridges.chain([("ridge", self.ridge), ("regime_ridge", self.regime_ridge)])
+        {
+            within(key, ridge, 1e-6, 1e6)?;
         }
+        within("feature_spread", self.feature_spread, 0.0, 1.0)?;
         within("param_bound", self.param_bound, 1e-3, 20.0)?;
         within("theta_norm", self.theta_norm, 0.0, self.param_bound)?;
         // 1/Upsilon is about e^{2HLB}, L <= 1, and must stay a number.
@@ -180,6 +194,9 @@ impl Config {
             increasing(key, list.iter().map(|n| *n as f64), 1e7)?;
         }
         increasing("exact_sizes", self.exact_sizes.iter().copied(), 1e12)?;
+        if let Some(n) = self.exact_sizes.iter().find(|n| n.fract() != 0.0) {
+            bail!("exact_sizes: found {n}, expected whole numbers");
+        }
         for (key, list) in [("betas", &self.betas), ("ridges", &self.ridges)] {
             increasing(key, list.iter().copied(), f64::INFINITY)?;
         }

@@ -7,7 +7,8 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::problem::{RADII, WALD};
-use crate::stats::{Sample, clopper_pearson, shown, with_interval};
+use crate::stats::{Sample, clopper_pearson, shown, slope, with_interval};
+use crate::summary::{slope_cell, slope_cells};
 
 /// After n, replicate and the suboptimality of plain MLE: ‖θ_MLE − θ*‖/ϱ for norms, and
 /// √((L(θ_MLE) − L(θ*))/c) for sets of high likelihood. The truth is covered where it is at most 1.
@@ -78,6 +79,8 @@ fn row(study: &Study, n: usize, replicate: u64) -> Result<Vec<Cell>> {
 pub struct Coverage {
     pub coverage: Table,
     pub constant: Table,
+    /// A row for `slopes`: plain MLE over all data sets of this part.
+    pub slope: Vec<Cell>,
     pooled: Table,
     scaled: Table,
 }
@@ -142,11 +145,32 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Coverage> {
     }
     let (constant, scaled) = scaled_suboptimality(study, runs)?;
     Ok(Coverage {
+        slope: greedy_slope(study, runs)?,
         coverage,
         constant,
         pooled,
         scaled,
     })
+}
+
+fn greedy_slope(study: &Study, runs: &Table) -> Result<Vec<Cell>> {
+    let all = runs.distinct("n")?;
+    let last = &all[all.len().saturating_sub(study.config.fit_points)..];
+    let (mut n, mut samples) = (Vec::new(), Vec::new());
+    for text in last {
+        n.push(text.parse::<f64>()?);
+        samples.push(Sample(runs.filter("n", text)?.floats("greedy")?));
+    }
+    let mut row: Vec<Cell> = vec![
+        "greedy".into(),
+        "".into(),
+        study.config.coverage_replicates.into(),
+        Cell::integer(&last[0]),
+        Cell::integer(&last[last.len() - 1]),
+    ];
+    row.extend(slope_cells(slope(&n, &samples)));
+    row.extend(slope_cells(None));
+    Ok(row)
 }
 
 /// n·SubOpt of plain MLE with its interval, beside the limit.
@@ -227,7 +251,7 @@ impl Coverage {
         )
     }
 
-    pub fn constant_text(&self) -> String {
+    pub fn constant_text(&self, study: &Study) -> String {
         let rows = self.constant.rows();
         let last = rows.last().map(|row| {
             let number = |i: usize| match &row[i] {
@@ -239,7 +263,12 @@ impl Coverage {
                 true => "the predicted constant lies inside its interval",
                 false => "the predicted constant lies outside its interval",
             };
-            format!("=> At n = {}, {verdict}.\n", row[0].text())
+            format!(
+                "=> At n = {}, {verdict}. Slope of SubOpt over the last {} sizes: {}; expected -1.\n",
+                row[0].text(),
+                study.config.fit_points,
+                slope_cell(&self.slope, 5).text()
+            )
         });
         format!(
             "(e) n * SubOpt of plain MLE tends to (1/2 beta) tr(Cov I^-1), with 95% intervals:\n{}{}",

@@ -96,6 +96,35 @@ fn series(
 const SPREAD: (&str, &str) = ("suboptimality_q025", "suboptimality_q975");
 const MEAN: (&str, &str) = ("suboptimality_low", "suboptimality_high");
 
+/// One range of whole decades for figures that are read beside each other.
+fn share_decades(figures: &mut [Figure]) {
+    let values = figures
+        .iter()
+        .flat_map(|f| &f.series)
+        .flat_map(|s| &s.points);
+    let logs = values.map(|p| p.1.log10()).filter(|log| log.is_finite());
+    let (low, high) = logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), log| {
+        (low.min(log), high.max(log))
+    });
+    if low > high {
+        return;
+    }
+    let ends = (
+        10f64.powf((low - 0.1).floor()),
+        10f64.powf((high + 0.1).ceil()),
+    );
+    for figure in figures {
+        figure.y = figure.y.clone().range(ends.0, ends.1);
+    }
+}
+
+/// Mean suboptimality of a method at the largest n.
+fn last_gap(table: &Table, method: &str, radius: &str) -> Result<f64> {
+    let rows = table.filter("method", method)?.filter("radius", radius)?;
+    let last = rows.floats("suboptimality")?.last().copied();
+    Ok(last.unwrap_or(f64::NAN))
+}
+
 /// A dashed line of slope `power` through the last of `points`, moved by `factor`.
 fn guide(points: &[(f64, f64)], power: f64, factor: f64, label: &str) -> Series {
     let line = points.last().map_or(Vec::new(), |last| {
@@ -129,12 +158,12 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
         let mut gap = Figure::new(
             &format!("{title}: SubOpt"),
             n(),
-            Axis::log10("SubOpt (reward units)").range(5e-4, 1e1),
+            Axis::log10("SubOpt (reward units)"),
         );
         let mut bound = Figure::new(
             &format!("{title}: its bound"),
             n(),
-            Axis::log10("bound (reward units)").range(5e-2, 1e5),
+            Axis::log10("bound (reward units)"),
         );
         for (radius, label, color, marker) in RADII {
             let rows = rows.filter("radius", radius)?;
@@ -158,15 +187,24 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
         );
         bounds.push(bound.with(Series::new(REFERENCE.0, reference.clone(), REFERENCE.1)));
     }
+    share_decades(&mut gaps);
+    share_decades(&mut bounds);
     gaps.extend(bounds);
-    let mut panels = Panels::new(
-        "With a realistic radius pessimism costs little here; with the paper's radius it is worse than doing nothing",
-        3,
-        gaps,
-    )
+    let (upsilon, wald, plain, nothing) = (
+        last_gap(&table, "algorithm1", "theory_upsilon")?,
+        last_gap(&table, "algorithm1", "wald")?,
+        last_gap(&table, "greedy", "")?,
+        last_gap(&table, "reference", "")?,
+    );
+    let title = if upsilon > nothing && wald < 1.5 * plain {
+        "With the Wald radius pessimism costs little here; with the paper's radius it is worse than doing nothing"
+    } else {
+        "Suboptimality and its bounds against the number of pairs"
+    };
+    let mut panels = Panels::new(title, 3, gaps)
     .subtitle(&setting.instance()?)
     .caption(&format!(
-        "Means over {} independent data sets at each n; bands are the range of 95% of the data sets. Upper row: measured SubOpt. Lower row: the right side of Theorem 4.2 (left) and of Theorem B.1. All scales are logarithmic.",
+        "Means over {} independent data sets at each n; bands are the range of 95% of the data sets. Upper row: measured SubOpt. Lower row: the right side of Theorem 4.2 (left) and of Theorem B.1. Where the curves of (B.1) coincide, the radius exceeds what the ball ‖θ‖ ≤ B leaves, and the policy does not depend on the data.",
         setting.text("replicates")?
     ));
     panels.panel_size = (430, 350);
@@ -209,18 +247,24 @@ fn coverage(dir: &Path, setting: &Setting) -> Result<()> {
         Axis::log10("median of ‖θ_MLE − θ*‖ / ϱ"),
     );
     let mut ends = Vec::new();
-    for (i, (radius, label, color, marker)) in all.iter().enumerate() {
+    let (mut ends, mut missed, mut never) = (Vec::<f64>::new(), 0, Vec::new());
+    for (radius, label, color, marker) in &all {
         let rows = table.filter("radius", radius)?;
         let style = SeriesStyle::new(Kind::LineMarkers, *color, *marker);
-        // Side by side, as bars of one n would hide each other.
-        let shift = 1.06f64.powf(i as f64 - 3.5);
         let points = rows.points("n", "coverage")?;
-        let points: Vec<_> = points.iter().map(|(n, y)| (n * shift, *y)).collect();
         ends = rows.floats("n")?;
-        cover = cover.with(
-            Series::new(label, points, style.kind(Kind::ErrorBars))
-                .band(rows.points("coverage_low", "coverage_high")?),
-        );
+        if points.iter().all(|p| p.1 == 1.0) {
+            never.push(*label);
+        } else {
+            // Side by side, as bars of one n would hide each other. The legend is that of the other panel.
+            let shift = 1.12f64.powi(missed);
+            missed += 1;
+            let points = points.iter().map(|(n, y)| (n * shift, *y)).collect();
+            cover = cover.with(
+                Series::new("", points, style.kind(Kind::ErrorBars))
+                    .band(rows.points("coverage_low", "coverage_high")?),
+            );
+        }
         used = used.with(Series::new(label, rows.points("n", "median_ratio")?, style));
     }
     let flat = |y: f64| {
@@ -230,15 +274,25 @@ fn coverage(dir: &Path, setting: &Setting) -> Result<()> {
     let target_style = SeriesStyle::new(Kind::Dashed, 7, Marker::Circle);
     cover = cover.with(flat(target).series("promised: 1 − δ", target_style));
     used = used.with(flat(1.0).series("", target_style.kind(Kind::Dotted)));
-    let mut panels = Panels::new(
-        "Sound radii never miss because they are too long; asymptotic ones cover about as promised",
-        2,
-        vec![cover, used],
-    )
+    let low = table
+        .floats("coverage_high")?
+        .into_iter()
+        .any(|high| high < target);
+    let title = match low {
+        false => {
+            "Every set covers at least as often as promised, within the intervals; the sound ones are far too large"
+        }
+        true => "Some sets cover less often than promised",
+    };
+    let mut panels = Panels::new(title, 2, vec![cover, used])
     .subtitle(&setting.instance()?)
     .caption(&format!(
-        "{} independent data sets at each n. Bars: exact (Clopper-Pearson) 95% intervals, points of one n drawn side by side. Every radius is measured in its own metric; for the sets of high likelihood the right panel shows the root of (L(θ_MLE) − L(θ*))/c.",
-        setting.text("coverage_replicates")?
+        "{} independent data sets at each n. Bars: exact (Clopper-Pearson) 95% intervals, points of one n drawn side by side. Covered in every data set, and not drawn on the left: {}. Every radius is measured in its own metric; for the sets of high likelihood the right panel shows the root of (L(θ_MLE) − L(θ*))/c.",
+        setting.text("coverage_replicates")?,
+        match never.is_empty() {
+            true => "none".to_string(),
+            false => never.join("; "),
+        }
     ));
     panels.panel_size = (560, 420);
     panels.save(dir, "coverage")
@@ -280,7 +334,7 @@ fn regimes(dir: &Path, setting: &Setting) -> Result<()> {
         let mut figure = Figure::new(
             title,
             Axis::log10("n = |D| (pairs)"),
-            Axis::log10("SubOpt (reward units)").range(1e-4, 2e1),
+            Axis::log10("SubOpt (reward units)"),
         );
         for (method, radius, label, color, marker) in METHODS {
             let rows = rows.filter("method", method)?.filter("radius", radius)?;
@@ -301,14 +355,12 @@ fn regimes(dir: &Path, setting: &Setting) -> Result<()> {
                 .with(Series::new(REFERENCE.0, reference, REFERENCE.1)),
         );
     }
-    let mut panels = Panels::new(
-        "Pessimism wins where the data cover the best arm, and hurts where they do not",
-        3,
-        panels,
-    )
+    share_decades(&mut panels);
+    let title = "Pessimism for each arm (Algorithm 1) wins where the best arm is well covered, and hurts where it is not";
+    let mut panels = Panels::new(title, 3, panels)
     .subtitle("bandits of 12 arms (H = 1), β = 0.1, uniform π_ref, Wald radius")
     .caption(&format!(
-        "Means over {} data sets; bands are 95% intervals of the mean.",
+        "Means over {} data sets; bands are 95% intervals of the mean. The joint pessimism of (B.1) guards the gain over the whole of π_ref, bad arms included: it is safe, and slow to leave π_ref.",
         setting.text("regime_replicates")?
     ));
     panels.panel_size = (430, 360);
@@ -337,7 +389,7 @@ fn inconsistency(dir: &Path) -> Result<()> {
         let mut figure = Figure::new(
             title,
             Axis::log10("n = |D| (pairs)"),
-            Axis::log10("SubOpt (reward units)").range(1e-10, 1e2),
+            Axis::log10("SubOpt (reward units)"),
         );
         for (method, label, color, marker) in methods {
             let rows = rows.filter("method", method)?;
@@ -355,13 +407,14 @@ fn inconsistency(dir: &Path) -> Result<()> {
         }
         panels.push(figure);
     }
+    share_decades(&mut panels);
     let mut panels = Panels::new(
         "Algorithm 1 does not converge where a feature is invisible to comparisons; (B.1) does",
         2,
         panels,
     )
     .subtitle("telescoping instance: A = 2, H = 2, λ = B = 1, β = 0.1, uniform π_ref")
-    .caption("On exact data Algorithm 1 tends to SubOpt 0.70719167592 although its estimate is the truth: the bonus of the second coordinate, which cancels in every comparison, does not shrink. Sampled data: means, bands are the range of 95% of the data sets.");
+    .caption("On exact data Algorithm 1 tends to SubOpt 0.70719167592 although its estimate is the truth: the bonus of the second coordinate, which cancels in every comparison, does not shrink. The curves of (B.1), its baselined form and the projected bonus lie on one another. Sampled data: means, bands are the range of 95% of the data sets.");
     panels.panel_size = (560, 420);
     panels.save(dir, "inconsistency")
 }
@@ -434,7 +487,7 @@ fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
         let mut figure = Figure::new(
             &format!("against {title}"),
             axis,
-            Axis::log10("SubOpt, bounds (reward units)").range(1e-3, 1e1),
+            Axis::log10("SubOpt, bounds (reward units)"),
         );
         for (method, radius, label, color, marker) in METHODS {
             let rows = rows.filter("method", method)?.filter("radius", radius)?;
@@ -471,6 +524,7 @@ fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
                 )),
         );
     }
+    share_decades(&mut panels);
     let mut panels = Panels::new(
         "How suboptimality and bounds move with β, λ, d and H",
         2,

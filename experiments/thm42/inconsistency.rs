@@ -50,15 +50,16 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     tasks
 }
 
-/// n pairs that compare responses 0· and 1·, θ_MLE = θ*, ϱ = 2√λB.
+/// n pairs of the uniform policy in their exact proportions, θ_MLE = θ*, ϱ = 2√λB.
 fn exact(n: f64) -> Result<Vec<Vec<Cell>>> {
     let (_, g) = telescoping()?;
-    // n equal rows (1/√2, 0) as one row with the same Gram matrix.
-    let design = Design::try_new(2, vec![(n / 2.0).sqrt(), 0.0])?;
+    // Half of the pairs differ in the first token: rows ±(1/√2, 0), written as one row with the same Gram
+    // matrix. The others have a zero row.
+    let design = Design::try_new(2, vec![(n / 4.0).sqrt(), 0.0])?;
     let sigma = Metric::sigma_d(&design, RIDGE)?;
     let rho = 2.0 * RIDGE.sqrt() * PARAM_BOUND;
     let set = ConfidenceSet::try_new(&g.theta_star, &sigma, rho, PARAM_BOUND)?;
-    let key: [Cell; 3] = ["exact".into(), n.into(), 0.into()];
+    let key: [Cell; 3] = ["exact".into(), (n as u64).into(), 0.into()];
     let outcomes = all(&g, "fixed", &set, &design)?;
     Ok(outcomes.iter().map(|o| o.cells(&key)).collect())
 }
@@ -77,7 +78,7 @@ fn sampled(study: &Study, n: usize, block: std::ops::Range<u64>) -> Result<Vec<V
         let design = problem.sample(n, &seeds.index(replicate))?;
         let fitted = problem.fit(&design)?;
         let (_, set) = fitted.set(RadiusKind::Theory(Curvature::Data))?;
-        let key: [Cell; 3] = ["sampled".into(), (n as f64).into(), replicate.into()];
+        let key: [Cell; 3] = ["sampled".into(), n.into(), replicate.into()];
         let outcomes = all(&problem.instance, "theory_kappa", &set, &design)?;
         rows.extend(outcomes.iter().map(|o| o.cells(&key)));
     }

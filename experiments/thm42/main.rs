@@ -286,8 +286,9 @@ fn finish(
     let inconsistency_runs = runs('d', "inconsistency_runs")?;
     let sweep_runs = runs('f', "sweep_runs")?;
 
-    let a = curves::summarise(study, &curve_runs)?;
+    let mut a = curves::summarise(study, &curve_runs)?;
     let b = coverage::summarise(study, &coverage_runs)?;
+    a.slopes.push(b.slope.clone());
     let c = regimes::summarise(&regime_runs)?;
     let d = inconsistency::summarise(&inconsistency_runs)?;
     let f = sweeps::summarise(&sweep_runs)?;
@@ -296,7 +297,7 @@ fn finish(
         b.text(study),
         c.text(study),
         d.text(),
-        b.constant_text(),
+        b.constant_text(study),
         f.text(study),
     ] {
         say!(reporter, "{text}")?;

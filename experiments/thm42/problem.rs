@@ -7,9 +7,9 @@ use rto::estimate::{
     Curvature, Design, FitOptions, Metric, MetricKind, Radii, Radius, RadiusInputs, RadiusKind,
     fit_bradley_terry, radii, sample_preferences,
 };
-use rto::features::FeatureMap;
-use rto::mdp::for_each_trajectory;
+use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance};
+use rto::mdp::{ActionIx, StateIx, for_each_trajectory};
 use rto::plan::{action_covariance, soft_value_iteration, suboptimality};
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
@@ -54,12 +54,32 @@ pub fn random_problem(config: &Config, seeds: &SeedTree) -> Result<Problem> {
         theta_norm: config.theta_norm,
         zeros: 0.0,
     };
+    let mut instance = random_instance(&spec, seeds)?;
+    instance.features = respread(&instance.features, config.feature_spread)?;
     Ok(Problem {
-        instance: random_instance(&spec, seeds)?,
+        instance,
         param_bound: config.param_bound,
         ridge: config.ridge,
         fail_prob: config.fail_prob,
     })
+}
+
+/// Norms uniform on [1 − spread, 1] in place of [0, 1], in the same directions.
+fn respread(features: &DenseFeatures, spread: f64) -> Result<DenseFeatures> {
+    let ((n_states, n_actions), dim) = (features.shape(), features.dim());
+    let mut values = Vec::with_capacity(n_states * n_actions * dim);
+    for s in 0..n_states as u32 {
+        for a in 0..n_actions as u32 {
+            let row = features.row(StateIx(s), ActionIx(a));
+            let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let factor = match norm > 0.0 {
+                true => (1.0 - spread + spread * norm) / norm,
+                false => 1.0,
+            };
+            values.extend(row.iter().map(|x| factor * x));
+        }
+    }
+    Ok(DenseFeatures::try_new(n_states, n_actions, dim, values)?)
 }
 
 /// What a method did on one data set.

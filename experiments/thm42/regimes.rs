@@ -12,6 +12,7 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::coverage::blocks;
 use crate::problem::{Problem, WALD};
+use crate::stats::shown;
 use crate::summary::{Group, curves, groups, of, violations, wide};
 
 const COLUMNS: &[&str] = &[
@@ -64,7 +65,7 @@ fn cell(
     let problem = Problem {
         instance,
         param_bound: study.config.regime_param_bound,
-        ridge: study.config.ridge,
+        ridge: study.config.regime_ridge,
         fail_prob: study.config.fail_prob,
     };
     let seeds = study.seeds.child("regimes").child(regime).index(n as u64);
@@ -108,18 +109,19 @@ pub fn summarise(runs: &Table) -> Result<Regimes> {
 
 impl Regimes {
     pub fn text(&self, study: &Study) -> String {
-        let shown = [
+        let methods = [
             ("reference", "", "pi_ref"),
             ("greedy", "", "plain MLE"),
             ("algorithm1", "wald", "Algorithm 1"),
             ("b1", "wald", "(B.1)"),
             ("baselined", "wald", "(B.1) baselined"),
         ];
-        let table = wide("regimes", &self.groups, &["regime", "n"], &shown);
+        let table = wide("regimes", &self.groups, &["regime", "n"], &methods);
         format!(
-            "(c) Three bandits of 12 arms, Wald radius, B = {}, {} data sets each: bad arms seen once; every pair equally often; the best arm\n\
+            "(c) Three bandits of 12 arms, Wald radius, B = {}, lambda = {}, {} data sets each: bad arms seen once; every pair equally often; the best arm\n\
              seen three times. Mean SubOpt:\n{}{}",
             study.config.regime_param_bound,
+            study.config.regime_ridge,
             study.config.regime_replicates,
             table.render(),
             self.conclusion()
@@ -127,7 +129,7 @@ impl Regimes {
     }
 
     fn conclusion(&self) -> String {
-        let mut parts = Vec::new();
+        let mut lines = String::new();
         for (regime, _) in REGIMES {
             let last = |method: &str, radius: &str| {
                 of(&self.groups, method, radius)
@@ -135,20 +137,22 @@ impl Regimes {
                     .last()
                     .map_or(f64::NAN, |g| g.suboptimality.mean())
             };
-            let (greedy, pessimist) = (last("greedy", ""), last("algorithm1", "wald"));
-            parts.push(match pessimist / greedy {
-                r if r < 0.5 => format!(
-                    "`{regime}`: pessimism cuts SubOpt by a factor {:.0}",
-                    1.0 / r
-                ),
-                r if r < 1.5 => format!("`{regime}`: no large difference"),
-                r => format!("`{regime}`: pessimism multiplies SubOpt by {r:.1}"),
-            });
+            let greedy = last("greedy", "");
+            let against = |gap: f64| match gap / greedy {
+                r if r < 0.67 => format!("{} times better", shown(1.0 / r).text()),
+                r if r < 1.5 => "about equal".to_string(),
+                r => format!("{} times worse", shown(r).text()),
+            };
+            lines += &format!(
+                "=> {regime}: at the largest n, against plain MLE, Algorithm 1 is {}, (B.1) with baseline {}.\n",
+                against(last("algorithm1", "wald")),
+                against(last("baselined", "wald"))
+            );
         }
-        format!(
-            "=> At the largest n: {}. Bounds that failed although their premise held: {}.\n",
-            parts.join("; "),
-            violations(&self.groups)
-        )
+        lines
+            + &format!(
+                "=> Bounds that failed although their premise held: {}.\n",
+                violations(&self.groups)
+            )
     }
 }

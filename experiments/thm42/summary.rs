@@ -126,21 +126,9 @@ fn parse(text: &str) -> Cell {
 
 /// Log-log slopes over the last `points` sizes of groups keyed by n alone.
 pub fn slopes(groups: &[Group], points: usize) -> Result<Table> {
-    let mut table = Table::new(
-        "slopes",
-        &[
-            "method",
-            "radius",
-            "from_n",
-            "to_n",
-            "suboptimality_slope",
-            "suboptimality_slope_low",
-            "suboptimality_slope_high",
-            "bound_slope",
-            "bound_slope_low",
-            "bound_slope_high",
-        ],
-    );
+    let mut columns = vec!["method", "radius", "replicates", "from_n", "to_n"];
+    columns.extend(SLOPES);
+    let mut table = Table::new("slopes", &columns);
     for (method, radius) in methods(groups) {
         let all: Vec<&Group> = of(groups, &method, &radius).collect();
         let last = &all[all.len().saturating_sub(points)..];
@@ -153,21 +141,33 @@ pub fn slopes(groups: &[Group], points: usize) -> Result<Table> {
             let some = samples.iter().all(|s| s.len() > 0);
             some.then(|| slope(&n, &samples)).flatten()
         };
-        let (gap, bound) = (fit(|g| &g.suboptimality), fit(|g| &g.bound));
-        table.push([
+        let mut row: Vec<Cell> = vec![
             method.as_str().into(),
             radius.as_str().into(),
-            Cell::from(n[0] as u64),
+            last[0].suboptimality.len().into(),
+            (n[0] as u64).into(),
             (n[n.len() - 1] as u64).into(),
-            gap.map(|s| s.0).into(),
-            gap.map(|s| s.1).into(),
-            gap.map(|s| s.2).into(),
-            bound.map(|s| s.0).into(),
-            bound.map(|s| s.1).into(),
-            bound.map(|s| s.2).into(),
-        ]);
+        ];
+        row.extend(slope_cells(fit(|g| &g.suboptimality)));
+        row.extend(slope_cells(fit(|g| &g.bound)));
+        table.push(row);
     }
     Ok(table)
+}
+
+const SLOPES: [&str; 6] = [
+    "suboptimality_slope",
+    "suboptimality_slope_low",
+    "suboptimality_slope_high",
+    "bound_slope",
+    "bound_slope_low",
+    "bound_slope_high",
+];
+
+/// A slope with its interval as cells.
+pub fn slope_cells(fit: Option<(f64, f64, f64)>) -> [Cell; 3] {
+    let cell = |value: fn((f64, f64, f64)) -> f64| fit.map(value).into();
+    [cell(|s| s.0), cell(|s| s.1), cell(|s| s.2)]
 }
 
 /// The different (method, radius), in order.
@@ -207,7 +207,8 @@ pub fn slope_cell(row: &[Cell], first: usize) -> Cell {
     with_interval(at(0), at(1), at(2))
 }
 
-/// A table for the terminal: a key a row, a method a column, means of the suboptimality.
+/// A table for the terminal: a key a row, a method a column, means of the suboptimality; `bound of M`
+/// and `covered by M` show the bound and the coverage of method M.
 pub fn wide(
     title: &str,
     groups: &[Group],
@@ -224,17 +225,15 @@ pub fn wide(
         seen.push(&group.key);
         let mut row: Vec<Cell> = group.key.iter().map(|k| parse(k)).collect();
         for (method, radius, _) in shown_methods {
-            let (method, bound) = match method.strip_prefix("bound of ") {
-                Some(method) => (method, true),
-                None => (*method, false),
+            let (what, method) = match method.split_once(" of ").or(method.split_once(" by ")) {
+                Some((what, method)) => (what, method),
+                None => ("suboptimality", *method),
             };
             let found = of(groups, method, radius).find(|g| g.key == group.key);
-            row.push(found.map_or(Cell::Empty, |g| {
-                shown(if bound {
-                    g.bound.mean()
-                } else {
-                    g.suboptimality.mean()
-                })
+            row.push(found.map_or(Cell::Empty, |g| match what {
+                "bound" => shown(g.bound.mean()),
+                "covered" => shown(g.covered as f64 / g.bound.len() as f64),
+                _ => shown(g.suboptimality.mean()),
             }));
         }
         table.push(row);

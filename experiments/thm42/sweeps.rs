@@ -114,6 +114,7 @@ impl Sweeps {
             ("predicted", "", "predicted"),
             ("algorithm1", "wald", "Algorithm 1"),
             ("bound of algorithm1", "wald", "its bound"),
+            ("covered by algorithm1", "wald", "covered"),
             ("baselined", "wald", "(B.1) baselined"),
             ("bound of baselined", "wald", "its bound "),
             ("algorithm1", "self_concordant", "Alg. 1 self-conc."),
