@@ -96,8 +96,8 @@ fn series(
 const SPREAD: (&str, &str) = ("suboptimality_q025", "suboptimality_q975");
 const MEAN: (&str, &str) = ("suboptimality_low", "suboptimality_high");
 
-/// One range of whole decades for figures that are read beside each other.
-fn share_decades(figures: &mut [Figure]) {
+/// One range of whole decades for figures that are read beside each other, bands included on request.
+fn share_decades(figures: &mut [Figure], bands: bool) {
     let values = figures
         .iter()
         .flat_map(|f| &f.series)
@@ -187,8 +187,8 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
         );
         bounds.push(bound.with(Series::new(REFERENCE.0, reference.clone(), REFERENCE.1)));
     }
-    share_decades(&mut gaps);
-    share_decades(&mut bounds);
+    share_decades(&mut gaps, true);
+    share_decades(&mut bounds, false);
     gaps.extend(bounds);
     let (upsilon, wald, plain, nothing) = (
         last_gap(&table, "algorithm1", "theory_upsilon")?,
@@ -246,7 +246,6 @@ fn coverage(dir: &Path, setting: &Setting) -> Result<()> {
         x(),
         Axis::log10("median of ‖θ_MLE − θ*‖ / ϱ"),
     );
-    let mut ends = Vec::new();
     let (mut ends, mut missed, mut never) = (Vec::<f64>::new(), 0, Vec::new());
     for (radius, label, color, marker) in &all {
         let rows = table.filter("radius", radius)?;
@@ -355,7 +354,7 @@ fn regimes(dir: &Path, setting: &Setting) -> Result<()> {
                 .with(Series::new(REFERENCE.0, reference, REFERENCE.1)),
         );
     }
-    share_decades(&mut panels);
+    share_decades(&mut panels, false);
     let title = "Pessimism for each arm (Algorithm 1) wins where the best arm is well covered, and hurts where it is not";
     let mut panels = Panels::new(title, 3, panels)
     .subtitle("bandits of 12 arms (H = 1), β = 0.1, uniform π_ref, Wald radius")
@@ -407,7 +406,7 @@ fn inconsistency(dir: &Path) -> Result<()> {
         }
         panels.push(figure);
     }
-    share_decades(&mut panels);
+    share_decades(&mut panels, false);
     let mut panels = Panels::new(
         "Algorithm 1 does not converge where a feature is invisible to comparisons; (B.1) does",
         2,
@@ -524,7 +523,7 @@ fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
                 )),
         );
     }
-    share_decades(&mut panels);
+    share_decades(&mut panels, false);
     let mut panels = Panels::new(
         "How suboptimality and bounds move with β, λ, d and H",
         2,

@@ -133,7 +133,7 @@ mod tests {
     fn numbers_are_short() {
         let text = |x: f64| shown(x).text();
         assert_eq!(text(7213.6), "7214");
-        assert_eq!(text(0.0012345), "0.001235");
+        assert_eq!(text(0.0012346), "0.001235");
         assert_eq!(text(3.4e-10), "3.40e-10");
         assert_eq!(text(123456.0), "123456");
     }
