@@ -319,7 +319,7 @@ fn a_merge_wants_all_cells_of_one_experiment() {
     let merge = |args: &[&str]| thm42(&[&["merge"], args, &["--out", "out"]].concat(), dir.path());
     assert_refused(
         &merge(&["one"]),
-        &["cells are in none of these runs", "thm42/a/1"],
+        &["cells are in none of these runs", "thm42/a/0"],
     );
     assert_refused(
         &merge(&["one", "two"]),
@@ -335,15 +335,20 @@ fn a_merge_wants_all_cells_of_one_experiment() {
 #[test]
 fn a_killed_run_goes_on_to_the_same_bytes() {
     let dir = TempDir::new().unwrap();
-    let whole = smoke(dir.path(), "whole");
+    // More cells than the smoke setting has, so that kills find some done and some in flight.
+    let begin = |out| {
+        let more = ["--replicates", "40", "--coverage-replicates", "300"];
+        [&["--smoke", "--out", out], &more[..]].concat()
+    };
+    assert_success(&thm42(&begin("whole"), dir.path()));
+    let whole = files(&dir.path().join("whole"));
     let out = dir.path().join("killed");
     let mut kills = 0;
     for i in 0..14u64 {
         // No clock decides anything but the moment of the kill.
         let args = match i % 2 {
-            0 => vec!["--smoke", "--out", "killed"],
-            _ if out.join("config.toml").is_file() => vec!["--resume", "killed"],
-            _ => vec!["--smoke", "--out", "killed"],
+            1 if out.join("config.toml").is_file() => vec!["--resume", "killed"],
+            _ => begin("killed"),
         };
         let mut child = command(&args, dir.path())
             .stdout(Stdio::null())
@@ -368,7 +373,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     assert_same(&resumed, &whole);
 
     // Cells that are there are not computed again: a run without work changes no file.
-    assert_success(&thm42(&["--smoke", "--out", "killed"], dir.path()));
+    assert_success(&thm42(&begin("killed"), dir.path()));
     let mut again = files(&out);
     again.retain(|name, _| !name.split('/').next_back().unwrap().starts_with('.'));
     assert_same(&again, &whole);

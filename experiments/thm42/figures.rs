@@ -98,11 +98,11 @@ const MEAN: (&str, &str) = ("suboptimality_low", "suboptimality_high");
 
 /// One range of whole decades for figures that are read beside each other, bands included on request.
 fn share_decades(figures: &mut [Figure], bands: bool) {
-    let values = figures
-        .iter()
-        .flat_map(|f| &f.series)
-        .flat_map(|s| &s.points);
-    let logs = values.map(|p| p.1.log10()).filter(|log| log.is_finite());
+    let series = || figures.iter().flat_map(|f| &f.series);
+    let lows = series().flat_map(|s| s.band.iter().flatten().map(|b| b.0));
+    let values = series().flat_map(|s| s.points.iter().map(|p| p.1));
+    let values = values.chain(lows.filter(|_| bands));
+    let logs = values.map(f64::log10).filter(|log| log.is_finite());
     let (low, high) = logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), log| {
         (low.min(log), high.max(log))
     });
