@@ -3,6 +3,7 @@
 //! Only plain multiplications and additions in a fixed order are used (no fused multiply-add, no
 //! reassociation), so a result does not depend on the width that was chosen.
 
+use pulp::bytemuck::cast;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Values handled side by side.
@@ -11,7 +12,7 @@ pub(crate) const LANES: usize = 8;
 /// A loop to compile for the widest vectors the machine has. `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
-    fn run(self) -> Self::Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 struct Widest<K>(K);
@@ -20,8 +21,8 @@ impl<K: Kernel> WithSimd for Widest<K> {
     type Output = K::Output;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) -> K::Output {
-        self.0.run()
+    fn with_simd<S: Simd>(self, simd: S) -> K::Output {
+        self.0.run(simd)
     }
 }
 
@@ -38,13 +39,13 @@ const ROUND: f64 = 6_755_399_441_055_744.0;
 const EXP_MIN: f64 = -708.0;
 const EXP_MAX: f64 = 709.0;
 
-/// eˣ within 2 ulp for −708 ≤ x ≤ 709; 0 below, e⁷⁰⁹ above.
+/// eˣ within 2 ulp for −708 ≤ x ≤ 709; 0 below, e⁷⁰⁹ above, NaN for NaN.
 ///
 /// Polynomial of degree 11: Chebyshev interpolation of eʳ on |r| ≤ 0.3468 (relative error 2e-17).
 #[inline(always)]
 pub(crate) fn exp(x: f64) -> f64 {
-    let clamped = if x > EXP_MIN { x } else { EXP_MIN };
-    let clamped = if clamped < EXP_MAX { clamped } else { EXP_MAX };
+    let clamped = if x < EXP_MIN { EXP_MIN } else { x };
+    let clamped = if clamped > EXP_MAX { EXP_MAX } else { clamped };
     let shifted = clamped * std::f64::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = (clamped - k * LN2_HI) - k * LN2_LO;
@@ -60,10 +61,10 @@ pub(crate) fn exp(x: f64) -> f64 {
     // The large terms are added last so that their rounding dominates.
     let p = p01 + (p23 * r2 + high * r4);
     let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    if x >= EXP_MIN { p * scale } else { 0.0 }
+    if x < EXP_MIN { 0.0 } else { p * scale }
 }
 
-/// ln x within 2 ulp for normal positive x (the polynomial of fdlibm's `log`).
+/// ln x within 2 ulp for normal positive x, NaN for NaN and infinities (the polynomial of fdlibm's `log`).
 #[inline(always)]
 pub(crate) fn ln(x: f64) -> f64 {
     /// Bits of √½ rounded down, so that the mantissa lies in [√½, √2).
@@ -85,7 +86,9 @@ pub(crate) fn ln(x: f64) -> f64 {
             + w * (0.285_714_287_436_623_9
                 + w * (0.181_835_721_616_180_5 + w * 0.147_981_986_051_165_86)));
     let half = 0.5 * f * f;
-    k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f)
+    let value = k * LN2_HI - ((half - (s * (half + (t1 + t2)) + k * LN2_LO)) - f);
+    // NaN and infinities have no exponent to read.
+    if x < f64::INFINITY { value } else { f64::NAN }
 }
 
 /// ln(1 + e) for 0 ≤ e ≤ 1, accurate for small e.
@@ -118,6 +121,177 @@ pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
 #[inline(always)]
 pub(crate) fn tree_sum(acc: &[f64; LANES]) -> f64 {
     ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]))
+}
+
+/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708, NaN for NaN. Multiply–adds are fused where
+/// the machine can, so the last bit may differ between kinds of CPU.
+#[inline(always)]
+pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
+    /// 1.5·2²⁰: adding it moves the integer part into the high word.
+    const HIGH: f64 = 1_572_864.0;
+    let tiny = simd.less_than_f64s(x, simd.splat_f64s(EXP_MIN));
+    let clamped = simd.select_f64s(tiny, simd.splat_f64s(EXP_MIN), x);
+    let log2e = simd.splat_f64s(std::f64::consts::LOG2_E);
+    let shifted = simd.mul_add_e_f64s(clamped, log2e, simd.splat_f64s(HIGH + 0.5));
+    let floor = simd.and_u64s(
+        simd.transmute_u64s_f64s(shifted),
+        simd.splat_u64s(0xffff_ffff_0000_0000),
+    );
+    let k = simd.sub_f64s(simd.transmute_f64s_u64s(floor), simd.splat_f64s(HIGH));
+    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_HI), clamped);
+    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_LO), r);
+    let r2 = simd.mul_f64s(r, r);
+    let r4 = simd.mul_f64s(r2, r2);
+    let p23 = line(simd, 0.500_000_000_000_001_9, 0.166_666_666_666_666_8, r);
+    let p45 = line(simd, 0.041_666_666_666_487_38, 0.008_333_333_333_319_546, r);
+    let p67 = line(
+        simd,
+        0.001_388_888_895_250_540_6,
+        0.000_198_412_698_901_937_05,
+        r,
+    );
+    let p89 = line(
+        simd,
+        2.480_148_527_837_006_2e-5,
+        2.755_724_076_173_925_7e-6,
+        r,
+    );
+    let p1011 = line(
+        simd,
+        2.763_271_507_163_225_5e-7,
+        2.511_009_561_188_623_8e-8,
+        r,
+    );
+    let low = simd.mul_add_e_f64s(p67, r2, p45);
+    let high = simd.mul_add_e_f64s(p1011, r2, p89);
+    let high = simd.mul_add_e_f64s(high, r4, low);
+    let rest = simd.mul_add_e_f64s(high, r2, p23);
+    let p = simd.mul_add_e_f64s(rest, r2, simd.add_f64s(simd.splat_f64s(1.0), r));
+    let biased = simd.add_u64s(floor, simd.splat_u64s(1023 << 32));
+    // Vectors have no 64-bit shift here; the low words are 0, so shifting both words does it.
+    let bits: S::u64s = if S::F64_LANES == 1 {
+        cast(cast::<S::u64s, u64>(biased) << 20)
+    } else {
+        cast(simd.wrapping_dyn_shl_u32s(cast(biased), simd.splat_u32s(20)))
+    };
+    let scale = simd.transmute_f64s_u64s(bits);
+    simd.select_f64s(tiny, simd.splat_f64s(0.0), simd.mul_f64s(p, scale))
+}
+
+/// c₀ + c₁y.
+#[inline(always)]
+fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
+    simd.mul_add_e_f64s(simd.splat_f64s(c1), y, simd.splat_f64s(c0))
+}
+
+/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t and Σ exp(t − max t).
+/// Every row has the same length, a positive multiple of [`LANES`].
+#[inline(always)]
+pub(crate) fn soft_row<S: Simd>(
+    simd: S,
+    reward: &[f64],
+    next: Option<&[f64]>,
+    log_reference: &[f64],
+    scale: f64,
+    out: &mut [f64],
+) -> (f64, f64) {
+    let scale = simd.splat_f64s(scale);
+    let (r, p) = (S::as_simd_f64s(reward).0, S::as_simd_f64s(log_reference).0);
+    let t = S::as_mut_simd_f64s(out).0;
+    match next {
+        Some(next) => {
+            let n = S::as_simd_f64s(next).0;
+            for (((t, r), p), n) in t.iter_mut().zip(r).zip(p).zip(n) {
+                *t = simd.mul_add_e_f64s(simd.add_f64s(*r, *n), scale, *p);
+            }
+        }
+        None => {
+            for ((t, r), p) in t.iter_mut().zip(r).zip(p) {
+                *t = simd.mul_add_e_f64s(*r, scale, *p);
+            }
+        }
+    }
+    let top = largest(simd, out);
+    (top, total_exp(simd, out, top))
+}
+
+/// Σ exp(row − shift), shift ≥ every entry; the row's length is a positive multiple of [`LANES`].
+#[inline(always)]
+pub(crate) fn total_exp<S: Simd>(simd: S, row: &[f64], shift: f64) -> f64 {
+    let shift = simd.splat_f64s(shift);
+    fold::<S>(
+        row,
+        #[inline(always)]
+        |x| exp_vector(simd, simd.sub_f64s(x, shift)),
+        #[inline(always)]
+        |a, b| simd.add_f64s(a, b),
+        #[inline(always)]
+        |a| simd.reduce_sum_f64s(a),
+    )
+}
+
+/// Combines a row whose length is a positive multiple of [`LANES`] into [`LANES`] running values, chunk by chunk, and
+/// those by halving: the same order at every vector width up to [`LANES`].
+///
+/// Written with explicit vectors: left to itself the compiler turns a loop over such reductions into gathers.
+#[inline(always)]
+fn fold<S: Simd>(
+    row: &[f64],
+    map: impl Fn(S::f64s) -> S::f64s,
+    join: impl Fn(S::f64s, S::f64s) -> S::f64s,
+    last: impl Fn(S::f64s) -> f64,
+) -> f64 {
+    let (vectors, _) = S::as_simd_f64s(row);
+    let width = LANES / S::F64_LANES;
+    let mut acc = [vectors[0]; LANES];
+    for i in 0..width {
+        acc[i] = map(vectors[i]);
+    }
+    for chunk in vectors[width..].chunks_exact(width) {
+        for i in 0..width {
+            acc[i] = join(acc[i], map(chunk[i]));
+        }
+    }
+    let mut half = width / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = join(acc[i], acc[i + half]);
+        }
+        half /= 2;
+    }
+    last(acc[0])
+}
+
+/// The largest entry of a row without NaN.
+#[inline(always)]
+pub(crate) fn largest<S: Simd>(simd: S, row: &[f64]) -> f64 {
+    if !row.len().is_multiple_of(LANES) || row.is_empty() {
+        let larger = |a: f64, b: f64| if a > b { a } else { b };
+        return row.iter().copied().fold(f64::NEG_INFINITY, larger);
+    }
+    fold::<S>(
+        row,
+        #[inline(always)]
+        |x| x,
+        #[inline(always)]
+        |a, b| simd.max_f64s(a, b),
+        #[inline(always)]
+        |a| simd.reduce_max_f64s(a),
+    )
+}
+
+/// out = row − shift.
+#[inline(always)]
+pub(crate) fn subtract<S: Simd>(simd: S, row: &[f64], shift: f64, out: &mut [f64]) {
+    let (rows, tail) = S::as_simd_f64s(row);
+    let (outs, out_tail) = S::as_mut_simd_f64s(out);
+    let wide = simd.splat_f64s(shift);
+    for (o, x) in outs.iter_mut().zip(rows) {
+        *o = simd.sub_f64s(*x, wide);
+    }
+    for (o, x) in out_tail.iter_mut().zip(tail) {
+        *o = x - shift;
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +327,7 @@ mod tests {
         assert_eq!(exp(f64::NEG_INFINITY), 0.0);
         assert_eq!(exp(-1e5), 0.0);
         assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f64::NAN).is_nan() && ln(f64::NAN).is_nan() && ln(f64::INFINITY).is_nan());
         assert_eq!(ln(1.0), 0.0);
         assert_eq!(ln_1p(0.0), 0.0);
     }

@@ -321,13 +321,8 @@ fn potential_shaping_changes_no_policy() {
         }
         let shaped = TabularReward::try_new(values).unwrap();
         let other = soft_value_iteration(&g.mdp, &shaped, &g.reference, g.beta).unwrap();
-        for s in 0..g.mdp.n_states() {
-            same(
-                i,
-                "V shifts by the potential",
-                other.v[s],
-                star.v[s] - potential[s],
-            );
+        for ((got, before), shift) in other.v.iter().zip(&star.v).zip(&potential) {
+            same(i, "V shifts by the potential", *got, before - shift);
         }
         for (s, a) in pairs(&g.mdp) {
             same(i, "policy", other.policy.prob(s, a), star.policy.prob(s, a));

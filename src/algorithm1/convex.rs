@@ -154,7 +154,7 @@ impl<O: Objective> State<'_, O> {
     /// F − w Σ log(−c) at a strictly feasible point, `None` outside.
     fn barrier(&self, theta: &DVector<f64>, weight: f64) -> Result<Option<f64>> {
         let c = self.values(theta);
-        if c.iter().any(|c| !(*c < 0.0)) {
+        if c.iter().any(|c| c.is_nan() || *c >= 0.0) {
             return Ok(None);
         }
         let logs: f64 = c.iter().map(|c| (-c).ln()).sum();

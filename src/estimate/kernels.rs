@@ -4,6 +4,7 @@
 //! Partial sums are taken over fixed runs of rows and added in order, so neither the number of threads
 //! nor the vector width changes a result.
 
+use pulp::Simd;
 use rayon::prelude::*;
 
 use crate::numerics::CompensatedSum;
@@ -57,7 +58,7 @@ impl Kernel for PassKernel<'_> {
     type Output = Pass;
 
     #[inline(always)]
-    fn run(self) -> Pass {
+    fn run<S: Simd>(self, _: S) -> Pass {
         let d = self.d;
         let block = (L1_ENTRIES / d / LANES * LANES).clamp(LANES, BLOCK);
         let mut gradient = vec![0.0; d];
@@ -137,7 +138,7 @@ pub(crate) fn margins(rows: &[f64], d: usize, theta: &[f64]) -> Vec<f64> {
     impl Kernel for Margins<'_> {
         type Output = ();
         #[inline(always)]
-        fn run(self) {
+        fn run<S: Simd>(self, _: S) {
             for (z, x) in self.3.iter_mut().zip(self.0.chunks_exact(self.1)) {
                 *z = simd::dot(x, self.2);
             }
@@ -202,7 +203,7 @@ impl Kernel for GramKernel<'_> {
     type Output = Vec<f64>;
 
     #[inline(always)]
-    fn run(self) -> Vec<f64> {
+    fn run<S: Simd>(self, _: S) -> Vec<f64> {
         let d = self.d;
         let padded = d.next_multiple_of(LANES);
         let mut out = vec![0.0; padded * padded];

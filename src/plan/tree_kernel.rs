@@ -5,6 +5,7 @@
 //! written once, so a tree of 10⁸ pairs needs its inputs, its output and A^{H−1}·8 bytes. Blocks of rows
 //! stay in the first-level cache through five short loops without branches or calls.
 
+use pulp::Simd;
 use rayon::prelude::*;
 
 use crate::mdp::{Beta, TokenTree, check_len};
@@ -12,7 +13,7 @@ use crate::simd::{self, Kernel, LANES, dispatch};
 use crate::{Error, Result};
 
 /// State–action pairs of a cache block.
-const BLOCK_PAIRS: usize = 1024;
+const BLOCK_PAIRS: usize = 256;
 /// State–action pairs of a parallel task.
 const TASK_PAIRS: usize = 1 << 17;
 
@@ -31,7 +32,7 @@ pub fn tree_soft_values(
     reward: &[f64],
     log_reference: &[f64],
     beta: Beta,
-    mut log_policy: Option<&mut [f64]>,
+    log_policy: Option<&mut [f64]>,
 ) -> Result<Vec<f64>> {
     let beta = beta.positive()?;
     let pairs = tree.n_states() * tree.n_actions();
@@ -46,7 +47,7 @@ pub fn tree_soft_values(
         let rows = prompt * per_prompt..(prompt + 1) * per_prompt;
         solve_tree(tree, &reward[rows.clone()], &log_reference[rows], beta, out)
     };
-    let roots: Vec<f64> = match log_policy.as_deref_mut() {
+    let roots: Vec<f64> = match log_policy {
         Some(out) => out
             .par_chunks_mut(per_prompt)
             .enumerate()
@@ -152,27 +153,26 @@ impl Kernel for Rows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
         match self.na {
-            2 => rows_of::<2>(self),
-            4 => rows_of::<4>(self),
-            8 => rows_of::<8>(self),
-            16 => rows_of::<16>(self),
-            32 => rows_of::<32>(self),
-            64 => rows_of::<64>(self),
-            _ => rows_of::<0>(self),
+            2 => rows_of::<2, S>(simd, self),
+            4 => rows_of::<4, S>(simd, self),
+            8 => rows_of::<8, S>(simd, self),
+            16 => rows_of::<16, S>(simd, self),
+            32 => rows_of::<32, S>(simd, self),
+            64 => rows_of::<64, S>(simd, self),
+            _ => rows_of::<0, S>(simd, self),
         }
     }
 }
 
 /// Rows of A actions; A = 0 stands for a width known at run time only.
 #[inline(always)]
-fn rows_of<const A: usize>(rows: Rows<'_>) {
+fn rows_of<const A: usize, S: Simd>(simd: S, rows: Rows<'_>) {
     let na = if A == 0 { rows.na } else { A };
     let block = (BLOCK_PAIRS / na).max(1);
     let inverse = 1.0 / rows.beta;
     let mut logits = vec![0.0; block * na];
-    let mut weights = vec![0.0; block * na];
     // Padded so that the logarithms run over whole vectors.
     let mut tops = vec![0.0; block.next_multiple_of(LANES)];
     let mut sums = vec![1.0; block.next_multiple_of(LANES)];
@@ -180,37 +180,26 @@ fn rows_of<const A: usize>(rows: Rows<'_>) {
     for (b, v) in rows.v.chunks_mut(block).enumerate() {
         let span = b * block * na..(b * block + v.len()) * na;
         let logits = &mut logits[..span.len()];
-        let weights = &mut weights[..span.len()];
         let (r, p) = (
             &rows.reward[span.clone()],
             &rows.log_reference[span.clone()],
         );
-        if rows.next.is_empty() {
-            for ((t, r), p) in logits.iter_mut().zip(r).zip(p) {
-                *t = r * inverse + p;
-            }
-        } else {
-            let next = &rows.next[span.clone()];
-            for (((t, r), p), n) in logits.iter_mut().zip(r).zip(p).zip(next) {
-                *t = (r + n) * inverse + p;
-            }
+        let next = (!rows.next.is_empty()).then(|| &rows.next[span.clone()]);
+        let pairs = r.chunks_exact(na).zip(p.chunks_exact(na));
+        let slots = tops.iter_mut().zip(&mut sums);
+        for (i, (((r, p), t), (top, sum))) in pairs
+            .zip(logits.chunks_exact_mut(na))
+            .zip(slots)
+            .enumerate()
+        {
+            let next = next.map(|n| &n[i * na..(i + 1) * na]);
+            (*top, *sum) = if A >= LANES {
+                simd::soft_row(simd, r, next, p, inverse, t)
+            } else {
+                short_row(r, next, p, inverse, t)
+            };
         }
         let count = v.len().next_multiple_of(LANES);
-        for (t, top) in logits.chunks_exact(na).zip(&mut tops) {
-            *top = largest::<A>(t);
-        }
-        for ((t, w), top) in logits
-            .chunks_exact(na)
-            .zip(weights.chunks_exact_mut(na))
-            .zip(&tops)
-        {
-            for (t, w) in t.iter().zip(w) {
-                *w = simd::exp(t - top);
-            }
-        }
-        for (w, sum) in weights.chunks_exact(na).zip(&mut sums) {
-            *sum = total::<A>(w);
-        }
         for (sum, top) in sums[..count].iter_mut().zip(&tops[..count]) {
             *sum = top + simd::ln(*sum);
         }
@@ -220,56 +209,29 @@ fn rows_of<const A: usize>(rows: Rows<'_>) {
         if let Some(out) = out.as_deref_mut() {
             let rows = logits.chunks_exact(na).zip(out[span].chunks_exact_mut(na));
             for ((t, o), sum) in rows.zip(&sums) {
-                for (t, o) in t.iter().zip(o) {
-                    *o = t - sum;
-                }
+                simd::subtract(simd, t, *sum, o);
             }
         }
         sums.fill(1.0);
     }
 }
 
+/// [`simd::soft_row`] for rows of any length.
 #[inline(always)]
-fn larger(a: f64, b: f64) -> f64 {
-    if a > b { a } else { b }
-}
-
-#[inline(always)]
-fn largest<const A: usize>(row: &[f64]) -> f64 {
-    if A == 0 || A < LANES {
-        return row.iter().copied().fold(f64::NEG_INFINITY, larger);
+fn short_row(
+    reward: &[f64],
+    next: Option<&[f64]>,
+    log_reference: &[f64],
+    scale: f64,
+    out: &mut [f64],
+) -> (f64, f64) {
+    let mut top = f64::NEG_INFINITY;
+    for (i, t) in out.iter_mut().enumerate() {
+        let later = next.map_or(0.0, |n| n[i]);
+        *t = (reward[i] + later) * scale + log_reference[i];
+        top = if *t > top { *t } else { top };
     }
-    let mut acc: [f64; LANES] = row[..LANES].try_into().expect("the width is constant");
-    for part in row[LANES..].chunks_exact(LANES) {
-        for i in 0..LANES {
-            acc[i] = larger(acc[i], part[i]);
-        }
-    }
-    for half in [4, 2, 1] {
-        for i in 0..half {
-            acc[i] = larger(acc[i], acc[i + half]);
-        }
-    }
-    acc[0]
-}
-
-#[inline(always)]
-fn total<const A: usize>(row: &[f64]) -> f64 {
-    if A == 0 || A < LANES {
-        return row.iter().sum();
-    }
-    let mut acc: [f64; LANES] = row[..LANES].try_into().expect("the width is constant");
-    for part in row[LANES..].chunks_exact(LANES) {
-        for i in 0..LANES {
-            acc[i] += part[i];
-        }
-    }
-    for half in [4, 2, 1] {
-        for i in 0..half {
-            acc[i] += acc[i + half];
-        }
-    }
-    acc[0]
+    (top, out.iter().map(|t| simd::exp(t - top)).sum())
 }
 
 #[cfg(test)]
