@@ -247,7 +247,7 @@ impl Coverage {
             .first()
             .map_or(String::new(), |row| row[4].text());
         format!(
-            "{short} The radius of the paper (theory_upsilon) is sound but uses {used} of its length at n = {last}."
+            "{short}\n=> The radius of the paper (theory_upsilon) is sound but uses {used} of its length at n = {last}."
         )
     }
 

@@ -143,8 +143,8 @@ impl Curves {
             of.next().map_or(String::new(), |r| slope_cell(r, 8).text())
         };
         format!(
-            "=> The bound of Algorithm 1 with the Wald radius falls with slope {}; expected -1/2. With theory_kappa it has {}, as kappa\n\
-             shrinks with every longer difference seen, and with self_concordant {}, as its higher-order term fades.\n\
+            "=> The bound of Algorithm 1 with the Wald radius falls with slope {}; expected -1/2.\n\
+             => With theory_kappa it is {}, as kappa shrinks with every longer difference seen; with self_concordant {},\n   as its higher-order term fades.\n\
              => At n = {last} Algorithm 1 is worse than doing nothing (SubOpt of pi_ref = {}) with: {worse}.\n\
              => Baselined (B.1) was worse than pi_ref in {safe} of {} runs. Bounds that failed although their premise held: {}.\n",
             slopes("wald"),

@@ -124,34 +124,29 @@ pub fn summarise(runs: &Table) -> Result<Inconsistency> {
 }
 
 impl Inconsistency {
-    pub fn text(&self) -> String {
+    pub fn text(&self) -> Result<String> {
         let table = |data: &str, radius| {
-            let picked: Vec<&str> = vec![radius; 5];
             let methods = [
-                ("algorithm1", picked[0], "Algorithm 1"),
-                ("bound of algorithm1", picked[1], "its bound"),
-                ("projected", picked[2], "projected bonus"),
-                ("b1", picked[3], "(B.1)"),
-                ("baselined", picked[4], "(B.1) baselined"),
+                ("algorithm1", radius, "Algorithm 1"),
+                ("bound of algorithm1", radius, "its bound"),
+                ("projected", radius, "projected bonus"),
+                ("b1", radius, "(B.1)"),
+                ("baselined", radius, "(B.1) baselined"),
             ];
-            let rows = self.groups.iter().filter(|g| g.key[0] == data);
-            let last = rows.clone().last().map(|g| g.key.clone());
-            (wide(data, &self.groups, &["data", "n"], &methods), last)
+            let all = wide("inconsistency", &self.groups, &["data", "n"], &methods);
+            all.filter("data", data).map(|t| t.render())
         };
-        let (exact, _) = table("exact", "fixed");
-        let (sampled, _) = table("sampled", "theory_kappa");
-        let keep = |t: &Table, data: &str| t.filter("data", data).map(|t| t.render());
-        let last = of(&self.groups, "algorithm1", "fixed").last();
-        let limit = last.map_or(f64::NAN, |g| g.suboptimality.mean());
-        let b1 = of(&self.groups, "b1", "fixed").last();
-        let b1 = b1.map_or(f64::NAN, |g| g.suboptimality.mean());
-        let n = last.map_or(String::new(), |g| g.key[1].clone());
-        format!(
+        let last = |method| of(&self.groups, method, "fixed").last();
+        let gap = |method| last(method).map_or(f64::NAN, |g| g.suboptimality.mean());
+        let n = last("algorithm1").map_or("", |g| g.key[1].as_str());
+        Ok(format!(
             "(d) A feature whose sums telescope is invisible to comparisons of whole responses (A = 2, H = 2, lambda = B = 1, beta = 0.1).\n\
              Exact data (theta_MLE = theta*, rho = 2 sqrt(lambda) B), then sampled data (radius theory_kappa); mean SubOpt:\n{}{}\
-             => At n = {n} Algorithm 1 has SubOpt {limit:.11} (exact limit {LIMIT}), although theta_MLE is the truth; (B.1) has {b1:.1e}.\n",
-            keep(&exact, "exact").unwrap_or_default(),
-            keep(&sampled, "sampled").unwrap_or_default(),
-        )
+             => At n = {n} Algorithm 1 has SubOpt {:.11} (exact limit {LIMIT}), although theta_MLE is the truth; (B.1) has {:.1e}.\n",
+            table("exact", "fixed")?,
+            table("sampled", "theory_kappa")?,
+            gap("algorithm1"),
+            gap("b1"),
+        ))
     }
 }

@@ -296,7 +296,7 @@ fn finish(
         a.text(study),
         b.text(study),
         c.text(study),
-        d.text(),
+        d.text()?,
         b.constant_text(study),
         f.text(study),
     ] {

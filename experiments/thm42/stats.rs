@@ -111,9 +111,10 @@ mod tests {
     fn intervals_are_the_textbook_ones() {
         let sample = Sample(vec![1.0, 2.0, 3.0, 4.0, 5.0]);
         let (mean, low, high) = sample.interval();
-        // t(4) at 0.975 is 2.776445; s/√5 = 0.7071068.
-        assert!((mean, low.unwrap(), high.unwrap()).0 == 3.0);
-        assert!((low.unwrap() - (3.0 - 2.776445 * 0.7071068)).abs() < 1e-6);
+        // t(4) at 0.975 is 2.776445, and s²/5 = 1/2.
+        let half = 2.776445 * 0.5f64.sqrt();
+        assert!(mean == 3.0 && (low.unwrap() - (3.0 - half)).abs() < 1e-6);
+        assert!((high.unwrap() - (3.0 + half)).abs() < 1e-6);
         assert!((sample.quantile(0.25), sample.quantile(1.0)) == (2.0, 5.0));
         let (low, high) = clopper_pearson(8, 10);
         assert!((low - 0.443905).abs() < 1e-5 && (high - 0.974789).abs() < 1e-5);

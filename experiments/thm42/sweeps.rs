@@ -8,7 +8,8 @@ use crate::Study;
 use crate::config::Config;
 use crate::coverage::blocks;
 use crate::problem::{RADII, random_problem};
-use crate::summary::{Group, curves, groups, violations, wide};
+use crate::stats::clopper_pearson;
+use crate::summary::{Group, curves, groups, of, violations, wide};
 
 const COLUMNS: &[&str] = &[
     "sweep",
@@ -122,7 +123,7 @@ impl Sweeps {
         let c = &study.config;
         format!(
             "(f) One setting changed at a time from beta = {}, lambda = {}, d = {}, H = {}; n = {}, {} random instances each, Wald radius\n\
-             unless said otherwise. Mean SubOpt; predicted = (1/2 beta) tr(Cov I^-1)/n:\n{}=> Bounds that failed although their premise held: {}.\n",
+             unless said otherwise. Mean SubOpt; predicted = (1/2 beta) tr(Cov I^-1)/n:\n{}{}=> Bounds that failed although their premise held: {}.\n",
             c.beta,
             c.ridge,
             c.dim,
@@ -130,7 +131,32 @@ impl Sweeps {
             c.sweep_size,
             c.sweep_replicates,
             wide("sweeps", &self.groups, &["sweep", "value"], &shown).render(),
+            self.conclusion(c.fail_prob),
             violations(&self.groups)
+        )
+    }
+
+    /// How close plain MLE is to its prediction, and where the Wald radius is too short.
+    fn conclusion(&self, fail_prob: f64) -> String {
+        let (mut least, mut most) = (f64::INFINITY, 0.0f64);
+        for predicted in of(&self.groups, "predicted", "") {
+            let mut greedy = of(&self.groups, "greedy", "");
+            let Some(greedy) = greedy.find(|g| g.key == predicted.key) else {
+                continue;
+            };
+            let ratio = greedy.suboptimality.mean() / predicted.suboptimality.mean();
+            (least, most) = (least.min(ratio), most.max(ratio));
+        }
+        let low: Vec<String> = of(&self.groups, "algorithm1", "wald")
+            .filter(|g| clopper_pearson(g.covered as u64, g.bound.len() as u64).1 < 1.0 - fail_prob)
+            .map(|g| g.key.join(" = "))
+            .collect();
+        let low = match low.is_empty() {
+            true => "nowhere".to_string(),
+            false => low.join(", "),
+        };
+        format!(
+            "=> Plain MLE has {least:.2} to {most:.2} times its predicted SubOpt. The Wald radius covers significantly less than promised: {low}.\n"
         )
     }
 }

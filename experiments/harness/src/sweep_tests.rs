@@ -32,7 +32,7 @@ fn shards_split_the_list_from_zero_or_from_one() {
     let shard = |text: &str| text.parse::<Shard>();
     for count in 1..6usize {
         for (first, last) in [(0, count - 1), (1, count)] {
-            let mut owners = vec![0; 20];
+            let mut owners = [0; 20];
             for index in first..=last {
                 let shard = shard(&format!("{index}/{count}")).unwrap();
                 (0..20)
