@@ -36,6 +36,56 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// Writes a file that may exist already with exactly these bytes, as when a run is continued or
+/// several processes share its folder.
+pub(crate) fn write_same(path: &Path, bytes: &[u8]) -> Result<()> {
+    let same = || fs::read(path).is_ok_and(|found| found == bytes);
+    if same() {
+        return Ok(());
+    }
+    match write_new(path, bytes) {
+        // Another process may have been quicker.
+        Err(_) if same() => Ok(()),
+        Err(_) if path.is_file() => bail!(
+            "{}: already exists with other contents; nothing was overwritten",
+            path.display()
+        ),
+        other => other,
+    }
+}
+
+/// Whether a file name is that of a temporary file of this module.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    parse_temporary(name).is_some()
+}
+
+/// The file a temporary one stands for, and the process that made it.
+fn parse_temporary(name: &str) -> Option<(&str, u32)> {
+    let (stem, extension) = name.strip_prefix('.')?.rsplit_once('.')?;
+    let (target, owner) = stem.rsplit_once('.')?;
+    let (pid, n) = owner.split_once('-')?;
+    n.parse::<u64>().ok()?;
+    let ours = extension == "tmp" || target.ends_with(&format!(".{extension}"));
+    ours.then_some((target, pid.parse().ok()?))
+}
+
+/// Removes temporary files of processes that are gone, where the file they stood for is there.
+pub(crate) fn remove_leftovers(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let Some((target, pid)) = file.to_str().and_then(parse_temporary) else {
+            continue;
+        };
+        let gone = Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists();
+        if gone && dir.join(target).is_file() {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
 /// Writes a file, replacing what was there.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let (temp, file) = open_temp(path)?;
@@ -128,6 +178,47 @@ mod tests {
         replace(&path, b"three").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_same_bytes_may_be_written_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        write_same(&path, b"one").unwrap();
+        write_same(&path, b"one").unwrap();
+        let error = write_same(&path, b"two").unwrap_err().to_string();
+        assert!(error.contains("a.txt: already exists with other contents"));
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        std::thread::scope(|scope| {
+            let write = || write_same(&dir.path().join("b.txt"), b"shared");
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(write)).collect();
+            threads.into_iter().for_each(|t| t.join().unwrap().unwrap());
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn leftovers_of_dead_processes_are_known_by_name() {
+        assert_eq!(parse_temporary(".a.csv.12-3.tmp"), Some(("a.csv", 12)));
+        assert_eq!(parse_temporary(".a.png.12-3.png"), Some(("a.png", 12)));
+        for other in [
+            "a.csv",
+            ".a.csv",
+            ".gitignore",
+            ".a.12-x.tmp",
+            ".a.csv.12-3.txt",
+        ] {
+            assert!(!is_temporary(other), "{other}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let alive = format!(".a.{}-0.tmp", std::process::id());
+        for name in ["a", ".a.999999999-0.tmp", ".b.999999999-0.tmp", &alive] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        remove_leftovers(dir.path());
+        let left = |name: &str| dir.path().join(name).exists();
+        assert!(left("a") && left(&alive) && left(".b.999999999-0.tmp"));
+        assert!(!left(".a.999999999-0.tmp") || !Path::new("/proc/self").exists());
     }
 
     #[test]

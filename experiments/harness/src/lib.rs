@@ -120,6 +120,9 @@
 //! A test of the binary keeps flags and keys together: every name of
 //! [`config::keys_of_flags`]`::<Flags>()` is in [`config::keys_of`]`(DEFAULTS)`, and so is `seed`.
 //!
+//! A sweep that takes long is a list of [`sweep::Task`]s: it can be killed and continued, and split over
+//! the jobs of an array.
+//!
 //! Errors are `anyhow` and read as one line that names the file, the line or field, what was found
 //! and what was expected; [`cli::run_main`] prints it. User input never causes a panic.
 #![deny(missing_docs)]
@@ -133,5 +136,6 @@ pub mod manifest;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;
+pub mod sweep;
 pub mod table;
 pub mod text;

@@ -1,13 +1,14 @@
-//! One folder per run: config, versions, results, timings. Nothing in it is ever overwritten.
+//! One folder per run: config, versions, results, timings. Nothing in it is ever overwritten with
+//! other contents, timings excepted where a run is continued.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::table::Table;
@@ -17,6 +18,8 @@ use crate::table::Table;
 pub struct RunDir {
     name: String,
     root: PathBuf,
+    /// Files may be there already, with the same contents.
+    resumable: bool,
 }
 
 impl RunDir {
@@ -33,7 +36,89 @@ impl RunDir {
         Ok(Self {
             name: name.to_string(),
             root,
+            resumable: false,
         })
+    }
+
+    /// Makes the folder as [`RunDir::create`] does, with `config.toml` and `versions.json` in it; or goes on
+    /// with the run in `out` when that was made by the same program with the same config. Files then may
+    /// be there already with the same contents, and several processes may share the folder.
+    ///
+    /// # Errors
+    /// As [`RunDir::create`]; one line naming the first setting, or the version, that differs.
+    pub fn create_or_resume(
+        name: &str,
+        out: Option<&Path>,
+        config: &impl Serialize,
+    ) -> Result<Self> {
+        let root = match out {
+            Some(out) if holds_a_run(out) => out.to_path_buf(),
+            // Another process may begin the same run between the two looks.
+            Some(out) => claim(out).or_else(|e| match holds_a_run(out) {
+                true => Ok(out.to_path_buf()),
+                false => Err(e),
+            })?,
+            None => number(Path::new("runs"), name)?,
+        };
+        let run = Self {
+            name: name.to_string(),
+            root,
+            resumable: true,
+        };
+        run.check_config(config)?;
+        run.check_versions()?;
+        run.write_text(CONFIG, &run.config_text(config)?)?;
+        run.write_versions(&BTreeMap::new())?;
+        Ok(run)
+    }
+
+    /// Refuses a folder that is not a run of this program, in this version, with this config.
+    ///
+    /// # Errors
+    /// One line naming what differs.
+    pub fn verify(name: &str, dir: &Path, config: &impl Serialize) -> Result<()> {
+        let run = Self {
+            name: name.to_string(),
+            root: dir.to_path_buf(),
+            resumable: true,
+        };
+        atomic::read_text(&run.path(CONFIG))?;
+        atomic::read_text(&run.path(VERSIONS))?;
+        run.check_config(config)?;
+        run.check_versions()
+    }
+
+    fn check_config(&self, config: &impl Serialize) -> Result<()> {
+        let path = self.path(CONFIG);
+        if let Ok(found) = fs::read_to_string(&path)
+            && let Some(difference) = difference(&found, &self.config_text(config)?)
+        {
+            bail!(
+                "{}: {difference}; a run continues with the settings it began with, and nothing was overwritten",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn check_versions(&self) -> Result<()> {
+        let path = self.path(VERSIONS);
+        if !path.is_file() {
+            return Ok(());
+        }
+        let unreadable = |e: serde_json::Error| anyhow!("{}: not valid: {e}", path.display());
+        let found: Versions =
+            serde_json::from_str(&atomic::read_text(&path)?).map_err(unreadable)?;
+        let ours = Versions::new(&self.name, found.extra.clone());
+        if found != ours {
+            bail!(
+                "{}: made by {}, and this is {}; results of different programs are not mixed",
+                path.display(),
+                found.describe(),
+                ours.describe()
+            );
+        }
+        Ok(())
     }
 
     /// The folder itself.
@@ -48,13 +133,13 @@ impl RunDir {
 
     /// Saves the resolved config as `config.toml`; `--config` reads it back.
     pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
-        let text = toml::to_string(config).map_err(|e| {
-            anyhow!(
-                "{}: cannot write as TOML: {e}",
-                self.path("config.toml").display()
-            )
-        })?;
-        self.write_text("config.toml", &text)
+        self.write_text(CONFIG, &self.config_text(config)?)
+    }
+
+    fn config_text(&self, config: &impl Serialize) -> Result<String> {
+        let path = self.path(CONFIG);
+        toml::to_string(config)
+            .map_err(|e| anyhow!("{}: cannot write as TOML: {e}", path.display()))
     }
 
     /// Saves a value as pretty JSON. Maps are written in the order the value gives, so use sorted ones.
@@ -72,22 +157,39 @@ impl RunDir {
 
     /// Saves text under a new name.
     pub fn write_text(&self, file: &str, text: &str) -> Result<()> {
-        atomic::write_new(&self.path(file), text.as_bytes())
+        if self.resumable {
+            atomic::write_same(&self.path(file), text.as_bytes())
+        } else {
+            atomic::write_new(&self.path(file), text.as_bytes())
+        }
+    }
+
+    /// Removes what killed processes left of files that are there by now.
+    pub fn tidy(&self) {
+        atomic::remove_leftovers(&self.root);
     }
 
     /// Saves `versions.json`: which program, revision and compiler made the run, plus `extra`.
     pub fn write_versions(&self, extra: &BTreeMap<String, String>) -> Result<()> {
-        self.write_json("versions.json", &Versions::new(&self.name, extra.clone()))
+        self.write_json(VERSIONS, &Versions::new(&self.name, extra.clone()))
     }
 
     /// Saves `timings.json`, the only file of a run that differs between two runs of one seed.
+    /// A run that was continued has those of its last process.
     pub fn write_timings(&self, timings: &Timings) -> Result<()> {
-        self.write_json("timings.json", timings)
+        const TIMINGS: &str = "timings.json";
+        if self.resumable {
+            fs::remove_file(self.path(TIMINGS)).ok();
+        }
+        self.write_json(TIMINGS, timings)
     }
 }
 
+const CONFIG: &str = "config.toml";
+const VERSIONS: &str = "versions.json";
+
 /// What made a run, as recorded when this package was built.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// The binary.
     pub program: String,
@@ -118,6 +220,18 @@ impl Versions {
             target: env!("RTO_TARGET").to_string(),
             extra,
         }
+    }
+
+    fn describe(&self) -> String {
+        let changed = if self.git_dirty == "true" {
+            " with changes"
+        } else {
+            ""
+        };
+        format!(
+            "{} {} (revision {}{changed}, {}, {})",
+            self.program, self.version, self.git_revision, self.rustc, self.target
+        )
     }
 }
 
@@ -166,6 +280,43 @@ impl Timings {
             .find(|phase| phase.name == name)
             .map_or(0.0, |phase| phase.seconds)
     }
+}
+
+/// Whether a run was begun here: its config is there, or a process is just writing it.
+fn holds_a_run(dir: &Path) -> bool {
+    if dir.join(CONFIG).is_file() {
+        return true;
+    }
+    let Ok(entries) = fs::read_dir(dir) else {
+        return false;
+    };
+    let mut names = entries.flatten().map(|entry| entry.file_name()).peekable();
+    names.peek().is_some()
+        && names.all(|name| name == CONFIG || name.to_str().is_some_and(atomic::is_temporary))
+}
+
+/// The first setting in which two configs differ, in words.
+fn difference(found: &str, expected: &str) -> Option<String> {
+    if found == expected {
+        return None;
+    }
+    let parse = |text: &str| text.parse::<toml::Table>().ok();
+    let (Some(found), Some(expected)) = (parse(found), parse(expected)) else {
+        return Some("not a config of this program".to_string());
+    };
+    let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+    let show = |value: Option<&toml::Value>| value.map_or("absent".into(), |v| v.to_string());
+    let differs = keys
+        .into_iter()
+        .find(|key| found.get(*key) != expected.get(*key));
+    let Some(key) = differs else {
+        return Some("written by another version of this program".to_string());
+    };
+    Some(format!(
+        "`{key}` is {} there and {} now",
+        show(found.get(key)),
+        show(expected.get(key))
+    ))
 }
 
 fn claim(out: &Path) -> Result<PathBuf> {
@@ -252,6 +403,62 @@ mod tests {
             .to_string();
         assert!(error.contains("is a file"), "{error}");
         assert!(run.write_text("a.txt", "again").is_err());
+    }
+
+    #[test]
+    fn a_run_continues_with_the_same_config_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let config = |seed: i32| BTreeMap::from([("seed", seed), ("size", 5)]);
+        let open = |seed| RunDir::create_or_resume("a", Some(&out), &config(seed));
+        let run = open(3).unwrap();
+        run.write_text("a.csv", "x\n1\n").unwrap();
+        run.write_timings(&Timings::new()).unwrap();
+        let again = open(3).unwrap();
+        again.write_text("a.csv", "x\n1\n").unwrap();
+        let error = again.write_text("a.csv", "x\n2\n").unwrap_err().to_string();
+        assert!(error.contains("other contents"), "{error}");
+        let mut timings = Timings::new();
+        timings.add("solve", Duration::from_secs(2));
+        again.write_timings(&timings).unwrap();
+        assert!(
+            fs::read_to_string(run.path("timings.json"))
+                .unwrap()
+                .contains("solve")
+        );
+        let error = open(4).unwrap_err().to_string();
+        assert!(error.contains("`seed` is 3 there and 4 now"), "{error}");
+        // Another program, or another version of this one.
+        let versions = fs::read_to_string(run.path("versions.json")).unwrap();
+        let old = versions.replace("\"git_revision\": \"", "\"git_revision\": \"0");
+        fs::write(run.path("versions.json"), old).unwrap();
+        let error = open(3).unwrap_err().to_string();
+        assert!(
+            error.contains("not mixed") && !error.contains('\n'),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn only_a_run_is_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = BTreeMap::from([("seed", 3)]);
+        let open =
+            |name: &str| RunDir::create_or_resume("a", Some(&dir.path().join(name)), &config);
+        fs::create_dir(dir.path().join("full")).unwrap();
+        fs::write(dir.path().join("full/keep.txt"), "precious").unwrap();
+        assert!(open("full").unwrap_err().to_string().contains("not empty"));
+        // Killed before its config was there.
+        fs::create_dir(dir.path().join("young")).unwrap();
+        fs::write(dir.path().join("young/.config.toml.7-0.tmp"), "se").unwrap();
+        open("young").unwrap();
+        // Many processes begin in one folder.
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| open("shared"))).collect();
+            threads
+                .into_iter()
+                .for_each(|t| drop(t.join().unwrap().unwrap()));
+        });
     }
 
     #[test]

@@ -1,0 +1,337 @@
+//! Theorems 4.2 and B.1 measured: suboptimality on one axis, the bound beside it.
+
+mod config;
+mod coverage;
+mod curves;
+mod figures;
+mod inconsistency;
+mod problem;
+mod regimes;
+mod stats;
+mod summary;
+mod sweeps;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use config::{Config, Flags};
+use problem::{Problem, random_problem};
+use rto::features::FeatureMap;
+use rto::seed::SeedTree;
+use rto_harness::cli::{Common, Reporter, run_main};
+use rto_harness::progress::Progress;
+use rto_harness::run_dir::{RunDir, Timings};
+use rto_harness::say;
+use rto_harness::sweep::{CellStore, Shard, Task};
+use rto_harness::table::Table;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Theorems 4.2 and B.1 of "DPO Meets PPO": how far from optimal are the policies of Algorithm 1 and
+/// of (B.1), and what do the bounds say?
+///
+/// (a) suboptimality and bounds against the number of pairs, (b) coverage of the confidence sets,
+/// (c) where pessimism wins and where it hurts, (d) where Algorithm 1 does not converge, (e) the
+/// constant of the fast rate, (f) sweeps over beta, lambda, d and H. Every finished cell is kept in the
+/// run folder: a run that was stopped continues, and an array of jobs can share the work.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    common: Common,
+    /// Continue the run in this folder, with its settings
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
+    resume: Option<PathBuf>,
+    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
+    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
+    shard: Option<String>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Put the cells of sharded runs together: tables, figures and results as of one run
+    Merge(Merge),
+}
+
+#[derive(Debug, clap::Args)]
+struct Merge {
+    /// Run folders of shards, all with the same settings
+    #[arg(required = true, value_name = "DIR")]
+    runs: Vec<PathBuf>,
+    /// Write results here: a new or empty directory [default: the next free runs/thm42-0001]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the results as JSON on standard output; text for people goes to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  thm42                                          the whole experiment, under two minutes
+  thm42 --smoke                                  the same in seconds, small
+  thm42 --actions 2 --horizon 6 --dim 16 --beta 0.1
+  thm42 --resume runs/thm42-0001                 continue after a crash, Ctrl-C or a time limit
+  thm42 --redraw runs/thm42-0001                 figures again, from the CSV files
+As an array of 20 Slurm jobs in one shared folder (sbatch --array=1-20), then once:
+  thm42 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 1000 --out shared
+  thm42 merge shared --out runs/merged
+In folders of their own:
+  thm42 --shard 1/2 --out one; thm42 --shard 2/2 --out two; thm42 merge one two --out both
+The number of threads is RAYON_NUM_THREADS, by default that of the cores; it changes no result.";
+
+/// A config with what all cells share.
+struct Study {
+    config: Config,
+    seeds: SeedTree,
+    problem: Problem,
+    /// (1/2β) tr(Cov I⁻¹).
+    constant: f64,
+    /// SubOpt(π_ref).
+    reference: f64,
+}
+
+fn main() -> ExitCode {
+    run_main("thm42", || run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    if let Some(Command::Merge(merge)) = &cli.command {
+        return run_merge(merge);
+    }
+    let common = &cli.common;
+    let reporter = common.reporter();
+    if let Some(dir) = &common.redraw {
+        return figures::draw_all(dir);
+    }
+    let shard: Option<Shard> = match &cli.shard {
+        Some(text) => Some(text.parse().context("--shard")?),
+        None => None,
+    };
+    let (config, out) = match &cli.resume {
+        Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
+        None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
+    };
+    let study = Study::new(config)?;
+    // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
+    let dir = RunDir::create_or_resume("thm42", out, &study.config)?;
+    let tasks = tasks(&study);
+    let store = CellStore::open(&dir)?;
+    let progress = Progress::new(common.quiet);
+    let mut timings = Timings::new();
+    let share = shard.unwrap_or(Shard::WHOLE);
+    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    if let Some(shard) = shard {
+        return report_shard(&dir, &store, &tasks, shard, new, &reporter);
+    }
+    finish(&dir, &study, &store, &tasks, timings, &reporter)
+}
+
+impl Study {
+    fn new(config: Config) -> Result<Self> {
+        let seeds = SeedTree::new(config.seed).child("thm42");
+        let problem = random_problem(&config, &seeds.child("instance"))?;
+        Ok(Self {
+            constant: problem.constant()?,
+            reference: problem.reference_suboptimality()?,
+            seeds,
+            problem,
+            config,
+        })
+    }
+
+    /// One row: what the figures say about the setting.
+    fn setting(&self) -> Table {
+        let c = &self.config;
+        let radius = rto::estimate::RadiusInputs {
+            horizon: c.horizon,
+            feature_bound: self.problem.instance.features.bound(),
+            param_bound: c.param_bound,
+            ridge: c.ridge,
+            fail_prob: c.fail_prob,
+        };
+        let mut table = Table::new(
+            "setting",
+            &[
+                "prompts",
+                "actions",
+                "horizon",
+                "dim",
+                "beta",
+                "param_bound",
+                "theta_norm",
+                "ridge",
+                "fail_prob",
+                "replicates",
+                "coverage_replicates",
+                "regime_replicates",
+                "sweep_replicates",
+                "sweep_size",
+                "reference_suboptimality",
+                "constant",
+                "upsilon",
+            ],
+        );
+        table.push([
+            c.prompts.into(),
+            c.actions.into(),
+            c.horizon.into(),
+            c.dim.into(),
+            c.beta.into(),
+            c.param_bound.into(),
+            c.theta_norm.into(),
+            c.ridge.into(),
+            c.fail_prob.into(),
+            c.replicates.into(),
+            c.coverage_replicates.into(),
+            c.regime_replicates.into(),
+            c.sweep_replicates.into(),
+            c.sweep_size.into(),
+            self.reference.into(),
+            self.constant.into(),
+            rto::estimate::curvature_bound(&radius).into(),
+        ]);
+        table
+    }
+}
+
+/// All cells, part by part.
+fn tasks(study: &Study) -> Vec<Task<'_>> {
+    let mut all = curves::tasks(study);
+    all.extend(coverage::tasks(study));
+    all.extend(regimes::tasks(study));
+    all.extend(inconsistency::tasks(study));
+    all.extend(sweeps::tasks(study));
+    all
+}
+
+/// The cells of one part.
+fn part<'t, 'a>(tasks: &'t [Task<'a>], letter: char) -> &'t [Task<'a>] {
+    let prefix = format!("thm42/{letter}/");
+    let is_in = |task: &Task| task.id().starts_with(&prefix);
+    let start = tasks.iter().position(is_in).unwrap_or(0);
+    let count = tasks[start..].iter().take_while(|task| is_in(task)).count();
+    &tasks[start..start + count]
+}
+
+fn report_shard(
+    dir: &RunDir,
+    store: &CellStore,
+    tasks: &[Task<'_>],
+    shard: Shard,
+    new: usize,
+    reporter: &Reporter,
+) -> Result<()> {
+    let missing = store.missing(tasks).len();
+    let root = dir.root().display();
+    say!(
+        reporter,
+        "shard {shard}: {new} cells computed; {} of {} cells are in {root}\n\
+         when all shards are done: thm42 merge {root} [DIR...] --out DIR",
+        tasks.len() - missing,
+        tasks.len()
+    )?;
+    reporter.json(&json!({
+        "run": dir.root(), "shard": shard.to_string(), "computed": new,
+        "present": tasks.len() - missing, "cells": tasks.len(),
+    }))
+}
+
+fn run_merge(merge: &Merge) -> Result<()> {
+    let reporter = Reporter::new(merge.json);
+    let config = config::saved(&merge.runs[0], &Flags::default())?;
+    for run in &merge.runs {
+        RunDir::verify("thm42", run, &config)?;
+    }
+    let study = Study::new(config)?;
+    let tasks = tasks(&study);
+    let missing = CellStore::missing_in(&merge.runs, &tasks);
+    if let Some(first) = missing.first() {
+        bail!(
+            "merge: {} of {} cells are in none of these runs, the first is {first}; run the shards that are missing, or `thm42 --resume {}`",
+            missing.len(),
+            tasks.len(),
+            merge.runs[0].display()
+        );
+    }
+    let dir = RunDir::create_or_resume("thm42", merge.out.as_deref(), &study.config)?;
+    let store = CellStore::open(&dir)?;
+    let mut timings = Timings::new();
+    timings.phase("merge", || -> Result<()> {
+        for run in &merge.runs {
+            store.copy_from(run, &tasks)?;
+        }
+        Ok(())
+    })?;
+    finish(&dir, &study, &store, &tasks, timings, &reporter)
+}
+
+/// Tables, text and figures from the cells.
+fn finish(
+    dir: &RunDir,
+    study: &Study,
+    store: &CellStore,
+    tasks: &[Task<'_>],
+    mut timings: Timings,
+    reporter: &Reporter,
+) -> Result<()> {
+    let runs = |letter, name: &str| store.collect(name, part(tasks, letter));
+    let curve_runs = runs('a', "curve_runs")?;
+    let coverage_runs = runs('b', "coverage_runs")?;
+    let regime_runs = runs('c', "regime_runs")?;
+    let inconsistency_runs = runs('d', "inconsistency_runs")?;
+    let sweep_runs = runs('f', "sweep_runs")?;
+
+    let mut a = curves::summarise(study, &curve_runs)?;
+    let b = coverage::summarise(study, &coverage_runs)?;
+    a.slopes.push(b.slope.clone());
+    let c = regimes::summarise(&regime_runs)?;
+    let d = inconsistency::summarise(&inconsistency_runs)?;
+    let f = sweeps::summarise(&sweep_runs)?;
+    for text in [
+        a.text(study),
+        b.text(study),
+        c.text(study),
+        d.text()?,
+        b.constant_text(study),
+        f.text(study),
+    ] {
+        say!(reporter, "{text}")?;
+    }
+
+    let raw = [
+        curve_runs,
+        coverage_runs,
+        regime_runs,
+        inconsistency_runs,
+        sweep_runs,
+    ];
+    let results = [
+        study.setting(),
+        a.curves,
+        a.slopes,
+        b.coverage,
+        b.constant,
+        c.curves,
+        d.curves,
+        f.curves,
+    ];
+    let mut all = serde_json::Map::new();
+    for table in &results {
+        all.insert(table.name().to_string(), serde_json::to_value(table)?);
+    }
+    for table in raw.iter().chain(&results) {
+        dir.write_table(&format!("{}.csv", table.name()), table)?;
+    }
+    dir.write_json("results.json", &all)?;
+    timings.phase("figures", || figures::draw_all(dir.root()))?;
+    dir.write_timings(&timings)?;
+    store.tidy();
+    dir.tidy();
+    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
+    say!(reporter, "tables and figures in {}", dir.root().display())
+}

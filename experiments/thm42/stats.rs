@@ -1,0 +1,141 @@
+//! Means with intervals, quantiles, coverage intervals and slopes.
+
+use rto_harness::table::Cell;
+use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
+
+/// A sample of independent replicates.
+#[derive(Debug, Clone, Default)]
+pub struct Sample(pub Vec<f64>);
+
+impl Sample {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
+    /// Standard error of the mean.
+    pub fn error(&self) -> f64 {
+        let (n, mean) = (self.0.len() as f64, self.mean());
+        let square: f64 = self.0.iter().map(|x| (x - mean).powi(2)).sum();
+        (square / (n - 1.0) / n).sqrt()
+    }
+
+    /// Mean with its 95% interval (Student's t); no interval from fewer than two replicates.
+    pub fn interval(&self) -> (f64, Option<f64>, Option<f64>) {
+        let half = t_quantile(self.len()).map(|t| t * self.error());
+        let mean = self.mean();
+        (mean, half.map(|h| mean - h), half.map(|h| mean + h))
+    }
+
+    /// A quantile, linear between order statistics.
+    pub fn quantile(&self, p: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = p * (sorted.len() - 1) as f64;
+        let (low, share) = (at.floor() as usize, at.fract());
+        let high = sorted[(low + 1).min(sorted.len() - 1)];
+        sorted[low] + share * (high - sorted[low])
+    }
+}
+
+fn t_quantile(n: usize) -> Option<f64> {
+    let t = StudentsT::new(0.0, 1.0, n.checked_sub(1)? as f64).ok()?;
+    Some(t.inverse_cdf(0.975))
+}
+
+/// The exact (Clopper-Pearson) 95% interval of a proportion.
+pub fn clopper_pearson(successes: u64, trials: u64) -> (f64, f64) {
+    let (k, n) = (successes as f64, trials as f64);
+    let quantile = |a: f64, b: f64, p: f64| Beta::new(a, b).map_or(f64::NAN, |d| d.inverse_cdf(p));
+    let low = if successes == 0 {
+        0.0
+    } else {
+        quantile(k, n - k + 1.0, 0.025)
+    };
+    let high = if successes == trials {
+        1.0
+    } else {
+        quantile(k + 1.0, n - k, 0.975)
+    };
+    (low, high)
+}
+
+/// The slope of log mean against log x by least squares, with its 95% interval.
+///
+/// Samples at different x are independent, so its variance is Σ c_i² (s_i/m_i)² with c_i the weights of
+/// least squares and s_i the standard error of the mean m_i (delta method).
+pub fn slope(x: &[f64], samples: &[Sample]) -> Option<(f64, f64, f64)> {
+    let logs: Vec<f64> = x.iter().map(|x| x.ln()).collect();
+    let centre = logs.iter().sum::<f64>() / logs.len() as f64;
+    let spread: f64 = logs.iter().map(|l| (l - centre).powi(2)).sum();
+    let (mut slope, mut variance) = (0.0, 0.0);
+    for (log, sample) in logs.iter().zip(samples) {
+        let (weight, mean) = ((log - centre) / spread, sample.mean());
+        slope += weight * mean.ln();
+        variance += (weight * sample.error() / mean).powi(2);
+    }
+    let half = t_quantile(samples.iter().map(Sample::len).min()?)? * variance.sqrt();
+    (slope.is_finite() && half.is_finite()).then_some((slope, slope - half, slope + half))
+}
+
+/// Four significant digits for a table on the terminal.
+pub fn shown(value: f64) -> Cell {
+    if !value.is_finite() {
+        return Cell::Empty;
+    }
+    let digits = 3 - value.abs().max(1e-300).log10().floor() as i32;
+    match digits {
+        0..=7 => format!("{value:.*}", digits as usize),
+        ..0 => format!("{value:.0}"),
+        _ => format!("{value:.2e}"),
+    }
+    .into()
+}
+
+/// `-0.500 [-0.501, -0.499]`.
+pub fn with_interval(value: f64, low: f64, high: f64) -> Cell {
+    if !value.is_finite() {
+        return Cell::Empty;
+    }
+    format!("{value:.3} [{low:.3}, {high:.3}]").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_the_textbook_ones() {
+        let sample = Sample(vec![1.0, 2.0, 3.0, 4.0, 5.0]);
+        let (mean, low, high) = sample.interval();
+        // t(4) at 0.975 is 2.776445, and s²/5 = 1/2.
+        let half = 2.776445 * 0.5f64.sqrt();
+        assert!(mean == 3.0 && (low.unwrap() - (3.0 - half)).abs() < 1e-6);
+        assert!((high.unwrap() - (3.0 + half)).abs() < 1e-6);
+        assert!((sample.quantile(0.25), sample.quantile(1.0)) == (2.0, 5.0));
+        let (low, high) = clopper_pearson(8, 10);
+        assert!((low - 0.443905).abs() < 1e-5 && (high - 0.974789).abs() < 1e-5);
+        assert_eq!(clopper_pearson(5, 5).1, 1.0);
+        assert!((clopper_pearson(40, 40).0 - 0.025f64.powf(1.0 / 40.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_power_law_has_its_exponent() {
+        let x = [10.0, 100.0, 1000.0];
+        let samples = x.map(|x: f64| Sample(vec![2.0 / x, 4.0 / x]));
+        let (slope, low, high) = slope(&x, &samples).unwrap();
+        assert!((slope + 1.0).abs() < 1e-12 && low < -1.0 && high > -1.0);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let text = |x: f64| shown(x).text();
+        assert_eq!(text(7213.6), "7214");
+        assert_eq!(text(0.0012346), "0.001235");
+        assert_eq!(text(3.4e-10), "3.40e-10");
+        assert_eq!(text(123456.0), "123456");
+    }
+}

@@ -1,0 +1,162 @@
+//! (f) One setting changed at a time, random instances.
+
+use anyhow::Result;
+use rto_harness::sweep::Task;
+use rto_harness::table::{Cell, Table};
+
+use crate::Study;
+use crate::config::Config;
+use crate::coverage::blocks;
+use crate::problem::{RADII, random_problem};
+use crate::stats::clopper_pearson;
+use crate::summary::{Group, curves, groups, of, violations, wide};
+
+const COLUMNS: &[&str] = &[
+    "sweep",
+    "value",
+    "replicate",
+    "method",
+    "radius",
+    "rho",
+    "covered",
+    "suboptimality",
+    "bound",
+];
+
+/// Instances of one cell.
+const BLOCK: u64 = 5;
+
+/// The settings as data: which sweep, the value, and the config with that value.
+fn settings(config: &Config) -> Vec<(&'static str, f64, Config)> {
+    let mut out = Vec::new();
+    let mut add = |sweep, value: f64, change: &dyn Fn(&mut Config)| {
+        let mut config = config.clone();
+        change(&mut config);
+        out.push((sweep, value, config));
+    };
+    for beta in &config.betas {
+        add("beta", *beta, &|c| c.beta = *beta);
+    }
+    for ridge in &config.ridges {
+        add("lambda", *ridge, &|c| c.ridge = *ridge);
+    }
+    for dim in &config.dims {
+        add("d", *dim as f64, &|c| c.dim = *dim);
+    }
+    for horizon in &config.horizons {
+        add("H", *horizon as f64, &|c| c.horizon = *horizon);
+    }
+    out
+}
+
+/// A cell for each setting and block of replicates.
+pub fn tasks(study: &Study) -> Vec<Task<'_>> {
+    let mut tasks = Vec::new();
+    for (sweep, value, config) in settings(&study.config) {
+        for block in blocks(config.sweep_replicates, BLOCK) {
+            let id = format!("thm42/f/{}", tasks.len());
+            let config = config.clone();
+            tasks.push(Task::new(id, COLUMNS, move || {
+                let mut rows = Vec::new();
+                for replicate in block.clone() {
+                    let key: [Cell; 3] = [sweep.into(), value.into(), replicate.into()];
+                    rows.extend(run(study, &config, &key, replicate)?);
+                }
+                Ok(rows)
+            }));
+        }
+    }
+    tasks
+}
+
+/// One instance with one data set. Replicate i has the same random streams at every setting, so that
+/// settings are compared on the same draws where shapes allow it.
+fn run(study: &Study, config: &Config, key: &[Cell], replicate: u64) -> Result<Vec<Vec<Cell>>> {
+    let seeds = study.seeds.child("sweeps").index(replicate);
+    let problem = random_problem(config, &seeds.child("instance"))?;
+    let design = problem.sample(config.sweep_size, &seeds.child("data"))?;
+    let kinds = [RADII[4], RADII[2]];
+    let outcomes = problem.fit(&design)?.outcomes(&kinds)?;
+    let mut rows: Vec<Vec<Cell>> = outcomes.iter().map(|o| o.cells(key)).collect();
+    let predicted = problem.constant()? / config.sweep_size as f64;
+    let mut row = key.to_vec();
+    row.extend([
+        "predicted".into(),
+        Cell::Empty,
+        Cell::Empty,
+        Cell::Empty,
+        predicted.into(),
+        Cell::Empty,
+    ]);
+    rows.push(row);
+    Ok(rows)
+}
+
+/// Tables, and what they say.
+pub struct Sweeps {
+    groups: Vec<Group>,
+    pub curves: Table,
+}
+
+pub fn summarise(runs: &Table) -> Result<Sweeps> {
+    let keys = ["sweep", "value"];
+    let groups = groups(runs, &keys)?;
+    Ok(Sweeps {
+        curves: curves("sweeps", &groups, &keys),
+        groups,
+    })
+}
+
+impl Sweeps {
+    pub fn text(&self, study: &Study) -> String {
+        let shown = [
+            ("reference", "", "pi_ref"),
+            ("greedy", "", "plain MLE"),
+            ("predicted", "", "predicted"),
+            ("algorithm1", "wald", "Algorithm 1"),
+            ("bound of algorithm1", "wald", "its bound"),
+            ("covered by algorithm1", "wald", "covered"),
+            ("baselined", "wald", "(B.1) baselined"),
+            ("bound of baselined", "wald", "its bound "),
+            ("algorithm1", "self_concordant", "Alg. 1 self-conc."),
+        ];
+        let c = &study.config;
+        format!(
+            "(f) One setting changed at a time from beta = {}, lambda = {}, d = {}, H = {}; n = {}, {} random instances each, Wald radius\n\
+             unless said otherwise. Mean SubOpt; predicted = (1/2 beta) tr(Cov I^-1)/n:\n{}{}=> Bounds that failed although their premise held: {}.\n",
+            c.beta,
+            c.ridge,
+            c.dim,
+            c.horizon,
+            c.sweep_size,
+            c.sweep_replicates,
+            wide("sweeps", &self.groups, &["sweep", "value"], &shown).render(),
+            self.conclusion(c.fail_prob),
+            violations(&self.groups)
+        )
+    }
+
+    /// How close plain MLE is to its prediction, and where the Wald radius is too short.
+    fn conclusion(&self, fail_prob: f64) -> String {
+        let (mut least, mut most) = (f64::INFINITY, 0.0f64);
+        for predicted in of(&self.groups, "predicted", "") {
+            let mut greedy = of(&self.groups, "greedy", "");
+            let Some(greedy) = greedy.find(|g| g.key == predicted.key) else {
+                continue;
+            };
+            let ratio = greedy.suboptimality.mean() / predicted.suboptimality.mean();
+            (least, most) = (least.min(ratio), most.max(ratio));
+        }
+        let low: Vec<String> = of(&self.groups, "algorithm1", "wald")
+            .filter(|g| clopper_pearson(g.covered as u64, g.bound.len() as u64).1 < 1.0 - fail_prob)
+            .map(|g| g.key.join(" = "))
+            .collect();
+        let low = match low.is_empty() {
+            true => "nowhere".to_string(),
+            false => low.join(", "),
+        };
+        format!(
+            "=> Plain MLE has {least:.2} to {most:.2} times its predicted SubOpt. The Wald radius covers significantly less than promised: {low}.\n"
+        )
+    }
+}
