@@ -98,23 +98,54 @@ pub(crate) fn ln_1p(e: f64) -> f64 {
     ln(u) + (e - (u - 1.0)) / u
 }
 
-/// Σ xᵢ yᵢ in a fixed lane order.
+/// Σ xᵢ yᵢ in a fixed lane order, multiply–adds fused where the machine can.
 #[inline(always)]
-pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
-    let mut acc = [0.0; LANES];
-    let (xc, yc) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let tail: f64 = xc
-        .remainder()
-        .iter()
-        .zip(yc.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
-    for (a, b) in xc.zip(yc) {
-        for i in 0..LANES {
-            acc[i] += a[i] * b[i];
+pub(crate) fn dot<S: Simd>(simd: S, x: &[f64], y: &[f64]) -> f64 {
+    let whole = x.len() / LANES * LANES;
+    let (xs, ys) = (
+        S::as_simd_f64s(&x[..whole]).0,
+        S::as_simd_f64s(&y[..whole]).0,
+    );
+    let width = LANES / S::F64_LANES;
+    let mut acc = [simd.splat_f64s(0.0); LANES];
+    for (a, b) in xs.chunks_exact(width).zip(ys.chunks_exact(width)) {
+        for i in 0..width {
+            acc[i] = simd.mul_add_e_f64s(a[i], b[i], acc[i]);
         }
     }
-    tail + tree_sum(&acc)
+    let mut half = width / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = simd.add_f64s(acc[i], acc[i + half]);
+        }
+        half /= 2;
+    }
+    let tail: f64 = x[whole..].iter().zip(&y[whole..]).map(|(a, b)| a * b).sum();
+    tail + simd.reduce_sum_f64s(acc[0])
+}
+
+/// out += w·x, entry by entry, for several rows: out[j..] += Σ_r w_r x_r[j..] over `VECTORS`·lanes columns.
+#[inline(always)]
+pub(crate) fn add_rows<S: Simd, const VECTORS: usize>(
+    simd: S,
+    rows: &[f64],
+    d: usize,
+    j: usize,
+    w: &[f64],
+    out: &mut [f64],
+) {
+    let mut acc = [simd.splat_f64s(0.0); VECTORS];
+    for (x, w) in rows.chunks_exact(d).zip(w) {
+        let x = S::as_simd_f64s(&x[j..j + VECTORS * S::F64_LANES]).0;
+        let w = simd.splat_f64s(*w);
+        for i in 0..VECTORS {
+            acc[i] = simd.mul_add_e_f64s(w, x[i], acc[i]);
+        }
+    }
+    let out = S::as_mut_simd_f64s(&mut out[j..j + VECTORS * S::F64_LANES]).0;
+    for i in 0..VECTORS {
+        out[i] = simd.add_f64s(out[i], acc[i]);
+    }
 }
 
 /// Pairwise sum of the lanes.

@@ -59,14 +59,19 @@ const SUBSET_FROM: usize = 8192;
 const SUBSET: usize = 16;
 /// … and at least this many pairs per parameter.
 const PER_PARAMETER: usize = 48;
+/// A step should leave at most this share of the residual.
+const SLOW: f64 = 0.3;
+/// Where n·d² is at most this, or after this many steps without an end, every step is a Newton step.
+const CHEAP: usize = 20_000_000;
+const PATIENCE: usize = 25;
 /// Rows taken together into the subset.
 const STRIDE_ROWS: usize = 32;
 
 /// θ_MLE = argmax_{‖θ‖≤B} Σ log σ(x_iᵀθ) of (4.1), with its multiplier.
 ///
-/// Small data: Newton steps, each minimising the exact quadratic model inside the ball. Large data: the
-/// same on a strided subset first; its Hessian, scaled, then drives a BFGS iteration over the whole
-/// data, one reading of X per step. Where the maximiser is not unique (rank-deficient X, d > n) the one
+/// BFGS steps from the exact Hessian, each minimising the quadratic model inside the ball, with a Newton
+/// step whenever one was slow. Large data: the same on a strided subset first; its Hessian, scaled, then
+/// starts the iteration over the whole data, one reading of X per step. Where the maximiser is not unique (rank-deficient X, d > n) the one
 /// of least norm is returned. No data: θ = 0.
 ///
 /// # Errors
@@ -193,20 +198,22 @@ impl<'a> Solver<'a> {
         Ok(theta)
     }
 
-    /// Newton (`exact`) or BFGS steps, each inside the ball.
-    fn iterate(&mut self, start: DVector<f64>, exact: bool) -> Result<Point> {
+    /// BFGS steps inside the ball from the Hessian at hand, or from the exact one at the start (`fresh`).
+    /// A step that does not shrink the residual enough is followed by a Newton step.
+    fn iterate(&mut self, start: DVector<f64>, fresh: bool) -> Result<Point> {
         let mut point = self.evaluate(start, 0.0);
         let target = self.options.tolerance * self.n as f64;
         // What rounding leaves of a gradient that is a sum of n terms.
         let floor =
             1e-15 * (self.n as f64).sqrt() * point.gradient.norm().max(self.n as f64 * 1e-3);
-        let mut stale = false;
+        let cheap = fresh && self.n * self.d * self.d <= CHEAP;
+        let (mut stale, mut steps) = (fresh, 0);
         while point.residual > target {
             self.refuse_separable(&point)?;
             if self.passes >= self.options.max_passes {
                 return Err(self.not_converged(&point));
             }
-            if exact || stale {
+            if stale {
                 self.hessian = self.exact_hessian(&point.theta);
             }
             let (to, multiplier) = minimise_in_ball(
@@ -219,21 +226,20 @@ impl<'a> Solver<'a> {
                 if point.residual <= floor.max(target) {
                     break;
                 }
-                if exact || stale {
+                if stale {
                     return Err(self.not_converged(&point));
                 }
                 stale = true;
                 continue;
             };
-            stale = !exact && next.residual > 0.3 * point.residual;
-            if !exact {
-                let step = &next.theta - &point.theta;
-                secant_update(
-                    &mut self.hessian,
-                    &step,
-                    &(&next.gradient - &point.gradient),
-                );
-            }
+            steps += 1;
+            stale = cheap || steps > PATIENCE || next.residual > SLOW * point.residual;
+            let step = &next.theta - &point.theta;
+            secant_update(
+                &mut self.hessian,
+                &step,
+                &(&next.gradient - &point.gradient),
+            );
             point = next;
         }
         Ok(point)

@@ -1,8 +1,8 @@
 //! The three passes over the data that estimation needs, blocked for the cache and vectorised:
 //! Xθ with the loss and Xᵀw in one reading of X, Xᵀ·diag(w)·X, and min/max margins.
 //!
-//! Partial sums are taken over fixed runs of rows and added in order, so neither the number of threads
-//! nor the vector width changes a result.
+//! Partial sums are taken over fixed runs of rows and added in order, so the number of threads does not
+//! change a result. Multiply–adds are fused where the machine can.
 
 use pulp::Simd;
 use rayon::prelude::*;
@@ -58,7 +58,7 @@ impl Kernel for PassKernel<'_> {
     type Output = Pass;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> Pass {
+    fn run<S: Simd>(self, simd: S) -> Pass {
         let d = self.d;
         let block = (L1_ENTRIES / d / LANES * LANES).clamp(LANES, BLOCK);
         let mut gradient = vec![0.0; d];
@@ -69,7 +69,7 @@ impl Kernel for PassKernel<'_> {
             // Rows beyond the data get margin +∞: no loss, no gradient.
             z.fill(f64::INFINITY);
             for (z, x) in z.iter_mut().zip(rows.chunks_exact(d)) {
-                *z = simd::dot(x, self.theta);
+                *z = simd::dot(simd, x, self.theta);
             }
             let lanes = z.chunks_exact(LANES).zip(w.chunks_exact_mut(LANES));
             for (z, w) in lanes.take(n.div_ceil(LANES)) {
@@ -82,7 +82,7 @@ impl Kernel for PassKernel<'_> {
                     lowest[i] = if z[i] < lowest[i] { z[i] } else { lowest[i] };
                 }
             }
-            accumulate(rows, d, &w[..n], &mut gradient);
+            accumulate(simd, rows, d, &w[..n], &mut gradient);
         }
         Pass {
             loss: simd::tree_sum(&loss),
@@ -94,34 +94,16 @@ impl Kernel for PassKernel<'_> {
 
 /// out += Xᵀw over the rows of a block.
 #[inline(always)]
-fn accumulate(rows: &[f64], d: usize, w: &[f64], out: &mut [f64]) {
-    const WIDE: usize = 4 * LANES;
+fn accumulate<S: Simd>(simd: S, rows: &[f64], d: usize, w: &[f64], out: &mut [f64]) {
+    let lanes = S::F64_LANES;
     let mut j = 0;
-    while j + WIDE <= d {
-        let mut acc = [0.0; WIDE];
-        for (x, w) in rows.chunks_exact(d).zip(w) {
-            let x: &[f64; WIDE] = x[j..j + WIDE].try_into().expect("the width is constant");
-            for i in 0..WIDE {
-                acc[i] += w * x[i];
-            }
-        }
-        for i in 0..WIDE {
-            out[j + i] += acc[i];
-        }
-        j += WIDE;
+    while j + 8 * lanes <= d {
+        simd::add_rows::<S, 8>(simd, rows, d, j, w, out);
+        j += 8 * lanes;
     }
-    while j + LANES <= d {
-        let mut acc = [0.0; LANES];
-        for (x, w) in rows.chunks_exact(d).zip(w) {
-            let x: &[f64; LANES] = x[j..j + LANES].try_into().expect("the width is constant");
-            for i in 0..LANES {
-                acc[i] += w * x[i];
-            }
-        }
-        for i in 0..LANES {
-            out[j + i] += acc[i];
-        }
-        j += LANES;
+    while j + lanes <= d {
+        simd::add_rows::<S, 1>(simd, rows, d, j, w, out);
+        j += lanes;
     }
     if j < d {
         for (x, w) in rows.chunks_exact(d).zip(w) {
@@ -138,9 +120,9 @@ pub(crate) fn margins(rows: &[f64], d: usize, theta: &[f64]) -> Vec<f64> {
     impl Kernel for Margins<'_> {
         type Output = ();
         #[inline(always)]
-        fn run<S: Simd>(self, _: S) {
+        fn run<S: Simd>(self, simd: S) {
             for (z, x) in self.3.iter_mut().zip(self.0.chunks_exact(self.1)) {
-                *z = simd::dot(x, self.2);
+                *z = simd::dot(simd, x, self.2);
             }
         }
     }
@@ -197,13 +179,13 @@ struct GramKernel<'a> {
 }
 
 /// Output tile of the Gram kernel: TALL × LANES accumulators stay in registers.
-const TALL: usize = 4;
+const TALL: usize = LANES;
 
 impl Kernel for GramKernel<'_> {
     type Output = Vec<f64>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> Vec<f64> {
+    fn run<S: Simd>(self, simd: S) -> Vec<f64> {
         let d = self.d;
         let padded = d.next_multiple_of(LANES);
         let mut out = vec![0.0; padded * padded];
@@ -214,7 +196,7 @@ impl Kernel for GramKernel<'_> {
             let mut w = [1.0; BLOCK];
             if let Weights::Slope(theta) = self.weights {
                 for (w, x) in w.iter_mut().zip(rows.chunks_exact(d)) {
-                    *w = simd::dot(x, theta);
+                    *w = simd::dot(simd, x, theta);
                 }
                 for w in &mut w {
                     *w = sigmoid_slope(*w);
@@ -231,7 +213,7 @@ impl Kernel for GramKernel<'_> {
             }
             for i in (0..padded).step_by(TALL) {
                 for j in (i / LANES * LANES..padded).step_by(LANES) {
-                    tile(&scaled, &plain, padded, n, (i, j), &mut out);
+                    tile(simd, (&scaled, &plain), padded, n, (i, j), &mut out);
                 }
             }
         }
@@ -240,29 +222,32 @@ impl Kernel for GramKernel<'_> {
 }
 
 #[inline(always)]
-fn tile(
-    left: &[f64],
-    right: &[f64],
+fn tile<S: Simd>(
+    simd: S,
+    (left, right): (&[f64], &[f64]),
     padded: usize,
     n: usize,
     (i, j): (usize, usize),
     out: &mut [f64],
 ) {
-    let mut acc = [[0.0; LANES]; TALL];
+    let width = LANES / S::F64_LANES;
+    let mut acc = [[simd.splat_f64s(0.0); LANES]; TALL];
     let pairs = left.chunks_exact(padded).zip(right.chunks_exact(padded));
     for (a, b) in pairs.take(n) {
         let a: &[f64; TALL] = a[i..i + TALL].try_into().expect("the height is constant");
-        let b: &[f64; LANES] = b[j..j + LANES].try_into().expect("the width is constant");
+        let b = S::as_simd_f64s(&b[j..j + LANES]).0;
         for k in 0..TALL {
-            for l in 0..LANES {
-                acc[k][l] += a[k] * b[l];
+            let wide = simd.splat_f64s(a[k]);
+            for l in 0..width {
+                acc[k][l] = simd.mul_add_e_f64s(wide, b[l], acc[k][l]);
             }
         }
     }
     for (k, acc) in acc.iter().enumerate() {
         let start = (i + k) * padded + j;
-        for (o, v) in out[start..start + LANES].iter_mut().zip(acc) {
-            *o += v;
+        let out = S::as_mut_simd_f64s(&mut out[start..start + LANES]).0;
+        for l in 0..width {
+            out[l] = simd.add_f64s(out[l], acc[l]);
         }
     }
 }

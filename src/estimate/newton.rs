@@ -16,12 +16,13 @@ pub(crate) fn minimise_in_ball(
     bound: f64,
 ) -> Result<(DVector<f64>, f64)> {
     let d = theta.len();
-    let scale = (hessian.trace() / d as f64).max(f64::MIN_POSITIVE);
-    let mut damping = DAMPING * scale;
+    let mut damping = DAMPING;
     let solve = |mu: f64, damping: f64| -> Option<(DVector<f64>, Cholesky<f64, Dyn>)> {
         let mut shifted = hessian.clone();
         for i in 0..d {
-            shifted[(i, i)] += mu + damping;
+            // Relative to each coordinate's own scale; a coordinate that no pair shows does not move.
+            let own = hessian[(i, i)];
+            shifted[(i, i)] += mu + if own > 0.0 { damping * own } else { 1.0 };
         }
         let chol = Cholesky::new(shifted)?;
         let u = theta - chol.solve(&(gradient + theta * mu));
@@ -30,7 +31,7 @@ pub(crate) fn minimise_in_ball(
     let (mut u, mut chol) = loop {
         match solve(0.0, damping) {
             Some(found) => break found,
-            None if damping < scale => damping *= 100.0,
+            None if damping < 1.0 => damping *= 100.0,
             None => {
                 return Err(Error::NotConverged {
                     what: "factorisation of the information matrix".into(),
