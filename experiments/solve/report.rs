@@ -20,7 +20,7 @@ pub struct Report {
     pub suboptimality: Suboptimality,
     /// π*_β(·|s₁).
     pub root_policy: Option<Rows>,
-    /// E_{d*}[φ].
+    /// E_{d*}\[φ\].
     pub feature_expectation: Option<Vec<f64>>,
     /// The best policy that fixes all tokens in advance, at β = 0 (Proposition C.2).
     pub predetermined_value: Option<f64>,
@@ -36,7 +36,7 @@ pub struct Report {
     pub algorithm1: Option<Algorithm1>,
     /// (B.1).
     pub theorem_b1: Option<MaxMin>,
-    /// (B.1) against E_{π_ref}[φ].
+    /// (B.1) against E_{π_ref}\[φ\].
     pub baselined: Option<MaxMin>,
     /// Remark B.2.
     pub robust: Option<Robust>,
