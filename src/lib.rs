@@ -9,6 +9,10 @@
 //!
 //! | module | paper |
 //! |---|---|
+//! | [`mdp`], [`features`], [`reward`] | Section 3.1: token MDPs as integer tables |
+//! | [`plan`] | Section 3.2, Appendix A: exact planning, Lemma A.2, Remark A.3 |
+//! | [`estimate`] | Section 4.1, Lemma A.1: Bradley–Terry estimate, Σ_𝒟, radii |
+//! | [`algorithm1`] | Algorithm 1, Theorem 4.2, Theorem B.1, Remark B.2 |
 //! | [`search`] | Section 3.3, Proposition 3.2: token feedback against sentence feedback |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
 #![deny(missing_docs)]
