@@ -25,7 +25,7 @@ pub fn preference_probability(
 /// (3.1). Pair i has its own random stream, so neither n nor the number of threads changes it.
 ///
 /// # Errors
-/// [`Error::Shape`] when reward or policies do not fit the table.
+/// [`crate::Error::Shape`] when reward or policies do not fit the table.
 pub fn sample_preferences(
     mdp: &TabularMdp,
     reward: &impl RewardModel,
