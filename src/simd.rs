@@ -215,7 +215,7 @@ fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
     simd.mul_add_e_f64s(simd.splat_f64s(c1), y, simd.splat_f64s(c0))
 }
 
-/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t and Σ exp(t − max t).
+/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t.
 /// Every row has the same length, a positive multiple of [`LANES`].
 #[inline(always)]
 pub(crate) fn soft_row<S: Simd>(
@@ -225,7 +225,7 @@ pub(crate) fn soft_row<S: Simd>(
     log_reference: &[f64],
     scale: f64,
     out: &mut [f64],
-) -> (f64, f64) {
+) -> f64 {
     let scale = simd.splat_f64s(scale);
     let (r, p) = (S::as_simd_f64s(reward).0, S::as_simd_f64s(log_reference).0);
     let t = S::as_mut_simd_f64s(out).0;
@@ -242,8 +242,7 @@ pub(crate) fn soft_row<S: Simd>(
             }
         }
     }
-    let top = largest(simd, out);
-    (top, total_exp(simd, out, top))
+    largest(simd, out)
 }
 
 /// Σ exp(row − shift), shift ≥ every entry; the row's length is a positive multiple of [`LANES`].

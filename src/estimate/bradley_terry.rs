@@ -26,7 +26,7 @@ impl Default for FitOptions {
         Self {
             param_bound: f64::INFINITY,
             tolerance: 1e-12,
-            max_passes: 500,
+            max_passes: 2000,
             penalty: 0.0,
         }
     }
@@ -207,7 +207,7 @@ impl<'a> Solver<'a> {
         let floor =
             1e-15 * (self.n as f64).sqrt() * point.gradient.norm().max(self.n as f64 * 1e-3);
         let cheap = fresh && self.n * self.d * self.d <= CHEAP;
-        let (mut stale, mut steps) = (fresh, 0);
+        let (mut stale, mut steps, mut shift) = (fresh, 0, 0.0);
         while point.residual > target {
             self.refuse_separable(&point)?;
             if self.passes >= self.options.max_passes {
@@ -216,22 +216,26 @@ impl<'a> Solver<'a> {
             if stale {
                 self.hessian = self.exact_hessian(&point.theta);
             }
-            let (to, multiplier) = minimise_in_ball(
-                &self.hessian,
-                &point.gradient,
-                &point.theta,
-                self.options.param_bound,
-            )?;
+            let model = self.shifted(shift);
+            let bound = self.options.param_bound;
+            let (to, multiplier) = minimise_in_ball(&model, &point.gradient, &point.theta, bound)?;
             let Some(next) = self.line_search(&point, &to, multiplier) else {
                 if point.residual <= floor.max(target) {
                     break;
                 }
-                if stale {
+                if stale && shift > 1.0 {
                     return Err(self.not_converged(&point));
                 }
+                // Rounding spoiled the step: a Newton step next, then shorter and better conditioned ones.
+                shift = if stale {
+                    (shift * 100.0).max(1e-12)
+                } else {
+                    0.0
+                };
                 stale = true;
                 continue;
             };
+            shift *= 0.01;
             steps += 1;
             stale = cheap || steps > PATIENCE || next.residual > SLOW * point.residual;
             let step = &next.theta - &point.theta;
@@ -243,6 +247,14 @@ impl<'a> Solver<'a> {
             point = next;
         }
         Ok(point)
+    }
+
+    /// H + shift·max(diag H)·I.
+    fn shifted(&self, shift: f64) -> DMatrix<f64> {
+        let mut out = self.hessian.clone();
+        let extra = shift * self.hessian.diagonal().max();
+        (0..self.d).for_each(|i| out[(i, i)] += extra);
+        out
     }
 
     /// The first of θ + t(u − θ), t = 1, ½, …, that decreases −L enough. Any slope still pointing down at

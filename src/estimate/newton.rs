@@ -16,13 +16,14 @@ pub(crate) fn minimise_in_ball(
     bound: f64,
 ) -> Result<(DVector<f64>, f64)> {
     let d = theta.len();
+    let floor = (1e-20 * hessian.diagonal().max()).max(f64::MIN_POSITIVE / DAMPING);
     let mut damping = DAMPING;
     let solve = |mu: f64, damping: f64| -> Option<(DVector<f64>, Cholesky<f64, Dyn>)> {
         let mut shifted = hessian.clone();
         for i in 0..d {
-            // Relative to each coordinate's own scale; a coordinate that no pair shows does not move.
-            let own = hessian[(i, i)];
-            shifted[(i, i)] += mu + if own > 0.0 { damping * own } else { 1.0 };
+            // Relative to each coordinate's own scale, and next to nothing where no curvature is left: a
+            // coordinate on the sphere must still be free to turn.
+            shifted[(i, i)] += mu + damping * hessian[(i, i)].max(floor);
         }
         let chol = Cholesky::new(shifted)?;
         let u = theta - chol.solve(&(gradient + theta * mu));

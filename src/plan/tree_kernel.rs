@@ -13,7 +13,7 @@ use crate::simd::{self, Kernel, LANES, dispatch};
 use crate::{Error, Result};
 
 /// State–action pairs of a cache block.
-const BLOCK_PAIRS: usize = 256;
+const BLOCK_PAIRS: usize = 128;
 /// State–action pairs of a parallel task.
 const TASK_PAIRS: usize = 1 << 17;
 
@@ -193,11 +193,17 @@ fn rows_of<const A: usize, S: Simd>(simd: S, rows: Rows<'_>) {
             .enumerate()
         {
             let next = next.map(|n| &n[i * na..(i + 1) * na]);
-            (*top, *sum) = if A >= LANES {
-                simd::soft_row(simd, r, next, p, inverse, t)
+            if A >= LANES {
+                *top = simd::soft_row(simd, r, next, p, inverse, t);
             } else {
-                short_row(r, next, p, inverse, t)
-            };
+                (*top, *sum) = short_row(r, next, p, inverse, t);
+            }
+        }
+        // A loop of its own: the chains of several rows then overlap.
+        if A >= LANES {
+            for ((t, top), sum) in logits.chunks_exact(na).zip(&tops).zip(&mut sums) {
+                *sum = simd::total_exp(simd, t, *top);
+            }
         }
         let count = v.len().next_multiple_of(LANES);
         for (sum, top) in sums[..count].iter_mut().zip(&tops[..count]) {
