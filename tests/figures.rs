@@ -1,21 +1,30 @@
 //! Committed figures are exactly what the committed CSV files draw, and the manifest lists them all.
 
 use rto_harness::manifest::Manifest;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PROP32: &str = env!("CARGO_BIN_EXE_prop32");
+const THM42: &str = env!("CARGO_BIN_EXE_thm42");
 
-#[test]
-fn the_manifest_lists_every_figure() {
-    Manifest::check(Path::new(ROOT)).unwrap();
+/// Runs a binary in `dir`, without anything of the caller's environment that moves results elsewhere.
+fn run(binary: &str, args: &[&str], dir: &Path) {
+    let output = Command::new(binary)
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{binary} {args:?}: {error}");
 }
 
-#[test]
-fn prop32_figures_are_drawn_from_their_csv_files() {
-    let committed = Path::new(ROOT).join("figures/prop32");
+/// Every figure of a folder is drawn again from its CSV files and compared byte for byte.
+fn redraw(binary: &str, folder: &str) {
+    let committed = Path::new(ROOT).join("figures").join(folder);
     let dir = TempDir::new().unwrap();
     let names: Vec<String> = fs::read_dir(&committed)
         .unwrap()
@@ -24,49 +33,57 @@ fn prop32_figures_are_drawn_from_their_csv_files() {
     for name in names.iter().filter(|name| name.ends_with(".csv")) {
         fs::copy(committed.join(name), dir.path().join(name)).unwrap();
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_prop32"))
-        .arg("--redraw")
-        .arg(dir.path())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    run(binary, &["--redraw", "."], dir.path());
     for name in &names {
         assert!(
             fs::read(committed.join(name)).unwrap() == fs::read(dir.path().join(name)).unwrap(),
-            "{name} is not what the CSV files draw"
+            "{folder}/{name} is not what the CSV files draw"
         );
     }
+    let drawn = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(
+        drawn,
+        names.len(),
+        "{folder}: figures that are not committed"
+    );
+}
+
+#[test]
+fn the_manifest_lists_every_figure() {
+    Manifest::check(Path::new(ROOT)).unwrap();
+}
+
+#[test]
+fn the_manifest_names_the_command_and_the_config_of_each_binary() {
+    let manifest = Manifest::load(Path::new(ROOT)).unwrap();
+    for entry in &manifest.figures {
+        let binary = &entry.binary;
+        assert!(entry.file.starts_with(&format!("figures/{binary}/")));
+        assert_eq!(entry.command, format!("cargo run --bin {binary}"));
+        assert_eq!(entry.config, format!("experiments/configs/{binary}.toml"));
+        let config = fs::read_to_string(Path::new(ROOT).join(&entry.config)).unwrap();
+        let seed = format!("seed = {}", entry.seed);
+        assert!(config.lines().any(|line| line == seed), "{}", entry.file);
+    }
+}
+
+#[test]
+fn prop32_figures_are_drawn_from_their_csv_files() {
+    redraw(PROP32, "prop32");
+}
+
+#[test]
+fn thm42_figures_are_drawn_from_their_csv_files() {
+    redraw(THM42, "thm42");
 }
 
 /// The deterministic sweeps are run again and compared byte for byte with the committed numbers.
 #[test]
 fn the_committed_counts_are_reproduced() {
     let dir = TempDir::new().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_prop32"))
-        .args([
-            "--replicates",
-            "1",
-            "--preference-horizons",
-            "1",
-            "--orders",
-            "2",
-            "--text-horizons",
-            "2",
-            "--out",
-            "run",
-        ])
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let args = "--replicates 1 --preference-horizons 1 --orders 2 --text-horizons 2 --out run";
+    let args: Vec<&str> = args.split(' ').collect();
+    run(PROP32, &args, dir.path());
     for name in ["figure2.csv", "claim.csv", "counts.csv"] {
         let committed =
             fs::read_to_string(Path::new(ROOT).join("figures/prop32").join(name)).unwrap();
@@ -74,5 +91,34 @@ fn the_committed_counts_are_reproduced() {
             committed == fs::read_to_string(dir.path().join("run").join(name)).unwrap(),
             "{name}"
         );
+    }
+}
+
+/// Some sizes and settings of every part are run again: each row is one of the committed rows, byte for byte.
+#[test]
+fn committed_suboptimality_rows_are_reproduced() {
+    let dir = TempDir::new().unwrap();
+    let args = "--sizes 50,100 --fit-points 2 --regime-sizes 200,600 --sampled-sizes 100,1000 --betas 0.05 \
+        --ridges 0.001 --dims 2 --horizons 2 --quiet --out run";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    run(THM42, &args, dir.path());
+    for (name, rows) in [
+        ("setting", 1),
+        ("curves", 34),
+        ("coverage", 16),
+        ("constant", 2),
+        ("regimes", 30),
+        ("inconsistency", 36),
+        ("sweeps", 36),
+    ] {
+        let file = format!("{name}.csv");
+        let committed =
+            fs::read_to_string(Path::new(ROOT).join("figures/thm42").join(&file)).unwrap();
+        let committed: BTreeSet<&str> = committed.lines().collect();
+        let again = fs::read_to_string(dir.path().join("run").join(&file)).unwrap();
+        for line in again.lines() {
+            assert!(committed.contains(line), "{file}: not committed: {line}");
+        }
+        assert_eq!(again.lines().count(), 1 + rows, "{file}");
     }
 }

@@ -7,15 +7,21 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// The README's code blocks of a language.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let rest = readme.split(&fence).skip(1);
+    rest.map(|rest| rest.split("```").next().unwrap().to_string())
+        .collect()
+}
+
 /// The commands of the README's shell blocks, without comments.
 fn commands() -> Vec<String> {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let blocks = readme
-        .split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap());
+    let blocks = blocks("sh");
     let lines = blocks
-        .flat_map(str::lines)
+        .iter()
+        .flat_map(|block| block.lines())
         .map(|line| line.split(" #").next().unwrap().trim().to_string());
     lines.filter(|line| !line.is_empty()).collect()
 }
@@ -76,7 +82,30 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 8);
+    assert_eq!(ran, 11);
+}
+
+/// The example instance is the file that is named, and `solve` prints what the README says.
+#[test]
+fn the_example_of_solve_gives_the_lines_shown() {
+    let own = Path::new(ROOT).join("experiments/data/own.json");
+    assert_eq!(blocks("json"), [fs::read_to_string(&own).unwrap()]);
+    let output = Command::new(env!("CARGO_BIN_EXE_solve"))
+        .arg(&own)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let printed: Vec<String> = text.lines().map(words).collect();
+    let shown = blocks("text").concat();
+    assert!(shown.lines().count() >= 5);
+    for line in shown.lines() {
+        assert!(
+            printed.contains(&words(line)),
+            "solve does not print: {line}"
+        );
+    }
 }
 
 #[test]
