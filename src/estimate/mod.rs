@@ -12,6 +12,8 @@ mod bradley_terry;
 mod covariance;
 mod design;
 mod kernels;
+#[cfg(feature = "lapack")]
+mod lapack;
 mod newton;
 mod preference;
 mod radius;
@@ -19,5 +21,7 @@ mod radius;
 pub use bradley_terry::{BtFit, FitOptions, fit_bradley_terry};
 pub use covariance::{Metric, MetricKind, RowSpace};
 pub use design::{Design, gradient, information, log_likelihood};
+#[cfg(feature = "lapack")]
+pub use lapack::lapack_cholesky;
 pub use preference::{preference_probability, sample_preferences};
 pub use radius::{Curvature, Radii, Radius, RadiusInputs, RadiusKind, curvature_bound, radii};
