@@ -3,6 +3,7 @@
 mod arrays;
 mod instance;
 mod json;
+mod population;
 mod preferences;
 mod render;
 mod report;
