@@ -107,6 +107,8 @@ fn g0() {
     let token_reward = &got["dpo"]["token_reward_root"];
     close("(4.5)", token_reward, &want["dpo_token_reward"][0], EXACT);
     close("dpo", &got["dpo"]["root_policy"], &want["pistar"][0], EXACT);
+    let population = &want["population_DPO_loss_uniform_unordered_pairs_at_pistar"];
+    close("(4.4)", &got["dpo"]["population_loss"], population, EXACT);
     let mut settings = 0;
     for (key, want) in want.as_object().unwrap() {
         let Some(betas) = key.strip_prefix("RTO_b1=") else {
@@ -400,6 +402,7 @@ fn unknown_truth_is_null() {
         "/theorem_b1/theta_star_in_set",
         "/baselined/bound",
         "/dpo/suboptimality",
+        "/dpo/population_loss",
         "/rto/suboptimality",
     ] {
         assert_eq!(got.pointer(path), Some(&Value::Null), "{path}");
@@ -997,13 +1000,19 @@ fn bad_preferences() {
     assert_eq!(got["mle"]["at_bound"], json!(true));
     assert_eq!(got["mle"]["separable"], json!(true));
     assert!(got["mle"]["multiplier"].as_f64().unwrap() > 0.0);
+    assert_eq!(got["mle"]["separation"], json!("complete"));
+    let warnings = [
+        "features: rank 1 of d = 4 on the n = 1 pairs of preferences (rank-deficient, d > n); the estimate of least norm is used",
+        "preferences: the data are separable (one direction favours the winner in all n = 1 pairs), so only estimation.param_bound = 1 keeps the estimate finite",
+    ];
+    assert_eq!(got["warnings"], json!(warnings));
+    let lines: Vec<String> = warnings
+        .iter()
+        .map(|w| format!("warning: ball.json: {w}"))
+        .collect();
     let text = stderr(&output);
-    for part in [
-        "warning: ball.json: preferences: 1 pairs determine 1 of 4 parameters (d > n)",
-        "separable",
-    ] {
-        assert!(text.contains(part), "{text}");
-    }
+    let said: Vec<&str> = text.lines().filter(|l| l.starts_with("warning")).collect();
+    assert_eq!(said, lines);
     let small = edited("g1.json", "/estimation/feature_bound", json!(0.1));
     refused(&small, &["estimation.feature_bound: found 0.1"]);
     let both = edited("g1.json", "/estimation/bonus_scale", json!("wald"));
@@ -1013,6 +1022,80 @@ fn bad_preferences() {
         json!({"estimation": {"bonus_scale": "theory"}}),
     );
     refused(&nameless, &["estimation.param_bound: missing"]);
+}
+
+/// Two arms compared both ways, a third that always loses to the first: no finite maximiser, though no
+/// direction explains every pair.
+#[test]
+fn quasi_separable_preferences() {
+    let pair = |w: usize, l: usize| json!({"winner": [w], "loser": [l]});
+    let pairs = json!([pair(0, 1), pair(1, 0), pair(0, 1), pair(0, 2), pair(0, 2)]);
+    let free = json!({
+        "beta": 0.5, "initial": [1], "n_actions": 3, "horizon": 1,
+        "reference": [[[0.2, 0.3, 0.5]]], "reward": [[[1, 0, -1]]], "preferences": pairs
+    });
+    let how = "preferences: the data are quasi-separable (one direction favours the winner in 2 of n = 5 pairs and the loser in none)";
+    refused(
+        &free,
+        &[how, "no finite maximiser", "estimation.param_bound"],
+    );
+    let ball = with(free.clone(), json!({"estimation": {"param_bound": 3}}));
+    let got = solved(&ball);
+    assert_eq!(got["mle"]["separation"], json!("quasi"));
+    assert_eq!(got["mle"]["separable"], json!(false));
+    let warnings: Vec<&str> = got["warnings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            "features: rank 2 of d = 3 on the n = 5 pairs of preferences (rank-deficient); the estimate of least norm is used",
+            &format!("{how}, so only estimation.param_bound = 3 keeps the estimate finite"),
+        ]
+    );
+    // One label the other way, and the maximiser is finite without the ball.
+    let mut overlap = free;
+    overlap["preferences"]
+        .as_array_mut()
+        .unwrap()
+        .push(pair(2, 0));
+    let got = solved(&overlap);
+    assert_eq!(got["mle"]["separation"], json!("none"));
+    let theta = numbers(&got["mle"]["theta"]);
+    assert!((theta[0] - theta[1] - 2f64.ln()).abs() < 1e-9, "{theta:?}");
+    assert!((theta[0] - theta[2] - 2f64.ln()).abs() < 1e-9, "{theta:?}");
+}
+
+#[test]
+fn layered_graphs_are_declared() {
+    let acyclic = json!({
+        "beta": 0.5, "states": 4, "initial": [1, 0, 0, 0], "horizon": 3,
+        "transition": [[1, [[1, 0.5], [2, 0.5]]], [3, 2], [3, null], [0, 0]], "terminal": [3],
+        "reference": [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]],
+        "reward": [[1, 0], [0, 2], [1, 1], [0, 0]]
+    });
+    let declared = with(acyclic.clone(), json!({"layered": true}));
+    assert_eq!(solved(&declared), solved(&acyclic));
+    let mut cyclic = declared;
+    cyclic["transition"][2][1] = json!([[0, 0.25], [3, 0.75]]);
+    refused(
+        &cyclic,
+        &[
+            "transition[2][1]: leads from state 2 back to state 0, a cycle",
+            "layered",
+        ],
+    );
+    // Without the declaration the horizon unrolls the cycle.
+    solved(&with(cyclic.clone(), json!({"layered": false})));
+    refused(
+        &with(cyclic, json!({"layered": 1})),
+        &["layered: found 1, expected true or false"],
+    );
+    let tree = with(example("g0.json"), json!({"layered": true}));
+    refused(&tree, &["layered: unknown key"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use rto::search::mass::Mass;
 use rto::search::oracle::CountingOracle;
 use rto::search::paper::paper_search;
 use rto::search::profile::heavy_profile;
+use rto_harness::json_error::explain;
 use rto_harness::table::{Cell, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -98,29 +99,6 @@ fn report(bytes: &[u8]) -> Result<TreeReport> {
             file.xi,
         ),
     }
-}
-
-/// One line for a syntax error, with the literals that JSON does not have called by their names.
-fn explain(text: &str, error: &serde_json::Error) -> anyhow::Error {
-    let line = text
-        .lines()
-        .nth(error.line().saturating_sub(1))
-        .unwrap_or("");
-    let rest: String = line
-        .chars()
-        .skip(error.column().saturating_sub(1))
-        .take(9)
-        .collect();
-    for name in ["NaN", "Infinity", "-Infinity", "nan", "inf"] {
-        if rest.starts_with(name) {
-            return anyhow::anyhow!(
-                "line {} column {}: found {name}, expected a finite number",
-                error.line(),
-                error.column()
-            );
-        }
-    }
-    anyhow::anyhow!("{error}")
 }
 
 fn shorten(text: &str) -> String {

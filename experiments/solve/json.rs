@@ -1,6 +1,7 @@
 //! JSON with places: every error names the field it is about, as in `reference[0][2]`.
 
 use anyhow::{Result, anyhow, bail};
+use rto_harness::json_error::explain;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -151,30 +152,6 @@ impl Fields {
             ),
         }
     }
-}
-
-/// One line for a syntax error, with the literals that JSON does not have called by their names.
-fn explain(text: &str, error: &serde_json::Error) -> anyhow::Error {
-    let line = text
-        .lines()
-        .nth(error.line().saturating_sub(1))
-        .unwrap_or("");
-    let before: String = line.chars().take(error.column()).collect();
-    let near: String = line
-        .chars()
-        .skip(error.column().saturating_sub(2))
-        .take(12)
-        .collect();
-    for name in ["NaN", "nan", "Infinity", "inf"] {
-        if near.contains(name) || before.ends_with(name) {
-            return anyhow!(
-                "line {} column {}: found {name}, expected a finite number",
-                error.line(),
-                error.column()
-            );
-        }
-    }
-    anyhow!("{error}")
 }
 
 impl<'de> Deserialize<'de> for Json {

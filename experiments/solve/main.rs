@@ -3,6 +3,7 @@
 mod arrays;
 mod instance;
 mod json;
+mod population;
 mod preferences;
 mod render;
 mod report;
@@ -63,7 +64,8 @@ the tokens y_1 ... y_{h-1} is (A^{h-1} - 1)/(A - 1) + the base-A number y_1 ... 
 A general table has \"states\": S, \"initial\": [S], \"horizon\": H and
    \"transition\": [S][A] of a next state or [[next, probability], ...] (null ends the episode),
    \"terminal\": [states], \"transition_counts\": [S][A] of a number of visits or [[next, count], ...],
-   \"zeta\": radius of the likelihood set; its other arrays are [S][A], its responses
+   \"zeta\": radius of the likelihood set, \"layered\": true to declare that no state is met twice in an
+   episode (a layered graph; transitions with a cycle are then refused); its other arrays are [S][A], its responses
    [[state, action], ...] (in CSV state:action, apart by spaces).
 
 An array may be a path: \"r.npy\", \"all.npz:reward\", \"all.safetensors:reward\".";

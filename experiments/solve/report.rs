@@ -63,6 +63,9 @@ pub struct Mle {
     pub multiplier: f64,
     /// Without the ball there would be no finite maximiser.
     pub separable: bool,
+    /// `none`, `quasi` or `complete` (Albert and Anderson): with either of the last two (4.1) has no finite
+    /// maximiser without the ball. Null where rounding leaves it undecided.
+    pub separation: Option<&'static str>,
     /// Rank of the matrix of trajectory differences.
     pub rank: usize,
 }
@@ -138,6 +141,9 @@ pub struct Dpo {
     pub root_policy: Rows,
     /// Mean DPO loss (4.4) on the preferences.
     pub loss: Option<f64>,
+    /// (4.4) in expectation: labels from (3.1), prompts from ρ, pairs uniform over the unordered pairs of
+    /// different responses of positive probability under π_ref.
+    pub population_loss: Option<f64>,
     pub suboptimality: Option<f64>,
     /// β of DPO.
     pub beta: f64,

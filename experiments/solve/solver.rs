@@ -1,11 +1,12 @@
 //! From an instance to its report, by the library's planners and estimators.
 
 use crate::instance::{Estimation, Features, Instance, Source};
+use crate::population::population_loss;
 use crate::report::{
     Active, Algorithm1, Dpo, MaxMin, Mle, Radii, Report, Robust, Rows, RtoReport, Suboptimality,
 };
 use crate::world::{Kind, World};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nalgebra::DMatrix;
 use ndarray::Array2;
 use rto::algorithm1::{
@@ -13,8 +14,8 @@ use rto::algorithm1::{
     robust_soft_value_iteration,
 };
 use rto::estimate::{
-    BtFit, Curvature, Design, FitOptions, Metric, MetricKind, RadiusInputs, RadiusKind,
-    fit_bradley_terry, radii,
+    BtFit, Curvature, Design, FitOptions, Metric, MetricKind, RadiusInputs, RadiusKind, Separation,
+    fit_bradley_terry, radii, separation,
 };
 use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::{Beta, PreferencePair, TabularPolicy};
@@ -110,6 +111,7 @@ struct Estimate {
     radius: f64,
     param_bound: f64,
     rank: usize,
+    separation: Option<Separation>,
     radii: Radii,
 }
 
@@ -130,7 +132,12 @@ impl Estimate {
             log_likelihood: self.fit.log_likelihood,
             at_bound: self.fit.at_bound,
             multiplier: self.fit.multiplier,
-            separable: self.fit.separable,
+            separable: self.separation == Some(Separation::Complete),
+            separation: self.separation.map(|s| match s {
+                Separation::None => "none",
+                Separation::Quasi { .. } => "quasi",
+                Separation::Complete => "complete",
+            }),
             rank: self.rank,
         }
     }
@@ -139,17 +146,21 @@ impl Estimate {
         let mut out = Vec::new();
         let (n, d) = (self.design.n(), self.design.dim());
         if n > 0 && self.rank < d {
-            let few = if d > n { " (d > n)" } else { "" };
+            let few = if d > n { ", d > n" } else { "" };
             out.push(format!(
-                "preferences: {n} pairs determine {} of {d} parameters{few}; the estimate of least norm is used",
+                "features: rank {} of d = {d} on the n = {n} pairs of preferences (rank-deficient{few}); the estimate of least norm is used",
                 self.rank
             ));
         }
-        if self.fit.separable {
-            out.push(format!(
-                "preferences: the data are separable, so the estimate lies on the ball of radius {}",
+        match self.separation.map(|s| separated(s, n)) {
+            None => out.push(format!(
+                "preferences: whether the n = {n} pairs are separable is lost in rounding"
+            )),
+            Some(None) => {}
+            Some(Some(how)) => out.push(format!(
+                "preferences: {how}, so only estimation.param_bound = {} keeps the estimate finite",
                 self.param_bound
-            ));
+            )),
         }
         out
     }
@@ -216,14 +227,7 @@ impl<'a> Solver<'a> {
             param_bound,
             ..FitOptions::default()
         };
-        let fit = fit_bradley_terry(&design, &options)
-            .map_err(|error| match (e.param_bound, error) {
-                (None, error @ rto::Error::Assumption { .. }) => {
-                    anyhow!("{error}; give estimation.param_bound")
-                }
-                (_, error) => error.into(),
-            })
-            .context("preferences")?;
+        let (fit, separation) = fitted(&design, &options, e.param_bound)?;
         let (inputs, all) = self.all_radii(e, features, &design, &fit)?;
         let name = e.scale_name.as_str();
         let radius = all.radius(e.scale)?;
@@ -267,6 +271,7 @@ impl<'a> Solver<'a> {
         Ok(Some(Estimate {
             radius: radius.value,
             rank: all.rank,
+            separation,
             radii: report,
             design,
             fit,
@@ -447,6 +452,10 @@ impl<'a> Solver<'a> {
                 .pairs
                 .as_ref()
                 .and_then(|pairs| mean_loss(pairs, &implicit)),
+            population_loss: match &self.truth {
+                Some(t) => population_loss(mdp, &t.reward, &implicit, &i.reference)?,
+                None => None,
+            },
             suboptimality: self.gap(&policy)?,
             beta: beta.get(),
             source,
@@ -484,6 +493,38 @@ impl<'a> Solver<'a> {
                 Source::Optimal => "optimal",
             },
         }))
+    }
+}
+
+/// (4.1) and whether the data separate, which without the ball is an error.
+fn fitted(
+    design: &Design,
+    options: &FitOptions,
+    param_bound: Option<f64>,
+) -> Result<(BtFit, Option<Separation>)> {
+    let fit = fit_bradley_terry(design, options);
+    let start = match &fit {
+        Ok(fit) => fit.theta.clone(),
+        Err(_) => vec![0.0; design.dim()],
+    };
+    let separation = separation(design, &start).ok();
+    let how = separation.and_then(|s| separated(s, design.n()));
+    if let (None, Some(how)) = (param_bound, how) {
+        bail!("preferences: {how}, so (4.1) has no finite maximiser; give estimation.param_bound");
+    }
+    Ok((fit.context("preferences")?, separation))
+}
+
+/// How data separate, in words; `None` when they do not.
+fn separated(separation: Separation, n: usize) -> Option<String> {
+    match separation {
+        Separation::None => None,
+        Separation::Quasi { explained } => Some(format!(
+            "the data are quasi-separable (one direction favours the winner in {explained} of n = {n} pairs and the loser in none)"
+        )),
+        Separation::Complete => Some(format!(
+            "the data are separable (one direction favours the winner in all n = {n} pairs)"
+        )),
     }
 }
 

@@ -146,6 +146,9 @@ impl World {
                 terminal[s] = true;
             }
         }
+        if layered(fields)? {
+            refuse_cycle(&rows, actions, &terminal)?;
+        }
         let lead = vec![("states", states)];
         let raw = RawReference::take(fields, &axes(&lead, actions), dir)?;
         let (unrolled, mdp) = unroll(&rows, actions, &initial, &terminal, horizon)?;
@@ -351,6 +354,58 @@ fn unroll(
         .collect();
     let mdp = TabularMdp::try_new(actions, rho, unrolled.mdp.transition().clone())?;
     Ok((unrolled, mdp))
+}
+
+/// Whether `layered` is declared.
+fn layered(fields: &mut Fields) -> Result<bool> {
+    match fields.take("layered") {
+        None => Ok(false),
+        Some(Json::Bool(declared)) => Ok(declared),
+        Some(other) => bail!("layered: found {}, expected true or false", other.shown()),
+    }
+}
+
+/// Refuses transitions that lead back to an earlier state, listed successors of probability 0 included: a
+/// depth-first search over the states that are not terminal.
+fn refuse_cycle(rows: &Rows, actions: usize, terminal: &[bool]) -> Result<()> {
+    let edges = |s: usize| {
+        let pairs = s * actions..(s + 1) * actions;
+        pairs.flat_map(move |pair| {
+            rows[pair]
+                .iter()
+                .map(move |(next, _)| (pair - s * actions, *next))
+        })
+    };
+    let mut done = terminal.to_vec();
+    let mut on_path = vec![false; terminal.len()];
+    for start in 0..terminal.len() {
+        if done[start] {
+            continue;
+        }
+        let mut path = vec![(start, edges(start))];
+        on_path[start] = true;
+        while let Some((s, left)) = path.last_mut() {
+            let s = *s;
+            match left.next() {
+                None => {
+                    done[s] = true;
+                    on_path[s] = false;
+                    path.pop();
+                }
+                Some((_, StateIx::END)) => {}
+                Some((a, next)) if on_path[next.ix()] => bail!(
+                    "transition[{s}][{a}]: leads from state {s} back to state {}, a cycle, but \"layered\" is declared",
+                    next.ix()
+                ),
+                Some((_, next)) if done[next.ix()] => {}
+                Some((_, next)) => {
+                    on_path[next.ix()] = true;
+                    path.push((next.ix(), edges(next.ix())));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn axes(lead: &[(&'static str, usize)], actions: usize) -> Vec<Axis> {

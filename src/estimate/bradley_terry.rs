@@ -45,7 +45,8 @@ pub struct BtFit {
     pub at_bound: bool,
     /// μ ≥ 0 with ∇L(θ_MLE) = μ θ_MLE; 0 inside the ball.
     pub multiplier: f64,
-    /// Whether x_iᵀθ > 0 for every pair: without the ball there is no finite maximiser.
+    /// Whether x_iᵀθ > 0 for every pair at the estimate: without the ball there is no finite maximiser.
+    /// [`separation`](super::separation()) decides in general, quasi-separation included.
     pub separable: bool,
     /// ‖∇L − μθ‖₂ at the estimate.
     pub residual: f64,

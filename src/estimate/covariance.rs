@@ -49,7 +49,7 @@ impl Metric {
         for i in 0..matrix.nrows() {
             matrix[(i, i)] += ridge;
         }
-        let factor = Cholesky::new(matrix.clone()).ok_or_else(|| Error::NonFinite {
+        let factor = factorise(&matrix).ok_or_else(|| Error::NonFinite {
             what: format!("Cholesky factor with ridge {ridge}"),
             value: f64::NAN,
         })?;
@@ -132,6 +132,15 @@ impl Metric {
         }
         y
     }
+}
+
+/// M = LLᵀ, by LAPACK where the feature is on and d is large.
+fn factorise(matrix: &DMatrix<f64>) -> Option<Cholesky<f64, Dyn>> {
+    #[cfg(feature = "lapack")]
+    if matrix.nrows() >= super::lapack::FROM_DIM {
+        return super::lapack::lapack_cholesky(matrix).ok();
+    }
+    Cholesky::new(matrix.clone())
 }
 
 /// The row space of X: the parameter directions that preference data can see.

@@ -132,6 +132,7 @@ mod atomic;
 mod cell;
 pub mod cli;
 pub mod config;
+pub mod json_error;
 pub mod manifest;
 pub mod plot;
 pub mod progress;
