@@ -286,6 +286,11 @@ impl PpoConfig {
             let must = "k2, k3 or exact in the loss: the gradient of k1 has mean 0 on samples of the policy";
             return Err(Error::config("kl_estimator", "k1", must));
         }
+        let pure = self.entropy_bonus == 0.0 && self.kl_placement == KlPlacement::Reward;
+        if self.policy_loss == PolicyLoss::PolicyGradient && !pure {
+            let must = "clipped with an entropy bonus or a KL term in the loss";
+            return Err(Error::config("policy_loss", "policy_gradient", must));
+        }
         let steps = self.epochs * self.responses().div_ceil(self.minibatch_size);
         if self.policy_loss == PolicyLoss::PolicyGradient && steps > 1 {
             let must =

@@ -14,8 +14,18 @@
 
 mod config;
 mod critic;
+mod fit;
 mod fit_config;
+mod ppo;
+mod report;
+mod rto;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Advantage, KlPlacement, PolicyLoss, PpoConfig, RtoConfig, Whitening};
 pub use critic::{Critic, CriticSlot, NoCritic};
+pub use fit::{OnStep, Pair, dpo, fit_reward, fit_steps, sft};
 pub use fit_config::{Checked, DpoConfig, FitConfig, Schedule};
+pub use ppo::{PpoRun, PpoState};
+pub use report::IterationReport;
+pub use rto::{Observer, RtoInput, RtoOutput, rto};
