@@ -66,14 +66,16 @@ pub struct PpoRun<'a> {
     pub seeds: &'a SeedTree,
 }
 
+/// V of the rollout and the returns it is fitted to.
+type ValuesAndReturns = (Ragged, Ragged);
+
 /// The rollout of an iteration with everything that is fixed while the policy moves.
 struct Rollout {
     batch: Vec<Episode>,
     behaviour: Ragged,
     reference: Ragged,
     advantages: Ragged,
-    /// V of the rollout and the returns it is fitted to.
-    critic: Option<(Ragged, Ragged)>,
+    critic: Option<ValuesAndReturns>,
 }
 
 impl PpoRun<'_> {
@@ -225,13 +227,12 @@ impl PpoRun<'_> {
         Ok((rollout, measured))
     }
 
-    #[allow(clippy::type_complexity)]
     fn advantages(
         &self,
         batch: &[Episode],
         reward: &Ragged,
         scores: Option<&PerToken>,
-    ) -> Result<(Ragged, Option<(Ragged, Ragged)>)> {
+    ) -> Result<(Ragged, Option<ValuesAndReturns>)> {
         let (config, per) = (self.config, self.config.responses_per_prompt);
         let groups: Vec<Range<usize>> = (0..batch.len() / per)
             .map(|k| k * per..(k + 1) * per)
@@ -336,7 +337,7 @@ impl PpoRun<'_> {
         rows: &[usize],
     ) -> Result<Option<ValueLoss>> {
         let (config, how) = (self.config, self.config.aggregation);
-        let loss = |(values, returns): &(Ragged, Ragged)| {
+        let loss = |(values, returns): &ValuesAndReturns| {
             let (old, target) = (values.select(rows), returns.select(rows));
             ValueLoss::new(
                 batch,

@@ -4,6 +4,7 @@ use crate::seq::{Episode, Ragged};
 use crate::{Error, Result};
 
 /// The weight w_{i,h} of token h of row i in ℒ = Σ_{i,h} w_{i,h} ℓ_{i,h}.
+///
 /// With B rows and n_i tokens of row i that count (all H_i without a mask), the variants give w.
 ///
 /// The choice decides a length bias. Under [`Aggregation::SequenceMean`] a token of a long response weighs less, so a long bad

@@ -184,3 +184,19 @@ fn scores_that_depend_on_the_batch_are_caught_at_the_first_minibatch() {
     assert!(said.starts_with("ratio of the first minibatch"), "{said}");
     assert!(leaky.logits.is_empty(), "nothing was stepped");
 }
+
+#[cfg(feature = "experiments")]
+#[test]
+fn settings_survive_a_file_and_unknown_keys_do_not() {
+    let config = RtoConfig::released();
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<RtoConfig>(&text).unwrap(), config);
+    let part = r#"{"ppo": {"beta2": 0.2, "advantage": {"group": {"divide_by_std": true}}}}"#;
+    let got: RtoConfig = serde_json::from_str(part).unwrap();
+    assert_eq!((got.ppo.beta2, got.ppo.epochs), (0.2, 2));
+    let said = serde_json::from_str::<RtoConfig>(r#"{"ppo": {"kl_coef": 0.2}}"#).unwrap_err();
+    assert!(
+        said.to_string().contains("unknown field `kl_coef`"),
+        "{said}"
+    );
+}

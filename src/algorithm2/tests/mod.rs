@@ -1,4 +1,5 @@
 mod config;
+mod stages;
 mod table;
 
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use table::{LENGTH, State, Table, responses, state};
 
 use super::*;
 use crate::Token;
-use crate::objective::Readout;
 use crate::seed::SeedTree;
 use crate::seq::*;
 use crate::token_reward::*;
@@ -391,58 +391,4 @@ fn algorithm_2_runs_from_pairs() {
         said.to_string().starts_with("start of the DPO learner"),
         "{said}"
     );
-}
-
-#[test]
-fn sft_and_reward_fitting_learn_and_resume() {
-    let all: Vec<_> = prompts().iter().flat_map(responses).collect();
-    let config = FitConfig {
-        learning_rate: 3.0,
-        batch_size: 4,
-        epochs: 30,
-        ..FitConfig::paper_sft()
-    }
-    .check()
-    .unwrap();
-    let (seeds, total, mut losses) = (SeedTree::new(1), fit_steps(4, &config), Vec::new());
-    let (mut a, mut b) = (policy(), policy());
-    sft(&mut a, &all[..4], &config, &seeds, 0..total, &mut |_, r| {
-        losses.push(r.loss);
-        Ok(())
-    })
-    .unwrap();
-    for steps in [0..7, 7..total] {
-        sft(
-            &mut b,
-            &all[..4],
-            &config,
-            &seeds,
-            steps,
-            &mut |_, _| Ok(()),
-        )
-        .unwrap();
-    }
-    assert_eq!(furthest(&a, &b), 0.0);
-    assert_eq!(losses.len() as u64, total);
-    assert!(losses[losses.len() - 1] < 0.7 * losses[0]);
-    assert!(sft(&mut a, &[], &config, &seeds, 0..1, &mut |_, _| Ok(())).is_err());
-    let pair = Pair {
-        winner: all[0].clone(),
-        loser: all[3].clone(),
-    };
-    let (mut model, mut last) = (Table::new(&[Channel::Reward]), 0.0);
-    fit_reward(
-        &mut model,
-        &[pair],
-        Readout::Sum,
-        &config,
-        &seeds,
-        0..30,
-        &mut |_, r| {
-            last = r.loss;
-            Ok(())
-        },
-    )
-    .unwrap();
-    assert!(last > 0.0 && last < 0.1);
 }
