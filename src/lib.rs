@@ -15,6 +15,7 @@
 //! | [`algorithm1`] | Algorithm 1, Theorem 4.2, Theorem B.1, Remark B.2 |
 //! | [`search`] | Section 3.3, Proposition 3.2: token feedback against sentence feedback |
 //! | [`seq`] | Section 4.2, Algorithm 2: the per-token seam between objectives and models |
+//! | [`policy`] | Section 4.2: policies, critics and rewards on a table, exact evaluation of any policy |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod features;
 pub mod mdp;
 pub mod numerics;
 pub mod plan;
+pub mod policy;
 pub mod reward;
 pub mod search;
 pub mod seed;
