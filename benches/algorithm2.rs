@@ -7,11 +7,15 @@ use std::ops::Range;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use rand::Rng;
+use rto::algorithm2::{CriticSlot, PpoConfig, PpoRun, PpoState};
 use rto::mdp::{Beta, TabularPolicy, TokenTree};
-use rto::policy::{ExactEvaluator, OptimizerConfig, StateMap, TabularLearner, TabularSoftmax};
+use rto::policy::{
+    ExactEvaluator, OptimizerConfig, Regressor, StateMap, TabularLearner, TabularSoftmax,
+};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
 use rto::seq::{Channel, PerToken, Policy, PolicyLearner, StreamKey, TokenObjective, Trainable};
+use rto::token_reward::DpoReward;
 
 fn random(map: &StateMap, name: &str) -> Array2<f64> {
     let mut rng = SeedTree::new(0).child("algorithm2").child(name).rng();
@@ -92,5 +96,41 @@ fn table(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, exact, table);
+/// Rollout, reward, advantages and 4 epochs of 4 minibatches for policy and critic.
+fn ppo(c: &mut Criterion) {
+    let tree = TokenTree::try_new(1, 4, 5, None).expect("valid sizes");
+    let map = StateMap::tree(&tree, &[1.0]).expect("one prompt");
+    let policy = TabularSoftmax::try_new(map.clone(), &random(&map, "policy")).expect("finite");
+    let dpo = TabularSoftmax::try_new(map.clone(), &random(&map, "reward")).expect("finite");
+    let reward = DpoReward::try_new(&dpo, &policy, 0.5).expect("positive");
+    let (prompts, seeds) = ([StateMap::prompt(0)], SeedTree::new(1));
+    let adam = OptimizerConfig::adam(1e-3);
+    let config = PpoConfig {
+        prompts_per_iteration: 64,
+        minibatch_size: 16,
+        epochs: 4,
+        ..PpoConfig::paper()
+    };
+    let config = config.check().expect("valid");
+    let run = PpoRun {
+        reference: &policy,
+        reward: &reward,
+        prompts: &prompts,
+        config: &config,
+        seeds: &seeds,
+    };
+    let zeros = vec![0.0; map.mdp().n_states()];
+    let mut critic = Regressor::critic(map.clone(), &zeros, adam).expect("valid");
+    let mut critic = CriticSlot::Separate(&mut critic);
+    let mut learner = TabularLearner::try_new(policy.clone(), adam).expect("valid");
+    let mut state = PpoState::new(&config);
+    c.bench_function("ppo/iteration/A4_H5_N64_E4_M4", |b| {
+        b.iter(|| {
+            run.iterate(&mut learner, &mut critic, &mut state)
+                .expect("finite")
+        });
+    });
+}
+
+criterion_group!(benches, exact, table, ppo);
 criterion_main!(benches);
