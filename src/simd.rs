@@ -385,4 +385,39 @@ mod tests {
         assert_eq!(ln(1.0), 0.0);
         assert_eq!(ln_1p(0.0), 0.0);
     }
+
+    struct ExpOf(Vec<f64>);
+
+    impl Kernel for ExpOf {
+        type Output = Vec<f64>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f64> {
+            let mut out = vec![0.0; self.0.len()];
+            exp_shifted(simd, &self.0, 0.0, &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn vector_exp_is_close_and_keeps_nan() {
+        let xs: Vec<f64> = (0..80_000).map(|i| f64::from(i) * -0.008_83).collect();
+        for (x, e) in xs.iter().zip(dispatch(ExpOf(xs.clone()))) {
+            let allowed = 7e-16 + 1.2e-16 * x.abs();
+            assert!((e / x.exp() - 1.0).abs() < allowed, "exp({x}) = {e}");
+        }
+        let odd = [
+            f64::NEG_INFINITY,
+            -1e9,
+            f64::NAN,
+            0.0,
+            f64::NAN,
+            -1.0,
+            f64::NAN,
+            0.0,
+        ];
+        let got = dispatch(ExpOf(odd.to_vec()));
+        assert!(got[0] < 1e-307 && got[1] < 1e-307 && got[3] == 1.0);
+        assert!(got[2].is_nan() && got[4].is_nan() && got[6].is_nan());
+    }
 }

@@ -27,7 +27,7 @@ const TASK_PAIRS: usize = 1 << 17;
 /// (3.2)–(3.4) as in [`super::soft_value_iteration`], for β > 0 on a [`TokenTree`]. `reward` and
 /// `log_reference` are `[P, S, A]` in the state order of the tree; log_reference rows are normalised, −∞
 /// where π_ref = 0. The end-of-sentence action leads to value 0. Results do not depend on the number
-/// of threads or the vector width.
+/// of threads; the last digit may on the kind of CPU.
 ///
 /// # Errors
 /// [`Error::Config`] when β = 0; [`Error::Shape`]; [`Error::NonFinite`] when a root value is not finite,
@@ -349,6 +349,7 @@ mod tests {
             (2, 16, 3),
             (1, 33, 2),
             (1, 64, 2),
+            (1, 3, 12),
         ]
         .into_iter()
         .enumerate()
@@ -383,6 +384,57 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_far_apart_keep_their_digits() {
+        for a in [3, 8, 16, 130] {
+            let tree = TokenTree::try_new(1, a, 2, None).unwrap();
+            let pairs = tree.n_states() * a;
+            let reward: Vec<f64> = (0..pairs)
+                .map(|i| f64::from((i / a % 3) as u32) * 2.0 + 1e-3 * (i % a) as f64)
+                .collect();
+            let log_reference = vec![-(a as f64).ln(); pairs];
+            let beta = 1e-3;
+            let mut log_pi = vec![0.0; pairs];
+            tree_soft_values(
+                &tree,
+                &reward,
+                &log_reference,
+                Beta::try_new(beta).unwrap(),
+                Some(&mut log_pi),
+            )
+            .unwrap();
+            let last = log_pi.chunks(a).zip(reward.chunks(a)).skip(1);
+            for (row, reward) in last {
+                // One reward per row and equal steps: a geometric series, whatever the row's level is.
+                let total: f64 = (0..a).map(|k| (k as f64).exp()).sum();
+                for (k, got) in row.iter().enumerate() {
+                    assert!((got - (k as f64 - total.ln())).abs() < 3e-12, "{reward:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_entry_anywhere_is_an_error() {
+        for a in [2, 3, 8, 10, 16] {
+            let tree = TokenTree::try_new(1, a, 3, None).unwrap();
+            let pairs = tree.n_states() * a;
+            let log_reference = vec![-(a as f64).ln(); pairs];
+            for bad in [f64::NAN, f64::INFINITY] {
+                for i in 0..pairs {
+                    let mut reward = vec![0.5; pairs];
+                    reward[i] = bad;
+                    let beta = Beta::try_new(0.5).unwrap();
+                    assert!(tree_soft_values(&tree, &reward, &log_reference, beta, None).is_err());
+                }
+            }
+            let mut empty_row = log_reference.clone();
+            empty_row[..a].fill(f64::NEG_INFINITY);
+            let (reward, beta) = (vec![0.5; pairs], Beta::try_new(0.5).unwrap());
+            assert!(tree_soft_values(&tree, &reward, &empty_row, beta, None).is_err());
         }
     }
 }
