@@ -154,59 +154,70 @@ pub(crate) fn tree_sum(acc: &[f64; LANES]) -> f64 {
     ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]))
 }
 
-/// [`exp`] on a vector of non-positive numbers, within 2 ulp; 0 below −708, NaN for NaN. Multiply–adds are fused where
-/// the machine can, so the last bit may differ between kinds of CPU.
+/// eˣ on a vector of non-positive numbers, within 2 ulp + |x|·1e-16; below e⁻⁷⁰⁸ for x < −708, NaN for NaN.
+/// Multiply–adds are fused where the machine can, so the last bit may differ between kinds of CPU.
+///
+/// 2ᵏ·2ᶠ with k the integer nearest to x·log₂e. Polynomial of degree 10: Chebyshev interpolation of 2ᶠ on |f| ≤ ½
+/// (relative error 3e-16).
 #[inline(always)]
 pub(crate) fn exp_vector<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
-    /// 1.5·2²⁰: adding it moves the integer part into the high word.
-    const HIGH: f64 = 1_572_864.0;
-    let tiny = simd.less_than_f64s(x, simd.splat_f64s(EXP_MIN));
-    let clamped = simd.select_f64s(tiny, simd.splat_f64s(EXP_MIN), x);
+    /// 1.5·2²⁰ moves the integer part into the high word, 1023 is the bias of the exponent, ½ rounds.
+    const HIGH: f64 = 1_572_864.0 + 1023.0;
+    let lowest = simd.splat_f64s(EXP_MIN);
+    // Vector maxima keep a NaN in the second place, the scalar one does not.
+    let x = if S::F64_LANES == 1 {
+        simd.select_f64s(simd.less_than_f64s(x, lowest), lowest, x)
+    } else {
+        simd.max_f64s(lowest, x)
+    };
     let log2e = simd.splat_f64s(std::f64::consts::LOG2_E);
-    let shifted = simd.mul_add_e_f64s(clamped, log2e, simd.splat_f64s(HIGH + 0.5));
+    let shifted = simd.mul_add_e_f64s(x, log2e, simd.splat_f64s(HIGH + 0.5));
     let floor = simd.and_u64s(
         simd.transmute_u64s_f64s(shifted),
         simd.splat_u64s(0xffff_ffff_0000_0000),
     );
-    let k = simd.sub_f64s(simd.transmute_f64s_u64s(floor), simd.splat_f64s(HIGH));
-    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_HI), clamped);
-    let r = simd.mul_add_e_f64s(k, simd.splat_f64s(-LN2_LO), r);
-    let r2 = simd.mul_f64s(r, r);
-    let r4 = simd.mul_f64s(r2, r2);
-    let p23 = line(simd, 0.500_000_000_000_001_9, 0.166_666_666_666_666_8, r);
-    let p45 = line(simd, 0.041_666_666_666_487_38, 0.008_333_333_333_319_546, r);
-    let p67 = line(
-        simd,
-        0.001_388_888_895_250_540_6,
-        0.000_198_412_698_901_937_05,
-        r,
-    );
-    let p89 = line(
-        simd,
-        2.480_148_527_837_006_2e-5,
-        2.755_724_076_173_925_7e-6,
-        r,
-    );
-    let p1011 = line(
-        simd,
-        2.763_271_507_163_225_5e-7,
-        2.511_009_561_188_623_8e-8,
-        r,
-    );
-    let low = simd.mul_add_e_f64s(p67, r2, p45);
-    let high = simd.mul_add_e_f64s(p1011, r2, p89);
-    let high = simd.mul_add_e_f64s(high, r4, low);
-    let rest = simd.mul_add_e_f64s(high, r2, p23);
-    let p = simd.mul_add_e_f64s(rest, r2, simd.add_f64s(simd.splat_f64s(1.0), r));
-    let biased = simd.add_u64s(floor, simd.splat_u64s(1023 << 32));
+    let k = simd.sub_f64s(simd.splat_f64s(HIGH), simd.transmute_f64s_u64s(floor));
+    let f = simd.mul_add_e_f64s(x, log2e, k);
+    let p = exp2_polynomial(simd, f);
     // Vectors have no 64-bit shift here; the low words are 0, so shifting both words does it.
     let bits: S::u64s = if S::F64_LANES == 1 {
-        cast(cast::<S::u64s, u64>(biased) << 20)
+        cast(cast::<S::u64s, u64>(floor) << 20)
     } else {
-        cast(simd.wrapping_dyn_shl_u32s(cast(biased), simd.splat_u32s(20)))
+        cast(simd.wrapping_dyn_shl_u32s(cast(floor), simd.splat_u32s(20)))
     };
-    let scale = simd.transmute_f64s_u64s(bits);
-    simd.select_f64s(tiny, simd.splat_f64s(0.0), simd.mul_f64s(p, scale))
+    simd.mul_f64s(p, simd.transmute_f64s_u64s(bits))
+}
+
+/// Coefficients of 2ᶠ.
+const EXP2: [f64; 11] = [
+    1.0,
+    0.693_147_180_559_95,
+    0.240_226_506_959_100_97,
+    0.055_504_108_664_447_716,
+    0.009_618_129_107_606_888,
+    0.001_333_355_823_016_507_4,
+    0.000_154_035_304_417_361_1,
+    1.525_265_726_013_954_7e-5,
+    1.321_544_258_788_63e-6,
+    1.020_869_031_221_652_3e-7,
+    7.072_585_956_347_123e-9,
+];
+
+/// 2ᶠ for |f| ≤ ½.
+#[inline(always)]
+fn exp2_polynomial<S: Simd>(simd: S, f: S::f64s) -> S::f64s {
+    let f2 = simd.mul_f64s(f, f);
+    let f4 = simd.mul_f64s(f2, f2);
+    let p01 = line(simd, EXP2[0], EXP2[1], f);
+    let p23 = line(simd, EXP2[2], EXP2[3], f);
+    let p45 = line(simd, EXP2[4], EXP2[5], f);
+    let p67 = line(simd, EXP2[6], EXP2[7], f);
+    let p89 = line(simd, EXP2[8], EXP2[9], f);
+    let low = simd.mul_add_e_f64s(p67, f2, p45);
+    let high = simd.mul_add_e_f64s(simd.splat_f64s(EXP2[10]), f2, p89);
+    let high = simd.mul_add_e_f64s(high, f4, low);
+    let rest = simd.mul_add_e_f64s(high, f2, p23);
+    simd.mul_add_e_f64s(rest, f2, p01)
 }
 
 /// c₀ + c₁y.
@@ -215,10 +226,10 @@ fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
     simd.mul_add_e_f64s(simd.splat_f64s(c1), y, simd.splat_f64s(c0))
 }
 
-/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t.
-/// Every row has the same length, a positive multiple of [`LANES`].
+/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t, −∞ for no entries.
+/// Every slice has the same length, a multiple of [`LANES`].
 #[inline(always)]
-pub(crate) fn soft_row<S: Simd>(
+pub(crate) fn soft_logits<S: Simd>(
     simd: S,
     reward: &[f64],
     next: Option<&[f64]>,
@@ -229,20 +240,33 @@ pub(crate) fn soft_row<S: Simd>(
     let scale = simd.splat_f64s(scale);
     let (r, p) = (S::as_simd_f64s(reward).0, S::as_simd_f64s(log_reference).0);
     let t = S::as_mut_simd_f64s(out).0;
+    let mut top = simd.splat_f64s(f64::NEG_INFINITY);
     match next {
         Some(next) => {
             let n = S::as_simd_f64s(next).0;
             for (((t, r), p), n) in t.iter_mut().zip(r).zip(p).zip(n) {
                 *t = simd.mul_add_e_f64s(simd.add_f64s(*r, *n), scale, *p);
+                top = simd.max_f64s(top, *t);
             }
         }
         None => {
             for ((t, r), p) in t.iter_mut().zip(r).zip(p) {
                 *t = simd.mul_add_e_f64s(*r, scale, *p);
+                top = simd.max_f64s(top, *t);
             }
         }
     }
-    largest(simd, out)
+    simd.reduce_max_f64s(top)
+}
+
+/// exp(tᵢ − shift), shift ≥ every entry; both slices have the same length, a multiple of [`LANES`].
+#[inline(always)]
+pub(crate) fn exp_shifted<S: Simd>(simd: S, t: &[f64], shift: f64, out: &mut [f64]) {
+    let shift = simd.splat_f64s(shift);
+    let out = S::as_mut_simd_f64s(out).0;
+    for (o, t) in out.iter_mut().zip(S::as_simd_f64s(t).0) {
+        *o = exp_vector(simd, simd.sub_f64s(*t, shift));
+    }
 }
 
 /// Σ exp(row − shift), shift ≥ every entry; the row's length is a positive multiple of [`LANES`].
@@ -360,5 +384,40 @@ mod tests {
         assert!(exp(f64::NAN).is_nan() && ln(f64::NAN).is_nan() && ln(f64::INFINITY).is_nan());
         assert_eq!(ln(1.0), 0.0);
         assert_eq!(ln_1p(0.0), 0.0);
+    }
+
+    struct ExpOf(Vec<f64>);
+
+    impl Kernel for ExpOf {
+        type Output = Vec<f64>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f64> {
+            let mut out = vec![0.0; self.0.len()];
+            exp_shifted(simd, &self.0, 0.0, &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn vector_exp_is_close_and_keeps_nan() {
+        let xs: Vec<f64> = (0..80_000).map(|i| f64::from(i) * -0.008_83).collect();
+        for (x, e) in xs.iter().zip(dispatch(ExpOf(xs.clone()))) {
+            let allowed = 7e-16 + 1.2e-16 * x.abs();
+            assert!((e / x.exp() - 1.0).abs() < allowed, "exp({x}) = {e}");
+        }
+        let odd = [
+            f64::NEG_INFINITY,
+            -1e9,
+            f64::NAN,
+            0.0,
+            f64::NAN,
+            -1.0,
+            f64::NAN,
+            0.0,
+        ];
+        let got = dispatch(ExpOf(odd.to_vec()));
+        assert!(got[0] < 1e-307 && got[1] < 1e-307 && got[3] == 1.0);
+        assert!(got[2].is_nan() && got[4].is_nan() && got[6].is_nan());
     }
 }

@@ -14,6 +14,11 @@ use crate::{Error, Result};
 
 /// State–action pairs of a cache block.
 const BLOCK_PAIRS: usize = 128;
+/// Rows longer than this are a block each.
+const LONG_ROW: usize = 128;
+/// Smallest Σ exp(t − shift) that is accurate: a term lost to the end of the exponents, 2⁻¹⁰²², is then below
+/// rounding, and so is what rounding t − shift does to the sum.
+const SMALLEST_SUM: f64 = 1e-100;
 /// State–action pairs of a parallel task.
 const TASK_PAIRS: usize = 1 << 17;
 
@@ -22,7 +27,7 @@ const TASK_PAIRS: usize = 1 << 17;
 /// (3.2)–(3.4) as in [`super::soft_value_iteration`], for β > 0 on a [`TokenTree`]. `reward` and
 /// `log_reference` are `[P, S, A]` in the state order of the tree; log_reference rows are normalised, −∞
 /// where π_ref = 0. The end-of-sentence action leads to value 0. Results do not depend on the number
-/// of threads or the vector width.
+/// of threads; the last digit may on the kind of CPU.
 ///
 /// # Errors
 /// [`Error::Config`] when β = 0; [`Error::Shape`]; [`Error::NonFinite`] when a root value is not finite,
@@ -156,7 +161,11 @@ impl Kernel for Rows<'_> {
     fn run<S: Simd>(self, simd: S) {
         match self.na {
             2 => rows_of::<2, S>(simd, self),
+            3 => rows_of::<3, S>(simd, self),
             4 => rows_of::<4, S>(simd, self),
+            5 => rows_of::<5, S>(simd, self),
+            6 => rows_of::<6, S>(simd, self),
+            7 => rows_of::<7, S>(simd, self),
             8 => rows_of::<8, S>(simd, self),
             16 => rows_of::<16, S>(simd, self),
             32 => rows_of::<32, S>(simd, self),
@@ -170,74 +179,154 @@ impl Kernel for Rows<'_> {
 #[inline(always)]
 fn rows_of<const A: usize, S: Simd>(simd: S, rows: Rows<'_>) {
     let na = if A == 0 { rows.na } else { A };
-    let block = (BLOCK_PAIRS / na).max(1);
+    let block = block_rows(na);
     let inverse = 1.0 / rows.beta;
-    let mut logits = vec![0.0; block * na];
-    // Padded so that the logarithms run over whole vectors.
-    let mut tops = vec![0.0; block.next_multiple_of(LANES)];
-    let mut sums = vec![1.0; block.next_multiple_of(LANES)];
+    let mut scratch = Scratch::new(block, na);
     let mut out = rows.out;
     for (b, v) in rows.v.chunks_mut(block).enumerate() {
         let span = b * block * na..(b * block + v.len()) * na;
-        let logits = &mut logits[..span.len()];
         let (r, p) = (
             &rows.reward[span.clone()],
             &rows.log_reference[span.clone()],
         );
         let next = (!rows.next.is_empty()).then(|| &rows.next[span.clone()]);
-        let pairs = r.chunks_exact(na).zip(p.chunks_exact(na));
-        let slots = tops.iter_mut().zip(&mut sums);
-        for (i, (((r, p), t), (top, sum))) in pairs
-            .zip(logits.chunks_exact_mut(na))
-            .zip(slots)
-            .enumerate()
-        {
-            let next = next.map(|n| &n[i * na..(i + 1) * na]);
-            if A >= LANES {
-                *top = simd::soft_row(simd, r, next, p, inverse, t);
-            } else {
-                (*top, *sum) = short_row(r, next, p, inverse, t);
-            }
-        }
-        // A loop of its own: the chains of several rows then overlap.
-        if A >= LANES {
-            for ((t, top), sum) in logits.chunks_exact(na).zip(&tops).zip(&mut sums) {
-                *sum = simd::total_exp(simd, t, *top);
-            }
-        }
-        let count = v.len().next_multiple_of(LANES);
-        for (sum, top) in sums[..count].iter_mut().zip(&tops[..count]) {
-            *sum = top + simd::ln(*sum);
-        }
-        for (v, sum) in v.iter_mut().zip(&sums) {
-            *v = rows.beta * sum;
+        let top = scratch.fill_logits(simd, r, next, p, inverse);
+        scratch.normalise::<A, S>(simd, na, v.len(), top);
+        for (v, norm) in v.iter_mut().zip(&scratch.norms) {
+            *v = rows.beta * norm;
         }
         if let Some(out) = out.as_deref_mut() {
-            let rows = logits.chunks_exact(na).zip(out[span].chunks_exact_mut(na));
-            for ((t, o), sum) in rows.zip(&sums) {
-                simd::subtract(simd, t, *sum, o);
-            }
+            scratch.write_log_policy::<A, S>(simd, na, &mut out[span]);
         }
-        sums.fill(1.0);
     }
 }
 
-/// [`simd::soft_row`] for rows of any length.
-#[inline(always)]
-fn short_row(
-    reward: &[f64],
-    next: Option<&[f64]>,
-    log_reference: &[f64],
-    scale: f64,
-    out: &mut [f64],
-) -> (f64, f64) {
-    let mut top = f64::NEG_INFINITY;
-    for (i, t) in out.iter_mut().enumerate() {
-        let later = next.map_or(0.0, |n| n[i]);
-        *t = (reward[i] + later) * scale + log_reference[i];
-        top = if *t > top { *t } else { top };
+/// Rows of a cache block: whole vectors of rows where they are short.
+const fn block_rows(na: usize) -> usize {
+    if na > LONG_ROW {
+        return 1;
     }
-    (top, out.iter().map(|t| simd::exp(t - top)).sum())
+    let rows = BLOCK_PAIRS / na;
+    if rows < LANES {
+        LANES
+    } else {
+        rows / LANES * LANES
+    }
+}
+
+/// A block of rows; nothing here is larger than the first-level cache unless one row is.
+struct Scratch {
+    /// t = (r + V')/β + log π_ref, −∞ beyond the block.
+    logits: Vec<f64>,
+    /// exp(t − shift), for rows that are not whole vectors.
+    weights: Vec<f64>,
+    /// Σ exp(t − shift) of every row, then log Σ exp t; padded to whole vectors.
+    norms: Vec<f64>,
+}
+
+impl Scratch {
+    fn new(block: usize, na: usize) -> Self {
+        let pairs = (block * na).next_multiple_of(LANES);
+        Self {
+            logits: vec![f64::NEG_INFINITY; pairs],
+            weights: vec![0.0; pairs],
+            norms: vec![1.0; block.next_multiple_of(LANES)],
+        }
+    }
+
+    /// Returns the largest logit of the block.
+    #[inline(always)]
+    fn fill_logits<S: Simd>(
+        &mut self,
+        simd: S,
+        reward: &[f64],
+        next: Option<&[f64]>,
+        log_reference: &[f64],
+        inverse: f64,
+    ) -> f64 {
+        if reward.len() < self.logits.len() {
+            self.logits.truncate(reward.len().next_multiple_of(LANES));
+            self.weights.truncate(self.logits.len());
+            self.logits[reward.len()..].fill(f64::NEG_INFINITY);
+        }
+        let whole = reward.len() / LANES * LANES;
+        for i in whole..reward.len() {
+            let later = next.map_or(0.0, |n| n[i]);
+            self.logits[i] = (reward[i] + later) * inverse + log_reference[i];
+        }
+        let (head, tail) = self.logits.split_at_mut(whole);
+        let next = next.map(|n| &n[..whole]);
+        let top = simd::soft_logits(
+            simd,
+            &reward[..whole],
+            next,
+            &log_reference[..whole],
+            inverse,
+            head,
+        );
+        tail.iter().fold(top, |a, t| if *t > a { *t } else { a })
+    }
+
+    /// Sets `norms` to log Σ exp t of `rows` rows.
+    ///
+    /// One shift for the whole block leaves nothing to do row by row but sums; where it makes a sum so
+    /// small that figures are lost, every row gets a shift of its own.
+    #[inline(always)]
+    fn normalise<const A: usize, S: Simd>(&mut self, simd: S, na: usize, rows: usize, top: f64) {
+        self.norms[rows..].fill(1.0);
+        let norms = &mut self.norms[..rows];
+        if na.is_multiple_of(LANES) {
+            for (norm, t) in norms.iter_mut().zip(self.logits.chunks_exact(na)) {
+                *norm = simd::total_exp(simd, t, top);
+            }
+        } else {
+            simd::exp_shifted(simd, &self.logits, top, &mut self.weights);
+            for (norm, w) in norms.iter_mut().zip(self.weights.chunks_exact(na)) {
+                *norm = w.iter().sum();
+            }
+        }
+        let mut enough = true;
+        for norm in &*norms {
+            enough &= *norm >= SMALLEST_SUM;
+        }
+        if !(enough && top.is_finite()) {
+            return self.normalise_each(simd, na, rows);
+        }
+        for norm in &mut self.norms {
+            *norm = top + simd::ln(*norm);
+        }
+    }
+
+    /// [`Self::normalise`] with the largest logit of each row as its shift.
+    #[inline(never)]
+    fn normalise_each<S: Simd>(&mut self, simd: S, na: usize, rows: usize) {
+        for (norm, t) in self.norms[..rows]
+            .iter_mut()
+            .zip(self.logits.chunks_exact(na))
+        {
+            let top = simd::largest(simd, t);
+            let sum = if na.is_multiple_of(LANES) {
+                simd::total_exp(simd, t, top)
+            } else {
+                t.iter().map(|t| simd::exp(t - top)).sum()
+            };
+            *norm = top + simd::ln(sum);
+        }
+    }
+
+    #[inline(always)]
+    fn write_log_policy<const A: usize, S: Simd>(&self, simd: S, na: usize, out: &mut [f64]) {
+        let rows = self.logits.chunks_exact(na).zip(out.chunks_exact_mut(na));
+        for ((t, o), norm) in rows.zip(&self.norms) {
+            if na.is_multiple_of(LANES) {
+                simd::subtract(simd, t, *norm, o);
+            } else {
+                for (o, t) in o.iter_mut().zip(t) {
+                    *o = t - norm;
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -260,6 +349,7 @@ mod tests {
             (2, 16, 3),
             (1, 33, 2),
             (1, 64, 2),
+            (1, 3, 12),
         ]
         .into_iter()
         .enumerate()
@@ -294,6 +384,57 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_far_apart_keep_their_digits() {
+        for a in [3, 8, 16, 130] {
+            let tree = TokenTree::try_new(1, a, 2, None).unwrap();
+            let pairs = tree.n_states() * a;
+            let reward: Vec<f64> = (0..pairs)
+                .map(|i| f64::from((i / a % 3) as u32) * 2.0 + 1e-3 * (i % a) as f64)
+                .collect();
+            let log_reference = vec![-(a as f64).ln(); pairs];
+            let beta = 1e-3;
+            let mut log_pi = vec![0.0; pairs];
+            tree_soft_values(
+                &tree,
+                &reward,
+                &log_reference,
+                Beta::try_new(beta).unwrap(),
+                Some(&mut log_pi),
+            )
+            .unwrap();
+            let last = log_pi.chunks(a).zip(reward.chunks(a)).skip(1);
+            for (row, reward) in last {
+                // One reward per row and equal steps: a geometric series, whatever the row's level is.
+                let total: f64 = (0..a).map(|k| (k as f64).exp()).sum();
+                for (k, got) in row.iter().enumerate() {
+                    assert!((got - (k as f64 - total.ln())).abs() < 3e-12, "{reward:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_entry_anywhere_is_an_error() {
+        for a in [2, 3, 8, 10, 16] {
+            let tree = TokenTree::try_new(1, a, 3, None).unwrap();
+            let pairs = tree.n_states() * a;
+            let log_reference = vec![-(a as f64).ln(); pairs];
+            for bad in [f64::NAN, f64::INFINITY] {
+                for i in 0..pairs {
+                    let mut reward = vec![0.5; pairs];
+                    reward[i] = bad;
+                    let beta = Beta::try_new(0.5).unwrap();
+                    assert!(tree_soft_values(&tree, &reward, &log_reference, beta, None).is_err());
+                }
+            }
+            let mut empty_row = log_reference.clone();
+            empty_row[..a].fill(f64::NEG_INFINITY);
+            let (reward, beta) = (vec![0.5; pairs], Beta::try_new(0.5).unwrap());
+            assert!(tree_soft_values(&tree, &reward, &empty_row, beta, None).is_err());
         }
     }
 }

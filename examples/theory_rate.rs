@@ -1,0 +1,208 @@
+//! Core-seconds of soft value iteration and of Bradley–Terry estimation, one JSON line per run, for
+//! `benches/side_by_side_theory.py`.
+//!
+//! `theory_rate soft-vi A H [REPETITIONS]` | `theory_rate bt-mle N D [CONDITION [REPETITIONS]]`
+//!
+//! The number of threads is RAYON_NUM_THREADS. Times are medians, data generation excluded; `floor` is what
+//! reading both tables and writing one takes, over the same buffers, in turn with the planner.
+
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use rto::estimate::{Design, FitOptions, fit_bradley_terry};
+use rto::mdp::{Beta, TokenTree};
+use rto::numerics::{log_sum_exp, sigmoid};
+use rto::plan::tree_kernel::tree_soft_values;
+use rto::seed::SeedTree;
+use rto::{Error, Result};
+use std::time::Instant;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize, default: Option<f64>| -> Result<f64> {
+        match (args.get(i), default) {
+            (None, Some(value)) => Ok(value),
+            (text, _) => {
+                let text = text.map(String::as_str).unwrap_or("");
+                text.parse()
+                    .map_err(|_| Error::config(format!("argument {i}"), text, "a number"))
+            }
+        }
+    };
+    let count = |i, default: Option<f64>| number(i, default).map(|x| x as usize);
+    match args.first().map(String::as_str) {
+        Some("soft-vi") => soft_vi(count(1, None)?, count(2, None)?, count(3, Some(9.0))?),
+        Some("bt-mle") => bt_mle(
+            count(1, None)?,
+            count(2, None)?,
+            number(3, Some(1.0))?,
+            count(4, Some(5.0))?,
+        ),
+        other => Err(Error::config(
+            "work",
+            other.unwrap_or("nothing"),
+            "soft-vi or bt-mle",
+        )),
+    }
+}
+
+/// Wall and core seconds of every call of `work`, after one that is not counted.
+struct Clock {
+    wall: Vec<f64>,
+    core: Vec<f64>,
+}
+
+impl Clock {
+    const fn new() -> Self {
+        Self {
+            wall: Vec::new(),
+            core: Vec::new(),
+        }
+    }
+
+    fn time(&mut self, work: impl FnOnce()) {
+        let (wall, core) = (Instant::now(), core_seconds());
+        work();
+        self.core.push(core_seconds() - core);
+        self.wall.push(wall.elapsed().as_secs_f64());
+    }
+
+    fn medians(&mut self) -> (f64, f64) {
+        (median(&mut self.wall), median(&mut self.core))
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Seconds all threads of this process have run on a core, where the system tells (Linux); wall time
+/// elsewhere.
+fn core_seconds() -> f64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let wall = START.get_or_init(Instant::now).elapsed().as_secs_f64();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return wall;
+    };
+    let on_core = |task: std::fs::DirEntry| -> Option<f64> {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    let total: f64 = tasks.flatten().filter_map(on_core).sum();
+    if total > 0.0 { total * 1e-9 } else { wall }
+}
+
+/// Rewards uniform on [0, 1), reference logits uniform on [0, 2), β = ½.
+fn soft_vi(actions: usize, horizon: usize, repetitions: usize) -> Result<()> {
+    let tree = TokenTree::try_new(1, actions, horizon, None)?;
+    let pairs = tree.n_states() * actions;
+    let mut rng = SeedTree::new(0).child("soft_vi").rng();
+    let reward: Vec<f64> = (0..pairs).map(|_| rng.random()).collect();
+    let mut log_reference: Vec<f64> = (0..pairs).map(|_| 2.0 * rng.random::<f64>()).collect();
+    for row in log_reference.chunks_exact_mut(actions) {
+        let norm = log_sum_exp(row);
+        row.iter_mut().for_each(|l| *l -= norm);
+    }
+    let mut out = vec![0.0; pairs];
+    let beta = Beta::try_new(0.5)?;
+    let (mut plan, mut floor) = (Clock::new(), Clock::new());
+    let mut root = tree_soft_values(&tree, &reward, &log_reference, beta, Some(&mut out))?;
+    for _ in 0..repetitions {
+        floor.time(|| read_two_write_one(&reward, &log_reference, &mut out));
+        let mut result = Ok(Vec::new());
+        plan.time(|| {
+            result = tree_soft_values(&tree, &reward, &log_reference, beta, Some(&mut out))
+        });
+        root = result?;
+    }
+    let mut ratios: Vec<f64> = plan
+        .wall
+        .iter()
+        .zip(&floor.wall)
+        .map(|(a, b)| a / b)
+        .collect();
+    let scale = 1e9 / pairs as f64;
+    let ((wall, core), (floor_wall, floor_core)) = (plan.medians(), floor.medians());
+    println!(
+        "{{\"pairs\": {pairs}, \"root\": {}, \"ns_per_pair\": {}, \"cpu_ns_per_pair\": {}, \"floor_ns_per_pair\": {}, \
+         \"floor_cpu_ns_per_pair\": {}, \"wall_over_floor\": {}, \"peak_mb\": {}}}",
+        root[0],
+        wall * scale,
+        core * scale,
+        floor_wall * scale,
+        floor_core * scale,
+        median(&mut ratios),
+        peak_mb()
+    );
+    Ok(())
+}
+
+fn read_two_write_one(x: &[f64], y: &[f64], out: &mut [f64]) {
+    let run = 1 << 17;
+    out.par_chunks_mut(run)
+        .zip(x.par_chunks(run).zip(y.par_chunks(run)))
+        .for_each(|(o, (x, y))| {
+            for ((o, x), y) in o.iter_mut().zip(x).zip(y) {
+                *o = x + y;
+            }
+        });
+}
+
+/// The largest resident memory so far, where the system tells (Linux); 0 elsewhere.
+fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+    let kb = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kb.unwrap_or(0.0) / 1024.0
+}
+
+/// Gaussian rows of variance 1/d, column scales from 1 down to 1/cond, labels from θ* of norm 3, winners
+/// first; penalty 1e-6, to ‖gradient‖ ≤ 1e-8·n.
+fn bt_mle(n: usize, d: usize, cond: f64, repetitions: usize) -> Result<()> {
+    let design = design(n, d, cond)?;
+    let options = FitOptions {
+        tolerance: 1e-8,
+        penalty: 1e-6,
+        ..FitOptions::default()
+    };
+    let mut clock = Clock::new();
+    let mut fit = fit_bradley_terry(&design, &options)?;
+    for _ in 0..repetitions {
+        let mut result = None;
+        clock.time(|| result = Some(fit_bradley_terry(&design, &options)));
+        fit = result.expect("the clock ran it")?;
+    }
+    let (wall, core) = clock.medians();
+    println!(
+        "{{\"wall_s\": {wall}, \"cpu_s\": {core}, \"passes\": {}, \"gnorm_over_n\": {:e}}}",
+        fit.passes,
+        fit.residual / n as f64
+    );
+    Ok(())
+}
+
+fn design(n: usize, d: usize, cond: f64) -> Result<Design> {
+    let mut rng = SeedTree::new(0).child("bt_mle").rng();
+    let mut normal = |scale: f64| -> f64 {
+        let x: f64 = StandardNormal.sample(&mut rng);
+        x * scale
+    };
+    let theta: Vec<f64> = (0..d).map(|_| normal(1.0)).collect();
+    let norm = theta.iter().map(|t| t * t).sum::<f64>().sqrt() / 3.0;
+    let scales: Vec<f64> = (0..d)
+        .map(|k| cond.powf(-(k as f64) / (d.max(2) - 1) as f64) / (d as f64).sqrt())
+        .collect();
+    let mut rows: Vec<f64> = Vec::with_capacity(n * d);
+    for _ in 0..n {
+        rows.extend(scales.iter().map(|s| normal(*s)));
+    }
+    let mut labels = SeedTree::new(0).child("labels").rng();
+    for x in rows.chunks_exact_mut(d) {
+        let z: f64 = x.iter().zip(&theta).map(|(a, b)| a * b / norm).sum();
+        if labels.random::<f64>() >= sigmoid(z) {
+            x.iter_mut().for_each(|v| *v = -*v);
+        }
+    }
+    Design::try_new(d, rows)
+}
