@@ -15,16 +15,21 @@
 //! | [`algorithm1`] | Algorithm 1, Theorem 4.2, Theorem B.1, Remark B.2 |
 //! | [`search`] | Section 3.3, Proposition 3.2: token feedback against sentence feedback |
 //! | [`seq`] | Section 4.2, Algorithm 2: the per-token seam between objectives and models |
+//! | [`objective`], [`token_reward`], [`advantage`] | (2.2), (2.3), (4.5), (5.1), (C.4): losses and rewards per token |
+//! | [`algorithm2`] | Algorithm 2 and its baselines |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod advantage;
 pub mod algorithm1;
+pub mod algorithm2;
 pub mod error;
 pub mod estimate;
 pub mod features;
 pub mod mdp;
 pub mod numerics;
+pub mod objective;
 pub mod plan;
 pub mod reward;
 pub mod search;
@@ -32,6 +37,7 @@ pub mod seed;
 pub mod seq;
 mod simd;
 mod token;
+pub mod token_reward;
 
 pub use error::{Error, Result};
 pub use token::Token;

@@ -8,6 +8,11 @@ use crate::{Error, Result};
 /// a nucleus moves between updates and log-probabilities outside it are −∞, so the ratio of PPO would not be the ratio
 /// of the distributions sampled from. [`Decoder::check_on_policy`] is where that is refused.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(
+    feature = "experiments",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct Decoder {
     /// T > 0: log-probabilities are divided by T and renormalised. On top of a temperature the policy owns.
     pub temperature: f64,

@@ -92,6 +92,54 @@ pub trait TokenReward {
     /// # Errors
     /// Those of the scorers behind it.
     fn rewards(&self, batch: &[Episode]) -> Result<Ragged>;
+
+    /// The named terms whose sum is [`TokenReward::rewards`], for logs.
+    ///
+    /// # Errors
+    /// Those of [`TokenReward::rewards`].
+    fn components(&self, batch: &[Episode]) -> Result<Vec<(&'static str, Ragged)>> {
+        Ok(vec![("reward", self.rewards(batch)?)])
+    }
+}
+
+impl<T: TokenScorer + ?Sized> TokenScorer for &T {
+    fn channels(&self) -> &[Channel] {
+        (**self).channels()
+    }
+
+    fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
+        (**self).scores(batch)
+    }
+}
+
+impl<T: TokenScorer + ?Sized> TokenScorer for Arc<T> {
+    fn channels(&self) -> &[Channel] {
+        (**self).channels()
+    }
+
+    fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
+        (**self).scores(batch)
+    }
+}
+
+impl<T: TokenReward + ?Sized> TokenReward for Box<T> {
+    fn rewards(&self, batch: &[Episode]) -> Result<Ragged> {
+        (**self).rewards(batch)
+    }
+
+    fn components(&self, batch: &[Episode]) -> Result<Vec<(&'static str, Ragged)>> {
+        (**self).components(batch)
+    }
+}
+
+impl<T: TokenReward + ?Sized> TokenReward for &T {
+    fn rewards(&self, batch: &[Episode]) -> Result<Ragged> {
+        (**self).rewards(batch)
+    }
+
+    fn components(&self, batch: &[Episode]) -> Result<Vec<(&'static str, Ragged)>> {
+        (**self).components(batch)
+    }
 }
 
 /// ℒ and ∂ℒ/∂score of a whole batch: phase (b) of a step, for any backend.

@@ -1,0 +1,209 @@
+//! Advantages of sampled responses from rewards per token.
+
+use std::ops::Range;
+
+use crate::seq::{Channel, Episode, Finish, PerToken, Ragged};
+use crate::{Error, Result};
+
+#[cfg(test)]
+mod tests;
+
+/// Added to the variance in [`whiten`].
+pub const WHITEN_EPS: f64 = 1e-8;
+
+/// Advantages and the returns a critic is fitted to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gae {
+    /// Â_h, `[B][H_i]`.
+    pub advantages: Ragged,
+    /// R_h = Â_h + V(s_h), `[B][H_i]`.
+    pub returns: Ragged,
+}
+
+/// Generalised advantage estimation (Schulman et al., 2016): δ_h = r_h + γV(s_{h+1}) − V(s_h), Â_h = Σ_{k≥h} (γλ)^{k−h} δ_k.
+///
+/// `rewards` and `values` are `[B][H_i]`; `final_values` are V(s_{H_i+1}), `[B]`, see [`final_values`]: 0 for a terminal state.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::NonFinite`], and [`Error::Config`] on γ or λ outside \[0, 1\].
+pub fn gae(
+    rewards: &Ragged,
+    values: &Ragged,
+    final_values: &[f64],
+    gamma: f64,
+    lambda: f64,
+) -> Result<Gae> {
+    unit("gamma", gamma)?;
+    unit("lambda", lambda)?;
+    values.check_same_shape("reward", rewards)?;
+    rewards.check_finite("reward")?;
+    values.check_finite("value")?;
+    check_len("final values", rewards.n_rows(), final_values)?;
+    let mut advantages = rewards.map(|_| 0.0);
+    for (i, &last) in final_values.iter().enumerate() {
+        let (r, v) = (rewards.row(i), values.row(i));
+        let (mut next, mut carried) = (last, 0.0);
+        for (h, a) in advantages.row_mut(i).iter_mut().enumerate().rev() {
+            carried = r[h] + gamma * next - v[h] + gamma * lambda * carried;
+            next = v[h];
+            *a = carried;
+        }
+    }
+    let returns = advantages.zip("value", values, |a, v| a + v)?;
+    Ok(Gae {
+        advantages,
+        returns,
+    })
+}
+
+/// V(s_{H_i+1}) of every row, `[B]`: 0 after the end-of-sentence token, and 0 for a response cut at its longest length unless
+/// `bootstrap_truncated`, which reads [`Channel::FinalValue`].
+///
+/// # Errors
+/// The channel is asked for and missing.
+pub fn final_values(
+    batch: &[Episode],
+    scores: &PerToken,
+    bootstrap_truncated: bool,
+) -> Result<Vec<f64>> {
+    if !bootstrap_truncated {
+        return Ok(vec![0.0; batch.len()]);
+    }
+    let last = scores.get(Channel::FinalValue)?;
+    check_len("final values", batch.len(), last.values())?;
+    let value = |(e, v): (&Episode, &f64)| match e.finish {
+        Finish::Eos => 0.0,
+        Finish::Length => *v,
+    };
+    Ok(batch.iter().zip(last.values()).map(value).collect())
+}
+
+/// Σ_{k≥h} γ^{k−h} r_k, `[B][H_i]`.
+///
+/// # Errors
+/// [`Error::NonFinite`]; [`Error::Config`] on γ outside \[0, 1\].
+pub fn reward_to_go(rewards: &Ragged, gamma: f64) -> Result<Ragged> {
+    unit("gamma", gamma)?;
+    rewards.check_finite("reward")?;
+    let mut out = rewards.clone();
+    for i in 0..out.n_rows() {
+        let mut carried = 0.0;
+        for r in out.row_mut(i).iter_mut().rev() {
+            carried = *r + gamma * carried;
+            *r = carried;
+        }
+    }
+    Ok(out)
+}
+
+/// x / √(var + ε) over the tokens of a mask, with the mean removed first if `shift_mean`; tokens off the mask become 0.
+///
+/// The variance is the biased one, 1/n Σ(x − x̄)², and ε = [`WHITEN_EPS`]. Without `shift_mean` the mean is scaled with the rest
+/// and keeps its sign, which is what rewards need.
+///
+/// # Errors
+/// [`Error::Shape`]; [`Error::NonFinite`]; [`Error::Config`] when no token counts.
+pub fn whiten(x: &Ragged, mask: Option<&Ragged>, shift_mean: bool) -> Result<Ragged> {
+    x.check_finite("what is whitened")?;
+    let ones = x.map(|_| 1.0);
+    let mask = mask.unwrap_or(&ones);
+    x.check_same_shape("mask", mask)?;
+    let n: f64 = mask.values().iter().sum();
+    if n <= 0.0 {
+        return Err(Error::config(
+            "mask",
+            "no token",
+            "at least one token that counts",
+        ));
+    }
+    let mean = x
+        .zip("mask", mask, |v, m| v * m)?
+        .values()
+        .iter()
+        .sum::<f64>()
+        / n;
+    let square = |v: f64, m: f64| m * (v - mean).powi(2);
+    let var = x.zip("mask", mask, square)?.values().iter().sum::<f64>() / n;
+    let (shift, scale) = (
+        if shift_mean { mean } else { 0.0 },
+        (var + WHITEN_EPS).sqrt().recip(),
+    );
+    x.zip("mask", mask, |v, m| m * (v - shift) * scale)
+}
+
+/// RLOO (Ahmadian et al., 2024): R_i − mean of the other returns of its group, `[B]`.
+///
+/// # Errors
+/// [`Error::Config`] on a group of one; [`Error::Shape`]; [`Error::NonFinite`].
+pub fn leave_one_out(returns: &[f64], groups: &[Range<usize>]) -> Result<Vec<f64>> {
+    grouped(returns, groups, |group, out| {
+        let (n, sum) = (group.len() as f64, group.iter().sum::<f64>());
+        out.extend(group.iter().map(|r| r - (sum - r) / (n - 1.0)));
+    })
+}
+
+/// GRPO (Shao et al., 2024): (R_i − mean)/(std + 1e-4) over the group, `[B]`, with the unbiased standard deviation;
+/// without the division it is Dr. GRPO (Liu et al., 2025).
+///
+/// # Errors
+/// [`Error::Config`] on a group of one; [`Error::Shape`]; [`Error::NonFinite`].
+pub fn group_relative(
+    returns: &[f64],
+    groups: &[Range<usize>],
+    divide_by_std: bool,
+) -> Result<Vec<f64>> {
+    grouped(returns, groups, |group, out| {
+        let n = group.len() as f64;
+        let mean = group.iter().sum::<f64>() / n;
+        let var = group.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let scale = if divide_by_std {
+            1.0 / (var.sqrt() + 1e-4)
+        } else {
+            1.0
+        };
+        out.extend(group.iter().map(|r| (r - mean) * scale));
+    })
+}
+
+/// One number per row given to all its tokens, in the shape of another array.
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn broadcast(per_row: &[f64], like: &Ragged) -> Result<Ragged> {
+    check_len("numbers per row", like.n_rows(), per_row)?;
+    let mut out = like.map(|_| 0.0);
+    for (i, v) in per_row.iter().enumerate() {
+        out.row_mut(i).fill(*v);
+    }
+    Ok(out)
+}
+
+fn grouped(
+    returns: &[f64],
+    groups: &[Range<usize>],
+    mut each: impl FnMut(&[f64], &mut Vec<f64>),
+) -> Result<Vec<f64>> {
+    Ragged::from_rows([returns]).check_finite("return")?;
+    let covered = groups.iter().map(Range::len).sum();
+    check_len("returns of the groups", covered, returns)?;
+    let mut out = Vec::with_capacity(returns.len());
+    for (k, g) in groups.iter().enumerate() {
+        if g.len() < 2 || g.start != out.len() {
+            let must = "at least two consecutive rows that follow the group before";
+            return Err(Error::config(format!("group {k}"), format!("{g:?}"), must));
+        }
+        each(&returns[g.clone()], &mut out);
+    }
+    Ok(out)
+}
+
+fn check_len(what: &str, expected: usize, values: &[f64]) -> Result<()> {
+    crate::objective::check_rows(what, expected, values)
+}
+
+fn unit(field: &str, value: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(field, value, "in [0, 1]"))
+}

@@ -1,0 +1,158 @@
+//! Minibatch training on a fixed data set: SFT, DPO and reward fitting are one loop.
+
+use std::ops::Range;
+
+use rand::seq::SliceRandom;
+
+use super::{Checked, DpoConfig, FitConfig};
+use crate::objective::{BradleyTerry, Nll, Readout};
+use crate::seed::SeedTree;
+use crate::seq::{Episode, StepReport, TokenObjective, TokenScorer, Trainable};
+use crate::token_reward::log_probs;
+use crate::{Error, Result};
+
+/// (x, y^w, y^l) of 𝒟.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// (x, y^w).
+    pub winner: Episode,
+    /// (x, y^l), of the same prompt.
+    pub loser: Episode,
+}
+
+/// Told of every step: its number and what it did.
+pub type OnStep<'a> = &'a mut dyn FnMut(u64, &StepReport) -> Result<()>;
+
+/// A batch and its loss, from the numbers of the items drawn for a step.
+type Make<'a> = &'a mut dyn FnMut(&[usize]) -> Result<(Vec<Episode>, Box<dyn TokenObjective>)>;
+
+/// The steps a fit of n items takes.
+pub fn fit_steps(n: usize, config: &FitConfig) -> u64 {
+    (n.div_ceil(config.batch_size) * config.epochs) as u64
+}
+
+/// Supervised fine-tuning on demonstrations, Table 2, over some of the [`fit_steps`].
+///
+/// A step depends on its number, the seed and the learner only, so a run is resumed by its next step number.
+///
+/// # Errors
+/// An empty data set; those of the learner and of `on_step`.
+pub fn sft(
+    learner: &mut dyn Trainable,
+    demonstrations: &[Episode],
+    config: &Checked<FitConfig>,
+    seeds: &SeedTree,
+    steps: Range<u64>,
+    on_step: OnStep<'_>,
+) -> Result<()> {
+    let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
+        let batch: Vec<_> = items.iter().map(|&i| demonstrations[i].clone()).collect();
+        let loss = Nll::new(&batch, config.aggregation, None)?;
+        Ok((batch, Box::new(loss)))
+    };
+    let n = demonstrations.len();
+    fit(learner, n, config, seeds, steps, &mut make, on_step)
+}
+
+/// DPO, line 2 of Algorithm 2 with the loss (C.4), over some of the [`fit_steps`]. The learner starts from π_ref.
+///
+/// # Errors
+/// An empty data set; a pair of two prompts; those of the learner, the reference and `on_step`.
+pub fn dpo(
+    learner: &mut dyn Trainable,
+    reference: &dyn TokenScorer,
+    pairs: &[Pair],
+    config: &Checked<DpoConfig>,
+    seeds: &SeedTree,
+    steps: Range<u64>,
+    on_step: OnStep<'_>,
+) -> Result<()> {
+    let fit_config = config.fit.check()?;
+    let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
+        let batch = interleave(pairs, items);
+        let offsets = log_probs(reference, &batch)?.row_sums();
+        let loss = BradleyTerry::dpo(&batch, &offsets, config.beta)?;
+        Ok((
+            batch,
+            Box::new(loss.label_smoothing(config.label_smoothing)?),
+        ))
+    };
+    fit(
+        learner,
+        pairs.len(),
+        &fit_config,
+        seeds,
+        steps,
+        &mut make,
+        on_step,
+    )
+}
+
+/// Reward fitting, (2.2), over some of the [`fit_steps`].
+///
+/// # Errors
+/// An empty data set; a pair of two prompts; those of the learner and of `on_step`.
+pub fn fit_reward(
+    learner: &mut dyn Trainable,
+    pairs: &[Pair],
+    readout: Readout,
+    config: &Checked<FitConfig>,
+    seeds: &SeedTree,
+    steps: Range<u64>,
+    on_step: OnStep<'_>,
+) -> Result<()> {
+    let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
+        let batch = interleave(pairs, items);
+        let loss = BradleyTerry::reward(&batch, readout)?;
+        Ok((batch, Box::new(loss)))
+    };
+    fit(
+        learner,
+        pairs.len(),
+        config,
+        seeds,
+        steps,
+        &mut make,
+        on_step,
+    )
+}
+
+fn fit(
+    learner: &mut dyn Trainable,
+    n: usize,
+    config: &Checked<FitConfig>,
+    seeds: &SeedTree,
+    steps: Range<u64>,
+    make: Make<'_>,
+    on_step: OnStep<'_>,
+) -> Result<()> {
+    if n == 0 {
+        return Err(Error::config("data set", "nothing", "at least one item"));
+    }
+    let (total, per_epoch) = (fit_steps(n, config), n.div_ceil(config.batch_size) as u64);
+    let mut shuffled: Option<(u64, Vec<usize>)> = None;
+    for step in steps.start..steps.end.min(total) {
+        let epoch = step / per_epoch;
+        if shuffled.as_ref().is_none_or(|(e, _)| *e != epoch) {
+            shuffled = Some((epoch, permutation(n, &seeds.child("order").index(epoch))));
+        }
+        let order = &shuffled.as_ref().expect("set above").1;
+        let at = (step % per_epoch) as usize * config.batch_size;
+        let (batch, loss) = make(&order[at..(at + config.batch_size).min(n)])?;
+        learner.set_learning_rate(config.learning_rate * config.schedule.factor(step, total));
+        on_step(step, &learner.step(&batch, &*loss)?)?;
+    }
+    Ok(())
+}
+
+/// Winner, loser, winner, loser, …
+pub(super) fn interleave(pairs: &[Pair], items: &[usize]) -> Vec<Episode> {
+    let both = |&k: &usize| [pairs[k].winner.clone(), pairs[k].loser.clone()];
+    items.iter().flat_map(both).collect()
+}
+
+pub(super) fn permutation(n: usize, node: &SeedTree) -> Vec<usize> {
+    let mut order: Vec<_> = (0..n).collect();
+    order.shuffle(&mut node.rng());
+    order
+}

@@ -1,0 +1,202 @@
+use super::*;
+
+#[test]
+fn the_presets_are_the_tables() {
+    let p = RtoConfig::paper().check().unwrap();
+    assert_eq!((p.beta1, p.ppo.beta2, p.dpo.beta), (0.1, 0.03, 0.1));
+    assert_eq!(
+        (
+            p.ppo.prompts_per_iteration,
+            p.ppo.minibatch_size,
+            p.ppo.epochs
+        ),
+        (256, 16, 2)
+    );
+    assert_eq!(
+        (
+            p.ppo.learning_rate,
+            p.dpo.fit.learning_rate,
+            p.dpo.fit.batch_size
+        ),
+        (5e-6, 5e-6, 32)
+    );
+    assert_eq!(
+        PpoConfig::paper_sentence_level().check().unwrap().beta2,
+        0.05
+    );
+    let (sft, rm) = (FitConfig::paper_sft(), FitConfig::paper_reward_model());
+    assert_eq!(
+        (
+            sft.learning_rate,
+            sft.batch_size,
+            rm.learning_rate,
+            rm.batch_size
+        ),
+        (1e-5, 32, 1e-5, 128)
+    );
+    let r = RtoConfig::released().check().unwrap();
+    assert_eq!(
+        (r.beta1, r.ppo.beta2, r.dpo_reward_clip),
+        (0.05, 0.01, Some(0.05))
+    );
+}
+
+#[test]
+fn contradictions_and_ranges_are_refused_by_name() {
+    let bad = |c: PpoConfig, field: &str| {
+        let said = c.check().unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{field}: found")), "{said}");
+    };
+    let p = PpoConfig::paper;
+    bad(PpoConfig { beta2: -0.1, ..p() }, "beta2");
+    bad(PpoConfig { lambda: 1.5, ..p() }, "lambda");
+    bad(
+        PpoConfig {
+            gamma: f64::NAN,
+            ..p()
+        },
+        "gamma",
+    );
+    bad(PpoConfig { clip: 0.0, ..p() }, "clip");
+    bad(PpoConfig { epochs: 0, ..p() }, "epochs");
+    bad(
+        PpoConfig {
+            rollout: Decoder::paper(),
+            ..p()
+        },
+        "temperature",
+    );
+    bad(
+        PpoConfig {
+            rollout: Decoder {
+                top_p: 0.99,
+                ..Decoder::default()
+            },
+            ..p()
+        },
+        "top_p",
+    );
+    bad(
+        PpoConfig {
+            advantage: Advantage::LeaveOneOut,
+            ..p()
+        },
+        "responses_per_prompt",
+    );
+    bad(
+        PpoConfig {
+            kl_placement: KlPlacement::Loss,
+            ..p()
+        },
+        "kl_estimator",
+    );
+    bad(
+        PpoConfig {
+            policy_loss: PolicyLoss::PolicyGradient,
+            ..p()
+        },
+        "optimiser steps per iteration",
+    );
+    bad(
+        PpoConfig {
+            schedule: Schedule::Linear { warmup: 1.0 },
+            ..p()
+        },
+        "schedule.warmup",
+    );
+    assert!(
+        RtoConfig {
+            beta1: 0.0,
+            ..RtoConfig::paper()
+        }
+        .check()
+        .is_err()
+    );
+    let dpo = DpoConfig {
+        label_smoothing: 0.5,
+        ..DpoConfig::default()
+    };
+    assert!(
+        dpo.check()
+            .unwrap_err()
+            .to_string()
+            .starts_with("label_smoothing")
+    );
+}
+
+#[test]
+fn schedules_rise_and_fall_as_named() {
+    assert_eq!(Schedule::Constant.factor(5, 10), 1.0);
+    let linear = Schedule::Linear { warmup: 0.2 };
+    let got: Vec<_> = [0, 1, 2, 6].map(|t| linear.factor(t, 10)).to_vec();
+    assert_eq!(got, [0.5, 1.0, 1.0, 0.5]);
+    let cosine = Schedule::Cosine {
+        warmup: 0.0,
+        floor: 0.1,
+    };
+    assert_eq!(cosine.factor(0, 10), 1.0);
+    assert!((cosine.factor(5, 10) - 0.55).abs() < 1e-12);
+}
+
+fn refused(learner: &mut Table, critic: &mut CriticSlot<'_>, config: PpoConfig) -> String {
+    let (reference, prompts, seeds, reward) = (policy(), prompts(), SeedTree::new(0), dpo_reward());
+    let config = config.check().unwrap();
+    let run = PpoRun {
+        reference: &reference,
+        reward: &reward,
+        prompts: &prompts,
+        config: &config,
+        seeds: &seeds,
+    };
+    let mut state = PpoState::new(&config);
+    run.iterate(learner, critic, &mut state)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn what_a_model_lacks_is_named_before_it_is_trained() {
+    let said = refused(&mut policy(), &mut CriticSlot::Absent, ppo());
+    assert!(said.starts_with("critic: found absent"), "{said}");
+    let said = refused(&mut policy(), &mut CriticSlot::SharedTrunk, ppo());
+    assert!(said.starts_with("channels of the policy"), "{said}");
+    let mut critic = Table::new(&[Channel::Value]);
+    let config = PpoConfig {
+        bootstrap_truncated: true,
+        ..ppo()
+    };
+    let said = refused(
+        &mut policy(),
+        &mut CriticSlot::Separate(&mut critic),
+        config,
+    );
+    assert!(said.contains("final_value"), "{said}");
+}
+
+#[test]
+fn scores_that_depend_on_the_batch_are_caught_at_the_first_minibatch() {
+    let mut leaky = Table {
+        leak: 1e-3,
+        ..policy()
+    };
+    let mut critic = Table::new(&[Channel::Value]);
+    let said = refused(&mut leaky, &mut CriticSlot::Separate(&mut critic), ppo());
+    assert!(said.starts_with("ratio of the first minibatch"), "{said}");
+    assert!(leaky.logits.is_empty(), "nothing was stepped");
+}
+
+#[cfg(feature = "experiments")]
+#[test]
+fn settings_survive_a_file_and_unknown_keys_do_not() {
+    let config = RtoConfig::released();
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<RtoConfig>(&text).unwrap(), config);
+    let part = r#"{"ppo": {"beta2": 0.2, "advantage": {"group": {"divide_by_std": true}}}}"#;
+    let got: RtoConfig = serde_json::from_str(part).unwrap();
+    assert_eq!((got.ppo.beta2, got.ppo.epochs), (0.2, 2));
+    let said = serde_json::from_str::<RtoConfig>(r#"{"ppo": {"kl_coef": 0.2}}"#).unwrap_err();
+    assert!(
+        said.to_string().contains("unknown field `kl_coef`"),
+        "{said}"
+    );
+}

@@ -1,0 +1,140 @@
+//! Losses of single responses with a binary label.
+
+use std::ops::Range;
+
+use super::preference::{check_rows, logistic};
+use super::single_rows;
+use crate::numerics::sigmoid;
+use crate::seq::{Channel, Episode, PerToken, TokenObjective};
+use crate::{Error, Result};
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// λ − λ σ(±β(r − z₀)).
+    Kto { z0: f64, good: f64, bad: f64 },
+    /// −y log σ(βr) − (1−y) log σ(−βr).
+    CrossEntropy,
+}
+
+/// ℒ = (1/B) Σ_i ℓ(r_i, label_i) with r_i = log π(y_i|x_i) − log π_ref(y_i|x_i).
+#[derive(Debug, Clone)]
+pub struct Unpaired {
+    groups: Vec<Range<usize>>,
+    reference: Vec<f64>,
+    labels: Vec<f64>,
+    beta: f64,
+    form: Form,
+}
+
+impl Unpaired {
+    fn new(
+        batch: &[Episode],
+        reference: &[f64],
+        labels: Vec<f64>,
+        beta: f64,
+        form: Form,
+    ) -> Result<Self> {
+        if !(beta.is_finite() && beta > 0.0) {
+            return Err(Error::config("beta", beta, "finite and > 0"));
+        }
+        if batch.is_empty() {
+            return Err(Error::config("batch", "no row", "at least one row"));
+        }
+        check_rows("log_prob of the reference", batch.len(), reference)?;
+        check_rows("labels", batch.len(), &labels)?;
+        Ok(Self {
+            groups: single_rows(batch.len()),
+            reference: reference.to_vec(),
+            labels,
+            beta,
+            form,
+        })
+    }
+
+    /// KTO (Ethayarajh et al., 2024): λ_D(1 − σ(β(r − z₀))) for desirable rows and λ_U(1 − σ(β(z₀ − r))) for the others.
+    ///
+    /// z₀ estimates KL(π ‖ π_ref), see [`kto_reference_point`], and gets no gradient.
+    ///
+    /// # Errors
+    /// [`Error::Config`] on β ≤ 0, z₀ < 0 or negative weights; [`Error::Shape`]; [`Error::NonFinite`].
+    pub fn kto(
+        batch: &[Episode],
+        reference: &[f64],
+        desirable: &[bool],
+        beta: f64,
+        z0: f64,
+        weights: (f64, f64),
+    ) -> Result<Self> {
+        let (good, bad) = weights;
+        for (field, v) in [("z0", z0), ("lambda_d", good), ("lambda_u", bad)] {
+            if !(v.is_finite() && v >= 0.0) {
+                return Err(Error::config(field, v, "finite and >= 0"));
+            }
+        }
+        let labels = desirable.iter().map(|d| f64::from(u8::from(*d))).collect();
+        Self::new(batch, reference, labels, beta, Form::Kto { z0, good, bad })
+    }
+
+    /// Cross-entropy of outcomes in [0, 1] under σ(βr): how an implicit process reward is fitted to the
+    /// outcomes of current rollouts (PRIME; Cui et al., 2025).
+    ///
+    /// # Errors
+    /// [`Error::Config`] on β ≤ 0 or an outcome outside [0, 1]; [`Error::Shape`]; [`Error::NonFinite`].
+    pub fn outcome(
+        batch: &[Episode],
+        reference: &[f64],
+        outcomes: &[f64],
+        beta: f64,
+    ) -> Result<Self> {
+        if let Some(bad) = outcomes.iter().find(|p| !(0.0..=1.0).contains(*p)) {
+            return Err(Error::config("outcome", bad, "in [0, 1]"));
+        }
+        Self::new(
+            batch,
+            reference,
+            outcomes.to_vec(),
+            beta,
+            Form::CrossEntropy,
+        )
+    }
+}
+
+/// max(0, mean log-ratio): KTO's estimate of KL(π ‖ π_ref) from log-ratios of prompts with *other* prompts' responses.
+pub fn kto_reference_point(log_ratios: &[f64]) -> f64 {
+    (log_ratios.iter().sum::<f64>() / log_ratios.len().max(1) as f64).max(0.0)
+}
+
+impl TokenObjective for Unpaired {
+    fn groups(&self) -> &[Range<usize>] {
+        &self.groups
+    }
+
+    fn channels(&self) -> &[Channel] {
+        &[Channel::LogProb]
+    }
+
+    fn loss_grad(&self, i: usize, scores: &PerToken, grad: &mut PerToken) -> f64 {
+        let n = self.groups.len() as f64;
+        let r = scores.row(Channel::LogProb, i).iter().sum::<f64>() - self.reference[i];
+        let (loss, slope) = match self.form {
+            Form::CrossEntropy => {
+                let (loss, slope) = logistic(self.beta * r, self.labels[i]);
+                (loss, slope * self.beta)
+            }
+            Form::Kto { z0, good, bad } => {
+                let (sign, weight) = match self.labels[i] > 0.5 {
+                    true => (1.0, good),
+                    false => (-1.0, bad),
+                };
+                let t = sign * self.beta * (r - z0);
+                let slope = -weight * sign * self.beta * sigmoid(t) * sigmoid(-t);
+                (weight * sigmoid(-t), slope)
+            }
+        };
+        let g = slope / n;
+        grad.row_mut(Channel::LogProb, i)
+            .iter_mut()
+            .for_each(|v| *v += g);
+        loss / n
+    }
+}

@@ -1,0 +1,99 @@
+//! The −β₂ term: how the divergence from the reference is estimated per token, and how β₂ is controlled.
+
+use crate::seq::{Channel, PerToken, Ragged};
+use crate::{Error, Result};
+
+/// An estimate of KL(π(·|s_h) ‖ π_ref(·|s_h)) in nats at a sampled token, with d = log π(y_h|s_h) − log π_ref(y_h|s_h), y ~ π.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(
+    feature = "experiments",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum KlEstimator {
+    /// k1 = d: unbiased, of either sign. Line 6 of Algorithm 2 as printed; the only one whose row sum is the sequence's log-ratio.
+    #[default]
+    K1,
+    /// k2 = d²/2: never negative, biased.
+    K2,
+    /// k3 = e^{−d} − 1 + d: never negative, unbiased.
+    K3,
+    /// The sum over the vocabulary, read from [`Channel::KlToReference`]: unbiased and without sampling noise.
+    Exact,
+}
+
+impl KlEstimator {
+    /// The estimate of every token, `[B][H_i]`, from the scores of π and the log-probabilities of π_ref.
+    ///
+    /// # Errors
+    /// A channel the policy does not provide; [`Error::Shape`]; [`Error::NonFinite`] where k2 or k3 overflow.
+    pub fn per_token(self, policy: &PerToken, reference: &Ragged) -> Result<Ragged> {
+        if self == Self::Exact {
+            return policy.get(Channel::KlToReference).cloned();
+        }
+        let log_prob = policy.get(Channel::LogProb)?;
+        let kl = log_prob.zip("log_prob of the reference", reference, |p, q| {
+            self.of(p - q)
+        })?;
+        kl.check_finite("KL estimate")?;
+        Ok(kl)
+    }
+
+    /// The estimate from d; of [`KlEstimator::Exact`] its k1 stand-in.
+    fn of(self, d: f64) -> f64 {
+        match self {
+            Self::K1 | Self::Exact => d,
+            Self::K2 => 0.5 * d * d,
+            Self::K3 => (-d).exp_m1() + d,
+        }
+    }
+}
+
+/// β₂ raised when the divergence is above a target and lowered when below (Ziegler et al., 2019, section 2.2).
+///
+/// After an iteration of n responses with mean sequence KL k: β₂ ← β₂ (1 + clip(k/target − 1, −0.2, 0.2) n/horizon).
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(
+    feature = "experiments",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
+pub struct AdaptiveKl {
+    /// The sequence KL aimed at, in nats, > 0.
+    pub target: f64,
+    /// Responses over which an error of one clip changes β₂ by 20%, > 0.
+    pub horizon: f64,
+}
+
+impl AdaptiveKl {
+    /// β₂ of the next iteration. The controller has no other state.
+    pub fn next(self, beta2: f64, sequence_kl: f64, responses: usize) -> f64 {
+        let error = (sequence_kl / self.target - 1.0).clamp(-0.2, 0.2);
+        // One batch larger than five horizons must not turn the penalty into a bonus.
+        beta2 * (1.0 + error * responses as f64 / self.horizon).max(0.0)
+    }
+
+    /// The controller, checked.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(self) -> Result<Self> {
+        for (field, value) in [("target", self.target), ("horizon", self.horizon)] {
+            if !(value.is_finite() && value > 0.0) {
+                let field = format!("adaptive_kl.{field}");
+                return Err(Error::config(field, value, "finite and > 0"));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Adds −β₂·kl to a reward, token by token: the second half of (2.3), (4.6) and (5.1).
+///
+/// # Errors
+/// [`Error::Shape`] when a reward is shorter or longer than its response; [`Error::NonFinite`].
+pub fn add_kl_penalty(reward: &Ragged, kl: &Ragged, beta2: f64) -> Result<Ragged> {
+    let shaped = kl.zip("reward", reward, |k, r| r - beta2 * k)?;
+    shaped.check_finite("reward with its KL term")?;
+    Ok(shaped)
+}
