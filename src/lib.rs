@@ -17,6 +17,7 @@
 //! | [`seq`] | Section 4.2, Algorithm 2: the per-token seam between objectives and models |
 //! | [`objective`], [`token_reward`], [`advantage`] | (2.2), (2.3), (4.5), (5.1), (C.4): losses and rewards per token |
 //! | [`algorithm2`] | Algorithm 2 and its baselines |
+//! | [`policy`] | Section 4.2: policies, critics and rewards on a table, exact evaluation of any policy |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod mdp;
 pub mod numerics;
 pub mod objective;
 pub mod plan;
+pub mod policy;
 pub mod reward;
 pub mod search;
 pub mod seed;

@@ -79,3 +79,23 @@ impl StreamKey {
         self.0.rng()
     }
 }
+
+/// The token that the uniform number u ∈ [0, 1) draws from log-probabilities, by inversion in token order.
+///
+/// Every sampler of the seam uses it, so that backends with equal scores draw equal responses from equal keys.
+/// Where rounding leaves u above the total, the last token with mass is drawn.
+#[inline]
+pub fn inverse_cdf(log_probs: &[f64], u: f64) -> usize {
+    let (mut cumulative, mut last) = (0.0, 0);
+    for (i, l) in log_probs.iter().enumerate() {
+        let p = l.exp();
+        if p > 0.0 {
+            last = i;
+            cumulative += p;
+            if u < cumulative {
+                return i;
+            }
+        }
+    }
+    last
+}

@@ -1,0 +1,31 @@
+//! Exact implementers of the seam on enumerable token MDPs.
+//!
+//! Here `mdp` and `seq` meet: a [`StateMap`] reads the tokens of an [`Episode`](crate::seq::Episode) as the states and
+//! actions of a table. Policies, critics and reward models are then tables or linear functions with exact gradients, and
+//! any [`Policy`](crate::seq::Policy), a transformer included, can be written out as a table and evaluated exactly.
+//!
+//! | what | type |
+//! |---|---|
+//! | π(a\|s) ∝ exp(z(s, a)/T) | [`TabularSoftmax`], [`TabularLearner`] |
+//! | π(a\|s) ∝ π_base(a\|s) exp(θᵀφ(s, a)/T) | [`LogLinearSoftmax`], [`LogLinearLearner`] |
+//! | V(s), tabular or θᵀψ(s) | [`Regressor::critic`], [`Regressor::linear_critic`] |
+//! | r(s, a), tabular or θᵀφ(s, a) | [`Regressor::reward`], [`Regressor::linear_reward`] |
+//! | SubOpt, reward, KL, entropy without sampling | [`ExactEvaluator`], [`tabulate`] |
+//! | ∇V^π_β(ρ) | [`exact_policy_gradient`] |
+
+mod exact;
+pub mod optimizer;
+mod regressor;
+mod softmax;
+mod state_map;
+
+pub use exact::{
+    ExactEvaluator, ExactReport, exact_policy_gradient, response_total_variation, tabulate,
+};
+pub use optimizer::{Optimizer, OptimizerConfig, RowGradient, Rule};
+pub use regressor::{LinearFunction, Regressor, Table, TableFunction};
+pub use softmax::{
+    LogLinear, LogLinearLearner, LogLinearSoftmax, LogitTable, Logits, SoftmaxLearner,
+    SoftmaxPolicy, TabularLearner, TabularSoftmax,
+};
+pub use state_map::{StateMap, Walk};
