@@ -7,8 +7,8 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::coverage::blocks;
 use crate::problem::RADII;
-use crate::stats::shown;
 use crate::summary::{Group, curves, groups, methods, of, slope_cell, slopes, violations};
+use rto_harness::stats::shown;
 
 const COLUMNS: &[&str] = &[
     "n",

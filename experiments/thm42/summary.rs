@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rto_harness::table::{Cell, Table};
 
-use crate::stats::{Sample, shown, slope, with_interval};
+use rto_harness::stats::{Sample, shown, slope, with_interval};
 
 /// The runs of one method at one setting.
 pub struct Group {
