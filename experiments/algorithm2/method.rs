@@ -57,6 +57,19 @@ impl Method {
             Self::Rloo => "rloo",
         }
     }
+
+    /// The name for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Rto => "RTO",
+            Self::Dppo => "DPPO",
+            Self::DppoOffset => "DPPO, critic from C(s)",
+            Self::Ppo => "PPO, sentence r_phi",
+            Self::PpoDense => "PPO, token r_phi",
+            Self::RtoReleased => "RTO as released",
+            Self::Rloo => "RLOO",
+        }
+    }
 }
 
 /// What a run may vary.
@@ -69,20 +82,6 @@ pub struct Knobs {
     pub responses: usize,
     pub iterations: u64,
 }
-
-/// Columns of [`Point::cells`].
-pub const COLUMNS: [&str; 10] = [
-    "iteration",
-    "tokens",
-    "objective_gap",
-    "own_gap",
-    "true_gap",
-    "matched_gap",
-    "reward",
-    "kl",
-    "entropy",
-    "critic_error",
-];
 
 /// The policy after some iterations, measured exactly.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +108,23 @@ pub struct Point {
 }
 
 impl Point {
+    /// A point of which only the number of tokens and the gap are known.
+    pub fn gap_only(tokens: u64, objective_gap: f64) -> Self {
+        Self {
+            iteration: 0,
+            tokens,
+            objective_gap,
+            own_gap: f64::NAN,
+            true_gap: f64::NAN,
+            matched_gap: f64::NAN,
+            reward: f64::NAN,
+            kl: f64::NAN,
+            entropy: f64::NAN,
+            critic_error: None,
+        }
+    }
+
+    /// The numbers in the order of the fields.
     pub fn cells(&self) -> [Cell; 10] {
         [
             self.iteration.into(),
