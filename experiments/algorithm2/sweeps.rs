@@ -21,6 +21,7 @@ const COLUMNS: &[&str] = &[
     "final_gap",
     "true_gap",
     "matched_gap",
+    "mean_matched",
 ];
 
 /// λ at which RTO and DPPO are compared: GAE that leans on the critic, and the config's.
@@ -153,7 +154,7 @@ fn setting(
         let gap = Cell::from(p.objective_gap);
         let mut row = key(name, None);
         row.extend([0u64.into(), gap.clone(), gap]);
-        row.extend([p.true_gap.into(), p.matched_gap.into()]);
+        row.extend([p.true_gap, p.matched_gap, p.matched_gap].map(Cell::from));
         rows.push(row);
     }
     let methods = [Method::Rto, Method::Dppo, Method::Ppo, Method::Rloo];
@@ -172,6 +173,7 @@ fn setting(
             last.objective_gap.into(),
             last.true_gap.into(),
             last.matched_gap.into(),
+            mean_over_run(&points, |p| p.matched_gap).into(),
         ]);
         rows.push(row);
     }
@@ -186,7 +188,13 @@ pub struct Sweeps {
 }
 
 const KEYS: [&str; 4] = ["sweep", "value", "method", "lambda"];
-const MEASURES: [&str; 4] = ["mean_gap", "final_gap", "true_gap", "matched_gap"];
+const MEASURES: [&str; 5] = [
+    "mean_gap",
+    "final_gap",
+    "true_gap",
+    "matched_gap",
+    "mean_matched",
+];
 
 pub fn summarise(study: &Study, runs: &Table) -> Result<Sweeps> {
     let mut groups = groups(runs, &KEYS, &MEASURES)?;
@@ -206,17 +214,21 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Sweeps> {
             "final_ratio_high",
         ],
     );
-    for (sweep, value) in settings(&groups) {
-        for (name, method, lambda) in comparisons(study) {
-            let find = |m| find(&groups, &sweep, &value, m, lambda);
-            let (Some(a), Some(b)) = (find(method), find(Method::Dppo)) else {
+    for setting in settings(&groups) {
+        for comparison in comparisons(study) {
+            let ratio = |when| comparison.ratio(&groups, &setting, when);
+            let (Some(run), Some(end)) = (ratio(0), ratio(1)) else {
                 continue;
             };
+            let (sweep, value) = &setting;
             let number = value.parse::<f64>().unwrap_or(f64::NAN);
-            let mut row: Vec<Cell> =
-                vec![sweep.as_str().into(), number.into(), name.as_str().into()];
-            row.extend(Ratio::of(&a.samples[0], &b.samples[0]).cells());
-            row.extend(Ratio::of(&a.samples[1], &b.samples[1]).cells());
+            let mut row: Vec<Cell> = vec![
+                sweep.as_str().into(),
+                number.into(),
+                comparison.name.as_str().into(),
+            ];
+            row.extend(run.cells());
+            row.extend(end.cells());
             ratios.push(row);
         }
     }
@@ -227,16 +239,49 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Sweeps> {
     })
 }
 
-/// Name, method and λ of what is compared with DPPO at the same λ.
-fn comparisons(study: &Study) -> Vec<(String, Method, f64)> {
+/// What is compared with DPPO at the same λ.
+struct Comparison {
+    name: String,
+    method: Method,
+    lambda: f64,
+    /// Places in [`MEASURES`], over the run and at the end. PPO has an objective of its own, so that it and
+    /// DPPO are measured by the true reward.
+    measures: [usize; 2],
+}
+
+fn comparisons(study: &Study) -> Vec<Comparison> {
     let own = study.config.lambda;
-    let mut all = vec![(format!("rto, lambda {LEANING}"), Method::Rto, LEANING)];
+    let make = |name: &str, method, lambda, measures| Comparison {
+        name: name.to_string(),
+        method,
+        lambda,
+        measures,
+    };
+    let mut all = vec![make("rto_leaning", Method::Rto, LEANING, [0, 1])];
     if own != LEANING {
-        all.push((format!("rto, lambda {own}"), Method::Rto, own));
+        all.push(make("rto", Method::Rto, own, [0, 1]));
     }
-    all.push(("ppo".into(), Method::Ppo, own));
-    all.push(("rloo".into(), Method::Rloo, own));
+    all.push(make("rloo", Method::Rloo, own, [0, 1]));
+    all.push(make("ppo_true_reward", Method::Ppo, own, [4, 3]));
     all
+}
+
+impl Comparison {
+    /// Over the run (0) or at the end (1).
+    fn ratio(&self, groups: &[Group], setting: &(String, String), when: usize) -> Option<Ratio> {
+        let find = |m| find(groups, &setting.0, &setting.1, m, self.lambda);
+        let (a, b) = (find(self.method)?, find(Method::Dppo)?);
+        let k = self.measures[when];
+        Some(Ratio::of(&a.samples[k], &b.samples[k]))
+    }
+
+    fn label(&self) -> String {
+        let what = match self.method {
+            Method::Ppo => ", true reward",
+            _ => "",
+        };
+        format!("{}, lambda {}{what}", self.method.label(), self.lambda)
+    }
 }
 
 fn settings(groups: &[Group]) -> Vec<(String, String)> {
@@ -272,27 +317,25 @@ impl Sweeps {
         let compared = comparisons(study);
         let titles: Vec<String> = compared
             .iter()
-            .map(|(name, ..)| format!("{name} / DPPO"))
+            .map(|c| format!("{} / DPPO", c.label()))
             .collect();
         let mut columns = vec!["sweep", "value"];
         columns.extend(titles.iter().map(String::as_str));
         columns.extend(["DPO: true r, at beta1", "RTO: true r, at beta1"]);
         let mut table = Table::new("sweeps", &columns);
-        for (sweep, value) in settings(&self.groups) {
+        for setting in settings(&self.groups) {
+            let (sweep, value) = &setting;
             let mut row: Vec<Cell> = vec![sweep.as_str().into(), value.as_str().into()];
-            for (_, method, lambda) in &compared {
-                let find = |m| find(&self.groups, &sweep, &value, m, *lambda);
-                row.push(match (find(*method), find(Method::Dppo)) {
-                    (Some(a), Some(b)) => Ratio::of(&a.samples[0], &b.samples[0]).text().into(),
-                    _ => Cell::Empty,
-                });
+            for comparison in &compared {
+                let ratio = comparison.ratio(&self.groups, &setting, 0);
+                row.push(ratio.map(Ratio::text).into());
             }
             let dpo = self
                 .groups
                 .iter()
-                .find(|g| g.key[0] == sweep && g.key[1] == value && g.key[2] == "dpo");
+                .find(|g| g.key[0] == *sweep && g.key[1] == *value && g.key[2] == "dpo");
             row.push(dpo.map_or(Cell::Empty, |g| interval_text(&g.samples[2]).into()));
-            let rto = find(&self.groups, &sweep, &value, Method::Rto, c.lambda);
+            let rto = find(&self.groups, sweep, value, Method::Rto, c.lambda);
             row.push(rto.map_or(Cell::Empty, |g| interval_text(&g.samples[2]).into()));
             table.push(row);
         }
@@ -314,20 +357,17 @@ impl Sweeps {
     /// In how many settings each comparison is decided, and the range of its ratios.
     fn conclusion(&self, study: &Study) -> String {
         let mut out = String::new();
-        for (name, method, lambda) in comparisons(study) {
+        for comparison in comparisons(study) {
             let ratios: Vec<Ratio> = settings(&self.groups)
                 .iter()
-                .filter_map(|(sweep, value)| {
-                    let find = |m| find(&self.groups, sweep, value, m, lambda);
-                    let (a, b) = (find(method)?, find(Method::Dppo)?);
-                    Some(Ratio::of(&a.samples[0], &b.samples[0]))
-                })
+                .filter_map(|setting| comparison.ratio(&self.groups, setting, 0))
                 .collect();
             let ends = ratios.iter().fold((f64::INFINITY, 0.0f64), |ends, r| {
                 (ends.0.min(r.value), ends.1.max(r.value))
             });
             out += &format!(
-                "=> {name}: significantly ahead of DPPO in {} of {} settings, behind in {}; ratios from {} to {}.\n",
+                "=> {}: significantly ahead of DPPO in {} of {} settings, behind in {}; ratios from {} to {}.\n",
+                comparison.label(),
                 ratios.iter().filter(|r| r.is_less()).count(),
                 ratios.len(),
                 ratios.iter().filter(|r| r.is_more()).count(),
