@@ -50,6 +50,7 @@ impl Setting {
             self.text("lambda")?,
             self.text("critic_learning_rate")?
         )
+        ))
     }
 }
 
