@@ -10,6 +10,7 @@ use tempfile::TempDir;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROP32: &str = env!("CARGO_BIN_EXE_prop32");
 const THM42: &str = env!("CARGO_BIN_EXE_thm42");
+const ALGORITHM2: &str = env!("CARGO_BIN_EXE_algorithm2");
 
 /// Runs a binary in `dir`, without anything of the caller's environment that moves results elsewhere.
 fn run(binary: &str, args: &[&str], dir: &Path) {
@@ -75,6 +76,11 @@ fn prop32_figures_are_drawn_from_their_csv_files() {
 #[test]
 fn thm42_figures_are_drawn_from_their_csv_files() {
     redraw(THM42, "thm42");
+}
+
+#[test]
+fn algorithm2_figures_are_drawn_from_their_csv_files() {
+    redraw(ALGORITHM2, "algorithm2");
 }
 
 /// The deterministic sweeps are run again and compared byte for byte with the committed numbers.

@@ -49,7 +49,6 @@ impl Setting {
             self.text("pairs")?,
             self.text("lambda")?,
             self.text("critic_learning_rate")?
-        )
         ))
     }
 }
@@ -162,7 +161,7 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
         (
             "critic_error",
             "error of the critic",
-            "√E(V − V^π)² (reward units)",
+            "RMS error of V (reward units)",
         ),
     ];
     let mut figures = Vec::new();
@@ -324,7 +323,7 @@ fn figure3(dir: &Path, setting: &Setting) -> Result<()> {
         figure.y = figure.y.clone().range(bottom - margin, top + margin);
     }
     let mut panels = Panels::new(
-        "The gain of Figure 3 is the gain of a smaller β₂: at equal β₂ both methods have one optimum",
+        "Figure 3 of the paper gives RTO a smaller β₂; at equal β₂ both methods have one optimum",
         3,
         figures,
     )
@@ -428,8 +427,19 @@ fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
         data = data.with(series.band(ends));
     }
     figures.push(data);
+    let leaning = ratios
+        .filter("sweep", "H")?
+        .filter("comparison", "rto_leaning")?;
+    let leaning = leaning.points("mean_ratio", "mean_ratio_high")?;
+    let falls = leaning.windows(2).all(|w| w[1].0 < w[0].0);
+    let title = match falls && leaning.last().is_some_and(|last| last.1 < 1.0) {
+        true => {
+            "Dense reward wins where credit has far to travel: long responses, and GAE that leans on an untrained critic"
+        }
+        false => "RTO, RLOO and PPO against DPPO, one setting changed at a time",
+    };
     let mut panels = Panels::new(
-        "Dense reward wins where credit has far to travel: long responses, and GAE that leans on an untrained critic",
+        title,
         3,
         figures,
     )
@@ -474,6 +484,13 @@ fn map(dir: &Path, setting: &Setting) -> Result<()> {
         }
         Ok(out)
     };
+    let (run, end) = (cells("mean")?, cells("final")?);
+    // Whole decades, at least one.
+    let full = run
+        .iter()
+        .chain(&end)
+        .fold(0.1f64, |m, c| m.max(c.value.abs()));
+    let full = full.ceil();
     let grid = |title| Grid {
         title,
         axes: (
@@ -483,12 +500,21 @@ fn map(dir: &Path, setting: &Setting) -> Result<()> {
         columns: &columns,
         rows: &rows,
         cell: (66.0, 44.0),
-        full: 1.0,
+        full,
     };
-    let (run, end) = (cells("mean")?, cells("final")?);
     let size = grid("").size();
-    let width = 2.0 * size.0 + 80.0;
-    let title = "Dense reward wins where GAE bootstraps through a critic that knows nothing yet";
+    let (width, ten) = (2.0 * size.0 + 80.0, 10f64.powf(full));
+    let ahead = |lambda: Option<&String>| -> Result<bool> {
+        let own = table.filter("lambda", lambda.map_or("", String::as_str))?;
+        Ok(own
+            .floats("mean_ratio_high")?
+            .iter()
+            .all(|high| *high < 0.5))
+    };
+    let title = match ahead(rows.last())? && !ahead(rows.first())? {
+        true => "Dense reward wins where GAE bootstraps through a critic that knows nothing yet",
+        false => "RTO against DPPO over λ of GAE and the learning rate of the critic",
+    };
     let subtitle = format!(
         "long ({}), β₁ = {}, β₂ = {}; SubOpt of RTO / SubOpt of DPPO",
         setting.instance("long")?,
@@ -503,7 +529,7 @@ fn map(dir: &Path, setting: &Setting) -> Result<()> {
     canvas(
         &dir.join("map"),
         width as u32,
-        (size.1 + 190.0) as u32,
+        (size.1 + 168.0) as u32,
         |p| {
             let top = heading(p, title, &subtitle);
             grid("averaged over the run").draw(p, (16.0, top), &run);
@@ -513,11 +539,21 @@ fn map(dir: &Path, setting: &Setting) -> Result<()> {
                 p,
                 (width / 2.0 - 200.0, y),
                 400.0,
-                ["1/10: RTO better", "1", "10: DPPO better"],
+                [
+                    &format!("1/{ten}: RTO better"),
+                    "1",
+                    &format!("{ten}: DPPO better"),
+                ],
             );
             caption(p, y + 50.0, &text);
         },
     )
+}
+
+/// One decimal with a minus sign proper, and no negative zero.
+fn tenth(v: f64) -> String {
+    let rounded = (10.0 * v).round() / 10.0;
+    format!("{:.1}", rounded + 0.0).replace('-', "−")
 }
 
 fn credit(dir: &Path, setting: &Setting) -> Result<()> {
@@ -555,23 +591,22 @@ fn credit(dir: &Path, setting: &Setting) -> Result<()> {
     canvas(
         &dir.join("credit"),
         width as u32,
-        (size.1 + 200.0) as u32,
+        (size.1 + 168.0) as u32,
         |p| {
             let top = heading(p, title, &subtitle);
             for (k, (values, (_, title))) in all.iter().zip(blocks).enumerate() {
                 let cells: Vec<Shown> = values
                     .iter()
-                    .zip(&tokens)
-                    .map(|(v, _)| Shown {
+                    .map(|v| Shown {
                         value: *v,
-                        text: format!("{v:.1}").replace('-', "−"),
+                        text: tenth(*v),
                         muted: false,
                     })
                     .collect();
                 grid(title).draw(p, (12.0 + (size.0 + 16.0) * k as f64, top), &cells);
             }
             let y = top + size.1 + 8.0;
-            let (low, high) = (format!("−{full:.1}"), format!("{full:.1}"));
+            let (low, high) = (tenth(-full), tenth(full));
             legend(
                 p,
                 (width / 2.0 - 200.0, y),
