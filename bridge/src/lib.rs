@@ -1,11 +1,13 @@
 //! The algorithms of `rto` on neural autoregressive models, through candle.
 //!
-//! So far: choosing a device, and [`evaluator::CandleModel`], which plugs any candle function from a
-//! prefix to next-token logits into the searches of Proposition 3.2.
+//! So far: choosing a device; [`evaluator::CandleModel`], which plugs any candle function from a prefix to
+//! next-token logits into the searches of Proposition 3.2; and [`embedding_policy`], the candle backend of the
+//! per-token seam that must agree with exact gradients step for step.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod embedding_policy;
 pub mod error;
 pub mod evaluator;
 
