@@ -587,7 +587,7 @@ fn credit(dir: &Path, setting: &Setting) -> Result<()> {
         setting.text("beta1")?,
         setting.text("pairs")?
     );
-    let text = "One cell per token, its value in reward units; the columns of one row are one response. V* is the optimal soft value at β under the true reward. Sums over a row of the left and middle table differ from the return by V* at the prompt, which no response can change; left and middle differ because π_dpo was fitted to finitely many pairs.";
+    let text = "One cell per token, its value in reward units; a row is a response. V* is the optimal soft value at β under the true reward. A row of the middle table sums to the return minus V* at the prompt, which no response can change; the left one does too where π_dpo is optimal, and differs here because π_dpo was fitted to finitely many pairs.";
     canvas(
         &dir.join("credit"),
         width as u32,

@@ -280,7 +280,8 @@ impl Comparison {
             Method::Ppo => ", true reward",
             _ => "",
         };
-        format!("{}, lambda {}{what}", self.method.label(), self.lambda)
+        let name = self.method.label();
+        format!("{name}, lambda {}{what}", self.lambda)
     }
 }
 
