@@ -23,18 +23,20 @@ const COLUMNS: &[&str] = &[
     "true_gap",
     "matched_gap",
     "reward",
+    "implicit_reward",
     "kl",
     "entropy",
     "critic_error",
 ];
 
 /// What [`means`] averages.
-const MEASURES: [&str; 8] = [
+const MEASURES: [&str; 9] = [
     "objective_gap",
     "own_gap",
     "true_gap",
     "matched_gap",
     "reward",
+    "implicit_reward",
     "kl",
     "entropy",
     "critic_error",
@@ -297,7 +299,7 @@ fn text(study: &Study, curves: &[Group], exact: &Table, per_run: &[Group]) -> Re
                 interval_text(&group.samples[1]).into(),
                 Ratio::of(&group.samples[1], &base.samples[1]).text().into(),
                 end(2),
-                end(5),
+                end(6),
             ]);
         }
         out += &table.render();

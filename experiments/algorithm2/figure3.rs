@@ -22,6 +22,7 @@ const COLUMNS: &[&str] = &[
     "true_gap",
     "matched_gap",
     "reward",
+    "implicit_reward",
     "kl",
     "entropy",
     "critic_error",
@@ -76,14 +77,17 @@ pub struct Figure3 {
     ends: Vec<Group>,
 }
 
-const MEASURES: [&str; 3] = ["objective_gap", "reward", "kl"];
+const MEASURES: [&str; 4] = ["objective_gap", "reward", "implicit_reward", "kl"];
 
 pub fn summarise(study: &Study, runs: &Table) -> Result<Figure3> {
     let keys = ["method", "beta2", "iteration", "tokens"];
     let all = groups(runs, &keys, &MEASURES)?;
     let last = runs.filter("iteration", &study.config.iterations.to_string())?;
     let problem = study.problem(Instance::Long);
-    let mut optima = Table::new("figure3_optima", &["beta2", "reward", "kl"]);
+    let mut optima = Table::new(
+        "figure3_optima",
+        &["beta2", "reward", "implicit_reward", "kl"],
+    );
     for &beta2 in &study.config.figure3_beta2s {
         let dpo = problem.dpo.table()?;
         let best = rto_optimum(
@@ -94,7 +98,7 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Figure3> {
             Beta::try_new(beta2)?,
         )?;
         let p = Yardsticks::new(problem, beta2)?.measure(&best.policy)?;
-        optima.push([Cell::from(beta2), p.reward.into(), p.kl.into()]);
+        optima.push([beta2, p.reward, p.implicit_reward, p.kl].map(Cell::from));
     }
     Ok(Figure3 {
         figure3: means("figure3", &all, &keys, &MEASURES),
@@ -104,54 +108,54 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Figure3> {
 }
 
 impl Figure3 {
-    fn reward(&self, method: Method, beta2: f64) -> Sample {
-        let has = |g: &&Group| g.key[0] == method.name() && g.key[1].parse::<f64>() == Ok(beta2);
-        let found = self.ends.iter().find(has);
-        found.map_or(Sample::default(), |g| g.samples[1].clone())
+    /// RTO − DPPO at two β₂ of the config, at the end, in one of [`MEASURES`].
+    fn effect(&self, betas: [f64; 2], measure: usize) -> Sample {
+        let of = |method: Method, beta2: f64| {
+            let has =
+                |g: &&Group| g.key[0] == method.name() && g.key[1].parse::<f64>() == Ok(beta2);
+            let found = self.ends.iter().find(has);
+            found.map_or(Sample::default(), |g| g.samples[measure].clone())
+        };
+        differences(&of(Method::Rto, betas[0]), &of(Method::Dppo, betas[1]))
     }
 
     pub fn text(&self, study: &Study) -> Result<String> {
         let betas = &study.config.figure3_beta2s;
         let (small, large) = (betas[0], betas[1]);
-        let optimum = self.optima.floats("reward")?;
-        let mut table = Table::new(
-            "figure3",
-            &[
-                "RTO at beta2",
-                "DPPO at beta2",
-                "true reward, RTO - DPPO",
-                "of the exact optima",
-            ],
-        );
-        let comparisons = [(0, 1), (0, 0), (1, 1)];
-        for (i, k) in comparisons {
-            let d = differences(
-                &self.reward(Method::Rto, betas[i]),
-                &self.reward(Method::Dppo, betas[k]),
-            );
-            let exact = rto_harness::stats::shown(optimum[i] - optimum[k]);
-            let row: [Cell; 4] = [
-                betas[i].into(),
-                betas[k].into(),
-                interval_text(&d).into(),
-                exact,
-            ];
-            table.push(row);
+        let optima = [
+            self.optima.floats("reward")?,
+            self.optima.floats("implicit_reward")?,
+        ];
+        let columns = [
+            "RTO at beta2",
+            "DPPO at beta2",
+            "implicit reward, RTO - DPPO",
+            "of the optima",
+            "true reward, RTO - DPPO",
+            "of their optima",
+        ];
+        let mut table = Table::new("figure3", &columns);
+        for (i, k) in [(0, 1), (0, 0), (1, 1)] {
+            let at = [betas[i], betas[k]];
+            let exact = |o: &[f64]| rto_harness::stats::shown(o[i] - o[k]);
+            table.push([
+                Cell::from(at[0]),
+                at[1].into(),
+                interval_text(&self.effect(at, 2)).into(),
+                exact(&optima[1]),
+                interval_text(&self.effect(at, 1)).into(),
+                exact(&optima[0]),
+            ]);
         }
-        let effect = |i: usize, k: usize| {
-            differences(
-                &self.reward(Method::Rto, betas[i]),
-                &self.reward(Method::Dppo, betas[k]),
-            )
-        };
+        let gain = |rto, dppo| interval_text(&self.effect([rto, dppo], 2));
         Ok(format!(
-            "(d) Figure 3 of the paper gives RTO the smaller beta2 ({small} here) and DPPO the larger ({large}); {} paired runs, at their end:\n{}\
-             => Confounded, RTO gains {} in reward; at equal beta2 {} ({small}) and {} ({large}).\n",
+            "(d) Figure 3 of the paper shows the implicit reward, with the smaller beta2 for RTO ({small} here) and the larger for DPPO ({large}); {} paired runs, at their end:\n{}\
+             => Confounded, RTO gains {} in implicit reward; at equal beta2 {} ({small}) and {} ({large}).\n",
             study.config.replicates,
             table.render(),
-            interval_text(&effect(0, 1)),
-            interval_text(&effect(0, 0)),
-            interval_text(&effect(1, 1)),
+            gain(small, large),
+            gain(small, small),
+            gain(large, large),
         ))
     }
 }

@@ -266,61 +266,38 @@ fn figure3(dir: &Path, setting: &Setting) -> Result<()> {
     let table = Table::from_csv(&dir.join("figure3.csv"))?;
     let optima = Table::from_csv(&dir.join("figure3_optima.csv"))?;
     let betas = optima.texts("beta2")?;
-    let reward = optima.floats("reward")?;
     let (Some(small), Some(large)) = (betas.first(), betas.last()) else {
         anyhow::bail!("{}: no rows, expected two", optima.name());
     };
-    let (low, high) = (0, betas.len() - 1);
+    let high = betas.len() - 1;
     let mut figures = Vec::new();
-    for (title, rto, dppo) in [
-        (
-            format!("as in the paper: β₂ = {small} for RTO, {large} for DPPO"),
-            low,
-            high,
-        ),
-        (format!("fair: β₂ = {small} for both"), low, low),
-        (format!("fair: β₂ = {large} for both"), high, high),
+    for (measure, axis) in [
+        ("implicit_reward", "E β₁ log(π_dpo/π_ref) (per response)"),
+        ("reward", "true reward (per response)"),
     ] {
-        let mut figure = Figure::new(
-            &title,
-            Axis::linear("sampled response tokens"),
-            Axis::linear("true reward (units per response)"),
-        );
-        for ((method, label, kind, color, marker), i) in [(METHODS[0], rto), (METHODS[2], dppo)] {
-            let rows = table.filter("method", method)?.filter("beta2", &betas[i])?;
-            let rows = thinned(&rows, kind)?;
-            let ends = rows.points("reward_low", "reward_high")?;
-            figure = figure.with(
-                Series::new(
-                    label,
-                    rows.points("tokens", "reward")?,
-                    SeriesStyle::new(kind, color, marker),
-                )
-                .band(ends),
-            );
-            let optimum = match method {
-                "rto" => "exact optimum of RTO",
-                _ => "exact optimum of DPPO",
-            };
-            let line = match method {
-                "rto" => Kind::Dashed,
-                _ => Kind::Dotted,
-            };
-            figure = figure.with(level(&rows, reward[i], optimum, line, color)?);
+        let mut row = Vec::new();
+        for (title, rto, dppo) in [
+            (
+                format!("as in the paper: {small} for RTO, {large} for DPPO"),
+                0,
+                high,
+            ),
+            (format!("fair: β₂ = {small} for both"), 0, 0),
+            (format!("fair: β₂ = {large} for both"), high, high),
+        ] {
+            let x = Axis::linear("sampled response tokens");
+            let mut figure = Figure::new(&title, x, Axis::linear(axis));
+            let best = optima.floats(measure)?;
+            for (method, i) in [(METHODS[0], rto), (METHODS[2], dppo)] {
+                let rows = table
+                    .filter("method", method.0)?
+                    .filter("beta2", &betas[i])?;
+                figure = against_optimum(figure, &rows, measure, method, best[i])?;
+            }
+            row.push(figure);
         }
-        figures.push(figure);
-    }
-    let values = || {
-        figures
-            .iter()
-            .flat_map(|f| f.series.iter().flat_map(|s| s.points.iter()))
-    };
-    let (bottom, top) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |ends, p| {
-        (ends.0.min(p.1), ends.1.max(p.1))
-    });
-    let margin = 0.06 * (top - bottom);
-    for figure in &mut figures {
-        figure.y = figure.y.clone().range(bottom - margin, top + margin);
+        share_range(&mut row);
+        figures.extend(row);
     }
     let mut panels = Panels::new(
         "Figure 3 of the paper gives RTO a smaller β₂; at equal β₂ both methods have one optimum",
@@ -328,16 +305,55 @@ fn figure3(dir: &Path, setting: &Setting) -> Result<()> {
         figures,
     )
     .subtitle(&format!(
-        "long ({}), β = β₁ = {}; the paper's 0.03 and 0.05 with β₁ = 0.1 are the same ratios",
+        "long ({}), β = β₁ = {}; the paper's β₂ = 0.03 and 0.05 with β₁ = 0.1 are the same ratios",
         setting.instance("long")?,
         setting.text("beta1")?
     ))
     .caption(&format!(
-        "Exact expected true reward; means and 95% intervals of {} runs that share their streams. {DPPO}",
+        "Exact expectations under the current policy; means and 95% intervals of {} runs that share their streams. Upper row: the reward that Figure 3 of the paper shows. {DPPO}",
         setting.text("replicates")?
     ));
-    panels.panel_size = (440, 380);
+    panels.panel_size = (440, 330);
     panels.save(dir, "figure3")
+}
+
+/// A method's curve, and the level it tends to.
+fn against_optimum(
+    figure: Figure,
+    rows: &Table,
+    measure: &str,
+    method: (&str, &str, Kind, usize, Marker),
+    optimum: f64,
+) -> Result<Figure> {
+    let (name, label, kind, color, marker) = method;
+    let rows = thinned(rows, kind)?;
+    let ends = rows.points(&format!("{measure}_low"), &format!("{measure}_high"))?;
+    let style = SeriesStyle::new(kind, color, marker);
+    let curve = Series::new(label, rows.points("tokens", measure)?, style).band(ends);
+    let (what, line) = match name {
+        "rto" => ("exact optimum of RTO", Kind::Dashed),
+        _ => ("exact optimum of DPPO", Kind::Dotted),
+    };
+    Ok(figure
+        .with(curve)
+        .with(level(&rows, optimum, what, line, color)?))
+}
+
+/// One range for figures that are read beside each other.
+fn share_range(figures: &mut [Figure]) {
+    let points = figures
+        .iter()
+        .flat_map(|f| f.series.iter().flat_map(|s| &s.points));
+    let (low, high) = points.fold((f64::INFINITY, f64::NEG_INFINITY), |ends, p| {
+        (ends.0.min(p.1), ends.1.max(p.1))
+    });
+    if low > high {
+        return;
+    }
+    let margin = 0.06 * (high - low);
+    for figure in figures {
+        figure.y = figure.y.clone().range(low - margin, high + margin);
+    }
 }
 
 const SWEEPS: [(&str, &str, bool); 5] = [

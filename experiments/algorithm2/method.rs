@@ -99,6 +99,8 @@ pub struct Point {
     pub matched_gap: f64,
     /// E Σ r.
     pub reward: f64,
+    /// E Σ β₁ log(π_dpo/π_ref), what Figure 3 of the paper shows.
+    pub implicit_reward: f64,
     /// Nats per response.
     pub kl: f64,
     /// Nats per response.
@@ -118,6 +120,7 @@ impl Point {
             true_gap: f64::NAN,
             matched_gap: f64::NAN,
             reward: f64::NAN,
+            implicit_reward: f64::NAN,
             kl: f64::NAN,
             entropy: f64::NAN,
             critic_error: None,
@@ -125,7 +128,7 @@ impl Point {
     }
 
     /// The numbers in the order of the fields.
-    pub fn cells(&self) -> [Cell; 10] {
+    pub fn cells(&self) -> [Cell; 11] {
         [
             self.iteration.into(),
             self.tokens.into(),
@@ -134,6 +137,7 @@ impl Point {
             self.true_gap.into(),
             self.matched_gap.into(),
             self.reward.into(),
+            self.implicit_reward.into(),
             self.kl.into(),
             self.entropy.into(),
             self.critic_error.into(),
@@ -170,15 +174,16 @@ impl Yardsticks {
     /// Everything about a policy that does not depend on how it was made.
     pub fn measure(&self, policy: &TabularPolicy) -> Result<Point> {
         let truth = self.truth.report(policy)?;
-        let objective_gap = self.objective.report(policy)?.suboptimality;
+        let objective = self.objective.report(policy)?;
         Ok(Point {
             iteration: 0,
             tokens: 0,
-            objective_gap,
-            own_gap: objective_gap,
+            objective_gap: objective.suboptimality,
+            own_gap: objective.suboptimality,
             true_gap: truth.suboptimality,
             matched_gap: self.matched.report(policy)?.suboptimality,
             reward: truth.reward,
+            implicit_reward: objective.reward,
             kl: truth.kl,
             entropy: truth.entropy,
             critic_error: None,
