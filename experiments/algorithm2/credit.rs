@@ -2,19 +2,63 @@
 
 use anyhow::Result;
 use rto::mdp::{ActionIx, StateIx};
-use rto::plan::{soft_value_iteration, visitation};
+use rto::plan::{mean_value, soft_value_iteration, visitation};
 use rto::policy::StateMap;
 use rto::reward::{LogRatioReward, RewardModel};
+use rto::seed::SeedTree;
 use rto::seq::{Policy, StreamKey};
 use rto_harness::stats::shown;
 use rto_harness::table::{Cell, Table};
 
+use crate::problem::Problem;
 use crate::{Instance, Study};
 
 /// Three numbers per (s, a): what (4.5) pays, r + V\*(s′) − V\*(s) at β, and r.
-struct Credit {
+struct Credit<'a> {
+    problem: &'a Problem,
     paid: LogRatioReward,
     values: Vec<f64>,
+}
+
+impl<'a> Credit<'a> {
+    fn new(problem: &'a Problem) -> Result<Self> {
+        let (mdp, reference) = (problem.map.mdp(), &problem.reference);
+        let best = soft_value_iteration(mdp, &problem.reward, reference, problem.beta1)?;
+        let dpo = problem.dpo.table()?;
+        Ok(Self {
+            problem,
+            paid: LogRatioReward::try_new(&dpo, reference, problem.beta1.get())?,
+            values: best.v,
+        })
+    }
+
+    fn at(&self, s: StateIx, a: ActionIx) -> [f64; 3] {
+        let reward = self.problem.reward.reward(s, a);
+        let later = match self.problem.map.next(s, a) {
+            StateIx::END => 0.0,
+            next => self.values[next.ix()],
+        };
+        let advantage = reward + later - self.values[s.ix()];
+        [self.paid.reward(s, a), advantage, reward]
+    }
+
+    /// Responses of π_ref as pairs of the table, best return first.
+    fn responses(&self, n: usize, seeds: &SeedTree) -> Result<Vec<Vec<(StateIx, ActionIx)>>> {
+        let prompts = vec![StateMap::prompt(0); n];
+        let drawn = self
+            .problem
+            .start
+            .sample(&prompts, &StreamKey::batch(seeds, n))?;
+        let mut walks = Vec::new();
+        for episode in &drawn {
+            let mut steps = Vec::new();
+            self.problem.map.walk(episode, &mut steps)?;
+            let total: f64 = steps.iter().map(|&(s, a)| self.at(s, a)[2]).sum();
+            walks.push((total, steps));
+        }
+        walks.sort_by(|a, b| b.0.total_cmp(&a.0));
+        Ok(walks.into_iter().map(|(_, steps)| steps).collect())
+    }
 }
 
 /// Tables, and what they say.
@@ -25,76 +69,41 @@ pub struct Credits {
 
 pub fn summarise(study: &Study) -> Result<Credits> {
     let problem = study.problem(Instance::Long);
-    let (mdp, map) = (problem.map.mdp(), &problem.map);
-    let best = soft_value_iteration(mdp, &problem.reward, &problem.reference, problem.beta1)?;
-    let dpo = problem.dpo.table()?;
-    let credit = Credit {
-        paid: LogRatioReward::try_new(&dpo, &problem.reference, problem.beta1.get())?,
-        values: best.v,
-    };
-    let at = |s: StateIx, a: ActionIx| -> [f64; 3] {
-        let reward = problem.reward.reward(s, a);
-        let later = match map.next(s, a) {
-            StateIx::END => 0.0,
-            next => credit.values[next.ix()],
-        };
-        let advantage = reward + later - credit.values[s.ix()];
-        [credit.paid.reward(s, a), advantage, reward]
-    };
-
-    let n = study.config.credit_responses;
-    let prompts = vec![StateMap::prompt(0); n];
-    let keys = StreamKey::batch(&study.seeds.child("credit"), n);
-    let mut responses = problem.start.sample(&prompts, &keys)?;
-    let walk = |e: &rto::seq::Episode| -> Result<Vec<(StateIx, ActionIx)>> {
-        let mut steps = Vec::new();
-        map.walk(e, &mut steps)?;
-        Ok(steps)
-    };
-    let mut returns = Vec::new();
-    for e in &responses {
-        let total: f64 = walk(e)?.iter().map(|&(s, a)| at(s, a)[2]).sum();
-        returns.push((total, e.response.clone()));
-    }
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|i, k| returns[*k].0.total_cmp(&returns[*i].0));
-    responses = order.iter().map(|i| responses[*i].clone()).collect();
-
+    let credit = Credit::new(problem)?;
     let columns = ["response", "h", "token", "credit", "advantage", "reward"];
     let mut table = Table::new("credit", &columns);
-    for (i, e) in responses.iter().enumerate() {
-        for (h, (s, a)) in walk(e)?.into_iter().enumerate() {
-            let [paid, advantage, reward] = at(s, a);
-            let row: [Cell; 6] = [
-                (i + 1).into(),
-                (h + 1).into(),
-                a.0.into(),
-                paid.into(),
-                advantage.into(),
-                reward.into(),
-            ];
+    let seeds = study.seeds.child("credit");
+    let responses = credit.responses(study.config.credit_responses, &seeds)?;
+    for (i, steps) in responses.into_iter().enumerate() {
+        for (h, (s, a)) in steps.into_iter().enumerate() {
+            let mut row: Vec<Cell> = vec![(i + 1).into(), (h + 1).into(), a.0.into()];
+            row.extend(credit.at(s, a).map(Cell::from));
             table.push(row);
         }
     }
+    Ok(Credits {
+        credit: table,
+        text: text(study, &credit)?,
+    })
+}
 
+fn text(study: &Study, credit: &Credit<'_>) -> Result<String> {
+    let problem = credit.problem;
+    let mdp = problem.map.mdp();
     let d = visitation(mdp, &problem.reference)?;
     let mut all = Vec::new();
     for ((s, a), weight) in d.pair.indexed_iter() {
-        all.push((*weight, at(StateIx(s as u32), ActionIx(a as u32))));
+        all.push((*weight, credit.at(StateIx(s as u32), ActionIx(a as u32))));
     }
     let with = |k: usize| shown(correlation(&all, 0, k)).text();
-    let text = format!(
+    Ok(format!(
         "(e) {}: over the tokens that pi_ref writes, the credit (4.5) of the fitted pi_dpo correlates {} with r + V*(s') - V*(s), and {} with r itself.\n\
          => (4.5) pays the advantage, not the reward; V* itself at the prompt, {}, is paid to nobody.\n",
         Instance::Long.title(&study.config),
         with(1),
         with(2),
-        shown(mdp.roots().map(|(s, p)| p * credit.values[s.ix()]).sum()).text(),
-    );
-    Ok(Credits {
-        credit: table,
-        text,
-    })
+        shown(mean_value(mdp, &credit.values)).text(),
+    ))
 }
 
 /// Weighted correlation of two of the three numbers.

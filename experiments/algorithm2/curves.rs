@@ -259,53 +259,56 @@ fn text(study: &Study, curves: &[Group], exact: &Table, per_run: &[Group]) -> Re
         c.beta1, c.beta2, c.lambda, c.critic_learning_rate, c.iterations, c.replicates
     );
     for instance in Instance::BOTH {
-        let name = instance.name();
-        let mut table = Table::new(
-            "curves",
-            &[
-                instance.title(c).as_str(),
-                "SubOpt over the run",
-                "to DPPO's, over the run",
-                "SubOpt at the end",
-                "to DPPO's, at the end",
-                "true r, at beta1",
-                "KL",
-            ],
-        );
-        for (policy, label) in [("reference", "pi_ref (SFT)"), ("dpo", "DPO")] {
-            let row = exact.filter("instance", name)?.filter("policy", policy)?;
-            let cell = |column: &str| -> Result<Cell> { Ok(shown(row.floats(column)?[0])) };
-            table.push([
-                label.into(),
-                Cell::Empty,
-                Cell::Empty,
-                cell("objective_gap")?,
-                Cell::Empty,
-                cell("true_gap")?,
-                cell("kl")?,
-            ]);
-        }
-        let base = find(per_run, name, Method::Dppo);
-        for method in Method::ALL {
-            let group = find(per_run, name, method);
-            let last = curves
-                .iter()
-                .rfind(|g| g.key[0] == name && g.key[1] == method.name());
-            let end = |k: usize| last.map_or(Cell::Empty, |g| shown(g.samples[k].mean()));
-            table.push([
-                method.label().into(),
-                interval_text(&group.samples[0]).into(),
-                Ratio::of(&group.samples[0], &base.samples[0]).text().into(),
-                interval_text(&group.samples[1]).into(),
-                Ratio::of(&group.samples[1], &base.samples[1]).text().into(),
-                end(2),
-                end(6),
-            ]);
-        }
-        out += &table.render();
-        out += &conclusion(name, per_run, curves);
+        out += &one_instance(study, instance, curves, exact, per_run)?;
     }
     Ok(out)
+}
+
+fn one_instance(
+    study: &Study,
+    instance: Instance,
+    curves: &[Group],
+    exact: &Table,
+    per_run: &[Group],
+) -> Result<String> {
+    let name = instance.name();
+    let title = instance.title(&study.config);
+    let columns = [
+        title.as_str(),
+        "SubOpt over the run",
+        "to DPPO's, over the run",
+        "SubOpt at the end",
+        "to DPPO's, at the end",
+        "true r, at beta1",
+        "KL",
+    ];
+    let mut table = Table::new("curves", &columns);
+    for (policy, label) in [("reference", "pi_ref (SFT)"), ("dpo", "DPO")] {
+        let row = exact.filter("instance", name)?.filter("policy", policy)?;
+        let cell = |column: &str| -> Result<Cell> { Ok(shown(row.floats(column)?[0])) };
+        let empty = || Cell::Empty;
+        let (gap, truth, kl) = (cell("objective_gap")?, cell("true_gap")?, cell("kl")?);
+        table.push([label.into(), empty(), empty(), gap, empty(), truth, kl]);
+    }
+    let base = find(per_run, name, Method::Dppo);
+    for method in Method::ALL {
+        let group = find(per_run, name, method);
+        let last = curves
+            .iter()
+            .rfind(|g| g.key[0] == name && g.key[1] == method.name());
+        let end = |k: usize| last.map_or(Cell::Empty, |g| shown(g.samples[k].mean()));
+        let ratio = |k: usize| Ratio::of(&group.samples[k], &base.samples[k]).text();
+        table.push([
+            method.label().into(),
+            interval_text(&group.samples[0]).into(),
+            ratio(0).into(),
+            interval_text(&group.samples[1]).into(),
+            ratio(1).into(),
+            end(2),
+            end(6),
+        ]);
+    }
+    Ok(table.render() + &conclusion(name, per_run, curves))
 }
 
 fn conclusion(name: &str, per_run: &[Group], curves: &[Group]) -> String {
@@ -347,7 +350,8 @@ fn identity(name: &str, curves: &[Group]) -> String {
         }
         (same, worst) = (Some(a.key[2].clone()), worst.max(off));
     }
-    let ends = [Method::Rto, Method::DppoOffset].map(|m| of(m).last().map(|g| g.samples[0].mean()));
+    let ends =
+        [Method::Rto, Method::DppoOffset].map(|m| of(m).next_back().map(|g| g.samples[0].mean()));
     format!(
         "=> {name}: DPPO + C(s) is RTO: SubOpt of every run within {worst:.0e} up to iteration {}; means at the end {} and {}.\n",
         same.unwrap_or_default(),

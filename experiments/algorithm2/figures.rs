@@ -1,11 +1,12 @@
 //! Figures from the CSV files alone.
 
 use anyhow::{Context, Result};
-use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle, canvas};
+use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use rto_harness::table::Table;
 use std::path::Path;
 
-use crate::heatmap::{Grid, Shown, caption, heading, legend};
+use crate::heatmaps::{credit, map};
+use crate::sweep_figure::sweeps;
 
 /// Draws every figure of a run folder.
 pub fn draw_all(dir: &Path) -> Result<()> {
@@ -19,19 +20,19 @@ pub fn draw_all(dir: &Path) -> Result<()> {
 }
 
 /// The one row of `setting.csv`.
-struct Setting(Table);
+pub struct Setting(Table);
 
 impl Setting {
     fn read(dir: &Path) -> Result<Self> {
         Ok(Self(Table::from_csv(&dir.join("setting.csv"))?))
     }
 
-    fn text(&self, column: &str) -> Result<String> {
+    pub fn text(&self, column: &str) -> Result<String> {
         let first = self.0.texts(column)?.into_iter().next();
         first.with_context(|| format!("{}: no row, expected one", self.0.name()))
     }
 
-    fn instance(&self, name: &str) -> Result<String> {
+    pub fn instance(&self, name: &str) -> Result<String> {
         let t = |c: &str| self.text(&format!("{name}_{c}"));
         Ok(format!(
             "A = {}, H = {}, N = {}",
@@ -90,7 +91,7 @@ const METHODS: [(&str, &str, Kind, usize, Marker); 7] = [
 
 const INSTANCES: [(&str, &str); 2] = [("long", "long"), ("wide", "wide")];
 
-const DPPO: &str = "DPPO is the paper's name for PPO with the DPO reward of the whole response paid at its last token (5.1), not the later divergence PPO.";
+pub const DPPO: &str = "DPPO is the paper's name for PPO with the DPO reward of the whole response paid at its last token (5.1), not the later divergence PPO.";
 
 /// A measure of every method against sampled tokens, with 95% intervals of the mean.
 fn panel(rows: &Table, measure: &str, title: &str, y: Axis) -> Result<Figure> {
@@ -354,282 +355,4 @@ fn share_range(figures: &mut [Figure]) {
     for figure in figures {
         figure.y = figure.y.clone().range(low - margin, high + margin);
     }
-}
-
-const SWEEPS: [(&str, &str, bool); 5] = [
-    ("N", "N (responses per iteration)", true),
-    ("H", "H (tokens in a response)", false),
-    ("A", "A (vocabulary)", false),
-    ("beta2", "β₂ (coefficient of the KL term)", true),
-    ("pairs", "|D| (preference pairs)", true),
-];
-
-fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
-    let ratios = Table::from_csv(&dir.join("sweep_ratios.csv"))?;
-    let table = Table::from_csv(&dir.join("sweeps.csv"))?;
-    let own = setting.text("lambda")?;
-    let looks = [
-        (
-            "rto_leaning",
-            "RTO / DPPO, λ = 0.5".to_string(),
-            4,
-            Marker::Triangle,
-        ),
-        ("rto", format!("RTO / DPPO, λ = {own}"), 2, Marker::Circle),
-        (
-            "rloo",
-            format!("RLOO / DPPO, λ = {own}"),
-            1,
-            Marker::Diamond,
-        ),
-        (
-            "ppo_true_reward",
-            format!("PPO with r_φ / DPPO, λ = {own}, for the true reward"),
-            0,
-            Marker::Square,
-        ),
-    ];
-    let axis = |label: &str, log: bool| match log {
-        true => Axis::log10(label),
-        false => Axis::linear(label),
-    };
-    let mut figures = Vec::new();
-    for (sweep, label, log) in SWEEPS {
-        let rows = ratios.filter("sweep", sweep)?;
-        let x = label.split(' ').next().unwrap_or(label);
-        let mut figure = Figure::new(
-            &format!("against {x}"),
-            axis(label, log),
-            Axis::log10("SubOpt over the run, ratio"),
-        );
-        for (name, label, color, marker) in &looks {
-            let rows = rows.filter("comparison", name)?;
-            let style = SeriesStyle::new(Kind::LineMarkers, *color, *marker);
-            let ends = rows.points("mean_ratio_low", "mean_ratio_high")?;
-            figure = figure
-                .with(Series::new(label, rows.points("value", "mean_ratio")?, style).band(ends));
-        }
-        let xs = rows.floats("value")?;
-        let one = xs.iter().map(|x| (*x, 1.0)).collect();
-        let style = SeriesStyle::new(Kind::Dotted, 7, Marker::Circle);
-        figures.push(figure.with(Series::new("equal", one, style)));
-    }
-    let rows = table.filter("sweep", "pairs")?;
-    let mut data = Figure::new(
-        "true reward against |D|",
-        Axis::log10("|D| (preference pairs)"),
-        Axis::log10("SubOpt at β₂, at the end"),
-    );
-    for (method, label, color, marker) in [
-        ("reference", "π_ref (SFT)", 5, Marker::Triangle),
-        ("dpo", "π_dpo (DPO)", 5, Marker::Square),
-        ("rto", "RTO", 2, Marker::Circle),
-        ("dppo", "DPPO", 3, Marker::Square),
-        ("rloo", "RLOO", 1, Marker::Diamond),
-        ("ppo", "PPO with r_φ", 0, Marker::Square),
-    ] {
-        let mut rows = rows.filter("method", method)?;
-        if !["reference", "dpo"].contains(&method) {
-            rows = rows.filter("lambda", &own)?;
-        }
-        let kind = match method {
-            "reference" => Kind::Dotted,
-            "dpo" => Kind::Dashed,
-            _ => Kind::LineMarkers,
-        };
-        let ends = rows.points("matched_gap_low", "matched_gap_high")?;
-        let style = SeriesStyle::new(kind, color, marker);
-        let series = Series::new(label, rows.points("value", "matched_gap")?, style);
-        data = data.with(series.band(ends));
-    }
-    figures.push(data);
-    let leaning = ratios
-        .filter("sweep", "H")?
-        .filter("comparison", "rto_leaning")?;
-    let leaning = leaning.points("mean_ratio", "mean_ratio_high")?;
-    let falls = leaning.windows(2).all(|w| w[1].0 < w[0].0);
-    let title = match falls && leaning.last().is_some_and(|last| last.1 < 1.0) {
-        true => {
-            "Dense reward wins where credit has far to travel: long responses, and GAE that leans on an untrained critic"
-        }
-        false => "RTO, RLOO and PPO against DPPO, one setting changed at a time",
-    };
-    let mut panels = Panels::new(
-        title,
-        3,
-        figures,
-    )
-    .subtitle(&format!(
-        "random instances, A = {}, H = {}, N = {}, |D| = {}, β₂ = {} where not swept; critic rate {}",
-        setting.text("sweep_actions")?,
-        setting.text("sweep_horizon")?,
-        setting.text("sweep_responses")?,
-        setting.text("sweep_pairs")?,
-        setting.text("beta2")?,
-        setting.text("critic_learning_rate")?
-    ))
-    .caption(&format!(
-        "Ratios of SubOpt averaged over {} iterations; geometric means and 95% intervals of {} instances with data of their own, paired. Below 1: better than DPPO. PPO has a reward of its own, so it and DPPO are compared by SubOpt for the true reward at β₂. {DPPO}",
-        setting.text("sweep_iterations")?,
-        setting.text("sweep_replicates")?
-    ));
-    panels.panel_size = (440, 360);
-    panels.save(dir, "sweeps")
-}
-
-fn map(dir: &Path, setting: &Setting) -> Result<()> {
-    let table = Table::from_csv(&dir.join("map.csv"))?;
-    let columns = table.distinct("critic_rate")?;
-    let mut rows = table.distinct("lambda")?;
-    rows.reverse();
-    let cells = |what: &str| -> Result<Vec<Shown>> {
-        let mut out = Vec::new();
-        for lambda in &rows {
-            let own = table.filter("lambda", lambda)?;
-            let column = |end: &str| own.floats(&format!("{what}_ratio{end}"));
-            let (ratio, low, high) = (column("")?, column("_low")?, column("_high")?);
-            for ((ratio, low), high) in ratio.into_iter().zip(low).zip(high) {
-                // No interval, no claim.
-                let clear = high < 1.0 || low > 1.0;
-                out.push(Shown {
-                    value: ratio.log10(),
-                    text: format!("{ratio:.2}{}", if clear { "" } else { " ns" }),
-                    muted: !clear,
-                });
-            }
-        }
-        Ok(out)
-    };
-    let (run, end) = (cells("mean")?, cells("final")?);
-    // Whole decades, at least one.
-    let full = run
-        .iter()
-        .chain(&end)
-        .fold(0.1f64, |m, c| m.max(c.value.abs()));
-    let full = full.ceil();
-    let grid = |title| Grid {
-        title,
-        axes: (
-            "learning rate of the critic (share of its error per step)",
-            "λ of GAE",
-        ),
-        columns: &columns,
-        rows: &rows,
-        cell: (66.0, 44.0),
-        full,
-    };
-    let size = grid("").size();
-    let (width, ten) = (2.0 * size.0 + 80.0, 10f64.powf(full));
-    let ahead = |lambda: Option<&String>| -> Result<bool> {
-        let own = table.filter("lambda", lambda.map_or("", String::as_str))?;
-        Ok(own
-            .floats("mean_ratio_high")?
-            .iter()
-            .all(|high| *high < 0.5))
-    };
-    let title = match ahead(rows.last())? && !ahead(rows.first())? {
-        true => "Dense reward wins where GAE bootstraps through a critic that knows nothing yet",
-        false => "RTO against DPPO over λ of GAE and the learning rate of the critic",
-    };
-    let subtitle = format!(
-        "long ({}), β₁ = {}, β₂ = {}; SubOpt of RTO / SubOpt of DPPO",
-        setting.instance("long")?,
-        setting.text("beta1")?,
-        setting.text("beta2")?
-    );
-    let text = format!(
-        "Geometric means of {} paired runs of {} iterations; “ns”: the 95% interval holds 1. {DPPO}",
-        setting.text("map_replicates")?,
-        setting.text("map_iterations")?
-    );
-    canvas(
-        &dir.join("map"),
-        width as u32,
-        (size.1 + 168.0) as u32,
-        |p| {
-            let top = heading(p, title, &subtitle);
-            grid("averaged over the run").draw(p, (16.0, top), &run);
-            grid("at the end").draw(p, (16.0 + size.0 + 40.0, top), &end);
-            let y = top + size.1 + 8.0;
-            legend(
-                p,
-                (width / 2.0 - 200.0, y),
-                400.0,
-                [
-                    &format!("1/{ten}: RTO better"),
-                    "1",
-                    &format!("{ten}: DPPO better"),
-                ],
-            );
-            caption(p, y + 50.0, &text);
-        },
-    )
-}
-
-/// One decimal with a minus sign proper, and no negative zero.
-fn tenth(v: f64) -> String {
-    let rounded = (10.0 * v).round() / 10.0;
-    format!("{:.1}", rounded + 0.0).replace('-', "−")
-}
-
-fn credit(dir: &Path, setting: &Setting) -> Result<()> {
-    let table = Table::from_csv(&dir.join("credit.csv"))?;
-    let (responses, steps) = (table.distinct("response")?, table.distinct("h")?);
-    let blocks = [
-        ("credit", "paid by (4.5): β₁ log(π_dpo/π_ref)"),
-        ("advantage", "true advantage: r + V*(s′) − V*(s)"),
-        ("reward", "true reward r"),
-    ];
-    let mut all = Vec::new();
-    for (column, _) in blocks {
-        all.push(table.floats(column)?);
-    }
-    let full = all.iter().flatten().fold(0.0f64, |m, v| m.max(v.abs()));
-    let grid = |title| Grid {
-        title,
-        axes: ("h (place of the token in the response)", "response"),
-        columns: &steps,
-        rows: &responses,
-        cell: (42.0, 30.0),
-        full,
-    };
-    let size = grid("").size();
-    let width = 3.0 * size.0 + 60.0;
-    let title = "(4.5) pays each token the advantage, not the reward";
-    let subtitle = format!(
-        "{} responses of π_ref on the long instance ({}), best return first; β = β₁ = {}, |D| = {} pairs",
-        responses.len(),
-        setting.instance("long")?,
-        setting.text("beta1")?,
-        setting.text("pairs")?
-    );
-    let text = "One cell per token, its value in reward units; a row is a response. V* is the optimal soft value at β under the true reward. A row of the middle table sums to the return minus V* at the prompt, which no response can change; the left one does too where π_dpo is optimal, and differs here because π_dpo was fitted to finitely many pairs.";
-    canvas(
-        &dir.join("credit"),
-        width as u32,
-        (size.1 + 168.0) as u32,
-        |p| {
-            let top = heading(p, title, &subtitle);
-            for (k, (values, (_, title))) in all.iter().zip(blocks).enumerate() {
-                let cells: Vec<Shown> = values
-                    .iter()
-                    .map(|v| Shown {
-                        value: *v,
-                        text: tenth(*v),
-                        muted: false,
-                    })
-                    .collect();
-                grid(title).draw(p, (12.0 + (size.0 + 16.0) * k as f64, top), &cells);
-            }
-            let y = top + size.1 + 8.0;
-            let (low, high) = (tenth(-full), tenth(full));
-            legend(
-                p,
-                (width / 2.0 - 200.0, y),
-                400.0,
-                [&low, "0 (reward units)", &high],
-            );
-            caption(p, y + 50.0, text);
-        },
-    )
 }

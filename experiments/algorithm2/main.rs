@@ -6,9 +6,11 @@ mod curves;
 mod figure3;
 mod figures;
 mod heatmap;
+mod heatmaps;
 mod map;
 mod method;
 mod problem;
+mod sweep_figure;
 mod sweeps;
 mod tables;
 

@@ -219,20 +219,7 @@ pub fn run(
     seeds: &SeedTree,
 ) -> Result<Vec<Point>> {
     let reward = reward(method, problem, config)?;
-    let table = problem.tabulate(&*reward)?;
-    let beta2 = Beta::try_new(knobs.beta2)?;
-    let measure = Measure {
-        problem,
-        yardsticks: Yardsticks::new(problem, knobs.beta2)?,
-        own: ExactEvaluator::try_new(
-            problem.map.clone(),
-            &table,
-            problem.reference.clone(),
-            beta2,
-        )?,
-        table,
-        beta2,
-    };
+    let measure = Measure::new(problem, &*reward, knobs.beta2)?;
     let ppo = ppo_config(method, knobs, config).check()?;
     let prompts: Vec<_> = (0..problem.map.n_prompts()).map(StateMap::prompt).collect();
     let run = PpoRun {
@@ -242,10 +229,7 @@ pub fn run(
         config: &ppo,
         seeds,
     };
-    let start = match method {
-        Method::DppoOffset => problem.prefix_sums(&problem.tabulate(&problem.dpo_reward()?)?),
-        _ => vec![0.0; problem.map.mdp().n_states()],
-    };
+    let start = critic_start(method, problem)?;
     let sgd = OptimizerConfig::sgd;
     let mut learner =
         TabularLearner::try_new(problem.start.clone(), sgd(config.policy_learning_rate))?;
@@ -256,7 +240,7 @@ pub fn run(
     let mut points = Vec::new();
     loop {
         let at = state.iteration;
-        if at % config.eval_every == 0 || at == knobs.iterations {
+        if at.is_multiple_of(config.eval_every) || at == knobs.iterations {
             let values = has_critic.then_some(&critic);
             points.push(Point {
                 iteration: at,
@@ -272,6 +256,14 @@ pub fn run(
             false => CriticSlot::Absent,
         };
         run.iterate(&mut learner, &mut slot, &mut state)?;
+    }
+}
+
+/// V before the first iteration.
+fn critic_start(method: Method, problem: &Problem) -> Result<Vec<f64>> {
+    match method {
+        Method::DppoOffset => Ok(problem.prefix_sums(&problem.tabulate(&problem.dpo_reward()?)?)),
+        _ => Ok(vec![0.0; problem.map.mdp().n_states()]),
     }
 }
 
@@ -311,7 +303,19 @@ struct Measure<'a> {
     beta2: Beta,
 }
 
-impl Measure<'_> {
+impl<'a> Measure<'a> {
+    fn new(problem: &'a Problem, reward: &dyn TokenReward, beta2: f64) -> Result<Self> {
+        let table = problem.tabulate(reward)?;
+        let (map, reference) = (problem.map.clone(), problem.reference.clone());
+        Ok(Self {
+            problem,
+            yardsticks: Yardsticks::new(problem, beta2)?,
+            own: ExactEvaluator::try_new(map, &table, reference, Beta::try_new(beta2)?)?,
+            table,
+            beta2: Beta::try_new(beta2)?,
+        })
+    }
+
     fn point(&self, policy: &TabularPolicy, critic: Option<&Regressor<Table>>) -> Result<Point> {
         let error = critic.map(|c| self.critic_error(policy, c.params()));
         Ok(Point {

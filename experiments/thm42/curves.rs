@@ -88,7 +88,7 @@ impl Curves {
                 used.iter()
                     .map(|i| at(picked[*i]).map_or(Cell::Empty, |g| shown(g.suboptimality.mean()))),
             );
-            let bound = at(picked[2]).filter(|g| g.bound.len() > 0);
+            let bound = at(picked[2]).filter(|g| !g.bound.is_empty());
             row.push(if method == "reference" {
                 Cell::Empty
             } else {
