@@ -8,7 +8,7 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::method::{Knobs, Method, Yardsticks, mean_over_run, run};
 use crate::problem::{Problem, Size};
-use crate::tables::{Group, Ratio, groups, interval_text, means};
+use crate::tables::{Group, Ratio, differences, groups, interval_text, means};
 
 const COLUMNS: &[&str] = &[
     "sweep",
@@ -322,7 +322,7 @@ impl Sweeps {
             .collect();
         let mut columns = vec!["sweep", "value"];
         columns.extend(titles.iter().map(String::as_str));
-        columns.extend(["DPO: true r, at beta1", "RTO: true r, at beta1"]);
+        columns.extend(["DPO: true r, at beta1", "RTO - DPO: true r, at beta1"]);
         let mut table = Table::new("sweeps", &columns);
         for setting in settings(&self.groups) {
             let (sweep, value) = &setting;
@@ -337,7 +337,10 @@ impl Sweeps {
                 .find(|g| g.key[0] == *sweep && g.key[1] == *value && g.key[2] == "dpo");
             row.push(dpo.map_or(Cell::Empty, |g| interval_text(&g.samples[2]).into()));
             let rto = find(&self.groups, sweep, value, Method::Rto, c.lambda);
-            row.push(rto.map_or(Cell::Empty, |g| interval_text(&g.samples[2]).into()));
+            let both = rto.zip(dpo);
+            row.push(both.map_or(Cell::Empty, |(rto, dpo)| {
+                interval_text(&differences(&rto.samples[2], &dpo.samples[2])).into()
+            }));
             table.push(row);
         }
         format!(
