@@ -64,6 +64,7 @@ fn every_command_runs() {
         let binary = match words[3].as_str() {
             "prop32" => env!("CARGO_BIN_EXE_prop32"),
             "solve" => env!("CARGO_BIN_EXE_solve"),
+            "algorithm2" => env!("CARGO_BIN_EXE_algorithm2"),
             "thm42" => env!("CARGO_BIN_EXE_thm42"),
             other => panic!("no test runs the binary {other}"),
         };
@@ -82,7 +83,7 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 11);
+    assert_eq!(ran, 13);
 }
 
 /// The example instance is the file that is named, and `solve` prints what the README says.

@@ -7,8 +7,8 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::problem::{RADII, WALD};
-use crate::stats::{Sample, clopper_pearson, shown, slope, with_interval};
 use crate::summary::{slope_cell, slope_cells};
+use rto_harness::stats::{Sample, clopper_pearson, shown, slope, with_interval};
 
 /// After n, replicate and the suboptimality of plain MLE: ‖θ_MLE − θ*‖/ϱ for norms, and
 /// √((L(θ_MLE) − L(θ*))/c) for sets of high likelihood. The truth is covered where it is at most 1.

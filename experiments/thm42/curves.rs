@@ -7,8 +7,8 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::coverage::blocks;
 use crate::problem::RADII;
-use crate::stats::shown;
 use crate::summary::{Group, curves, groups, methods, of, slope_cell, slopes, violations};
+use rto_harness::stats::shown;
 
 const COLUMNS: &[&str] = &[
     "n",
@@ -88,7 +88,7 @@ impl Curves {
                 used.iter()
                     .map(|i| at(picked[*i]).map_or(Cell::Empty, |g| shown(g.suboptimality.mean()))),
             );
-            let bound = at(picked[2]).filter(|g| g.bound.len() > 0);
+            let bound = at(picked[2]).filter(|g| !g.bound.is_empty());
             row.push(if method == "reference" {
                 Cell::Empty
             } else {

@@ -7,7 +7,6 @@ mod figures;
 mod inconsistency;
 mod problem;
 mod regimes;
-mod stats;
 mod summary;
 mod sweeps;
 

@@ -12,8 +12,8 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::coverage::blocks;
 use crate::problem::{Problem, WALD};
-use crate::stats::shown;
 use crate::summary::{Group, curves, groups, of, violations, wide};
+use rto_harness::stats::shown;
 
 const COLUMNS: &[&str] = &[
     "regime",

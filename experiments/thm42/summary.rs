@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rto_harness::table::{Cell, Table};
 
-use crate::stats::{Sample, shown, slope, with_interval};
+use rto_harness::stats::{Sample, shown, slope, with_interval};
 
 /// The runs of one method at one setting.
 pub struct Group {
@@ -87,7 +87,7 @@ pub fn curves(name: &str, groups: &[Group], keys: &[&str]) -> Table {
     let mut table = Table::new(name, &[keys, &CURVE].concat());
     for group in groups {
         let (gap, low, high) = group.suboptimality.interval();
-        let bound = (group.bound.len() > 0).then(|| group.bound.interval());
+        let bound = (!group.bound.is_empty()).then(|| group.bound.interval());
         let quantile = |p| Cell::from(group.suboptimality.quantile(p));
         let count = group.bound.len();
         let mut row: Vec<Cell> = group.key.iter().map(|k| parse(k)).collect();
@@ -138,7 +138,7 @@ pub fn slopes(groups: &[Group], points: usize) -> Result<Table> {
             .collect::<Result<Vec<_>>>()?;
         let fit = |sample: fn(&Group) -> &Sample| {
             let samples: Vec<Sample> = last.iter().map(|g| sample(g).clone()).collect();
-            let some = samples.iter().all(|s| s.len() > 0);
+            let some = samples.iter().all(|s| !s.is_empty());
             some.then(|| slope(&n, &samples)).flatten()
         };
         let mut row: Vec<Cell> = vec![

@@ -8,8 +8,8 @@ use crate::Study;
 use crate::config::Config;
 use crate::coverage::blocks;
 use crate::problem::{RADII, random_problem};
-use crate::stats::clopper_pearson;
 use crate::summary::{Group, curves, groups, of, violations, wide};
+use rto_harness::stats::clopper_pearson;
 
 const COLUMNS: &[&str] = &[
     "sweep",

@@ -137,6 +137,7 @@ pub mod manifest;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;
+pub mod stats;
 pub mod sweep;
 pub mod table;
 pub mod text;

@@ -1,6 +1,6 @@
 //! Means with intervals, quantiles, coverage intervals and slopes.
 
-use rto_harness::table::Cell;
+use crate::table::Cell;
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 
 /// A sample of independent replicates.
@@ -8,10 +8,17 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 pub struct Sample(pub Vec<f64>);
 
 impl Sample {
+    /// How many replicates there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The mean; NaN of none.
     pub fn mean(&self) -> f64 {
         self.0.iter().sum::<f64>() / self.0.len() as f64
     }

@@ -1,0 +1,386 @@
+//! Settings of `algorithm2`: unchecked from TOML and flags, then checked.
+
+use anyhow::{Result, bail};
+use rto_harness::cli::Common;
+use rto_harness::config::{self, Layers};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The default config, which documents every key.
+pub const DEFAULTS: &str = include_str!("../configs/algorithm2.toml");
+const SMOKE: &str = include_str!("../configs/algorithm2.smoke.toml");
+
+/// The resolved settings, saved with each run. Every key is documented in
+/// `experiments/configs/algorithm2.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub seed: u64,
+    pub prompts: usize,
+    pub reward_scale: f64,
+    pub reference_scale: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub pairs: usize,
+    pub fit_learning_rate: f64,
+    pub fit_batch: usize,
+    pub fit_epochs: usize,
+    pub lambda: f64,
+    pub policy_learning_rate: f64,
+    pub critic_learning_rate: f64,
+    pub clip: f64,
+    pub epochs: usize,
+    pub rloo_group: usize,
+    pub released_clip: f64,
+    pub eval_every: u64,
+    pub long_actions: usize,
+    pub long_horizon: usize,
+    pub long_responses: usize,
+    pub wide_actions: usize,
+    pub wide_horizon: usize,
+    pub wide_responses: usize,
+    pub iterations: u64,
+    pub replicates: u64,
+    pub lambdas: Vec<f64>,
+    pub critic_learning_rates: Vec<f64>,
+    pub map_iterations: u64,
+    pub map_replicates: u64,
+    pub sweep_actions: usize,
+    pub sweep_horizon: usize,
+    pub sweep_responses: usize,
+    pub sweep_pairs: usize,
+    pub responses: Vec<usize>,
+    pub horizons: Vec<usize>,
+    pub action_counts: Vec<usize>,
+    pub beta2s: Vec<f64>,
+    pub pair_counts: Vec<usize>,
+    pub sweep_iterations: u64,
+    pub sweep_replicates: u64,
+    pub figure3_beta2s: Vec<f64>,
+    pub credit_responses: usize,
+}
+
+/// Flags named like the keys of the config; what is not given stays as the config has it.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Settings (defaults in experiments/configs/algorithm2.toml)")]
+pub struct Flags {
+    /// P, the number of prompts
+    #[arg(long, value_name = "P")]
+    prompts: Option<usize>,
+    /// Standard deviation of the token rewards
+    #[arg(long, value_name = "SD")]
+    reward_scale: Option<f64>,
+    /// Standard deviation of the logits of pi_ref
+    #[arg(long, value_name = "SD")]
+    reference_scale: Option<f64>,
+    /// beta of DPO, and beta1 of (4.5)
+    #[arg(long, value_name = "BETA")]
+    beta1: Option<f64>,
+    /// beta2, the coefficient of the KL term
+    #[arg(long, value_name = "BETA")]
+    beta2: Option<f64>,
+    /// (a, b, d, e) |D|, pairs of responses
+    #[arg(long, value_name = "N")]
+    pairs: Option<usize>,
+    /// Learning rate of DPO and of the reward model, in logits
+    #[arg(long, value_name = "RATE")]
+    fit_learning_rate: Option<f64>,
+    /// Pairs in a step of DPO and of the reward model
+    #[arg(long, value_name = "N")]
+    fit_batch: Option<usize>,
+    /// Passes of DPO and of the reward model over the pairs
+    #[arg(long, value_name = "N")]
+    fit_epochs: Option<usize>,
+    /// lambda of GAE
+    #[arg(long, value_name = "LAMBDA")]
+    lambda: Option<f64>,
+    /// Learning rate of the policy
+    #[arg(long, value_name = "RATE")]
+    policy_learning_rate: Option<f64>,
+    /// Learning rate of the critic
+    #[arg(long, value_name = "RATE")]
+    critic_learning_rate: Option<f64>,
+    /// Clip range of PPO
+    #[arg(long, value_name = "EPS")]
+    clip: Option<f64>,
+    /// Steps on the responses of an iteration
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Responses to one prompt that RLOO compares
+    #[arg(long, value_name = "K")]
+    rloo_group: Option<usize>,
+    /// Cut of the log-ratio of a token in RTO as released
+    #[arg(long, value_name = "NATS")]
+    released_clip: Option<f64>,
+    /// Iterations between exact evaluations
+    #[arg(long, value_name = "N")]
+    eval_every: Option<u64>,
+    /// (a, b, d, e) A of the long instance
+    #[arg(long, value_name = "A")]
+    long_actions: Option<usize>,
+    /// (a, b, d, e) H of the long instance
+    #[arg(long, value_name = "H")]
+    long_horizon: Option<usize>,
+    /// (a, b, d) Responses per iteration on the long instance
+    #[arg(long, value_name = "N")]
+    long_responses: Option<usize>,
+    /// (a) A of the wide instance
+    #[arg(long, value_name = "A")]
+    wide_actions: Option<usize>,
+    /// (a) H of the wide instance
+    #[arg(long, value_name = "H")]
+    wide_horizon: Option<usize>,
+    /// (a) Responses per iteration on the wide instance
+    #[arg(long, value_name = "N")]
+    wide_responses: Option<usize>,
+    /// (a, d) Iterations of a run
+    #[arg(long, value_name = "T")]
+    iterations: Option<u64>,
+    /// (a, d) Independent runs of each method
+    #[arg(long, value_name = "N")]
+    replicates: Option<u64>,
+    /// (b) Values of lambda
+    #[arg(long, value_name = "LAMBDA,...", value_delimiter = ',')]
+    lambdas: Option<Vec<f64>>,
+    /// (b) Learning rates of the critic
+    #[arg(long, value_name = "RATE,...", value_delimiter = ',')]
+    critic_learning_rates: Option<Vec<f64>>,
+    /// (b) Iterations of a run
+    #[arg(long, value_name = "T")]
+    map_iterations: Option<u64>,
+    /// (b) Independent runs at each setting
+    #[arg(long, value_name = "N")]
+    map_replicates: Option<u64>,
+    /// (c) A where it is not swept
+    #[arg(long, value_name = "A")]
+    sweep_actions: Option<usize>,
+    /// (c) H where it is not swept
+    #[arg(long, value_name = "H")]
+    sweep_horizon: Option<usize>,
+    /// (c) Responses per iteration where they are not swept
+    #[arg(long, value_name = "N")]
+    sweep_responses: Option<usize>,
+    /// (c) |D| where it is not swept
+    #[arg(long, value_name = "N")]
+    sweep_pairs: Option<usize>,
+    /// (c) Responses per iteration
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    responses: Option<Vec<usize>>,
+    /// (c) Values of H
+    #[arg(long, value_name = "H,H,...", value_delimiter = ',')]
+    horizons: Option<Vec<usize>>,
+    /// (c) Values of A
+    #[arg(long, value_name = "A,A,...", value_delimiter = ',')]
+    action_counts: Option<Vec<usize>>,
+    /// (c) Values of beta2
+    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
+    beta2s: Option<Vec<f64>>,
+    /// (c) Values of |D|
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pair_counts: Option<Vec<usize>>,
+    /// (c) Iterations of a run
+    #[arg(long, value_name = "T")]
+    sweep_iterations: Option<u64>,
+    /// (c) Random instances at each setting
+    #[arg(long, value_name = "N")]
+    sweep_replicates: Option<u64>,
+    /// (d) beta2 of RTO and of DPPO in the confounded comparison
+    #[arg(long, value_name = "BETA,BETA", value_delimiter = ',')]
+    figure3_beta2s: Option<Vec<f64>>,
+    /// (e) Responses shown
+    #[arg(long, value_name = "N")]
+    credit_responses: Option<usize>,
+}
+
+/// Defaults, smoke overlay, config file and flags, in this order, checked.
+pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
+    let layers = Layers::new("experiments/configs/algorithm2.toml", DEFAULTS)?.common(
+        common,
+        "experiments/configs/algorithm2.smoke.toml",
+        SMOKE,
+    )?;
+    checked(layers.flags(flags)?)
+}
+
+/// The settings of the run in `dir`, with flags on top.
+pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
+    let layers = Layers::new("experiments/configs/algorithm2.toml", DEFAULTS)?
+        .user_file(Some(&dir.join("config.toml")))?;
+    checked(layers.flags(flags)?)
+}
+
+fn checked(layers: Layers) -> Result<Config> {
+    let config: Config = config::resolve(&layers)?;
+    config.check()?;
+    Ok(config)
+}
+
+/// More states than this make exact evaluation slow.
+const MOST_STATES: f64 = 100_000.0;
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        self.check_numbers()?;
+        self.check_trees()?;
+        self.check_lists()
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        within("prompts", self.prompts as f64, 1.0, 1e3)?;
+        for (key, value, least, most) in [
+            ("reward_scale", self.reward_scale, 1e-3, 10.0),
+            ("reference_scale", self.reference_scale, 0.0, 5.0),
+            ("beta1", self.beta1, 1e-3, 1e3),
+            ("beta2", self.beta2, 1e-3, 1e3),
+            ("fit_learning_rate", self.fit_learning_rate, 1e-6, 10.0),
+            ("lambda", self.lambda, 0.0, 1.0),
+            (
+                "policy_learning_rate",
+                self.policy_learning_rate,
+                1e-6,
+                100.0,
+            ),
+            // At 2 and above SGD on ½(V − R)² diverges.
+            ("critic_learning_rate", self.critic_learning_rate, 1e-6, 1.9),
+            ("clip", self.clip, 1e-3, 10.0),
+            ("released_clip", self.released_clip, 1e-3, 1e3),
+        ] {
+            within(key, value, least, most)?;
+        }
+        for (key, n, least) in [
+            ("pairs", self.pairs, 1),
+            ("fit_batch", self.fit_batch, 1),
+            ("fit_epochs", self.fit_epochs, 1),
+            ("epochs", self.epochs, 1),
+            ("sweep_pairs", self.sweep_pairs, 1),
+            ("credit_responses", self.credit_responses, 1),
+            // A response is compared with others.
+            ("rloo_group", self.rloo_group, 2),
+            // An interval needs two.
+            ("replicates", self.replicates as usize, 2),
+            ("map_replicates", self.map_replicates as usize, 2),
+            ("sweep_replicates", self.sweep_replicates as usize, 2),
+            ("eval_every", self.eval_every as usize, 1),
+            ("iterations", self.iterations as usize, 1),
+            ("map_iterations", self.map_iterations as usize, 1),
+            ("sweep_iterations", self.sweep_iterations as usize, 1),
+        ] {
+            within(key, n as f64, least as f64, 1e7)?;
+        }
+        Ok(())
+    }
+
+    fn check_trees(&self) -> Result<()> {
+        let tree = |names: (&str, &str), actions: usize, horizon: usize| -> Result<()> {
+            within(names.0, actions as f64, 2.0, 1e3)?;
+            within(names.1, horizon as f64, 1.0, 64.0)?;
+            let states = self.prompts as f64 * (actions as f64).powi(horizon as i32 - 1);
+            if states > MOST_STATES {
+                bail!(
+                    "{}: found {horizon} with {} = {actions}, expected prompts * A^(H - 1) to be at most {MOST_STATES}",
+                    names.1,
+                    names.0
+                );
+            }
+            Ok(())
+        };
+        let (a, h) = (self.sweep_actions, self.sweep_horizon);
+        tree(
+            ("long_actions", "long_horizon"),
+            self.long_actions,
+            self.long_horizon,
+        )?;
+        tree(
+            ("wide_actions", "wide_horizon"),
+            self.wide_actions,
+            self.wide_horizon,
+        )?;
+        tree(("sweep_actions", "sweep_horizon"), a, h)?;
+        for actions in &self.action_counts {
+            tree(("action_counts", "sweep_horizon"), *actions, h)?;
+        }
+        for horizon in &self.horizons {
+            tree(("sweep_actions", "horizons"), a, *horizon)?;
+        }
+        Ok(())
+    }
+
+    fn check_lists(&self) -> Result<()> {
+        let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
+        for (key, list, least, most) in [
+            ("lambdas", self.lambdas.clone(), 0.0, 1.0),
+            (
+                "critic_learning_rates",
+                self.critic_learning_rates.clone(),
+                1e-6,
+                1.9,
+            ),
+            ("beta2s", self.beta2s.clone(), 1e-3, 1e3),
+            ("figure3_beta2s", self.figure3_beta2s.clone(), 1e-3, 1e3),
+            ("responses", whole(&self.responses), 1.0, 1e5),
+            ("horizons", whole(&self.horizons), 1.0, 64.0),
+            ("action_counts", whole(&self.action_counts), 2.0, 1e3),
+            ("pair_counts", whole(&self.pair_counts), 1.0, 1e7),
+        ] {
+            increasing(key, &list, least, most)?;
+        }
+        if self.figure3_beta2s.len() != 2 {
+            bail!(
+                "figure3_beta2s: found {} values, expected two: of RTO and of DPPO",
+                self.figure3_beta2s.len()
+            );
+        }
+        let counts = self.responses.iter().map(|n| ("responses", *n));
+        for (key, n) in counts.chain([
+            ("long_responses", self.long_responses),
+            ("wide_responses", self.wide_responses),
+            ("sweep_responses", self.sweep_responses),
+        ]) {
+            if n == 0 || !n.is_multiple_of(self.rloo_group) {
+                bail!(
+                    "{key}: found {n}, expected a multiple of rloo_group = {}",
+                    self.rloo_group
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
+    if !(least..=most).contains(&value) {
+        bail!("{key}: found {value}, expected a value from {least} to {most}");
+    }
+    Ok(())
+}
+
+/// A list that a curve can be drawn over, and in which no cell appears twice.
+fn increasing(key: &str, list: &[f64], least: f64, most: f64) -> Result<()> {
+    if list.is_empty() {
+        bail!("{key}: found no values, expected at least one");
+    }
+    for value in list {
+        within(key, *value, least, most)?;
+    }
+    match list.windows(2).find(|w| w[1] <= w[0]) {
+        Some(w) => bail!(
+            "{key}: found {} after {}, expected increasing values",
+            w[1],
+            w[0]
+        ),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_the_keys_of_the_config() {
+        let mut flags = config::keys_of_flags::<Flags>();
+        flags.push("seed".into());
+        flags.sort();
+        assert_eq!(flags, config::keys_of(DEFAULTS).unwrap());
+    }
+}

@@ -1,0 +1,123 @@
+//! (e) What (4.5) pays each token, beside the true advantage and the true reward.
+
+use anyhow::Result;
+use rto::mdp::{ActionIx, StateIx};
+use rto::plan::{mean_value, soft_value_iteration, visitation};
+use rto::policy::StateMap;
+use rto::reward::{LogRatioReward, RewardModel};
+use rto::seed::SeedTree;
+use rto::seq::{Policy, StreamKey};
+use rto_harness::stats::shown;
+use rto_harness::table::{Cell, Table};
+
+use crate::problem::Problem;
+use crate::{Instance, Study};
+
+/// Three numbers per (s, a): what (4.5) pays, r + V\*(s′) − V\*(s) at β, and r.
+struct Credit<'a> {
+    problem: &'a Problem,
+    paid: LogRatioReward,
+    values: Vec<f64>,
+}
+
+impl<'a> Credit<'a> {
+    fn new(problem: &'a Problem) -> Result<Self> {
+        let (mdp, reference) = (problem.map.mdp(), &problem.reference);
+        let best = soft_value_iteration(mdp, &problem.reward, reference, problem.beta1)?;
+        let dpo = problem.dpo.table()?;
+        Ok(Self {
+            problem,
+            paid: LogRatioReward::try_new(&dpo, reference, problem.beta1.get())?,
+            values: best.v,
+        })
+    }
+
+    fn at(&self, s: StateIx, a: ActionIx) -> [f64; 3] {
+        let reward = self.problem.reward.reward(s, a);
+        let later = match self.problem.map.next(s, a) {
+            StateIx::END => 0.0,
+            next => self.values[next.ix()],
+        };
+        let advantage = reward + later - self.values[s.ix()];
+        [self.paid.reward(s, a), advantage, reward]
+    }
+
+    /// Responses of π_ref as pairs of the table, best return first.
+    fn responses(&self, n: usize, seeds: &SeedTree) -> Result<Vec<Vec<(StateIx, ActionIx)>>> {
+        let prompts = vec![StateMap::prompt(0); n];
+        let drawn = self
+            .problem
+            .start
+            .sample(&prompts, &StreamKey::batch(seeds, n))?;
+        let mut walks = Vec::new();
+        for episode in &drawn {
+            let mut steps = Vec::new();
+            self.problem.map.walk(episode, &mut steps)?;
+            let total: f64 = steps.iter().map(|&(s, a)| self.at(s, a)[2]).sum();
+            walks.push((total, steps));
+        }
+        walks.sort_by(|a, b| b.0.total_cmp(&a.0));
+        Ok(walks.into_iter().map(|(_, steps)| steps).collect())
+    }
+}
+
+/// Tables, and what they say.
+pub struct Credits {
+    pub credit: Table,
+    text: String,
+}
+
+pub fn summarise(study: &Study) -> Result<Credits> {
+    let problem = study.problem(Instance::Long);
+    let credit = Credit::new(problem)?;
+    let columns = ["response", "h", "token", "credit", "advantage", "reward"];
+    let mut table = Table::new("credit", &columns);
+    let seeds = study.seeds.child("credit");
+    let responses = credit.responses(study.config.credit_responses, &seeds)?;
+    for (i, steps) in responses.into_iter().enumerate() {
+        for (h, (s, a)) in steps.into_iter().enumerate() {
+            let mut row: Vec<Cell> = vec![(i + 1).into(), (h + 1).into(), a.0.into()];
+            row.extend(credit.at(s, a).map(Cell::from));
+            table.push(row);
+        }
+    }
+    Ok(Credits {
+        credit: table,
+        text: text(study, &credit)?,
+    })
+}
+
+fn text(study: &Study, credit: &Credit<'_>) -> Result<String> {
+    let problem = credit.problem;
+    let mdp = problem.map.mdp();
+    let d = visitation(mdp, &problem.reference)?;
+    let mut all = Vec::new();
+    for ((s, a), weight) in d.pair.indexed_iter() {
+        all.push((*weight, credit.at(StateIx(s as u32), ActionIx(a as u32))));
+    }
+    let with = |k: usize| shown(correlation(&all, 0, k)).text();
+    Ok(format!(
+        "(e) {}: over the tokens that pi_ref writes, the credit (4.5) of the fitted pi_dpo correlates {} with r + V*(s') - V*(s), and {} with r itself.\n\
+         => (4.5) pays the advantage, not the reward; V* itself at the prompt, {}, is paid to nobody.\n",
+        Instance::Long.title(&study.config),
+        with(1),
+        with(2),
+        shown(mean_value(mdp, &credit.values)).text(),
+    ))
+}
+
+/// Weighted correlation of two of the three numbers.
+fn correlation(all: &[(f64, [f64; 3])], i: usize, k: usize) -> f64 {
+    let total: f64 = all.iter().map(|x| x.0).sum();
+    let mean =
+        |f: &dyn Fn(&[f64; 3]) -> f64| all.iter().map(|(w, x)| w * f(x)).sum::<f64>() / total;
+    let (mi, mk) = (mean(&|x| x[i]), mean(&|x| x[k]));
+    let cov = |a: usize, ma: f64, b: usize, mb: f64| mean(&|x| (x[a] - ma) * (x[b] - mb));
+    cov(i, mi, k, mk) / (cov(i, mi, i, mi) * cov(k, mk, k, mk)).sqrt()
+}
+
+impl Credits {
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}

@@ -1,0 +1,355 @@
+//! One run of Algorithm 2 or of a baseline, measured exactly as it goes.
+
+use anyhow::Result;
+use rto::algorithm2::{Advantage, CriticSlot, PpoConfig, PpoRun, PpoState};
+use rto::mdp::{Beta, TabularPolicy};
+use rto::objective::Aggregation;
+use rto::plan::{evaluate, visitation};
+use rto::policy::{ExactEvaluator, OptimizerConfig, Regressor, StateMap, Table, TabularLearner};
+use rto::reward::{LogRatioReward, TabularReward};
+use rto::seed::SeedTree;
+use rto::seq::{PolicyLearner, TokenReward};
+use rto::token_reward::{DenseReward, PaidAtEnd, SentenceReward, released};
+use rto_harness::table::Cell;
+
+use crate::config::Config;
+use crate::problem::Problem;
+
+/// What a run maximises and where its critic starts. Nothing else differs between methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// (4.6).
+    Rto,
+    /// (5.1), the paper's "DPPO": the DPO reward of the whole response, paid at its last token.
+    Dppo,
+    /// (5.1) with a critic that starts at C(s), the DPO rewards of the prefix.
+    DppoOffset,
+    /// (2.3) with r_φ of (2.2).
+    Ppo,
+    /// r_φ(s, a) token by token, not potential-shaped.
+    PpoDense,
+    /// The authors' later script: (4.5) cut per token, and a sentence reward.
+    RtoReleased,
+    /// REINFORCE with a leave-one-out baseline on the reward of (5.1), no critic.
+    Rloo,
+}
+
+impl Method {
+    pub const ALL: [Self; 7] = [
+        Self::Rto,
+        Self::Dppo,
+        Self::DppoOffset,
+        Self::Ppo,
+        Self::PpoDense,
+        Self::RtoReleased,
+        Self::Rloo,
+    ];
+
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rto => "rto",
+            Self::Dppo => "dppo",
+            Self::DppoOffset => "dppo_offset",
+            Self::Ppo => "ppo",
+            Self::PpoDense => "ppo_dense",
+            Self::RtoReleased => "rto_released",
+            Self::Rloo => "rloo",
+        }
+    }
+
+    /// The name for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Rto => "RTO",
+            Self::Dppo => "DPPO",
+            Self::DppoOffset => "DPPO, critic from C(s)",
+            Self::Ppo => "PPO, sentence r_phi",
+            Self::PpoDense => "PPO, token r_phi",
+            Self::RtoReleased => "RTO as released",
+            Self::Rloo => "RLOO",
+        }
+    }
+}
+
+/// What a run may vary.
+#[derive(Debug, Clone, Copy)]
+pub struct Knobs {
+    pub beta2: f64,
+    pub lambda: f64,
+    pub critic_learning_rate: f64,
+    /// N, responses per iteration.
+    pub responses: usize,
+    pub iterations: u64,
+}
+
+/// The policy after some iterations, measured exactly.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    pub iteration: u64,
+    /// Response tokens sampled.
+    pub tokens: u64,
+    /// V*(ρ) − V^π(ρ) for Σ β₁ log(π_dpo/π_ref) − β₂ KL, the objective of RTO and DPPO.
+    pub objective_gap: f64,
+    /// The same for the reward the method was given.
+    pub own_gap: f64,
+    /// SubOpt of (3.5): the true reward, at β.
+    pub true_gap: f64,
+    /// The true reward at β₂β/β₁, for which the exact optimum of RTO is optimal when π_dpo is.
+    pub matched_gap: f64,
+    /// E Σ r.
+    pub reward: f64,
+    /// E Σ β₁ log(π_dpo/π_ref), what Figure 3 of the paper shows.
+    pub implicit_reward: f64,
+    /// Nats per response.
+    pub kl: f64,
+    /// Nats per response.
+    pub entropy: f64,
+    /// √E_{d^π}(V − V^π)², without a critic none.
+    pub critic_error: Option<f64>,
+}
+
+impl Point {
+    /// A point of which only the number of tokens and the gap are known.
+    pub fn gap_only(tokens: u64, objective_gap: f64) -> Self {
+        Self {
+            iteration: 0,
+            tokens,
+            objective_gap,
+            own_gap: f64::NAN,
+            true_gap: f64::NAN,
+            matched_gap: f64::NAN,
+            reward: f64::NAN,
+            implicit_reward: f64::NAN,
+            kl: f64::NAN,
+            entropy: f64::NAN,
+            critic_error: None,
+        }
+    }
+
+    /// The numbers in the order of the fields.
+    pub fn cells(&self) -> [Cell; 11] {
+        [
+            self.iteration.into(),
+            self.tokens.into(),
+            self.objective_gap.into(),
+            self.own_gap.into(),
+            self.true_gap.into(),
+            self.matched_gap.into(),
+            self.reward.into(),
+            self.implicit_reward.into(),
+            self.kl.into(),
+            self.entropy.into(),
+            self.critic_error.into(),
+        ]
+    }
+}
+
+/// The exact yardsticks of a problem at one β₂.
+pub struct Yardsticks {
+    objective: ExactEvaluator,
+    truth: ExactEvaluator,
+    matched: ExactEvaluator,
+}
+
+impl Yardsticks {
+    pub fn new(problem: &Problem, beta2: f64) -> Result<Self> {
+        let dpo = problem.dpo.table()?;
+        let implicit = LogRatioReward::try_new(&dpo, &problem.reference, problem.beta1.get())?;
+        let reference = || problem.reference.clone();
+        let (map, beta2) = (&problem.map, Beta::try_new(beta2)?);
+        Ok(Self {
+            objective: ExactEvaluator::try_new(map.clone(), &implicit, reference(), beta2)?,
+            truth: ExactEvaluator::try_new(
+                map.clone(),
+                &problem.reward,
+                reference(),
+                problem.beta1,
+            )?,
+            // β₂β/β₁ with DPO's own β = β₁.
+            matched: ExactEvaluator::try_new(map.clone(), &problem.reward, reference(), beta2)?,
+        })
+    }
+
+    /// Everything about a policy that does not depend on how it was made.
+    pub fn measure(&self, policy: &TabularPolicy) -> Result<Point> {
+        let truth = self.truth.report(policy)?;
+        let objective = self.objective.report(policy)?;
+        Ok(Point {
+            iteration: 0,
+            tokens: 0,
+            objective_gap: objective.suboptimality,
+            own_gap: objective.suboptimality,
+            true_gap: truth.suboptimality,
+            matched_gap: self.matched.report(policy)?.suboptimality,
+            reward: truth.reward,
+            implicit_reward: objective.reward,
+            kl: truth.kl,
+            entropy: truth.entropy,
+            critic_error: None,
+        })
+    }
+}
+
+/// The reward of a method, without its KL term.
+fn reward<'a>(
+    method: Method,
+    problem: &'a Problem,
+    config: &Config,
+) -> Result<Box<dyn TokenReward + 'a>> {
+    let (dpo, model) = (problem.dpo_reward()?, &problem.reward_model);
+    Ok(match method {
+        Method::Rto => Box::new(dpo),
+        Method::Dppo | Method::DppoOffset | Method::Rloo => Box::new(PaidAtEnd(dpo)),
+        Method::Ppo => Box::new(SentenceReward::new(model)),
+        Method::PpoDense => Box::new(DenseReward(model)),
+        Method::RtoReleased => {
+            let cut = config.released_clip * config.beta1;
+            Box::new(released(dpo, cut, SentenceReward::new(model))?)
+        }
+    })
+}
+
+/// Runs a method and measures it every `eval_every` iterations and at the end.
+pub fn run(
+    method: Method,
+    problem: &Problem,
+    knobs: &Knobs,
+    config: &Config,
+    seeds: &SeedTree,
+) -> Result<Vec<Point>> {
+    let reward = reward(method, problem, config)?;
+    let measure = Measure::new(problem, &*reward, knobs.beta2)?;
+    let ppo = ppo_config(method, knobs, config).check()?;
+    let prompts: Vec<_> = (0..problem.map.n_prompts()).map(StateMap::prompt).collect();
+    let run = PpoRun {
+        reference: &problem.start,
+        reward: &*reward,
+        prompts: &prompts,
+        config: &ppo,
+        seeds,
+    };
+    let start = critic_start(method, problem)?;
+    let sgd = OptimizerConfig::sgd;
+    let mut learner =
+        TabularLearner::try_new(problem.start.clone(), sgd(config.policy_learning_rate))?;
+    let mut critic =
+        Regressor::critic(problem.map.clone(), &start, sgd(knobs.critic_learning_rate))?;
+    let has_critic = method != Method::Rloo;
+    let mut state = PpoState::new(&ppo);
+    let mut points = Vec::new();
+    loop {
+        let at = state.iteration;
+        if at.is_multiple_of(config.eval_every) || at == knobs.iterations {
+            let values = has_critic.then_some(&critic);
+            points.push(Point {
+                iteration: at,
+                tokens: state.sampled_tokens,
+                ..measure.point(&learner.policy().table()?, values)?
+            });
+        }
+        if at == knobs.iterations {
+            return Ok(points);
+        }
+        let mut slot = match has_critic {
+            true => CriticSlot::Separate(&mut critic),
+            false => CriticSlot::Absent,
+        };
+        run.iterate(&mut learner, &mut slot, &mut state)?;
+    }
+}
+
+/// V before the first iteration.
+fn critic_start(method: Method, problem: &Problem) -> Result<Vec<f64>> {
+    match method {
+        Method::DppoOffset => Ok(problem.prefix_sums(&problem.tabulate(&problem.dpo_reward()?)?)),
+        _ => Ok(vec![0.0; problem.map.mdp().n_states()]),
+    }
+}
+
+fn ppo_config(method: Method, knobs: &Knobs, config: &Config) -> PpoConfig {
+    let group = match method {
+        Method::Rloo => config.rloo_group,
+        _ => 1,
+    };
+    PpoConfig {
+        iterations: knobs.iterations,
+        prompts_per_iteration: knobs.responses / group,
+        responses_per_prompt: group,
+        beta2: knobs.beta2,
+        advantage: match method {
+            Method::Rloo => Advantage::LeaveOneOut,
+            _ => Advantage::Gae,
+        },
+        lambda: knobs.lambda,
+        clip: config.clip,
+        value_coef: 1.0,
+        value_clip: None,
+        // A response's sum: the rate of the critic is then the share of its error that a prompt's value loses in a step.
+        aggregation: Aggregation::SequenceSum,
+        epochs: config.epochs,
+        minibatch_size: knobs.responses,
+        learning_rate: config.policy_learning_rate,
+        critic_learning_rate: knobs.critic_learning_rate,
+        ..PpoConfig::paper()
+    }
+}
+
+struct Measure<'a> {
+    problem: &'a Problem,
+    yardsticks: Yardsticks,
+    own: ExactEvaluator,
+    table: TabularReward,
+    beta2: Beta,
+}
+
+impl<'a> Measure<'a> {
+    fn new(problem: &'a Problem, reward: &dyn TokenReward, beta2: f64) -> Result<Self> {
+        let table = problem.tabulate(reward)?;
+        let (map, reference) = (problem.map.clone(), problem.reference.clone());
+        Ok(Self {
+            problem,
+            yardsticks: Yardsticks::new(problem, beta2)?,
+            own: ExactEvaluator::try_new(map, &table, reference, Beta::try_new(beta2)?)?,
+            table,
+            beta2: Beta::try_new(beta2)?,
+        })
+    }
+
+    fn point(&self, policy: &TabularPolicy, critic: Option<&Regressor<Table>>) -> Result<Point> {
+        let error = critic.map(|c| self.critic_error(policy, c.params()));
+        Ok(Point {
+            own_gap: self.own.report(policy)?.suboptimality,
+            critic_error: error.transpose()?,
+            ..self.yardsticks.measure(policy)?
+        })
+    }
+
+    fn critic_error(&self, policy: &TabularPolicy, values: &[f64]) -> Result<f64> {
+        let mdp = self.problem.map.mdp();
+        let exact = evaluate(
+            mdp,
+            &self.table,
+            policy,
+            &self.problem.reference,
+            self.beta2,
+        )?;
+        let d = visitation(mdp, policy)?.state;
+        let (mut square, mut total) = (0.0, 0.0);
+        for ((v, exact), d) in values.iter().zip(&exact.v).zip(&d) {
+            square += d * (v - exact).powi(2);
+            total += d;
+        }
+        Ok((square / total).sqrt())
+    }
+}
+
+/// The mean over sampled tokens of a quantity, by trapezoids: what a whole run cost, not only where it ended.
+pub fn mean_over_run(points: &[Point], what: impl Fn(&Point) -> f64) -> f64 {
+    let area: f64 = points
+        .windows(2)
+        .map(|w| (w[1].tokens - w[0].tokens) as f64 * 0.5 * (what(&w[0]) + what(&w[1])))
+        .sum();
+    let tokens = points.last().map_or(0, |p| p.tokens);
+    area / tokens as f64
+}
