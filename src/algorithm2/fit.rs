@@ -68,9 +68,10 @@ pub fn dpo(
     on_step: OnStep<'_>,
 ) -> Result<()> {
     let fit_config = config.fit.check()?;
+    let mut known = ReferenceScores(vec![None; pairs.len()]);
     let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
         let batch = interleave(pairs, items);
-        let offsets = log_probs(reference, &batch)?.row_sums();
+        let offsets = known.of(reference, pairs, items)?;
         let loss = BradleyTerry::dpo(&batch, &offsets, config.beta)?;
         Ok((
             batch,
@@ -86,6 +87,30 @@ pub fn dpo(
         &mut make,
         on_step,
     )
+}
+
+/// log π_ref(y^w|x) and log π_ref(y^l|x) per pair. π_ref never moves, so a pair is scored in its first epoch only.
+struct ReferenceScores(Vec<Option<[f64; 2]>>);
+
+impl ReferenceScores {
+    /// Winner, loser, winner, loser, … of some pairs.
+    fn of(
+        &mut self,
+        reference: &dyn TokenScorer,
+        pairs: &[Pair],
+        items: &[usize],
+    ) -> Result<Vec<f64>> {
+        let unknown = |k: &usize| self.0[*k].is_none();
+        let new: Vec<_> = items.iter().copied().filter(unknown).collect();
+        if !new.is_empty() {
+            let sums = log_probs(reference, &interleave(pairs, &new))?.row_sums();
+            for (&k, s) in new.iter().zip(sums.chunks_exact(2)) {
+                self.0[k] = Some([s[0], s[1]]);
+            }
+        }
+        let both = |&k: &usize| self.0[k].expect("scored above");
+        Ok(items.iter().flat_map(both).collect())
+    }
 }
 
 /// Reward fitting, (2.2), over some of the [`fit_steps`].
