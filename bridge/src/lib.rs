@@ -3,8 +3,9 @@
 //! So far: choosing a device, and [`evaluator::CandleModel`], which plugs any candle function from a
 //! prefix to next-token logits into the searches of Proposition 3.2.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod error;
