@@ -68,6 +68,9 @@ pub enum Error {
         /// Responses that could be scored.
         budget: u64,
     },
+    /// A model behind the seam failed (out of memory, an unknown token, a device error).
+    #[error("model: {0}")]
+    Backend(String),
     /// A user's evaluator failed.
     #[error("evaluator: {0}")]
     Evaluator(String),

@@ -14,6 +14,7 @@
 //! | [`estimate`] | Section 4.1, Lemma A.1: Bradley–Terry estimation and confidence radii |
 //! | [`algorithm1`] | Algorithm 1, Theorem 4.2, Theorem B.1, Remark B.2 |
 //! | [`search`] | Section 3.3, Proposition 3.2: token feedback against sentence feedback |
+//! | [`seq`] | Section 4.2, Algorithm 2: the per-token seam between objectives and models |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod reward;
 pub mod search;
 pub mod seed;
+pub mod seq;
 mod simd;
 mod token;
 

@@ -1,0 +1,81 @@
+//! A prompt and the response to it.
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::seed::SeedTree;
+use crate::{Error, Result, Token};
+
+/// How a response came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Finish {
+    /// The last token is the end-of-sentence token; the state after it is absorbing, with zero reward and zero KL (footnote 2).
+    Eos,
+    /// The response was cut at its longest allowed length. Its final state is terminal unless a learner bootstraps it.
+    Length,
+}
+
+/// A trajectory of a deterministic token MDP: s_h = (x, y_{1:h−1}), a_h = y_h, h = 1..H_i with H_i ≥ 1.
+///
+/// The end-of-sentence token, where there is one, is part of the response: its action is scored, trained and can carry reward.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Episode {
+    /// x. Shared, because many responses answer one prompt.
+    pub prompt: Arc<[Token]>,
+    /// y, with the end-of-sentence token if it was written.
+    pub response: Vec<Token>,
+    /// Whether the response ended by itself.
+    pub finish: Finish,
+}
+
+impl Episode {
+    /// An episode.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the response has no token: there is no action to score.
+    pub fn try_new(prompt: Arc<[Token]>, response: Vec<Token>, finish: Finish) -> Result<Self> {
+        if response.is_empty() {
+            let must = "at least one token (the end-of-sentence token counts)";
+            return Err(Error::config("response", "an empty response", must));
+        }
+        Ok(Self {
+            prompt,
+            response,
+            finish,
+        })
+    }
+
+    /// H_i, the number of actions.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.response.len()
+    }
+
+    /// Always false for an episode made by [`Episode::try_new`].
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.response.is_empty()
+    }
+}
+
+/// The random stream of one response. Sampling takes one key per prompt, so neither batch order nor thread count changes a draw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamKey(SeedTree);
+
+impl StreamKey {
+    /// The stream of a node of the seed tree, for example `seeds.child("rollout").index(step).index(i)`.
+    pub fn new(node: SeedTree) -> Self {
+        Self(node)
+    }
+
+    /// `n` keys below a node, one per prompt of a batch.
+    pub fn batch(node: &SeedTree, n: usize) -> Vec<Self> {
+        (0..n as u64).map(|i| Self(node.index(i))).collect()
+    }
+
+    /// The stream, from its beginning. A sampler draws exactly one uniform number per token.
+    pub fn rng(&self) -> ChaCha8Rng {
+        self.0.rng()
+    }
+}

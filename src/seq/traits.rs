@@ -1,0 +1,125 @@
+//! What a model and an objective must offer each other.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Channel, Episode, PerToken, Ragged, StreamKey};
+use crate::{Result, Token};
+
+/// A model that gives every response token of a batch its numbers.
+pub trait TokenScorer {
+    /// The channels of [`TokenScorer::scores`], in any order.
+    fn channels(&self) -> &[Channel];
+
+    /// The scores of a batch. Row i belongs to episode i whatever the batch it stands in.
+    ///
+    /// # Errors
+    /// An unknown prompt or token, a response longer than the model's context, a number that is not finite.
+    fn scores(&self, batch: &[Episode]) -> Result<PerToken>;
+}
+
+/// A stochastic policy π(·|s) with full support.
+///
+/// [`TokenScorer::scores`] gives, in [`Channel::LogProb`], the log-probabilities of *exactly* the distribution
+/// that [`Policy::sample`] draws from. A policy may own a temperature; it is then part of π in both.
+pub trait Policy: TokenScorer {
+    /// One response per prompt, drawn with that prompt's key; `prompts.len() == keys.len()`. Neither the order of the
+    /// batch nor the number of threads changes a response.
+    ///
+    /// # Errors
+    /// An unknown prompt, a prompt that leaves no room for a response, lists of different lengths.
+    fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>>;
+}
+
+/// A loss ℒ of the scores of a batch, with its gradient.
+///
+/// ℒ = Σ_g ℓ_g over groups of consecutive rows. Every normaliser (1/N, 1/Σ H_i) is fixed when the objective is
+/// built from the whole batch, so that micro-batching and gradient accumulation do not change ℒ.
+pub trait TokenObjective {
+    /// The rows evaluated together: one row, a (winner, loser) pair, a GRPO group. Disjoint, covering the batch in order.
+    fn groups(&self) -> &[Range<usize>];
+
+    /// The channels ℒ reads, which are those it has a gradient in.
+    fn channels(&self) -> &[Channel];
+
+    /// ℓ_g; *adds* ∂ℓ_g/∂score to `grad`. Only rows of group g are read and written; `scores` and `grad` hold the
+    /// whole batch.
+    fn loss_grad(&self, group: usize, scores: &PerToken, grad: &mut PerToken) -> f64;
+}
+
+/// What a gradient step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// ℒ before the step.
+    pub loss: f64,
+    /// ‖∇ℒ‖₂ over all parameters, before clipping.
+    pub grad_norm: f64,
+    /// The learning rate used.
+    pub learning_rate: f64,
+}
+
+/// A model whose parameters can follow a gradient.
+pub trait Trainable {
+    /// One optimiser step on ℒ: scores of all rows, ∂ℒ/∂score, pull-back (in micro-batches where memory asks for it).
+    ///
+    /// # Errors
+    /// Those of scoring; a loss or gradient that is not finite, in which case no parameter has changed.
+    fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport>;
+
+    /// Sets the learning rate of the steps to come (schedules live in the algorithms).
+    fn set_learning_rate(&mut self, learning_rate: f64);
+}
+
+/// A trainable policy.
+pub trait PolicyLearner: Trainable {
+    /// A policy with these parameters.
+    type Policy: Policy;
+
+    /// The policy as it is now.
+    fn policy(&self) -> &Self::Policy;
+
+    /// A copy that later steps do not change: π_ref, π_{t−1}, π_dpo.
+    ///
+    /// # Errors
+    /// When the copy does not fit in memory.
+    fn snapshot(&self) -> Result<Self::Policy>;
+}
+
+/// A reward per response token, r(s_h, y_h).
+pub trait TokenReward {
+    /// `[B][H_i]`.
+    ///
+    /// # Errors
+    /// Those of the scorers behind it.
+    fn rewards(&self, batch: &[Episode]) -> Result<Ragged>;
+}
+
+/// ℒ and ∂ℒ/∂score of a whole batch: phase (b) of a step, for any backend.
+///
+/// # Errors
+/// A channel the scorer does not provide; a loss or gradient that is not finite.
+pub fn loss_and_score_grad(
+    objective: &dyn TokenObjective,
+    scores: &PerToken,
+) -> Result<(f64, PerToken)> {
+    for &channel in objective.channels() {
+        scores.get(channel)?;
+    }
+    let mut grad = scores.zeros_like();
+    let mut loss = crate::numerics::CompensatedSum::default();
+    for group in 0..objective.groups().len() {
+        loss.add(objective.loss_grad(group, scores, &mut grad));
+    }
+    let loss = loss.value();
+    if !loss.is_finite() {
+        return Err(crate::Error::NonFinite {
+            what: "the loss".into(),
+            value: loss,
+        });
+    }
+    for &channel in objective.channels() {
+        let name = format!("the gradient of the loss in {}", channel.name());
+        grad.get(channel)?.check_finite(&name)?;
+    }
+    Ok((loss, grad))
+}
