@@ -7,8 +7,11 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod decoder;
 pub mod device;
 pub mod error;
 pub mod evaluator;
+pub mod generate;
+pub mod sampler;
 
 pub use error::{Error, Result};
