@@ -44,7 +44,7 @@ pub fn previous(folder: &Path) -> Option<PathBuf> {
 fn fill_temporary(
     folder: &Path,
     temporary: &Path,
-    drop_old: &impl Fn(&str) -> bool,
+    drop_old: &dyn Fn(&str) -> bool,
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let failed = |e: std::io::Error| Error::file(temporary, format!("cannot write: {e}"));
@@ -85,7 +85,7 @@ fn swap(_: &Path, _: &Path) -> bool {
 }
 
 /// Links (or copies) into `new` what is in `old`, is not in `new` and is not to be dropped.
-fn keep_old(old: &Path, new: &Path, drop_old: &impl Fn(&str) -> bool) -> std::io::Result<()> {
+fn keep_old(old: &Path, new: &Path, drop_old: &dyn Fn(&str) -> bool) -> std::io::Result<()> {
     for entry in fs::read_dir(old)? {
         let entry = entry?;
         let target = new.join(entry.file_name());

@@ -146,20 +146,17 @@ impl Engine {
     }
 
     fn block(&self, index: usize, layer: &Layer, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
+        let hidden = self.config.hidden_size;
+        let panels = rows.len().div_ceil(LANES);
         self.norm(&layer.input_norm, &b.hidden, &mut b.normed);
         self.linear(
             &layer.query_key_value,
-            &b.normed,
-            self.config.hidden_size,
+            (&b.normed, hidden),
+            panels,
             &mut b.wide,
         );
         self.attention(index, rows, cache, b);
-        self.linear(
-            &layer.dense,
-            &b.attended,
-            self.config.hidden_size,
-            &mut b.update,
-        );
+        self.linear(&layer.dense, (&b.attended, hidden), panels, &mut b.update);
         if self.config.parallel_residual {
             self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
             self.add_update(&mut b.hidden, &b.update);
@@ -168,10 +165,12 @@ impl Engine {
             self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
         }
         let inner = layer.up.tiles() * TILE;
-        self.linear(&layer.up, &b.normed, self.config.hidden_size, &mut b.wide);
-        let used = b.normed.len() / self.config.hidden_size * inner;
-        activate(&mut b.wide[..used], self.config.activation);
-        self.linear(&layer.down, &b.wide, inner, &mut b.update);
+        self.linear(&layer.up, (&b.normed, hidden), panels, &mut b.wide);
+        activate(
+            &mut b.wide[..panels * inner * LANES],
+            self.config.activation,
+        );
+        self.linear(&layer.down, (&b.wide, inner), panels, &mut b.update);
         self.add_update(&mut b.hidden, &b.update);
     }
 
@@ -196,33 +195,30 @@ impl Engine {
     }
 
     /// W x + b for every panel; `stride` features lie between panels of the input.
-    fn linear(&self, linear: &Linear, input: &[f32], stride: usize, output: &mut [f32]) {
+    fn linear(
+        &self,
+        linear: &Linear,
+        (input, stride): (&[f32], usize),
+        panels: usize,
+        output: &mut [f32],
+    ) {
         /// Multiplications below which a second thread costs more than it brings.
         const WORTH_A_THREAD: usize = 1 << 17;
         let size = linear.tiles() * TILE * LANES;
-        let panels = self.panels(input, stride);
         let output = &mut output[..panels * size];
+        let apply = |(input, output): (&[f32], &mut [f32])| linear.apply(0, input, output);
         if self.pool.is_none() || size * stride < WORTH_A_THREAD {
-            for (input, output) in input
-                .chunks_exact(stride * LANES)
-                .zip(output.chunks_exact_mut(size))
-            {
-                linear.apply(0, input, output);
-            }
+            let inputs = input.chunks_exact(stride * LANES);
+            inputs.zip(output.chunks_exact_mut(size)).for_each(apply);
             return;
         }
-        let share = linear.tiles().div_ceil(self.threads()).max(1);
+        let share = linear.tiles().div_ceil(self.threads());
         let inputs = input.par_chunks_exact(stride * LANES);
-        inputs
-            .zip(output.par_chunks_exact_mut(size))
-            .for_each(|(input, output)| {
-                let parts = output.par_chunks_mut(share * TILE * LANES).enumerate();
-                parts.for_each(|(i, part)| linear.apply(i * share, input, part));
-            });
-    }
-
-    fn panels(&self, input: &[f32], stride: usize) -> usize {
-        input.len() / (stride * LANES)
+        let outputs = output.par_chunks_exact_mut(size);
+        inputs.zip(outputs).for_each(|(input, output)| {
+            let parts = output.par_chunks_mut(share * TILE * LANES).enumerate();
+            parts.for_each(|(i, part)| linear.apply(i * share, input, part));
+        });
     }
 
     fn attention(&self, layer: usize, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
