@@ -12,6 +12,8 @@ pub mod device;
 pub mod error;
 pub mod evaluator;
 pub mod generate;
+pub mod memory_plan;
 pub mod sampler;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
