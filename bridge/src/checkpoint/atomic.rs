@@ -35,6 +35,24 @@ pub fn replace_folder(
     done
 }
 
+/// Replaces one file, in one step.
+///
+/// # Errors
+/// [`Error::File`]; the old file is then as it was.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |e: std::io::Error| Error::file(path, format!("cannot write: {e}"));
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = file_name(path)?;
+    let temporary = parent(path).join(format!(".{name}.{}-{n}.tmp", std::process::id()));
+    let done = fs::write(&temporary, bytes)
+        .and_then(|()| sync(&temporary))
+        .and_then(|()| fs::rename(&temporary, path));
+    done.map_err(|e| {
+        fs::remove_file(&temporary).ok();
+        failed(e)
+    })
+}
+
 /// Where the previous checkpoint is while a save is replacing it on a file system that cannot exchange folders.
 pub fn previous(folder: &Path) -> Option<PathBuf> {
     let name = file_name(folder).ok()?;
