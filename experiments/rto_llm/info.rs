@@ -79,13 +79,13 @@ pub fn run(args: &Args) -> Result<()> {
     if has_tokenizer {
         Tokenizer::load(&folder, &config)?;
     }
-    let stored = format!("{:?}", loaded.stored_dtype);
+    let stored = checkpoint::dtype_name(loaded.stored_dtype);
     if args.json {
         let plan = |p: &MemoryPlan| {
             json!({"weights": p.weights, "master": p.master, "gradients": p.gradients, "moments": p.moments,
             "activations": p.activations, "cache": p.cache, "head_tile": p.head_tile, "total": p.total()})
         };
-        let value = json!({"config": config.to_json(head, &stored), "parameters": plans[0].parameters, "tensors": loaded.weights.len(),
+        let value = json!({"config": config.to_json(head, stored), "parameters": plans[0].parameters, "tensors": loaded.weights.len(),
             "stored_dtype": stored, "tokenizer": has_tokenizer, "notes": loaded.notes,
             "memory_bytes": {"forward": plan(&plans[0]), "training": plan(&plans[1])}});
         writeln!(out, "{value}")?;

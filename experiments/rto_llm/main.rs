@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 /// RLHF with token rewards on GPT-NeoX (Pythia) language models in Hugging Face folders.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "rto_llm", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -15,7 +15,7 @@ mod write;
 pub use names::{expected_tensors, is_published_buffer};
 pub use read::{Checkpoint, load, load_tensors};
 pub use safetensors_file::{check_finite, write_tensors};
-pub use write::{Contents, save, save_with};
+pub use write::{Contents, dtype_name, save, save_with};
 
 /// File of the weights where there is one.
 pub const WEIGHTS: &str = "model.safetensors";

@@ -57,16 +57,21 @@ pub fn save_with(
         for (name, bytes) in &carried {
             write(&new.join(name), bytes)?;
         }
-        let dtype_name = match contents.dtype {
-            DType::F16 => "float16",
-            DType::BF16 => "bfloat16",
-            _ => "float32",
-        };
+        let dtype_name = dtype_name(contents.dtype);
         let config = contents.config.to_json(contents.head, dtype_name);
         write(&new.join(CONFIG), pretty(&config).as_bytes())?;
         write_weights(new, contents)?;
         extra(new)
     })
+}
+
+/// What `config.json` calls a type.
+pub fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    }
 }
 
 fn check_weights(folder: &Path, contents: &Contents) -> Result<()> {
