@@ -15,10 +15,54 @@ pub enum Error {
         /// What is wrong, and what would help.
         why: String,
     },
+    /// A file or folder that is missing, damaged or not what it should be.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What was found and what was expected, with the field or tensor it is about.
+        why: String,
+    },
+    /// A request that the model cannot serve: a token outside the vocabulary, a prompt longer than the context.
+    #[error("{what}: {why}")]
+    Request {
+        /// What was asked, for example `prompt 3`.
+        what: String,
+        /// What was found and what is possible.
+        why: String,
+    },
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
     /// The theory half reported an error.
     #[error(transparent)]
     Theory(#[from] rto::Error),
+}
+
+impl Error {
+    /// An [`Error::File`] from anything printable, cut to its first line.
+    pub fn file(path: impl Into<std::path::PathBuf>, why: impl std::fmt::Display) -> Self {
+        let why = first_line(why);
+        Self::File {
+            path: path.into(),
+            why,
+        }
+    }
+
+    /// An [`Error::Request`] from anything printable, cut to its first line.
+    pub fn request(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Self::Request {
+            what: what.to_string(),
+            why: first_line(why),
+        }
+    }
+}
+
+/// Errors of libraries can span lines (candle appends a backtrace); users get one line.
+fn first_line(text: impl std::fmt::Display) -> String {
+    text.to_string()
+        .lines()
+        .next()
+        .unwrap_or("unknown")
+        .to_string()
 }

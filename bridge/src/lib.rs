@@ -4,11 +4,18 @@
 //! next-token logits into the searches of Proposition 3.2; and [`embedding_policy`], the candle backend of the
 //! per-token seam that must agree with exact gradients step for step.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod checkpoint;
+pub mod config;
+pub mod decoder;
 pub mod device;
 pub mod embedding_policy;
 pub mod error;
 pub mod evaluator;
+pub mod generate;
+pub mod memory_plan;
+pub mod sampler;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -1,0 +1,154 @@
+//! Tokens per process CPU second of generation with the cache, one thread, at the shapes of a toy model and of
+//! Pythia-14m with random weights: batch 16, 32 prompt tokens (16 for the toy), 64 new ones (48), temperature 0.9.
+//!
+//! `cargo bench -p rto-bridge --bench generate [-- SHAPE]` prints one JSON line per shape and top-p. CPU seconds are
+//! counted because a neighbour on the machine spoils wall time.
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rto::seed::SeedTree;
+use rto::seq::{Decoder, StreamKey};
+use rto_bridge::checkpoint::expected_tensors;
+use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+use rto_bridge::generate::{Engine, Sampling};
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const BATCH: usize = 16;
+const REPETITIONS: usize = 5;
+
+struct Shape {
+    name: &'static str,
+    sizes: [usize; 6],
+    prompt: usize,
+    new: usize,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape {
+        name: "tiny",
+        sizes: [64, 64, 2, 4, 256, 64],
+        prompt: 16,
+        new: 48,
+    },
+    Shape {
+        name: "14m",
+        sizes: [50304, 128, 6, 4, 512, 2048],
+        prompt: 32,
+        new: 64,
+    },
+];
+
+fn config(sizes: [usize; 6]) -> GptNeoXConfig {
+    let [
+        vocab_size,
+        hidden_size,
+        n_layers,
+        n_heads,
+        intermediate_size,
+        max_positions,
+    ] = sizes;
+    GptNeoXConfig {
+        vocab_size,
+        hidden_size,
+        n_layers,
+        n_heads,
+        intermediate_size,
+        rotary_dims: hidden_size / n_heads / 4,
+        rotary_base: 1e4,
+        max_positions,
+        layer_norm_eps: 1e-5,
+        parallel_residual: true,
+        activation: Activation::Gelu,
+        attention_bias: true,
+        tied_embeddings: false,
+        bos_token: Some(0),
+        eos_token: Some(0),
+        pad_token: None,
+    }
+}
+
+/// Weights of the spread a fresh model has (0.02), norms at one.
+fn weights(config: &GptNeoXConfig) -> BTreeMap<String, Tensor> {
+    let seeds = SeedTree::new(0).child("weights");
+    let one = |(name, shape): (String, Vec<usize>)| {
+        let mut rng = seeds.child(&name).rng();
+        let n: usize = shape.iter().product();
+        let spread = 0.02 * 12.0_f32.sqrt();
+        let values: Vec<f32> = if name.contains("norm.weight") {
+            vec![1.0; n]
+        } else {
+            (0..n)
+                .map(|_| (rng.random::<f32>() - 0.5) * spread)
+                .collect()
+        };
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)
+            .expect("as many values as the shape says");
+        (name, tensor)
+    };
+    expected_tensors(config, Head::CausalLm)
+        .into_iter()
+        .map(one)
+        .collect()
+}
+
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    for shape in SHAPES
+        .iter()
+        .filter(|s| wanted.is_empty() || wanted.iter().any(|w| w == s.name))
+    {
+        let config = config(shape.sizes);
+        let engine =
+            Engine::new(&config, Head::CausalLm, &weights(&config)).expect("weights of this shape");
+        let mut rng = SeedTree::new(0).child("prompts").rng();
+        let prompts: Vec<Arc<[u32]>> = (0..BATCH)
+            .map(|_| {
+                (0..shape.prompt)
+                    .map(|_| rng.random_range(1..config.vocab_size as u32))
+                    .collect()
+            })
+            .collect();
+        for top_p in [0.99, 1.0] {
+            let decoder = Decoder {
+                top_p,
+                ..Decoder::default()
+            };
+            let sampling = Sampling {
+                max_new_tokens: shape.new,
+                temperature: 0.9,
+                decoder: (top_p < 1.0).then_some(decoder),
+                eos: None,
+                batch: BATCH,
+            };
+            let mut seconds: Vec<f64> = (0..=REPETITIONS as u64)
+                .map(|i| {
+                    let keys = StreamKey::batch(&SeedTree::new(i), BATCH);
+                    let start = cpu_seconds();
+                    let sampled = engine
+                        .sample(&prompts, &keys, &sampling)
+                        .expect("prompts that fit");
+                    assert!(sampled.iter().all(|s| s.episode.len() == shape.new));
+                    cpu_seconds() - start
+                })
+                .skip(1)
+                .collect();
+            seconds.sort_by(f64::total_cmp);
+            let median = seconds[REPETITIONS / 2];
+            let rate = (BATCH * shape.new) as f64 / median;
+            println!(
+                "{{\"model\":\"{}\",\"top_p\":{top_p},\"batch\":{BATCH},\"new\":{},\"cpu_median_s\":{median:.5},\"tokens_per_cpu_s\":{rate:.0}}}",
+                shape.name, shape.new
+            );
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Loading a folder.
+
+use super::safetensors_file::{tensor, with_file};
+use super::{CONFIG, INDEX, WEIGHTS, atomic, expected_tensors, is_published_buffer};
+use crate::config::{GptNeoXConfig, Head};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A loaded folder.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it was read.
+    pub folder: PathBuf,
+    /// Shape of the network.
+    pub config: GptNeoXConfig,
+    /// What stands on the trunk.
+    pub head: Head,
+    /// Type the weights are stored in (of the first by name, where they differ).
+    pub stored_dtype: DType,
+    /// Every weight under its Hugging Face name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// What a user should know about the load: buffers that were skipped, a previous checkpoint that was taken.
+    pub notes: Vec<String>,
+}
+
+/// Reads a Hugging Face folder onto a device, as `dtype` or as stored.
+///
+/// # Errors
+/// [`Error::File`] naming the file and the key or tensor: something missing, left over, of another shape or type, not
+/// finite, or a damaged file.
+pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Checkpoint> {
+    let mut notes = Vec::new();
+    let folder = present(folder, &mut notes)?;
+    let (config, head) = GptNeoXConfig::read(&folder.join(CONFIG))?;
+    let files = Files::open(&folder)?;
+    let expected = expected_tensors(&config, head);
+    let mut stored_dtype = None;
+    let mut weights = BTreeMap::new();
+    let mut skipped = BTreeSet::new();
+    for (file, listed) in &files.contents {
+        with_file(file, |tensors| {
+            for name in names_of(file, tensors, listed.as_ref())? {
+                let Some(shape) = expected.get(&name) else {
+                    skipped.insert(unexpected(file, &name, &config, head)?);
+                    continue;
+                };
+                check_shape(file, tensors, &name, shape)?;
+                if stored_dtype.is_none() {
+                    stored_dtype = Some(tensor(file, tensors, &name, None, &Device::Cpu)?.dtype());
+                }
+                let loaded = tensor(file, tensors, &name, dtype, device)?;
+                if weights.insert(name.clone(), loaded).is_some() {
+                    return Err(Error::file(file, format!("tensor {name}: is in two files")));
+                }
+            }
+            Ok(())
+        })?;
+    }
+    if let Some(missing) = expected.keys().find(|name| !weights.contains_key(*name)) {
+        let shape = &expected[missing];
+        return Err(Error::file(
+            files.named,
+            format!("tensor {missing}: not there, expected shape {shape:?}"),
+        ));
+    }
+    if !skipped.is_empty() {
+        let names: Vec<_> = skipped.into_iter().collect();
+        notes.push(format!(
+            "skipped {}, which the network computes itself",
+            names.join(", ")
+        ));
+    }
+    let stored_dtype = stored_dtype.unwrap_or(DType::F32);
+    Ok(Checkpoint {
+        folder,
+        config,
+        head,
+        stored_dtype,
+        weights,
+        notes,
+    })
+}
+
+/// Reads every tensor of one safetensors file, of whatever names, as `dtype` or as stored.
+///
+/// # Errors
+/// [`Error::File`] for a damaged file, a type that is not floating point, or a value that is not finite.
+pub fn load_tensors(
+    path: &Path,
+    dtype: Option<DType>,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor>> {
+    with_file(path, |file| {
+        let mut names = file.names();
+        names.sort_unstable();
+        let read = |name: &str| Ok((name.to_string(), tensor(path, file, name, dtype, device)?));
+        names.into_iter().map(read).collect()
+    })
+}
+
+/// The folder, or the one a killed save left beside it.
+fn present(folder: &Path, notes: &mut Vec<String>) -> Result<PathBuf> {
+    if folder.is_dir() {
+        return Ok(folder.into());
+    }
+    if folder.exists() {
+        return Err(Error::file(folder, "is a file, expected a model folder"));
+    }
+    match atomic::previous(folder) {
+        Some(previous) if previous.is_dir() => {
+            notes.push(format!(
+                "a save was interrupted: took {}",
+                previous.display()
+            ));
+            Ok(previous)
+        }
+        _ => Err(Error::file(folder, "no such folder")),
+    }
+}
+
+/// Which files hold the weights, and which tensors the index says are in each.
+struct Files {
+    /// The file to name when a tensor is nowhere.
+    named: PathBuf,
+    contents: Vec<(PathBuf, Option<BTreeSet<String>>)>,
+}
+
+impl Files {
+    fn open(folder: &Path) -> Result<Self> {
+        let whole = folder.join(WEIGHTS);
+        if whole.exists() {
+            return Ok(Self {
+                named: whole.clone(),
+                contents: vec![(whole, None)],
+            });
+        }
+        let index = folder.join(INDEX);
+        if !index.exists() {
+            return Err(Error::file(
+                folder,
+                format!("holds neither {WEIGHTS} nor {INDEX}"),
+            ));
+        }
+        let mut shards: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
+        for (name, file) in weight_map(&index)? {
+            // A name with a path in it could leave the folder.
+            if file.contains(['/', '\\']) || !file.ends_with(".safetensors") {
+                return Err(Error::file(
+                    index,
+                    format!(
+                        "tensor {name}: found {file:?}, expected the name of a .safetensors file"
+                    ),
+                ));
+            }
+            shards.entry(folder.join(file)).or_default().insert(name);
+        }
+        let contents = shards
+            .into_iter()
+            .map(|(file, names)| (file, Some(names)))
+            .collect();
+        Ok(Self {
+            named: index,
+            contents,
+        })
+    }
+}
+
+fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
+    let bytes =
+        std::fs::read(index).map_err(|e| Error::file(index, format!("cannot read: {e}")))?;
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
+    let wrong = || {
+        Error::file(
+            index,
+            "weight_map: expected an object from tensor names to file names",
+        )
+    };
+    let map = value
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(wrong)?;
+    map.iter()
+        .map(|(name, file)| Ok((name.clone(), file.as_str().ok_or_else(wrong)?.to_string())))
+        .collect()
+}
+
+/// The tensors of a file in sorted order; with an index, exactly those it lists.
+fn names_of(
+    path: &Path,
+    file: &SafeTensors,
+    listed: Option<&BTreeSet<String>>,
+) -> Result<BTreeSet<String>> {
+    let found: BTreeSet<String> = file.names().into_iter().map(String::from).collect();
+    let Some(listed) = listed else {
+        return Ok(found);
+    };
+    if let Some(name) = listed.difference(&found).next() {
+        return Err(Error::file(
+            path,
+            format!("tensor {name}: not there, but {INDEX} says it is"),
+        ));
+    }
+    if let Some(name) = found.difference(listed).next() {
+        return Err(Error::file(
+            path,
+            format!("tensor {name}: is not in {INDEX}"),
+        ));
+    }
+    Ok(found)
+}
+
+/// What a skipped tensor is called in the note, or the error for one that does not belong.
+fn unexpected(path: &Path, name: &str, config: &GptNeoXConfig, head: Head) -> Result<String> {
+    if is_published_buffer(name) {
+        let (_, buffer) = name
+            .split_once("attention.")
+            .expect("buffers are in the attention");
+        return Ok(format!("attention.{buffer}"));
+    }
+    if name == "embed_out.weight" && config.tied_embeddings && head == Head::CausalLm {
+        return Ok("embed_out.weight (tied to the embedding)".into());
+    }
+    Err(Error::file(
+        path,
+        format!("tensor {name}: does not belong to the network that {CONFIG} describes"),
+    ))
+}
+
+fn check_shape(path: &Path, file: &SafeTensors, name: &str, expected: &[usize]) -> Result<()> {
+    let view = file.tensor(name).map_err(|e| Error::file(path, e))?;
+    if view.shape() == expected {
+        return Ok(());
+    }
+    let found = view.shape();
+    Err(Error::file(
+        path,
+        format!("tensor {name}: found shape {found:?}, {CONFIG} says {expected:?}"),
+    ))
+}

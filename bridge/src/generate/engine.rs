@@ -1,0 +1,431 @@
+//! The network on slices: forward passes over ragged rows with a key–value cache.
+
+use super::kernels::{LANES, Linear, TILE, activate, add, attend, layer_norm};
+use super::weights::{Layer, Norm, Weights};
+use crate::config::{GptNeoXConfig, Head};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use rayon::prelude::*;
+use rto::Token;
+use std::collections::BTreeMap;
+
+/// A GPT-NeoX network for generation and scoring on a processor, in f32.
+///
+/// Numbers of a row do not depend on the rows beside it, on the number of threads or on the cache, bit for bit, on
+/// one machine. Weights are copied (and interleaved) once, by [`Engine::new`].
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) config: GptNeoXConfig,
+    pub(super) head: Head,
+    pub(super) weights: Weights,
+    /// cos and sin, each `[max_positions][rotary_dims / 2]`.
+    rotary: (Vec<f32>, Vec<f32>),
+    pool: Option<rayon::ThreadPool>,
+}
+
+/// A token to feed: where its keys and values go, and which position it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) slot: usize,
+    pub(super) position: usize,
+    pub(super) token: Token,
+}
+
+/// Keys `[layer][slot][head][head_dim][capacity]`, values `[layer][slot][head][capacity][head_dim]`.
+pub(super) struct Cache {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    slots: usize,
+    capacity: usize,
+}
+
+/// Buffers of a forward pass, kept between passes.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// The residual stream `[panel][hidden][16]`; after [`Engine::forward`], the final norm of it.
+    pub(super) hidden: Vec<f32>,
+    normed: Vec<f32>,
+    wide: Vec<f32>,
+    attended: Vec<f32>,
+    update: Vec<f32>,
+    queries: Vec<f32>,
+    heads: Vec<f32>,
+}
+
+impl Engine {
+    /// From weights under their Hugging Face names, on any device and in any float type. One thread.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming a tensor that is missing, misshapen or not finite.
+    pub fn new(
+        config: &GptNeoXConfig,
+        head: Head,
+        weights: &BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        Ok(Self {
+            weights: Weights::new(config, head, weights)?,
+            rotary: rotary_tables(config),
+            config: config.clone(),
+            head,
+            pool: None,
+        })
+    }
+
+    /// With that many threads of its own (0 and 1 mean the caller's alone). No number depends on it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] where the system gives no threads.
+    pub fn with_threads(mut self, threads: usize) -> Result<Self> {
+        self.pool = match threads {
+            0 | 1 => None,
+            n => Some(
+                rayon::ThreadPoolBuilder::new()
+                    .num_threads(n)
+                    .build()
+                    .map_err(|e| Error::request("threads", e))?,
+            ),
+        };
+        Ok(self)
+    }
+
+    /// Shape of the network.
+    pub fn config(&self) -> &GptNeoXConfig {
+        &self.config
+    }
+
+    /// What stands on the trunk.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.pool
+            .as_ref()
+            .map_or(1, rayon::ThreadPool::current_num_threads)
+    }
+
+    /// Runs inside the engine's threads, where it has some.
+    pub(super) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+
+    pub(super) fn cache(&self, slots: usize, capacity: usize) -> Cache {
+        let capacity = capacity.next_multiple_of(LANES);
+        let size = self.config.n_layers * slots * self.config.hidden_size * capacity;
+        Cache {
+            keys: vec![0.0; size],
+            values: vec![0.0; size],
+            slots,
+            capacity,
+        }
+    }
+
+    /// Feeds rows (rows of one slot in the order of their positions) and leaves their final hidden states in
+    /// `buffers.hidden`.
+    pub(super) fn forward(&self, rows: &[Row], cache: &mut Cache, buffers: &mut Buffers) {
+        let hidden = self.config.hidden_size;
+        let panels = rows.len().div_ceil(LANES);
+        buffers.resize(&self.config, panels);
+        buffers.hidden.fill(0.0);
+        for (i, row) in rows.iter().enumerate() {
+            let embedding = &self.weights.embedding[row.token as usize * hidden..][..hidden];
+            scatter(embedding, lane_mut(&mut buffers.hidden, hidden, i));
+        }
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            self.block(index, layer, rows, cache, buffers);
+        }
+        self.norm(
+            &self.weights.final_norm,
+            &buffers.hidden,
+            &mut buffers.normed,
+        );
+        std::mem::swap(&mut buffers.hidden, &mut buffers.normed);
+    }
+
+    fn block(&self, index: usize, layer: &Layer, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
+        let hidden = self.config.hidden_size;
+        let panels = rows.len().div_ceil(LANES);
+        self.norm(&layer.input_norm, &b.hidden, &mut b.normed);
+        self.linear(
+            &layer.query_key_value,
+            (&b.normed, hidden),
+            panels,
+            &mut b.wide,
+        );
+        self.attention(index, rows, cache, b);
+        self.linear(&layer.dense, (&b.attended, hidden), panels, &mut b.update);
+        if self.config.parallel_residual {
+            self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
+            self.add_update(&mut b.hidden, &b.update);
+        } else {
+            self.add_update(&mut b.hidden, &b.update);
+            self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
+        }
+        let inner = layer.up.tiles() * TILE;
+        self.linear(&layer.up, (&b.normed, hidden), panels, &mut b.wide);
+        activate(
+            &mut b.wide[..panels * inner * LANES],
+            self.config.activation,
+        );
+        self.linear(&layer.down, (&b.wide, inner), panels, &mut b.update);
+        self.add_update(&mut b.hidden, &b.update);
+    }
+
+    /// Features of `update` are padded to whole tiles.
+    fn add_update(&self, hidden: &mut [f32], update: &[f32]) {
+        let size = self.config.hidden_size * LANES;
+        let padded = self.config.hidden_size.next_multiple_of(TILE) * LANES;
+        for (hidden, update) in hidden
+            .chunks_exact_mut(size)
+            .zip(update.chunks_exact(padded))
+        {
+            add(hidden, update);
+        }
+    }
+
+    fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32]) {
+        let size = self.config.hidden_size * LANES;
+        let eps = self.config.layer_norm_eps as f32;
+        for (x, out) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+            layer_norm(x, &norm.gain, &norm.shift, eps, out);
+        }
+    }
+
+    /// W x + b for every panel; `stride` features lie between panels of the input.
+    fn linear(
+        &self,
+        linear: &Linear,
+        (input, stride): (&[f32], usize),
+        panels: usize,
+        output: &mut [f32],
+    ) {
+        /// Multiplications below which a second thread costs more than it brings.
+        const WORTH_A_THREAD: usize = 1 << 17;
+        let size = linear.tiles() * TILE * LANES;
+        let output = &mut output[..panels * size];
+        let apply = |(input, output): (&[f32], &mut [f32])| linear.apply(0, input, output);
+        if self.pool.is_none() || size * stride < WORTH_A_THREAD {
+            let inputs = input.chunks_exact(stride * LANES);
+            inputs.zip(output.chunks_exact_mut(size)).for_each(apply);
+            return;
+        }
+        let share = linear.tiles().div_ceil(self.threads());
+        let inputs = input.par_chunks_exact(stride * LANES);
+        let outputs = output.par_chunks_exact_mut(size);
+        inputs.zip(outputs).for_each(|(input, output)| {
+            let parts = output.par_chunks_mut(share * TILE * LANES).enumerate();
+            parts.for_each(|(i, part)| linear.apply(i * share, input, part));
+        });
+    }
+
+    fn attention(&self, layer: usize, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
+        let hidden = self.config.hidden_size;
+        let stride = (3 * hidden).next_multiple_of(TILE);
+        for (i, row) in rows.iter().enumerate() {
+            let lane = &b.wide[i / LANES * stride * LANES + i % LANES..];
+            self.store(
+                layer,
+                *row,
+                lane,
+                cache,
+                &mut b.queries[i * hidden..][..hidden],
+            );
+        }
+        let head_dim = self.config.head_dim();
+        let cache = &*cache;
+        let one = |(i, (query, out)): (usize, (&[f32], &mut [f32]))| {
+            let row = rows[i / self.config.n_heads];
+            let at = cache.at(&self.config, layer, row.slot)
+                + i % self.config.n_heads * head_dim * cache.capacity;
+            let size = head_dim * cache.capacity;
+            let mut scores = Scores::of(cache.capacity);
+            attend(
+                query,
+                &cache.keys[at..][..size],
+                &cache.values[at..][..size],
+                row.position + 1,
+                scores.slice(),
+                out,
+            );
+        };
+        let size = rows.len() * hidden;
+        if self.pool.is_none()
+            || rows.iter().map(|r| r.position + 1).sum::<usize>() * hidden < 1 << 17
+        {
+            b.queries[..size]
+                .chunks_exact(head_dim)
+                .zip(b.heads[..size].chunks_exact_mut(head_dim))
+                .enumerate()
+                .for_each(one);
+        } else {
+            b.queries[..size]
+                .par_chunks_exact(head_dim)
+                .zip(b.heads[..size].par_chunks_exact_mut(head_dim))
+                .enumerate()
+                .for_each(one);
+        }
+        b.attended.fill(0.0);
+        for i in 0..rows.len() {
+            scatter(
+                &b.heads[i * hidden..][..hidden],
+                lane_mut(&mut b.attended, hidden, i),
+            );
+        }
+    }
+
+    /// Rotates one row's queries and keys; keys and values go to the cache, scaled queries to `queries`.
+    fn store(&self, layer: usize, row: Row, lane: &[f32], cache: &mut Cache, queries: &mut [f32]) {
+        let (head_dim, capacity) = (self.config.head_dim(), cache.capacity);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let half = self.config.rotary_dims / 2;
+        let cos = &self.rotary.0[row.position * half..][..half];
+        let sin = &self.rotary.1[row.position * half..][..half];
+        let base = cache.at(&self.config, layer, row.slot);
+        for (head, query) in queries.chunks_exact_mut(head_dim).enumerate() {
+            let value = |part: usize, d: usize| lane[((head * 3 + part) * head_dim + d) * LANES];
+            let rotated = |part: usize, d: usize| match d {
+                d if d < half => value(part, d) * cos[d] - value(part, d + half) * sin[d],
+                d if d < 2 * half => {
+                    value(part, d) * cos[d - half] + value(part, d - half) * sin[d - half]
+                }
+                d => value(part, d),
+            };
+            let at = base + head * head_dim * capacity;
+            for (d, query) in query.iter_mut().enumerate() {
+                *query = rotated(0, d) * scale;
+                cache.keys[at + d * capacity + row.position] = rotated(1, d);
+                cache.values[at + row.position * head_dim + d] = value(2, d);
+            }
+        }
+    }
+
+    /// The head on up to sixteen rows of `hidden`, into `out` `[rows][outputs]`.
+    pub(super) fn apply_head(
+        &self,
+        hidden: &[f32],
+        rows: &[usize],
+        input: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
+        let (size, head) = (self.config.hidden_size, &self.weights.head);
+        input.clear();
+        input.resize(size * LANES, 0.0);
+        for (lane, &row) in rows.iter().enumerate() {
+            let from = &hidden[row / LANES * size * LANES + row % LANES..];
+            for feature in 0..size {
+                input[feature * LANES + lane] = from[feature * LANES];
+            }
+        }
+        let share = head.tiles().div_ceil(self.threads()).max(1);
+        let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
+        for row in out.chunks_exact_mut(head.outputs()).take(rows.len()) {
+            for (i, part) in row.chunks_mut(share * TILE).enumerate() {
+                if parts.len() == i {
+                    parts.push(Vec::with_capacity(LANES));
+                }
+                parts[i].push(part);
+            }
+        }
+        let input = &*input;
+        let one = |(i, part): (usize, Vec<&mut [f32]>)| head_part(head, i * share, input, part);
+        match self.pool {
+            None => parts.into_iter().enumerate().for_each(one),
+            Some(_) => parts.into_par_iter().enumerate().for_each(one),
+        }
+    }
+}
+
+/// Some tiles of the head, turned from panels to rows while they are in the first cache.
+fn head_part(head: &Linear, first: usize, input: &[f32], mut rows: Vec<&mut [f32]>) {
+    let mut panel = [0.0; TILE * LANES];
+    let columns = rows.first().map_or(0, |row| row.len());
+    for (tile, start) in (0..columns).step_by(TILE).enumerate() {
+        head.apply(first + tile, input, &mut panel);
+        let width = TILE.min(columns - start);
+        for (lane, row) in rows.iter_mut().enumerate() {
+            for (column, out) in row[start..][..width].iter_mut().enumerate() {
+                *out = panel[column * LANES + lane];
+            }
+        }
+    }
+}
+
+impl Cache {
+    fn at(&self, config: &GptNeoXConfig, layer: usize, slot: usize) -> usize {
+        (layer * self.slots + slot) * config.hidden_size * self.capacity
+    }
+}
+
+/// Attention scores of one row and head; on the stack for usual lengths.
+enum Scores {
+    Short([f32; 512], usize),
+    Long(Vec<f32>),
+}
+
+impl Scores {
+    fn of(capacity: usize) -> Self {
+        if capacity <= 512 {
+            Self::Short([0.0; 512], capacity)
+        } else {
+            Self::Long(vec![0.0; capacity])
+        }
+    }
+
+    fn slice(&mut self) -> &mut [f32] {
+        match self {
+            Self::Short(array, n) => &mut array[..*n],
+            Self::Long(vec) => vec,
+        }
+    }
+}
+
+impl Buffers {
+    fn resize(&mut self, config: &GptNeoXConfig, panels: usize) {
+        let hidden = config.hidden_size;
+        let padded = |features: usize| panels * features.next_multiple_of(TILE) * LANES;
+        let exact = panels * hidden * LANES;
+        for buffer in [
+            &mut self.hidden,
+            &mut self.normed,
+            &mut self.attended,
+            &mut self.queries,
+            &mut self.heads,
+        ] {
+            buffer.resize(exact, 0.0);
+        }
+        self.wide
+            .resize(padded((3 * hidden).max(config.intermediate_size)), 0.0);
+        self.update.resize(padded(hidden), 0.0);
+    }
+}
+
+/// Lane `i % 16` of panel `i / 16`, as the start of a strided column.
+fn lane_mut(panels: &mut [f32], features: usize, i: usize) -> &mut [f32] {
+    &mut panels[i / LANES * features * LANES + i % LANES..]
+}
+
+fn scatter(values: &[f32], lane: &mut [f32]) {
+    for (feature, value) in values.iter().enumerate() {
+        lane[feature * LANES] = *value;
+    }
+}
+
+/// Angles position · base^(−2i/dims) in f32, as Hugging Face computes them.
+pub(super) fn rotary_tables(config: &GptNeoXConfig) -> (Vec<f32>, Vec<f32>) {
+    let half = config.rotary_dims / 2;
+    let frequencies: Vec<f32> = (0..half)
+        .map(|i| {
+            (1.0 / config
+                .rotary_base
+                .powf(2.0 * i as f64 / config.rotary_dims as f64)) as f32
+        })
+        .collect();
+    let angles =
+        (0..config.max_positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+    angles
+        .map(|a| (f64::from(a).cos() as f32, f64::from(a).sin() as f32))
+        .unzip()
+}

@@ -1,0 +1,236 @@
+//! How much memory a run takes, from the shape of the network, before anything is allocated.
+
+use crate::checkpoint::expected_tensors;
+use crate::config::{GptNeoXConfig, Head};
+use candle_core::DType;
+use std::fmt;
+
+/// What the memory is for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Workload {
+    /// Type of weights, gradients, activations and cache.
+    pub dtype: DType,
+    /// Sequences side by side.
+    pub batch: usize,
+    /// Tokens of a sequence, prompt and response.
+    pub sequence: usize,
+    /// Whether a training step is made; otherwise the network is run forward only.
+    pub training: bool,
+    /// Whether each block's activations are recomputed in the backward pass.
+    pub checkpointing: bool,
+    /// Largest head tile, `[rows, vocabulary]`, computed at once.
+    pub head_tile: (usize, usize),
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            dtype: DType::F32,
+            batch: 16,
+            sequence: 512,
+            training: false,
+            checkpointing: true,
+            head_tile: (256, 1024),
+        }
+    }
+}
+
+/// Bytes by purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Number of weights.
+    pub parameters: u64,
+    /// Weights as the network multiplies them.
+    pub weights: u64,
+    /// f32 master copy of weights of a shorter type.
+    pub master: u64,
+    /// One gradient per weight.
+    pub gradients: u64,
+    /// Two f32 moments of AdamW per weight.
+    pub moments: u64,
+    /// What the backward pass needs of the forward pass, or one block's working set.
+    pub activations: u64,
+    /// Keys and values of every position (generation).
+    pub cache: u64,
+    /// One tile of the output head, in f32.
+    pub head_tile: u64,
+}
+
+impl MemoryPlan {
+    /// The plan of one network.
+    ///
+    /// Activations count the tensors that a backward pass reads, in units of tokens · hidden · bytes: per block 2 norm
+    /// inputs, 2 norm outputs, q, k, v, the attention's output and its sum (9), twice the MLP's inner width, and a log-sum
+    /// per head and token. Attention weights `[batch, heads, time, time]` are recomputed, not kept. With checkpointing
+    /// every block keeps its input and one block keeps the rest.
+    pub fn new(config: &GptNeoXConfig, head: Head, work: &Workload) -> Self {
+        let shapes = expected_tensors(config, head);
+        let parameters: u64 = shapes
+            .values()
+            .map(|s| s.iter().map(|&n| n as u64).product::<u64>())
+            .sum();
+        let size = work.dtype.size_in_bytes() as u64;
+        let [h, inner, layers, heads] = [
+            config.hidden_size,
+            config.intermediate_size,
+            config.n_layers,
+            config.n_heads,
+        ]
+        .map(|n| n as u64);
+        let tokens = work.batch as u64 * work.sequence as u64;
+        let block = tokens * (9 * h + 2 * inner) * size + tokens * heads * 4;
+        let stream = tokens * h * size;
+        let training = u64::from(work.training);
+        let tile = work.head_tile.0.min(tokens as usize) as u64
+            * work.head_tile.1.min(config.vocab_size) as u64;
+        let head_tile = match head {
+            // The processor's generation holds the logits of sixteen rows.
+            Head::CausalLm if !work.training => 16 * config.vocab_size as u64,
+            Head::CausalLm => tile,
+            Head::Classification { labels } => tokens.min(16) * labels as u64,
+        };
+        Self {
+            parameters,
+            weights: parameters * size,
+            master: if work.dtype == DType::F32 {
+                0
+            } else {
+                training * parameters * 4
+            },
+            gradients: training * parameters * size,
+            moments: training * parameters * 8,
+            activations: match (work.training, work.checkpointing) {
+                (false, _) => block.min(256 * (9 * h + 2 * inner) * size),
+                (true, true) => layers * stream + block + 2 * stream,
+                (true, false) => layers * block + 2 * stream,
+            },
+            cache: (1 - training) * 2 * layers * stream,
+            head_tile: head_tile * 4,
+        }
+    }
+
+    /// Sum of all.
+    pub fn total(&self) -> u64 {
+        self.rows().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn rows(&self) -> [(&'static str, u64); 7] {
+        [
+            ("weights", self.weights),
+            ("master weights (f32)", self.master),
+            ("gradients", self.gradients),
+            ("AdamW moments (f32)", self.moments),
+            ("activations", self.activations),
+            ("key-value cache", self.cache),
+            ("output head tile (f32)", self.head_tile),
+        ]
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for (name, bytes) in self.rows().into_iter().filter(|(_, bytes)| *bytes > 0) {
+            writeln!(f, "  {name:<24}{:>12}", human(bytes))?;
+        }
+        write!(f, "  {:<24}{:>12}", "total", human(self.total()))
+    }
+}
+
+/// Bytes with three significant figures.
+fn human(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = if unit == 0 || value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.decimals$} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Activation;
+
+    /// Pythia-14m: 14,067,712 parameters as published.
+    fn pythia_14m() -> GptNeoXConfig {
+        GptNeoXConfig {
+            vocab_size: 50304,
+            hidden_size: 128,
+            n_layers: 6,
+            n_heads: 4,
+            intermediate_size: 512,
+            rotary_dims: 8,
+            rotary_base: 1e4,
+            max_positions: 2048,
+            layer_norm_eps: 1e-5,
+            parallel_residual: true,
+            activation: Activation::Gelu,
+            attention_bias: true,
+            tied_embeddings: false,
+            bos_token: Some(0),
+            eos_token: Some(0),
+            pad_token: None,
+        }
+    }
+
+    #[test]
+    fn counts_are_those_of_published_models() {
+        let plan = MemoryPlan::new(&pythia_14m(), Head::CausalLm, &Workload::default());
+        assert_eq!(plan.parameters, 14_067_712);
+        // Pythia-2.8B: 2,775,208,960 parameters.
+        let big = GptNeoXConfig {
+            hidden_size: 2560,
+            n_layers: 32,
+            n_heads: 32,
+            intermediate_size: 10240,
+            rotary_dims: 20,
+            ..pythia_14m()
+        };
+        let work = Workload {
+            dtype: DType::BF16,
+            batch: 4,
+            training: true,
+            ..Workload::default()
+        };
+        let plan = MemoryPlan::new(&big, Head::CausalLm, &work);
+        assert_eq!(plan.parameters, 2_775_208_960);
+        assert_eq!(
+            (plan.weights, plan.master, plan.gradients, plan.moments),
+            (5_550_417_920, 11_100_835_840, 5_550_417_920, 22_201_671_680)
+        );
+        let all = MemoryPlan::new(
+            &big,
+            Head::CausalLm,
+            &Workload {
+                checkpointing: false,
+                ..work
+            },
+        );
+        assert!(all.activations > 10 * plan.activations);
+        // Keys and values of 4 × 512 positions in 32 layers of 2560 bf16.
+        let run = MemoryPlan::new(
+            &big,
+            Head::CausalLm,
+            &Workload {
+                training: false,
+                ..work
+            },
+        );
+        assert_eq!(run.cache, 2 * 32 * 4 * 512 * 2560 * 2);
+        assert!(
+            plan.to_string()
+                .contains("AdamW moments (f32)         20.7 GiB"),
+            "{plan}"
+        );
+        assert_eq!(run.gradients + run.moments + run.master, 0);
+    }
+}

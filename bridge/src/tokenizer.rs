@@ -1,0 +1,85 @@
+//! The tokenizer of a model folder.
+
+use crate::config::GptNeoXConfig;
+use crate::{Error, Result};
+use rto::Token;
+use std::path::{Path, PathBuf};
+
+/// A folder's `tokenizer.json`.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a folder and checks that every id has a row in the network's embedding.
+    ///
+    /// # Errors
+    /// [`Error::File`]: no such file, a damaged one, or ids outside the network's vocabulary.
+    pub fn load(folder: &Path, config: &GptNeoXConfig) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Error::file(path, "no such file"));
+        }
+        let inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
+        let highest = inner.get_vocab(true).into_values().max();
+        if let Some(id) = highest
+            && id as usize >= config.vocab_size
+        {
+            return Err(Error::file(
+                path,
+                format!(
+                    "has the token id {id}, but the network's vocabulary has {} rows",
+                    config.vocab_size
+                ),
+            ));
+        }
+        Ok(Self { inner, path })
+    }
+
+    /// Whether a folder has one.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join("tokenizer.json").is_file()
+    }
+
+    /// Token ids of a text. The text of a special token becomes that token; none is put in front or after.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tokenizer cannot encode it.
+    pub fn encode(&self, text: &str) -> Result<Vec<Token>> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|e| Error::file(&self.path, format!("cannot encode: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of token ids; special tokens are shown or left out.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tokenizer cannot decode them.
+    pub fn decode(&self, ids: &[Token], show_special: bool) -> Result<String> {
+        self.inner
+            .decode(ids, !show_special)
+            .map_err(|e| Error::file(&self.path, format!("cannot decode: {e}")))
+    }
+
+    /// Each token's own text, special tokens included. A token that holds part of a character is shown as the vocabulary
+    /// writes it, and one that the tokenizer does not know as `<id>`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn pieces(&self, ids: &[Token]) -> Result<Vec<String>> {
+        let piece = |&id: &Token| {
+            let text = self.decode(&[id], true)?;
+            Ok(match self.inner.id_to_token(id) {
+                None => format!("<{id}>"),
+                Some(token) if text.is_empty() || text.contains('\u{fffd}') => token,
+                Some(_) => text,
+            })
+        };
+        ids.iter().map(piece).collect()
+    }
+}

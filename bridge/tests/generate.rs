@@ -1,0 +1,606 @@
+//! The engine against Hugging Face, the samplers against their distributions and against brute force.
+//!
+//! `RTO_FIXTURES=DIR cargo test -p rto-bridge --test generate` also checks folders of larger fixtures, each with
+//! `policy/` and `io.safetensors`.
+
+use candle_core::{DType, Device, Tensor};
+use rand::Rng;
+use rto::seed::SeedTree;
+use rto::seq::{Decoder, Finish, StreamKey};
+use rto_bridge::checkpoint::{self, Checkpoint};
+use rto_bridge::config::Head;
+use rto_bridge::decoder::Truncated;
+use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
+use rto_bridge::sampler;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest |difference| over largest |reference| (the project's parity bound).
+const PARITY: f64 = 1e-4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/generation")
+        .join(name)
+}
+
+fn open(folder: &Path) -> (Checkpoint, Engine) {
+    let loaded = checkpoint::load(folder, Some(DType::F32), &Device::Cpu).unwrap();
+    let engine = Engine::new(&loaded.config, loaded.head, &loaded.weights).unwrap();
+    (loaded, engine)
+}
+
+/// Every tensor of a file, integers included.
+fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
+    let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    all.into_iter().collect()
+}
+
+fn ids(tensor: &Tensor) -> Vec<Vec<u32>> {
+    tensor.to_dtype(DType::U32).unwrap().to_vec2().unwrap()
+}
+
+fn deviation(ours: &[f32], theirs: &[f32]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let difference = |(a, b): (&f32, &f32)| f64::from((a - b).abs());
+    let largest = ours.iter().zip(theirs).map(difference).fold(0.0, f64::max);
+    let scale = theirs
+        .iter()
+        .map(|v| f64::from(v.abs()))
+        .fold(0.0, f64::max);
+    assert!(largest.is_finite());
+    largest / scale
+}
+
+/// Tokens without the padding, by a mask.
+fn ragged(rows: &[Vec<u32>], mask: &[Vec<u32>]) -> Vec<Arc<[u32]>> {
+    let keep = |(row, mask): (&Vec<u32>, &Vec<u32>)| {
+        row.iter()
+            .zip(mask)
+            .filter(|(_, m)| **m == 1)
+            .map(|(t, _)| *t)
+            .collect()
+    };
+    rows.iter().zip(mask).map(keep).collect()
+}
+
+fn key(i: u64) -> StreamKey {
+    StreamKey::new(SeedTree::new(9).index(i))
+}
+
+fn parity(folder: &Path, ids_name: &str, expected: &BTreeMap<String, Tensor>) -> f64 {
+    let (loaded, engine) = open(folder);
+    let slow = TensorEngine::new(&loaded.config, &loaded.weights).unwrap();
+    let theirs: Vec<Vec<Vec<f32>>> = expected[&ids_name
+        .replace("input_ids", "logits")
+        .replace("ids", "logits")]
+        .to_vec3()
+        .unwrap();
+    let mut worst = 0.0_f64;
+    for (text, theirs) in ids(&expected[ids_name]).iter().zip(&theirs) {
+        let ours = engine.logits(text).unwrap().concat();
+        worst = worst.max(deviation(&ours, &theirs.concat()));
+        worst = worst.max(deviation(
+            &slow.logits(text).unwrap().concat(),
+            &theirs.concat(),
+        ));
+    }
+    worst
+}
+
+#[test]
+fn logits_and_greedy_text_are_those_of_hugging_face() {
+    for name in ["plain", "sharded", "half"] {
+        let folder = fixture(name);
+        let expected = tensors(&folder.join("expected.safetensors"));
+        let worst = parity(&folder, "ids", &expected);
+        assert!(worst < PARITY, "{name}: {worst:e}");
+        println!("{name}: logits deviate by {worst:.1e}");
+
+        let (loaded, engine) = open(&folder);
+        let prompts = ragged(&ids(&expected["left.ids"]), &ids(&expected["left.mask"]));
+        let theirs = ids(&expected["left.greedy"]);
+        let sampling = Sampling {
+            max_new_tokens: theirs[0].len(),
+            ..Sampling::default()
+        };
+        let ours = engine.greedy(&prompts, &sampling).unwrap();
+        let slow = TensorEngine::new(&loaded.config, &loaded.weights).unwrap();
+        let slow = slow.sample(&prompts, None, &sampling).unwrap();
+        for ((ours, slow), theirs) in ours.iter().zip(&slow).zip(&theirs) {
+            assert_eq!(&ours.episode.response, theirs, "{name}");
+            assert_eq!(&slow.episode.response, theirs, "{name}, tensors");
+            assert_eq!(ours.episode.finish, Finish::Length);
+        }
+    }
+}
+
+#[test]
+fn larger_fixtures_agree_where_given() {
+    let Ok(root) = std::env::var("RTO_FIXTURES") else {
+        return;
+    };
+    let mut checked = 0;
+    for entry in std::fs::read_dir(root).unwrap().flatten() {
+        let folder = entry.path();
+        let policy = folder.join("policy");
+        let Ok(config) = std::fs::read_to_string(policy.join("config.json")) else {
+            continue;
+        };
+        if !config.contains("gpt_neox") {
+            continue;
+        }
+        checked += 1;
+        let io = tensors(&folder.join("io.safetensors"));
+        let plain = parity(&policy, "plain.input_ids", &io);
+        let (_, engine) = open(&policy);
+        let mut padded = 0.0_f64;
+        let mut prompts = Vec::new();
+        for side in ["right", "left"] {
+            let get = |name: &str| &io[&format!("{side}.{name}")];
+            let mask = ids(get("attention_mask"));
+            let theirs: Vec<Vec<Vec<f32>>> = get("logits_mask_pos").to_vec3().unwrap();
+            prompts = ragged(&ids(get("input_ids")), &mask);
+            for ((text, mask), theirs) in prompts.iter().zip(&mask).zip(&theirs) {
+                let kept: Vec<Vec<f32>> = theirs
+                    .iter()
+                    .zip(mask)
+                    .filter(|(_, m)| **m == 1)
+                    .map(|(l, _)| l.clone())
+                    .collect();
+                padded = padded.max(deviation(
+                    &engine.logits(text).unwrap().concat(),
+                    &kept.concat(),
+                ));
+            }
+        }
+        let theirs = ids(&io["greedy.new_tokens"]);
+        let sampling = Sampling {
+            max_new_tokens: theirs[0].len(),
+            ..Sampling::default()
+        };
+        let ours = engine.greedy(&prompts, &sampling).unwrap();
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert_eq!(&ours.episode.response, theirs, "{}", folder.display());
+        }
+        let warped = [("warp.t09_p09.probs", 0), ("warp.t09_k20_p09.probs", 20)];
+        let z: Vec<Vec<f32>> = io["warp.in"].to_vec2().unwrap();
+        let warp = warped.map(|(name, top_k)| warp_deviation(&z, &io[name], 0.9, 0.9, top_k));
+        println!(
+            "{}: logits {plain:.1e}, padded {padded:.1e}, warped {:.1e}",
+            folder.display(),
+            warp[0].max(warp[1])
+        );
+        assert!(plain.max(padded) < PARITY && warp[0].max(warp[1]) < PARITY);
+    }
+    assert!(checked > 0, "no GPT-NeoX fixture found");
+}
+
+fn warp_deviation(
+    z: &[Vec<f32>],
+    expected: &Tensor,
+    temperature: f64,
+    top_p: f64,
+    top_k: usize,
+) -> f64 {
+    let decoder = Decoder {
+        temperature,
+        top_p,
+        top_k,
+        min_new_tokens: 0,
+    };
+    let mut truncated = Truncated::default();
+    let mut worst = 0.0_f64;
+    for (z, theirs) in z.iter().zip(expected.to_vec2::<f32>().unwrap()) {
+        truncated.set(z, 1.0, &decoder, None).unwrap();
+        let mut ours = vec![0.0_f32; z.len()];
+        for (token, p) in truncated.support() {
+            ours[token as usize] = p as f32;
+        }
+        worst = worst.max(deviation(&ours, &theirs));
+    }
+    worst
+}
+
+#[test]
+fn truncated_distributions_are_those_of_hugging_face() {
+    for name in ["plain", "sharded", "half"] {
+        let expected = tensors(&fixture(name).join("expected.safetensors"));
+        let logits: Vec<Vec<Vec<f32>>> = expected["logits"].to_vec3().unwrap();
+        let z: Vec<Vec<f32>> = logits
+            .iter()
+            .map(|row| row.last().unwrap().clone())
+            .collect();
+        for (tensor, top_k) in [("warp.p", 0), ("warp.k_p", 7)] {
+            let worst = warp_deviation(&z, &expected[tensor], 0.9, 0.9, top_k);
+            assert!(worst < PARITY, "{name} {tensor}: {worst:e}");
+        }
+    }
+}
+
+#[test]
+fn rewards_are_those_of_hugging_face() {
+    let folder = fixture("reward");
+    let expected = tensors(&folder.join("expected.safetensors"));
+    let (loaded, engine) = open(&folder);
+    assert_eq!(loaded.head, Head::Classification { labels: 1 });
+    let texts = ids(&expected["ids"]);
+    let whole: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let short: Vec<&[u32]> = texts.iter().zip([9, 5, 1]).map(|(t, n)| &t[..n]).collect();
+    for (texts, name) in [(whole, "scores"), (short, "short.scores")] {
+        let ours = engine.classify(&texts).unwrap().concat();
+        let theirs: Vec<Vec<f32>> = expected[name].to_vec2().unwrap();
+        assert!(deviation(&ours, &theirs.concat()) < PARITY, "{name}");
+    }
+    let error = engine
+        .log_probs(&[(&[2], &[3])], 1.0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("Classification") && error.contains("CausalLm"),
+        "{error}"
+    );
+}
+
+/// Prompts of many lengths, one of them as long as several passes' worth of rows would not be.
+fn prompts(n: usize) -> Vec<Arc<[u32]>> {
+    (0..n)
+        .map(|i| {
+            (0..1 + i * 5 % 23)
+                .map(|j| (2 + (i * 7 + j * 11) % 59) as u32)
+                .collect()
+        })
+        .collect()
+}
+
+fn sample(engine: &Engine, sampling: &Sampling, n: usize) -> Vec<Sampled> {
+    let keys: Vec<StreamKey> = (0..n as u64).map(key).collect();
+    engine.sample(&prompts(n), &keys, sampling).unwrap()
+}
+
+#[test]
+fn text_does_not_depend_on_the_batch_the_threads_the_order_or_the_cache() {
+    for (name, decoder) in [
+        ("plain", None),
+        (
+            "sharded",
+            Some(Decoder {
+                top_p: 0.9,
+                top_k: 9,
+                ..Decoder::default()
+            }),
+        ),
+    ] {
+        let (_, engine) = open(&fixture(name));
+        let sampling = |batch| Sampling {
+            max_new_tokens: 20,
+            temperature: 0.8,
+            decoder,
+            eos: Some(0),
+            batch,
+        };
+        let one = sample(&engine, &sampling(1), 16);
+        assert!(
+            one.iter().any(|s| s.episode.finish == Finish::Eos)
+                && one.iter().any(|s| s.episode.finish == Finish::Length)
+        );
+        for batch in [3, 16] {
+            // Bit for bit: log-probabilities are compared as they are.
+            assert_eq!(one, sample(&engine, &sampling(batch), 16), "batch {batch}");
+        }
+        let (_, engine) = open(&fixture(name));
+        let engine = engine.with_threads(2).unwrap();
+        for batch in [1, 3, 16] {
+            assert_eq!(
+                one,
+                sample(&engine, &sampling(batch), 16),
+                "two threads, batch {batch}"
+            );
+        }
+        let reversed: Vec<_> = prompts(16).into_iter().rev().collect();
+        let keys: Vec<_> = (0..16).rev().map(key).collect();
+        let mut other = engine.sample(&reversed, &keys, &sampling(5)).unwrap();
+        other.reverse();
+        assert_eq!(one, other);
+        if decoder.is_none() {
+            without_cache(&engine, &one, 0.8);
+        }
+    }
+}
+
+/// The log-probabilities of the text, each from a pass over the whole prefix.
+fn without_cache(engine: &Engine, sampled: &[Sampled], temperature: f64) {
+    let pairs: Vec<(&[u32], &[u32])> = sampled
+        .iter()
+        .map(|s| (&s.episode.prompt[..], &s.episode.response[..]))
+        .collect();
+    let scored = engine.log_probs(&pairs, temperature).unwrap();
+    for ((sampled, scored), (prompt, response)) in sampled.iter().zip(&scored).zip(&pairs) {
+        assert_eq!(&sampled.log_probs, scored);
+        for (h, log_prob) in scored.iter().enumerate() {
+            let prefix = [prompt, &response[..h]].concat();
+            let logits = engine.logits(&prefix).unwrap().pop().unwrap();
+            let normaliser = sampler::normaliser(&logits, temperature).unwrap();
+            assert_eq!(
+                *log_prob,
+                normaliser.log_prob(logits[response[h] as usize], temperature)
+            );
+        }
+    }
+}
+
+#[test]
+fn the_tensor_path_writes_the_same_text() {
+    let (loaded, engine) = open(&fixture("plain"));
+    let slow = TensorEngine::new(&loaded.config, &loaded.weights).unwrap();
+    for decoder in [
+        None,
+        Some(Decoder {
+            min_new_tokens: 6,
+            ..Decoder::paper()
+        }),
+    ] {
+        let sampling = Sampling {
+            max_new_tokens: 15,
+            temperature: 0.9,
+            decoder,
+            eos: Some(0),
+            batch: 4,
+        };
+        let fast = sample(&engine, &sampling, 12);
+        let keys: Vec<StreamKey> = (0..12).map(key).collect();
+        let slow = slow.sample(&prompts(12), Some(&keys), &sampling).unwrap();
+        for (fast, slow) in fast.iter().zip(&slow) {
+            assert_eq!(fast.episode, slow.episode);
+            for (a, b) in fast.log_probs.iter().zip(&slow.log_probs) {
+                assert!((a - b).abs() < 1e-4, "{a} {b}");
+            }
+            let limit = decoder.map_or(1, |d| d.min_new_tokens + 1);
+            assert!(fast.episode.finish == Finish::Length || fast.episode.response.len() >= limit);
+        }
+    }
+}
+
+/// log-softmax in f64.
+fn log_softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
+    let scaled: Vec<f64> = logits.iter().map(|l| f64::from(*l) / temperature).collect();
+    let normaliser = rto::numerics::log_sum_exp(&scaled);
+    scaled.into_iter().map(|v| v - normaliser).collect()
+}
+
+#[test]
+fn frequencies_follow_the_reported_log_probabilities() {
+    let mut rng = SeedTree::new(3).child("frequencies").rng();
+    let n = 200_000;
+    for (size, temperature) in [(7, 1.0), (700, 0.7)] {
+        let logits: Vec<f32> = (0..size).map(|_| rng.random::<f32>() * 6.0).collect();
+        let exact = log_softmax(&logits, temperature);
+        let mut counts = vec![0_u32; size];
+        for _ in 0..n {
+            let (token, log_prob) = sampler::sample(&logits, temperature, rng.random()).unwrap();
+            counts[token as usize] += 1;
+            assert!((log_prob - exact[token as usize]).abs() < 1e-6);
+        }
+        // The largest of `size` standard normal scores passes 5.5 with probability below 3e-5 at 700 tokens.
+        check_frequencies(&counts, exact.iter().map(|l| l.exp()), n, 5.5);
+    }
+}
+
+fn check_frequencies(counts: &[u32], probabilities: impl Iterator<Item = f64>, n: u32, bound: f64) {
+    for (token, (count, p)) in counts.iter().zip(probabilities).enumerate() {
+        let z =
+            (f64::from(*count) - f64::from(n) * p) / (f64::from(n) * p * (1.0 - p)).sqrt().max(1.0);
+        assert!(
+            z.abs() < bound,
+            "token {token}: {count} of {n} at probability {p}: z = {z}"
+        );
+    }
+}
+
+#[test]
+fn truncated_frequencies_follow_the_reported_log_probabilities() {
+    let mut rng = SeedTree::new(3).child("truncated").rng();
+    let logits: Vec<f32> = (0..300).map(|_| rng.random::<f32>() * 8.0).collect();
+    let n = 200_000;
+    for decoder in [
+        Decoder::paper(),
+        Decoder {
+            top_k: 20,
+            ..Decoder::default()
+        },
+        Decoder {
+            top_p: 0.5,
+            top_k: 100,
+            temperature: 1.3,
+            min_new_tokens: 0,
+        },
+    ] {
+        let mut truncated = Truncated::default();
+        truncated.set(&logits, 0.9, &decoder, Some(4)).unwrap();
+        let support: BTreeMap<u32, f64> = truncated.support().into_iter().collect();
+        assert!(!support.contains_key(&4) && (support.values().sum::<f64>() - 1.0).abs() < 1e-12);
+        let mut counts = vec![0_u32; logits.len()];
+        for _ in 0..n {
+            let (token, log_prob) = truncated.draw(rng.random());
+            counts[token as usize] += 1;
+            assert!((log_prob.exp() - support[&token]).abs() < 1e-12);
+        }
+        let probability = |t: u32| support.get(&t).copied().unwrap_or(0.0);
+        check_frequencies(&counts, (0..300).map(probability), n, 5.5);
+    }
+}
+
+/// The kept set by sorting everything: (logit descending, token ascending).
+fn brute_force(logits: &[f32], decoder: &Decoder) -> Option<Vec<u32>> {
+    let weights: Vec<f64> = log_softmax(logits, decoder.temperature)
+        .iter()
+        .map(|l| l.exp())
+        .collect();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    if decoder.top_k > 0 && decoder.top_k < order.len() {
+        let threshold = logits[order[decoder.top_k - 1]];
+        order.retain(|&t| logits[t] >= threshold);
+    }
+    let total: f64 = order.iter().map(|&t| weights[t]).sum();
+    let mut sum = 0.0;
+    let mut kept = 0;
+    while kept < order.len() && (decoder.top_p >= 1.0 || sum < decoder.top_p * total) {
+        sum += weights[order[kept]];
+        kept += 1;
+        // A boundary closer than f32 weights resolve decides nothing.
+        if decoder.top_p < 1.0 && (sum / total - decoder.top_p).abs() < 1e-6 {
+            return None;
+        }
+    }
+    let mut kept: Vec<u32> = order[..kept].iter().map(|&t| t as u32).collect();
+    kept.sort_unstable();
+    Some(kept)
+}
+
+#[test]
+fn kept_sets_are_those_of_a_full_sort() {
+    let mut rng = SeedTree::new(3).child("sets").rng();
+    let mut truncated = Truncated::default();
+    let mut decided = 0;
+    for case in 0..3000 {
+        let size = rng.random_range(1..400);
+        let spread = [0.0_f32, 0.01, 1.0, 10.0, 60.0][case % 5];
+        // Half of the cases on a grid, so that many logits tie.
+        let grid = case % 2 == 0;
+        let logits: Vec<f32> = (0..size)
+            .map(|_| rng.random::<f32>())
+            .map(|u| {
+                if grid {
+                    (u * 8.0).floor() / 8.0 * spread
+                } else {
+                    u * spread
+                }
+            })
+            .collect();
+        let decoder = Decoder {
+            temperature: [1.0, 0.5, 2.0][case % 3],
+            top_p: [1.0, 0.1, 0.9, 0.99, 0.513][rng.random_range(0..5)],
+            top_k: [0, 1, 5, 50, 1000][rng.random_range(0..5)],
+            min_new_tokens: 0,
+        };
+        let Some(expected) = brute_force(&logits, &decoder) else {
+            continue;
+        };
+        decided += 1;
+        truncated.set(&logits, 1.0, &decoder, None).unwrap();
+        let kept: Vec<u32> = truncated.support().into_iter().map(|(t, _)| t).collect();
+        assert_eq!(kept, expected, "case {case}: {decoder:?}");
+        let first = (0..size as u32).max_by(|&a, &b| {
+            logits[a as usize]
+                .total_cmp(&logits[b as usize])
+                .then(b.cmp(&a))
+        });
+        assert_eq!(Some(truncated.most_likely(&logits).0), first);
+    }
+    assert!(decided > 2500, "{decided}");
+}
+
+#[test]
+fn the_ends_of_the_unit_interval_draw_tokens_with_weight() {
+    let logits = [-1000.0_f32, 2.0, 1.0, -1000.0];
+    for uniform in [0.0, 0.5, 1.0 - f64::EPSILON / 2.0] {
+        let (token, log_prob) = sampler::sample(&logits, 1.0, uniform).unwrap();
+        assert!((1..=2).contains(&token) && log_prob.is_finite());
+        let mut truncated = Truncated::default();
+        truncated
+            .set(
+                &logits,
+                1.0,
+                &Decoder {
+                    top_p: 0.95,
+                    ..Decoder::default()
+                },
+                None,
+            )
+            .unwrap();
+        assert!((1..=2).contains(&truncated.draw(uniform).0));
+    }
+    for bad in [f32::NAN, f32::INFINITY] {
+        let logits = [0.0, bad, 1.0];
+        assert!(sampler::sample(&logits, 1.0, 0.3).is_err());
+        assert!(sampler::normaliser(&logits, 1.0).is_err());
+        assert!(
+            Truncated::default()
+                .set(&logits, 1.0, &Decoder::paper(), None)
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_served_are_refused_in_one_line() {
+    let (_, engine) = open(&fixture("plain"));
+    let context = engine.config().max_positions;
+    let say = |prompt: Vec<u32>, sampling: &Sampling| {
+        engine
+            .sample(&[prompt.into()], &[key(0)], sampling)
+            .unwrap_err()
+            .to_string()
+    };
+    let usual = Sampling::default();
+    assert_eq!(
+        say(vec![], &usual),
+        "prompt 0: is empty, expected at least one token"
+    );
+    assert_eq!(
+        say(vec![2, 61], &usual),
+        "prompt 0: token 1 is 61, the vocabulary has 61"
+    );
+    assert_eq!(
+        say(vec![2; context + 1], &usual),
+        "prompt 0: has 65 tokens, the context has room for 64"
+    );
+    for temperature in [0.0, f64::NAN, -1.0] {
+        assert!(
+            say(
+                vec![2],
+                &Sampling {
+                    temperature,
+                    ..usual.clone()
+                }
+            )
+            .starts_with("temperature: found")
+        );
+    }
+    let decoder = Some(Decoder {
+        top_p: 0.0,
+        ..Decoder::default()
+    });
+    assert!(
+        say(
+            vec![2],
+            &Sampling {
+                decoder,
+                ..usual.clone()
+            }
+        )
+        .starts_with("top_p: found 0")
+    );
+    assert!(engine.sample(&prompts(2), &[key(0)], &usual).is_err());
+    assert!(engine.log_probs(&[(&[], &[2])], 1.0).is_err());
+    // A full context still has room to choose one token, and a long wish is cut by the context.
+    let full = engine
+        .sample(
+            &[vec![2; context].into(), vec![2; 60].into()],
+            &[key(0), key(1)],
+            &usual,
+        )
+        .unwrap();
+    assert_eq!(full[0].episode.response.len(), 1);
+    assert_eq!(
+        (full[1].episode.response.len(), full[1].episode.finish),
+        (5, Finish::Length)
+    );
+    assert!(engine.sample(&[], &[], &usual).unwrap().is_empty());
+    assert_eq!(
+        engine.log_probs(&[(&[2], &[])], 1.0).unwrap(),
+        [Vec::<f64>::new()]
+    );
+}

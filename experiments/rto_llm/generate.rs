@@ -1,0 +1,156 @@
+//! `rto_llm generate`: responses drawn from a model.
+
+use crate::input::{self, Line};
+use crate::model::{Common, Model};
+use anyhow::{Result, bail};
+use rto::seed::SeedTree;
+use rto::seq::{Decoder, Finish, StreamKey};
+use rto_bridge::generate::{Sampled, Sampling};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Draws responses. The same seed gives the same text whatever the batch and the threads.
+///
+/// With --json one object per response, in input order: {"prompt_ids", "token_ids", "tokens", "text", "finish",
+/// "log_probs"}; "finish" is "eos" or "length", and "log_probs" are those of the distribution that was sampled.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder of the model (or a hub id, in a build with the feature hub)
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Text to go on from
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "input",
+        conflicts_with = "input"
+    )]
+    prompt: Option<String>,
+    /// JSON lines {"prompt"} or {"prompt_ids"}
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Longest response
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_new_tokens: usize,
+    /// Temperature of the distribution
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f64,
+    /// Keep the most likely tokens whose mass reaches P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f64,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Forbid the end before N tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_new_tokens: usize,
+    /// Always the most likely token
+    #[arg(long, conflicts_with_all = ["seed", "samples"])]
+    greedy: bool,
+    /// Responses to each prompt
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    samples: usize,
+    /// Responses written side by side
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Seed of every draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Id of the token that ends a response [default: that of config.json]
+    #[arg(long, value_name = "ID")]
+    eos: Option<u32>,
+    /// Print JSON lines instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rto_llm generate --model pythia-14m --prompt 'Once upon a time'
+  rto_llm generate --model sft --input prompts.jsonl --top-p 0.99 --temperature 0.9 --samples 4 --json
+  rto_llm generate --model sft --prompt 'Human: Hi' --greedy --max-new-tokens 20";
+
+pub fn run(args: &Args) -> Result<()> {
+    let lines = match (&args.input, &args.prompt) {
+        (Some(path), _) => input::read(path)?,
+        (None, Some(text)) => vec![Line::of_text(text)],
+        (None, None) => bail!("expected --prompt or --input"),
+    };
+    let model = Model::open(&args.model, args.batch, None, &args.common)?;
+    let sampling = sampling(args, &model);
+    let mut prompts: Vec<Arc<[u32]>> = Vec::new();
+    for line in &lines {
+        let prompt: Arc<[u32]> = line.prompt(&model, 1)?.into();
+        prompts.extend(std::iter::repeat_n(prompt, args.samples));
+    }
+    let sampled = if args.greedy {
+        model.engine.greedy(&prompts, &sampling)?
+    } else {
+        let seeds = SeedTree::new(args.seed).child("generate");
+        let node = |i: usize| {
+            seeds
+                .index((i / args.samples) as u64)
+                .index((i % args.samples) as u64)
+        };
+        let keys: Vec<StreamKey> = (0..prompts.len())
+            .map(|i| StreamKey::new(node(i)))
+            .collect();
+        model.engine.sample(&prompts, &keys, &sampling)?
+    };
+    let mut out = std::io::stdout().lock();
+    for sampled in &sampled {
+        print(&mut out, args, &model, sampled)?;
+    }
+    Ok(())
+}
+
+fn sampling(args: &Args, model: &Model) -> Sampling {
+    let decoder = Decoder {
+        temperature: 1.0,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        min_new_tokens: args.min_new_tokens,
+    };
+    Sampling {
+        max_new_tokens: args.max_new_tokens,
+        temperature: args.temperature,
+        decoder: (decoder != Decoder::default()).then_some(decoder),
+        eos: args.eos.or(model.engine.config().eos_token),
+        batch: args.batch,
+    }
+}
+
+fn print(out: &mut impl Write, args: &Args, model: &Model, sampled: &Sampled) -> Result<()> {
+    let episode = &sampled.episode;
+    let finish = match episode.finish {
+        Finish::Eos => "eos",
+        Finish::Length => "length",
+    };
+    let (mut tokens, mut text) = (None, None);
+    if let Some(tokenizer) = &model.tokenizer {
+        tokens = Some(tokenizer.pieces(&episode.response)?);
+        text = Some(tokenizer.decode(&episode.response, false)?);
+    }
+    if args.json {
+        let (prompt, ids) = (json!(episode.prompt.to_vec()), json!(episode.response));
+        let (tokens, text, log_probs) = (json!(tokens), json!(text), json!(sampled.log_probs));
+        writeln!(
+            out,
+            "{{\"prompt_ids\":{prompt},\"token_ids\":{ids},\"tokens\":{tokens},\"text\":{text},\"finish\":\"{finish}\",\"log_probs\":{log_probs}}}"
+        )?;
+        return Ok(());
+    }
+    let shown = text.unwrap_or_else(|| format!("{:?}", episode.response));
+    let total: f64 = sampled.log_probs.iter().sum();
+    writeln!(
+        out,
+        "{shown}\n[{} tokens, {finish}, log-prob {total:.4}]\n",
+        episode.response.len()
+    )?;
+    Ok(())
+}

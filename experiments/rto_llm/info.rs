@@ -1,0 +1,143 @@
+//! `rto_llm info`: what a folder holds and what running it takes.
+
+use crate::model::{Common, resolve};
+use anyhow::Result;
+use candle_core::{DType, Device};
+use rto_bridge::checkpoint::{self, CONFIG};
+use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+use rto_bridge::memory_plan::{MemoryPlan, Workload};
+use rto_bridge::tokenizer::Tokenizer;
+use serde_json::json;
+use std::io::Write;
+
+/// Architecture, parameter count and memory plan of a folder; its files are read through and checked.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder of the model (or a hub id, in a build with the feature hub)
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Type of the plan: f32, f16 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
+    dtype: String,
+    /// Sequences side by side in the plan
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Tokens of a sequence in the plan [default: 512 or the context]
+    #[arg(long, value_name = "N")]
+    sequence: Option<usize>,
+    /// Plan without activation checkpointing
+    #[arg(long)]
+    no_checkpointing: bool,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rto_llm info --model pythia-14m
+  rto_llm info --model pythia-2.8b --dtype bf16 --batch 4 --sequence 512 --json";
+
+pub fn run(args: &Args) -> Result<()> {
+    let common = Common {
+        threads: 1,
+        quiet: false,
+    };
+    let folder = resolve(&args.model, &common)?;
+    let (config, head) = GptNeoXConfig::read(&folder.join(CONFIG))?;
+    let dtype = match args.dtype.as_str() {
+        "f16" => DType::F16,
+        "bf16" => DType::BF16,
+        _ => DType::F32,
+    };
+    let sequence = args.sequence.unwrap_or(512).min(config.max_positions);
+    let work = |training: bool| Workload {
+        dtype,
+        batch: args.batch,
+        sequence,
+        training,
+        checkpointing: !args.no_checkpointing,
+        ..Workload::default()
+    };
+    let plans = [false, true].map(|training| MemoryPlan::new(&config, head, &work(training)));
+    let mut out = std::io::stdout().lock();
+    if !args.json {
+        write!(
+            out,
+            "{}",
+            describe(&args.model, &config, head, plans[0].parameters)
+        )?;
+        let size = format!("{} × {sequence} tokens, {}", args.batch, args.dtype);
+        writeln!(out, "\nmemory, forward only ({size})\n{}", plans[0])?;
+        writeln!(out, "\nmemory, training ({size})\n{}", plans[1])?;
+        out.flush()?;
+    }
+    // The plan is printed before anything large is read.
+    let loaded = checkpoint::load(&folder, None, &Device::Cpu)?;
+    let has_tokenizer = Tokenizer::is_in(&folder);
+    if has_tokenizer {
+        Tokenizer::load(&folder, &config)?;
+    }
+    let stored = checkpoint::dtype_name(loaded.stored_dtype);
+    if args.json {
+        let plan = |p: &MemoryPlan| {
+            json!({"weights": p.weights, "master": p.master, "gradients": p.gradients, "moments": p.moments,
+            "activations": p.activations, "cache": p.cache, "head_tile": p.head_tile, "total": p.total()})
+        };
+        let value = json!({"config": config.to_json(head, stored), "parameters": plans[0].parameters, "tensors": loaded.weights.len(),
+            "stored_dtype": stored, "tokenizer": has_tokenizer, "notes": loaded.notes,
+            "memory_bytes": {"forward": plan(&plans[0]), "training": plan(&plans[1])}});
+        writeln!(out, "{value}")?;
+        return Ok(());
+    }
+    let tokenizer = if has_tokenizer {
+        "tokenizer.json fits"
+    } else {
+        "no tokenizer.json (token ids only)"
+    };
+    writeln!(
+        out,
+        "\nfiles: {} tensors of type {stored}, all finite and of the right shape; {tokenizer}",
+        loaded.weights.len()
+    )?;
+    for note in &loaded.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
+}
+
+fn describe(name: &str, c: &GptNeoXConfig, head: Head, parameters: u64) -> String {
+    let head = match head {
+        Head::CausalLm if c.tied_embeddings => "next token, tied to the embedding".to_string(),
+        Head::CausalLm => "next token".to_string(),
+        Head::Classification { labels } => format!("classification, {labels} label(s)"),
+    };
+    let activation = match c.activation {
+        Activation::Gelu => "GELU (erf)",
+        Activation::GeluTanh => "GELU (tanh)",
+    };
+    let residual = if c.parallel_residual {
+        "parallel"
+    } else {
+        "sequential"
+    };
+    let token = |t: Option<u32>| t.map_or("-".to_string(), |t| t.to_string());
+    format!(
+        "{name}: GPT-NeoX, {parameters} parameters\n  layers {}, width {}, heads {} of {}, MLP {} with {activation}\n  \
+         {residual} residual, rotary {} of {} dimensions at base {}, context {}\n  vocabulary {}, bos {}, eos {}, pad {}\n  head: {head}\n",
+        c.n_layers,
+        c.hidden_size,
+        c.n_heads,
+        c.head_dim(),
+        c.intermediate_size,
+        c.rotary_dims,
+        c.head_dim(),
+        c.rotary_base,
+        c.max_positions,
+        c.vocab_size,
+        token(c.bos_token),
+        token(c.eos_token),
+        token(c.pad_token)
+    )
+}

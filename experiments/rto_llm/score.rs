@@ -1,0 +1,191 @@
+//! `rto_llm score`: log π of every response token, and β(log π − log π_ref), equation (4.5).
+
+use crate::html::{self, Scored};
+use crate::input::{self, Line};
+use crate::model::{Common, Model};
+use anyhow::{Result, bail};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Log-probabilities of given responses, one number per response token (temperature 1, full softmax).
+///
+/// With --reference also the DPO token rewards beta · (log pi − log pi_ref), equation (4.5). With --json one object a
+/// line, in input order: {"token_ids", "tokens", "log_probs", "token_rewards"}; "tokens" is null where the folder has
+/// no tokenizer, "token_rewards" where there is no reference.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder of the model (or a hub id, in a build with the feature hub)
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Folder of the reference model of the token rewards
+    #[arg(long, value_name = "DIR")]
+    reference: Option<String>,
+    /// JSON lines {"prompt", "response"} or {"prompt_ids", "response_ids"}
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// beta of the token rewards
+    #[arg(long, value_name = "X", default_value_t = 0.1, requires = "reference")]
+    beta: f64,
+    /// Print JSON lines instead of text
+    #[arg(long)]
+    json: bool,
+    /// Draw the token rewards (the log-probabilities without a reference) as coloured text
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rto_llm score --model dpo --reference sft --input pairs.jsonl --json
+  rto_llm score --model dpo --reference sft --input pairs.jsonl --html rewards.html --quiet
+  echo '{\"prompt_ids\": [5, 6], \"response_ids\": [7, 0]}' > ids.jsonl; rto_llm score --model m --input ids.jsonl --json";
+
+pub fn run(args: &Args) -> Result<()> {
+    if !args.beta.is_finite() || args.beta <= 0.0 {
+        bail!("--beta: found {}, must be finite and > 0", args.beta);
+    }
+    let lines = input::read(&args.input)?;
+    let model = Model::open(&args.model, 1, None, &args.common)?;
+    let reference = match &args.reference {
+        None => None,
+        Some(name) => Some(Model::open(name, 1, None, &args.common)?),
+    };
+    if let Some(reference) = &reference {
+        let (ours, theirs) = (
+            model.engine.config().vocab_size,
+            reference.engine.config().vocab_size,
+        );
+        if ours != theirs {
+            bail!(
+                "{}: vocabulary of {theirs}, but {} has {ours}",
+                reference.name,
+                model.name
+            );
+        }
+    }
+    // Every line is read before the first is scored: a bad last line costs no time.
+    let pairs = lines
+        .iter()
+        .map(|line| pair(line, &model, reference.as_ref()))
+        .collect::<Result<Vec<_>>>()?;
+    let mut out = std::io::stdout().lock();
+    let mut drawn = Vec::new();
+    for (prompt, response) in &pairs {
+        let scored = score(args.beta, prompt, response, &model, reference.as_ref())?;
+        if args.json {
+            writeln!(out, "{}", json_line(&scored))?;
+        } else if args.html.is_none() {
+            write!(out, "{}", text(&scored))?;
+        }
+        drawn.push(scored);
+    }
+    if let Some(path) = &args.html {
+        html::write(
+            path,
+            &drawn,
+            &args.model,
+            args.reference.as_deref().map(|r| (r, args.beta)),
+        )?;
+        args.common.say(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}
+
+type Pair = (Vec<u32>, Vec<u32>);
+
+fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<Pair> {
+    let response = line.tokens("response", model)?;
+    let prompt = line.prompt(model, response.len())?;
+    if let Some(reference) = reference {
+        let context = reference.engine.config().max_positions;
+        if prompt.len() + response.len() > context + 1 {
+            let (p, r) = (prompt.len(), response.len());
+            bail!(
+                "{}: {p} prompt and {r} response tokens, the context of {} has room for {context}",
+                line.place,
+                reference.name
+            );
+        }
+    }
+    Ok((prompt, response))
+}
+
+fn score(
+    beta: f64,
+    prompt: &[u32],
+    response: &[u32],
+    model: &Model,
+    reference: Option<&Model>,
+) -> Result<Scored> {
+    let log_probs = |model: &Model| -> Result<Vec<f64>> {
+        Ok(model
+            .engine
+            .log_probs(&[(prompt, response)], 1.0)?
+            .remove(0))
+    };
+    let ours = log_probs(model)?;
+    let token_rewards = match reference {
+        None => None,
+        Some(reference) => {
+            let theirs = log_probs(reference)?;
+            Some(
+                ours.iter()
+                    .zip(&theirs)
+                    .map(|(a, b)| beta * (a - b))
+                    .collect(),
+            )
+        }
+    };
+    let (prompt_text, tokens) = match &model.tokenizer {
+        None => (None, None),
+        Some(tokenizer) => (
+            Some(tokenizer.decode(prompt, true)?),
+            Some(tokenizer.pieces(response)?),
+        ),
+    };
+    Ok(Scored {
+        prompt_text,
+        prompt: prompt.to_vec(),
+        token_ids: response.to_vec(),
+        tokens,
+        log_probs: ours,
+        token_rewards,
+    })
+}
+
+fn json_line(scored: &Scored) -> String {
+    // Keys in the order of the contract.
+    let value = |v: serde_json::Value| v.to_string();
+    format!(
+        "{{\"token_ids\":{},\"tokens\":{},\"log_probs\":{},\"token_rewards\":{}}}",
+        value(json!(scored.token_ids)),
+        value(json!(scored.tokens)),
+        value(json!(scored.log_probs)),
+        value(json!(scored.token_rewards)),
+    )
+}
+
+fn text(scored: &Scored) -> String {
+    let mut text = String::from("   token id    log-prob      reward  text\n");
+    for (i, (id, log_prob)) in scored.token_ids.iter().zip(&scored.log_probs).enumerate() {
+        let reward = scored
+            .token_rewards
+            .as_ref()
+            .map_or("-".to_string(), |r| format!("{:.5}", r[i]));
+        let piece = scored
+            .tokens
+            .as_ref()
+            .map_or(String::new(), |t| format!("{:?}", t[i]));
+        text += &format!("{id:>11} {log_prob:>11.5} {reward:>11}  {piece}\n");
+    }
+    let total: f64 = scored.log_probs.iter().sum();
+    let reward = scored
+        .token_rewards
+        .as_ref()
+        .map_or("-".to_string(), |r| format!("{:.5}", r.iter().sum::<f64>()));
+    text + &format!("{:>11} {total:>11.5} {reward:>11}\n\n", "sum")
+}
