@@ -3,10 +3,14 @@
 //! So far: choosing a device, and [`evaluator::CandleModel`], which plugs any candle function from a
 //! prefix to next-token logits into the searches of Proposition 3.2.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod batch;
+pub mod config;
 pub mod device;
 pub mod error;
 pub mod evaluator;
+pub mod ops;
+pub mod params;
 
 pub use error::{Error, Result};
