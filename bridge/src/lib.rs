@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod evaluator;
+pub mod model;
 pub mod ops;
 pub mod params;
 

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand_distr::StandardNormal;
 use rto::seed::SeedTree;
 use std::collections::BTreeMap;
-use std::sync::RwLockReadGuard;
+use std::ops::Deref;
 
 /// Weights under their Hugging Face names. Trainable ones own their memory and are changed in place by the optimiser.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Params {
 pub(crate) struct Slices<'a>(BTreeMap<&'a str, Guard<'a>>);
 
 struct Guard<'a> {
-    storage: RwLockReadGuard<'a, Storage>,
+    storage: Box<dyn Deref<Target = Storage> + 'a>,
     start: usize,
     len: usize,
 }
@@ -199,7 +199,7 @@ struct Guard<'a> {
 impl<'a> Guard<'a> {
     fn new(tensor: &'a Tensor) -> Self {
         let (storage, layout) = tensor.storage_and_layout();
-        Self { storage, start: layout.start_offset(), len: tensor.elem_count() }
+        Self { storage: Box::new(storage), start: layout.start_offset(), len: tensor.elem_count() }
     }
 }
 
@@ -207,7 +207,7 @@ impl Slices<'_> {
     /// The weight, `None` where the model has none of that name.
     pub fn find(&self, name: &str) -> Option<&[f32]> {
         let guard = self.0.get(name)?;
-        match &*guard.storage {
+        match &**guard.storage {
             Storage::Cpu(CpuStorage::F32(values)) => Some(&values[guard.start..][..guard.len]),
             _ => None,
         }
