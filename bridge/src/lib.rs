@@ -12,6 +12,8 @@ pub mod error;
 pub mod evaluator;
 pub mod model;
 pub mod ops;
+pub mod optimizer;
 pub mod params;
+pub mod schedule;
 
 pub use error::{Error, Result};

@@ -130,26 +130,20 @@ impl Model {
 
     /// Values at the states, values at the final states, rewards.
     fn scalars(&self, request: &Request<'_>, hidden: &Tensor, n: usize) -> Result<[Option<Tensor>; 3]> {
-        let read = |asked: bool, name: &str, bias: Option<&str>, from: usize| -> Result<Option<Tensor>> {
-            let count = hidden.dim(0)? - from;
-            let count = if from == 0 { n } else { count };
-            if !asked || count == 0 {
+        let read = |asked: bool, name: &str, bias: Option<&str>, from: usize, to: usize| -> Result<Option<Tensor>> {
+            if !asked || from == to {
                 return Ok(asked.then(|| Tensor::zeros(0, DType::F32, hidden.device())).transpose()?);
             }
             let bias = bias.and_then(|bias| self.params.get(bias).ok());
-            let out = composite::linear(&hidden.narrow(0, from, count)?, self.params.get(name)?, bias)?;
+            let out = composite::linear(&hidden.narrow(0, from, to - from)?, self.params.get(name)?, bias)?;
             Ok(Some(out.squeeze(1)?))
         };
+        let all = hidden.dim(0)?;
         Ok([
-            read(request.values, VALUE_WEIGHT, Some(VALUE_BIAS), 0)?,
-            if n == 0 && request.values { self.final_scalar(hidden, VALUE_WEIGHT, Some(VALUE_BIAS))? } else { read(request.values, VALUE_WEIGHT, Some(VALUE_BIAS), n)? },
-            if n == 0 && request.rewards { self.final_scalar(hidden, REWARD_WEIGHT, None)? } else { read(request.rewards, REWARD_WEIGHT, None, n)? },
+            read(request.values, VALUE_WEIGHT, Some(VALUE_BIAS), 0, n)?,
+            read(request.values, VALUE_WEIGHT, Some(VALUE_BIAS), n, all)?,
+            read(request.rewards, REWARD_WEIGHT, None, n, all)?,
         ])
-    }
-
-    fn final_scalar(&self, hidden: &Tensor, name: &str, bias: Option<&str>) -> Result<Option<Tensor>> {
-        let bias = bias.and_then(|bias| self.params.get(bias).ok());
-        Ok(Some(composite::linear(hidden, self.params.get(name)?, bias)?.squeeze(1)?))
     }
 
     pub(super) fn backward_tensors(
