@@ -31,6 +31,32 @@ pub enum Error {
         /// What was found and what is possible.
         why: String,
     },
+    /// A text that cannot be scored.
+    #[error("row {row} of the batch: {what}")]
+    Batch {
+        /// 0-based.
+        row: usize,
+        /// What was found and expected.
+        what: String,
+    },
+    /// A weight or a tensor of the optimiser that does not fit.
+    #[error("weight {name}: {what}")]
+    Weight {
+        /// As in the checkpoint.
+        name: String,
+        /// What was found and expected.
+        what: String,
+    },
+    /// A setting outside its range, or a request that the model cannot serve.
+    #[error("{field}: found {found}, expected {expected}")]
+    Setting {
+        /// Of the configuration or call.
+        field: &'static str,
+        /// What it was.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
@@ -15,7 +16,12 @@ pub mod error;
 pub mod evaluator;
 pub mod generate;
 pub mod memory_plan;
+pub mod model;
+pub mod ops;
+pub mod optimizer;
+pub mod params;
 pub mod sampler;
+pub mod schedule;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

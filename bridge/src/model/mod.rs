@@ -1,0 +1,257 @@
+//! Transformers that score texts and pull gradients of scores back to their weights.
+//!
+//! A forward pass gives one number per response token ([`Scores`]); [`Model::backward`] takes the gradient of any function of
+//! those numbers and adds to [`Gradients`]. On a CPU in `f32` both run on slices with hand-written derivatives; on other devices
+//! and in other float types they are candle expressions. Either way the backward pass goes block by block.
+
+mod architecture;
+mod gpt_neox;
+mod scores;
+mod slices;
+mod tensors;
+
+pub use scores::{Forward, Keep, Request, Scores};
+
+use crate::batch::Batch;
+use crate::config::GptNeoXConfig;
+use crate::ops::buffer::Pool;
+use crate::params::{Gradients, Init, Params};
+use crate::{Error, Result};
+use architecture::Architecture;
+use candle_core::{Device, Tensor};
+use gpt_neox::GptNeoX;
+use rto::seed::SeedTree;
+use scores::Tape;
+use std::collections::BTreeMap;
+
+/// The value head `V(s) = w·h + b` on the last hidden state: `[1, hidden]`.
+pub const VALUE_WEIGHT: &str = "v_head.weight";
+/// Bias of the value head, `[1]`.
+pub const VALUE_BIAS: &str = "v_head.bias";
+/// The reward head of Hugging Face's sequence classification with one label, `[1, hidden]`, no bias.
+pub const REWARD_WEIGHT: &str = "score.weight";
+
+/// Choices that change memory and time, never results by more than rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Keep the blocks' inputs only and run each block again in the backward pass.
+    pub checkpointing: bool,
+    /// Keep a forward pass's logits for its backward pass where they take at most this many floats.
+    pub keep_logits: usize,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { checkpointing: false, keep_logits: 1 << 24 }
+    }
+}
+
+/// A decoder-only transformer with the heads whose weights it was given.
+#[derive(Debug)]
+pub struct Model {
+    architecture: Box<dyn Architecture>,
+    params: Params,
+    pool: Pool,
+    options: ModelOptions,
+}
+
+/// Which heads a new model gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// Next-token distribution.
+    pub language_model: bool,
+    /// Value of a state.
+    pub value: bool,
+    /// Reward of a text.
+    pub reward: bool,
+}
+
+impl Model {
+    /// A GPT-NeoX model from weights under their Hugging Face names. The language-model head may be missing if another one is there.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an impossible configuration, [`Error::Weight`] for a missing, misshapen or unknown weight.
+    pub fn gpt_neox(config: &GptNeoXConfig, params: Params) -> Result<Self> {
+        let architecture = Box::new(GptNeoX::new(config)?);
+        let heads = Heads {
+            language_model: config.tied_embeddings || params.contains(architecture.head()),
+            value: params.contains(VALUE_WEIGHT),
+            reward: params.contains(REWARD_WEIGHT),
+        };
+        // Without any head, the complaint is about the one that is usually there.
+        let heads = if heads == Heads::default() { Heads { language_model: true, ..heads } } else { heads };
+        params.check(&shapes(&*architecture, heads))?;
+        Ok(Self { architecture, params, pool: Pool::default(), options: ModelOptions::default() })
+    }
+
+    /// A GPT-NeoX model with freshly drawn weights.
+    ///
+    /// # Errors
+    /// As [`Model::gpt_neox`].
+    pub fn random_gpt_neox(config: &GptNeoXConfig, heads: Heads, init: Init, seeds: &SeedTree, device: &Device) -> Result<Self> {
+        let shapes = shapes(&GptNeoX::new(config)?, heads);
+        Self::gpt_neox(config, Params::random(&shapes, init, config.n_layers, seeds, device)?)
+    }
+
+    /// The weights.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The weights, to freeze some or to let the optimiser step.
+    pub fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    /// Memory against time.
+    pub fn options_mut(&mut self) -> &mut ModelOptions {
+        &mut self.options
+    }
+
+    /// Frees scratch memory that is kept for the next step.
+    pub fn release_memory(&self) {
+        self.pool.clear();
+    }
+
+    /// Scores of a batch; nothing is recorded.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] for a token outside the vocabulary or a text longer than the context, [`Error::Setting`] for a request of a
+    /// head that the model lacks.
+    pub fn scores(&self, batch: &Batch, request: &Request<'_>) -> Result<Scores> {
+        Ok(self.forward(batch, request, Keep::Sums)?.scores)
+    }
+
+    /// Scores of a batch, with a view to a backward pass.
+    ///
+    /// # Errors
+    /// As [`Model::scores`].
+    pub fn forward(&self, batch: &Batch, request: &Request<'_>, keep: Keep) -> Result<Forward> {
+        self.check(batch, request)?;
+        if self.params.on_slices() && request.reference.is_none_or(|r| r.params.on_slices()) {
+            let (scores, tape) = self.forward_slices(batch, request, keep);
+            return Ok(Forward { scores, tape: Tape::Slices(tape) });
+        }
+        let (scores, tape) = self.forward_tensors(batch, request, keep)?;
+        Ok(Forward { scores, tape: Tape::Tensors(tape) })
+    }
+
+    /// Adds to `gradients` the gradient of a scalar whose gradient with respect to the scores is `grad`.
+    ///
+    /// `batch` and `request` must be those of the forward pass, and the weights the same. Frozen weights cost nothing, and nothing below
+    /// the lowest trained block is computed.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where a part of `grad` was not requested or has another length than the scores.
+    pub fn backward(&self, batch: &Batch, request: &Request<'_>, forward: Forward, grad: &Scores, gradients: &mut Gradients) -> Result<()> {
+        check_gradient(&forward.scores, grad)?;
+        match forward.tape {
+            Tape::Slices(tape) => self.backward_slices(batch, request, tape, grad, gradients),
+            Tape::Tensors(tape) => self.backward_tensors(batch, request, tape, grad, gradients)?,
+        }
+        Ok(())
+    }
+
+    /// Next-token logits at every token, `[tokens, vocabulary]`, packed like the batch: for tests and small evaluations.
+    ///
+    /// # Errors
+    /// As [`Model::scores`].
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        self.check(batch, &Request::log_probs())?;
+        if self.params.on_slices() { self.logits_slices(batch) } else { self.logits_tensors(batch) }
+    }
+
+    fn check(&self, batch: &Batch, request: &Request<'_>) -> Result<()> {
+        let dims = self.architecture.dims();
+        for (row, r) in batch.rows().iter().enumerate() {
+            let tokens = &batch.tokens()[r.start..r.start + r.len()];
+            if let Some(token) = tokens.iter().find(|&&t| t as usize >= dims.vocabulary) {
+                let what = format!("token {token}, expected one below the vocabulary size {}", dims.vocabulary);
+                return Err(Error::Batch { row, what });
+            }
+            let last = batch.positions()[r.start + r.len() - 1] as usize;
+            if last >= dims.max_positions {
+                let what = format!("position {last}, expected one below the context length {}", dims.max_positions);
+                return Err(Error::Batch { row, what });
+            }
+        }
+        let lacks = |asked: bool, name: &str| asked && !self.params.contains(name);
+        let missing = [
+            (lacks(request.reads_vocabulary(), self.architecture.head()), self.architecture.head()),
+            (lacks(request.values, VALUE_WEIGHT), VALUE_WEIGHT),
+            (lacks(request.rewards, REWARD_WEIGHT), REWARD_WEIGHT),
+        ];
+        if let Some((_, name)) = missing.iter().find(|(missing, _)| *missing) {
+            return Err(Error::Setting { field: "request", found: format!("no weight {name}"), expected: "a model with that head".into() });
+        }
+        match request.reference {
+            Some(reference) if reference.architecture.dims().vocabulary != dims.vocabulary => Err(Error::Setting {
+                field: "reference",
+                found: format!("a vocabulary of {}", reference.architecture.dims().vocabulary),
+                expected: format!("{} as in the policy", dims.vocabulary),
+            }),
+            Some(reference) => reference.check(batch, &Request::log_probs()),
+            None => Ok(()),
+        }
+    }
+
+    /// The lowest block that a gradient must reach; `layers` if only head and last norm are trained, `None` for the embedding.
+    fn lowest_trained(&self) -> Option<usize> {
+        if self.params.is_trained(self.architecture.embedding()) {
+            return None;
+        }
+        let layers = self.architecture.dims().layers;
+        let trained = |block: &usize| {
+            let prefix = self.architecture.block_prefix(*block);
+            self.params.trained().any(|(name, _)| name.starts_with(&prefix))
+        };
+        Some((0..layers).find(trained).unwrap_or(layers))
+    }
+}
+
+fn shapes(architecture: &dyn Architecture, heads: Heads) -> BTreeMap<String, Vec<usize>> {
+    let hidden = architecture.dims().hidden;
+    let mut shapes = architecture.shapes();
+    if !heads.language_model {
+        shapes.remove(architecture.head());
+    }
+    if heads.value {
+        shapes.insert(VALUE_WEIGHT.into(), vec![1, hidden]);
+        shapes.insert(VALUE_BIAS.into(), vec![1]);
+    }
+    if heads.reward {
+        shapes.insert(REWARD_WEIGHT.into(), vec![1, hidden]);
+    }
+    shapes
+}
+
+fn check_gradient(scores: &Scores, grad: &Scores) -> Result<()> {
+    let pairs = [
+        ("gradient of log_probs", &scores.log_probs, &grad.log_probs),
+        ("gradient of entropy", &scores.entropy, &grad.entropy),
+        ("gradient of kl", &scores.kl, &grad.kl),
+        ("gradient of values", &scores.values, &grad.values),
+        ("gradient of final_values", &scores.final_values, &grad.final_values),
+        ("gradient of rewards", &scores.rewards, &grad.rewards),
+    ];
+    for (field, score, grad) in pairs {
+        let Some(grad) = grad else { continue };
+        let expected = score.as_ref().map_or(0, Vec::len);
+        if grad.len() != expected {
+            return Err(Error::Setting { field, found: format!("{} numbers", grad.len()), expected: format!("{expected}") });
+        }
+        if let Some(bad) = grad.iter().find(|g| !g.is_finite()) {
+            return Err(Error::Setting { field, found: bad.to_string(), expected: "finite numbers".into() });
+        }
+    }
+    Ok(())
+}
+
+/// Packed indices of the states that are read: every `s_h` of every text, then (if asked) every final state.
+fn states(batch: &Batch, with_final: bool) -> Vec<usize> {
+    let mut states: Vec<usize> = batch.rows().iter().flat_map(|r| (0..r.response).map(|h| r.state(h))).collect();
+    if with_final {
+        states.extend(batch.rows().iter().map(|r| r.state(r.response)));
+    }
+    states
+}

@@ -1,0 +1,191 @@
+//! Causal attention of packed texts, one head and one block of queries at a time: the score matrix is never larger
+//! than a block by the text's length, and keys after the block are never touched.
+
+use super::buffer::Pool;
+use super::gemm::{Mat, MatMut, Update, gemm};
+use super::rotary::HeadLayout;
+use super::simd::{LANES, exp, fold, for_each_piece, max, split_parts, vectorized};
+
+/// Queries of a block.
+const BLOCK: usize = 64;
+
+/// One head of one text: views into the packed projection.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    qkv: &'a [f32],
+    layout: &'a HeadLayout,
+    index: usize,
+}
+
+impl<'a> Head<'a> {
+    /// Query (0), key (1) or value (2) vectors of tokens `from..from + count`.
+    fn part(self, which: usize, from: usize, count: usize) -> Mat<'a> {
+        let start = from * self.layout.row + self.offset(which);
+        Mat::strided(&self.qkv[start..], count, self.layout.head_dim, self.layout.row)
+    }
+
+    fn offset(self, which: usize) -> usize {
+        self.layout.offsets[which] + self.index * self.layout.step
+    }
+
+    fn scale(self) -> f32 {
+        (1.0 / (self.layout.head_dim as f64).sqrt()) as f32
+    }
+}
+
+/// `out_i = Σ_{j ≤ i} softmax_j(q_i·k_j/√d) v_j` per head; `lengths` are those of the packed texts.
+///
+/// `qkv [tokens, layout.row]` holds rotated queries and keys; `out [tokens, heads·d]`. `log_sum [heads per text, length]`, texts
+/// one after the other, receives the logarithms of the softmax denominators for [`backward`].
+pub fn forward(qkv: &[f32], layout: &HeadLayout, lengths: &[usize], out: &mut [f32], log_sum: &mut [f32], pool: &Pool) {
+    let width = layout.heads * layout.head_dim;
+    let outs = split_parts(out, lengths.iter().map(|n| n * width));
+    let sums = split_parts(log_sum, lengths.iter().map(|n| n * layout.heads));
+    let mut texts: Vec<_> = outs.into_iter().zip(sums).zip(starts(lengths)).collect();
+    for_each_piece(&mut texts, 1, |_, text| {
+        let ((out, sums), start) = &mut text[0];
+        let n = sums.len() / layout.heads;
+        let qkv = &qkv[*start * layout.row..][..n * layout.row];
+        let mut scores = pool.take(BLOCK.min(n) * n);
+        for index in 0..layout.heads {
+            let head = Head { qkv, layout, index };
+            forward_head(head, n, out, &mut sums[index * n..][..n], &mut scores);
+        }
+    });
+}
+
+fn starts(lengths: &[usize]) -> impl Iterator<Item = usize> + '_ {
+    lengths.iter().scan(0, |next, n| {
+        let start = *next;
+        *next += n;
+        Some(start)
+    })
+}
+
+fn forward_head(head: Head<'_>, n: usize, out: &mut [f32], log_sum: &mut [f32], scores: &mut [f32]) {
+    let (d, width) = (head.layout.head_dim, head.layout.heads * head.layout.head_dim);
+    for from in (0..n).step_by(BLOCK) {
+        let rows = BLOCK.min(n - from);
+        let keys = from + rows;
+        let scores = &mut scores[..rows * keys];
+        let product = MatMut::new(scores, rows, keys);
+        gemm(product, Update::Set, head.scale(), head.part(0, from, rows), head.part(1, 0, keys).t());
+        vectorized(|| softmax_block(scores, keys, from, &mut log_sum[from..keys]));
+        let out = &mut out[from * width + head.index * d..];
+        let product = MatMut::strided(out, rows, d, width);
+        gemm(product, Update::Set, 1.0, Mat::new(scores, rows, keys), head.part(2, 0, keys));
+    }
+}
+
+/// Causal softmax of each row of a block whose first query is token `from`.
+#[inline(always)]
+fn softmax_block(scores: &mut [f32], keys: usize, from: usize, log_sum: &mut [f32]) {
+    for (i, (row, log_sum)) in scores.chunks_exact_mut(keys).zip(log_sum).enumerate() {
+        let (seen, unseen) = row.split_at_mut(from + i + 1);
+        let top = max(seen);
+        let sum = exp_shifted(seen, top);
+        let scale = 1.0 / sum;
+        seen.iter_mut().for_each(|p| *p *= scale);
+        unseen.fill(0.0);
+        *log_sum = top + sum.ln();
+    }
+}
+
+/// Replaces `x` by `e^{x − shift}` and returns the sum.
+#[inline(always)]
+pub(crate) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in whole {
+        for lane in 0..LANES {
+            chunk[lane] = exp(chunk[lane] - shift);
+            lanes[lane] += chunk[lane];
+        }
+    }
+    for (lane, x) in rest.iter_mut().enumerate() {
+        *x = exp(*x - shift);
+        lanes[lane] += *x;
+    }
+    fold(lanes)
+}
+
+/// The gradients of [`forward`]: writes `dqkv` (every element of queries, keys and values) from `dout`.
+///
+/// With `P` the attention weights, `D = P ∘ (∂out vᵀ)` and `S = D − P ∘ rowsum(D)`: `∂q = S k/√d`, `∂k = Sᵀ q/√d`, `∂v = Pᵀ ∂out`.
+pub fn backward(
+    qkv: &[f32],
+    layout: &HeadLayout,
+    lengths: &[usize],
+    log_sum: &[f32],
+    dout: &[f32],
+    dqkv: &mut [f32],
+    pool: &Pool,
+) {
+    let width = layout.heads * layout.head_dim;
+    let parts = split_parts(dqkv, lengths.iter().map(|n| n * layout.row));
+    let mut texts: Vec<_> = parts.into_iter().zip(starts(lengths)).collect();
+    for_each_piece(&mut texts, 1, |_, text| {
+        let (dqkv, start) = &mut text[0];
+        let n = dqkv.len() / layout.row;
+        let qkv = &qkv[*start * layout.row..][..n * layout.row];
+        let dout = &dout[*start * width..][..n * width];
+        let log_sum = &log_sum[*start * layout.heads..][..n * layout.heads];
+        let mut scratch = pool.take(2 * BLOCK.min(n) * n);
+        for index in 0..layout.heads {
+            let head = Head { qkv, layout, index };
+            backward_head(head, n, &log_sum[index * n..][..n], dout, dqkv, &mut scratch);
+        }
+    });
+}
+
+fn backward_head(head: Head<'_>, n: usize, log_sum: &[f32], dout: &[f32], dqkv: &mut [f32], scratch: &mut [f32]) {
+    let (d, row) = (head.layout.head_dim, head.layout.row);
+    let width = head.layout.heads * d;
+    for from in (0..n).step_by(BLOCK) {
+        let rows = BLOCK.min(n - from);
+        let keys = from + rows;
+        let (p, rest) = scratch.split_at_mut(rows * keys);
+        let s = &mut rest[..rows * keys];
+        let q = head.part(0, from, rows);
+        let k = head.part(1, 0, keys);
+        let dout = Mat::strided(&dout[from * width + head.index * d..], rows, d, width);
+        gemm(MatMut::new(p, rows, keys), Update::Set, head.scale(), q, k.t());
+        gemm(MatMut::new(s, rows, keys), Update::Set, 1.0, dout, head.part(2, 0, keys).t());
+        vectorized(|| softmax_backward(p, s, keys, from, &log_sum[from..keys], head.scale()));
+        // Keys before this block already hold a sum; its own are met for the first time.
+        let (p, s) = (&*p, &*s);
+        let mut part = |which: usize, first: usize, count: usize, update, a, b| {
+            let start = first * row + head.offset(which);
+            gemm(MatMut::strided(&mut dqkv[start..], count, d, row), update, 1.0, a, b);
+        };
+        part(0, from, rows, Update::Set, Mat::new(s, rows, keys), k);
+        if from > 0 {
+            part(1, 0, from, Update::Add, transposed(s, rows, keys, 0, from), q);
+            part(2, 0, from, Update::Add, transposed(p, rows, keys, 0, from), dout);
+        }
+        part(1, from, rows, Update::Set, transposed(s, rows, keys, from, rows), q);
+        part(2, from, rows, Update::Set, transposed(p, rows, keys, from, rows), dout);
+    }
+}
+
+/// Columns `first..first + count` of a block, as rows.
+fn transposed(block: &[f32], rows: usize, keys: usize, first: usize, count: usize) -> Mat<'_> {
+    Mat::strided(&block[first..], rows, count, keys).t()
+}
+
+/// Scores to weights in `p`, and `∂P` to `scale · ∂scores` in `s`.
+#[inline(always)]
+fn softmax_backward(p: &mut [f32], s: &mut [f32], keys: usize, from: usize, log_sum: &[f32], scale: f32) {
+    let rows = p.chunks_exact_mut(keys).zip(s.chunks_exact_mut(keys)).zip(log_sum);
+    for (i, ((p, s), &log_sum)) in rows.enumerate() {
+        let (p, p_unseen) = p.split_at_mut(from + i + 1);
+        let (s, s_unseen) = s.split_at_mut(from + i + 1);
+        p.iter_mut().for_each(|p| *p = exp(*p - log_sum));
+        let mean = super::simd::dot(p, s);
+        for (s, p) in s.iter_mut().zip(p) {
+            *s = (*s - mean) * *p * scale;
+        }
+        p_unseen.fill(0.0);
+        s_unseen.fill(0.0);
+    }
+}

@@ -1,0 +1,94 @@
+//! The same operations as differentiable candle expressions: any device, any float type, any order of magnitude slower on a CPU.
+//!
+//! candle's own fused versions (`softmax_last_dim`, `rope`, `LayerNorm`) drop gradients silently; these do not.
+
+use crate::config::Activation;
+use candle_core::{D, DType, Device, Result, Tensor};
+
+/// `(x − μ)/√(σ² + ε) ∘ γ + β` over the last dimension, statistics in `f32` or better.
+pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let wide = widened(x)?;
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let normal = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?;
+    normal.to_dtype(x.dtype())?.broadcast_mul(gain)?.broadcast_add(bias)
+}
+
+fn widened(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
+}
+
+/// `x Wᵀ + b` for `x [.., inputs]`, `W [outputs, inputs]`.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+    if let Some(last) = dims.last_mut() {
+        *last = outputs;
+    }
+    let y = y.reshape(dims)?;
+    bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
+}
+
+/// The activation of the MLP.
+pub fn gelu(x: &Tensor, kind: Activation) -> Result<Tensor> {
+    let half_one_plus = |inner: Tensor| -> Result<Tensor> { (inner + 1.0)? * 0.5 };
+    match kind {
+        Activation::Gelu => x * half_one_plus((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?)?,
+        Activation::GeluTanh => {
+            let cubic = ((x.sqr()? * x)? * 0.044_715)?;
+            let u = ((x + cubic)? * (2.0 / std::f64::consts::PI).sqrt())?;
+            x * half_one_plus(u.tanh()?)?
+        }
+    }
+}
+
+/// Rotates the first `2 r` of the last dimension of `x [B, heads, T, d]` by angles whose cosines and sines are `[B, 1, T, r]`.
+pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = cos.dim(D::Minus1)?;
+    if half == 0 {
+        return Ok(x.clone());
+    }
+    let first = x.narrow(D::Minus1, 0, half)?;
+    let second = x.narrow(D::Minus1, half, half)?;
+    let turned_first = (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?;
+    let turned_second = (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?;
+    let rest = x.dim(D::Minus1)? - 2 * half;
+    let mut parts = vec![turned_first, turned_second];
+    if rest > 0 {
+        parts.push(x.narrow(D::Minus1, 2 * half, rest)?);
+    }
+    Tensor::cat(&parts, D::Minus1)
+}
+
+/// `[T, T]` of zeros and, above the diagonal, minus infinity.
+pub fn causal_mask(length: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    let entry = |i: usize| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..length * length).map(entry).collect();
+    Tensor::from_vec(mask, (length, length), device)?.to_dtype(dtype)
+}
+
+/// Causal attention of `q`, `k`, `v [B, heads, T, d]`; the softmax is taken in `f32` or better.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
+    let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale)?;
+    let wide = widened(&scores)?.broadcast_add(&mask.to_dtype(widened(&scores)?.dtype())?)?;
+    let shifted = wide.broadcast_sub(&wide.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+    weights.to_dtype(q.dtype())?.matmul(&v.contiguous()?)
+}
+
+/// `log softmax` over the last dimension, in `f32` or better.
+pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    let wide = widened(logits)?;
+    let shifted = wide.broadcast_sub(&wide.max_keepdim(D::Minus1)?.detach())?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// `log p(target)` per row of `logits [rows, vocabulary]`.
+pub fn token_log_probs(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    log_softmax(logits)?.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)
+}

@@ -1,0 +1,151 @@
+//! Matrix products of strided `f32` views: the one door to the `gemm` crate, checked at its sill.
+#![allow(unsafe_code)]
+
+/// A read-only matrix over a slice.
+#[derive(Debug, Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row-major, rows next to one another.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Row-major with `row_stride` elements between the starts of rows.
+    ///
+    /// # Panics
+    /// Where the slice does not hold the matrix.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(extent(rows, cols, row_stride) <= data.len(), "matrix beyond its slice");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+}
+
+/// A writable row-major matrix over a slice.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// Row-major, rows next to one another.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Row-major with `row_stride` elements between the starts of rows.
+    ///
+    /// # Panics
+    /// Where the slice does not hold the matrix, or rows overlap.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(extent(rows, cols, row_stride) <= data.len(), "matrix beyond its slice");
+        assert!(rows < 2 || row_stride >= cols, "rows overlap");
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+/// Elements from the first of a matrix to one past its last.
+fn extent(rows: usize, cols: usize, row_stride: usize) -> usize {
+    if rows == 0 || cols == 0 {
+        return 0;
+    }
+    let last = (rows - 1).checked_mul(row_stride).and_then(|start| start.checked_add(cols));
+    last.expect("a matrix that fits the address space")
+}
+
+/// What becomes of the destination's old content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// It is overwritten.
+    Set,
+    /// The product is added to it.
+    Add,
+}
+
+/// `dst = scale · a b` or `dst += scale · a b`, on the calling thread.
+///
+/// # Panics
+/// Where the shapes do not fit.
+pub fn gemm(dst: MatMut<'_>, update: Update, scale: f32, a: Mat<'_>, b: Mat<'_>) {
+    assert_eq!((dst.rows, dst.cols, a.cols), (a.rows, b.cols, b.rows), "shapes of a product");
+    let stride = |s: usize| isize::try_from(s).expect("a stride within a slice");
+    // SAFETY: the constructors checked that every element of the three matrices lies within its slice, `dst` is
+    // borrowed mutably (so it overlaps neither operand), and its rows are disjoint. The strides are those checked.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            a.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            stride(dst.row_stride),
+            update == Update::Add,
+            a.data.as_ptr(),
+            stride(a.col_stride),
+            stride(a.row_stride),
+            b.data.as_ptr(),
+            stride(b.col_stride),
+            stride(b.row_stride),
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_strided_and_transposed_views() {
+        let a: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let mut out = vec![1.0; 6];
+        // [2, 3] out of rows of four, times its own transpose.
+        let view = Mat::strided(&a, 2, 3, 4);
+        gemm(MatMut::strided(&mut out, 2, 2, 3), Update::Add, 0.5, view, view.t());
+        assert_eq!(out, [3.5, 10.0, 1.0, 10.0, 39.5, 1.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its slice")]
+    fn a_matrix_must_fit_its_slice() {
+        let _ = Mat::strided(&[0.0; 7], 2, 4, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "shapes of a product")]
+    fn shapes_must_fit() {
+        gemm(
+            MatMut::new(&mut [0.0; 4], 2, 2),
+            Update::Set,
+            1.0,
+            Mat::new(&[0.0; 6], 2, 3),
+            Mat::new(&[0.0; 4], 2, 2),
+        );
+    }
+}

@@ -1,0 +1,351 @@
+//! AdamW with decoupled weight decay (Loshchilov and Hutter 2019), resumable bit for bit.
+//!
+//! With `g` the (clipped) gradient and `t` the 1-based step: `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`,
+//! `w ← w − η λ w − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)`. Weights narrower than `f32` have an `f32` master copy that the steps
+//! are taken on; moments are `f32` always.
+
+use crate::ops::simd::{for_each_piece, vectorized};
+use crate::params::{Gradient, Gradients, Params, matches_pattern};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+
+/// Settings for the weights whose names match; the first group that matches a name counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// `*` stands for any characters.
+    pub pattern: String,
+    /// Factor on the learning rate.
+    pub rate_factor: f64,
+    /// Replaces the optimiser's.
+    pub weight_decay: f64,
+}
+
+/// Settings of [`AdamW`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamWConfig {
+    /// `β₁`, of the first moment.
+    pub beta1: f64,
+    /// `β₂`, of the second moment.
+    pub beta2: f64,
+    /// `ε`, outside the root.
+    pub epsilon: f64,
+    /// `λ`, on every weight that no group speaks of.
+    pub weight_decay: f64,
+    /// Longest gradient; a longer one is scaled to this length.
+    pub max_grad_norm: Option<f64>,
+    /// Exceptions, first match first.
+    pub groups: Vec<Group>,
+}
+
+impl Default for AdamWConfig {
+    /// `β = (0.9, 0.95)`, `ε = 1e-8`, no decay, gradients clipped to length 1: common in fine-tuning Pythia.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0), groups: Vec::new() }
+    }
+}
+
+impl AdamWConfig {
+    /// # Errors
+    /// [`Error::Setting`] for a value outside its range.
+    fn check(&self) -> Result<()> {
+        let refuse = |field, found: f64, expected: &str| Err(Error::Setting { field, found: found.to_string(), expected: expected.into() });
+        for (field, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return refuse(field, beta, "a number in [0, 1)");
+            }
+        }
+        let mut at_least_zero = vec![("epsilon", self.epsilon), ("weight_decay", self.weight_decay)];
+        at_least_zero.extend(self.groups.iter().flat_map(|g| [("rate_factor", g.rate_factor), ("weight_decay", g.weight_decay)]));
+        if let Some((field, value)) = at_least_zero.into_iter().find(|(_, v)| !(v.is_finite() && *v >= 0.0)) {
+            return refuse(field, value, "a finite number, at least 0");
+        }
+        match self.max_grad_norm {
+            Some(norm) if !(norm > 0.0) => refuse("max_grad_norm", norm, "a number above 0"),
+            _ => Ok(()),
+        }
+    }
+
+    fn group(&self, name: &str) -> (f64, f64) {
+        let group = self.groups.iter().find(|g| matches_pattern(&g.pattern, name));
+        group.map_or((1.0, self.weight_decay), |g| (g.rate_factor, g.weight_decay))
+    }
+}
+
+/// Moments (and master weights) of every trained weight, and the number of steps taken.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    step: u64,
+    states: BTreeMap<String, State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Slices { m: Vec<f32>, v: Vec<f32> },
+    Tensors { m: Tensor, v: Tensor, master: Option<Tensor> },
+}
+
+/// Numbers of one step that all weights of a group share.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    beta1: f32,
+    beta2: f32,
+    /// On the gradient, from clipping.
+    clip: f32,
+    /// `1 − η λ`.
+    keep: f32,
+    /// `η / (1 − β₁ᵗ)`.
+    rate: f32,
+    /// `1/√(1 − β₂ᵗ)`.
+    root: f32,
+    epsilon: f32,
+}
+
+impl AdamW {
+    /// Zero moments for every trained weight.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value outside its range; what candle reports.
+    pub fn new(config: AdamWConfig, params: &Params) -> Result<Self> {
+        config.check()?;
+        let slices = params.on_slices();
+        let state = |(name, var): (&str, &Var)| Ok((name.to_string(), State::new(var, slices)?));
+        Ok(Self { config, step: 0, states: params.trained().map(state).collect::<Result<_>>()? })
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Changes the trained weights in place and returns the length of the gradient before clipping.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a gradient that is not finite (nothing is changed then); [`Error::Weight`] where gradients or states
+    /// belong to other weights.
+    pub fn step(&mut self, params: &mut Params, gradients: &Gradients, rate: f64) -> Result<f64> {
+        let norm = gradients.global_norm()?;
+        if !norm.is_finite() || !rate.is_finite() {
+            let found = format!("length {norm}, learning rate {rate}");
+            return Err(Error::Setting { field: "gradient", found, expected: "finite numbers".into() });
+        }
+        let foreign = |name: &str| Error::Weight { name: name.into(), what: "trained, but without gradient or moments".into() };
+        for (name, _) in params.trained() {
+            let known = self.states.contains_key(name) && gradients.part(name).is_some();
+            known.then_some(()).ok_or_else(|| foreign(name))?;
+        }
+        self.step += 1;
+        let clip = match self.config.max_grad_norm {
+            // The small number is PyTorch's; it keeps a gradient of length zero finite.
+            Some(longest) => (longest / (norm + 1e-6)).min(1.0),
+            None => 1.0,
+        };
+        for (name, var) in params.trained() {
+            let factors = self.factors(name, rate, clip);
+            let (Some(state), Some(part)) = (self.states.get_mut(name), gradients.part(name)) else { continue };
+            state.step(name, var, part, &factors)?;
+        }
+        Ok(norm)
+    }
+
+    fn factors(&self, name: &str, rate: f64, clip: f64) -> Factors {
+        let c = &self.config;
+        let (rate_factor, decay) = c.group(name);
+        let rate = rate * rate_factor;
+        let t = self.step as f64;
+        Factors {
+            beta1: c.beta1 as f32,
+            beta2: c.beta2 as f32,
+            clip: clip as f32,
+            keep: (1.0 - rate * decay) as f32,
+            rate: (rate / (1.0 - c.beta1.powf(t))) as f32,
+            root: (1.0 / (1.0 - c.beta2.powf(t)).sqrt()) as f32,
+            epsilon: c.epsilon as f32,
+        }
+    }
+
+    /// The state as named `f32` tensors: `m.NAME`, `v.NAME` and, for narrow weights, `master.NAME`.
+    fn tensors(&self) -> Result<BTreeMap<String, Vec<f32>>> {
+        let mut all = BTreeMap::new();
+        let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+        for (name, state) in &self.states {
+            match state {
+                State::Slices { m, v } => {
+                    all.insert(format!("m.{name}"), m.clone());
+                    all.insert(format!("v.{name}"), v.clone());
+                }
+                State::Tensors { m, v, master } => {
+                    all.insert(format!("m.{name}"), flat(m)?);
+                    all.insert(format!("v.{name}"), flat(v)?);
+                    if let Some(master) = master {
+                        all.insert(format!("master.{name}"), flat(master)?);
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes moments, master weights and step count to a safetensors file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let failed = |why: String| Error::File { path: path.display().to_string(), why };
+        let tensors = self.tensors()?;
+        let bytes: BTreeMap<&String, Vec<u8>> =
+            tensors.iter().map(|(name, v)| (name, v.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
+        let views = bytes.iter().map(|(name, bytes)| Ok((*name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)));
+        let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|e| failed(e.to_string()))?;
+        let metadata = HashMap::from([("step".to_string(), self.step.to_string()), ("format".into(), "rto-adamw-1".into())]);
+        let file = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
+        write_atomically(path, &file).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Takes up the state that [`AdamW::save`] wrote; the weights themselves come from their checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is damaged or belongs to other weights.
+    pub fn load(config: AdamWConfig, params: &Params, path: &Path) -> Result<Self> {
+        let failed = |why: String| Error::File { path: path.display().to_string(), why };
+        let mut optimizer = Self::new(config, params)?;
+        let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| failed(e.to_string()))?;
+        let step = header.metadata().as_ref().and_then(|m| m.get("step"));
+        optimizer.step = step.and_then(|s| s.parse().ok()).ok_or_else(|| failed("no step count, expected one in the header".into()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(e.to_string()))?;
+        let read = |name: String, count: usize| -> Result<Vec<f32>> {
+            let view = file.tensor(&name).map_err(|_| failed(format!("no tensor {name}")))?;
+            if view.dtype() != Dtype::F32 || view.data().len() != 4 * count {
+                return Err(failed(format!("{name}: {:?} of {} bytes, expected {count} f32", view.dtype(), view.data().len())));
+            }
+            let (numbers, _) = view.data().as_chunks::<4>();
+            Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let mut expected = 0;
+        for (name, state) in &mut optimizer.states {
+            expected += state.restore(name, &read)?;
+        }
+        if file.len() != expected {
+            return Err(failed(format!("{} tensors, expected {expected} for the trained weights", file.len())));
+        }
+        Ok(optimizer)
+    }
+}
+
+impl State {
+    fn new(var: &Var, slices: bool) -> Result<Self> {
+        if slices {
+            let zeros = || vec![0.0; var.elem_count()];
+            return Ok(Self::Slices { m: zeros(), v: zeros() });
+        }
+        let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
+        // Two f64 weights are no narrower than the moments, but are stepped through a copy too: one path less.
+        let master = if var.dtype() == DType::F32 { None } else { Some(var.as_tensor().to_dtype(DType::F32)?.detach()) };
+        Ok(Self::Tensors { m: zeros()?, v: zeros()?, master })
+    }
+
+    /// Reads its tensors; returns how many.
+    fn restore(&mut self, name: &str, read: &dyn Fn(String, usize) -> Result<Vec<f32>>) -> Result<usize> {
+        match self {
+            Self::Slices { m, v } => {
+                *m = read(format!("m.{name}"), m.len())?;
+                *v = read(format!("v.{name}"), v.len())?;
+                Ok(2)
+            }
+            Self::Tensors { m, v, master } => {
+                let again = |kind: &str, t: &Tensor| -> Result<Tensor> {
+                    let values = read(format!("{kind}.{name}"), t.elem_count())?;
+                    Ok(Tensor::from_vec(values, t.shape(), t.device())?)
+                };
+                (*m, *v) = (again("m", m)?, again("v", v)?);
+                let Some(old) = master else { return Ok(2) };
+                *master = Some(again("master", old)?);
+                Ok(3)
+            }
+        }
+    }
+
+    fn step(&mut self, name: &str, var: &Var, gradient: &Gradient, f: &Factors) -> Result<()> {
+        match (self, gradient) {
+            (Self::Slices { m, v }, Gradient::Slice(g)) => {
+                let step = SliceStep { gradient: g, moments: RefCell::new((m, v)), factors: *f };
+                Ok(var.as_tensor().inplace_op1(&step)?)
+            }
+            (Self::Tensors { m, v, master }, Gradient::Tensor(g)) => {
+                let g = match g {
+                    Some(g) => (g.to_dtype(DType::F32)? * f64::from(f.clip))?,
+                    None => m.zeros_like()?,
+                };
+                let (b1, b2) = (f64::from(f.beta1), f64::from(f.beta2));
+                *m = ((&*m * b1)? + (&g * (1.0 - b1))?)?.detach();
+                *v = ((&*v * b2)? + (g.sqr()? * (1.0 - b2))?)?.detach();
+                let denominator = ((v.sqrt()? * f64::from(f.root))? + f64::from(f.epsilon))?;
+                let old = master.clone().unwrap_or_else(|| var.as_tensor().detach());
+                let new = ((old * f64::from(f.keep))? - ((&*m / denominator)? * f64::from(f.rate))?)?.detach();
+                var.set(&new.to_dtype(var.dtype())?)?;
+                if master.is_some() {
+                    *master = Some(new);
+                }
+                Ok(())
+            }
+            _ => Err(Error::Weight { name: name.into(), what: "moved to another device since the optimiser was made".into() }),
+        }
+    }
+}
+
+/// One weight's step, in place: candle lends the memory.
+struct SliceStep<'a> {
+    gradient: &'a [f32],
+    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    factors: Factors,
+}
+
+impl InplaceOp1 for SliceStep<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(weights) = storage else { candle_core::bail!("expected f32 weights") };
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("expected contiguous weights") };
+        const PIECE: usize = 1 << 16;
+        let factors = self.factors;
+        let mut moments = self.moments.borrow_mut();
+        let (m, v) = &mut *moments;
+        let parts = weights[start..end].chunks_mut(PIECE).zip(m.chunks_mut(PIECE).zip(v.chunks_mut(PIECE)));
+        let mut parts: Vec<_> = parts.zip(self.gradient.chunks(PIECE)).collect();
+        for_each_piece(&mut parts, 1, |_, part| {
+            let ((w, (m, v)), g) = &mut part[0];
+            vectorized(|| adamw(w, m, v, g, &factors));
+        });
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: &Factors) {
+    let n = g.len();
+    let (w, m, v) = (&mut w[..n], &mut m[..n], &mut v[..n]);
+    for i in 0..n {
+        let g = g[i] * f.clip;
+        m[i] = f.beta1.mul_add(m[i], (1.0 - f.beta1) * g);
+        v[i] = f.beta2.mul_add(v[i], (1.0 - f.beta2) * (g * g));
+        w[i] = w[i] * f.keep - f.rate * m[i] / v[i].sqrt().mul_add(f.root, f.epsilon);
+    }
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The rename itself must reach the disk too.
+    std::fs::File::open(folder)?.sync_all()
+}

@@ -1,0 +1,211 @@
+//! What the tests of training share: fixtures written by Hugging Face, and small random models.
+#![allow(dead_code, missing_docs)]
+
+use candle_core::{DType, Device, Tensor};
+use rto_bridge::batch::{Batch, Positions};
+use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::model::{Forward, Heads, Keep, Model, Request, Scores};
+use rto_bridge::params::{Gradients, Init, Params};
+use rto::seed::SeedTree;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Our own fixtures, and the folders named in `RTO_PARITY_FIXTURES` (separated by colons).
+pub fn fixtures() -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut all = vec![own.join("neox_parallel_rot25"), own.join("neox_sequential_rot100")];
+    if let Ok(more) = std::env::var("RTO_PARITY_FIXTURES") {
+        all.extend(more.split(':').map(PathBuf::from));
+    }
+    all
+}
+
+pub struct Fixture {
+    pub name: String,
+    pub folder: PathBuf,
+    pub tensors: HashMap<String, Tensor>,
+    pub numbers: Value,
+}
+
+impl Fixture {
+    pub fn load(folder: &Path) -> Self {
+        let numbers = std::fs::read_to_string(folder.join("io.json")).unwrap();
+        Self {
+            name: folder.file_name().unwrap().to_string_lossy().into(),
+            folder: folder.into(),
+            tensors: candle_core::safetensors::load(folder.join("io.safetensors"), &Device::Cpu).unwrap(),
+            numbers: serde_json::from_str(&numbers).unwrap(),
+        }
+    }
+
+    pub fn weights(&self, part: &str) -> BTreeMap<String, Tensor> {
+        let file = self.folder.join(part).join("model.safetensors");
+        candle_core::safetensors::load(file, &Device::Cpu).unwrap().into_iter().collect()
+    }
+
+    pub fn model(&self, part: &str, dtype: DType) -> Model {
+        let weights = self.weights(part).into_iter().map(|(name, w)| (name, w.to_dtype(dtype).unwrap())).collect();
+        Model::gpt_neox(&self.config(part), Params::new(weights).unwrap()).unwrap()
+    }
+
+    pub fn config(&self, part: &str) -> GptNeoXConfig {
+        let text = std::fs::read_to_string(self.folder.join(part).join("config.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let size = |key: &str| json[key].as_u64().unwrap() as usize;
+        let head_dim = size("hidden_size") / size("num_attention_heads");
+        let rope = &json["rope_parameters"];
+        GptNeoXConfig {
+            vocab_size: size("vocab_size"),
+            hidden_size: size("hidden_size"),
+            n_layers: size("num_hidden_layers"),
+            n_heads: size("num_attention_heads"),
+            intermediate_size: size("intermediate_size"),
+            rotary_dims: (head_dim as f64 * rope["partial_rotary_factor"].as_f64().unwrap_or(1.0)) as usize,
+            rotary_base: rope["rope_theta"].as_f64().unwrap(),
+            max_positions: size("max_position_embeddings"),
+            layer_norm_eps: json["layer_norm_eps"].as_f64().unwrap(),
+            parallel_residual: json["use_parallel_residual"].as_bool().unwrap(),
+            activation: Activation::Gelu,
+            attention_bias: json["attention_bias"].as_bool().unwrap_or(true),
+            tied_embeddings: false,
+            bos_token: Some(0),
+            eos_token: Some(0),
+            pad_token: Some(1),
+        }
+    }
+
+    pub fn rows(&self, name: &str) -> Vec<Vec<i64>> {
+        self.tensors[name].to_vec2().unwrap()
+    }
+
+    pub fn flat(&self, name: &str) -> Vec<f64> {
+        self.tensors[name].flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    pub fn number(&self, name: &str) -> f64 {
+        self.numbers[name].as_f64().unwrap()
+    }
+
+    /// Everything after the first real token is the response.
+    pub fn padded(&self, side: &str, positions: Positions) -> Batch {
+        let mask = self.rows(&format!("{side}.attention_mask"));
+        let mut response = mask.clone();
+        for row in &mut response {
+            let first = row.iter().position(|&m| m == 1).unwrap();
+            row[first] = 0;
+        }
+        from_rows(&self.rows(&format!("{side}.input_ids")), &mask, &response, positions)
+    }
+
+    pub fn plain(&self) -> Batch {
+        let ids = self.rows("plain.input_ids");
+        let ones: Vec<Vec<i64>> = ids.iter().map(|r| vec![1; r.len()]).collect();
+        let mut response = ones.clone();
+        response.iter_mut().for_each(|r| r[0] = 0);
+        from_rows(&ids, &ones, &response, Positions::FromMask)
+    }
+
+    /// Chosen rows, then rejected ones.
+    pub fn pairs(&self) -> Batch {
+        let stack = |part: &str| {
+            let mut rows = self.rows(&format!("dpo.chosen.{part}"));
+            rows.extend(self.rows(&format!("dpo.rejected.{part}")));
+            rows
+        };
+        from_rows(&stack("input_ids"), &stack("attention_mask"), &stack("response_mask"), Positions::FromMask)
+    }
+}
+
+fn from_rows(ids: &[Vec<i64>], mask: &[Vec<i64>], response: &[Vec<i64>], positions: Positions) -> Batch {
+    let tokens: Vec<Vec<u32>> = ids.iter().map(|r| r.iter().map(|&t| t as u32).collect()).collect();
+    let flags = |m: &[Vec<i64>]| m.iter().map(|r| r.iter().map(|&x| x == 1).collect()).collect::<Vec<Vec<bool>>>();
+    Batch::from_padded(&tokens, &flags(mask), &flags(response), positions).unwrap()
+}
+
+/// `max |a − b| / max |b|`.
+pub fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().all(|x| x.is_finite()), "not finite");
+    let top = |v: &mut dyn Iterator<Item = f64>| v.fold(0.0f64, |m, x| m.max(x.abs()));
+    top(&mut a.iter().zip(b).map(|(x, y)| x - y)) / top(&mut b.iter().copied()).max(1e-30)
+}
+
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// `−log σ(β (w − w_ref − l + l_ref))` averaged over pairs, and its gradient per token (Rafailov et al. 2023, eq. 7).
+pub fn dpo(batch: &Batch, policy: &[f64], reference: &[f64], beta: f64) -> (f64, Vec<f64>) {
+    let offsets = batch.offsets();
+    let pairs = batch.rows().len() / 2;
+    let ratio = |row: usize| (offsets[row]..offsets[row + 1]).map(|i| policy[i] - reference[i]).sum::<f64>();
+    let (mut loss, mut grad) = (0.0, vec![0.0; policy.len()]);
+    for pair in 0..pairs {
+        let margin = beta * (ratio(pair) - ratio(pair + pairs));
+        loss += (-margin).exp().ln_1p() / pairs as f64;
+        let slope = -beta / (1.0 + margin.exp()) / pairs as f64;
+        grad[offsets[pair]..offsets[pair + 1]].fill(slope);
+        grad[offsets[pair + pairs]..offsets[pair + pairs + 1]].fill(-slope);
+    }
+    (loss, grad)
+}
+
+pub fn log_probs(model: &Model, batch: &Batch) -> Vec<f64> {
+    model.scores(batch, &Request::log_probs()).unwrap().log_probs.unwrap()
+}
+
+/// Gradients of `Σ_i g_i log p_i`.
+pub fn pull(model: &Model, batch: &Batch, g: Vec<f64>, keep: Keep) -> Gradients {
+    pull_all(model, batch, &Request::log_probs(), &Scores { log_probs: Some(g), ..Scores::default() }, keep)
+}
+
+pub fn pull_all(model: &Model, batch: &Batch, request: &Request<'_>, grad: &Scores, keep: Keep) -> Gradients {
+    let forward: Forward = model.forward(batch, request, keep).unwrap();
+    let mut gradients = Gradients::zeros(model.params());
+    model.backward(batch, request, forward, grad, &mut gradients).unwrap();
+    gradients
+}
+
+pub fn small_config(parallel: bool) -> GptNeoXConfig {
+    GptNeoXConfig {
+        vocab_size: 37,
+        hidden_size: 24,
+        n_layers: 3,
+        n_heads: 2,
+        intermediate_size: 40,
+        rotary_dims: 6,
+        rotary_base: 10_000.0,
+        max_positions: 64,
+        layer_norm_eps: 1e-5,
+        parallel_residual: parallel,
+        activation: Activation::Gelu,
+        attention_bias: true,
+        tied_embeddings: false,
+        bos_token: Some(0),
+        eos_token: Some(0),
+        pad_token: Some(1),
+    }
+}
+
+pub const ALL_HEADS: Heads = Heads { language_model: true, value: true, reward: true };
+
+pub fn small_model(config: &GptNeoXConfig, heads: Heads, seed: u64) -> Model {
+    Model::random_gpt_neox(config, heads, Init::Normal { std: 0.3 }, &SeedTree::new(seed), &Device::Cpu).unwrap()
+}
+
+/// The same weights as candle expressions in `f64`: the other of the two implementations.
+pub fn in_f64(model: &Model, config: &GptNeoXConfig) -> Model {
+    let weights = model.params().tensors().into_iter().map(|(name, w)| (name, w.to_dtype(DType::F64).unwrap())).collect();
+    Model::gpt_neox(config, Params::new(weights).unwrap()).unwrap()
+}
+
+/// Texts of several lengths.
+pub fn texts(vocabulary: u32, lengths: &[(usize, usize)], seed: u64) -> Batch {
+    use rand::Rng;
+    let mut rng = SeedTree::new(seed).child("texts").rng();
+    let mut draw = |n: usize| (0..n).map(|_| rng.random_range(0..vocabulary)).collect::<Vec<u32>>();
+    let rows: Vec<(Vec<u32>, Vec<u32>)> = lengths.iter().map(|&(p, r)| (draw(p), draw(r))).collect();
+    let views: Vec<(&[u32], &[u32])> = rows.iter().map(|(p, r)| (p.as_slice(), r.as_slice())).collect();
+    Batch::new(&views).unwrap()
+}
