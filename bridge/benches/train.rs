@@ -30,7 +30,15 @@ fn shape(name: &str) -> Option<Shape> {
         "wide" => (512, 768, 12, 12, 2048, 4, 512),
         _ => return None,
     };
-    Some(Shape { vocab_size, hidden_size, n_layers, n_heads, max_positions, batch, length })
+    Some(Shape {
+        vocab_size,
+        hidden_size,
+        n_layers,
+        n_heads,
+        max_positions,
+        batch,
+        length,
+    })
 }
 
 fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
@@ -52,13 +60,28 @@ fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
         eos_token: Some(0),
         pad_token: None,
     };
-    let heads = Heads { language_model: true, ..Heads::default() };
-    Model::random_gpt_neox(&config, heads, Init::Normal { std: 0.02 }, &SeedTree::new(seed), &Device::Cpu)
+    let heads = Heads {
+        language_model: true,
+        ..Heads::default()
+    };
+    Model::random_gpt_neox(
+        &config,
+        heads,
+        Init::Normal { std: 0.02 },
+        &SeedTree::new(seed),
+        &Device::Cpu,
+    )
 }
 
 fn batch(s: &Shape, prompt: usize) -> Result<Batch, rto_bridge::Error> {
     let mut rng = SeedTree::new(0).child("texts").rng();
-    let rows: Vec<Vec<u32>> = (0..s.batch).map(|_| (0..s.length).map(|_| rng.random_range(0..s.vocab_size as u32)).collect()).collect();
+    let rows: Vec<Vec<u32>> = (0..s.batch)
+        .map(|_| {
+            (0..s.length)
+                .map(|_| rng.random_range(0..s.vocab_size as u32))
+                .collect()
+        })
+        .collect();
     let views: Vec<(&[u32], &[u32])> = rows.iter().map(|r| r.split_at(prompt)).collect();
     Batch::new(&views)
 }
@@ -66,15 +89,26 @@ fn batch(s: &Shape, prompt: usize) -> Result<Batch, rto_bridge::Error> {
 /// CPU seconds of all threads.
 fn cpu_seconds() -> f64 {
     let nanoseconds = |task: std::fs::DirEntry| -> Option<f64> {
-        std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+        std::fs::read_to_string(task.path().join("schedstat"))
+            .ok()?
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
     };
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let tasks = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
     tasks.filter_map(nanoseconds).sum::<f64>() * 1e-9
 }
 
 fn megabytes(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with(field)).and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
+    let line = status
+        .lines()
+        .find(|l| l.starts_with(field))
+        .and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
     line.unwrap_or(f64::NAN) / 1024.0
 }
 
@@ -90,19 +124,33 @@ impl Run {
     fn step(&mut self) -> Result<f64, rto_bridge::Error> {
         let request = Request::log_probs();
         self.gradients.reset();
-        let reference = self.reference.as_ref().map(|r| r.scores(&self.batch, &request)).transpose()?;
-        let forward = self.model.forward(&self.batch, &request, Keep::Activations)?;
+        let reference = self
+            .reference
+            .as_ref()
+            .map(|r| r.scores(&self.batch, &request))
+            .transpose()?;
+        let forward = self
+            .model
+            .forward(&self.batch, &request, Keep::Activations)?;
         let scores = forward.scores.log_probs.clone().unwrap_or_default();
         let (loss, grad) = match reference.and_then(|r| r.log_probs) {
             Some(reference) => dpo(&self.batch, &scores, &reference),
             None => {
                 let n = scores.len() as f64;
-                (-scores.iter().sum::<f64>() / n, vec![-1.0 / n; scores.len()])
+                (
+                    -scores.iter().sum::<f64>() / n,
+                    vec![-1.0 / n; scores.len()],
+                )
             }
         };
-        let grad = Scores { log_probs: Some(grad), ..Scores::default() };
-        self.model.backward(&self.batch, &request, forward, &grad, &mut self.gradients)?;
-        self.optimizer.step(self.model.params_mut(), &self.gradients, 1e-4)?;
+        let grad = Scores {
+            log_probs: Some(grad),
+            ..Scores::default()
+        };
+        self.model
+            .backward(&self.batch, &request, forward, &grad, &mut self.gradients)?;
+        self.optimizer
+            .step(self.model.params_mut(), &self.gradients, 1e-4)?;
         Ok(loss)
     }
 }
@@ -111,7 +159,11 @@ impl Run {
 fn dpo(batch: &Batch, policy: &[f64], reference: &[f64]) -> (f64, Vec<f64>) {
     let offsets = batch.offsets();
     let pairs = batch.rows().len() / 2;
-    let ratio = |row: usize| (offsets[row]..offsets[row + 1]).map(|i| policy[i] - reference[i]).sum::<f64>();
+    let ratio = |row: usize| {
+        (offsets[row]..offsets[row + 1])
+            .map(|i| policy[i] - reference[i])
+            .sum::<f64>()
+    };
     let (mut loss, mut grad) = (0.0, vec![0.0; policy.len()]);
     for pair in 0..pairs {
         let margin = 0.1 * (ratio(pair) - ratio(pair + pairs));
@@ -124,23 +176,43 @@ fn dpo(batch: &Batch, policy: &[f64], reference: &[f64]) -> (f64, Vec<f64>) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
     let [name, task, options @ ..] = arguments.as_slice() else {
         println!("name a model (tiny, 14m, wide) and a task (sft, dpo)");
         return Ok(());
     };
     let shape = shape(name).ok_or("expected tiny, 14m or wide")?;
-    let after = |flag: &str| options.iter().position(|o| o == flag).and_then(|i| options.get(i + 1));
+    let after = |flag: &str| {
+        options
+            .iter()
+            .position(|o| o == flag)
+            .and_then(|i| options.get(i + 1))
+    };
     let repetitions: usize = after("--repetitions").map_or(Ok(5), |n| n.parse())?;
-    let prompt = if task == "dpo" { 32.min(shape.length / 2) } else { 1 };
+    let prompt = if task == "dpo" {
+        32.min(shape.length / 2)
+    } else {
+        1
+    };
     let mut model = model(&shape, 0)?;
     model.options_mut().checkpointing = options.iter().any(|o| o == "--checkpointing");
     if let Some(floats) = after("--keep-logits") {
         model.options_mut().keep_logits = floats.parse()?;
     }
-    let config = AdamWConfig { max_grad_norm: None, weight_decay: 0.01, ..AdamWConfig::default() };
+    let config = AdamWConfig {
+        max_grad_norm: None,
+        weight_decay: 0.01,
+        ..AdamWConfig::default()
+    };
     let mut run = Run {
-        reference: if task == "dpo" { Some(self::model(&shape, 1)?) } else { None },
+        reference: if task == "dpo" {
+            Some(self::model(&shape, 1)?)
+        } else {
+            None
+        },
         batch: batch(&shape, prompt)?,
         optimizer: AdamW::new(config, model.params())?,
         gradients: Gradients::zeros(model.params()),
@@ -156,7 +228,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    let (unit, units) = if task == "dpo" { ("pairs", shape.batch / 2) } else { ("tokens", shape.batch * shape.length) };
+    let (unit, units) = if task == "dpo" {
+        ("pairs", shape.batch / 2)
+    } else {
+        ("tokens", shape.batch * shape.length)
+    };
     println!(
         "{{\"model\":\"{name}\",\"task\":\"{task}\",\"unit\":\"{unit}\",\"per_cpu_second\":{:.2},\"cpu_median_s\":{median:.4},\"peak_mb\":{:.0},\"before_mb\":{before:.0},\"loss\":{loss:.5}}}",
         units as f64 / median,

@@ -55,7 +55,11 @@ impl Batch {
     /// # Errors
     /// [`Error::Batch`] for an empty prompt: the first response token would have no state to be predicted from.
     pub fn new(texts: &[(&[Token], &[Token])]) -> Result<Self> {
-        let mut batch = Self { tokens: Vec::new(), positions: Vec::new(), rows: Vec::new() };
+        let mut batch = Self {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            rows: Vec::new(),
+        };
         for (i, (prompt, response)) in texts.iter().enumerate() {
             batch.push(i, prompt, response, 0)?;
         }
@@ -64,9 +68,16 @@ impl Batch {
 
     fn push(&mut self, i: usize, prompt: &[Token], response: &[Token], first: u32) -> Result<()> {
         if prompt.is_empty() {
-            return Err(Error::Batch { row: i, what: "an empty prompt, expected at least one token".into() });
+            return Err(Error::Batch {
+                row: i,
+                what: "an empty prompt, expected at least one token".into(),
+            });
         }
-        let row = Row { start: self.tokens.len(), prompt: prompt.len(), response: response.len() };
+        let row = Row {
+            start: self.tokens.len(),
+            prompt: prompt.len(),
+            response: response.len(),
+        };
         self.tokens.extend_from_slice(prompt);
         self.tokens.extend_from_slice(response);
         self.positions.extend((first..).take(row.len()));
@@ -79,25 +90,62 @@ impl Batch {
     /// # Errors
     /// [`Error::Batch`] where lengths differ, the real tokens are not contiguous, no prompt token remains, or the response
     /// is not the end of the real tokens.
-    pub fn from_padded(tokens: &[Vec<Token>], mask: &[Vec<bool>], response: &[Vec<bool>], positions: Positions) -> Result<Self> {
+    pub fn from_padded(
+        tokens: &[Vec<Token>],
+        mask: &[Vec<bool>],
+        response: &[Vec<bool>],
+        positions: Positions,
+    ) -> Result<Self> {
         if mask.len() != tokens.len() || response.len() != tokens.len() {
-            let what = format!("{} rows of tokens, {} of mask, {} of response", tokens.len(), mask.len(), response.len());
-            return Err(Error::Batch { row: tokens.len().min(mask.len()).min(response.len()), what });
+            let what = format!(
+                "{} rows of tokens, {} of mask, {} of response",
+                tokens.len(),
+                mask.len(),
+                response.len()
+            );
+            return Err(Error::Batch {
+                row: tokens.len().min(mask.len()).min(response.len()),
+                what,
+            });
         }
-        let mut batch = Self { tokens: Vec::new(), positions: Vec::new(), rows: Vec::new() };
+        let mut batch = Self {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            rows: Vec::new(),
+        };
         for (i, ((tokens, mask), response)) in tokens.iter().zip(mask).zip(response).enumerate() {
-            let refused = |what: &str| Error::Batch { row: i, what: what.into() };
+            let refused = |what: &str| Error::Batch {
+                row: i,
+                what: what.into(),
+            };
             if mask.len() != tokens.len() || response.len() != tokens.len() {
-                return Err(refused("mask or response of another length than the tokens"));
+                return Err(refused(
+                    "mask or response of another length than the tokens",
+                ));
             }
-            let real = contiguous(mask).ok_or_else(|| refused("padding between tokens, expected it at the ends"))?;
-            let answer = contiguous(response).ok_or_else(|| refused("a response in pieces, expected one run of tokens"))?;
+            let real = contiguous(mask)
+                .ok_or_else(|| refused("padding between tokens, expected it at the ends"))?;
+            let answer = contiguous(response)
+                .ok_or_else(|| refused("a response in pieces, expected one run of tokens"))?;
             if !answer.is_empty() && (answer.end != real.end || answer.start < real.start) {
                 return Err(refused("a response that does not end with the text"));
             }
-            let split = if answer.is_empty() { real.end } else { answer.start };
-            let first = if positions == Positions::FromMask { 0 } else { real.start as u32 };
-            batch.push(i, &tokens[real.start..split], &tokens[split..real.end], first)?;
+            let split = if answer.is_empty() {
+                real.end
+            } else {
+                answer.start
+            };
+            let first = if positions == Positions::FromMask {
+                0
+            } else {
+                real.start as u32
+            };
+            batch.push(
+                i,
+                &tokens[real.start..split],
+                &tokens[split..real.end],
+                first,
+            )?;
         }
         Ok(batch)
     }
@@ -147,7 +195,13 @@ impl Batch {
         Self {
             tokens: self.tokens[from..to].to_vec(),
             positions: self.positions[from..to].to_vec(),
-            rows: rows.iter().map(|r| Row { start: r.start - from, ..*r }).collect(),
+            rows: rows
+                .iter()
+                .map(|r| Row {
+                    start: r.start - from,
+                    ..*r
+                })
+                .collect(),
         }
     }
 
@@ -157,13 +211,20 @@ impl Batch {
         let size = self.rows.len() * width;
         let (mut tokens, mut positions, mut places) = (vec![0; size], vec![0; size], Vec::new());
         for (i, row) in self.rows.iter().enumerate() {
-            let (to, from) = (i * width..i * width + row.len(), row.start..row.start + row.len());
+            let (to, from) = (
+                i * width..i * width + row.len(),
+                row.start..row.start + row.len(),
+            );
             tokens[to.clone()].copy_from_slice(&self.tokens[from.clone()]);
             positions[to.clone()].copy_from_slice(&self.positions[from]);
             places.extend(to.map(|place| place as u32));
         }
         let tokens = Tensor::from_vec(tokens, (self.rows.len(), width), device)?;
-        Ok(Padded { tokens, positions, places })
+        Ok(Padded {
+            tokens,
+            positions,
+            places,
+        })
     }
 }
 
@@ -190,20 +251,31 @@ mod tests {
         let plain = Batch::new(&[(&[5, 6], &[7]), (&[8], &[9, 9, 9])]).unwrap();
         let tokens = [vec![1, 5, 6, 7], vec![8, 9, 9, 9]];
         let mask = [vec![false, true, true, true], vec![true; 4]];
-        let response = [vec![false, false, false, true], vec![false, true, true, true]];
+        let response = [
+            vec![false, false, false, true],
+            vec![false, true, true, true],
+        ];
         let left = Batch::from_padded(&tokens, &mask, &response, Positions::FromMask).unwrap();
         assert_eq!(left, plain);
         let columns = Batch::from_padded(&tokens, &mask, &response, Positions::FromColumn).unwrap();
         assert_eq!(columns.positions(), [1, 2, 3, 0, 1, 2, 3]);
         assert_eq!(plain.offsets(), [0, 1, 4]);
         assert_eq!(plain.targets(), [7, 9, 9, 9]);
-        assert_eq!(plain.slice(1..2), Batch::new(&[(&[8], &[9, 9, 9])]).unwrap());
+        assert_eq!(
+            plain.slice(1..2),
+            Batch::new(&[(&[8], &[9, 9, 9])]).unwrap()
+        );
     }
 
     #[test]
     fn what_cannot_be_scored_is_refused() {
         let refused = |mask: [bool; 3], response: [bool; 3]| {
-            let made = Batch::from_padded(&[vec![1, 2, 3]], &[mask.to_vec()], &[response.to_vec()], Positions::FromMask);
+            let made = Batch::from_padded(
+                &[vec![1, 2, 3]],
+                &[mask.to_vec()],
+                &[response.to_vec()],
+                Positions::FromMask,
+            );
             made.unwrap_err().to_string()
         };
         assert!(refused([true, false, true], [false; 3]).contains("padding between tokens"));

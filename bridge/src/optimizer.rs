@@ -45,7 +45,14 @@ pub struct AdamWConfig {
 impl Default for AdamWConfig {
     /// `β = (0.9, 0.95)`, `ε = 1e-8`, no decay, gradients clipped to length 1: common in fine-tuning Pythia.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0), groups: Vec::new() }
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: Some(1.0),
+            groups: Vec::new(),
+        }
     }
 }
 
@@ -53,15 +60,32 @@ impl AdamWConfig {
     /// # Errors
     /// [`Error::Setting`] for a value outside its range.
     fn check(&self) -> Result<()> {
-        let refuse = |field, found: f64, expected: &str| Err(Error::Setting { field, found: found.to_string(), expected: expected.into() });
+        let refuse = |field, found: f64, expected: &str| {
+            Err(Error::Setting {
+                field,
+                found: found.to_string(),
+                expected: expected.into(),
+            })
+        };
         for (field, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&beta) {
                 return refuse(field, beta, "a number in [0, 1)");
             }
         }
-        let mut at_least_zero = vec![("epsilon", self.epsilon), ("weight_decay", self.weight_decay)];
-        at_least_zero.extend(self.groups.iter().flat_map(|g| [("rate_factor", g.rate_factor), ("weight_decay", g.weight_decay)]));
-        if let Some((field, value)) = at_least_zero.into_iter().find(|(_, v)| !(v.is_finite() && *v >= 0.0)) {
+        let mut at_least_zero = vec![
+            ("epsilon", self.epsilon),
+            ("weight_decay", self.weight_decay),
+        ];
+        at_least_zero.extend(self.groups.iter().flat_map(|g| {
+            [
+                ("rate_factor", g.rate_factor),
+                ("weight_decay", g.weight_decay),
+            ]
+        }));
+        if let Some((field, value)) = at_least_zero
+            .into_iter()
+            .find(|(_, v)| !(v.is_finite() && *v >= 0.0))
+        {
             return refuse(field, value, "a finite number, at least 0");
         }
         match self.max_grad_norm {
@@ -71,8 +95,13 @@ impl AdamWConfig {
     }
 
     fn group(&self, name: &str) -> (f64, f64) {
-        let group = self.groups.iter().find(|g| matches_pattern(&g.pattern, name));
-        group.map_or((1.0, self.weight_decay), |g| (g.rate_factor, g.weight_decay))
+        let group = self
+            .groups
+            .iter()
+            .find(|g| matches_pattern(&g.pattern, name));
+        group.map_or((1.0, self.weight_decay), |g| {
+            (g.rate_factor, g.weight_decay)
+        })
     }
 }
 
@@ -86,8 +115,15 @@ pub struct AdamW {
 
 #[derive(Debug)]
 enum State {
-    Slices { m: Vec<f32>, v: Vec<f32> },
-    Tensors { m: Tensor, v: Tensor, master: Option<Tensor> },
+    Slices {
+        m: Vec<f32>,
+        v: Vec<f32>,
+    },
+    Tensors {
+        m: Tensor,
+        v: Tensor,
+        master: Option<Tensor>,
+    },
 }
 
 /// Numbers of one step that all weights of a group share.
@@ -115,7 +151,11 @@ impl AdamW {
         config.check()?;
         let slices = params.on_slices();
         let state = |(name, var): (&str, &Var)| Ok((name.to_string(), State::new(var, slices)?));
-        Ok(Self { config, step: 0, states: params.trained().map(state).collect::<Result<_>>()? })
+        Ok(Self {
+            config,
+            step: 0,
+            states: params.trained().map(state).collect::<Result<_>>()?,
+        })
     }
 
     /// Steps taken so far.
@@ -132,9 +172,16 @@ impl AdamW {
         let norm = gradients.global_norm()?;
         if !norm.is_finite() || !rate.is_finite() {
             let found = format!("length {norm}, learning rate {rate}");
-            return Err(Error::Setting { field: "gradient", found, expected: "finite numbers".into() });
+            return Err(Error::Setting {
+                field: "gradient",
+                found,
+                expected: "finite numbers".into(),
+            });
         }
-        let foreign = |name: &str| Error::Weight { name: name.into(), what: "trained, but without gradient or moments".into() };
+        let foreign = |name: &str| Error::Weight {
+            name: name.into(),
+            what: "trained, but without gradient or moments".into(),
+        };
         for (name, _) in params.trained() {
             let known = self.states.contains_key(name) && gradients.part(name).is_some();
             known.then_some(()).ok_or_else(|| foreign(name))?;
@@ -147,7 +194,10 @@ impl AdamW {
         };
         for (name, var) in params.trained() {
             let factors = self.factors(name, rate, clip);
-            let (Some(state), Some(part)) = (self.states.get_mut(name), gradients.part(name)) else { continue };
+            let (Some(state), Some(part)) = (self.states.get_mut(name), gradients.part(name))
+            else {
+                continue;
+            };
             state.step(name, var, part, &factors)?;
         }
         Ok(norm)
@@ -196,14 +246,30 @@ impl AdamW {
     /// # Errors
     /// [`Error::File`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let failed = |why: String| Error::File { path: path.display().to_string(), why };
+        let failed = |why: String| Error::File {
+            path: path.into(),
+            why,
+        };
         let tensors = self.tensors()?;
-        let bytes: BTreeMap<&String, Vec<u8>> =
-            tensors.iter().map(|(name, v)| (name, v.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
-        let views = bytes.iter().map(|(name, bytes)| Ok((*name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)));
-        let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|e| failed(e.to_string()))?;
-        let metadata = HashMap::from([("step".to_string(), self.step.to_string()), ("format".into(), "rto-adamw-1".into())]);
-        let file = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
+        let bytes: BTreeMap<&String, Vec<u8>> = tensors
+            .iter()
+            .map(|(name, v)| (name, v.iter().flat_map(|x| x.to_le_bytes()).collect()))
+            .collect();
+        let views = bytes.iter().map(|(name, bytes)| {
+            Ok((
+                *name,
+                TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?,
+            ))
+        });
+        let views = views
+            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|e| failed(e.to_string()))?;
+        let metadata = HashMap::from([
+            ("step".to_string(), self.step.to_string()),
+            ("format".into(), "rto-adamw-1".into()),
+        ]);
+        let file =
+            safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
         write_atomically(path, &file).map_err(|e| failed(e.to_string()))
     }
 
@@ -212,17 +278,28 @@ impl AdamW {
     /// # Errors
     /// [`Error::File`] for a file that is damaged or belongs to other weights.
     pub fn load(config: AdamWConfig, params: &Params, path: &Path) -> Result<Self> {
-        let failed = |why: String| Error::File { path: path.display().to_string(), why };
+        let failed = |why: String| Error::File {
+            path: path.into(),
+            why,
+        };
         let mut optimizer = Self::new(config, params)?;
         let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| failed(e.to_string()))?;
         let step = header.metadata().as_ref().and_then(|m| m.get("step"));
-        optimizer.step = step.and_then(|s| s.parse().ok()).ok_or_else(|| failed("no step count, expected one in the header".into()))?;
+        optimizer.step = step
+            .and_then(|s| s.parse().ok())
+            .ok_or_else(|| failed("no step count, expected one in the header".into()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(e.to_string()))?;
         let read = |name: String, count: usize| -> Result<Vec<f32>> {
-            let view = file.tensor(&name).map_err(|_| failed(format!("no tensor {name}")))?;
+            let view = file
+                .tensor(&name)
+                .map_err(|_| failed(format!("no tensor {name}")))?;
             if view.dtype() != Dtype::F32 || view.data().len() != 4 * count {
-                return Err(failed(format!("{name}: {:?} of {} bytes, expected {count} f32", view.dtype(), view.data().len())));
+                return Err(failed(format!(
+                    "{name}: {:?} of {} bytes, expected {count} f32",
+                    view.dtype(),
+                    view.data().len()
+                )));
             }
             let (numbers, _) = view.data().as_chunks::<4>();
             Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
@@ -232,7 +309,10 @@ impl AdamW {
             expected += state.restore(name, &read)?;
         }
         if file.len() != expected {
-            return Err(failed(format!("{} tensors, expected {expected} for the trained weights", file.len())));
+            return Err(failed(format!(
+                "{} tensors, expected {expected} for the trained weights",
+                file.len()
+            )));
         }
         Ok(optimizer)
     }
@@ -242,16 +322,31 @@ impl State {
     fn new(var: &Var, slices: bool) -> Result<Self> {
         if slices {
             let zeros = || vec![0.0; var.elem_count()];
-            return Ok(Self::Slices { m: zeros(), v: zeros() });
+            return Ok(Self::Slices {
+                m: zeros(),
+                v: zeros(),
+            });
         }
         let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
         // Two f64 weights are no narrower than the moments, but are stepped through a copy too: one path less.
-        let master = if var.dtype() == DType::F32 { None } else { Some(var.as_tensor().to_dtype(DType::F32)?.detach()) };
-        Ok(Self::Tensors { m: zeros()?, v: zeros()?, master })
+        let master = if var.dtype() == DType::F32 {
+            None
+        } else {
+            Some(var.as_tensor().to_dtype(DType::F32)?.detach())
+        };
+        Ok(Self::Tensors {
+            m: zeros()?,
+            v: zeros()?,
+            master,
+        })
     }
 
     /// Reads its tensors; returns how many.
-    fn restore(&mut self, name: &str, read: &dyn Fn(String, usize) -> Result<Vec<f32>>) -> Result<usize> {
+    fn restore(
+        &mut self,
+        name: &str,
+        read: &dyn Fn(String, usize) -> Result<Vec<f32>>,
+    ) -> Result<usize> {
         match self {
             Self::Slices { m, v } => {
                 *m = read(format!("m.{name}"), m.len())?;
@@ -274,7 +369,11 @@ impl State {
     fn step(&mut self, name: &str, var: &Var, gradient: &Gradient, f: &Factors) -> Result<()> {
         match (self, gradient) {
             (Self::Slices { m, v }, Gradient::Slice(g)) => {
-                let step = SliceStep { gradient: g, moments: RefCell::new((m, v)), factors: *f };
+                let step = SliceStep {
+                    gradient: g,
+                    moments: RefCell::new((m, v)),
+                    factors: *f,
+                };
                 Ok(var.as_tensor().inplace_op1(&step)?)
             }
             (Self::Tensors { m, v, master }, Gradient::Tensor(g)) => {
@@ -287,14 +386,19 @@ impl State {
                 *v = ((&*v * b2)? + (g.sqr()? * (1.0 - b2))?)?.detach();
                 let denominator = ((v.sqrt()? * f64::from(f.root))? + f64::from(f.epsilon))?;
                 let old = master.clone().unwrap_or_else(|| var.as_tensor().detach());
-                let new = ((old * f64::from(f.keep))? - ((&*m / denominator)? * f64::from(f.rate))?)?.detach();
+                let new = ((old * f64::from(f.keep))?
+                    - ((&*m / denominator)? * f64::from(f.rate))?)?
+                .detach();
                 var.set(&new.to_dtype(var.dtype())?)?;
                 if master.is_some() {
                     *master = Some(new);
                 }
                 Ok(())
             }
-            _ => Err(Error::Weight { name: name.into(), what: "moved to another device since the optimiser was made".into() }),
+            _ => Err(Error::Weight {
+                name: name.into(),
+                what: "moved to another device since the optimiser was made".into(),
+            }),
         }
     }
 }
@@ -312,13 +416,19 @@ impl InplaceOp1 for SliceStep<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let CpuStorage::F32(weights) = storage else { candle_core::bail!("expected f32 weights") };
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("expected contiguous weights") };
+        let CpuStorage::F32(weights) = storage else {
+            candle_core::bail!("expected f32 weights")
+        };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("expected contiguous weights")
+        };
         const PIECE: usize = 1 << 16;
         let factors = self.factors;
         let mut moments = self.moments.borrow_mut();
         let (m, v) = &mut *moments;
-        let parts = weights[start..end].chunks_mut(PIECE).zip(m.chunks_mut(PIECE).zip(v.chunks_mut(PIECE)));
+        let parts = weights[start..end]
+            .chunks_mut(PIECE)
+            .zip(m.chunks_mut(PIECE).zip(v.chunks_mut(PIECE)));
         let mut parts: Vec<_> = parts.zip(self.gradient.chunks(PIECE)).collect();
         for_each_piece(&mut parts, 1, |_, part| {
             let ((w, (m, v)), g) = &mut part[0];
@@ -341,7 +451,10 @@ fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: &Factors) {
 }
 
 fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

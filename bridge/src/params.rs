@@ -52,9 +52,14 @@ impl Params {
         let own = |(name, tensor): (String, Tensor)| {
             check_finite(&name, &tensor)?;
             // A copy of its own: the optimiser must not write into memory that a reference model shares.
-            Ok((name, Weight::Trained(Var::from_tensor(&tensor.copy()?.contiguous()?)?)))
+            Ok((
+                name,
+                Weight::Trained(Var::from_tensor(&tensor.copy()?.contiguous()?)?),
+            ))
         };
-        Ok(Self { weights: weights.into_iter().map(own).collect::<Result<_>>()? })
+        Ok(Self {
+            weights: weights.into_iter().map(own).collect::<Result<_>>()?,
+        })
     }
 
     /// Takes over loaded weights, all frozen, without a copy: a reference or reward model.
@@ -66,14 +71,22 @@ impl Params {
             check_finite(&name, &tensor)?;
             Ok((name, Weight::Frozen(tensor.contiguous()?.detach())))
         };
-        Ok(Self { weights: weights.into_iter().map(own).collect::<Result<_>>()? })
+        Ok(Self {
+            weights: weights.into_iter().map(own).collect::<Result<_>>()?,
+        })
     }
 
     /// Draws weights of the given shapes, each from its own stream of `seeds`, so that adding a head changes no other weight.
     ///
     /// # Errors
     /// What candle reports.
-    pub fn random(shapes: &BTreeMap<String, Vec<usize>>, init: Init, n_layers: usize, seeds: &SeedTree, device: &Device) -> Result<Self> {
+    pub fn random(
+        shapes: &BTreeMap<String, Vec<usize>>,
+        init: Init,
+        n_layers: usize,
+        seeds: &SeedTree,
+        device: &Device,
+    ) -> Result<Self> {
         let mut weights = BTreeMap::new();
         for (name, shape) in shapes {
             let values = draw(name, shape, init, n_layers, seeds);
@@ -98,7 +111,9 @@ impl Params {
     pub fn freeze(&mut self, patterns: &[&str]) -> usize {
         let mut frozen = 0;
         for (name, weight) in &mut self.weights {
-            if matches!(weight, Weight::Trained(_)) && patterns.iter().any(|p| matches_pattern(p, name)) {
+            if matches!(weight, Weight::Trained(_))
+                && patterns.iter().any(|p| matches_pattern(p, name))
+            {
                 *weight = Weight::Frozen(weight.tensor().detach());
                 frozen += 1;
             }
@@ -108,7 +123,10 @@ impl Params {
 
     /// Names and weights in sorted order, detached from any graph and sharing memory: copy before the next step to keep them.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
-        self.weights.iter().map(|(name, w)| (name.clone(), w.tensor().detach())).collect()
+        self.weights
+            .iter()
+            .map(|(name, w)| (name.clone(), w.tensor().detach()))
+            .collect()
     }
 
     /// An independent copy, all frozen.
@@ -116,8 +134,12 @@ impl Params {
     /// # Errors
     /// What candle reports.
     pub fn snapshot(&self) -> Result<Self> {
-        let copy = |(name, w): (&String, &Weight)| Ok((name.clone(), Weight::Frozen(w.tensor().copy()?.detach())));
-        Ok(Self { weights: self.weights.iter().map(copy).collect::<Result<_>>()? })
+        let copy = |(name, w): (&String, &Weight)| {
+            Ok((name.clone(), Weight::Frozen(w.tensor().copy()?.detach())))
+        };
+        Ok(Self {
+            weights: self.weights.iter().map(copy).collect::<Result<_>>()?,
+        })
     }
 
     /// The weight called `name`; part of the graph if it is trainable.
@@ -125,8 +147,14 @@ impl Params {
     /// # Errors
     /// [`Error::Weight`] where there is none.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
-        let missing = || Error::Weight { name: name.into(), what: "missing".into() };
-        self.weights.get(name).map(Weight::tensor).ok_or_else(missing)
+        let missing = || Error::Weight {
+            name: name.into(),
+            what: "missing".into(),
+        };
+        self.weights
+            .get(name)
+            .map(Weight::tensor)
+            .ok_or_else(missing)
     }
 
     /// Whether there is a weight of that name.
@@ -146,10 +174,12 @@ impl Params {
 
     /// Trained weights in sorted order.
     pub fn trained(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.weights.iter().filter_map(|(name, weight)| match weight {
-            Weight::Trained(var) => Some((name.as_str(), var)),
-            Weight::Frozen(_) => None,
-        })
+        self.weights
+            .iter()
+            .filter_map(|(name, weight)| match weight {
+                Weight::Trained(var) => Some((name.as_str(), var)),
+                Weight::Frozen(_) => None,
+            })
     }
 
     /// Number of scalars.
@@ -166,11 +196,17 @@ impl Params {
             let found = self.get(name)?.dims();
             if found != shape {
                 let what = format!("shape {found:?}, expected {shape:?}");
-                return Err(Error::Weight { name: name.clone(), what });
+                return Err(Error::Weight {
+                    name: name.clone(),
+                    what,
+                });
             }
         }
         match self.names().find(|name| !shapes.contains_key(*name)) {
-            Some(name) => Err(Error::Weight { name: name.into(), what: "not a weight of this architecture".into() }),
+            Some(name) => Err(Error::Weight {
+                name: name.into(),
+                what: "not a weight of this architecture".into(),
+            }),
             None => Ok(()),
         }
     }
@@ -183,7 +219,12 @@ impl Params {
 
     /// Every weight as a slice, for the length of a pass.
     pub(crate) fn slices(&self) -> Slices<'_> {
-        Slices(self.weights.iter().map(|(name, w)| (name.as_str(), Guard::new(w.tensor()))).collect())
+        Slices(
+            self.weights
+                .iter()
+                .map(|(name, w)| (name.as_str(), Guard::new(w.tensor())))
+                .collect(),
+        )
     }
 }
 
@@ -199,7 +240,11 @@ struct Guard<'a> {
 impl<'a> Guard<'a> {
     fn new(tensor: &'a Tensor) -> Self {
         let (storage, layout) = tensor.storage_and_layout();
-        Self { storage: Box::new(storage), start: layout.start_offset(), len: tensor.elem_count() }
+        Self {
+            storage: Box::new(storage),
+            start: layout.start_offset(),
+            len: tensor.elem_count(),
+        }
     }
 }
 
@@ -215,18 +260,36 @@ impl Slices<'_> {
 
     /// The weight; names and shapes were checked when the model was made.
     pub fn get(&self, name: &str) -> &[f32] {
-        self.find(name).unwrap_or_else(|| panic!("weight {name} was checked to be f32 on the CPU"))
+        self.find(name)
+            .unwrap_or_else(|| panic!("weight {name} was checked to be f32 on the CPU"))
     }
 }
 
 fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
-    let refused = |what: String| Error::Weight { name: name.into(), what };
-    if !matches!(tensor.dtype(), DType::F64 | DType::F32 | DType::BF16 | DType::F16) {
-        return Err(refused(format!("type {:?}, expected a float", tensor.dtype())));
+    let refused = |what: String| Error::Weight {
+        name: name.into(),
+        what,
+    };
+    if !matches!(
+        tensor.dtype(),
+        DType::F64 | DType::F32 | DType::BF16 | DType::F16
+    ) {
+        return Err(refused(format!(
+            "type {:?}, expected a float",
+            tensor.dtype()
+        )));
     }
     if tensor.elem_count() > 0 {
-        let sum = tensor.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()?;
-        let nan = tensor.ne(tensor)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        let sum = tensor
+            .to_dtype(DType::F32)?
+            .abs()?
+            .max_all()?
+            .to_scalar::<f32>()?;
+        let nan = tensor
+            .ne(tensor)?
+            .to_dtype(DType::F32)?
+            .sum_all()?
+            .to_scalar::<f32>()?;
         if !sum.is_finite() || nan > 0.0 {
             return Err(refused("holds NaN or an infinity".into()));
         }
@@ -241,7 +304,8 @@ fn draw(name: &str, shape: &[usize], init: Init, n_layers: usize, seeds: &SeedTr
         return vec![value; count];
     }
     let width = *shape.last().unwrap_or(&1) as f64;
-    let writes_residual = name.ends_with("attention.dense.weight") || name.ends_with("dense_4h_to_h.weight");
+    let writes_residual =
+        name.ends_with("attention.dense.weight") || name.ends_with("dense_4h_to_h.weight");
     let std = match init {
         Init::Normal { std } => std,
         // The second matrix of the MLP reads four times the width, but both schemes speak of the residual stream.
@@ -249,7 +313,9 @@ fn draw(name: &str, shape: &[usize], init: Init, n_layers: usize, seeds: &SeedTr
         Init::Small => (2.0 / (5.0 * width)).sqrt(),
     };
     let mut rng = seeds.child(name).rng();
-    (0..count).map(|_| (std * rng.sample::<f64, _>(StandardNormal)) as f32).collect()
+    (0..count)
+        .map(|_| (std * rng.sample::<f64, _>(StandardNormal)) as f32)
+        .collect()
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for any characters.
@@ -283,10 +349,16 @@ impl Gradients {
     pub fn zeros(params: &Params) -> Self {
         let slices = params.on_slices();
         let zero = |(name, var): (&str, &Var)| {
-            let part = if slices { Gradient::Slice(vec![0.0; var.elem_count()]) } else { Gradient::Tensor(None) };
+            let part = if slices {
+                Gradient::Slice(vec![0.0; var.elem_count()])
+            } else {
+                Gradient::Tensor(None)
+            };
             (name.to_string(), part)
         };
-        Self { parts: params.trained().map(zero).collect() }
+        Self {
+            parts: params.trained().map(zero).collect(),
+        }
     }
 
     /// Back to zeros, keeping the memory.
@@ -308,7 +380,9 @@ impl Gradients {
             None => Ok(None),
             Some(Gradient::Slice(values)) => Ok(Some(values.clone())),
             Some(Gradient::Tensor(None)) => Ok(Some(Vec::new())),
-            Some(Gradient::Tensor(Some(tensor))) => Ok(Some(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)),
+            Some(Gradient::Tensor(Some(tensor))) => {
+                Ok(Some(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?))
+            }
         }
     }
 
@@ -322,7 +396,9 @@ impl Gradients {
     /// # Errors
     /// What candle reports.
     pub fn norm(&self, name: &str) -> Result<f64> {
-        self.parts.get(name).map_or(Ok(0.0), |part| Ok(part.norm_squared()?.sqrt()))
+        self.parts
+            .get(name)
+            .map_or(Ok(0.0), |part| Ok(part.norm_squared()?.sqrt()))
     }
 
     /// Euclidean norm of all gradients together.
@@ -330,7 +406,11 @@ impl Gradients {
     /// # Errors
     /// What candle reports.
     pub fn global_norm(&self) -> Result<f64> {
-        let squares = self.parts.values().map(Gradient::norm_squared).sum::<Result<f64>>()?;
+        let squares = self
+            .parts
+            .values()
+            .map(Gradient::norm_squared)
+            .sum::<Result<f64>>()?;
         Ok(squares.sqrt())
     }
 
@@ -346,10 +426,20 @@ impl Gradients {
     }
 
     /// Adds the gradients that candle found for the trained weights, in `f32` or better.
-    pub(crate) fn add_store(&mut self, params: &Params, store: &candle_core::backprop::GradStore) -> Result<()> {
+    pub(crate) fn add_store(
+        &mut self,
+        params: &Params,
+        store: &candle_core::backprop::GradStore,
+    ) -> Result<()> {
         for (name, part) in &mut self.parts {
-            let (Gradient::Tensor(sum), Some(found)) = (part, store.get(params.get(name)?)) else { continue };
-            let found = if found.dtype() == DType::F64 { found.clone() } else { found.to_dtype(DType::F32)? };
+            let (Gradient::Tensor(sum), Some(found)) = (part, store.get(params.get(name)?)) else {
+                continue;
+            };
+            let found = if found.dtype() == DType::F64 {
+                found.clone()
+            } else {
+                found.to_dtype(DType::F32)?
+            };
             // Detached: candle keeps the whole graph alive through a gradient otherwise.
             let found = found.detach();
             *sum = Some(match sum.take() {
@@ -366,7 +456,11 @@ impl Gradient {
         match self {
             Self::Slice(values) => Ok(norm_squared(values)),
             Self::Tensor(None) => Ok(0.0),
-            Self::Tensor(Some(t)) => Ok(t.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?),
+            Self::Tensor(Some(t)) => Ok(t
+                .sqr()?
+                .sum_all()?
+                .to_dtype(DType::F64)?
+                .to_scalar::<f64>()?),
         }
     }
 }

@@ -40,19 +40,38 @@ impl Schedule {
     /// # Errors
     /// [`Error::Setting`] for a rate that is negative or not finite, a ratio outside `[0, 1]`, or a decay without steps.
     pub fn new(peak: f64, warmup: u64, total: u64, decay: Decay) -> Result<Self> {
-        let refuse = |field, found: String, expected: &str| Err(Error::Setting { field, found, expected: expected.into() });
+        let refuse = |field, found: String, expected: &str| {
+            Err(Error::Setting {
+                field,
+                found,
+                expected: expected.into(),
+            })
+        };
         if !peak.is_finite() || peak < 0.0 {
-            return refuse("learning rate", peak.to_string(), "a finite number, at least 0");
+            return refuse(
+                "learning rate",
+                peak.to_string(),
+                "a finite number, at least 0",
+            );
         }
         if let Decay::Linear { final_ratio } | Decay::Cosine { final_ratio } = decay {
             if !(0.0..=1.0).contains(&final_ratio) {
                 return refuse("final_ratio", final_ratio.to_string(), "a number in [0, 1]");
             }
             if total <= warmup {
-                return refuse("total steps", total.to_string(), &format!("more than the {warmup} of the warm-up"));
+                return refuse(
+                    "total steps",
+                    total.to_string(),
+                    &format!("more than the {warmup} of the warm-up"),
+                );
             }
         }
-        Ok(Self { peak, warmup, total, decay })
+        Ok(Self {
+            peak,
+            warmup,
+            total,
+            decay,
+        })
     }
 
     /// The learning rate of step `t`, 0-based.
@@ -66,7 +85,8 @@ impl Schedule {
                 Decay::Constant => 1.0,
                 Decay::Linear { final_ratio } => 1.0 - (1.0 - final_ratio) * done(),
                 Decay::Cosine { final_ratio } => {
-                    final_ratio + (1.0 - final_ratio) * 0.5 * (1.0 + (std::f64::consts::PI * done()).cos())
+                    final_ratio
+                        + (1.0 - final_ratio) * 0.5 * (1.0 + (std::f64::consts::PI * done()).cos())
                 }
             }
     }

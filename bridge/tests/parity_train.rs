@@ -14,7 +14,11 @@ const TOLERANCE: f64 = 1e-4;
 fn close(what: &str, fixture: &Fixture, ours: &[f64], theirs: &[f64]) {
     let distance = distance(ours, theirs);
     println!("{} {what}: {distance:.1e}", fixture.name);
-    assert!(distance <= TOLERANCE, "{} {what}: {distance:e}", fixture.name);
+    assert!(
+        distance <= TOLERANCE,
+        "{} {what}: {distance:e}",
+        fixture.name
+    );
 }
 
 fn for_each_fixture(check: impl Fn(&Fixture, DType)) {
@@ -36,19 +40,34 @@ fn real(fixture: &Fixture, values: &str, mask: &str, first: usize) -> Vec<f64> {
     let mask = fixture.rows(mask);
     let values = fixture.flat(values);
     let width = values.len() / mask.iter().map(|r| r.len() - first).sum::<usize>();
-    let flags = mask.iter().flat_map(|r| (first..r.len()).map(|t| r[t] == 1 && (first == 0 || r[t - 1] == 1)));
-    values.chunks(width).zip(flags).filter(|(_, real)| *real).flat_map(|(v, _)| v.to_vec()).collect()
+    let flags = mask
+        .iter()
+        .flat_map(|r| (first..r.len()).map(|t| r[t] == 1 && (first == 0 || r[t - 1] == 1)));
+    values
+        .chunks(width)
+        .zip(flags)
+        .filter(|(_, real)| *real)
+        .flat_map(|(v, _)| v.to_vec())
+        .collect()
 }
 
 #[test]
 fn logits_and_log_probs_without_padding() {
     for_each_fixture(|fixture, dtype| {
         let batch = fixture.plain();
-        for (part, key) in [("policy", "plain.token_logprobs"), ("ref", "plain.ref_token_logprobs")] {
+        for (part, key) in [
+            ("policy", "plain.token_logprobs"),
+            ("ref", "plain.ref_token_logprobs"),
+        ] {
             let model = fixture.model(part, dtype);
             close(key, fixture, &log_probs(&model, &batch), &fixture.flat(key));
             if part == "policy" {
-                close("logits", fixture, &logits(&model, &batch), &fixture.flat("plain.logits"));
+                close(
+                    "logits",
+                    fixture,
+                    &logits(&model, &batch),
+                    &fixture.flat("plain.logits"),
+                );
             }
         }
     });
@@ -63,7 +82,12 @@ fn logits_and_log_probs_under_padding() {
             let batch = fixture.padded(side, Positions::FromMask);
             let want = real(fixture, &format!("{side}.logits_mask_pos"), &mask, 0);
             close(side, fixture, &logits(&model, &batch), &want);
-            let want = real(fixture, &format!("{side}.token_logprobs_mask_pos"), &mask, 1);
+            let want = real(
+                fixture,
+                &format!("{side}.token_logprobs_mask_pos"),
+                &mask,
+                1,
+            );
             close(side, fixture, &log_probs(&model, &batch), &want);
             let batch = fixture.padded(side, Positions::FromColumn);
             let want = real(fixture, &format!("{side}.logits_default_pos"), &mask, 0);
@@ -77,8 +101,17 @@ fn same_norms(fixture: &Fixture, key: &str, gradients: &Gradients) {
     assert_eq!(norms.len(), gradients.names().count());
     for (name, norm) in norms {
         // In memory, some versions of the reference implementation name the head so.
-        let name = if name == "lm_head.weight" { "embed_out.weight" } else { name };
-        close(&format!("{key} {name}"), fixture, &[gradients.norm(name).unwrap()], &[norm.as_f64().unwrap()]);
+        let name = if name == "lm_head.weight" {
+            "embed_out.weight"
+        } else {
+            name
+        };
+        close(
+            &format!("{key} {name}"),
+            fixture,
+            &[gradients.norm(name).unwrap()],
+            &[norm.as_f64().unwrap()],
+        );
     }
 }
 
@@ -88,9 +121,18 @@ fn supervised_loss_and_gradients() {
         let (model, batch) = (fixture.model("policy", dtype), fixture.plain());
         let scores = log_probs(&model, &batch);
         let n = scores.len() as f64;
-        close("loss", fixture, &[-scores.iter().sum::<f64>() / n], &[fixture.number("plain.hf_loss")]);
+        close(
+            "loss",
+            fixture,
+            &[-scores.iter().sum::<f64>() / n],
+            &[fixture.number("plain.hf_loss")],
+        );
         for keep in [Keep::Sums, Keep::Activations] {
-            same_norms(fixture, "plain.sft_grad_norms", &pull(&model, &batch, vec![-1.0 / n; scores.len()], keep));
+            same_norms(
+                fixture,
+                "plain.sft_grad_norms",
+                &pull(&model, &batch, vec![-1.0 / n; scores.len()], keep),
+            );
         }
     });
 }
@@ -100,19 +142,43 @@ fn preference_loss_gradients_and_a_step_of_adamw() {
     for_each_fixture(|fixture, dtype| {
         let (mut model, batch) = (fixture.model("policy", dtype), fixture.pairs());
         let reference = log_probs(&fixture.model("ref", dtype), &batch);
-        let (loss, grad) = dpo(&batch, &log_probs(&model, &batch), &reference, fixture.number("beta"));
+        let (loss, grad) = dpo(
+            &batch,
+            &log_probs(&model, &batch),
+            &reference,
+            fixture.number("beta"),
+        );
         close("dpo loss", fixture, &[loss], &[fixture.number("dpo.loss")]);
         let gradients = pull(&model, &batch, grad, Keep::Sums);
         same_norms(fixture, "dpo.grad_norms", &gradients);
-        for key in fixture.tensors.keys().filter(|k| k.starts_with("dpo.grad.")) {
+        for key in fixture
+            .tensors
+            .keys()
+            .filter(|k| k.starts_with("dpo.grad."))
+        {
             let ours = wide(&gradients.get(&key["dpo.grad.".len()..]).unwrap().unwrap());
             close(key, fixture, &ours, &fixture.flat(key));
         }
-        let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+        let config = AdamWConfig {
+            weight_decay: 0.1,
+            ..AdamWConfig::default()
+        };
         let mut optimizer = AdamW::new(config, model.params()).unwrap();
-        optimizer.step(model.params_mut(), &gradients, 1e-3).unwrap();
-        let (loss, _) = dpo(&batch, &log_probs(&model, &batch), &reference, fixture.number("beta"));
-        close("dpo loss after a step", fixture, &[loss], &[fixture.number("dpo.loss_after_adamw_step")]);
+        optimizer
+            .step(model.params_mut(), &gradients, 1e-3)
+            .unwrap();
+        let (loss, _) = dpo(
+            &batch,
+            &log_probs(&model, &batch),
+            &reference,
+            fixture.number("beta"),
+        );
+        close(
+            "dpo loss after a step",
+            fixture,
+            &[loss],
+            &[fixture.number("dpo.loss_after_adamw_step")],
+        );
     });
 }
 
@@ -120,7 +186,13 @@ fn preference_loss_gradients_and_a_step_of_adamw() {
 fn a_request_without_its_head_is_refused() {
     let fixture = Fixture::load(&fixtures()[0]);
     let model = fixture.model("policy", DType::F32);
-    let request = Request { values: true, ..Request::default() };
-    let error = model.scores(&fixture.plain(), &request).unwrap_err().to_string();
+    let request = Request {
+        values: true,
+        ..Request::default()
+    };
+    let error = model
+        .scores(&fixture.plain(), &request)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("v_head.weight"), "{error}");
 }

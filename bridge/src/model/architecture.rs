@@ -50,13 +50,34 @@ pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
     fn rotary(&self, positions: &[u32]) -> RotaryTable;
 
     /// `x` becomes the block's output.
-    fn forward(&self, pass: &Pass<'_>, block: usize, x: &mut [f32], keep: bool) -> Option<BlockTape>;
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        x: &mut [f32],
+        keep: bool,
+    ) -> Option<BlockTape>;
     /// `dx` comes in as the gradient of the output and leaves as that of the input.
-    fn backward(&self, pass: &Pass<'_>, block: usize, tape: BlockTape, dx: &mut [f32], grads: &mut Gradients);
+    fn backward(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        tape: BlockTape,
+        dx: &mut [f32],
+        grads: &mut Gradients,
+    );
     /// The last norm; returns what its backward pass needs.
     fn final_norm(&self, pass: &Pass<'_>, x: &[f32], y: &mut [f32]) -> Buffer;
     /// Adds the gradient of its input to `dx`.
-    fn final_norm_backward(&self, pass: &Pass<'_>, x: &[f32], kept: &[f32], dy: &[f32], dx: &mut [f32], grads: &mut Gradients);
+    fn final_norm_backward(
+        &self,
+        pass: &Pass<'_>,
+        x: &[f32],
+        kept: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        grads: &mut Gradients,
+    );
 
     /// One block on candle tensors, `x [B, T, hidden]`.
     fn block_tensor(&self, pass: &TensorPass<'_>, block: usize, x: &Tensor) -> Result<Tensor>;
@@ -76,14 +97,28 @@ impl<'a> Pass<'a> {
     }
 
     /// Gradients of weight and bias (unless frozen) and of the input.
-    pub fn linear_backward(&self, name: &str, layer: &Linear<'_>, x: &[f32], dy: &[f32], dx: &mut [f32], grads: &mut Gradients) {
+    pub fn linear_backward(
+        &self,
+        name: &str,
+        layer: &Linear<'_>,
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        grads: &mut Gradients,
+    ) {
         linear_weights_backward(name, layer, x, dy, grads);
         linear::backward_input(layer, dy, dx, Update::Set);
     }
 }
 
 /// Gradients of weight and bias, unless frozen.
-pub(crate) fn linear_weights_backward(name: &str, layer: &Linear<'_>, x: &[f32], dy: &[f32], grads: &mut Gradients) {
+pub(crate) fn linear_weights_backward(
+    name: &str,
+    layer: &Linear<'_>,
+    x: &[f32],
+    dy: &[f32],
+    grads: &mut Gradients,
+) {
     if let Some(dw) = grads.slice_mut(&format!("{name}.weight")) {
         linear::backward_weight(x, dy, dw, layer.inputs, layer.outputs);
     }

@@ -1,6 +1,8 @@
 //! GPT-NeoX (Pythia): `y = x + attention(norm₁(x)) + mlp(norm₂(x))`, or the two one after the other.
 
-use super::architecture::{Architecture, BlockTape, Dims, Pass, TensorPass, linear_weights_backward};
+use super::architecture::{
+    Architecture, BlockTape, Dims, Pass, TensorPass, linear_weights_backward,
+};
 use crate::config::GptNeoXConfig;
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
@@ -31,7 +33,13 @@ impl GptNeoX {
     /// # Errors
     /// [`Error::Setting`] for sizes that do not fit one another.
     pub fn new(config: &GptNeoXConfig) -> Result<Self> {
-        let refuse = |field, found: String, expected: String| Err(Error::Setting { field, found, expected });
+        let refuse = |field, found: String, expected: String| {
+            Err(Error::Setting {
+                field,
+                found,
+                expected,
+            })
+        };
         let sizes = [
             ("vocab_size", config.vocab_size),
             ("hidden_size", config.hidden_size),
@@ -44,13 +52,23 @@ impl GptNeoX {
             return refuse(field, "0".into(), "at least 1".into());
         }
         if config.hidden_size % config.n_heads != 0 {
-            return refuse("hidden_size", config.hidden_size.to_string(), format!("a multiple of n_heads = {}", config.n_heads));
+            return refuse(
+                "hidden_size",
+                config.hidden_size.to_string(),
+                format!("a multiple of n_heads = {}", config.n_heads),
+            );
         }
         let head_dim = config.hidden_size / config.n_heads;
         if config.rotary_dims % 2 != 0 || config.rotary_dims > head_dim {
-            return refuse("rotary_dims", config.rotary_dims.to_string(), format!("an even number up to {head_dim}"));
+            return refuse(
+                "rotary_dims",
+                config.rotary_dims.to_string(),
+                format!("an even number up to {head_dim}"),
+            );
         }
-        Ok(Self { config: config.clone() })
+        Ok(Self {
+            config: config.clone(),
+        })
     }
 
     fn layout(&self) -> HeadLayout {
@@ -70,11 +88,23 @@ impl GptNeoX {
     }
 
     fn normed(&self, pass: &Pass<'_>, name: &str, x: &[f32], stats: &[f32], y: &mut [f32]) {
-        let (gain, bias) = (pass.weights.get(&format!("{name}.weight")), pass.weights.get(&format!("{name}.bias")));
+        let (gain, bias) = (
+            pass.weights.get(&format!("{name}.weight")),
+            pass.weights.get(&format!("{name}.bias")),
+        );
         layer_norm::apply(x, stats, gain, bias, y);
     }
 
-    fn norm_backward(&self, pass: &Pass<'_>, name: &str, x: &[f32], stats: &[f32], dy: &[f32], dx: &mut [f32], grads: &mut Gradients) {
+    fn norm_backward(
+        &self,
+        pass: &Pass<'_>,
+        name: &str,
+        x: &[f32],
+        stats: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        grads: &mut Gradients,
+    ) {
         let gain = format!("{name}.weight");
         if let Some(dgain) = grads.slice_mut(&gain) {
             layer_norm::backward_gain(x, stats, dy, dgain);
@@ -93,7 +123,14 @@ impl GptNeoX {
     }
 
     /// Rotated queries, keys and values; attended values; logarithms of the softmax sums.
-    fn attend(&self, pass: &Pass<'_>, block: usize, x: &[f32], stats: &[f32], norm: &mut [f32]) -> [Buffer; 3] {
+    fn attend(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        x: &[f32],
+        stats: &[f32],
+        norm: &mut [f32],
+    ) -> [Buffer; 3] {
         let (h, n) = (self.config.hidden_size, x.len() / self.config.hidden_size);
         self.normed(pass, &Self::name(block, "input_layernorm"), x, stats, norm);
         let mut qkv = pass.pool.take(n * 3 * h);
@@ -101,8 +138,18 @@ impl GptNeoX {
         linear::forward(&layer, norm, &mut qkv, Update::Set);
         let layout = self.layout();
         rotate(&mut qkv, &layout, pass.rotary, Turn::Forward);
-        let (mut out, mut log_sum) = (pass.pool.take(n * h), pass.pool.take(n * self.config.n_heads));
-        attention::forward(&qkv, &layout, pass.lengths, &mut out, &mut log_sum, pass.pool);
+        let (mut out, mut log_sum) = (
+            pass.pool.take(n * h),
+            pass.pool.take(n * self.config.n_heads),
+        );
+        attention::forward(
+            &qkv,
+            &layout,
+            pass.lengths,
+            &mut out,
+            &mut log_sum,
+            pass.pool,
+        );
         [qkv, out, log_sum]
     }
 
@@ -121,9 +168,20 @@ impl GptNeoX {
     }
 
     /// The gradient of the MLP's input, a norm's output; `norm` is that output.
-    fn mlp_backward(&self, pass: &Pass<'_>, block: usize, before: &[f32], norm: &[f32], dy: &[f32], grads: &mut Gradients) -> Buffer {
+    fn mlp_backward(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        before: &[f32],
+        norm: &[f32],
+        dy: &[f32],
+        grads: &mut Gradients,
+    ) -> Buffer {
         let (h, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let (name_up, name_down) = (Self::name(block, "mlp.dense_h_to_4h"), Self::name(block, "mlp.dense_4h_to_h"));
+        let (name_up, name_down) = (
+            Self::name(block, "mlp.dense_h_to_4h"),
+            Self::name(block, "mlp.dense_4h_to_h"),
+        );
         let down = pass.linear(&name_down, inner, h);
         let mut dbefore = pass.pool.take(before.len());
         let mut after = pass.pool.take(before.len());
@@ -137,11 +195,27 @@ impl GptNeoX {
     }
 
     /// The gradient of the first norm's output, from `dout`, that of the attended values.
-    fn attend_backward(&self, pass: &Pass<'_>, block: usize, tape: &[Buffer], norm: &[f32], dout: &[f32], grads: &mut Gradients) -> Buffer {
+    fn attend_backward(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        tape: &[Buffer],
+        norm: &[f32],
+        dout: &[f32],
+        grads: &mut Gradients,
+    ) -> Buffer {
         let h = self.config.hidden_size;
         let layout = self.layout();
         let mut dqkv = pass.pool.take(tape[QKV].len());
-        attention::backward(&tape[QKV], &layout, pass.lengths, &tape[LOG_SUM], dout, &mut dqkv, pass.pool);
+        attention::backward(
+            &tape[QKV],
+            &layout,
+            pass.lengths,
+            &tape[LOG_SUM],
+            dout,
+            &mut dqkv,
+            pass.pool,
+        );
         rotate(&mut dqkv, &layout, pass.rotary, Turn::Backward);
         let name = Self::name(block, "attention.query_key_value");
         let layer = pass.linear(&name, h, 3 * h);
@@ -154,7 +228,12 @@ impl GptNeoX {
 impl Architecture for GptNeoX {
     fn dims(&self) -> Dims {
         let c = &self.config;
-        Dims { vocabulary: c.vocab_size, hidden: c.hidden_size, layers: c.n_layers, max_positions: c.max_positions }
+        Dims {
+            vocabulary: c.vocab_size,
+            hidden: c.hidden_size,
+            layers: c.n_layers,
+            max_positions: c.max_positions,
+        }
     }
 
     fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
@@ -165,12 +244,24 @@ impl Architecture for GptNeoX {
             if bias {
                 shapes.insert(format!("{name}.bias"), vec![rows]);
             }
-            shapes.insert(format!("{name}.weight"), if cols == 0 { vec![rows] } else { vec![rows, cols] });
+            shapes.insert(
+                format!("{name}.weight"),
+                if cols == 0 {
+                    vec![rows]
+                } else {
+                    vec![rows, cols]
+                },
+            );
         };
         for block in 0..c.n_layers {
             matrix(Self::name(block, "input_layernorm"), h, 0, true);
             matrix(Self::name(block, "post_attention_layernorm"), h, 0, true);
-            matrix(Self::name(block, "attention.query_key_value"), 3 * h, h, c.attention_bias);
+            matrix(
+                Self::name(block, "attention.query_key_value"),
+                3 * h,
+                h,
+                c.attention_bias,
+            );
             matrix(Self::name(block, "attention.dense"), h, h, c.attention_bias);
             matrix(Self::name(block, "mlp.dense_h_to_4h"), inner, h, true);
             matrix(Self::name(block, "mlp.dense_4h_to_h"), h, inner, true);
@@ -188,7 +279,11 @@ impl Architecture for GptNeoX {
     }
 
     fn head(&self) -> &'static str {
-        if self.config.tied_embeddings { self.embedding() } else { "embed_out.weight" }
+        if self.config.tied_embeddings {
+            self.embedding()
+        } else {
+            "embed_out.weight"
+        }
     }
 
     fn block_prefix(&self, block: usize) -> String {
@@ -203,7 +298,13 @@ impl Architecture for GptNeoX {
         RotaryTable::new(positions, self.config.rotary_dims, self.config.rotary_base)
     }
 
-    fn forward(&self, pass: &Pass<'_>, block: usize, x: &mut [f32], keep: bool) -> Option<BlockTape> {
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        x: &mut [f32],
+        keep: bool,
+    ) -> Option<BlockTape> {
         let h = self.config.hidden_size;
         let copy = |x: &[f32]| {
             let mut copy = pass.pool.take(if keep { x.len() } else { 0 });
@@ -234,13 +335,33 @@ impl Architecture for GptNeoX {
         })
     }
 
-    fn backward(&self, pass: &Pass<'_>, block: usize, tape: BlockTape, dx: &mut [f32], grads: &mut Gradients) {
+    fn backward(
+        &self,
+        pass: &Pass<'_>,
+        block: usize,
+        tape: BlockTape,
+        dx: &mut [f32],
+        grads: &mut Gradients,
+    ) {
         let (h, tape) = (self.config.hidden_size, tape.0);
         let parallel = self.config.parallel_residual;
-        let (second_input, second_stats) = if parallel { (INPUT, STATS) } else { (MIDDLE, MIDDLE_STATS) };
-        let (first, second) = (Self::name(block, "input_layernorm"), Self::name(block, "post_attention_layernorm"));
+        let (second_input, second_stats) = if parallel {
+            (INPUT, STATS)
+        } else {
+            (MIDDLE, MIDDLE_STATS)
+        };
+        let (first, second) = (
+            Self::name(block, "input_layernorm"),
+            Self::name(block, "post_attention_layernorm"),
+        );
         let mut norm = pass.pool.take(dx.len());
-        self.normed(pass, &second, &tape[second_input], &tape[second_stats], &mut norm);
+        self.normed(
+            pass,
+            &second,
+            &tape[second_input],
+            &tape[second_stats],
+            &mut norm,
+        );
         let dnorm = self.mlp_backward(pass, block, &tape[INNER], &norm, dx, grads);
 
         let dense_name = Self::name(block, "attention.dense");
@@ -248,11 +369,33 @@ impl Architecture for GptNeoX {
         let mut dattended = pass.pool.take(dx.len());
         // The parallel form's attention sees the gradient of the output alone, the sequential one's also the MLP's.
         if parallel {
-            pass.linear_backward(&dense_name, &dense, &tape[ATTENDED], dx, &mut dattended, grads);
+            pass.linear_backward(
+                &dense_name,
+                &dense,
+                &tape[ATTENDED],
+                dx,
+                &mut dattended,
+                grads,
+            );
         }
-        self.norm_backward(pass, &second, &tape[second_input], &tape[second_stats], &dnorm, dx, grads);
+        self.norm_backward(
+            pass,
+            &second,
+            &tape[second_input],
+            &tape[second_stats],
+            &dnorm,
+            dx,
+            grads,
+        );
         if !parallel {
-            pass.linear_backward(&dense_name, &dense, &tape[ATTENDED], dx, &mut dattended, grads);
+            pass.linear_backward(
+                &dense_name,
+                &dense,
+                &tape[ATTENDED],
+                dx,
+                &mut dattended,
+                grads,
+            );
         }
         drop(dnorm);
         self.normed(pass, &first, &tape[INPUT], &tape[STATS], &mut norm);
@@ -266,36 +409,74 @@ impl Architecture for GptNeoX {
         stats
     }
 
-    fn final_norm_backward(&self, pass: &Pass<'_>, x: &[f32], kept: &[f32], dy: &[f32], dx: &mut [f32], grads: &mut Gradients) {
+    fn final_norm_backward(
+        &self,
+        pass: &Pass<'_>,
+        x: &[f32],
+        kept: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        grads: &mut Gradients,
+    ) {
         self.norm_backward(pass, "gpt_neox.final_layer_norm", x, kept, dy, dx, grads);
     }
 
     fn block_tensor(&self, pass: &TensorPass<'_>, block: usize, x: &Tensor) -> Result<Tensor> {
         let weight = |part: &str| pass.params.get(&Self::name(block, part));
         let norm = |part: &str, x: &Tensor| -> Result<Tensor> {
-            let (gain, bias) = (weight(&format!("{part}.weight"))?, weight(&format!("{part}.bias"))?);
-            Ok(composite::layer_norm(x, gain, bias, self.config.layer_norm_eps)?)
+            let (gain, bias) = (
+                weight(&format!("{part}.weight"))?,
+                weight(&format!("{part}.bias"))?,
+            );
+            Ok(composite::layer_norm(
+                x,
+                gain,
+                bias,
+                self.config.layer_norm_eps,
+            )?)
         };
         let linear = |part: &str, x: &Tensor| -> Result<Tensor> {
-            Ok(composite::linear(x, weight(&format!("{part}.weight"))?, weight(&format!("{part}.bias")).ok())?)
+            Ok(composite::linear(
+                x,
+                weight(&format!("{part}.weight"))?,
+                weight(&format!("{part}.bias")).ok(),
+            )?)
         };
         let (batch, time, h) = x.dims3()?;
         let heads = self.config.n_heads;
         let qkv = linear("attention.query_key_value", &norm("input_layernorm", x)?)?;
-        let qkv = qkv.reshape((batch, time, heads, 3 * (h / heads)))?.transpose(1, 2)?;
+        let qkv = qkv
+            .reshape((batch, time, heads, 3 * (h / heads)))?
+            .transpose(1, 2)?;
         let part = |i: usize| qkv.narrow(3, i * (h / heads), h / heads);
         let turn = |x: Tensor| composite::rotate(&x, &pass.cos, &pass.sin);
-        let attended = composite::attention(&turn(part(0)?)?, &turn(part(1)?)?, &part(2)?, &pass.mask)?;
+        let attended =
+            composite::attention(&turn(part(0)?)?, &turn(part(1)?)?, &part(2)?, &pass.mask)?;
         let attended = attended.transpose(1, 2)?.reshape((batch, time, h))?;
         let middle = (x + linear("attention.dense", &attended)?)?;
-        let second = if self.config.parallel_residual { x } else { &middle };
-        let inner = linear("mlp.dense_h_to_4h", &norm("post_attention_layernorm", second)?)?;
+        let second = if self.config.parallel_residual {
+            x
+        } else {
+            &middle
+        };
+        let inner = linear(
+            "mlp.dense_h_to_4h",
+            &norm("post_attention_layernorm", second)?,
+        )?;
         let inner = composite::gelu(&inner, self.config.activation)?;
         Ok((middle + linear("mlp.dense_4h_to_h", &inner)?)?)
     }
 
     fn final_norm_tensor(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
-        let (gain, bias) = (params.get("gpt_neox.final_layer_norm.weight")?, params.get("gpt_neox.final_layer_norm.bias")?);
-        Ok(composite::layer_norm(x, gain, bias, self.config.layer_norm_eps)?)
+        let (gain, bias) = (
+            params.get("gpt_neox.final_layer_norm.weight")?,
+            params.get("gpt_neox.final_layer_norm.bias")?,
+        );
+        Ok(composite::layer_norm(
+            x,
+            gain,
+            bias,
+            self.config.layer_norm_eps,
+        )?)
     }
 }

@@ -42,7 +42,10 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { checkpointing: false, keep_logits: 1 << 24 }
+        Self {
+            checkpointing: false,
+            keep_logits: 1 << 24,
+        }
     }
 }
 
@@ -79,18 +82,39 @@ impl Model {
             reward: params.contains(REWARD_WEIGHT),
         };
         // Without any head, the complaint is about the one that is usually there.
-        let heads = if heads == Heads::default() { Heads { language_model: true, ..heads } } else { heads };
+        let heads = if heads == Heads::default() {
+            Heads {
+                language_model: true,
+                ..heads
+            }
+        } else {
+            heads
+        };
         params.check(&shapes(&*architecture, heads))?;
-        Ok(Self { architecture, params, pool: Pool::default(), options: ModelOptions::default() })
+        Ok(Self {
+            architecture,
+            params,
+            pool: Pool::default(),
+            options: ModelOptions::default(),
+        })
     }
 
     /// A GPT-NeoX model with freshly drawn weights.
     ///
     /// # Errors
     /// As [`Model::gpt_neox`].
-    pub fn random_gpt_neox(config: &GptNeoXConfig, heads: Heads, init: Init, seeds: &SeedTree, device: &Device) -> Result<Self> {
+    pub fn random_gpt_neox(
+        config: &GptNeoXConfig,
+        heads: Heads,
+        init: Init,
+        seeds: &SeedTree,
+        device: &Device,
+    ) -> Result<Self> {
         let shapes = shapes(&GptNeoX::new(config)?, heads);
-        Self::gpt_neox(config, Params::random(&shapes, init, config.n_layers, seeds, device)?)
+        Self::gpt_neox(
+            config,
+            Params::random(&shapes, init, config.n_layers, seeds, device)?,
+        )
     }
 
     /// The weights.
@@ -130,10 +154,16 @@ impl Model {
         self.check(batch, request)?;
         if self.params.on_slices() && request.reference.is_none_or(|r| r.params.on_slices()) {
             let (scores, tape) = self.forward_slices(batch, request, keep);
-            return Ok(Forward { scores, tape: Tape::Slices(tape) });
+            return Ok(Forward {
+                scores,
+                tape: Tape::Slices(tape),
+            });
         }
         let (scores, tape) = self.forward_tensors(batch, request, keep)?;
-        Ok(Forward { scores, tape: Tape::Tensors(tape) })
+        Ok(Forward {
+            scores,
+            tape: Tape::Tensors(tape),
+        })
     }
 
     /// Adds to `gradients` the gradient of a scalar whose gradient with respect to the scores is `grad`.
@@ -143,7 +173,14 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Setting`] where a part of `grad` was not requested or has another length than the scores.
-    pub fn backward(&self, batch: &Batch, request: &Request<'_>, forward: Forward, grad: &Scores, gradients: &mut Gradients) -> Result<()> {
+    pub fn backward(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+        forward: Forward,
+        grad: &Scores,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         check_gradient(&forward.scores, grad)?;
         match forward.tape {
             Tape::Slices(tape) => self.backward_slices(batch, request, tape, grad, gradients),
@@ -158,7 +195,11 @@ impl Model {
     /// As [`Model::scores`].
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
         self.check(batch, &Request::log_probs())?;
-        if self.params.on_slices() { self.logits_slices(batch) } else { self.logits_tensors(batch) }
+        if self.params.on_slices() {
+            self.logits_slices(batch)
+        } else {
+            self.logits_tensors(batch)
+        }
     }
 
     fn check(&self, batch: &Batch, request: &Request<'_>) -> Result<()> {
@@ -166,30 +207,48 @@ impl Model {
         for (row, r) in batch.rows().iter().enumerate() {
             let tokens = &batch.tokens()[r.start..r.start + r.len()];
             if let Some(token) = tokens.iter().find(|&&t| t as usize >= dims.vocabulary) {
-                let what = format!("token {token}, expected one below the vocabulary size {}", dims.vocabulary);
+                let what = format!(
+                    "token {token}, expected one below the vocabulary size {}",
+                    dims.vocabulary
+                );
                 return Err(Error::Batch { row, what });
             }
             let last = batch.positions()[r.start + r.len() - 1] as usize;
             if last >= dims.max_positions {
-                let what = format!("position {last}, expected one below the context length {}", dims.max_positions);
+                let what = format!(
+                    "position {last}, expected one below the context length {}",
+                    dims.max_positions
+                );
                 return Err(Error::Batch { row, what });
             }
         }
         let lacks = |asked: bool, name: &str| asked && !self.params.contains(name);
         let missing = [
-            (lacks(request.reads_vocabulary(), self.architecture.head()), self.architecture.head()),
+            (
+                lacks(request.reads_vocabulary(), self.architecture.head()),
+                self.architecture.head(),
+            ),
             (lacks(request.values, VALUE_WEIGHT), VALUE_WEIGHT),
             (lacks(request.rewards, REWARD_WEIGHT), REWARD_WEIGHT),
         ];
         if let Some((_, name)) = missing.iter().find(|(missing, _)| *missing) {
-            return Err(Error::Setting { field: "request", found: format!("no weight {name}"), expected: "a model with that head".into() });
+            return Err(Error::Setting {
+                field: "request",
+                found: format!("no weight {name}"),
+                expected: "a model with that head".into(),
+            });
         }
         match request.reference {
-            Some(reference) if reference.architecture.dims().vocabulary != dims.vocabulary => Err(Error::Setting {
-                field: "reference",
-                found: format!("a vocabulary of {}", reference.architecture.dims().vocabulary),
-                expected: format!("{} as in the policy", dims.vocabulary),
-            }),
+            Some(reference) if reference.architecture.dims().vocabulary != dims.vocabulary => {
+                Err(Error::Setting {
+                    field: "reference",
+                    found: format!(
+                        "a vocabulary of {}",
+                        reference.architecture.dims().vocabulary
+                    ),
+                    expected: format!("{} as in the policy", dims.vocabulary),
+                })
+            }
             Some(reference) => reference.check(batch, &Request::log_probs()),
             None => Ok(()),
         }
@@ -203,7 +262,9 @@ impl Model {
         let layers = self.architecture.dims().layers;
         let trained = |block: &usize| {
             let prefix = self.architecture.block_prefix(*block);
-            self.params.trained().any(|(name, _)| name.starts_with(&prefix))
+            self.params
+                .trained()
+                .any(|(name, _)| name.starts_with(&prefix))
         };
         Some((0..layers).find(trained).unwrap_or(layers))
     }
@@ -231,17 +292,29 @@ fn check_gradient(scores: &Scores, grad: &Scores) -> Result<()> {
         ("gradient of entropy", &scores.entropy, &grad.entropy),
         ("gradient of kl", &scores.kl, &grad.kl),
         ("gradient of values", &scores.values, &grad.values),
-        ("gradient of final_values", &scores.final_values, &grad.final_values),
+        (
+            "gradient of final_values",
+            &scores.final_values,
+            &grad.final_values,
+        ),
         ("gradient of rewards", &scores.rewards, &grad.rewards),
     ];
     for (field, score, grad) in pairs {
         let Some(grad) = grad else { continue };
         let expected = score.as_ref().map_or(0, Vec::len);
         if grad.len() != expected {
-            return Err(Error::Setting { field, found: format!("{} numbers", grad.len()), expected: format!("{expected}") });
+            return Err(Error::Setting {
+                field,
+                found: format!("{} numbers", grad.len()),
+                expected: format!("{expected}"),
+            });
         }
         if let Some(bad) = grad.iter().find(|g| !g.is_finite()) {
-            return Err(Error::Setting { field, found: bad.to_string(), expected: "finite numbers".into() });
+            return Err(Error::Setting {
+                field,
+                found: bad.to_string(),
+                expected: "finite numbers".into(),
+            });
         }
     }
     Ok(())
@@ -249,7 +322,11 @@ fn check_gradient(scores: &Scores, grad: &Scores) -> Result<()> {
 
 /// Packed indices of the states that are read: every `s_h` of every text, then (if asked) every final state.
 fn states(batch: &Batch, with_final: bool) -> Vec<usize> {
-    let mut states: Vec<usize> = batch.rows().iter().flat_map(|r| (0..r.response).map(|h| r.state(h))).collect();
+    let mut states: Vec<usize> = batch
+        .rows()
+        .iter()
+        .flat_map(|r| (0..r.response).map(|h| r.state(h)))
+        .collect();
     if with_final {
         states.extend(batch.rows().iter().map(|r| r.state(r.response)));
     }

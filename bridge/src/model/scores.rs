@@ -22,7 +22,10 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Log-probabilities alone.
     pub fn log_probs() -> Self {
-        Self { log_probs: true, ..Self::default() }
+        Self {
+            log_probs: true,
+            ..Self::default()
+        }
     }
 
     /// Whether the final state of every text is read.

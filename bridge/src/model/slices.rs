@@ -34,7 +34,9 @@ struct TrunkTape {
 
 impl std::fmt::Debug for TrunkTape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TrunkTape").field("blocks", &self.blocks.len()).finish_non_exhaustive()
+        f.debug_struct("TrunkTape")
+            .field("blocks", &self.blocks.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -45,28 +47,67 @@ enum Kept {
 }
 
 impl Model {
-    pub(super) fn forward_slices(&self, batch: &Batch, request: &Request<'_>, keep: Keep) -> (Scores, SliceTape) {
+    pub(super) fn forward_slices(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+        keep: Keep,
+    ) -> (Scores, SliceTape) {
         let weights = self.params.slices();
         let trunk = self.trunk(batch, request, &weights, keep == Keep::Activations);
         let targets = batch.targets();
         let head = request.reads_vocabulary().then(|| {
-            let reference = request.reference.map(|model| (model, model.params.slices()));
-            let reference = reference.as_ref().map(|(model, weights)| model.distribution(weights, trunk.reference.as_deref().unwrap_or(&[])));
-            let keep = if keep == Keep::Activations { self.options.keep_logits } else { 0 };
-            let options = HeadOptions { entropy: request.entropy, reference, keep };
+            let reference = request
+                .reference
+                .map(|model| (model, model.params.slices()));
+            let reference = reference.as_ref().map(|(model, weights)| {
+                model.distribution(weights, trunk.reference.as_deref().unwrap_or(&[]))
+            });
+            let keep = if keep == Keep::Activations {
+                self.options.keep_logits
+            } else {
+                0
+            };
+            let options = HeadOptions {
+                entropy: request.entropy,
+                reference,
+                keep,
+            };
             let n = targets.len() * self.architecture.dims().hidden;
-            log_prob_head::forward(&self.distribution(&weights, &trunk.hidden[..n]), &targets, &options, &self.pool)
+            log_prob_head::forward(
+                &self.distribution(&weights, &trunk.hidden[..n]),
+                &targets,
+                &options,
+                &self.pool,
+            )
         });
-        let scores = self.read_scores(request, &weights, &trunk.hidden, targets.len(), head.as_ref());
+        let scores = self.read_scores(
+            request,
+            &weights,
+            &trunk.hidden,
+            targets.len(),
+            head.as_ref(),
+        );
         let trunk = (keep == Keep::Activations).then_some(trunk);
         (scores, SliceTape { trunk, head })
     }
 
     fn distribution<'a>(&self, weights: &'a Slices<'_>, hidden: &'a [f32]) -> Distribution<'a> {
-        Distribution { hidden, weight: weights.get(self.architecture.head()), width: self.architecture.dims().hidden }
+        Distribution {
+            hidden,
+            weight: weights.get(self.architecture.head()),
+            width: self.architecture.dims().hidden,
+        }
     }
 
-    fn read_scores(&self, request: &Request<'_>, weights: &Slices<'_>, hidden: &[f32], n: usize, head: Option<&HeadOutput>) -> Scores {
+    fn read_scores(
+        &self,
+        request: &Request<'_>,
+        weights: &Slices<'_>,
+        hidden: &[f32],
+        n: usize,
+        head: Option<&HeadOutput>,
+    ) -> Scores {
         let width = self.architecture.dims().hidden;
         let wide = |v: &Vec<f32>| v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
         let read = |weight: &str, bias: f32, hidden: &[f32]| {
@@ -77,7 +118,9 @@ impl Model {
         let (during, after) = hidden.split_at(n * width);
         let bias = weights.find(VALUE_BIAS).map_or(0.0, |b| b[0]);
         Scores {
-            log_probs: head.filter(|_| request.log_probs).map(|h| wide(&h.log_prob)),
+            log_probs: head
+                .filter(|_| request.log_probs)
+                .map(|h| wide(&h.log_prob)),
             entropy: head.and_then(|h| h.entropy.as_ref().map(wide)),
             kl: head.and_then(|h| h.kl.as_ref().map(wide)),
             values: request.values.then(|| read(VALUE_WEIGHT, bias, during)),
@@ -96,11 +139,22 @@ impl Model {
         x
     }
 
-    fn trunk(&self, batch: &Batch, request: &Request<'_>, weights: &Slices<'_>, keep: bool) -> TrunkTape {
+    fn trunk(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+        weights: &Slices<'_>,
+        keep: bool,
+    ) -> TrunkTape {
         let width = self.architecture.dims().hidden;
         let rotary = self.architecture.rotary(batch.positions());
         let lengths = batch.lengths();
-        let pass = Pass { weights, lengths: &lengths, rotary: &rotary, pool: &self.pool };
+        let pass = Pass {
+            weights,
+            lengths: &lengths,
+            rotary: &rotary,
+            pool: &self.pool,
+        };
         let mut x = self.embed(batch, weights);
         let lowest = self.lowest_trained().unwrap_or(0);
         let blocks = (0..self.architecture.dims().layers).map(|block| {
@@ -111,7 +165,9 @@ impl Model {
                 self.architecture.forward(&pass, block, &mut x, false);
                 return Kept::Input(input);
             }
-            self.architecture.forward(&pass, block, &mut x, keep).map_or(Kept::Nothing, Kept::Tape)
+            self.architecture
+                .forward(&pass, block, &mut x, keep)
+                .map_or(Kept::Nothing, Kept::Tape)
         });
         let blocks = blocks.collect();
         let states = states(batch, request.reads_final());
@@ -124,32 +180,79 @@ impl Model {
         let stats = self.architecture.final_norm(&pass, &before, &mut hidden);
         let reference = request.reference.map(|model| {
             let weights = model.params.slices();
-            model.trunk(batch, &Request::log_probs(), &weights, false).hidden
+            model
+                .trunk(batch, &Request::log_probs(), &weights, false)
+                .hidden
         });
-        TrunkTape { blocks, rotary, before, stats, hidden, reference }
+        TrunkTape {
+            blocks,
+            rotary,
+            before,
+            stats,
+            hidden,
+            reference,
+        }
     }
 
-    pub(super) fn backward_slices(&self, batch: &Batch, request: &Request<'_>, tape: SliceTape, grad: &Scores, grads: &mut Gradients) {
+    pub(super) fn backward_slices(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+        tape: SliceTape,
+        grad: &Scores,
+        grads: &mut Gradients,
+    ) {
         let weights = self.params.slices();
-        let trunk = tape.trunk.unwrap_or_else(|| self.trunk(batch, request, &weights, true));
+        let trunk = tape
+            .trunk
+            .unwrap_or_else(|| self.trunk(batch, request, &weights, true));
         let dims = self.architecture.dims();
         let mut dhidden = self.pool.zeros(trunk.hidden.len());
         if let Some(head) = tape.head {
-            self.head_backward(batch, request, &weights, &trunk, head, grad, &mut dhidden, grads);
+            self.head_backward(
+                batch,
+                request,
+                &weights,
+                &trunk,
+                head,
+                grad,
+                &mut dhidden,
+                grads,
+            );
         }
         self.scalar_heads_backward(batch, &weights, &trunk.hidden, grad, &mut dhidden, grads);
         let norm = self.architecture.final_norm_prefix();
         let lowest = self.lowest_trained();
-        if lowest == Some(dims.layers) && !self.params.trained().any(|(name, _)| name.starts_with(norm)) {
+        if lowest == Some(dims.layers)
+            && !self
+                .params
+                .trained()
+                .any(|(name, _)| name.starts_with(norm))
+        {
             return;
         }
         let lengths = batch.lengths();
-        let pass = Pass { weights: &weights, lengths: &lengths, rotary: &trunk.rotary, pool: &self.pool };
+        let pass = Pass {
+            weights: &weights,
+            lengths: &lengths,
+            rotary: &trunk.rotary,
+            pool: &self.pool,
+        };
         let mut dbefore = self.pool.zeros(dhidden.len());
-        self.architecture.final_norm_backward(&pass, &trunk.before, &trunk.stats, &dhidden, &mut dbefore, grads);
+        self.architecture.final_norm_backward(
+            &pass,
+            &trunk.before,
+            &trunk.stats,
+            &dhidden,
+            &mut dbefore,
+            grads,
+        );
         drop((dhidden, trunk.before, trunk.stats, trunk.hidden));
         let mut dx = self.pool.zeros(batch.tokens().len() * dims.hidden);
-        for (row, state) in dbefore.chunks_exact(dims.hidden).zip(states(batch, request.reads_final())) {
+        for (row, state) in dbefore
+            .chunks_exact(dims.hidden)
+            .zip(states(batch, request.reads_final()))
+        {
             dx[state * dims.hidden..][..dims.hidden].copy_from_slice(row);
         }
         drop(dbefore);
@@ -162,7 +265,8 @@ impl Model {
                     None => return,
                 },
             };
-            self.architecture.backward(&pass, block, tape, &mut dx, grads);
+            self.architecture
+                .backward(&pass, block, tape, &mut dx, grads);
         }
         if let Some(table) = grads.slice_mut(self.architecture.embedding()) {
             for (row, &token) in dx.chunks_exact(dims.hidden).zip(batch.tokens()) {
@@ -189,31 +293,68 @@ impl Model {
         let targets = batch.targets();
         let n = targets.len() * self.architecture.dims().hidden;
         let narrow = |v: &Vec<f64>| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
-        let log_prob = grad.log_probs.as_ref().map_or_else(|| vec![0.0; targets.len()], narrow);
-        let (entropy, kl) = (grad.entropy.as_ref().map(narrow), grad.kl.as_ref().map(narrow));
-        let head_grad = HeadGrad { log_prob: &log_prob, entropy: entropy.as_deref(), kl: kl.as_deref() };
-        let reference = request.reference.map(|model| (model, model.params.slices()));
-        let reference = reference.as_ref().map(|(model, weights)| model.distribution(weights, trunk.reference.as_deref().unwrap_or(&[])));
+        let log_prob = grad
+            .log_probs
+            .as_ref()
+            .map_or_else(|| vec![0.0; targets.len()], narrow);
+        let (entropy, kl) = (
+            grad.entropy.as_ref().map(narrow),
+            grad.kl.as_ref().map(narrow),
+        );
+        let head_grad = HeadGrad {
+            log_prob: &log_prob,
+            entropy: entropy.as_deref(),
+            kl: kl.as_deref(),
+        };
+        let reference = request
+            .reference
+            .map(|model| (model, model.params.slices()));
+        let reference = reference.as_ref().map(|(model, weights)| {
+            model.distribution(weights, trunk.reference.as_deref().unwrap_or(&[]))
+        });
         let policy = self.distribution(weights, &trunk.hidden[..n]);
         let dweight = grads.slice_mut(self.architecture.head());
-        log_prob_head::backward(&policy, &targets, reference, head, &head_grad, &mut dhidden[..n], dweight, &self.pool);
+        log_prob_head::backward(
+            &policy,
+            &targets,
+            reference,
+            head,
+            &head_grad,
+            &mut dhidden[..n],
+            dweight,
+            &self.pool,
+        );
     }
 
-    fn scalar_heads_backward(&self, batch: &Batch, weights: &Slices<'_>, hidden: &[f32], grad: &Scores, dhidden: &mut [f32], grads: &mut Gradients) {
+    fn scalar_heads_backward(
+        &self,
+        batch: &Batch,
+        weights: &Slices<'_>,
+        hidden: &[f32],
+        grad: &Scores,
+        dhidden: &mut [f32],
+        grads: &mut Gradients,
+    ) {
         let n = batch.targets().len() * self.architecture.dims().hidden;
-        let mut pull = |name: &str, bias: Option<&str>, g: &Option<Vec<f64>>, at: std::ops::Range<usize>| {
-            let Some(g) = g else { return };
-            let g: Vec<f32> = g.iter().map(|&g| g as f32).collect();
-            scalar_head::backward_input(weights.get(name), &g, &mut dhidden[at.clone()]);
-            if let Some(dweight) = grads.slice_mut(name) {
-                scalar_head::backward_weight(&hidden[at], &g, dweight);
-            }
-            if let Some(dbias) = bias.and_then(|bias| grads.slice_mut(bias)) {
-                dbias[0] += g.iter().sum::<f32>();
-            }
-        };
+        let mut pull =
+            |name: &str, bias: Option<&str>, g: &Option<Vec<f64>>, at: std::ops::Range<usize>| {
+                let Some(g) = g else { return };
+                let g: Vec<f32> = g.iter().map(|&g| g as f32).collect();
+                scalar_head::backward_input(weights.get(name), &g, &mut dhidden[at.clone()]);
+                if let Some(dweight) = grads.slice_mut(name) {
+                    scalar_head::backward_weight(&hidden[at], &g, dweight);
+                }
+                if let Some(dbias) = bias.and_then(|bias| grads.slice_mut(bias)) {
+                    dbias[0] += g.iter().sum::<f32>();
+                }
+            };
         pull(VALUE_WEIGHT, Some(VALUE_BIAS), &grad.values, 0..n);
-        pull(VALUE_WEIGHT, Some(VALUE_BIAS), &grad.final_values, n..hidden.len());
+        pull(
+            VALUE_WEIGHT,
+            Some(VALUE_BIAS),
+            &grad.final_values,
+            n..hidden.len(),
+        );
         pull(REWARD_WEIGHT, None, &grad.rewards, n..hidden.len());
     }
 
@@ -222,7 +363,12 @@ impl Model {
         let weights = self.params.slices();
         let rotary = self.architecture.rotary(batch.positions());
         let lengths = batch.lengths();
-        let pass = Pass { weights: &weights, lengths: &lengths, rotary: &rotary, pool: &self.pool };
+        let pass = Pass {
+            weights: &weights,
+            lengths: &lengths,
+            rotary: &rotary,
+            pool: &self.pool,
+        };
         let mut x = self.embed(batch, &weights);
         for block in 0..dims.layers {
             self.architecture.forward(&pass, block, &mut x, false);
@@ -238,6 +384,10 @@ impl Model {
         let n = batch.tokens().len();
         let mut logits = vec![0.0; n * dims.vocabulary];
         linear::forward(&head, &hidden, &mut logits, Update::Set);
-        Ok(Tensor::from_vec(logits, (n, dims.vocabulary), &Device::Cpu)?)
+        Ok(Tensor::from_vec(
+            logits,
+            (n, dims.vocabulary),
+            &Device::Cpu,
+        )?)
     }
 }

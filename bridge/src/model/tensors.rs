@@ -28,9 +28,16 @@ impl Model {
         let (rows, width) = padded.tokens.dims2()?;
         let rotary = self.architecture.rotary(&padded.positions);
         let (cos, sin) = rotary.split();
-        let shaped = |v: Vec<f32>| Tensor::from_vec(v, (rows, 1, width, rotary.dims() / 2), device)?.to_dtype(dtype);
+        let shaped = |v: Vec<f32>| {
+            Tensor::from_vec(v, (rows, 1, width, rotary.dims() / 2), device)?.to_dtype(dtype)
+        };
         let mask = composite::causal_mask(width, dtype, device)?;
-        Ok(TensorPass { params: &self.params, cos: shaped(cos)?, sin: shaped(sin)?, mask })
+        Ok(TensorPass {
+            params: &self.params,
+            cos: shaped(cos)?,
+            sin: shaped(sin)?,
+            mask,
+        })
     }
 
     /// The stream before every block and after the last, each detached.
@@ -40,10 +47,15 @@ impl Model {
         let (rows, width) = padded.tokens.dims2()?;
         let dims = self.architecture.dims();
         let table = self.params.get(self.architecture.embedding())?.detach();
-        let x = table.index_select(&padded.tokens.flatten_all()?, 0)?.reshape((rows, width, dims.hidden))?;
+        let x = table
+            .index_select(&padded.tokens.flatten_all()?, 0)?
+            .reshape((rows, width, dims.hidden))?;
         let mut streams = vec![x];
         for block in 0..dims.layers {
-            let x = self.architecture.block_tensor(&pass, block, &streams[streams.len() - 1])?.detach();
+            let x = self
+                .architecture
+                .block_tensor(&pass, block, &streams[streams.len() - 1])?
+                .detach();
             if !keep {
                 streams.clear();
             }
@@ -56,7 +68,10 @@ impl Model {
     fn state_places(&self, batch: &Batch, request: &Request<'_>) -> Result<Tensor> {
         let (device, _) = self.device()?;
         let padded = batch.padded(device)?;
-        let places: Vec<u32> = states(batch, request.reads_final()).into_iter().map(|s| padded.places[s]).collect();
+        let places: Vec<u32> = states(batch, request.reads_final())
+            .into_iter()
+            .map(|s| padded.places[s])
+            .collect();
         Ok(Tensor::new(places, device)?)
     }
 
@@ -66,7 +81,12 @@ impl Model {
         self.architecture.final_norm_tensor(&self.params, &read)
     }
 
-    pub(super) fn forward_tensors(&self, batch: &Batch, request: &Request<'_>, keep: Keep) -> Result<(Scores, TensorTape)> {
+    pub(super) fn forward_tensors(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+        keep: Keep,
+    ) -> Result<(Scores, TensorTape)> {
         let streams = self.streams(batch, keep == Keep::Activations)?;
         let places = self.state_places(batch, request)?;
         let hidden = self.hidden(&streams[streams.len() - 1], &places)?.detach();
@@ -86,20 +106,36 @@ impl Model {
         scores.final_values = read(final_values)?;
         scores.rewards = read(rewards)?;
         // An empty batch of responses still has the channels that were asked for.
-        for (channel, asked) in scores.vocabulary_channels().into_iter().zip([request.log_probs, request.entropy, request.reference.is_some()]) {
+        for (channel, asked) in scores.vocabulary_channels().into_iter().zip([
+            request.log_probs,
+            request.entropy,
+            request.reference.is_some(),
+        ]) {
             if asked {
                 channel.get_or_insert_default();
             }
         }
-        Ok((scores, TensorTape((keep == Keep::Activations).then_some(streams))))
+        Ok((
+            scores,
+            TensorTape((keep == Keep::Activations).then_some(streams)),
+        ))
     }
 
-    fn reference_hidden(&self, batch: &Batch, request: &Request<'_>) -> Result<Option<(Tensor, Tensor)>> {
-        let Some(model) = request.reference else { return Ok(None) };
+    fn reference_hidden(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(model) = request.reference else {
+            return Ok(None);
+        };
         let streams = model.streams(batch, false)?;
         let places = model.state_places(batch, &Request::log_probs())?;
         let hidden = model.hidden(&streams[0], &places)?.detach();
-        Ok(Some((hidden, model.params.get(model.architecture.head())?.detach())))
+        Ok(Some((
+            hidden,
+            model.params.get(model.architecture.head())?.detach(),
+        )))
     }
 
     /// Log-probabilities, entropy and divergence of the states `piece`.
@@ -118,24 +154,48 @@ impl Model {
         let logits = composite::linear(&hidden.narrow(0, piece.start, piece.len())?, head, None)?;
         let log_p = composite::log_softmax(&logits)?;
         let targets = Tensor::new(&batch.targets()[piece.clone()], hidden.device())?;
-        let entropy = if request.entropy { Some((&log_p.exp()? * &log_p)?.sum(1)?.neg()?) } else { None };
+        let entropy = if request.entropy {
+            Some((&log_p.exp()? * &log_p)?.sum(1)?.neg()?)
+        } else {
+            None
+        };
         let kl = reference.map(|(hidden, head)| -> Result<Tensor> {
-            let logits = composite::linear(&hidden.narrow(0, piece.start, piece.len())?, head, None)?;
+            let logits =
+                composite::linear(&hidden.narrow(0, piece.start, piece.len())?, head, None)?;
             let log_q = composite::log_softmax(&logits)?.to_dtype(log_p.dtype())?;
             Ok((log_p.exp()? * (&log_p - log_q)?)?.sum(1)?)
         });
-        let chosen = request.log_probs.then(|| log_p.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)).transpose()?;
+        let chosen = request
+            .log_probs
+            .then(|| log_p.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1))
+            .transpose()?;
         Ok([chosen, entropy, kl.transpose()?])
     }
 
     /// Values at the states, values at the final states, rewards.
-    fn scalars(&self, request: &Request<'_>, hidden: &Tensor, n: usize) -> Result<[Option<Tensor>; 3]> {
-        let read = |asked: bool, name: &str, bias: Option<&str>, from: usize, to: usize| -> Result<Option<Tensor>> {
+    fn scalars(
+        &self,
+        request: &Request<'_>,
+        hidden: &Tensor,
+        n: usize,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let read = |asked: bool,
+                    name: &str,
+                    bias: Option<&str>,
+                    from: usize,
+                    to: usize|
+         -> Result<Option<Tensor>> {
             if !asked || from == to {
-                return Ok(asked.then(|| Tensor::zeros(0, DType::F32, hidden.device())).transpose()?);
+                return Ok(asked
+                    .then(|| Tensor::zeros(0, DType::F32, hidden.device()))
+                    .transpose()?);
             }
             let bias = bias.and_then(|bias| self.params.get(bias).ok());
-            let out = composite::linear(&hidden.narrow(0, from, to - from)?, self.params.get(name)?, bias)?;
+            let out = composite::linear(
+                &hidden.narrow(0, from, to - from)?,
+                self.params.get(name)?,
+                bias,
+            )?;
             Ok(Some(out.squeeze(1)?))
         };
         let all = hidden.dim(0)?;
@@ -163,7 +223,9 @@ impl Model {
         let dhidden = self.heads_backward(batch, request, &at_hidden, grad, grads)?;
         let store = (&hidden * &dhidden)?.sum_all()?.backward()?;
         grads.add_store(&self.params, &store)?;
-        let Some(dx) = store.get(last.as_tensor()) else { return Ok(()) };
+        let Some(dx) = store.get(last.as_tensor()) else {
+            return Ok(());
+        };
         let mut dx = dx.detach();
         let padded = batch.padded(self.device()?.0)?;
         let pass = self.tensor_pass(&padded)?;
@@ -172,10 +234,14 @@ impl Model {
                 return Ok(());
             }
             let input = Var::from_tensor(&input)?;
-            let output = self.architecture.block_tensor(&pass, block, input.as_tensor())?;
+            let output = self
+                .architecture
+                .block_tensor(&pass, block, input.as_tensor())?;
             let store = (output * &dx)?.sum_all()?.backward()?;
             grads.add_store(&self.params, &store)?;
-            let Some(next) = store.get(input.as_tensor()) else { return Ok(()) };
+            let Some(next) = store.get(input.as_tensor()) else {
+                return Ok(());
+            };
             dx = next.detach();
         }
         if lowest.is_none() {
@@ -188,7 +254,14 @@ impl Model {
     }
 
     /// The gradient of the hidden states, summed over the pieces of the head.
-    fn heads_backward(&self, batch: &Batch, request: &Request<'_>, hidden: &Var, grad: &Scores, grads: &mut Gradients) -> Result<Tensor> {
+    fn heads_backward(
+        &self,
+        batch: &Batch,
+        request: &Request<'_>,
+        hidden: &Var,
+        grad: &Scores,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
         let n = batch.targets().len();
         let reference = self.reference_hidden(batch, request)?;
         let mut sum = hidden.as_tensor().zeros_like()?.detach();
@@ -203,18 +276,32 @@ impl Model {
         };
         let parts = [&grad.log_probs, &grad.entropy, &grad.kl];
         for piece in pieces(n) {
-            let channels = self.channels(batch, request, hidden.as_tensor(), reference.as_ref(), piece.clone())?;
+            let channels = self.channels(
+                batch,
+                request,
+                hidden.as_tensor(),
+                reference.as_ref(),
+                piece.clone(),
+            )?;
             let mut scalar = None;
             for (channel, grad) in channels.into_iter().zip(parts) {
-                let (Some(channel), Some(grad)) = (channel, grad) else { continue };
+                let (Some(channel), Some(grad)) = (channel, grad) else {
+                    continue;
+                };
                 scalar = Some(add_weighted(scalar, &channel, &grad[piece.clone()])?);
             }
             pull(scalar)?;
         }
         let mut scalar = None;
         let parts = [&grad.values, &grad.final_values, &grad.rewards];
-        for (channel, grad) in self.scalars(request, hidden.as_tensor(), n)?.into_iter().zip(parts) {
-            let (Some(channel), Some(grad)) = (channel, grad) else { continue };
+        for (channel, grad) in self
+            .scalars(request, hidden.as_tensor(), n)?
+            .into_iter()
+            .zip(parts)
+        {
+            let (Some(channel), Some(grad)) = (channel, grad) else {
+                continue;
+            };
             if !grad.is_empty() {
                 scalar = Some(add_weighted(scalar, &channel, grad)?);
             }
@@ -238,7 +325,9 @@ impl Scores {
 }
 
 fn pieces(n: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..n).step_by(PIECE).map(move |start| start..n.min(start + PIECE))
+    (0..n)
+        .step_by(PIECE)
+        .map(move |start| start..n.min(start + PIECE))
 }
 
 fn to_f64(t: &Tensor) -> Result<Vec<f64>> {

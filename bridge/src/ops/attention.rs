@@ -21,7 +21,12 @@ impl<'a> Head<'a> {
     /// Query (0), key (1) or value (2) vectors of tokens `from..from + count`.
     fn part(self, which: usize, from: usize, count: usize) -> Mat<'a> {
         let start = from * self.layout.row + self.offset(which);
-        Mat::strided(&self.qkv[start..], count, self.layout.head_dim, self.layout.row)
+        Mat::strided(
+            &self.qkv[start..],
+            count,
+            self.layout.head_dim,
+            self.layout.row,
+        )
     }
 
     fn offset(self, which: usize) -> usize {
@@ -37,7 +42,14 @@ impl<'a> Head<'a> {
 ///
 /// `qkv [tokens, layout.row]` holds rotated queries and keys; `out [tokens, heads·d]`. `log_sum [heads per text, length]`, texts
 /// one after the other, receives the logarithms of the softmax denominators for [`backward`].
-pub fn forward(qkv: &[f32], layout: &HeadLayout, lengths: &[usize], out: &mut [f32], log_sum: &mut [f32], pool: &Pool) {
+pub fn forward(
+    qkv: &[f32],
+    layout: &HeadLayout,
+    lengths: &[usize],
+    out: &mut [f32],
+    log_sum: &mut [f32],
+    pool: &Pool,
+) {
     let width = layout.heads * layout.head_dim;
     let outs = split_parts(out, lengths.iter().map(|n| n * width));
     let sums = split_parts(log_sum, lengths.iter().map(|n| n * layout.heads));
@@ -62,18 +74,39 @@ fn starts(lengths: &[usize]) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-fn forward_head(head: Head<'_>, n: usize, out: &mut [f32], log_sum: &mut [f32], scores: &mut [f32]) {
-    let (d, width) = (head.layout.head_dim, head.layout.heads * head.layout.head_dim);
+fn forward_head(
+    head: Head<'_>,
+    n: usize,
+    out: &mut [f32],
+    log_sum: &mut [f32],
+    scores: &mut [f32],
+) {
+    let (d, width) = (
+        head.layout.head_dim,
+        head.layout.heads * head.layout.head_dim,
+    );
     for from in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - from);
         let keys = from + rows;
         let scores = &mut scores[..rows * keys];
         let product = MatMut::new(scores, rows, keys);
-        gemm(product, Update::Set, head.scale(), head.part(0, from, rows), head.part(1, 0, keys).t());
+        gemm(
+            product,
+            Update::Set,
+            head.scale(),
+            head.part(0, from, rows),
+            head.part(1, 0, keys).t(),
+        );
         vectorized(|| softmax_block(scores, keys, from, &mut log_sum[from..keys]));
         let out = &mut out[from * width + head.index * d..];
         let product = MatMut::strided(out, rows, d, width);
-        gemm(product, Update::Set, 1.0, Mat::new(scores, rows, keys), head.part(2, 0, keys));
+        gemm(
+            product,
+            Update::Set,
+            1.0,
+            Mat::new(scores, rows, keys),
+            head.part(2, 0, keys),
+        );
     }
 }
 
@@ -133,12 +166,26 @@ pub fn backward(
         let mut scratch = pool.take(2 * BLOCK.min(n) * n);
         for index in 0..layout.heads {
             let head = Head { qkv, layout, index };
-            backward_head(head, n, &log_sum[index * n..][..n], dout, dqkv, &mut scratch);
+            backward_head(
+                head,
+                n,
+                &log_sum[index * n..][..n],
+                dout,
+                dqkv,
+                &mut scratch,
+            );
         }
     });
 }
 
-fn backward_head(head: Head<'_>, n: usize, log_sum: &[f32], dout: &[f32], dqkv: &mut [f32], scratch: &mut [f32]) {
+fn backward_head(
+    head: Head<'_>,
+    n: usize,
+    log_sum: &[f32],
+    dout: &[f32],
+    dqkv: &mut [f32],
+    scratch: &mut [f32],
+) {
     let (d, row) = (head.layout.head_dim, head.layout.row);
     let width = head.layout.heads * d;
     for from in (0..n).step_by(BLOCK) {
@@ -149,22 +196,68 @@ fn backward_head(head: Head<'_>, n: usize, log_sum: &[f32], dout: &[f32], dqkv: 
         let q = head.part(0, from, rows);
         let k = head.part(1, 0, keys);
         let dout = Mat::strided(&dout[from * width + head.index * d..], rows, d, width);
-        gemm(MatMut::new(p, rows, keys), Update::Set, head.scale(), q, k.t());
-        gemm(MatMut::new(s, rows, keys), Update::Set, 1.0, dout, head.part(2, 0, keys).t());
+        gemm(
+            MatMut::new(p, rows, keys),
+            Update::Set,
+            head.scale(),
+            q,
+            k.t(),
+        );
+        gemm(
+            MatMut::new(s, rows, keys),
+            Update::Set,
+            1.0,
+            dout,
+            head.part(2, 0, keys).t(),
+        );
         vectorized(|| softmax_backward(p, s, keys, from, &log_sum[from..keys], head.scale()));
         // Keys before this block already hold a sum; its own are met for the first time.
         let (p, s) = (&*p, &*s);
         let mut part = |which: usize, first: usize, count: usize, update, a, b| {
             let start = first * row + head.offset(which);
-            gemm(MatMut::strided(&mut dqkv[start..], count, d, row), update, 1.0, a, b);
+            gemm(
+                MatMut::strided(&mut dqkv[start..], count, d, row),
+                update,
+                1.0,
+                a,
+                b,
+            );
         };
         part(0, from, rows, Update::Set, Mat::new(s, rows, keys), k);
         if from > 0 {
-            part(1, 0, from, Update::Add, transposed(s, rows, keys, 0, from), q);
-            part(2, 0, from, Update::Add, transposed(p, rows, keys, 0, from), dout);
+            part(
+                1,
+                0,
+                from,
+                Update::Add,
+                transposed(s, rows, keys, 0, from),
+                q,
+            );
+            part(
+                2,
+                0,
+                from,
+                Update::Add,
+                transposed(p, rows, keys, 0, from),
+                dout,
+            );
         }
-        part(1, from, rows, Update::Set, transposed(s, rows, keys, from, rows), q);
-        part(2, from, rows, Update::Set, transposed(p, rows, keys, from, rows), dout);
+        part(
+            1,
+            from,
+            rows,
+            Update::Set,
+            transposed(s, rows, keys, from, rows),
+            q,
+        );
+        part(
+            2,
+            from,
+            rows,
+            Update::Set,
+            transposed(p, rows, keys, from, rows),
+            dout,
+        );
     }
 }
 
@@ -175,8 +268,18 @@ fn transposed(block: &[f32], rows: usize, keys: usize, first: usize, count: usiz
 
 /// Scores to weights in `p`, and `∂P` to `scale · ∂scores` in `s`.
 #[inline(always)]
-fn softmax_backward(p: &mut [f32], s: &mut [f32], keys: usize, from: usize, log_sum: &[f32], scale: f32) {
-    let rows = p.chunks_exact_mut(keys).zip(s.chunks_exact_mut(keys)).zip(log_sum);
+fn softmax_backward(
+    p: &mut [f32],
+    s: &mut [f32],
+    keys: usize,
+    from: usize,
+    log_sum: &[f32],
+    scale: f32,
+) {
+    let rows = p
+        .chunks_exact_mut(keys)
+        .zip(s.chunks_exact_mut(keys))
+        .zip(log_sum);
     for (i, ((p, s), &log_sum)) in rows.enumerate() {
         let (p, p_unseen) = p.split_at_mut(from + i + 1);
         let (s, s_unseen) = s.split_at_mut(from + i + 1);

@@ -20,7 +20,9 @@ impl Pool {
     pub fn take(&self, len: usize) -> Buffer {
         let fits = |v: &Vec<f32>| v.len() >= len && v.len() <= len + len / 2 + 1024;
         let mut shelf = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let best = (0..shelf.len()).filter(|&i| fits(&shelf[i])).min_by_key(|&i| shelf[i].len());
+        let best = (0..shelf.len())
+            .filter(|&i| fits(&shelf[i]))
+            .min_by_key(|&i| shelf[i].len());
         let data = match best {
             Some(i) => shelf.swap_remove(i),
             None => {
@@ -28,7 +30,11 @@ impl Pool {
                 vec![0.0; size_class(len)]
             }
         };
-        Buffer { data, len, pool: self.clone() }
+        Buffer {
+            data,
+            len,
+            pool: self.clone(),
+        }
     }
 
     /// `len` zeros.
@@ -40,7 +46,10 @@ impl Pool {
 
     /// Frees what is not on loan.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -66,7 +75,11 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+        self.pool
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(data);
     }
 }
 

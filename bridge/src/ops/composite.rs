@@ -11,7 +11,10 @@ pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor, epsilon: f64) -> Res
     let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normal = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?;
-    normal.to_dtype(x.dtype())?.broadcast_mul(gain)?.broadcast_add(bias)
+    normal
+        .to_dtype(x.dtype())?
+        .broadcast_mul(gain)?
+        .broadcast_add(bias)
 }
 
 fn widened(x: &Tensor) -> Result<Tensor> {
@@ -66,7 +69,13 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 
 /// `[T, T]` of zeros and, above the diagonal, minus infinity.
 pub fn causal_mask(length: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-    let entry = |i: usize| if i % length > i / length { f32::NEG_INFINITY } else { 0.0 };
+    let entry = |i: usize| {
+        if i % length > i / length {
+            f32::NEG_INFINITY
+        } else {
+            0.0
+        }
+    };
     let mask: Vec<f32> = (0..length * length).map(entry).collect();
     Tensor::from_vec(mask, (length, length), device)?.to_dtype(dtype)
 }
@@ -76,7 +85,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Te
     let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
     let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale)?;
     let wide = widened(&scores)?.broadcast_add(&mask.to_dtype(widened(&scores)?.dtype())?)?;
-    let shifted = wide.broadcast_sub(&wide.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let shifted = wide
+        .broadcast_sub(&wide.max_keepdim(D::Minus1)?.detach())?
+        .exp()?;
     let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
     weights.to_dtype(q.dtype())?.matmul(&v.contiguous()?)
 }
@@ -90,5 +101,7 @@ pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
 
 /// `log p(target)` per row of `logits [rows, vocabulary]`.
 pub fn token_log_probs(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    log_softmax(logits)?.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)
+    log_softmax(logits)?
+        .gather(&targets.unsqueeze(1)?, 1)?
+        .squeeze(1)
 }

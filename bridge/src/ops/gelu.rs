@@ -10,8 +10,12 @@ pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
     for_each_piece(y, PIECE, |i, y| {
         let x = &x[i * PIECE..][..y.len()];
         match kind {
-            Activation::Gelu => vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * phi(x).0)),
-            Activation::GeluTanh => vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gate(x).0)),
+            Activation::Gelu => {
+                vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * phi(x).0))
+            }
+            Activation::GeluTanh => {
+                vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gate(x).0))
+            }
         }
     });
 }

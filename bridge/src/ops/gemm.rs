@@ -22,8 +22,17 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// Where the slice does not hold the matrix.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(extent(rows, cols, row_stride) <= data.len(), "matrix beyond its slice");
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+        assert!(
+            extent(rows, cols, row_stride) <= data.len(),
+            "matrix beyond its slice"
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose, without moving anything.
@@ -59,9 +68,17 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// Where the slice does not hold the matrix, or rows overlap.
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(extent(rows, cols, row_stride) <= data.len(), "matrix beyond its slice");
+        assert!(
+            extent(rows, cols, row_stride) <= data.len(),
+            "matrix beyond its slice"
+        );
         assert!(rows < 2 || row_stride >= cols, "rows overlap");
-        Self { data, rows, cols, row_stride }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+        }
     }
 }
 
@@ -70,7 +87,9 @@ fn extent(rows: usize, cols: usize, row_stride: usize) -> usize {
     if rows == 0 || cols == 0 {
         return 0;
     }
-    let last = (rows - 1).checked_mul(row_stride).and_then(|start| start.checked_add(cols));
+    let last = (rows - 1)
+        .checked_mul(row_stride)
+        .and_then(|start| start.checked_add(cols));
     last.expect("a matrix that fits the address space")
 }
 
@@ -88,7 +107,11 @@ pub enum Update {
 /// # Panics
 /// Where the shapes do not fit.
 pub fn gemm(dst: MatMut<'_>, update: Update, scale: f32, a: Mat<'_>, b: Mat<'_>) {
-    assert_eq!((dst.rows, dst.cols, a.cols), (a.rows, b.cols, b.rows), "shapes of a product");
+    assert_eq!(
+        (dst.rows, dst.cols, a.cols),
+        (a.rows, b.cols, b.rows),
+        "shapes of a product"
+    );
     let stride = |s: usize| isize::try_from(s).expect("a stride within a slice");
     // SAFETY: the constructors checked that every element of the three matrices lies within its slice, `dst` is
     // borrowed mutably (so it overlaps neither operand), and its rows are disjoint. The strides are those checked.
@@ -127,7 +150,13 @@ mod tests {
         let mut out = vec![1.0; 6];
         // [2, 3] out of rows of four, times its own transpose.
         let view = Mat::strided(&a, 2, 3, 4);
-        gemm(MatMut::strided(&mut out, 2, 2, 3), Update::Add, 0.5, view, view.t());
+        gemm(
+            MatMut::strided(&mut out, 2, 2, 3),
+            Update::Add,
+            0.5,
+            view,
+            view.t(),
+        );
         assert_eq!(out, [3.5, 10.0, 1.0, 10.0, 39.5, 1.0]);
     }
 

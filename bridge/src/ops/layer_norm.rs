@@ -27,7 +27,9 @@ pub fn apply(x: &[f32], stats: &[f32], gain: &[f32], bias: &[f32], y: &mut [f32]
     let width = gain.len();
     for_each_piece(y, PIECE * width, |i, y| {
         vectorized(|| {
-            let rows = x[i * PIECE * width..].chunks_exact(width).zip(stats[i * PIECE * 2..].chunks_exact(2));
+            let rows = x[i * PIECE * width..]
+                .chunks_exact(width)
+                .zip(stats[i * PIECE * 2..].chunks_exact(2));
             for (y, (x, stats)) in y.chunks_exact_mut(width).zip(rows) {
                 let (mean, scale) = (stats[0], stats[1]);
                 for j in 0..width {
@@ -45,7 +47,9 @@ pub fn backward_input(x: &[f32], stats: &[f32], gain: &[f32], dy: &[f32], dx: &m
         vectorized(|| {
             let start = i * PIECE * width;
             let mut g = vec![0.0; width];
-            let rows = x[start..].chunks_exact(width).zip(dy[start..].chunks_exact(width));
+            let rows = x[start..]
+                .chunks_exact(width)
+                .zip(dy[start..].chunks_exact(width));
             let rows = rows.zip(stats[i * PIECE * 2..].chunks_exact(2));
             for (dx, ((x, dy), stats)) in dx.chunks_exact_mut(width).zip(rows) {
                 backward_row(x, (stats[0], stats[1]), gain, dy, &mut g, dx);
@@ -55,7 +59,14 @@ pub fn backward_input(x: &[f32], stats: &[f32], gain: &[f32], dy: &[f32], dx: &m
 }
 
 #[inline(always)]
-fn backward_row(x: &[f32], stats: (f32, f32), gain: &[f32], dy: &[f32], g: &mut [f32], dx: &mut [f32]) {
+fn backward_row(
+    x: &[f32],
+    stats: (f32, f32),
+    gain: &[f32],
+    dy: &[f32],
+    g: &mut [f32],
+    dx: &mut [f32],
+) {
     let width = gain.len();
     let (x, dy, g, dx) = (&x[..width], &dy[..width], &mut g[..width], &mut dx[..width]);
     let (mean, scale) = stats;
@@ -75,7 +86,10 @@ pub fn backward_gain(x: &[f32], stats: &[f32], dy: &[f32], dgain: &mut [f32]) {
     let width = dgain.len();
     for_each_piece(dgain, 512, |i, dgain| {
         vectorized(|| {
-            let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(stats.chunks_exact(2));
+            let rows = x
+                .chunks_exact(width)
+                .zip(dy.chunks_exact(width))
+                .zip(stats.chunks_exact(2));
             for ((x, dy), stats) in rows {
                 let (x, dy) = (&x[i * 512..][..dgain.len()], &dy[i * 512..][..dgain.len()]);
                 for (d, (x, dy)) in dgain.iter_mut().zip(x.iter().zip(dy)) {

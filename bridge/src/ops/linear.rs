@@ -37,7 +37,11 @@ pub fn forward(layer: &Linear<'_>, x: &[f32], y: &mut [f32], update: Update) {
         if let Some(bias) = layer.bias {
             vectorized(|| set_or_add_bias(y, bias, update));
         }
-        let update = if layer.bias.is_some() { Update::Add } else { update };
+        let update = if layer.bias.is_some() {
+            Update::Add
+        } else {
+            update
+        };
         let rows = y.len() / outputs;
         let x = &x[i * piece * inputs..][..rows * inputs];
         row_stable_product(layer, x, y, rows, update);
@@ -56,7 +60,13 @@ fn row_stable_product(layer: &Linear<'_>, x: &[f32], y: &mut [f32], rows: usize,
     padded_x[..x.len()].copy_from_slice(x);
     padded_y[..y.len()].copy_from_slice(y);
     let product = MatMut::new(&mut padded_y, least, outputs);
-    gemm(product, update, 1.0, Mat::new(&padded_x, least, inputs), weight);
+    gemm(
+        product,
+        update,
+        1.0,
+        Mat::new(&padded_x, least, inputs),
+        weight,
+    );
     y.copy_from_slice(&padded_y[..y.len()]);
 }
 
@@ -89,7 +99,13 @@ pub fn backward_weight(x: &[f32], dy: &[f32], dw: &mut [f32], inputs: usize, out
     for_each_piece(dw, PIECE * inputs, |i, dw| {
         let width = dw.len() / inputs;
         let dy = Mat::strided(&dy[i * PIECE..], rows, width, outputs).t();
-        gemm(MatMut::new(dw, width, inputs), Update::Add, 1.0, dy, Mat::new(x, rows, inputs));
+        gemm(
+            MatMut::new(dw, width, inputs),
+            Update::Add,
+            1.0,
+            dy,
+            Mat::new(x, rows, inputs),
+        );
     });
 }
 

@@ -92,14 +92,20 @@ struct Span {
 
 /// `0..total` in consecutive spans of `size`, the last one shorter.
 fn spans(total: usize, size: usize) -> Vec<Span> {
-    let span = |start: usize| Span { start, len: size.min(total - start) };
+    let span = |start: usize| Span {
+        start,
+        len: size.min(total - start),
+    };
     (0..total).step_by(size.max(1)).map(span).collect()
 }
 
 /// Vocabulary tiles of nearly equal width.
 fn columns(vocabulary: usize) -> Vec<Span> {
     let tiles = vocabulary.div_ceil(COLUMNS).max(1);
-    spans(vocabulary, vocabulary.div_ceil(tiles).next_multiple_of(LANES))
+    spans(
+        vocabulary,
+        vocabulary.div_ceil(tiles).next_multiple_of(LANES),
+    )
 }
 
 /// Running sums of one token: with `w_a = e^{z_a − top}`, `Σ w`, `Σ w z` and `Σ w (z − z′)`.
@@ -125,18 +131,36 @@ const START: Running = Running {
 };
 
 /// Log-probabilities of `targets` and what `options` asks for.
-pub fn forward(policy: &Distribution<'_>, targets: &[u32], options: &HeadOptions<'_>, pool: &Pool) -> HeadOutput {
+pub fn forward(
+    policy: &Distribution<'_>,
+    targets: &[u32],
+    options: &HeadOptions<'_>,
+    pool: &Pool,
+) -> HeadOutput {
     let vocabulary = policy.vocabulary();
-    let mut logits = (targets.len() * vocabulary <= options.keep).then(|| pool.take(targets.len() * vocabulary));
+    let mut logits =
+        (targets.len() * vocabulary <= options.keep).then(|| pool.take(targets.len() * vocabulary));
     let mut running = vec![START; targets.len()];
     let kept: Vec<Option<&mut [f32]>> = match &mut logits {
         Some(all) => all.chunks_mut(ROWS * vocabulary).map(Some).collect(),
         None => (0..targets.len().div_ceil(ROWS)).map(|_| None).collect(),
     };
-    let mut tiles: Vec<_> = running.chunks_mut(ROWS).zip(kept).zip(spans(targets.len(), ROWS)).collect();
+    let mut tiles: Vec<_> = running
+        .chunks_mut(ROWS)
+        .zip(kept)
+        .zip(spans(targets.len(), ROWS))
+        .collect();
     for_each_piece(&mut tiles, 1, |_, tile| {
         let ((running, kept), rows) = &mut tile[0];
-        scan_rows(policy, options, &targets[rows.start..][..rows.len], *rows, running, kept.as_deref_mut(), pool);
+        scan_rows(
+            policy,
+            options,
+            &targets[rows.start..][..rows.len],
+            *rows,
+            running,
+            kept.as_deref_mut(),
+            pool,
+        );
     });
     drop(tiles);
     finish(&running, options, logits)
@@ -154,7 +178,11 @@ fn scan_rows(
     let tiles = columns(policy.vocabulary());
     let largest = tiles[0].len * rows.len;
     let mut scratch = pool.take(if kept.is_some() { 0 } else { largest });
-    let mut other = pool.take(if options.reference.is_some() { largest } else { 0 });
+    let mut other = pool.take(if options.reference.is_some() {
+        largest
+    } else {
+        0
+    });
     for columns in tiles {
         let tile = match &mut kept {
             Some(all) => &mut all[rows.len * columns.start..][..rows.len * columns.len],
@@ -167,13 +195,19 @@ fn scan_rows(
             &*other
         });
         vectorized(|| {
-            for (i, (running, z)) in running.iter_mut().zip(tile.chunks_exact(columns.len)).enumerate() {
+            for (i, (running, z)) in running
+                .iter_mut()
+                .zip(tile.chunks_exact(columns.len))
+                .enumerate()
+            {
                 let target = (targets[i] as usize).wrapping_sub(columns.start);
                 if target < columns.len {
                     running.target = z[target];
                 }
                 match (other, options.entropy) {
-                    (Some(other), _) => running.add_pair(z, &other[i * columns.len..][..columns.len]),
+                    (Some(other), _) => {
+                        running.add_pair(z, &other[i * columns.len..][..columns.len])
+                    }
                     (None, true) => running.add_moment(z),
                     (None, false) => running.add(z),
                 }
@@ -187,7 +221,11 @@ impl Running {
     #[inline(always)]
     fn raise(&mut self, top: f32) {
         if top > self.top {
-            let factor = if self.sum == 0.0 { 0.0 } else { exp(self.top - top) };
+            let factor = if self.sum == 0.0 {
+                0.0
+            } else {
+                exp(self.top - top)
+            };
             self.sum *= factor;
             self.moment *= factor;
             self.gap *= factor;
@@ -229,7 +267,11 @@ impl Running {
         let top = max(reference);
         if top > self.reference_top {
             let started = self.reference_sum > 0.0;
-            self.reference_sum *= if started { exp(self.reference_top - top) } else { 0.0 };
+            self.reference_sum *= if started {
+                exp(self.reference_top - top)
+            } else {
+                0.0
+            };
             self.reference_top = top;
         }
         self.reference_sum += sum_exp(reference, self.reference_top);
@@ -260,11 +302,23 @@ fn finish(running: &[Running], options: &HeadOptions<'_>, logits: Option<Buffer>
     };
     let kl = options.reference.map(|_| {
         let parts = running.iter().zip(&log_sum).zip(&reference_log_sum);
-        parts.map(|((r, log_sum), reference)| r.gap / r.sum - log_sum + reference).collect()
+        parts
+            .map(|((r, log_sum), reference)| r.gap / r.sum - log_sum + reference)
+            .collect()
     });
     HeadOutput {
-        log_prob: running.iter().zip(&log_sum).map(|(r, s)| r.target - s).collect(),
-        entropy: options.entropy.then(|| running.iter().zip(&log_sum).map(|(r, s)| s - r.moment / r.sum).collect()),
+        log_prob: running
+            .iter()
+            .zip(&log_sum)
+            .map(|(r, s)| r.target - s)
+            .collect(),
+        entropy: options.entropy.then(|| {
+            running
+                .iter()
+                .zip(&log_sum)
+                .map(|(r, s)| s - r.moment / r.sum)
+                .collect()
+        }),
         kl,
         log_sum,
         reference_log_sum,
@@ -297,7 +351,14 @@ pub fn backward(
     pool: &Pool,
 ) {
     let logits = output.logits.take();
-    let pullback = Pullback { policy, targets, reference, output: &output, grad, pool };
+    let pullback = Pullback {
+        policy,
+        targets,
+        reference,
+        output: &output,
+        grad,
+        pool,
+    };
     if rayon::current_num_threads() == 1 {
         pullback.in_turn(logits, dhidden, dweight);
     } else {
@@ -307,7 +368,12 @@ pub fn backward(
 
 impl Pullback<'_> {
     /// Tile by tile while it is in the cache.
-    fn in_turn(&self, mut logits: Option<Buffer>, dhidden: &mut [f32], mut dweight: Option<&mut [f32]>) {
+    fn in_turn(
+        &self,
+        mut logits: Option<Buffer>,
+        dhidden: &mut [f32],
+        mut dweight: Option<&mut [f32]>,
+    ) {
         let (width, vocabulary) = (self.policy.width, self.policy.vocabulary());
         let tiles = columns(vocabulary);
         let kept = logits.is_some();
@@ -330,45 +396,82 @@ impl Pullback<'_> {
 
     /// Several tiles at once: first all rows of a group of columns, then all its columns. The same products in the same
     /// order per element as [`Pullback::in_turn`].
-    fn in_phases(&self, mut logits: Option<Buffer>, dhidden: &mut [f32], mut dweight: Option<&mut [f32]>) {
+    fn in_phases(
+        &self,
+        mut logits: Option<Buffer>,
+        dhidden: &mut [f32],
+        mut dweight: Option<&mut [f32]>,
+    ) {
         let (width, n) = (self.policy.width, self.targets.len());
         let tiles = columns(self.policy.vocabulary());
         let kept = logits.is_some();
         let fits = (SHARED / (n.max(1) * tiles[0].len)).max(1);
         for group in tiles.chunks(if kept { tiles.len() } else { fits }) {
             let group_width: usize = group.iter().map(|c| c.len).sum();
-            let mut all = logits.take().unwrap_or_else(|| self.pool.take(n * group_width));
+            let mut all = logits
+                .take()
+                .unwrap_or_else(|| self.pool.take(n * group_width));
             let first = group[0].start;
-            let place = |rows: Span, columns: Span| rows.len * (columns.start - first)..rows.len * (columns.start - first + columns.len);
-            let row_tiles = dhidden.par_chunks_mut(ROWS * width).zip(all.par_chunks_mut(ROWS * group_width));
-            row_tiles.zip(spans(n, ROWS)).for_each(|((dhidden, tiles), rows)| {
-                for &columns in group {
-                    let tile = &mut tiles[place(rows, columns)];
-                    self.fill(rows, columns, kept, tile);
-                    self.add_to_hidden(rows, columns, tile, dhidden);
-                }
-            });
-            let Some(dweight) = dweight.as_deref_mut() else { continue };
+            let place = |rows: Span, columns: Span| {
+                rows.len * (columns.start - first)..rows.len * (columns.start - first + columns.len)
+            };
+            let row_tiles = dhidden
+                .par_chunks_mut(ROWS * width)
+                .zip(all.par_chunks_mut(ROWS * group_width));
+            row_tiles
+                .zip(spans(n, ROWS))
+                .for_each(|((dhidden, tiles), rows)| {
+                    for &columns in group {
+                        let tile = &mut tiles[place(rows, columns)];
+                        self.fill(rows, columns, kept, tile);
+                        self.add_to_hidden(rows, columns, tile, dhidden);
+                    }
+                });
+            let Some(dweight) = dweight.as_deref_mut() else {
+                continue;
+            };
             let last = first + group_width;
-            dweight[first * width..last * width].par_chunks_mut(group[0].len * width).zip(group).for_each(|(dweight, &columns)| {
-                for (rows, tiles) in spans(n, ROWS).into_iter().zip(all.chunks(ROWS * group_width)) {
-                    self.add_to_weight(rows, columns, &tiles[place(rows, columns)], dweight);
-                }
-            });
+            dweight[first * width..last * width]
+                .par_chunks_mut(group[0].len * width)
+                .zip(group)
+                .for_each(|(dweight, &columns)| {
+                    for (rows, tiles) in spans(n, ROWS)
+                        .into_iter()
+                        .zip(all.chunks(ROWS * group_width))
+                    {
+                        self.add_to_weight(rows, columns, &tiles[place(rows, columns)], dweight);
+                    }
+                });
         }
     }
 
     fn add_to_hidden(&self, rows: Span, columns: Span, tile: &[f32], dhidden: &mut [f32]) {
         let width = self.policy.width;
-        let weight = Mat::new(&self.policy.weight[columns.start * width..], columns.len, width);
-        gemm(MatMut::new(dhidden, rows.len, width), Update::Add, 1.0, Mat::new(tile, rows.len, columns.len), weight);
+        let weight = Mat::new(
+            &self.policy.weight[columns.start * width..],
+            columns.len,
+            width,
+        );
+        gemm(
+            MatMut::new(dhidden, rows.len, width),
+            Update::Add,
+            1.0,
+            Mat::new(tile, rows.len, columns.len),
+            weight,
+        );
     }
 
     fn add_to_weight(&self, rows: Span, columns: Span, tile: &[f32], dweight: &mut [f32]) {
         let width = self.policy.width;
         let hidden = Mat::new(self.policy.hidden_rows(rows), rows.len, width);
         let tile = Mat::new(tile, rows.len, columns.len).t();
-        gemm(MatMut::new(dweight, columns.len, width), Update::Add, 1.0, tile, hidden);
+        gemm(
+            MatMut::new(dweight, columns.len, width),
+            Update::Add,
+            1.0,
+            tile,
+            hidden,
+        );
     }
 
     /// The gradient of the logits of one tile; `tile` holds the logits already if they were `kept`.
@@ -376,7 +479,11 @@ impl Pullback<'_> {
         if !kept {
             self.policy.logits(rows, columns, tile);
         }
-        let mut other = self.pool.take(if self.reference.is_some() { tile.len() } else { 0 });
+        let mut other = self.pool.take(if self.reference.is_some() {
+            tile.len()
+        } else {
+            0
+        });
         if let Some(reference) = self.reference {
             reference.logits(rows, columns, &mut other);
         }
@@ -384,7 +491,9 @@ impl Pullback<'_> {
             for (i, z) in tile.chunks_exact_mut(columns.len).enumerate() {
                 let row = rows.start + i;
                 match self.reference {
-                    Some(_) => self.row_with_reference(row, z, &other[i * columns.len..][..columns.len]),
+                    Some(_) => {
+                        self.row_with_reference(row, z, &other[i * columns.len..][..columns.len])
+                    }
                     None => self.row(row, z),
                 }
                 let target = (self.targets[row] as usize).wrapping_sub(columns.start);

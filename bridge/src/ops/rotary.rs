@@ -50,7 +50,11 @@ impl RotaryTable {
     pub fn split(&self) -> (Vec<f32>, Vec<f32>) {
         let half = self.dims / 2;
         let rows = self.values.chunks_exact(self.dims.max(1));
-        let part = |range: std::ops::Range<usize>| rows.clone().flat_map(|r| r[range.clone()].to_vec()).collect();
+        let part = |range: std::ops::Range<usize>| {
+            rows.clone()
+                .flat_map(|r| r[range.clone()].to_vec())
+                .collect()
+        };
         (part(0..half), part(half..2 * half))
     }
 }

@@ -9,7 +9,9 @@ pub fn forward(hidden: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
     for_each_piece(out, PIECE, |i, out| {
         vectorized(|| {
             let rows = hidden[i * PIECE * width..].chunks_exact(width);
-            out.iter_mut().zip(rows).for_each(|(out, h)| *out = dot(h, weight) + bias);
+            out.iter_mut()
+                .zip(rows)
+                .for_each(|(out, h)| *out = dot(h, weight) + bias);
         });
     });
 }
@@ -19,7 +21,9 @@ pub fn backward_input(weight: &[f32], grad: &[f32], dhidden: &mut [f32]) {
     let width = weight.len();
     vectorized(|| {
         for (row, &g) in dhidden.chunks_exact_mut(width).zip(grad) {
-            row.iter_mut().zip(weight).for_each(|(d, w)| *d = g.mul_add(*w, *d));
+            row.iter_mut()
+                .zip(weight)
+                .for_each(|(d, w)| *d = g.mul_add(*w, *d));
         }
     });
 }
@@ -29,7 +33,10 @@ pub fn backward_weight(hidden: &[f32], grad: &[f32], dweight: &mut [f32]) {
     let width = dweight.len();
     vectorized(|| {
         for (row, &g) in hidden.chunks_exact(width).zip(grad) {
-            dweight.iter_mut().zip(row).for_each(|(d, h)| *d = g.mul_add(*h, *d));
+            dweight
+                .iter_mut()
+                .zip(row)
+                .for_each(|(d, h)| *d = g.mul_add(*h, *d));
         }
     });
 }

@@ -15,14 +15,21 @@ pub(crate) fn for_each_piece<T: Send>(
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
     if rayon::current_num_threads() == 1 || data.len() <= size {
-        data.chunks_mut(size).enumerate().for_each(|(i, piece)| work(i, piece));
+        data.chunks_mut(size)
+            .enumerate()
+            .for_each(|(i, piece)| work(i, piece));
     } else {
-        data.par_chunks_mut(size).enumerate().for_each(|(i, piece)| work(i, piece));
+        data.par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(i, piece)| work(i, piece));
     }
 }
 
 /// Splits `data` into consecutive parts of the given lengths.
-pub(crate) fn split_parts<T>(mut data: &mut [T], lengths: impl IntoIterator<Item = usize>) -> Vec<&mut [T]> {
+pub(crate) fn split_parts<T>(
+    mut data: &mut [T],
+    lengths: impl IntoIterator<Item = usize>,
+) -> Vec<&mut [T]> {
     let mut parts = Vec::new();
     for length in lengths {
         let (part, rest) = data.split_at_mut(length);
@@ -97,7 +104,11 @@ pub(crate) fn max(values: &[f32]) -> f32 {
     let (whole, rest) = values.as_chunks::<LANES>();
     for chunk in whole {
         for lane in 0..LANES {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            lanes[lane] = if chunk[lane] > lanes[lane] {
+                chunk[lane]
+            } else {
+                lanes[lane]
+            };
         }
     }
     let largest = |a: f32, &b: &f32| if b > a { b } else { a };

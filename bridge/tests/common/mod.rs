@@ -2,11 +2,11 @@
 #![allow(dead_code, missing_docs)]
 
 use candle_core::{DType, Device, Tensor};
+use rto::seed::SeedTree;
 use rto_bridge::batch::{Batch, Positions};
 use rto_bridge::config::{Activation, GptNeoXConfig};
 use rto_bridge::model::{Forward, Heads, Keep, Model, Request, Scores};
 use rto_bridge::params::{Gradients, Init, Params};
-use rto::seed::SeedTree;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 /// Our own fixtures, and the folders named in `RTO_PARITY_FIXTURES` (separated by colons).
 pub fn fixtures() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut all = vec![own.join("neox_parallel_rot25"), own.join("neox_sequential_rot100")];
+    let mut all = vec![
+        own.join("neox_parallel_rot25"),
+        own.join("neox_sequential_rot100"),
+    ];
     if let Ok(more) = std::env::var("RTO_PARITY_FIXTURES") {
         all.extend(more.split(':').map(PathBuf::from));
     }
@@ -34,18 +37,26 @@ impl Fixture {
         Self {
             name: folder.file_name().unwrap().to_string_lossy().into(),
             folder: folder.into(),
-            tensors: candle_core::safetensors::load(folder.join("io.safetensors"), &Device::Cpu).unwrap(),
+            tensors: candle_core::safetensors::load(folder.join("io.safetensors"), &Device::Cpu)
+                .unwrap(),
             numbers: serde_json::from_str(&numbers).unwrap(),
         }
     }
 
     pub fn weights(&self, part: &str) -> BTreeMap<String, Tensor> {
         let file = self.folder.join(part).join("model.safetensors");
-        candle_core::safetensors::load(file, &Device::Cpu).unwrap().into_iter().collect()
+        candle_core::safetensors::load(file, &Device::Cpu)
+            .unwrap()
+            .into_iter()
+            .collect()
     }
 
     pub fn model(&self, part: &str, dtype: DType) -> Model {
-        let weights = self.weights(part).into_iter().map(|(name, w)| (name, w.to_dtype(dtype).unwrap())).collect();
+        let weights = self
+            .weights(part)
+            .into_iter()
+            .map(|(name, w)| (name, w.to_dtype(dtype).unwrap()))
+            .collect();
         Model::gpt_neox(&self.config(part), Params::new(weights).unwrap()).unwrap()
     }
 
@@ -61,7 +72,8 @@ impl Fixture {
             n_layers: size("num_hidden_layers"),
             n_heads: size("num_attention_heads"),
             intermediate_size: size("intermediate_size"),
-            rotary_dims: (head_dim as f64 * rope["partial_rotary_factor"].as_f64().unwrap_or(1.0)) as usize,
+            rotary_dims: (head_dim as f64 * rope["partial_rotary_factor"].as_f64().unwrap_or(1.0))
+                as usize,
             rotary_base: rope["rope_theta"].as_f64().unwrap(),
             max_positions: size("max_position_embeddings"),
             layer_norm_eps: json["layer_norm_eps"].as_f64().unwrap(),
@@ -80,7 +92,13 @@ impl Fixture {
     }
 
     pub fn flat(&self, name: &str) -> Vec<f64> {
-        self.tensors[name].flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+        self.tensors[name]
+            .flatten_all()
+            .unwrap()
+            .to_dtype(DType::F64)
+            .unwrap()
+            .to_vec1()
+            .unwrap()
     }
 
     pub fn number(&self, name: &str) -> f64 {
@@ -95,7 +113,12 @@ impl Fixture {
             let first = row.iter().position(|&m| m == 1).unwrap();
             row[first] = 0;
         }
-        from_rows(&self.rows(&format!("{side}.input_ids")), &mask, &response, positions)
+        from_rows(
+            &self.rows(&format!("{side}.input_ids")),
+            &mask,
+            &response,
+            positions,
+        )
     }
 
     pub fn plain(&self) -> Batch {
@@ -113,13 +136,30 @@ impl Fixture {
             rows.extend(self.rows(&format!("dpo.rejected.{part}")));
             rows
         };
-        from_rows(&stack("input_ids"), &stack("attention_mask"), &stack("response_mask"), Positions::FromMask)
+        from_rows(
+            &stack("input_ids"),
+            &stack("attention_mask"),
+            &stack("response_mask"),
+            Positions::FromMask,
+        )
     }
 }
 
-fn from_rows(ids: &[Vec<i64>], mask: &[Vec<i64>], response: &[Vec<i64>], positions: Positions) -> Batch {
-    let tokens: Vec<Vec<u32>> = ids.iter().map(|r| r.iter().map(|&t| t as u32).collect()).collect();
-    let flags = |m: &[Vec<i64>]| m.iter().map(|r| r.iter().map(|&x| x == 1).collect()).collect::<Vec<Vec<bool>>>();
+fn from_rows(
+    ids: &[Vec<i64>],
+    mask: &[Vec<i64>],
+    response: &[Vec<i64>],
+    positions: Positions,
+) -> Batch {
+    let tokens: Vec<Vec<u32>> = ids
+        .iter()
+        .map(|r| r.iter().map(|&t| t as u32).collect())
+        .collect();
+    let flags = |m: &[Vec<i64>]| {
+        m.iter()
+            .map(|r| r.iter().map(|&x| x == 1).collect())
+            .collect::<Vec<Vec<bool>>>()
+    };
     Batch::from_padded(&tokens, &flags(mask), &flags(response), positions).unwrap()
 }
 
@@ -139,7 +179,11 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
 pub fn dpo(batch: &Batch, policy: &[f64], reference: &[f64], beta: f64) -> (f64, Vec<f64>) {
     let offsets = batch.offsets();
     let pairs = batch.rows().len() / 2;
-    let ratio = |row: usize| (offsets[row]..offsets[row + 1]).map(|i| policy[i] - reference[i]).sum::<f64>();
+    let ratio = |row: usize| {
+        (offsets[row]..offsets[row + 1])
+            .map(|i| policy[i] - reference[i])
+            .sum::<f64>()
+    };
     let (mut loss, mut grad) = (0.0, vec![0.0; policy.len()]);
     for pair in 0..pairs {
         let margin = beta * (ratio(pair) - ratio(pair + pairs));
@@ -152,18 +196,39 @@ pub fn dpo(batch: &Batch, policy: &[f64], reference: &[f64], beta: f64) -> (f64,
 }
 
 pub fn log_probs(model: &Model, batch: &Batch) -> Vec<f64> {
-    model.scores(batch, &Request::log_probs()).unwrap().log_probs.unwrap()
+    model
+        .scores(batch, &Request::log_probs())
+        .unwrap()
+        .log_probs
+        .unwrap()
 }
 
 /// Gradients of `Σ_i g_i log p_i`.
 pub fn pull(model: &Model, batch: &Batch, g: Vec<f64>, keep: Keep) -> Gradients {
-    pull_all(model, batch, &Request::log_probs(), &Scores { log_probs: Some(g), ..Scores::default() }, keep)
+    pull_all(
+        model,
+        batch,
+        &Request::log_probs(),
+        &Scores {
+            log_probs: Some(g),
+            ..Scores::default()
+        },
+        keep,
+    )
 }
 
-pub fn pull_all(model: &Model, batch: &Batch, request: &Request<'_>, grad: &Scores, keep: Keep) -> Gradients {
+pub fn pull_all(
+    model: &Model,
+    batch: &Batch,
+    request: &Request<'_>,
+    grad: &Scores,
+    keep: Keep,
+) -> Gradients {
     let forward: Forward = model.forward(batch, request, keep).unwrap();
     let mut gradients = Gradients::zeros(model.params());
-    model.backward(batch, request, forward, grad, &mut gradients).unwrap();
+    model
+        .backward(batch, request, forward, grad, &mut gradients)
+        .unwrap();
     gradients
 }
 
@@ -188,15 +253,31 @@ pub fn small_config(parallel: bool) -> GptNeoXConfig {
     }
 }
 
-pub const ALL_HEADS: Heads = Heads { language_model: true, value: true, reward: true };
+pub const ALL_HEADS: Heads = Heads {
+    language_model: true,
+    value: true,
+    reward: true,
+};
 
 pub fn small_model(config: &GptNeoXConfig, heads: Heads, seed: u64) -> Model {
-    Model::random_gpt_neox(config, heads, Init::Normal { std: 0.3 }, &SeedTree::new(seed), &Device::Cpu).unwrap()
+    Model::random_gpt_neox(
+        config,
+        heads,
+        Init::Normal { std: 0.3 },
+        &SeedTree::new(seed),
+        &Device::Cpu,
+    )
+    .unwrap()
 }
 
 /// The same weights as candle expressions in `f64`: the other of the two implementations.
 pub fn in_f64(model: &Model, config: &GptNeoXConfig) -> Model {
-    let weights = model.params().tensors().into_iter().map(|(name, w)| (name, w.to_dtype(DType::F64).unwrap())).collect();
+    let weights = model
+        .params()
+        .tensors()
+        .into_iter()
+        .map(|(name, w)| (name, w.to_dtype(DType::F64).unwrap()))
+        .collect();
     Model::gpt_neox(config, Params::new(weights).unwrap()).unwrap()
 }
 
@@ -204,8 +285,16 @@ pub fn in_f64(model: &Model, config: &GptNeoXConfig) -> Model {
 pub fn texts(vocabulary: u32, lengths: &[(usize, usize)], seed: u64) -> Batch {
     use rand::Rng;
     let mut rng = SeedTree::new(seed).child("texts").rng();
-    let mut draw = |n: usize| (0..n).map(|_| rng.random_range(0..vocabulary)).collect::<Vec<u32>>();
-    let rows: Vec<(Vec<u32>, Vec<u32>)> = lengths.iter().map(|&(p, r)| (draw(p), draw(r))).collect();
-    let views: Vec<(&[u32], &[u32])> = rows.iter().map(|(p, r)| (p.as_slice(), r.as_slice())).collect();
+    let mut draw = |n: usize| {
+        (0..n)
+            .map(|_| rng.random_range(0..vocabulary))
+            .collect::<Vec<u32>>()
+    };
+    let rows: Vec<(Vec<u32>, Vec<u32>)> =
+        lengths.iter().map(|&(p, r)| (draw(p), draw(r))).collect();
+    let views: Vec<(&[u32], &[u32])> = rows
+        .iter()
+        .map(|(p, r)| (p.as_slice(), r.as_slice()))
+        .collect();
     Batch::new(&views).unwrap()
 }
