@@ -1,8 +1,16 @@
 //! The algorithms of `rto` on neural autoregressive models, through candle.
 //!
-//! So far: choosing a device; [`evaluator::CandleModel`], which plugs any candle function from a prefix to
-//! next-token logits into the searches of Proposition 3.2; and [`embedding_policy`], the candle backend of the
-//! per-token seam that must agree with exact gradients step for step.
+//! | module | what |
+//! |---|---|
+//! | [`device`], [`error`] | a device by name; errors that name file, tensor or request |
+//! | [`config`], [`checkpoint`], [`tokenizer`], [`memory_plan`] | Hugging Face folders, and what a model will need |
+//! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX with a backward pass of its own, on packed rows |
+//! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
+//! | [`generate`], [`sampler`], [`decoder`] | text from a KV cache; truncated decoding for evaluation |
+//! | [`embedding_policy`] | the candle backend of the per-token seam, which takes the exact backend's steps |
+//! | [`evaluator`] | any candle function as the evaluator of Proposition 3.2 |
+//!
+//! GPT-NeoX does not implement the seam's traits yet.
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 // Kernels take their shapes one by one, keep the digits of published coefficients, and `!(x > 0.0)` refuses NaN too.
@@ -29,7 +37,6 @@ pub mod ops;
 pub mod optimizer;
 pub mod params;
 pub mod sampler;
-pub mod schedule;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

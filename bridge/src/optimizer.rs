@@ -4,6 +4,7 @@
 //! `w ← w − η λ w − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)`. Weights narrower than `f32` have an `f32` master copy that the steps
 //! are taken on; moments are `f32` always.
 
+use crate::checkpoint::atomic::replace_file;
 use crate::ops::simd::{for_each_piece, vectorized};
 use crate::params::{Gradient, Gradients, Params, matches_pattern};
 use crate::{Error, Result};
@@ -11,7 +12,6 @@ use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
 /// Settings for the weights whose names match; the first group that matches a name counts.
@@ -270,7 +270,7 @@ impl AdamW {
         ]);
         let file =
             safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
-        write_atomically(path, &file).map_err(|e| failed(e.to_string()))
+        replace_file(path, &file)
     }
 
     /// Takes up the state that [`AdamW::save`] wrote; the weights themselves come from their checkpoint.
@@ -448,17 +448,4 @@ fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: &Factors) {
         v[i] = f.beta2.mul_add(v[i], (1.0 - f.beta2) * (g * g));
         w[i] = w[i] * f.keep - f.rate * m[i] / v[i].sqrt().mul_add(f.root, f.epsilon);
     }
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // The rename itself must reach the disk too.
-    std::fs::File::open(folder)?.sync_all()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers};
+use rto_harness::config::{self, Layers, increasing, within};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -344,31 +344,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-}
-
-fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
-    if !(least..=most).contains(&value) {
-        bail!("{key}: found {value}, expected a value from {least} to {most}");
-    }
-    Ok(())
-}
-
-/// A list that a curve can be drawn over, and in which no cell appears twice.
-fn increasing(key: &str, list: &[f64], least: f64, most: f64) -> Result<()> {
-    if list.is_empty() {
-        bail!("{key}: found no values, expected at least one");
-    }
-    for value in list {
-        within(key, *value, least, most)?;
-    }
-    match list.windows(2).find(|w| w[1] <= w[0]) {
-        Some(w) => bail!(
-            "{key}: found {} after {}, expected increasing values",
-            w[1],
-            w[0]
-        ),
-        None => Ok(()),
     }
 }
 

@@ -30,17 +30,7 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// What [`means`] averages.
-const MEASURES: [&str; 9] = [
-    "objective_gap",
-    "own_gap",
-    "true_gap",
-    "matched_gap",
-    "reward",
-    "implicit_reward",
-    "kl",
-    "entropy",
-    "critic_error",
-];
+const MEASURES: &[&str] = COLUMNS.split_at(5).1;
 
 /// Runs of one cell.
 const BLOCK: u64 = 5;
@@ -103,13 +93,13 @@ pub struct Curves {
 
 pub fn summarise(study: &Study, runs: &Table) -> Result<Curves> {
     let keys = ["instance", "method", "iteration", "tokens"];
-    let groups = groups(runs, &keys, &MEASURES)?;
+    let groups = groups(runs, &keys, MEASURES)?;
     let exact = exact(study)?;
     let per_run = per_run(runs)?;
     let against_dppo = against_dppo(&per_run);
     Ok(Curves {
         text: text(study, &groups, &exact, &per_run)?,
-        curves: means("curves", &groups, &keys, &MEASURES),
+        curves: means("curves", &groups, &keys, MEASURES),
         exact,
         frontier: frontier(study)?,
         against_dppo,

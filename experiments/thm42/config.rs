@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers};
+use rto_harness::config::{self, Layers, increasing, within};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -186,22 +186,24 @@ impl Config {
         // theta* of the bandits has norm at most 3.4.
         within("regime_param_bound", self.regime_param_bound, 3.4, 50.0)?;
         within("fail_prob", self.fail_prob, 1e-9, 0.5)?;
+        let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
         for (key, list) in [
             ("sizes", &self.sizes),
             ("regime_sizes", &self.regime_sizes),
             ("sampled_sizes", &self.sampled_sizes),
         ] {
-            increasing(key, list.iter().map(|n| *n as f64), 1e7)?;
+            increasing(key, &whole(list), 1.0, 1e7)?;
         }
-        increasing("exact_sizes", self.exact_sizes.iter().copied(), 1e12)?;
+        increasing("exact_sizes", &self.exact_sizes, 1.0, 1e12)?;
         if let Some(n) = self.exact_sizes.iter().find(|n| n.fract() != 0.0) {
             bail!("exact_sizes: found {n}, expected whole numbers");
         }
+        // Their ranges were checked above, value by value.
         for (key, list) in [("betas", &self.betas), ("ridges", &self.ridges)] {
-            increasing(key, list.iter().copied(), f64::INFINITY)?;
+            increasing(key, list, 0.0, f64::INFINITY)?;
         }
         for (key, list) in [("dims", &self.dims), ("horizons", &self.horizons)] {
-            increasing(key, list.iter().map(|n| *n as f64), f64::INFINITY)?;
+            increasing(key, &whole(list), 0.0, f64::INFINITY)?;
         }
         within("fit_points", self.fit_points as f64, 2.0, f64::INFINITY)?;
         within(
@@ -233,30 +235,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
-    if !(least..=most).contains(&value) {
-        bail!("{key}: found {value}, expected a value from {least} to {most}");
-    }
-    Ok(())
-}
-
-/// A list that a curve can be drawn over, and in which no cell appears twice.
-fn increasing(key: &str, list: impl Iterator<Item = f64>, most: f64) -> Result<()> {
-    let mut last = 0.0;
-    for value in list {
-        if !(value > last && value <= most) {
-            bail!(
-                "{key}: found {value} after {last}, expected increasing values above 0, at most {most}"
-            );
-        }
-        last = value;
-    }
-    if last == 0.0 {
-        bail!("{key}: found no values, expected at least one");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

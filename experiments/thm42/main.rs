@@ -10,7 +10,7 @@ mod regimes;
 mod summary;
 mod sweeps;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 use config::{Config, Flags};
 use problem::{Problem, random_problem};
@@ -20,6 +20,7 @@ use rto_harness::cli::{Common, Reporter, run_main};
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
+use rto_harness::study::{self, MergeArgs};
 use rto_harness::sweep::{CellStore, Shard, Task};
 use rto_harness::table::Table;
 use serde_json::json;
@@ -53,21 +54,11 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Put the cells of sharded runs together: tables, figures and results as of one run
-    Merge(Merge),
+    Merge(MergeArgs),
 }
 
-#[derive(Debug, clap::Args)]
-struct Merge {
-    /// Run folders of shards, all with the same settings
-    #[arg(required = true, value_name = "DIR")]
-    runs: Vec<PathBuf>,
-    /// Write results here: a new or empty directory [default: the next free runs/thm42-0001]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Print the results as JSON on standard output; text for people goes to standard error
-    #[arg(long)]
-    json: bool,
-}
+/// Of the binary, its runs, its cells and its streams.
+const NAME: &str = "thm42";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,7 +86,7 @@ struct Study {
 }
 
 fn main() -> ExitCode {
-    run_main("thm42", || run(&Cli::parse()))
+    run_main(NAME, || run(&Cli::parse()))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -117,7 +108,7 @@ fn run(cli: &Cli) -> Result<()> {
     };
     let study = Study::new(config)?;
     // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let dir = RunDir::create_or_resume("thm42", out, &study.config)?;
+    let dir = RunDir::create_or_resume(NAME, out, &study.config)?;
     let tasks = tasks(&study);
     let store = CellStore::open(&dir)?;
     let progress = Progress::new(common.quiet);
@@ -125,14 +116,14 @@ fn run(cli: &Cli) -> Result<()> {
     let share = shard.unwrap_or(Shard::WHOLE);
     let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
     if let Some(shard) = shard {
-        return report_shard(&dir, &store, &tasks, shard, new, &reporter);
+        return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
     }
     finish(&dir, &study, &store, &tasks, timings, &reporter)
 }
 
 impl Study {
     fn new(config: Config) -> Result<Self> {
-        let seeds = SeedTree::new(config.seed).child("thm42");
+        let seeds = SeedTree::new(config.seed).child(NAME);
         let problem = random_problem(&config, &seeds.child("instance"))?;
         Ok(Self {
             constant: problem.constant()?,
@@ -208,64 +199,12 @@ fn tasks(study: &Study) -> Vec<Task<'_>> {
     all
 }
 
-/// The cells of one part.
-fn part<'t, 'a>(tasks: &'t [Task<'a>], letter: char) -> &'t [Task<'a>] {
-    let prefix = format!("thm42/{letter}/");
-    let is_in = |task: &Task| task.id().starts_with(&prefix);
-    let start = tasks.iter().position(is_in).unwrap_or(0);
-    let count = tasks[start..].iter().take_while(|task| is_in(task)).count();
-    &tasks[start..start + count]
-}
-
-fn report_shard(
-    dir: &RunDir,
-    store: &CellStore,
-    tasks: &[Task<'_>],
-    shard: Shard,
-    new: usize,
-    reporter: &Reporter,
-) -> Result<()> {
-    let missing = store.missing(tasks).len();
-    let root = dir.root().display();
-    say!(
-        reporter,
-        "shard {shard}: {new} cells computed; {} of {} cells are in {root}\n\
-         when all shards are done: thm42 merge {root} [DIR...] --out DIR",
-        tasks.len() - missing,
-        tasks.len()
-    )?;
-    reporter.json(&json!({
-        "run": dir.root(), "shard": shard.to_string(), "computed": new,
-        "present": tasks.len() - missing, "cells": tasks.len(),
-    }))
-}
-
-fn run_merge(merge: &Merge) -> Result<()> {
-    let reporter = Reporter::new(merge.json);
-    let config = config::saved(&merge.runs[0], &Flags::default())?;
-    for run in &merge.runs {
-        RunDir::verify("thm42", run, &config)?;
-    }
-    let study = Study::new(config)?;
+fn run_merge(args: &MergeArgs) -> Result<()> {
+    let reporter = Reporter::new(args.json);
+    let study = Study::new(config::saved(&args.runs[0], &Flags::default())?)?;
     let tasks = tasks(&study);
-    let missing = CellStore::missing_in(&merge.runs, &tasks);
-    if let Some(first) = missing.first() {
-        bail!(
-            "merge: {} of {} cells are in none of these runs, the first is {first}; run the shards that are missing, or `thm42 --resume {}`",
-            missing.len(),
-            tasks.len(),
-            merge.runs[0].display()
-        );
-    }
-    let dir = RunDir::create_or_resume("thm42", merge.out.as_deref(), &study.config)?;
-    let store = CellStore::open(&dir)?;
     let mut timings = Timings::new();
-    timings.phase("merge", || -> Result<()> {
-        for run in &merge.runs {
-            store.copy_from(run, &tasks)?;
-        }
-        Ok(())
-    })?;
+    let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
     finish(&dir, &study, &store, &tasks, timings, &reporter)
 }
 
@@ -278,7 +217,7 @@ fn finish(
     mut timings: Timings,
     reporter: &Reporter,
 ) -> Result<()> {
-    let runs = |letter, name: &str| store.collect(name, part(tasks, letter));
+    let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
     let curve_runs = runs('a', "curve_runs")?;
     let coverage_runs = runs('b', "coverage_runs")?;
     let regime_runs = runs('c', "regime_runs")?;
@@ -319,14 +258,7 @@ fn finish(
         d.curves,
         f.curves,
     ];
-    let mut all = serde_json::Map::new();
-    for table in &results {
-        all.insert(table.name().to_string(), serde_json::to_value(table)?);
-    }
-    for table in raw.iter().chain(&results) {
-        dir.write_table(&format!("{}.csv", table.name()), table)?;
-    }
-    dir.write_json("results.json", &all)?;
+    let all = study::write_results(dir, &raw, &results)?;
     timings.phase("figures", || figures::draw_all(dir.root()))?;
     dir.write_timings(&timings)?;
     store.tidy();

@@ -172,22 +172,29 @@ impl Ragged {
         if self.same_shape(other) {
             return Ok(());
         }
-        if self.n_rows() != other.n_rows() {
+        other.check_lengths(what, self.rows().map(<[f64]>::len))
+    }
+
+    /// Refuses rows of other lengths than these.
+    fn check_lengths(
+        &self,
+        what: &str,
+        expected: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<()> {
+        if expected.len() != self.n_rows() {
             return Err(shape(
                 format!("{what}: rows"),
+                expected.len(),
                 self.n_rows(),
-                other.n_rows(),
             ));
         }
-        let lengths = self
-            .rows()
-            .zip(other.rows())
-            .map(|(a, b)| (a.len(), b.len()));
-        let (i, (expected, got)) = lengths
-            .enumerate()
-            .find(|(_, (a, b))| a != b)
-            .expect("different offsets differ in a row");
-        Err(shape(format!("{what}: tokens of row {i}"), expected, got))
+        let mut pairs = expected.zip(self.rows().map(<[f64]>::len)).enumerate();
+        match pairs.find(|(_, (expected, got))| expected != got) {
+            None => Ok(()),
+            Some((i, (expected, got))) => {
+                Err(shape(format!("{what}: tokens of row {i}"), expected, got))
+            }
+        }
     }
 
     /// Refuses an array that does not have one number per response token.
@@ -195,7 +202,7 @@ impl Ragged {
     /// # Errors
     /// [`Error::Shape`] naming the row.
     pub fn check_fits(&self, what: &str, batch: &[Episode]) -> Result<()> {
-        Self::zeros(batch).check_same_shape(what, self)
+        self.check_lengths(what, batch.iter().map(Episode::len))
     }
 
     /// Refuses NaN and infinities.
@@ -256,11 +263,9 @@ impl PerToken {
     /// [`Error::Shape`] when rows do not fit the batch; [`Error::NonFinite`] on NaN or an infinity: nothing
     /// that is not a number crosses the seam.
     pub fn with(mut self, channel: Channel, values: Ragged) -> Result<Self> {
-        let expected = match channel {
-            Channel::FinalValue => Ragged::zeros_like_lengths(self.lengths.iter().map(|_| 1)),
-            _ => Ragged::zeros_like_lengths(self.lengths.iter().copied()),
-        };
-        expected.check_same_shape(channel.name(), &values)?;
+        let one = channel == Channel::FinalValue;
+        let lengths = self.lengths.iter().map(|&n| if one { 1 } else { n });
+        values.check_lengths(channel.name(), lengths)?;
         values.check_finite(channel.name())?;
         self.channels.insert(channel, values);
         Ok(self)

@@ -46,7 +46,9 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = parent(path).join(format!(".{name}.{}-{n}.tmp", std::process::id()));
     let done = fs::write(&temporary, bytes)
         .and_then(|()| sync(&temporary))
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|()| fs::rename(&temporary, path))
+        // The rename itself must reach the disk too.
+        .and_then(|()| sync(&parent(path)));
     done.map_err(|e| {
         fs::remove_file(&temporary).ok();
         failed(e)

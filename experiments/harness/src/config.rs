@@ -354,6 +354,38 @@ fn line_of_key(text: &str, path: &[String]) -> Option<usize> {
     line
 }
 
+/// Refuses a setting outside `least..=most`; NaN is outside.
+///
+/// # Errors
+/// One line that names the key, what was found and what was expected.
+pub fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
+    if !(least..=most).contains(&value) {
+        bail!("{key}: found {value}, expected a value from {least} to {most}");
+    }
+    Ok(())
+}
+
+/// Refuses a list that no curve can be drawn over, or in which a cell would appear twice.
+///
+/// # Errors
+/// One line that names the key: an empty list, a value outside `least..=most`, values that do not increase.
+pub fn increasing(key: &str, list: &[f64], least: f64, most: f64) -> Result<()> {
+    if list.is_empty() {
+        bail!("{key}: found no values, expected at least one");
+    }
+    for value in list {
+        within(key, *value, least, most)?;
+    }
+    match list.windows(2).find(|w| w[1] <= w[0]) {
+        Some(w) => bail!(
+            "{key}: found {} after {}, expected increasing values",
+            w[1],
+            w[0]
+        ),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 #[path = "config_tests.rs"]
 mod tests;

@@ -138,6 +138,7 @@ pub mod plot;
 pub mod progress;
 pub mod run_dir;
 pub mod stats;
+pub mod study;
 pub mod sweep;
 pub mod table;
 pub mod text;

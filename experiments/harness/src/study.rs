@@ -1,0 +1,112 @@
+//! What every experiment made of sweeps does with its cells: report a shard, merge shards, write results.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::cli::Reporter;
+use crate::run_dir::{RunDir, Timings};
+use crate::say;
+use crate::sweep::{CellStore, Shard, Task};
+use crate::table::Table;
+
+/// The arguments of `merge`: put the cells of sharded runs together.
+#[derive(Debug, clap::Args)]
+pub struct MergeArgs {
+    /// Run folders of shards, all with the same settings
+    #[arg(required = true, value_name = "DIR")]
+    pub runs: Vec<PathBuf>,
+    /// Write results here: a new or empty directory [default: the next free folder in runs/]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the results as JSON on standard output; text for people goes to standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The cells of one part: those with ids `experiment/letter/…`, which stand together in the list.
+pub fn part<'t, 'a>(experiment: &str, tasks: &'t [Task<'a>], letter: char) -> &'t [Task<'a>] {
+    let prefix = format!("{experiment}/{letter}/");
+    let is_in = |task: &Task| task.id().starts_with(&prefix);
+    let start = tasks.iter().position(is_in).unwrap_or(0);
+    let count = tasks[start..].iter().take_while(|task| is_in(task)).count();
+    &tasks[start..start + count]
+}
+
+/// Says what a shard has computed (`new` cells) and how to go on.
+///
+/// # Errors
+/// When the report cannot be written.
+pub fn report_shard(
+    experiment: &str,
+    dir: &RunDir,
+    store: &CellStore,
+    tasks: &[Task<'_>],
+    (shard, new): (Shard, usize),
+    reporter: &Reporter,
+) -> Result<()> {
+    let present = tasks.len() - store.missing(tasks).len();
+    let root = dir.root().display();
+    say!(
+        reporter,
+        "shard {shard}: {new} cells computed; {present} of {} cells are in {root}\n\
+         when all shards are done: {experiment} merge {root} [DIR...] --out DIR",
+        tasks.len()
+    )?;
+    reporter.json(&json!({
+        "run": dir.root(), "shard": shard.to_string(), "computed": new,
+        "present": present, "cells": tasks.len(),
+    }))
+}
+
+/// A run folder that holds the cells of all shards.
+///
+/// # Errors
+/// A folder that is no run with these settings, a cell that is in none of them; nothing is made then.
+pub fn merge(
+    experiment: &str,
+    merge: &MergeArgs,
+    config: &impl Serialize,
+    tasks: &[Task<'_>],
+    timings: &mut Timings,
+) -> Result<(RunDir, CellStore)> {
+    for run in &merge.runs {
+        RunDir::verify(experiment, run, config)?;
+    }
+    let missing = CellStore::missing_in(&merge.runs, tasks);
+    if let Some(first) = missing.first() {
+        bail!(
+            "merge: {} of {} cells are in none of these runs, the first is {first}; run the shards that are missing, or `{experiment} --resume {}`",
+            missing.len(),
+            tasks.len(),
+            merge.runs[0].display()
+        );
+    }
+    let dir = RunDir::create_or_resume(experiment, merge.out.as_deref(), config)?;
+    let store = CellStore::open(&dir)?;
+    timings.phase("merge", || -> Result<()> {
+        for run in &merge.runs {
+            store.copy_from(run, tasks)?;
+        }
+        Ok(())
+    })?;
+    Ok((dir, store))
+}
+
+/// Writes every table as CSV, and `results` (not `raw`, which may be large) into `results.json` and the answer.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_results(dir: &RunDir, raw: &[Table], results: &[Table]) -> Result<Map<String, Value>> {
+    let mut all = Map::new();
+    for table in results {
+        all.insert(table.name().to_string(), serde_json::to_value(table)?);
+    }
+    for table in raw.iter().chain(results) {
+        dir.write_table(&format!("{}.csv", table.name()), table)?;
+    }
+    dir.write_json("results.json", &all)?;
+    Ok(all)
+}
