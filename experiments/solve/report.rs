@@ -22,7 +22,8 @@ pub struct Report {
     pub root_policy: Option<Rows>,
     /// E_{d*}\[φ\].
     pub feature_expectation: Option<Vec<f64>>,
-    /// The best policy that fixes all tokens in advance, at β = 0 (Proposition C.2).
+    /// The best policy that fixes all tokens in advance, for each prompt, at β = 0 (Proposition C.2); null when A^H is
+    /// too large, or when no such policy keeps to the support of π_ref.
     pub predetermined_value: Option<f64>,
     /// (4.1).
     pub mle: Option<Mle>,

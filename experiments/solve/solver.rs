@@ -208,11 +208,10 @@ impl<'a> Solver<'a> {
     fn predetermined(&self) -> Result<Option<f64>> {
         let mdp = &self.instance.world.mdp;
         let sequences = (mdp.n_actions() as f64).powi(mdp.horizon() as i32);
-        // The search goes one call deeper for each step.
-        if sequences > PREDETERMINED_LIMIT as f64 || mdp.horizon() > 1000 {
+        if sequences > PREDETERMINED_LIMIT as f64 {
             return Ok(None);
         }
-        let best = |t: &Truth| best_predetermined(mdp, &t.reward);
+        let best = |t: &Truth| best_predetermined(mdp, &t.reward, &self.instance.reference);
         Ok(self.truth.as_ref().map(best).transpose()?.map(|b| b.value))
     }
 
