@@ -37,12 +37,23 @@ pub use suboptimality::{Decomposition, decompose, performance_difference, subopt
 pub use tilted::rto_optimum;
 pub use visitation::{Visitation, visitation};
 
-use crate::Result;
 use crate::mdp::{TabularMdp, TabularPolicy};
+use crate::{Error, Result};
 
 /// V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
 pub fn mean_value(mdp: &TabularMdp, v: &[f64]) -> f64 {
     mdp.roots().map(|(s, p)| p * v[s.ix()]).sum()
+}
+
+/// Refuses values in which rewards added up beyond floating point.
+pub(crate) fn check_values(v: &[f64]) -> Result<()> {
+    match v.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(s) => Err(Error::NonFinite {
+            what: format!("the sum of rewards from state {s}"),
+            value: v[s],
+        }),
+    }
 }
 
 pub(crate) fn check_policy(mdp: &TabularMdp, what: &str, policy: &TabularPolicy) -> Result<()> {
