@@ -835,6 +835,11 @@ fn extreme_settings() {
         &estimation("param_bound", 1e-300),
         &["estimation.param_bound: found 1e-300, must be >= 1e-100"],
     );
+    let steep = json!({"param_bound": 1000, "bonus_scale": "theory"});
+    refused(
+        &own(json!({"estimation": steep})),
+        &["estimation.bonus_scale: the radius theory is infinite"],
+    );
     for (length, shown) in [(1e-200, "1e-200"), (1e150, "1e150")] {
         let features = json!([[
             [[length, 0], [0, length]],

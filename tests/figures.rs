@@ -103,11 +103,11 @@ fn committed_text_and_preference_rows_are_reproduced() {
         --text-horizons 1,2,4,8,12 --quiet --out run";
     let args: Vec<&str> = args.split_whitespace().collect();
     run(PROP32, &args, dir.path());
-    let without_id = |line: &str| line.split_once(',').unwrap().1.to_string();
-    let whole = |line: &str| line.to_string();
-    let columns: [(&str, usize, &dyn Fn(&str) -> String); 2] =
-        [("text", 24, &whole), ("preferences", 20, &without_id)];
-    for (name, rows, key) in columns {
+    for (name, rows) in [("text", 24), ("preferences", 20)] {
+        let key = |line: &str| match name {
+            "preferences" => line.split_once(',').unwrap().1.to_string(),
+            _ => line.to_string(),
+        };
         let file = format!("{name}.csv");
         let committed =
             fs::read_to_string(Path::new(ROOT).join("figures/prop32").join(&file)).unwrap();

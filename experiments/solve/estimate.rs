@@ -6,8 +6,8 @@ use crate::solver::Solver;
 use anyhow::{Context, Result, bail};
 use rto::algorithm1::ConfidenceSet;
 use rto::estimate::{
-    BtFit, Curvature, Design, FitOptions, Metric, MetricKind, RadiusInputs, RadiusKind, Separation,
-    fit_bradley_terry, radii, separation,
+    BtFit, Curvature, Design, FitOptions, Metric, MetricKind, Radius, RadiusInputs, RadiusKind,
+    Separation, fit_bradley_terry, radii, separation,
 };
 use rto::features::FeatureMap;
 
@@ -100,7 +100,7 @@ impl Solver<'_> {
         let (fit, separation) = fitted(&design, &options, e.param_bound)?;
         let (inputs, all) = self.all_radii(feature_bound, &design, &fit)?;
         let radius = all.radius(e.scale)?;
-        check_scale(e, radius.metric)?;
+        check_scale(e, radius)?;
         let sigma = Metric::sigma_d(&design, e.ridge)?;
         Ok(Some(Estimate {
             metric: match radius.metric {
@@ -156,20 +156,25 @@ fn feature_bound(largest: f64, given: Option<f64>) -> Result<f64> {
     }
 }
 
-/// Refuses a metric that is not the radius's own, and a radius whose B is missing.
-fn check_scale(e: &Estimation, metric: MetricKind) -> Result<()> {
+/// Refuses a metric that is not the radius's own, and a radius whose B is missing or that is infinite.
+fn check_scale(e: &Estimation, radius: Radius) -> Result<()> {
     let name = e.scale_name.as_str();
     if let (Some(given), false) = (e.metric, matches!(e.scale, RadiusKind::Number(..)))
-        && given != metric
+        && given != radius.metric
     {
         bail!(
             "estimation.metric: found {}, but the radius {name} is measured in {}",
             metric_name(given),
-            metric_name(metric)
+            metric_name(radius.metric)
         );
     }
     if e.param_bound.is_none() && needs_bound(e.scale) {
         bail!("estimation.param_bound: missing, the radius {name} depends on it");
+    }
+    if !radius.value.is_finite() {
+        bail!(
+            "estimation.bonus_scale: the radius {name} is infinite, as the curvature at the bounds of the instance is 0 in floating point"
+        );
     }
     Ok(())
 }
