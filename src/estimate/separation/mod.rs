@@ -40,7 +40,7 @@ const LEAST_WEIGHT: f64 = 1e-3;
 /// strictly. Rows are scaled to length 1, and numbers below 1e-9 count as 0.
 ///
 /// # Errors
-/// [`Error::Shape`] unless θ is `[d]`; [`Error::NotConverged`].
+/// [`crate::Error::Shape`] unless θ is `[d]`; [`crate::Error::NotConverged`].
 pub fn separation(design: &Design, theta: &[f64]) -> Result<Separation> {
     check_len("theta", design.dim(), theta.len())?;
     let (mut rest, mut weights) = scaled(design, theta)?;
