@@ -38,11 +38,24 @@ pub trait FeatureMap: Sync {
         for s in 0..n_states as u32 {
             for a in 0..n_actions as u32 {
                 self.write(StateIx(s), ActionIx(a), &mut phi);
-                max = max.max(phi.iter().map(|p| p * p).sum::<f64>());
+                max = max.max(norm(&phi));
             }
         }
-        max.sqrt()
+        max
     }
+}
+
+/// ‖x‖₂; scaled by the largest entry where squares would overflow or vanish.
+fn norm(x: &[f64]) -> f64 {
+    let squares: f64 = x.iter().map(|x| x * x).sum();
+    if (1e-250..1e250).contains(&squares) {
+        return squares.sqrt();
+    }
+    let top = x.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    if top == 0.0 {
+        return 0.0;
+    }
+    top * x.iter().map(|x| (x / top).powi(2)).sum::<f64>().sqrt()
 }
 
 /// ψ(τ) = Σ_h φ(s_h, a_h), `[d]`.

@@ -201,7 +201,8 @@ fn policies_rewards_and_beta() {
     assert_eq!(tree.horizon(), 25);
     let long = long.unwrap().compile(&[1.0]).unwrap();
     let reward = TabularReward::try_new(Array2::zeros((25, 2))).unwrap();
-    names(best_predetermined(&long, &reward), "A^H");
+    let uniform = TabularPolicy::uniform(25, 2);
+    names(best_predetermined(&long, &reward, &uniform), "A^H");
 }
 
 #[test]

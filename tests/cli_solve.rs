@@ -742,6 +742,118 @@ fn help_has_examples() {
     }
 }
 
+/// The readme's example with other data.
+fn own(changes: Value) -> Value {
+    with(example("own.json"), changes)
+}
+
+fn warned(instance: &Value, part: &str) -> Value {
+    let got = solved(instance);
+    let warnings = got["warnings"].as_array().unwrap();
+    let told = warnings.iter().any(|w| w.as_str().unwrap().contains(part));
+    assert!(told, "{warnings:?} do not say {part:?}");
+    got
+}
+
+/// Without pairs, or with pairs that tell nothing, the Wald radius is 0, and a reader should know.
+#[test]
+fn no_information_is_told() {
+    let part = "wald is 0 when the preferences tell nothing";
+    let got = warned(&own(json!({"preferences": []})), part);
+    assert_eq!(got["algorithm1"]["bonus_scale"], 0.0);
+    assert_eq!(got["dpo"]["loss"], Value::Null);
+    let same = json!([{"prompt": 0, "winner": [0, 0], "loser": [0, 0]}]);
+    warned(&own(json!({"preferences": same})), part);
+    let informed = solved(&own(json!({})));
+    assert!(!informed["warnings"].to_string().contains("wald is 0"));
+}
+
+/// log(π/π_ref) of an impossible response is 0/0: no loss is made up for it.
+#[test]
+fn responses_outside_the_support_have_no_dpo_loss() {
+    let reference = json!([[[1, 0], [0.5, 0.5], [0.5, 0.5]]]);
+    let part = "preferences[0]: the reference gives one of its responses probability 0";
+    let got = warned(&own(json!({"reference": reference})), part);
+    assert_eq!(got["dpo"]["loss"], Value::Null);
+    assert_eq!(got["dpo"]["root_policy"], json!([[1.0, 0.0]]));
+}
+
+/// Rewards that no log-ratio can hold cost the DPO part and nothing else.
+#[test]
+fn huge_rewards_leave_out_dpo_alone() {
+    let reward = json!([[[5e307, -1e308], [5e307, 0], [1, 0]]]);
+    let instance = with(
+        example("g0.json"),
+        json!({"reward": reward, "policy_logits": null, "rto": null}),
+    );
+    let got = warned(&instance, "dpo: rewards are so large beside beta = 0.5");
+    assert_eq!(got["dpo"], Value::Null);
+    assert_eq!(got["root_policy"], json!([[1.0, 0.0]]));
+    let overflows = json!([[[1e308, -1e308], [1e308, 0], [1, 0]]]);
+    refused(
+        &with(instance.clone(), json!({"reward": overflows})),
+        &["reward: the sum of rewards from state 0 is not finite"],
+    );
+    let tiny = with(example("g0.json"), json!({"beta": 5e-324, "rto": null}));
+    warned(&tiny, "beta = 5e-324");
+    refused(
+        &with(
+            instance,
+            json!({"rto": {"beta1": 0.1, "beta2": 0.1, "source": "dpo"}}),
+        ),
+        &["rto.source: dpo has no policy"],
+    );
+}
+
+/// Where the reference allows one token, so it does for the best fixed response; Proposition C.2 has none when
+/// the states ask for different actions.
+#[test]
+fn predetermined_responses_keep_to_the_support() {
+    let reference = json!([[[0, 1], [0.5, 0.5], [0.5, 0.5]]]);
+    let reward = json!([[[5, 0], [0, 0], [0, 1]]]);
+    let changes = json!({"reference": reference, "reward": reward, "beta": 0, "policy_logits": null, "rto": null});
+    let got = solved(&with(example("g0.json"), changes));
+    assert_eq!(got["predetermined_value"], 1.0);
+    assert_eq!(got["soft_value"], json!([1.0]));
+    let split = json!([[0.5, 0.5], [1, 0], [0, 1]]);
+    let got = solved(&with(example("propc2.json"), json!({"reference": split})));
+    assert_eq!(got["predetermined_value"], Value::Null);
+}
+
+#[test]
+fn extreme_settings() {
+    let estimation = |key: &str, value: f64| {
+        let mut e = json!({"param_bound": 2, "ridge": 1, "fail_prob": 0.05, "bonus_scale": "wald"});
+        e[key] = json!(value);
+        own(json!({"estimation": e}))
+    };
+    let got = solved(&estimation("fail_prob", 1e-300));
+    // By SciPy: sqrt(chi2.isf(1e-300, 2)) = sqrt(600 log 10).
+    let want = json!((600.0 * 10f64.ln()).sqrt());
+    close("radius", &got["algorithm1"]["bonus_scale"], &want, 1e-9);
+    refused(
+        &estimation("param_bound", 1e-300),
+        &["estimation.param_bound: found 1e-300, must be >= 1e-100"],
+    );
+    let steep = json!({"param_bound": 1000, "bonus_scale": "theory"});
+    refused(
+        &own(json!({"estimation": steep})),
+        &["estimation.bonus_scale: the radius theory is infinite"],
+    );
+    for (length, shown) in [(1e-200, "1e-200"), (1e150, "1e150")] {
+        let features = json!([[
+            [[length, 0], [0, length]],
+            [[length, 0], [0, 0]],
+            [[0, 0], [0, 0]]
+        ]]);
+        let parts = [
+            &format!("features: the largest norm is {shown}")[..],
+            "change their unit",
+        ];
+        refused(&own(json!({"features": features})), &parts);
+    }
+}
+
 // ---------------------------------------------------------------- bad input
 
 /// Exit code 1, and one line that begins with `error:` and contains every part.
@@ -790,7 +902,11 @@ fn bad_trees() {
             json!([0.5]),
             vec!["initial: probabilities must sum to 1", "0.5"],
         ),
-        ("/initial", json!([]), vec!["initial"]),
+        (
+            "/initial",
+            json!([]),
+            vec!["initial: found no probabilities"],
+        ),
         ("/initial", json!([1.5, -0.5]), vec!["initial[1]"]),
         ("/n_actions", json!(0), vec!["n_actions"]),
         ("/n_actions", json!(2.5), vec!["n_actions: found 2.5"]),
@@ -1307,9 +1423,14 @@ fn bad_files() {
             ["p.csv", "3 fields"],
         ),
         (
+            "p.csv",
+            "prompt,winner,winner,loser\n0,0 0,0 1,1 0\n",
+            ["p.csv", "column `winner` is given twice"],
+        ),
+        (
             "p.jsonl",
             "{\"winner\": [0, 0], \"loser\": [0, 1]}\n{\"winner\": [0",
-            ["p.jsonl line 2", "EOF"],
+            ["p.jsonl line 2", "EOF while parsing a list at column"],
         ),
     ] {
         fs::write(at(name), text).unwrap();

@@ -13,7 +13,9 @@ use rto::estimate::{
 };
 use rto::features::{DenseFeatures, FeatureMap, LogRatio, OneHot};
 use rto::mdp::zoo::{Kind, RandomSpec, random_instance, random_policy};
-use rto::mdp::{Beta, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory, zoo};
+use rto::mdp::{
+    ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory, zoo,
+};
 use rto::numerics::{log_sum_exp, sigmoid};
 use rto::plan::soft_value_iteration;
 use rto::reward::{LinearReward, RewardModel};
@@ -574,6 +576,56 @@ fn theorem_b1_program_agrees_with_an_independent_solver_whatever_is_active() {
         4,
         "both, either and neither constraint active: {seen:?}"
     );
+}
+
+/// Measured in other units, φ → cφ and θ → θ/c with λ → c²λ and B → B/c, (B.1) is the same program, and the solver
+/// certifies it as well. Radii down to a thousandth put the ellipsoid deep inside the ball.
+#[test]
+fn theorem_b1_program_is_solved_in_any_unit() {
+    let spec = RandomSpec {
+        kind: Kind::Tree { eos: false },
+        prompts: 1,
+        actions: 3,
+        horizon: 2,
+        dim: 5,
+        beta: 0.3,
+        theta_norm: 1.0,
+        zeros: 0.0,
+    };
+    for i in 0..12u64 {
+        let seeds = SeedTree::new(13).index(i);
+        let g = random_instance(&spec, &seeds).unwrap();
+        let behaviours = (&g.reference, &g.reference);
+        let pairs = sample_preferences(&g.mdp, &g.reward(), behaviours, 50, &seeds).unwrap();
+        let baseline = [Baseline::None, Baseline::Reference][(i % 2) as usize];
+        let radius = [1e-3, 0.1, 3.0, 1e3][(i / 3 % 4) as usize];
+        let bound = [0.2, 1.0, 200.0][(i % 3) as usize];
+        let design = Design::from_pairs(&g.mdp, &g.features, &pairs).unwrap();
+        let fit = fit_bradley_terry(&design, &bounded(bound)).unwrap();
+        let solve = |unit: f64| {
+            let phi = |s: usize, a: usize, k: usize| {
+                unit * g.features.row(StateIx(s as u32), ActionIx(a as u32))[k]
+            };
+            let (n, na) = (g.mdp.n_states(), g.mdp.n_actions());
+            let features = DenseFeatures::from_fn(n, na, 5, phi).unwrap();
+            let design = Design::from_pairs(&g.mdp, &features, &pairs).unwrap();
+            let metric = Metric::sigma_d(&design, 0.1 * unit * unit).unwrap();
+            let center: Vec<f64> = fit.theta.iter().map(|t| t / unit).collect();
+            let set = ConfidenceSet::try_new(&center, &metric, radius, bound / unit).unwrap();
+            maxmin(&g.mdp, &features, &g.reference, g.beta, &set, baseline).unwrap()
+        };
+        let usual = solve(1.0);
+        for unit in [1e-8, 1e-5, 1e-3, 30.0, 1e4, 1e8] {
+            let solved = solve(unit);
+            let gap = solved.duality_gap;
+            assert!(
+                (-1e-9..=1e-8).contains(&gap),
+                "instance {i}, unit {unit}: {gap}"
+            );
+            let off = (solved.value - usual.value).abs();
+            assert!(off <= 1e-9, "instance {i}, unit {unit}: off by {off}");
+        }
+    }
 }
 
 #[test]

@@ -725,7 +725,9 @@ fn proposition_c2_and_its_generalisation() {
         let beta = Beta::try_new(0.0).unwrap();
         let markov = soft_value_iteration(&unrolled.mdp, &reward, &uniform, beta).unwrap();
         let markov = markov.mean_value(&unrolled.mdp);
-        let fixed = best_predetermined(&unrolled.mdp, &reward).unwrap().value;
+        let fixed = best_predetermined(&unrolled.mdp, &reward, &uniform)
+            .unwrap()
+            .value;
         let later = (horizon - 1) as f64;
         assert!((markov - later).abs() < 1e-12);
         assert!((fixed - later / actions as f64).abs() < 1e-12);

@@ -258,6 +258,18 @@ fn check_npy_size(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The value of IEEE 754 binary16 bits.
+fn half(bits: u16) -> f64 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    sign * match exponent {
+        0 => fraction * 2f64.powi(-24),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        e => (1.0 + fraction / 1024.0) * 2f64.powi(e - 15),
+    }
+}
+
 fn load_safetensors(bytes: &[u8], wanted: Option<&str>) -> Result<Array> {
     let file = SafeTensors::deserialize(bytes)
         .map_err(|e| anyhow!("not a readable safetensors file: {e}"))?;
@@ -278,6 +290,10 @@ fn load_safetensors(bytes: &[u8], wanted: Option<&str>) -> Result<Array> {
     let values: Vec<f64> = match tensor.dtype() {
         Dtype::F64 => decode!(f64),
         Dtype::F32 => decode!(f32),
+        Dtype::F16 => data
+            .chunks_exact(2)
+            .map(|c| half(u16::from_le_bytes([c[0], c[1]])))
+            .collect(),
         Dtype::I64 => decode!(i64),
         Dtype::I32 => decode!(i32),
         Dtype::I16 => decode!(i16),
@@ -308,6 +324,23 @@ mod tests {
         assert_eq!(split("a:b/x.npz:phi"), ("a:b/x.npz", Some("phi")));
         assert_eq!(split("x.npy"), ("x.npy", None));
         assert_eq!(split("x.safetensors"), ("x.safetensors", None));
+    }
+
+    #[test]
+    fn half_precision() {
+        // Bits by NumPy: np.float16(x).view(np.uint16).
+        for (x, bits) in [
+            (0.0, 0x0000),
+            (-0.1, 0xae66),
+            (1.0, 0x3c00),
+            (65504.0, 0x7bff),
+            (5.960464477539063e-8, 0x0001),
+            (f64::NEG_INFINITY, 0xfc00),
+        ] {
+            let rounded = if x == -0.1 { -0.0999755859375 } else { x };
+            assert_eq!(half(bits), rounded);
+        }
+        assert!(half(0x7e00).is_nan());
     }
 
     #[test]

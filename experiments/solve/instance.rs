@@ -339,7 +339,8 @@ impl Estimation {
         let mut inner = Fields::of(json, "estimation")?;
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let must = "> 0";
-        let param_bound = inner.number("param_bound", must, positive)?;
+        // The square of anything smaller is 0.
+        let param_bound = inner.number("param_bound", ">= 1e-100", |x| x >= 1e-100)?;
         let feature_bound = inner.number("feature_bound", must, positive)?;
         let ridge = inner.number("ridge", must, positive)?.unwrap_or(1.0);
         let in_unit = |x: f64| x > 0.0 && x < 1.0;

@@ -23,12 +23,18 @@ impl Json {
         serde_json::from_str(text).map_err(|e| explain(text, &e))
     }
 
+    /// Parses one line of a file whose number the caller tells.
+    pub fn parse_line(line: &str) -> Result<Self> {
+        Self::parse(line)
+            .map_err(|e| anyhow!("{}", e.to_string().replace("line 1 column", "column")))
+    }
+
     /// What an error message calls the value.
     pub fn shown(&self) -> String {
         match self {
             Self::Null => "null".into(),
             Self::Bool(b) => b.to_string(),
-            Self::Number(x) => x.to_string(),
+            Self::Number(x) => plain(*x),
             Self::Text(t) if t.chars().count() <= 40 => format!("{t:?}"),
             Self::Text(_) => "a long text".into(),
             Self::List(items) => format!("a list of {} values", items.len()),
@@ -66,12 +72,24 @@ impl Json {
     }
 }
 
+/// A number as a person would write it: with an exponent where it has many digits.
+pub fn plain(x: f64) -> String {
+    if x == 0.0 || !x.is_finite() || (1e-5..1e16).contains(&x.abs()) {
+        x.to_string()
+    } else {
+        format!("{x:e}")
+    }
+}
+
 /// A whole number from 0 to `most` that came as a float.
 pub fn as_index(x: f64, place: &str, most: usize) -> Result<usize> {
     if x.fract() == 0.0 && x >= 0.0 && x <= most as f64 {
         Ok(x as usize)
     } else {
-        bail!("{place}: found {x}, expected a whole number from 0 to {most}")
+        bail!(
+            "{place}: found {}, expected a whole number from 0 to {most}",
+            plain(x)
+        )
     }
 }
 
@@ -136,7 +154,7 @@ impl Fields {
         let place = self.place(key);
         let x = json.number(&place)?;
         if !holds(x) {
-            bail!("{place}: found {x}, must be {must}");
+            bail!("{place}: found {}, must be {must}", plain(x));
         }
         Ok(Some(x))
     }

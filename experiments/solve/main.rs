@@ -1,8 +1,11 @@
 //! A user's own instance in, everything the theory says about it out.
 
 mod arrays;
+mod closed_form;
+mod estimate;
 mod instance;
 mod json;
+mod pessimism;
 mod population;
 mod preferences;
 mod render;

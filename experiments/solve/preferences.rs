@@ -55,7 +55,7 @@ fn from_jsonl(path: &str, text: &str) -> Result<Vec<Comparison>> {
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| {
             let place = format!("preferences ({path} line {})", i + 1);
-            let item = Json::parse(line).with_context(|| place.clone())?;
+            let item = Json::parse_line(line).with_context(|| place.clone())?;
             comparison(item, place)
         })
         .collect()
@@ -72,6 +72,13 @@ fn from_csv(path: &str, text: &str) -> Result<Vec<Comparison>> {
         .find(|h| !["prompt", "winner", "loser"].contains(h))
     {
         bail!("{name}: unknown column `{unknown}`, expected prompt, winner, loser");
+    }
+    if let Some((_, twice)) = headers
+        .iter()
+        .enumerate()
+        .find(|(i, h)| headers.iter().take(*i).any(|before| before == *h))
+    {
+        bail!("{name}: column `{twice}` is given twice");
     }
     let column = |key: &str| headers.iter().position(|h| h == key);
     let (winner, loser) = match (column("winner"), column("loser")) {

@@ -10,24 +10,56 @@ const MOST: usize = 6;
 /// One row for each quantity that has a value.
 pub fn render(report: &Report) -> String {
     let value = serde_json::to_value(report).expect("a report is plain data");
+    // Values, and differences of values, are known to this much.
+    let values = [&report.soft_value, &report.reference_value];
+    let largest = |v: &&Option<Vec<f64>>| v.iter().flatten().fold(0.0f64, |m, x| m.max(x.abs()));
+    let rounding = ROUNDING * values.iter().map(largest).fold(0.0, f64::max);
     let mut table = Table::new("solve", &["quantity", "value"]);
     for (name, meaning) in ORDER {
         let found = name.split('.').try_fold(&value, |v, key| v.get(key));
         if let Some(found) = found.filter(|v| !v.is_null()) {
             let label = format!("{name} ({meaning})");
-            table.push([label.into(), shown(found).into()]);
+            table.push([
+                label.into(),
+                shown(found, noise(name, found, rounding)).into(),
+            ]);
         }
     }
     table.render()
 }
 
-fn shown(value: &Value) -> String {
+/// A few units in the last place, relative to what a number is a sum or a difference of.
+const ROUNDING: f64 = 4e-15;
+
+/// What is rounding and not a value. Probabilities, radii and certificates are shown however small they are.
+fn noise(name: &str, value: &Value, rounding: f64) -> f64 {
+    let key = name.rsplit('.').next().unwrap_or(name);
+    match key {
+        "root_policy" | "duality_gap" | "multiplier" => 0.0,
+        _ if name.contains("suboptimality") || key.contains("value") => rounding,
+        _ => ROUNDING * largest_entry(value),
+    }
+}
+
+fn largest_entry(value: &Value) -> f64 {
     match value {
-        Value::Number(x) => x.as_f64().map_or_else(|| x.to_string(), number),
+        Value::Number(x) => x.as_f64().map_or(0.0, f64::abs),
+        Value::Array(items) => items.iter().map(largest_entry).fold(0.0, f64::max),
+        _ => 0.0,
+    }
+}
+
+/// A value for people; numbers up to `noise` are 0.
+fn shown(value: &Value, noise: f64) -> String {
+    match value {
+        Value::Number(x) => x.as_f64().map_or_else(
+            || x.to_string(),
+            |x| number(if x.abs() <= noise { 0.0 } else { x }),
+        ),
         Value::Array(items) => {
             let rows = items.iter().any(Value::is_array);
             let (sep, most) = if rows { (" | ", 4) } else { (" ", MOST) };
-            let mut parts: Vec<String> = items.iter().take(most).map(shown).collect();
+            let mut parts: Vec<String> = items.iter().take(most).map(|v| shown(v, noise)).collect();
             if items.len() > most {
                 parts.push(format!("... ({} in all)", items.len()));
             }
@@ -38,7 +70,7 @@ fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Object(fields) => fields
             .iter()
-            .map(|(k, v)| format!("{k} {}", shown(v)))
+            .map(|(k, v)| format!("{k} {}", shown(v, noise)))
             .collect::<Vec<_>>()
             .join(", "),
     }
@@ -141,5 +173,19 @@ mod tests {
         for (x, text) in cases {
             assert_eq!(number(x), text);
         }
+    }
+
+    #[test]
+    fn rounding_is_shown_as_zero_and_small_probabilities_are_not() {
+        let theta = serde_json::json!([1.0, -2.06e-17, 1e-9]);
+        let text = |name, value: &Value| shown(value, noise(name, value, 4e-15));
+        assert_eq!(text("mle.theta", &theta), "1 0 1.000000e-9");
+        let policy = serde_json::json!([[1.0, 2.06e-17]]);
+        assert_eq!(text("root_policy", &policy), "1 2.060000e-17");
+        assert_eq!(text("dpo.suboptimality", &serde_json::json!(-1.1e-16)), "0");
+        let gap = serde_json::json!(-1.1e-16);
+        assert_eq!(text("theorem_b1.duality_gap", &gap), "-1.100000e-16");
+        let small = serde_json::json!(1e-30);
+        assert_eq!(text("mle.norm", &small), "1.000000e-30");
     }
 }

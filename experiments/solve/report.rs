@@ -22,7 +22,8 @@ pub struct Report {
     pub root_policy: Option<Rows>,
     /// E_{d*}\[φ\].
     pub feature_expectation: Option<Vec<f64>>,
-    /// The best policy that fixes all tokens in advance, at β = 0 (Proposition C.2).
+    /// The best policy that fixes all tokens in advance, for each prompt, at β = 0 (Proposition C.2); null when A^H is
+    /// too large, or when no such policy keeps to the support of π_ref.
     pub predetermined_value: Option<f64>,
     /// (4.1).
     pub mle: Option<Mle>,
@@ -70,7 +71,8 @@ pub struct Mle {
     pub rank: usize,
 }
 
-/// Names as in the audit's tables. Null where `estimation.param_bound` is missing.
+/// Names as in the audit's tables. Null where `estimation.param_bound` is missing, and where a number is too large
+/// for floating point.
 #[derive(Debug, Serialize)]
 #[allow(non_snake_case)]
 pub struct Radii {
@@ -139,7 +141,7 @@ pub struct Dpo {
     /// β log(π_dpo/π_ref) at s₁.
     pub token_reward_root: Rows,
     pub root_policy: Rows,
-    /// Mean DPO loss (4.4) on the preferences.
+    /// Mean DPO loss (4.4) on the preferences; null where π_ref gives one of their responses probability 0.
     pub loss: Option<f64>,
     /// (4.4) in expectation: labels from (3.1), prompts from ρ, pairs uniform over the unordered pairs of
     /// different responses of positive probability under π_ref.

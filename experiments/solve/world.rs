@@ -431,6 +431,9 @@ pub fn check_probabilities(
     values: &[f64],
     entry: impl Fn(usize) -> String,
 ) -> Result<()> {
+    if values.is_empty() {
+        bail!("{place}: found no probabilities, expected at least 1");
+    }
     if let Some(i) = values.iter().position(|x| !(*x >= 0.0 && x.is_finite())) {
         bail!("{}: found {}, expected a probability", entry(i), values[i]);
     }

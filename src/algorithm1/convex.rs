@@ -15,6 +15,38 @@ pub(super) trait Objective {
     fn gradient_hessian(&self, theta: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)>;
 }
 
+/// The objective as a function of u = θ/unit.
+struct Scaled<'a, O> {
+    objective: &'a O,
+    unit: f64,
+}
+
+impl<O: Objective> Objective for Scaled<'_, O> {
+    fn value(&self, u: &[f64]) -> Result<f64> {
+        self.objective.value(&self.theta(u))
+    }
+
+    fn gradient_hessian(&self, u: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)> {
+        let (gradient, hessian) = self.objective.gradient_hessian(&self.theta(u))?;
+        Ok((gradient * self.unit, hessian * self.unit.powi(2)))
+    }
+}
+
+impl<O> Scaled<'_, O> {
+    fn theta(&self, u: &[f64]) -> Vec<f64> {
+        u.iter().map(|u| u * self.unit).collect()
+    }
+}
+
+/// The unit of θ in which features of norm up to `bound` have norms near 1, so that the tolerances below mean
+/// the same whatever the features are measured in. A power of two, which rounds nothing.
+pub(super) fn unit_of(bound: f64) -> f64 {
+    match bound {
+        0.0 => 1.0,
+        bound => 2f64.powi(-bound.log2().round() as i32),
+    }
+}
+
 /// A KKT point.
 pub(super) struct Solution {
     pub theta: Vec<f64>,
@@ -51,18 +83,19 @@ impl Constraint {
     }
 }
 
-fn constraints(set: &ConfidenceSet<'_>) -> Vec<Constraint> {
+/// The two constraints on u = θ/unit.
+fn constraints(set: &ConfidenceSet<'_>, unit: f64) -> Vec<Constraint> {
     let d = set.center.len();
     let ellipsoid = set.radius * set.radius;
     let ball = set.param_bound * set.param_bound;
     let mut out = vec![Constraint {
-        quadratic: set.metric.matrix() / ellipsoid,
-        origin: DVector::from_column_slice(set.center),
+        quadratic: set.metric.matrix() / ellipsoid * unit.powi(2),
+        origin: DVector::from_column_slice(set.center) / unit,
         square: ellipsoid,
     }];
     if set.param_bound.is_finite() {
         out.push(Constraint {
-            quadratic: DMatrix::identity(d, d) / ball,
+            quadratic: DMatrix::identity(d, d) / ball * unit.powi(2),
             origin: DVector::zeros(d),
             square: ball,
         });
@@ -93,8 +126,12 @@ struct State<'a, O> {
     iterations: usize,
 }
 
-/// argmin of the objective over Θ.
-pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> Result<Solution> {
+/// argmin of the objective over Θ, with numbers measured in `unit` ([`unit_of`]).
+pub(super) fn minimise(
+    objective: &impl Objective,
+    set: &ConfidenceSet<'_>,
+    unit: f64,
+) -> Result<Solution> {
     if set.radius == 0.0 {
         return Ok(Solution {
             theta: set.center.to_vec(),
@@ -103,8 +140,9 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
             iterations: 0,
         });
     }
-    let theta = interior_start(set);
-    let constraints = constraints(set);
+    let objective = &Scaled { objective, unit };
+    let theta = interior_start(set) / unit;
+    let constraints = constraints(set, unit);
     let (grad, _) = objective.gradient_hessian(theta.as_slice())?;
     let scale = grad.norm().max(1e-8);
     let mut state = State {
@@ -117,8 +155,9 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
     let mut weight = 0.1 * scale;
     let active = loop {
         state.centre(weight)?;
-        let (active, residual) = state.polish(weight)?;
-        if residual <= RESIDUAL * (1.0 + scale) || weight <= LAST_WEIGHT * scale {
+        let (active, residual, taken) = state.polish(weight)?;
+        // A point that was taken over lies on the constraints, where the barrier is infinite.
+        if taken || residual <= RESIDUAL * (1.0 + scale) || weight <= LAST_WEIGHT * scale {
             break active;
         }
         weight *= SHRINK;
@@ -131,7 +170,7 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
         multipliers: (multiplier(0), multiplier(1)),
         active: (active[0], active.get(1).copied().unwrap_or(false)),
         iterations: state.iterations,
-        theta: state.theta.as_slice().to_vec(),
+        theta: objective.theta(state.theta.as_slice()),
     })
 }
 
@@ -232,8 +271,8 @@ impl<O: Objective> State<'_, O> {
 
     /// Newton on the KKT equations of the constraints whose multiplier exceeds their slack, from the
     /// point on the path. Taken over when it ends feasible, with non-negative multipliers and a small
-    /// residual; returns the active set and the KKT residual reached.
-    fn polish(&mut self, weight: f64) -> Result<(Vec<bool>, f64)> {
+    /// residual; returns the active set, the KKT residual reached, and whether it was taken over.
+    fn polish(&mut self, weight: f64) -> Result<(Vec<bool>, f64, bool)> {
         let c = self.values(&self.theta);
         let active: Vec<bool> = c.iter().zip(&self.lambda).map(|(c, l)| *l > -c).collect();
         let which: Vec<usize> = (0..active.len()).filter(|&i| active[i]).collect();
@@ -266,14 +305,15 @@ impl<O: Objective> State<'_, O> {
         }
         let (residual, theta, lambda) = match best {
             Some(best) => best,
-            None => return Ok((active, f64::INFINITY)),
+            None => return Ok((active, f64::INFINITY, false)),
         };
         // Far from the solution the path stays the better point; at its end, take what is best.
         let scale = 1.0 + self.objective.gradient_hessian(theta.as_slice())?.0.norm();
-        if residual <= RESIDUAL * scale || weight <= 1e-10 * scale {
+        let taken = residual <= RESIDUAL * scale || weight <= 1e-10 * scale;
+        if taken {
             (self.theta, self.lambda) = (theta, lambda);
         }
-        Ok((active, residual))
+        Ok((active, residual, taken))
     }
 
     fn kkt_step(

@@ -2,7 +2,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::convex::{Objective, Solution, minimise};
+use super::convex::{Objective, Solution, minimise, unit_of};
 use crate::estimate::Metric;
 use crate::features::FeatureMap;
 use crate::mdp::{Beta, TabularMdp, TabularPolicy, check_finite, check_len};
@@ -179,7 +179,7 @@ pub fn maxmin(
         multipliers,
         active,
         iterations,
-    } = minimise(&objective, set)?;
+    } = minimise(&objective, set, unit_of(features.bound()))?;
     let optimum = objective.optimum(&theta)?;
     let gradient = objective.gradient_at(&optimum)?;
     let linear = DVector::from_column_slice(&theta);

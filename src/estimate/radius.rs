@@ -193,7 +193,11 @@ fn chi_square_quantile(dof: usize, fail_prob: f64) -> Result<f64> {
     let chi = ChiSquared::new(dof as f64)
         .map_err(|e| Error::config("degrees of freedom", dof, e.to_string()))?;
     // statrs inverts by bisection to about 1e-8; a few Newton steps on the CDF finish.
-    let mut x = chi.inverse_cdf(1.0 - fail_prob);
+    let mut x = if fail_prob > 1e-12 {
+        chi.inverse_cdf(1.0 - fail_prob)
+    } else {
+        far_quantile(&chi, fail_prob)
+    };
     for _ in 0..4 {
         use statrs::distribution::Continuous;
         let step = (chi.sf(x) - fail_prob) / chi.pdf(x);
@@ -202,6 +206,23 @@ fn chi_square_quantile(dof: usize, fail_prob: f64) -> Result<f64> {
         }
     }
     Ok(x)
+}
+
+/// The upper quantile of a δ that 1 − δ loses, by bisection on the tail itself.
+fn far_quantile(chi: &ChiSquared, fail_prob: f64) -> f64 {
+    let (mut low, mut high) = (0.0, 64.0);
+    while chi.sf(high) > fail_prob {
+        (low, high) = (high, 2.0 * high);
+    }
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if chi.sf(middle) > fail_prob {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    0.5 * (low + high)
 }
 
 impl Radii {
@@ -286,4 +307,25 @@ fn theory(noise: f64, kappa: f64, inputs: &RadiusInputs) -> f64 {
     let slope = noise / kappa;
     let bias = inputs.ridge * inputs.param_bound.powi(2);
     0.5 * (slope + (slope * slope + 16.0 * bias).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By SciPy 1.x: `scipy.stats.chi2.isf(delta, k)`.
+    #[test]
+    fn quantiles_at_any_level() {
+        for (delta, k, want) in [
+            (1e-300, 1, 1_373.872_631_222_394_4),
+            (1e-20, 3, 96.239_123_938_093_81),
+            (1e-12, 64, 178.322_294_685_559_85),
+            (0.05, 2, 5.991_464_547_107_983),
+            (0.9, 1, 0.015_790_774_093_431_225),
+        ] {
+            let got = chi_square_quantile(k, delta).unwrap();
+            assert!((got - want).abs() < 1e-11 * want, "{delta}, {k}: {got}");
+        }
+        assert_eq!(chi_square_quantile(0, 0.05).unwrap(), 0.0);
+    }
 }

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::{check_policy, mean_value};
+use super::{check_policy, check_values, mean_value};
 use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
 use crate::{Error, Result};
@@ -29,7 +29,8 @@ impl PolicyValue {
 /// V^π(s) = E_{a∼π}\[Q^π(s, a) − β log π(a|s)\].
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::Config`] naming a pair with π > 0 = π_ref, where (3.2) is −∞.
+/// [`Error::Shape`]; [`Error::Config`] naming a pair with π > 0 = π_ref, where (3.2) is −∞;
+/// [`Error::NonFinite`] naming a state from which rewards add up to infinity.
 pub fn evaluate(
     mdp: &TabularMdp,
     reward: &impl RewardModel,
@@ -61,6 +62,7 @@ pub fn evaluate(
         }
         v[s] = value;
     }
+    check_values(&v)?;
     Ok(PolicyValue { v, q })
 }
 

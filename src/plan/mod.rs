@@ -7,6 +7,7 @@
 //! | d^π of (A.1), E_{d^π}\[φ\], E_{d^π}\[KL\] | [`visitation`], [`Visitation`] |
 //! | SubOpt of (3.5), Lemma A.2, (A.3) | [`suboptimality`], [`performance_difference`], [`decompose`] |
 //! | ∇²V*_β in θ, variance of the return | [`action_covariance`], [`advantage_variance`] |
+//! | max d^{π*}/d^μ, behaviour policies with a chosen one | [`concentrability`], [`covering_behaviour`] |
 //! | Remark A.3 | [`natural_policy_gradient`] |
 //! | the exact optimum of the RTO objective, Section 4.2 | [`rto_optimum`] |
 //! | Proposition C.2 | [`best_predetermined`] |
@@ -14,6 +15,7 @@
 //! β log π_ref is part of Q, as in (3.3). An action with π_ref(a|s) = 0 has Q = −∞ and π(a|s) = 0 at
 //! every β, 0 included (0·log 0 = 0).
 
+mod coverage;
 mod curvature;
 mod evaluate;
 mod natural_gradient;
@@ -24,6 +26,7 @@ mod tilted;
 pub mod tree_kernel;
 mod visitation;
 
+pub use coverage::{concentrability, covering_behaviour, mix_occupancies};
 pub use curvature::{action_covariance, advantage_variance};
 pub use evaluate::{PolicyValue, evaluate};
 pub use natural_gradient::{NpgBound, NpgRun, natural_policy_gradient, npg_bound, npg_step};
@@ -34,12 +37,23 @@ pub use suboptimality::{Decomposition, decompose, performance_difference, subopt
 pub use tilted::rto_optimum;
 pub use visitation::{Visitation, visitation};
 
-use crate::Result;
 use crate::mdp::{TabularMdp, TabularPolicy};
+use crate::{Error, Result};
 
 /// V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
 pub fn mean_value(mdp: &TabularMdp, v: &[f64]) -> f64 {
     mdp.roots().map(|(s, p)| p * v[s.ix()]).sum()
+}
+
+/// Refuses values in which rewards added up beyond floating point.
+pub(crate) fn check_values(v: &[f64]) -> Result<()> {
+    match v.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(s) => Err(Error::NonFinite {
+            what: format!("the sum of rewards from state {s}"),
+            value: v[s],
+        }),
+    }
 }
 
 pub(crate) fn check_policy(mdp: &TabularMdp, what: &str, policy: &TabularPolicy) -> Result<()> {

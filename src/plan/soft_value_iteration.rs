@@ -3,7 +3,7 @@
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::{check_policy, mean_value};
+use super::{check_policy, check_values, mean_value};
 use crate::Result;
 use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
@@ -39,7 +39,8 @@ impl SoftOptimum {
 /// Shapes: `v` `[n_states]`, `q` and `policy` `[n_states, n_actions]`; natural logarithms.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] when reward or reference do not fit the table.
+/// [`crate::Error::Shape`] when reward or reference do not fit the table, [`crate::Error::NonFinite`] naming a
+/// state from which rewards add up to infinity.
 pub fn soft_value_iteration(
     mdp: &TabularMdp,
     reward: &impl RewardModel,
@@ -86,6 +87,7 @@ pub fn soft_value_iteration(
             .enumerate()
             .for_each(|(i, ((v, q), pi))| one(block.start + i * CHUNK, v, q, pi));
     }
+    check_values(&v)?;
     Ok(SoftOptimum {
         v,
         q,

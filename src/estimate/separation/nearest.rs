@@ -1,105 +1,14 @@
-//! Whether (4.1) has a finite maximiser without the ball: separation in the sense of Albert and
-//! Anderson (1984), decided with a certificate either way.
+//! The point of a cone's translate that is nearest to 0.
 
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
-use super::design::Design;
-use crate::mdp::check_len;
-use crate::numerics::sigmoid;
+use super::ZERO;
+use crate::estimate::design::Design;
 use crate::{Error, Result};
-
-/// How preference data separate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Separation {
-    /// No θ has Xθ ≥ 0 and Xθ ≠ 0: (4.1) has a finite maximiser.
-    None,
-    /// Some θ has Xθ ≥ 0 and Xθ ≠ 0, but none explains every pair strictly.
-    Quasi {
-        /// The largest number of pairs that one such θ explains strictly (x_iᵀθ > 0).
-        explained: usize,
-    },
-    /// Some θ has x_iᵀθ > 0 for every pair.
-    Complete,
-}
-
-/// Where a number counts as 0, relative to rows of length 1.
-const ZERO: f64 = 1e-9;
-/// Weights of the start are kept above this share of the largest: a certificate needs every weight positive.
-const LEAST_WEIGHT: f64 = 1e-3;
-
-/// Separates the data or proves that they overlap. `theta` is where the search starts, best the estimate
-/// (4.1): where that lies inside the ball, one reading of the data is the proof.
-///
-/// By Stiemke's lemma either some p > 0 has Xᵀp = 0, or some u has Xu ≥ 0 and Xu ≠ 0. For a start p₀ > 0,
-/// u = Xᵀ(p₀ + q) of least norm over q ≥ 0 decides: u = 0 gives the p, and otherwise u itself is the
-/// direction, as Xu ≥ 0 is the optimality condition and p₀ᵀXu = ‖u‖² > 0. The rows with x_iᵀu = 0 are
-/// then searched again; where nothing but overlap is left, the rest is the largest set explained
-/// strictly. Rows are scaled to length 1, and numbers below 1e-9 count as 0.
-///
-/// # Errors
-/// [`Error::Shape`] unless θ is `[d]`; [`Error::NotConverged`].
-pub fn separation(design: &Design, theta: &[f64]) -> Result<Separation> {
-    check_len("theta", design.dim(), theta.len())?;
-    let margins = design.margins(theta)?;
-    let norms = design.norms();
-    let scaled: Vec<f64> = (0..design.n())
-        .filter(|&i| norms[i] > 0.0)
-        .flat_map(|i| design.row(i).iter().map(move |x| (i, x)))
-        .map(|(i, x)| x / norms[i])
-        .collect();
-    // Xᵀp = 0 holds for the likelihood's own rows; a row of length ℓ has weight ℓσ(−z).
-    let pull = |i: usize| norms[i] * sigmoid(-margins[i]);
-    let mut weights: Vec<f64> = (0..design.n())
-        .filter(|&i| norms[i] > 0.0)
-        .map(pull)
-        .collect();
-    let mut rest = Design::try_new(design.dim(), scaled)?;
-    let mut explained = 0;
-    while rest.n() > 0 {
-        let Some(direction) = separating_direction(&rest, &weights)? else {
-            break;
-        };
-        let margins = rest.margins(direction.as_slice())?;
-        let kept: Vec<usize> = (0..rest.n()).filter(|&i| margins[i] <= ZERO).collect();
-        explained += rest.n() - kept.len();
-        let rows = kept.iter().flat_map(|&i| rest.row(i)).copied().collect();
-        weights = kept.iter().map(|&i| weights[i]).collect();
-        rest = Design::try_new(design.dim(), rows)?;
-    }
-    Ok(match explained {
-        0 => Separation::None,
-        all if all == design.n() => Separation::Complete,
-        explained => Separation::Quasi { explained },
-    })
-}
-
-/// A unit u with Xu ≥ 0 and Xu ≠ 0, or `None` when there is none. Rows have length 1.
-fn separating_direction(rows: &Design, weights: &[f64]) -> Result<Option<DVector<f64>>> {
-    let top = weights.iter().copied().fold(0.0, f64::max);
-    let start: Vec<f64> = weights
-        .iter()
-        .map(|w| {
-            if top > 0.0 {
-                (w / top).max(LEAST_WEIGHT)
-            } else {
-                1.0
-            }
-        })
-        .collect();
-    let mut pull = DVector::zeros(rows.dim());
-    for (i, p) in start.iter().enumerate() {
-        for (u, x) in pull.iter_mut().zip(rows.row(i)) {
-            *u += p * x;
-        }
-    }
-    // What rounding leaves of a sum of so many terms, far below what a separated row contributes.
-    let nothing = 1e-12 * start.iter().sum::<f64>().max(1.0);
-    Nearest::new(rows, pull).solve(nothing)
-}
 
 /// min ‖b + Σ q_i x_i‖ over q ≥ 0 by the active-set method of Lawson and Hanson, with the Cholesky factor
 /// of the active rows' Gram matrix kept up to date.
-struct Nearest<'a> {
+pub(super) struct Nearest<'a> {
     rows: &'a Design,
     base: DVector<f64>,
     active: Vec<usize>,
@@ -108,7 +17,7 @@ struct Nearest<'a> {
 }
 
 impl<'a> Nearest<'a> {
-    fn new(rows: &'a Design, base: DVector<f64>) -> Self {
+    pub(super) fn new(rows: &'a Design, base: DVector<f64>) -> Self {
         Self {
             rows,
             base,
@@ -119,7 +28,7 @@ impl<'a> Nearest<'a> {
     }
 
     /// The direction of the point nearest to 0, or `None` when that is 0 (‖u‖ ≤ `nothing`).
-    fn solve(mut self, nothing: f64) -> Result<Option<DVector<f64>>> {
+    pub(super) fn solve(mut self, nothing: f64) -> Result<Option<DVector<f64>>> {
         let limit = 20 * (self.rows.dim() + 10);
         let mut length = f64::NAN;
         for _ in 0..limit {
@@ -154,7 +63,7 @@ impl<'a> Nearest<'a> {
         u
     }
 
-    /// Row i becomes active, and rows whose weight would turn negative leave.
+    /// Row i becomes active.
     fn enter(&mut self, i: usize) -> Result<()> {
         let k = self.active.len();
         let column = DVector::from_iterator(
@@ -170,22 +79,27 @@ impl<'a> Nearest<'a> {
         };
         self.active.push(i);
         self.weights = self.weights.clone().insert_row(k, 0.0);
+        self.settle()
+    }
+
+    /// Moves to the weights of least ‖u‖ on the active rows; rows whose weight would turn negative leave.
+    fn settle(&mut self) -> Result<()> {
         loop {
             let target = self.unconstrained()?;
-            let negative = |t: &f64| *t <= 0.0;
-            if !target.iter().any(negative) {
+            let negative = |j: &usize| target[*j] <= 0.0;
+            if !(0..target.len()).any(|j| negative(&j)) {
                 self.weights = target;
                 return Ok(());
             }
             // As far towards the target as all weights stay non-negative.
             let step = (0..target.len())
-                .filter(|&j| target[j] <= 0.0)
+                .filter(negative)
                 .map(|j| self.weights[j] / (self.weights[j] - target[j]))
                 .fold(1.0, f64::min);
             let step = if step.is_finite() { step } else { 0.0 };
-            self.weights += (target.clone() - &self.weights) * step;
+            self.weights += (&target - &self.weights) * step;
             let leaves: Vec<usize> = (0..target.len())
-                .filter(|&j| target[j] <= 0.0 && self.weights[j] <= 1e-14)
+                .filter(|j| negative(j) && self.weights[*j] <= 1e-14)
                 .collect();
             for &j in leaves.iter().rev() {
                 self.leave(j);
