@@ -157,7 +157,8 @@ mod tests {
             view,
             view.t(),
         );
-        assert_eq!(out, [3.5, 10.0, 1.0, 10.0, 39.5, 1.0]);
+        // 0·4 + 1·5 + 2·6 = 17, halved and added to 1.
+        assert_eq!(out, [3.5, 9.5, 1.0, 9.5, 39.5, 1.0]);
     }
 
     #[test]
