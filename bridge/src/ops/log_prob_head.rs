@@ -1,6 +1,6 @@
 //! Log-probabilities of given tokens under `softmax(h Wᵀ)`, without the `[tokens, vocabulary]` matrix.
 //!
-//! The matrix is visited in tiles of [`ROWS`] tokens by about [`COLUMNS`] vocabulary entries. The forward pass keeps a running maximum
+//! The matrix is visited in tiles of `ROWS` tokens by about `COLUMNS` vocabulary entries. The forward pass keeps a running maximum
 //! and sum per token; the backward pass makes each tile again from the log-sum-exp, unless there was room to keep the logits.
 //! On the way, if asked: the exact entropy `−Σ_a p log p` and the exact divergence `Σ_a p log(p/q)` from a reference distribution.
 
