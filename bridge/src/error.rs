@@ -15,6 +15,14 @@ pub enum Error {
         /// What is wrong, and what would help.
         why: String,
     },
+    /// A data file does not hold what it should.
+    #[error("{place}: {why}")]
+    Data {
+        /// The file, with the line or row where there is one.
+        place: String,
+        /// What was found, and what was expected.
+        why: String,
+    },
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod evaluator;
