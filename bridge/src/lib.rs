@@ -9,5 +9,6 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod evaluator;
+pub mod world;
 
 pub use error::{Error, Result};
