@@ -132,6 +132,8 @@ mod atomic;
 mod cell;
 pub mod cli;
 pub mod config;
+pub mod event_file;
+pub mod jsonl;
 pub mod manifest;
 pub mod plot;
 pub mod progress;
