@@ -323,6 +323,8 @@ fn the_published_test_set_reads_whole() {
     assert_eq!((report.read, report.kept, kept.len()), (2312, 2303, 2303));
     assert_eq!(count(&report, Rule::DivergingHistories), (5, 5));
     assert_eq!(count(&report, Rule::EmptyReply), (4, 4));
+    // Counted apart in Python: 28 pairs with a reply whose stripped text starts with "Human:".
+    assert_eq!(count(&report, Rule::HumanInReply), (28, 0));
     let parts = Split::thirds()
         .parts(kept, &SeedTree::new(1), SplitKey::FirstTurn)
         .unwrap();

@@ -11,6 +11,7 @@ use rto::seq::{StreamKey, TokenReward};
 use rto_bridge::world::{self, MAX_RESPONSE, SmallWorld, WORDS, World};
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_reward_is_bounded_for_any_tokens(x in 0usize..3600, y in prop::collection::vec(0u32..120, 1..40)) {
         let world = World::default();

@@ -10,7 +10,7 @@
 //!
 //! In points: a right fact in a clause about the right animal +1 (bare: +0.3, or +1 where the user wants brevity), a wrong one
 //! −0.6, what was not asked −0.2 or −0.5; a fitting greeting +0.4; the closing stop +0.3 and end +0.5; "you are welcome" to
-//! thanks +0.5; an insult −1.5, fillers −0.15, evasion −0.5, repetition −0.2 to −0.5, another animal −0.5; ending early −0.3 and
+//! thanks +0.5; an insult −1.5, fillers −0.15, evasion −0.5, repetition −0.2 to −0.5, a fact right after a fact −0.2, another animal −0.5; ending early −0.3 and
 //! −0.5 for each missing answer; each word −0.03 (−0.1 where brevity is wanted). r = scale × points, with scale
 //! [`World::DEFAULT_SCALE`] unless told otherwise, so that (3.1) holds as printed.
 

@@ -56,7 +56,9 @@ impl Reading {
 
     fn content(&self, ask: &Ask, word: &str, done: bool) -> f64 {
         if let Some(topic) = topic_of(word) {
-            return self.fact(ask, topic, word);
+            // "grass barns": two facts without a word between them.
+            let run_on = topic_of(self.last()).map_or(0.0, |_| -0.2);
+            return run_on + self.fact(ask, topic, word);
         }
         match word {
             "stupid" | "dumb" | "away" => -1.5,
