@@ -333,3 +333,85 @@ fn the_published_test_set_reads_whole() {
         parts.iter().map(Vec::len).collect::<Vec<_>>()
     );
 }
+
+/// Texts, a nested conversation and a column that is no data, written by the crate's own writer.
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_rows_read_like_lines() {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
+    use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
+    let schema = "message d { required binary chosen (UTF8); required binary rejected (UTF8); \
+        required int32 score; required group prompt (LIST) { repeated group list { \
+        required group element { required binary role (UTF8); required binary content (UTF8); } } } }";
+    let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
+    let properties = WriterProperties::builder()
+        .set_compression(parquet::basic::Compression::SNAPPY)
+        .build();
+    let mut writer =
+        SerializedFileWriter::new(Vec::new(), schema.into(), properties.into()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let text = |words: &[&str]| {
+        words
+            .iter()
+            .map(|w| ByteArray::from(*w))
+            .collect::<Vec<_>>()
+    };
+    // Column order of the schema; the last two are lists of two and one messages.
+    let texts = [
+        &["a", "b"][..],
+        &["c", "d"],
+        &[],
+        &["user", "assistant", "user"],
+        &["u", "v", "w"],
+    ];
+    for (i, words) in texts.into_iter().enumerate() {
+        let mut column = group.next_column().unwrap().unwrap();
+        if i == 2 {
+            column
+                .typed::<Int32Type>()
+                .write_batch(&[1, 2], None, None)
+                .unwrap();
+        } else {
+            let (depth, from) = ([1, 1, 1], [0, 1, 0]);
+            let levels = (i > 2).then_some((&depth[..], &from[..]));
+            let (def, rep) = (levels.map(|l| l.0), levels.map(|l| l.1));
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&text(words), def, rep)
+                .unwrap();
+        }
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    let bytes = writer.into_inner().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), "d.parquet", &bytes);
+    let pairs = data::read_pairs(&[&path], &ReadOptions::default()).unwrap();
+    assert_eq!(pairs.len(), 2);
+    assert_eq!(
+        pairs[0].prompt,
+        "\n\nHuman: u\n\nAssistant: v\n\nAssistant:"
+    );
+    assert_eq!(
+        (pairs[1].chosen.as_str(), pairs[1].rejected.as_str()),
+        ("b", "d")
+    );
+    assert_eq!(pairs[1].place.line, 2);
+    let said = error_of("cut.parquet", &bytes[..bytes.len() / 2]);
+    assert!(said.starts_with("cut.parquet: as Parquet: "), "{said}");
+    let columns = Columns {
+        chosen: "best".into(),
+        ..Default::default()
+    };
+    let options = ReadOptions {
+        columns,
+        ..Default::default()
+    };
+    let said = data::read_pairs(&[&path], &options)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains(r#"no column "best"; the columns found are chosen, prompt, rejected, score"#),
+        "{said}"
+    );
+}

@@ -43,6 +43,9 @@ use reading::Reading;
 /// H, the end of sentence included.
 pub const MAX_RESPONSE: usize = 16;
 
+/// Prompts in tokens.
+pub type Prompts = Vec<Arc<[Token]>>;
+
 /// The world with its reward.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -94,7 +97,7 @@ impl World {
     }
 
     /// (training prompts, held-out prompts): about 15% are held out, by the hash of their text.
-    pub fn split(&self, seeds: &SeedTree) -> (Vec<Arc<[Token]>>, Vec<Arc<[Token]>>) {
+    pub fn split(&self, seeds: &SeedTree) -> (Prompts, Prompts) {
         let split = Split::try_new(&[0.85, 0.15]).expect("valid weights");
         let part = |p: &Arc<[Token]>| split.part(&decode(p), seeds, SplitKey::Prompt);
         self.prompts.iter().cloned().partition(|p| part(p) == 0)
