@@ -57,6 +57,14 @@ pub enum Error {
         /// What it must be.
         expected: String,
     },
+    /// A data file does not hold what it should.
+    #[error("{place}: {why}")]
+    Data {
+        /// The file, with the line or row where there is one.
+        place: String,
+        /// What was found, and what was expected.
+        why: String,
+    },
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

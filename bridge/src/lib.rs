@@ -25,6 +25,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod data;
 pub mod decoder;
 pub mod device;
 pub mod embedding_policy;
@@ -38,5 +39,6 @@ pub mod optimizer;
 pub mod params;
 pub mod sampler;
 pub mod tokenizer;
+pub mod world;
 
 pub use error::{Error, Result};

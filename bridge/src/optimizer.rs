@@ -432,7 +432,10 @@ impl InplaceOp1 for SliceStep<'_> {
         let mut parts: Vec<_> = parts.zip(self.gradient.chunks(PIECE)).collect();
         for_each_piece(&mut parts, 1, |_, part| {
             let ((w, (m, v)), g) = &mut part[0];
-            vectorized(|| adamw(w, m, v, g, &factors));
+            vectorized(
+                #[inline(always)]
+                || adamw(w, m, v, g, &factors),
+            );
         });
         Ok(())
     }

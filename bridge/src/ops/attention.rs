@@ -97,7 +97,10 @@ fn forward_head(
             head.part(0, from, rows),
             head.part(1, 0, keys).t(),
         );
-        vectorized(|| softmax_block(scores, keys, from, &mut log_sum[from..keys]));
+        vectorized(
+            #[inline(always)]
+            || softmax_block(scores, keys, from, &mut log_sum[from..keys]),
+        );
         let out = &mut out[from * width + head.index * d..];
         let product = MatMut::strided(out, rows, d, width);
         gemm(
@@ -210,7 +213,10 @@ fn backward_head(
             dout,
             head.part(2, 0, keys).t(),
         );
-        vectorized(|| softmax_backward(p, s, keys, from, &log_sum[from..keys], head.scale()));
+        vectorized(
+            #[inline(always)]
+            || softmax_backward(p, s, keys, from, &log_sum[from..keys], head.scale()),
+        );
         // Keys before this block already hold a sum; its own are met for the first time.
         let (p, s) = (&*p, &*s);
         let mut part = |which: usize, first: usize, count: usize, update, a, b| {

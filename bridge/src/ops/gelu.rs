@@ -10,12 +10,22 @@ pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
     for_each_piece(y, PIECE, |i, y| {
         let x = &x[i * PIECE..][..y.len()];
         match kind {
-            Activation::Gelu => {
-                vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * phi(x).0))
-            }
-            Activation::GeluTanh => {
-                vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gate(x).0))
-            }
+            Activation::Gelu => vectorized(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = x * phi(x).0;
+                    }
+                },
+            ),
+            Activation::GeluTanh => vectorized(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = x * gate(x).0;
+                    }
+                },
+            ),
         }
     });
 }
@@ -28,8 +38,14 @@ pub fn backward(kind: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
         for (dy, y) in piece {
             let x = &x[i * PIECE..][..y.len()];
             match kind {
-                Activation::Gelu => vectorized(|| backward_erf(x, dy, y)),
-                Activation::GeluTanh => vectorized(|| backward_tanh(x, dy, y)),
+                Activation::Gelu => vectorized(
+                    #[inline(always)]
+                    || backward_erf(x, dy, y),
+                ),
+                Activation::GeluTanh => vectorized(
+                    #[inline(always)]
+                    || backward_tanh(x, dy, y),
+                ),
             }
         }
     });

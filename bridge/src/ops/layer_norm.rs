@@ -10,15 +10,19 @@ const PIECE: usize = 128;
 /// Mean and reciprocal standard deviation of every row of `x [rows, width]`, into `stats [rows, 2]`.
 pub fn statistics(x: &[f32], width: usize, epsilon: f64, stats: &mut [f32]) {
     for_each_piece(stats, PIECE * 2, |i, stats| {
-        vectorized(|| {
-            let x = x[i * PIECE * width..].chunks_exact(width);
-            for (stats, x) in stats.chunks_exact_mut(2).zip(x) {
-                let mean = lane_sum(width, |j| x[j]) / width as f32;
-                let variance = lane_sum(width, |j| (x[j] - mean) * (x[j] - mean)) / width as f32;
-                stats[0] = mean;
-                stats[1] = 1.0 / (variance + epsilon as f32).sqrt();
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let x = x[i * PIECE * width..].chunks_exact(width);
+                for (stats, x) in stats.chunks_exact_mut(2).zip(x) {
+                    let mean = lane_sum(width, |j| x[j]) / width as f32;
+                    let variance =
+                        lane_sum(width, |j| (x[j] - mean) * (x[j] - mean)) / width as f32;
+                    stats[0] = mean;
+                    stats[1] = 1.0 / (variance + epsilon as f32).sqrt();
+                }
+            },
+        );
     });
 }
 
@@ -26,17 +30,20 @@ pub fn statistics(x: &[f32], width: usize, epsilon: f64, stats: &mut [f32]) {
 pub fn apply(x: &[f32], stats: &[f32], gain: &[f32], bias: &[f32], y: &mut [f32]) {
     let width = gain.len();
     for_each_piece(y, PIECE * width, |i, y| {
-        vectorized(|| {
-            let rows = x[i * PIECE * width..]
-                .chunks_exact(width)
-                .zip(stats[i * PIECE * 2..].chunks_exact(2));
-            for (y, (x, stats)) in y.chunks_exact_mut(width).zip(rows) {
-                let (mean, scale) = (stats[0], stats[1]);
-                for j in 0..width {
-                    y[j] = ((x[j] - mean) * scale).mul_add(gain[j], bias[j]);
+        vectorized(
+            #[inline(always)]
+            || {
+                let rows = x[i * PIECE * width..]
+                    .chunks_exact(width)
+                    .zip(stats[i * PIECE * 2..].chunks_exact(2));
+                for (y, (x, stats)) in y.chunks_exact_mut(width).zip(rows) {
+                    let (mean, scale) = (stats[0], stats[1]);
+                    for j in 0..width {
+                        y[j] = ((x[j] - mean) * scale).mul_add(gain[j], bias[j]);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -44,17 +51,20 @@ pub fn apply(x: &[f32], stats: &[f32], gain: &[f32], bias: &[f32], y: &mut [f32]
 pub fn backward_input(x: &[f32], stats: &[f32], gain: &[f32], dy: &[f32], dx: &mut [f32]) {
     let width = gain.len();
     for_each_piece(dx, PIECE * width, |i, dx| {
-        vectorized(|| {
-            let start = i * PIECE * width;
-            let mut g = vec![0.0; width];
-            let rows = x[start..]
-                .chunks_exact(width)
-                .zip(dy[start..].chunks_exact(width));
-            let rows = rows.zip(stats[i * PIECE * 2..].chunks_exact(2));
-            for (dx, ((x, dy), stats)) in dx.chunks_exact_mut(width).zip(rows) {
-                backward_row(x, (stats[0], stats[1]), gain, dy, &mut g, dx);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let start = i * PIECE * width;
+                let mut g = vec![0.0; width];
+                let rows = x[start..]
+                    .chunks_exact(width)
+                    .zip(dy[start..].chunks_exact(width));
+                let rows = rows.zip(stats[i * PIECE * 2..].chunks_exact(2));
+                for (dx, ((x, dy), stats)) in dx.chunks_exact_mut(width).zip(rows) {
+                    backward_row(x, (stats[0], stats[1]), gain, dy, &mut g, dx);
+                }
+            },
+        );
     });
 }
 
@@ -85,17 +95,20 @@ fn backward_row(
 pub fn backward_gain(x: &[f32], stats: &[f32], dy: &[f32], dgain: &mut [f32]) {
     let width = dgain.len();
     for_each_piece(dgain, 512, |i, dgain| {
-        vectorized(|| {
-            let rows = x
-                .chunks_exact(width)
-                .zip(dy.chunks_exact(width))
-                .zip(stats.chunks_exact(2));
-            for ((x, dy), stats) in rows {
-                let (x, dy) = (&x[i * 512..][..dgain.len()], &dy[i * 512..][..dgain.len()]);
-                for (d, (x, dy)) in dgain.iter_mut().zip(x.iter().zip(dy)) {
-                    *d += dy * ((x - stats[0]) * stats[1]);
+        vectorized(
+            #[inline(always)]
+            || {
+                let rows = x
+                    .chunks_exact(width)
+                    .zip(dy.chunks_exact(width))
+                    .zip(stats.chunks_exact(2));
+                for ((x, dy), stats) in rows {
+                    let (x, dy) = (&x[i * 512..][..dgain.len()], &dy[i * 512..][..dgain.len()]);
+                    for (d, (x, dy)) in dgain.iter_mut().zip(x.iter().zip(dy)) {
+                        *d += dy * ((x - stats[0]) * stats[1]);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }

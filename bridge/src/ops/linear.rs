@@ -35,7 +35,10 @@ pub fn forward(layer: &Linear<'_>, x: &[f32], y: &mut [f32], update: Update) {
     let piece = rows_per_piece(outputs);
     for_each_piece(y, piece * outputs, |i, y| {
         if let Some(bias) = layer.bias {
-            vectorized(|| set_or_add_bias(y, bias, update));
+            vectorized(
+                #[inline(always)]
+                || set_or_add_bias(y, bias, update),
+            );
         }
         let update = if layer.bias.is_some() {
             Update::Add
@@ -114,11 +117,14 @@ pub fn backward_bias(dy: &[f32], db: &mut [f32]) {
     const PIECE: usize = 512;
     let outputs = db.len();
     for_each_piece(db, PIECE, |i, db| {
-        vectorized(|| {
-            for row in dy.chunks_exact(outputs) {
-                add(db, &row[i * PIECE..]);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for row in dy.chunks_exact(outputs) {
+                    add(db, &row[i * PIECE..]);
+                }
+            },
+        );
     });
 }
 

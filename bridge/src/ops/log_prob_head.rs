@@ -194,25 +194,28 @@ fn scan_rows(
             reference.logits(rows, columns, other);
             &*other
         });
-        vectorized(|| {
-            for (i, (running, z)) in running
-                .iter_mut()
-                .zip(tile.chunks_exact(columns.len))
-                .enumerate()
-            {
-                let target = (targets[i] as usize).wrapping_sub(columns.start);
-                if target < columns.len {
-                    running.target = z[target];
-                }
-                match (other, options.entropy) {
-                    (Some(other), _) => {
-                        running.add_pair(z, &other[i * columns.len..][..columns.len])
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, (running, z)) in running
+                    .iter_mut()
+                    .zip(tile.chunks_exact(columns.len))
+                    .enumerate()
+                {
+                    let target = (targets[i] as usize).wrapping_sub(columns.start);
+                    if target < columns.len {
+                        running.target = z[target];
                     }
-                    (None, true) => running.add_moment(z),
-                    (None, false) => running.add(z),
+                    match (other, options.entropy) {
+                        (Some(other), _) => {
+                            running.add_pair(z, &other[i * columns.len..][..columns.len])
+                        }
+                        (None, true) => running.add_moment(z),
+                        (None, false) => running.add(z),
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -487,21 +490,26 @@ impl Pullback<'_> {
         if let Some(reference) = self.reference {
             reference.logits(rows, columns, &mut other);
         }
-        vectorized(|| {
-            for (i, z) in tile.chunks_exact_mut(columns.len).enumerate() {
-                let row = rows.start + i;
-                match self.reference {
-                    Some(_) => {
-                        self.row_with_reference(row, z, &other[i * columns.len..][..columns.len])
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, z) in tile.chunks_exact_mut(columns.len).enumerate() {
+                    let row = rows.start + i;
+                    match self.reference {
+                        Some(_) => self.row_with_reference(
+                            row,
+                            z,
+                            &other[i * columns.len..][..columns.len],
+                        ),
+                        None => self.row(row, z),
                     }
-                    None => self.row(row, z),
+                    let target = (self.targets[row] as usize).wrapping_sub(columns.start);
+                    if target < columns.len {
+                        z[target] += self.grad.log_prob[row];
+                    }
                 }
-                let target = (self.targets[row] as usize).wrapping_sub(columns.start);
-                if target < columns.len {
-                    z[target] += self.grad.log_prob[row];
-                }
-            }
-        });
+            },
+        );
     }
 
     #[inline(always)]

@@ -77,18 +77,21 @@ pub fn rotate(qkv: &mut [f32], layout: &HeadLayout, table: &RotaryTable, turn: T
     const PIECE: usize = 64;
     let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
     for_each_piece(qkv, PIECE * layout.row, |i, rows| {
-        vectorized(|| {
-            let angles = table.values[i * PIECE * table.dims..].chunks_exact(table.dims);
-            for (row, angles) in rows.chunks_exact_mut(layout.row).zip(angles) {
-                let (cos, sin) = angles.split_at(half);
-                for head in 0..layout.heads {
-                    for offset in &layout.offsets[..2] {
-                        let start = offset + head * layout.step;
-                        turn_head(&mut row[start..start + 2 * half], cos, sin, sign);
+        vectorized(
+            #[inline(always)]
+            || {
+                let angles = table.values[i * PIECE * table.dims..].chunks_exact(table.dims);
+                for (row, angles) in rows.chunks_exact_mut(layout.row).zip(angles) {
+                    let (cos, sin) = angles.split_at(half);
+                    for head in 0..layout.heads {
+                        for offset in &layout.offsets[..2] {
+                            let start = offset + head * layout.step;
+                            turn_head(&mut row[start..start + 2 * half], cos, sin, sign);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

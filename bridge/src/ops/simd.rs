@@ -93,7 +93,12 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Squared Euclidean norm, in a fixed order.
 pub(crate) fn norm_squared(values: &[f32]) -> f64 {
-    let piece = |piece: &[f32]| f64::from(vectorized(|| dot(piece, piece)));
+    let piece = |piece: &[f32]| {
+        f64::from(vectorized(
+            #[inline(always)]
+            || dot(piece, piece),
+        ))
+    };
     values.chunks(4096).map(piece).sum()
 }
 

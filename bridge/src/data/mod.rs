@@ -1,0 +1,120 @@
+//! Preference data: reading, cleaning, shuffling, splitting.
+//!
+//! | step | items |
+//! |---|---|
+//! | read | [`read_pairs`], [`read_prompts`]: jsonl, jsonl.gz and Parquet, told apart by their first bytes |
+//! | turn conversations into text | [`ChatTemplate`]: HH-RLHF's own form, or the template of a `tokenizer_config.json` |
+//! | clean | [`clean_pairs`], [`clean_prompts`]: named [`Rule`]s, each counted in a [`Report`] and each optional |
+//! | split | [`Split`]: by a hash of the prompt, so that no prompt lands in two parts |
+//! | order | [`shuffled`]: a permutation that depends on seed and epoch alone |
+//!
+//! ```no_run
+//! use rto::seed::SeedTree;
+//! use rto_bridge::data::{self, CleanOptions, ReadOptions, Split, SplitKey};
+//!
+//! # fn main() -> rto_bridge::Result<()> {
+//! let pairs = data::read_pairs(&["harmless-base/train.jsonl.gz"], &ReadOptions::default())?;
+//! let (pairs, report) = data::clean_pairs(pairs, &CleanOptions::default())?;
+//! println!("{report}");
+//! let seeds = SeedTree::new(1);
+//! let thirds = Split::thirds().parts(pairs, &seeds, SplitKey::FirstTurn)?;
+//! let order = data::shuffled(thirds[0].len(), &seeds, 0);
+//! # Ok(()) }
+//! ```
+
+mod clean;
+mod hh;
+mod lines;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod read;
+mod record;
+mod split;
+mod template;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use clean::{CleanOptions, Lengths, Report, Rule, RuleCount, clean_pairs, clean_prompts};
+pub use hh::{ASSISTANT, HUMAN, first_turn, split_reply};
+pub use read::{Columns, Layout, ReadOptions, read_pairs, read_prompts};
+pub use split::{Split, SplitKey, shuffled};
+pub use template::{ChatTemplate, Message};
+
+/// Where a record was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The file, as the caller named it.
+    pub file: Arc<Path>,
+    /// The line of a text file or the row of a Parquet file, counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// (x, y^w, y^l): a prompt, the reply people preferred and the other one.
+///
+/// In HH-RLHF's form the prompt ends with `"\n\nAssistant:"` and a reply starts with the blank that follows it,
+/// so that prompt + reply is the published text, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// x.
+    pub prompt: String,
+    /// y^w.
+    pub chosen: String,
+    /// y^l.
+    pub rejected: String,
+    /// The prompt of the rejected text where it is another one: [`Rule::DivergingHistories`].
+    pub rejected_prompt: Option<String>,
+    /// Where it was read.
+    pub place: Place,
+}
+
+/// x alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// x.
+    pub text: String,
+    /// Where it was read.
+    pub place: Place,
+}
+
+/// Something with a prompt, which is what splits look at.
+pub trait HasPrompt {
+    /// x.
+    fn prompt(&self) -> &str;
+}
+
+impl HasPrompt for Pair {
+    fn prompt(&self) -> &str {
+        &self.prompt
+    }
+}
+
+impl HasPrompt for Prompt {
+    fn prompt(&self) -> &str {
+        &self.text
+    }
+}
+
+/// An error at a line of a file.
+fn at(place: &Place, why: impl Into<String>) -> crate::Error {
+    in_place(place.to_string(), why)
+}
+
+/// An error of a whole file.
+fn in_file(file: &Path, why: impl Into<String>) -> crate::Error {
+    in_place(file.display().to_string(), why)
+}
+
+fn in_place(place: String, why: impl Into<String>) -> crate::Error {
+    crate::Error::Data {
+        place,
+        why: why.into(),
+    }
+}
