@@ -3,7 +3,10 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Runs `work` compiled for the widest vector instructions of this processor; what it calls must be `#[inline(always)]`.
+/// Runs `work` compiled for the widest vector instructions of this processor.
+///
+/// `work` itself and all that it calls must be `#[inline(always)]`: a closure without it is compiled for the oldest
+/// processor, where each multiply-add is a call into the C library and a training step takes three times as long.
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
