@@ -1,5 +1,6 @@
 //! `paper-notes/equations.md` names only functions, tests and figures that exist.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -143,6 +144,98 @@ fn every_name_in_the_equations_exists() {
     assert_eq!(problems(&table), Vec::<String>::new());
 }
 
+/// The numbered items of the paper: the number of equations of each section, and everything that has a name.
+const EQUATIONS: [(&str, usize); 7] = [
+    ("2", 3),
+    ("3", 7),
+    ("4", 6),
+    ("5", 1),
+    ("A", 9),
+    ("B", 3),
+    ("C", 4),
+];
+const NAMED: [(&str, &[&str]); 9] = [
+    ("Algorithm", &["1", "2"]),
+    ("Assumption", &["3.1", "4.1"]),
+    ("Figure", &["1", "2", "3"]),
+    ("Lemma", &["A.1", "A.2", "C.1"]),
+    ("Proposition", &["3.2", "C.2"]),
+    ("Remark", &["A.3", "B.2"]),
+    ("Table", &["2", "3", "4", "5"]),
+    ("Theorem", &["4.2", "B.1"]),
+    ("footnote", &["2"]),
+];
+
+/// The equation numbers of a first cell: those in brackets, `(A.7)–(A.9)` standing for all from the first to the last.
+fn equations(item: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut pieces = item.split('(').peekable();
+    let mut from: Option<(String, usize)> = None;
+    pieces.next();
+    for piece in pieces {
+        let Some((inside, after)) = piece.split_once(')') else {
+            continue;
+        };
+        let Some((section, number)) = inside.split_once('.') else {
+            continue;
+        };
+        let Ok(number) = number.parse::<usize>() else {
+            continue;
+        };
+        let first = match from.take() {
+            Some((start, first)) if start == section => first,
+            _ => number,
+        };
+        found.extend((first..=number).map(|n| format!("{section}.{n}")));
+        if after == "–" {
+            from = Some((section.to_string(), number));
+        }
+    }
+    found
+}
+
+/// The numbered items that no row of the table is about.
+fn left_out(table: &str) -> Vec<String> {
+    let items: Vec<String> = rows(table).into_iter().map(|row| row[0].clone()).collect();
+    let covered: BTreeSet<String> = items.iter().flat_map(|item| equations(item)).collect();
+    let all = EQUATIONS
+        .iter()
+        .flat_map(|(section, n)| (1..=*n).map(move |i| format!("{section}.{i}")));
+    let mut missing: Vec<String> = all.filter(|number| !covered.contains(number)).collect();
+    for (kind, numbers) in NAMED {
+        for number in numbers {
+            let name = format!("{kind} {number}");
+            let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
+            let names_it = |item: &String| {
+                item.match_indices(&name)
+                    .any(|(at, _)| ends(&item[at + name.len()..]))
+            };
+            if !items.iter().any(names_it) {
+                missing.push(name);
+            }
+        }
+    }
+    missing
+}
+
+#[test]
+fn no_numbered_item_of_the_paper_is_missing() {
+    let table = fs::read_to_string(Path::new(ROOT).join("paper-notes/equations.md")).unwrap();
+    assert_eq!(left_out(&table), Vec::<String>::new());
+    for (removed, missing) in [
+        ("| (3.4) optimal policy", "3.4"),
+        ("| Lemma A.2, (A.7)–(A.9)", "A.8"),
+        ("| Figure 1, the", "Figure 1"),
+    ] {
+        let cut: String = table
+            .lines()
+            .filter(|line| !line.starts_with(removed))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert!(left_out(&cut).contains(&missing.to_string()), "{missing}");
+    }
+}
+
 /// Tests named in the errata exist somewhere, and so do its figures.
 #[test]
 fn every_test_and_figure_in_the_errata_exists() {
@@ -173,6 +266,26 @@ fn every_test_and_figure_in_the_errata_exists() {
         checked += 1;
     }
     assert!(checked > 30, "{checked}");
+}
+
+/// The crates a workspace manifest names, our own left out.
+fn crates(manifest: &str) -> BTreeSet<String> {
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let named = manifest["workspace"]["dependencies"].as_table().unwrap();
+    let ours = |name: &&String| !["rto", "rto-harness"].contains(&name.as_str());
+    named.keys().filter(ours).cloned().collect()
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let read = |name: &str| fs::read_to_string(Path::new(ROOT).join(name)).unwrap();
+    let notes = read("paper-notes/dependencies.md");
+    let first_cells = notes.lines().filter(|l| l.starts_with("| `"));
+    let explained: BTreeSet<String> = first_cells
+        .flat_map(|row| names(row.split('|').nth(1).unwrap()))
+        .map(String::from)
+        .collect();
+    assert_eq!(explained, crates(&read("Cargo.toml")));
 }
 
 #[test]

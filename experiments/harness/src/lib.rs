@@ -133,6 +133,7 @@ mod cell;
 pub mod cli;
 pub mod config;
 pub mod event_file;
+pub mod html;
 pub mod json_error;
 pub mod jsonl;
 pub mod manifest;

@@ -1,0 +1,105 @@
+//! The executable paper: every figure and table again, each checked against what is expected of it, on one page.
+
+mod expectations;
+mod markdown;
+mod report;
+mod runs;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use rto_harness::cli::{Reporter, run_main};
+use rto_harness::progress::Progress;
+use rto_harness::run_dir::{RunDir, Timings};
+use rto_harness::say;
+use rto_harness::table::Table;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Every numbered statement of "DPO Meets PPO" with its verdict, its figure and the command that redraws it.
+///
+/// Runs the experiments, compares each figure's numbers with what is expected of them, and writes `report.html`
+/// (one file, no network) and `report.md`. Ends with an error when an expectation does not hold.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    /// The published sizes, those of the committed figures, in place of sizes that take seconds
+    #[arg(long)]
+    full: bool,
+    /// Write here: a new or empty directory, or an unfinished run to go on with [default: the next free runs/paper-0001]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the results as JSON on standard output; text for people goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Draw no progress bars
+    #[arg(long)]
+    quiet: bool,
+}
+
+const NAME: &str = "paper";
+
+const EXAMPLES: &str = "\
+Examples:
+  paper                           small sizes, under a minute after the build
+  paper --full                    the committed figures, a few minutes on two cores
+  paper --full --out runs/paper   the same command again goes on where it was stopped
+The experiments it runs are prop32, thm42 and algorithm2, with their own default settings; see their --help.";
+
+/// What a run is made of; saved, so that a folder goes on only as what it was.
+#[derive(Debug, Serialize)]
+struct Config {
+    full: bool,
+}
+
+fn main() -> ExitCode {
+    run_main(NAME, || run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let reporter = Reporter::new(cli.json);
+    let dir = RunDir::create_or_resume(NAME, cli.out.as_deref(), &Config { full: cli.full })?;
+    let progress = Progress::new(cli.quiet);
+    let mut timings = Timings::new();
+    for experiment in runs::EXPERIMENTS {
+        timings.phase(experiment, || {
+            let _spinner = progress.spinner(experiment);
+            runs::run(experiment, &dir, cli.full)
+        })?;
+    }
+    let outcomes = expectations::check_all(dir.root())?;
+    report::write(&dir, cli.full, &outcomes)?;
+    dir.write_timings(&timings)?;
+    dir.write_json("results.json", &outcomes)?;
+    summary(&reporter, &dir, &outcomes)?;
+    reporter.json(&outcomes)?;
+    let failed: Vec<&str> = outcomes
+        .iter()
+        .filter(|o| !o.holds)
+        .map(|o| o.figure)
+        .collect();
+    if !failed.is_empty() {
+        bail!(
+            "{} of {} expectations do not hold: {}; see {}",
+            failed.len(),
+            outcomes.len(),
+            failed.join(", "),
+            dir.path("report.html").display()
+        );
+    }
+    Ok(())
+}
+
+fn summary(reporter: &Reporter, dir: &RunDir, outcomes: &[expectations::Outcome]) -> Result<()> {
+    let mut table = Table::new("checks", &["figure", "holds", "found"]);
+    for o in outcomes {
+        let holds = if o.holds { "yes" } else { "NO" };
+        table.push([o.figure.into(), holds.into(), o.found.as_str().into()]);
+    }
+    say!(reporter, "{}", table.render())?;
+    say!(
+        reporter,
+        "The whole paper on one page: {}",
+        dir.path("report.html").display()
+    )
+}

@@ -1,0 +1,214 @@
+//! `report.html` and `report.md`.
+
+use crate::expectations::Outcome;
+use crate::markdown::{anchor, to_html};
+use crate::runs::{self, EXPERIMENTS};
+use anyhow::{Context, Result};
+use rto_harness::html::{Page, escape};
+use rto_harness::run_dir::{RunDir, Versions};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+
+const EQUATIONS: &str = include_str!("../../paper-notes/equations.md");
+const ERRATA: &str = include_str!("../../paper-notes/errata.md");
+const SYMBOLS: &str = include_str!("../../paper-notes/symbols.md");
+const TITLE: &str = "DPO Meets PPO, executed";
+
+/// A row of the table of statements.
+struct Statement<'a> {
+    item: &'a str,
+    verdict: &'a str,
+    functions: &'a str,
+    tests: &'a str,
+    figures: Vec<&'a str>,
+}
+
+fn statements() -> Vec<Statement<'static>> {
+    let lines = EQUATIONS.lines().filter(|l| l.starts_with('|')).skip(2);
+    let statement = |line: &'static str| {
+        let mut cells = line.trim_matches('|').split(" |").map(str::trim);
+        let mut cell = || cells.next().unwrap_or_default();
+        let (item, verdict, functions, tests) = (cell(), cell(), cell(), cell());
+        let quoted = cell().split('`').skip(1).step_by(2);
+        Statement {
+            item,
+            verdict,
+            functions,
+            tests,
+            figures: quoted.filter_map(|f| f.strip_prefix("figures/")).collect(),
+        }
+    };
+    lines.map(statement).collect()
+}
+
+/// Writes both reports.
+pub fn write(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<()> {
+    dir.write_text("report.html", &html(dir, full, outcomes)?)?;
+    dir.write_text("report.md", &text(full, outcomes))
+}
+
+fn sizes(full: bool) -> &'static str {
+    match full {
+        true => "the published sizes, those of the committed figures",
+        false => "small sizes that take seconds (`paper --full` for the published ones)",
+    }
+}
+
+fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
+    let mut page = Page::new(TITLE);
+    let held = outcomes.iter().filter(|o| o.holds).count();
+    page.say(&format!(
+        "Every numbered statement of <a href=\"https://arxiv.org/abs/2404.18922v1\">DPO Meets PPO: Reinforced Token \
+         Optimization for RLHF</a> (version 1) with its verdict, what is true instead where it does not hold, and the figures that \
+         show it, drawn with {}. {held} of {} expectations about the figures hold.",
+        inline(sizes(full)),
+        outcomes.len()
+    ));
+    page.section("statements", "Statements");
+    table_of_statements(&mut page);
+    page.section("figures", "Figures");
+    for outcome in outcomes {
+        figure(&mut page, dir, full, outcome)?;
+    }
+    page.section("errata", "Corrections and proofs");
+    page.push(&to_html(ERRATA));
+    page.section("symbols", "Symbols");
+    page.push(&to_html(SYMBOLS));
+    page.section("run", "This run");
+    provenance(&mut page, dir, full)?;
+    Ok(page.finish())
+}
+
+/// One line of Markdown without its paragraph.
+fn inline(markdown: &str) -> String {
+    let html = to_html(markdown);
+    let html = html.trim().trim_start_matches("<p>");
+    html.trim_end_matches("</p>").to_string()
+}
+
+fn table_of_statements(page: &mut Page) {
+    let rows: Vec<Vec<String>> = statements()
+        .iter()
+        .map(|s| {
+            let figures: Vec<String> = s.figures.iter().map(|f| figure_link(f)).collect();
+            let code = format!(
+                "<details><summary>code and tests</summary>{}<br>{}</details>",
+                inline(s.functions),
+                inline(s.tests)
+            );
+            let cell = |html: String| format!("<td class=\"text\">{html}");
+            vec![
+                inline(s.item),
+                cell(with_errata_links(&inline(s.verdict))),
+                cell(figures.join("<br>")),
+                cell(code),
+            ]
+        })
+        .collect();
+    let head = ["statement", "verdict", "figures", "held by"];
+    page.table("statements", &head, &rows);
+}
+
+fn figure_link(name: &str) -> String {
+    format!("<a href=\"#{}\">{}</a>", figure_id(name), escape(name))
+}
+
+fn figure_id(name: &str) -> String {
+    format!("figure-{}", name.replace('/', "-"))
+}
+
+/// "errata B4, B5" becomes links to the corrections on this page.
+fn with_errata_links(verdict: &str) -> String {
+    let mut linked = String::new();
+    let mut rest = verdict;
+    while let Some(at) = rest.find("(errata ") {
+        let start = at + "(errata ".len();
+        let end = rest[start..].find(')').map_or(rest.len(), |n| start + n);
+        linked += &rest[..start];
+        let links: Vec<String> = rest[start..end]
+            .split(", ")
+            .map(|label| format!("<a href=\"#{}\">{label}</a>", anchor(label)))
+            .collect();
+        linked += &links.join(", ");
+        rest = &rest[end..];
+    }
+    linked + rest
+}
+
+fn figure(page: &mut Page, dir: &RunDir, full: bool, outcome: &Outcome) -> Result<()> {
+    let path = dir.path(&format!("{}.svg", outcome.figure));
+    let svg = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (experiment, _) = outcome.figure.split_once('/').unwrap_or_default();
+    let (class, word) = match outcome.holds {
+        true => ("holds", "as expected"),
+        false => ("damaged", "NOT as expected"),
+    };
+    let about: Vec<String> = statements()
+        .iter()
+        .filter(|s| s.figures.contains(&outcome.figure))
+        .map(|s| inline(s.item))
+        .collect();
+    page.push(&format!(
+        "<h3 id=\"{}\">{}</h3>\n<p class=\"note\">{}</p>\n<p>{}</p>\n<p class=\"{class}\">Found, {word}: {}.</p>\n\
+         <div class=\"scroll\"><figure>{svg}</figure></div>\n<pre>{}</pre>\n",
+        figure_id(outcome.figure),
+        escape(outcome.figure),
+        about.join(" · "),
+        escape(outcome.expectation),
+        escape(&outcome.found),
+        escape(&runs::command(experiment, full))
+    ));
+    Ok(())
+}
+
+fn provenance(page: &mut Page, dir: &RunDir, full: bool) -> Result<()> {
+    let versions = Versions::new("paper", BTreeMap::new());
+    let mut text = format!("paper{}\n", if full { " --full" } else { "" });
+    let _ = writeln!(
+        text,
+        "{} {} (revision {}, changed files: {})\n{}\n{}",
+        versions.program,
+        versions.version,
+        versions.git_revision,
+        versions.git_dirty,
+        versions.rustc,
+        versions.target
+    );
+    page.push(&format!("<pre>{}</pre>\n", escape(&text)));
+    for experiment in EXPERIMENTS {
+        let path = dir.path(experiment).join("config.toml");
+        let config = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        page.push(&format!(
+            "<details><summary>settings and seed of {experiment}</summary><pre>{}</pre></details>\n",
+            escape(&config)
+        ));
+    }
+    page.say(
+        "To cite: the paper (Zhong et al., 2024) for its claims, and the rto toolkit, with the revision above, for the \
+         corrections and the figures.",
+    );
+    Ok(())
+}
+
+fn text(full: bool, outcomes: &[Outcome]) -> String {
+    let mut out = format!("# {TITLE}\n\nDrawn with {}.\n\n## Figures\n\n", sizes(full));
+    out += "| figure | expected | found | holds | command |\n|---|---|---|---|---|\n";
+    for o in outcomes {
+        let (experiment, _) = o.figure.split_once('/').unwrap_or_default();
+        let holds = if o.holds { "yes" } else { "**no**" };
+        let command = runs::command(experiment, full);
+        let cell = |text: &str| text.replace('|', "\\|");
+        let _ = writeln!(
+            out,
+            "| [`{0}`]({0}.svg) | {1} | {2} | {holds} | `{command}` |",
+            o.figure,
+            cell(o.expectation),
+            cell(&o.found)
+        );
+    }
+    let body = EQUATIONS
+        .split_once('\n')
+        .map_or(EQUATIONS, |(_, rest)| rest);
+    out + "\n## Statements\n" + body
+}

@@ -1,0 +1,79 @@
+//! The experiments, each run by its own program in a folder of its own.
+
+use anyhow::{Context, Result, bail};
+use rto_harness::run_dir::RunDir;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// In the order of the paper.
+pub const EXPERIMENTS: [&str; 3] = ["prop32", "thm42", "algorithm2"];
+
+/// The command a reader types to redraw an experiment's figures.
+pub fn command(experiment: &str, full: bool) -> String {
+    let smoke = if full { "" } else { " -- --smoke" };
+    format!("cargo run --bin {experiment}{smoke}")
+}
+
+/// Runs an experiment, or keeps what a finished run of it left.
+pub fn run(experiment: &str, dir: &RunDir, full: bool) -> Result<()> {
+    let out = dir.path(experiment);
+    // Written last, so it tells a finished run.
+    if out.join("results.json").is_file() {
+        return Ok(());
+    }
+    if experiment == "prop32" && out.exists() {
+        // The one experiment that does not go on by itself; it takes under a minute.
+        fs::remove_dir_all(&out).with_context(|| out.display().to_string())?;
+    }
+    let mut command = Command::new(program(experiment)?);
+    command
+        .arg("--out")
+        .arg(&out)
+        .stdout(Stdio::null())
+        .stdin(Stdio::null());
+    // The bar of this program is the only one.
+    command.arg("--quiet");
+    if !full {
+        command.arg("--smoke");
+    }
+    let status = command
+        .status()
+        .with_context(|| format!("{experiment} could not be started"))?;
+    if !status.success() {
+        bail!(
+            "{experiment} ended with {status}; run `{}` to see it alone",
+            self::command(experiment, full)
+        );
+    }
+    Ok(())
+}
+
+/// The program beside this one, built if it is not there: `cargo run --bin paper` builds `paper` alone.
+fn program(name: &str) -> Result<PathBuf> {
+    let this = env::current_exe().context("the path of this program")?;
+    let folder = this.parent().unwrap_or(Path::new("."));
+    let path = folder.join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    // Under `cargo run` an older build may lie there, so that Cargo is asked in any case.
+    if let Some(cargo) = env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--bin", name]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        build.arg("--manifest-path").arg(manifest);
+        let status = build.status().context("cargo could not be started")?;
+        if !status.success() {
+            bail!("cargo build --bin {name} ended with {status}");
+        }
+    }
+    if !path.is_file() {
+        bail!(
+            "{}: no such program; build it with `cargo build --bin {name}`, or start this one with `cargo run --bin paper`",
+            path.display()
+        );
+    }
+    Ok(path)
+}

@@ -1,0 +1,97 @@
+//! The program `paper`, run as a reader runs it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+fn paper(out: &Path) -> Output {
+    // Without Cargo it takes the programs that were built beside it.
+    Command::new(env!("CARGO_BIN_EXE_paper"))
+        .args(["--quiet", "--json", "--out"])
+        .arg(out)
+        .env_remove("CARGO")
+        .output()
+        .unwrap()
+}
+
+/// What stands between `before` and the next `after`, everywhere in the text.
+fn between<'a>(text: &'a str, before: &str, after: char) -> BTreeSet<&'a str> {
+    text.split(before)
+        .skip(1)
+        .filter_map(|rest| rest.split_once(after))
+        .map(|(found, _)| found)
+        .collect()
+}
+
+#[test]
+fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let output = paper(&out);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outcomes = outcomes.as_array().unwrap();
+    assert_eq!(outcomes.len(), 17);
+    assert!(outcomes.iter().all(|o| o["holds"] == true));
+
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.len() < 5_000_000);
+    assert_eq!(page.matches("<svg").count(), 17);
+    let links = between(&page, "href=\"#", '"');
+    let ids = between(&page, "id=\"", '"');
+    assert!(links.len() > 20);
+    assert_eq!(
+        links.difference(&ids).collect::<Vec<_>>(),
+        Vec::<&&str>::new()
+    );
+    for loads in ["src=", "<link", "<script", "@import", "url("] {
+        assert!(!page.contains(loads), "the page loads something: {loads}");
+    }
+    let text = fs::read_to_string(out.join("report.md")).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("figures/manifest.toml")).unwrap();
+    for figure in between(&manifest, "file = \"figures/", '"') {
+        let name = figure.trim_end_matches(".svg");
+        assert!(
+            page.contains(&format!("<h3 id=\"figure-{}\"", name.replace('/', "-"))),
+            "{name}"
+        );
+        assert!(text.contains(&format!("[`{name}`]")), "{name}");
+    }
+    let equations = fs::read_to_string(root.join("paper-notes/equations.md")).unwrap();
+    let statements = equations.lines().filter(|l| l.starts_with("| ")).count() - 1;
+    assert_eq!(page.matches("code and tests").count(), statements);
+
+    // The same command again finds everything done.
+    let again = paper(&out);
+    assert!(again.status.success() && again.stdout == output.stdout);
+
+    // A number that contradicts its expectation.
+    let counts = out.join("prop32/counts.csv");
+    let edited = fs::read_to_string(&counts).unwrap().replace(
+        "best-first, adversary\",measured,",
+        "best-first, adversary\",measured,9",
+    );
+    fs::write(&counts, edited).unwrap();
+    for old in ["report.html", "report.md", "results.json", "timings.json"] {
+        fs::remove_file(out.join(old)).unwrap();
+    }
+    let wrong = paper(&out);
+    assert!(!wrong.status.success());
+    let error = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    let line = error.lines().find(|l| l.starts_with("error: ")).unwrap();
+    assert!(
+        line.contains(
+            "2 of 17 expectations do not hold: prop32/queries_vs_horizon, prop32/queries_vs_xi"
+        ),
+        "{line}"
+    );
+    assert!(
+        fs::read_to_string(out.join("report.html"))
+            .unwrap()
+            .contains("NOT as expected")
+    );
+}
