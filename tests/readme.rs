@@ -86,7 +86,7 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 13);
+    assert_eq!(ran, 14);
 }
 
 /// The example instance is the file that is named, and `solve` prints what the README says.
