@@ -19,6 +19,40 @@
 //! | [`algorithm2`] | Algorithm 2 and its baselines |
 //! | [`policy`] | Section 4.2: policies, critics and rewards on a table, exact evaluation of any policy |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
+//!
+//! From a token MDP to the exact suboptimality of Algorithm 1 and its bound:
+//!
+//! ```
+//! use rto::algorithm1::{ConfidenceSet, algorithm1, theorem_4_2};
+//! use rto::estimate::{Design, FitOptions, Metric, fit_bradley_terry, sample_preferences};
+//! use rto::features::DenseFeatures;
+//! use rto::mdp::{Beta, TabularPolicy, TokenTree};
+//! use rto::reward::LinearReward;
+//! use rto::seed::SeedTree;
+//!
+//! // One prompt, two tokens, responses of two tokens; the features name the token and whether it repeats the last one.
+//! let tree = TokenTree::try_new(1, 2, 2, None)?;
+//! let mdp = tree.compile(&[1.0])?;
+//! let phi = DenseFeatures::from_fn(tree.n_states(), 2, 2, |s, a, k| match k {
+//!     0 => a as f64,
+//!     _ => f64::from(u8::from(s == a + 1)),
+//! })?;
+//! let (reference, beta) = (TabularPolicy::uniform(tree.n_states(), 2), Beta::try_new(0.5)?);
+//! let theta_star = [0.6, -0.4];
+//! let truth = LinearReward::try_new(&phi, &theta_star)?;
+//!
+//! let pairs = sample_preferences(&mdp, &truth, (&reference, &reference), 500, &SeedTree::new(1))?; // (3.1)
+//! let design = Design::from_pairs(&mdp, &phi, &pairs)?;
+//! let options = FitOptions { param_bound: 1.0, ..FitOptions::default() };
+//! let fit = fit_bradley_terry(&design, &options)?; // (4.1)
+//! let sigma = Metric::sigma_d(&design, 1.0)?; // (4.2)
+//! let set = ConfidenceSet::try_new(&fit.theta, &sigma, 8.0, 1.0)?;
+//! let output = algorithm1(&mdp, &phi, &reference, beta, &set, None)?;
+//! let theorem = theorem_4_2(&mdp, &phi, &reference, beta, &theta_star, &set, &output)?;
+//! assert!(theorem.premise && theorem.suboptimality <= theorem.bound);
+//! assert!(theorem.suboptimality < 0.05 && theorem.bound > 1.0); // what the bound leaves
+//! # Ok::<(), rto::Error>(())
+//! ```
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 

@@ -6,6 +6,31 @@
 //! | Theorem 4.2, both sides | [`theorem_4_2`] |
 //! | (B.1), Theorem B.1, and the baselined form | [`maxmin`], [`theorem_b1`] |
 //! | Remark B.2 for counted transitions | [`robust_soft_value_iteration`] |
+//!
+//! With a radius of zero Algorithm 1 trusts its estimate; with a large one it avoids what it has not seen:
+//!
+//! ```
+//! use rto::algorithm1::{ConfidenceSet, algorithm1};
+//! use rto::estimate::{Design, Metric};
+//! use rto::features::DenseFeatures;
+//! use rto::mdp::{ActionIx, Beta, StateIx, TabularPolicy, TokenTree};
+//!
+//! // One step, two tokens with a feature each; the comparisons are all about token 0.
+//! let mdp = TokenTree::try_new(1, 2, 1, None)?.compile(&[1.0])?;
+//! let phi = DenseFeatures::try_new(1, 2, 2, vec![1.0, 0.0, 0.0, 1.0])?;
+//! let (reference, beta) = (TabularPolicy::uniform(1, 2), Beta::try_new(1.0)?);
+//! let design = Design::try_new(2, [1.0, 0.0].repeat(99))?;
+//! let (sigma, theta) = (Metric::sigma_d(&design, 1.0)?, [0.0, 0.0]);
+//! let first = |radius| -> rto::Result<f64> {
+//!     let set = ConfidenceSet::try_new(&theta, &sigma, radius, 1.0)?;
+//!     let output = algorithm1(&mdp, &phi, &reference, beta, &set, None)?;
+//!     Ok(output.optimum.policy.prob(StateIx(0), ActionIx(0)))
+//! };
+//! assert_eq!(first(0.0)?, 0.5);
+//! // Σ_D = diag(100, 1): the bonuses are ϱ/10 and ϱ.
+//! assert!((first(1.0)? - 1.0 / (1.0 + (-0.9f64).exp())).abs() < 1e-12);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod convex;
 mod maxmin;

@@ -8,6 +8,21 @@
 //! | whether (4.1) has a finite maximiser | [`separation()`] |
 //! | Σ_𝒟 of (4.2); observed information + λI | [`Metric`] |
 //! | ϱ of Lemma A.1 and its repairs | [`radii`], [`RadiusKind`] |
+//!
+//! Three wins against one loss on a single feature: σ(θ) = ¾, unless the ball is smaller than log 3.
+//!
+//! ```
+//! use rto::estimate::{Design, FitOptions, fit_bradley_terry};
+//!
+//! let design = Design::try_new(1, vec![1.0, 1.0, 1.0, -1.0])?; // rows: winner's features minus loser's
+//! let wide = FitOptions { param_bound: 2.0, ..FitOptions::default() };
+//! let fit = fit_bradley_terry(&design, &wide)?;
+//! assert!((fit.theta[0] - 3f64.ln()).abs() < 1e-9 && !fit.at_bound);
+//! let tight = FitOptions { param_bound: 0.5, ..FitOptions::default() };
+//! let fit = fit_bradley_terry(&design, &tight)?;
+//! assert!(fit.theta[0] == 0.5 && fit.at_bound && fit.multiplier > 0.0);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod bradley_terry;
 mod covariance;

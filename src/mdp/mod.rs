@@ -15,6 +15,20 @@
 //! Footnote 2 of the paper (responses of different lengths): the state after the end-of-sentence
 //! token is absorbing with zero reward, zero features and zero KL. Here that state is
 //! [`StateIx::END`]; it has no row in any table, and its value is 0.
+//!
+//! A tree of one prompt whose action 1 ends the response, as a table:
+//!
+//! ```
+//! use rto::mdp::{ActionIx, StateIx, TokenTree};
+//!
+//! let tree = TokenTree::try_new(1, 3, 4, Some(ActionIx(1)))?;
+//! let mdp = tree.compile(&[1.0])?;
+//! assert_eq!((mdp.n_states(), mdp.horizon()), (1 + 3 + 9 + 27, 4));
+//! let root = tree.root(0);
+//! assert_eq!(mdp.next_state(root, ActionIx(1)), Some(StateIx::END)); // over after one token
+//! assert_eq!(mdp.next_state(root, ActionIx(2)), Some(tree.state(0, &[2])?));
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod general;
 mod layered;

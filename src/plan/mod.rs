@@ -14,6 +14,25 @@
 //!
 //! β log π_ref is part of Q, as in (3.3). An action with π_ref(a|s) = 0 has Q = −∞ and π(a|s) = 0 at
 //! every β, 0 included (0·log 0 = 0).
+//!
+//! The soft-optimal policy (3.4) of a one-step table is the Gibbs distribution of Lemma C.1:
+//!
+//! ```
+//! use ndarray::array;
+//! use rto::mdp::{ActionIx, Beta, StateIx, TabularPolicy, TokenTree};
+//! use rto::plan::{soft_value_iteration, suboptimality};
+//! use rto::reward::TabularReward;
+//!
+//! let mdp = TokenTree::try_new(1, 2, 1, None)?.compile(&[1.0])?;
+//! let reward = TabularReward::try_new(array![[1.0, 0.0]])?;
+//! let (reference, beta) = (TabularPolicy::uniform(1, 2), Beta::try_new(0.5)?);
+//! let best = soft_value_iteration(&mdp, &reward, &reference, beta)?;
+//! let gibbs = 1.0 / (1.0 + (-1.0f64 / 0.5).exp());
+//! assert!((best.policy.prob(StateIx(0), ActionIx(0)) - gibbs).abs() < 1e-15);
+//! assert_eq!(suboptimality(&mdp, &reward, &best.policy, &reference, beta)?, 0.0); // (3.5)
+//! assert!(suboptimality(&mdp, &reward, &reference, &reference, beta)? > 0.2);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod coverage;
 mod curvature;
