@@ -10,12 +10,14 @@ use rto::features::DenseFeatures;
 use rto::mdp::{ActionIx, Beta, StateIx, TokenTree};
 use rto::objective::Aggregation;
 use rto::plan::soft_value_iteration;
-use rto::policy::{OptimizerConfig, Regressor, StateMap, TabularLearner, TabularSoftmax};
+use rto::policy::{
+    OptimizerConfig, Regressor, StateMap, Table, TableFunction, TabularLearner, TabularSoftmax,
+};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
 use rto::seq::{
-    Channel, Episode, Finish, PerToken, PolicyLearner, StepReport, TokenObjective, TokenReward,
-    TokenScorer, Trainable, loss_and_score_grad,
+    Channel, Episode, Finish, PerToken, PolicyLearner, Ragged, StepReport, TokenObjective,
+    TokenReward, TokenScorer, Trainable, loss_and_score_grad,
 };
 use rto::token_reward::{DpoReward, PaidAtEnd, Scaled, SentenceReward};
 
@@ -90,67 +92,80 @@ fn config() -> PpoConfig {
     }
 }
 
-/// Keeps −B ∂ℒ/∂score of every token of every step: Â of the policy while its ratio is 1 (ρÂ or 0 after), and c(R − V) of the critic.
-struct Recorder<L> {
-    inner: L,
-    channel: Channel,
-    seen: Vec<f64>,
+/// −B ∂ℒ/∂score of every token of every step: Â of a policy while its ratio is 1 (ρÂ or 0 after), c(R − V) of a critic.
+#[derive(Default)]
+struct Seen {
+    all: Vec<f64>,
+    /// Tokens of the first step.
+    first: usize,
 }
 
-impl<L> Recorder<L> {
-    fn new(inner: L, channel: Channel) -> Self {
-        let seen = Vec::new();
-        Self {
-            inner,
-            channel,
-            seen,
+impl Seen {
+    fn record(&mut self, channel: Channel, scores: &PerToken, objective: &dyn TokenObjective) {
+        let (_, grad) = loss_and_score_grad(objective, scores).unwrap();
+        let grad = grad.get(channel).unwrap();
+        let rows = grad.n_rows() as f64;
+        self.all.extend(grad.values().iter().map(|g| -g * rows));
+        if self.first == 0 {
+            self.first = self.all.len();
         }
     }
-
-    fn record(&mut self, scores: &PerToken, objective: &dyn TokenObjective) {
-        let (_, grad) = loss_and_score_grad(objective, scores).unwrap();
-        let grad = grad.get(self.channel).unwrap();
-        let rows = grad.n_rows() as f64;
-        self.seen.extend(grad.values().iter().map(|g| -g * rows));
-    }
 }
 
-impl Trainable for Recorder<TabularLearner> {
+struct Policy(TabularLearner, Seen);
+
+impl Trainable for Policy {
     fn step(&mut self, batch: &[Episode], loss: &dyn TokenObjective) -> rto::Result<StepReport> {
-        self.record(&self.inner.policy().scores(batch)?, loss);
-        self.inner.step(batch, loss)
+        let scores = self.0.policy().scores(batch)?;
+        self.1.record(Channel::LogProb, &scores, loss);
+        self.0.step(batch, loss)
     }
 
     fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.inner.set_learning_rate(learning_rate);
+        self.0.set_learning_rate(learning_rate);
     }
 }
 
-impl PolicyLearner for Recorder<TabularLearner> {
+impl PolicyLearner for Policy {
     type Policy = TabularSoftmax;
 
     fn policy(&self) -> &TabularSoftmax {
-        self.inner.policy()
+        self.0.policy()
     }
 
     fn snapshot(&self) -> rto::Result<TabularSoftmax> {
-        self.inner.snapshot()
+        self.0.snapshot()
     }
 }
 
-impl<T: rto::policy::TableFunction> TokenScorer for Recorder<Regressor<T>> {
+struct Critic<T> {
+    inner: Regressor<T>,
+    /// Whether the final value is that of the state before it, as of a head that does not know that the response is over.
+    lingers: bool,
+    seen: Seen,
+}
+
+impl<T: TableFunction> TokenScorer for Critic<T> {
     fn channels(&self) -> &[Channel] {
         self.inner.channels()
     }
 
     fn scores(&self, batch: &[Episode]) -> rto::Result<PerToken> {
-        self.inner.scores(batch)
+        let scores = self.inner.scores(batch)?;
+        if !self.lingers {
+            return Ok(scores);
+        }
+        let values = scores.get(Channel::Value)?;
+        let last = values.rows().map(|v| [v[v.len() - 1]]);
+        let last = Ragged::from_rows(last);
+        scores.with(Channel::FinalValue, last)
     }
 }
 
-impl<T: rto::policy::TableFunction> Trainable for Recorder<Regressor<T>> {
+impl<T: TableFunction> Trainable for Critic<T> {
     fn step(&mut self, batch: &[Episode], loss: &dyn TokenObjective) -> rto::Result<StepReport> {
-        self.record(&self.inner.scores(batch)?, loss);
+        let scores = self.inner.scores(batch)?;
+        self.seen.record(Channel::Value, &scores, loss);
         self.inner.step(batch, loss)
     }
 
@@ -162,6 +177,7 @@ impl<T: rto::policy::TableFunction> Trainable for Recorder<Regressor<T>> {
 /// What a whole run showed: every token of every step of policy and critic, and the policy at its end.
 struct Trace {
     advantages: Vec<f64>,
+    first: usize,
     errors: Vec<f64>,
     end: Vec<f64>,
 }
@@ -175,9 +191,9 @@ fn cut(batch: Vec<Episode>) -> Vec<Episode> {
     batch.into_iter().map(one).collect()
 }
 
-fn train<T: rto::policy::TableFunction>(
+fn train<T: TableFunction>(
     reward: &dyn TokenReward,
-    critic: Regressor<T>,
+    mut critic: Critic<T>,
     config: PpoConfig,
     change: fn(Vec<Episode>) -> Vec<Episode>,
 ) -> Trace {
@@ -191,8 +207,7 @@ fn train<T: rto::policy::TableFunction>(
         seeds: &seeds,
     };
     let learner = TabularLearner::try_new(reference.clone(), OptimizerConfig::sgd(1.0)).unwrap();
-    let mut policy = Recorder::new(learner, Channel::LogProb);
-    let mut critic = Recorder::new(critic, Channel::Value);
+    let mut policy = Policy(learner, Seen::default());
     let mut state = PpoState::new(&config);
     while state.iteration < config.iterations {
         let batch = change(run.rollout(policy.policy(), &state).unwrap());
@@ -201,15 +216,27 @@ fn train<T: rto::policy::TableFunction>(
             .unwrap();
     }
     Trace {
-        advantages: policy.seen,
-        errors: critic.seen,
-        end: policy.inner.policy().params().to_vec(),
+        advantages: policy.1.all,
+        first: policy.1.first,
+        errors: critic.seen.all,
+        end: policy.0.policy().params().to_vec(),
     }
 }
 
+fn critic<T>(inner: Regressor<T>) -> Critic<T> {
+    Critic {
+        inner,
+        lingers: false,
+        seen: Seen::default(),
+    }
+}
+
+fn table(values: &[f64]) -> Critic<Table> {
+    critic(Regressor::critic(map(), values, OptimizerConfig::sgd(1.0)).unwrap())
+}
+
 fn tabular(reward: &dyn TokenReward, values: &[f64], config: PpoConfig) -> Trace {
-    let critic = Regressor::critic(map(), values, OptimizerConfig::sgd(1.0)).unwrap();
-    train(reward, critic, config, |batch| batch)
+    train(reward, table(values), config, |batch| batch)
 }
 
 fn furthest(a: &[f64], b: &[f64]) -> f64 {
@@ -237,7 +264,8 @@ fn same(a: &Trace, b: &Trace) {
 /// The first rollout is the same in both runs, so its advantages must be what differs.
 #[track_caller]
 fn differ(a: &Trace, b: &Trace) {
-    let n = a.advantages.len().min(b.advantages.len()) / 10;
+    let n = a.first;
+    assert_eq!(n, b.first);
     let off = furthest(&a.advantages[..n], &b.advantages[..n]);
     assert!(off > VISIBLE, "advantages differ by {off:e} only");
 }
@@ -273,8 +301,8 @@ fn rto_with_critic_v_is_dppo_with_critic_v_plus_credit() {
 
 /// The reward model r, β log(π*/π_ref) of the DPO policy of the same r, and V* at the first state of every state's prompt.
 fn same_model() -> (
-    SentenceReward<impl TokenScorer>,
-    PaidAtEnd<impl TokenReward>,
+    SentenceReward<Regressor<Table>>,
+    PaidAtEnd<DpoReward<TabularSoftmax, TabularSoftmax>>,
     Vec<f64>,
 ) {
     let (map, r) = (map(), random("reward", 3));
@@ -318,8 +346,8 @@ fn a_linear_critic_that_can_take_the_credit_will_do() {
     let psi = Arc::new(psi);
     let ends = |reward: &dyn TokenReward, theta: [f64; 3]| {
         let sgd = OptimizerConfig::sgd(1.0);
-        let critic = Regressor::linear_critic(map.clone(), psi.clone(), &theta, sgd).unwrap();
-        train(reward, critic, config(), |batch| batch)
+        let linear = Regressor::linear_critic(map.clone(), psi.clone(), &theta, sgd).unwrap();
+        train(reward, critic(linear), config(), |batch| batch)
     };
     let rto = ends(&dpo_reward(), [0.4, -0.2, 0.1]);
     same(&rto, &ends(&PaidAtEnd(dpo_reward()), [0.4, -0.2, 1.1]));
@@ -396,28 +424,37 @@ fn the_identities_need_rewards_that_are_not_clipped() {
 }
 
 /// A response cut at two tokens: with V(s₃) read as its final value, the offset C(s₃) is paid by the critic and the reward both.
+/// A critic that goes on past the end of a whole response pays the constant of the second identity twice.
 #[test]
 fn the_identities_need_a_final_value_of_zero() {
-    let ends = |reward: &dyn TokenReward, values: &[f64], bootstrap_truncated: bool| {
-        let critic = Regressor::critic(map(), values, OptimizerConfig::sgd(1.0)).unwrap();
-        let config = PpoConfig {
-            bootstrap_truncated,
-            ..config()
-        };
-        train(reward, critic, config, cut)
+    let config = |bootstrap_truncated| PpoConfig {
+        bootstrap_truncated,
+        ..config()
     };
     let (dense, sparse) = (dpo_reward(), PaidAtEnd(dpo_reward()));
     let shifted = plus(&start(), &credit(f64::INFINITY));
+    for bootstrap in [false, true] {
+        let rto = train(&dense, table(&start()), config(bootstrap), cut);
+        let dppo = train(&sparse, table(&shifted), config(bootstrap), cut);
+        match bootstrap {
+            false => same(&rto, &dppo),
+            true => differ(&rto, &dppo),
+        }
+    }
     let (ppo, dppo, constant) = same_model();
     let moved = plus(&start(), &constant);
-    same(
-        &ends(&dense, &start(), false),
-        &ends(&sparse, &shifted, false),
-    );
-    differ(
-        &ends(&dense, &start(), true),
-        &ends(&sparse, &shifted, true),
-    );
-    // A response that is cut has not earned Σr − V*(s₁): the reward of the same model is that only for whole ones.
-    differ(&ends(&dppo, &start(), true), &ends(&ppo, &moved, true));
+    for bootstrap in [false, true] {
+        let ends = |reward: &dyn TokenReward, values: &[f64]| {
+            let lingering = Critic {
+                lingers: true,
+                ..table(values)
+            };
+            train(reward, lingering, config(bootstrap), |batch| batch)
+        };
+        let (plain, ppo) = (ends(&dppo, &start()), ends(&ppo, &moved));
+        match bootstrap {
+            false => same(&plain, &ppo),
+            true => differ(&plain, &ppo),
+        }
+    }
 }
