@@ -6,7 +6,7 @@ use crate::Result;
 use crate::mdp::{Beta, StateIx, TabularPolicy};
 use crate::reward::RewardModel;
 use crate::seq::{
-    Episode, PolicyLearner, StepReport, TokenObjective, TokenScorer, Trainable, loss_and_score_grad,
+    Episode, PolicyLearner, StepReport, TokenObjective, Trainable, loss_and_score_grad,
 };
 
 /// A softmax policy with an optimiser.
@@ -78,10 +78,12 @@ impl<L: Logits> SoftmaxLearner<L> {
 
 impl<L: Logits> Trainable for SoftmaxLearner<L> {
     fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport> {
-        let scores = self.policy.scores(batch)?;
+        let forward = self.policy.forward(batch)?;
+        let scores = self.policy.scores_from(batch, &forward)?;
         let (loss, score_grad) = loss_and_score_grad(objective, &scores)?;
         self.grad.clear();
-        self.policy.pull_back(batch, &score_grad, &mut self.grad)?;
+        self.policy
+            .pull_back_from(batch, &forward, &score_grad, &mut self.grad)?;
         self.descend(loss)
     }
 

@@ -6,6 +6,13 @@ use crate::Result;
 use crate::mdp::{StateIx, check_len};
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenScorer};
 
+/// What a forward pass leaves for the backward one.
+pub(super) struct Forward {
+    walk: Walk,
+    /// log π(·|s_h), `[Σ H_i, A]`.
+    log_pi: Vec<f64>,
+}
+
 impl<L: Logits> SoftmaxPolicy<L> {
     fn reference_row(&self, s: StateIx) -> &[f64] {
         let reference = self.reference.as_ref();
@@ -80,12 +87,24 @@ impl<L: Logits> SoftmaxPolicy<L> {
         score_grad: &PerToken,
         out: &mut RowGradient,
     ) -> Result<()> {
-        let walk = self.map.walk_all(batch)?;
+        let forward = self.forward(batch)?;
+        self.pull_back_from(batch, &forward, score_grad, out)
+    }
+
+    /// [`SoftmaxPolicy::pull_back`] of a forward pass with the same parameters.
+    pub(super) fn pull_back_from(
+        &self,
+        batch: &[Episode],
+        forward: &Forward,
+        score_grad: &PerToken,
+        out: &mut RowGradient,
+    ) -> Result<()> {
+        let walk = &forward.walk;
         let (mut of_logits, mut of_values): (Vec<(Channel, &[f64])>, _) = (Vec::new(), None);
         for &c in &self.channels {
             let grad = score_grad.get(c)?;
             match c {
-                Channel::FinalValue => self.pull_back_final(&walk, grad, out)?,
+                Channel::FinalValue => self.pull_back_final(walk, grad, out)?,
                 Channel::Value => {
                     grad.check_fits(c.name(), batch)?;
                     of_values = Some(grad.values());
@@ -96,7 +115,7 @@ impl<L: Logits> SoftmaxPolicy<L> {
                 }
             }
         }
-        self.pull_back_logits(&walk, &of_logits, out);
+        self.pull_back_logits(forward, &of_logits, out);
         for (&(s, _), &g) in walk.steps.iter().zip(of_values.unwrap_or_default()) {
             if g != 0.0 {
                 self.logits.pull_back_value(s, g, out);
@@ -105,18 +124,23 @@ impl<L: Logits> SoftmaxPolicy<L> {
         Ok(())
     }
 
-    fn pull_back_logits(&self, walk: &Walk, channels: &[(Channel, &[f64])], out: &mut RowGradient) {
+    fn pull_back_logits(
+        &self,
+        forward: &Forward,
+        channels: &[(Channel, &[f64])],
+        out: &mut RowGradient,
+    ) {
         let na = self.logits.shape().1;
-        let (mut log_pi, mut d) = (vec![0.0; na], vec![0.0; na]);
-        for (i, &(s, a)) in walk.steps.iter().enumerate() {
+        let mut d = vec![0.0; na];
+        let rows = forward.log_pi.chunks_exact(na);
+        for (i, (&(s, a), log_pi)) in forward.walk.steps.iter().zip(rows).enumerate() {
             if channels.iter().all(|(_, g)| g[i] == 0.0) {
                 continue;
             }
-            self.write_log_probs(s, &mut log_pi);
             d.fill(0.0);
             for (c, g) in channels {
                 if g[i] != 0.0 {
-                    self.add_channel_grad(*c, g[i], (s, a.ix()), &log_pi, &mut d);
+                    self.add_channel_grad(*c, g[i], (s, a.ix()), log_pi, &mut d);
                 }
             }
             if self.temperature != 1.0 {
@@ -124,6 +148,38 @@ impl<L: Logits> SoftmaxPolicy<L> {
             }
             self.logits.pull_back(s, &d, out);
         }
+    }
+
+    /// log π(·|s_h) of all tokens, once for scores and gradient of a step.
+    pub(super) fn forward(&self, batch: &[Episode]) -> Result<Forward> {
+        let walk = self.map.walk_all(batch)?;
+        let na = self.logits.shape().1;
+        let mut log_pi = vec![0.0; walk.steps.len() * na];
+        for (&(s, _), row) in walk.steps.iter().zip(log_pi.chunks_exact_mut(na)) {
+            self.write_log_probs(s, row);
+        }
+        Ok(Forward { walk, log_pi })
+    }
+
+    /// The scores of a forward pass.
+    pub(super) fn scores_from(&self, batch: &[Episode], forward: &Forward) -> Result<PerToken> {
+        let na = self.logits.shape().1;
+        let mut channels = self.channels.iter();
+        channels.try_fold(PerToken::new(batch), |all, &c| {
+            if c == Channel::FinalValue {
+                return all.with(c, self.final_values(&forward.walk));
+            }
+            let mut values = Ragged::zeros(batch);
+            let rows = forward
+                .walk
+                .steps
+                .iter()
+                .zip(forward.log_pi.chunks_exact(na));
+            for (v, (&(s, a), log_pi)) in values.values_mut().iter_mut().zip(rows) {
+                *v = self.channel(c, s, a.ix(), log_pi);
+            }
+            all.with(c, values)
+        })
     }
 
     /// V is 0 where the table has ended, whatever θ.
@@ -152,22 +208,7 @@ impl<L: Logits> TokenScorer for SoftmaxPolicy<L> {
     }
 
     fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
-        let walk = self.map.walk_all(batch)?;
-        let mut log_pi = vec![0.0; self.logits.shape().1];
-        let per_token = self.channels.iter().copied();
-        let per_token = per_token.filter(|c| *c != Channel::FinalValue);
-        let mut values: Vec<_> = per_token.map(|c| (c, Ragged::zeros(batch))).collect();
-        for (i, &(s, a)) in walk.steps.iter().enumerate() {
-            self.write_log_probs(s, &mut log_pi);
-            for (c, values) in &mut values {
-                values.values_mut()[i] = self.channel(*c, s, a.ix(), &log_pi);
-            }
-        }
-        if self.channels.contains(&Channel::FinalValue) {
-            values.push((Channel::FinalValue, self.final_values(&walk)));
-        }
-        let mut channels = values.into_iter();
-        channels.try_fold(PerToken::new(batch), |all, (c, v)| all.with(c, v))
+        self.scores_from(batch, &self.forward(batch)?)
     }
 }
 
