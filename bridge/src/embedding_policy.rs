@@ -110,8 +110,8 @@ impl EmbeddingPolicy {
 
     /// log π(·|s) of a list of states, `[N, A]`, as a graph over `table`.
     fn log_probs(&self, table: &Tensor, states: &Tensor) -> candle_core::Result<Tensor> {
-        let logits = table.narrow(1, 0, self.map.mdp().n_actions())?;
-        let logits = (logits.index_select(states, 0)? / self.temperature)?;
+        let rows = table.index_select(states, 0)?;
+        let logits = (rows.narrow(1, 0, self.map.mdp().n_actions())? / self.temperature)?;
         let top = logits.max_keepdim(D::Minus1)?.detach();
         let shifted = logits.broadcast_sub(&top)?;
         let norm = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
@@ -125,9 +125,9 @@ impl EmbeddingPolicy {
         let ids: Vec<u32> = states.iter().map(at).collect();
         let alive: Vec<f64> = states.iter().map(|s| f64::from(goes_on(s))).collect();
         let n = states.len();
-        let column = table.narrow(1, self.map.mdp().n_actions(), 1)?;
-        let values = column.index_select(&Tensor::from_vec(ids, n, &Device::Cpu)?, 0)?;
-        values.squeeze(1)? * Tensor::from_vec(alive, n, &Device::Cpu)?
+        let rows = table.index_select(&Tensor::from_vec(ids, n, &Device::Cpu)?, 0)?;
+        let column = rows.narrow(1, self.map.mdp().n_actions(), 1)?;
+        column.squeeze(1)? * Tensor::from_vec(alive, n, &Device::Cpu)?
     }
 
     /// The channels of all tokens of a walk as graphs over `table`: `[N]` each, [`Channel::FinalValue`] `[B]`.
