@@ -96,12 +96,15 @@ fn furthest(a: &[f64], b: &[f64]) -> f64 {
     off.fold(0.0, f64::max)
 }
 
+/// What becomes of a rollout.
+type Change = fn(Vec<Episode>) -> Vec<Episode>;
+
 /// All iterations of a configuration, each rollout passed through `change`.
 fn train<L: PolicyLearner>(
     (learner, critic): (&mut L, &mut CriticSlot<'_>),
     (reference, reward): (&dyn TokenScorer, &dyn TokenReward),
     config: PpoConfig,
-    (prompts, change): (usize, fn(Vec<Episode>) -> Vec<Episode>),
+    (prompts, change): (usize, Change),
 ) -> Vec<f64> {
     let prompts: Vec<_> = (0..prompts).map(StateMap::prompt).collect();
     let (checked, seeds) = (config.check().unwrap(), SeedTree::new(3));

@@ -48,7 +48,9 @@ fn softmax(label: &str) -> TabularSoftmax {
     TabularSoftmax::try_new(map(), &random(label, 3)).unwrap()
 }
 
-fn dpo_reward() -> DpoReward<TabularSoftmax, TabularSoftmax> {
+type Dpo = DpoReward<TabularSoftmax, TabularSoftmax>;
+
+fn dpo_reward() -> Dpo {
     DpoReward::try_new(softmax("dpo"), softmax("reference"), BETA1).unwrap()
 }
 
@@ -300,11 +302,7 @@ fn rto_with_critic_v_is_dppo_with_critic_v_plus_credit() {
 }
 
 /// The reward model r, β log(π*/π_ref) of the DPO policy of the same r, and V* at the first state of every state's prompt.
-fn same_model() -> (
-    SentenceReward<Regressor<Table>>,
-    PaidAtEnd<DpoReward<TabularSoftmax, TabularSoftmax>>,
-    Vec<f64>,
-) {
+fn same_model() -> (SentenceReward<Regressor<Table>>, PaidAtEnd<Dpo>, Vec<f64>) {
     let (map, r) = (map(), random("reward", 3));
     let reference = softmax("reference");
     let reward = TabularReward::try_new(r.clone()).unwrap();
