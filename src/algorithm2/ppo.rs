@@ -190,7 +190,7 @@ impl PpoRun<'_> {
         }
     }
 
-    /// Line 6, and the advantages.
+    /// Everything that stays fixed while the policy moves.
     fn evaluate(
         &self,
         policy: &impl Policy,
@@ -209,17 +209,7 @@ impl PpoRun<'_> {
             None => kl,
         };
         let mut measured = Measured::new(state.beta2, &kl, &scores);
-        let mut reward = Ragged::zeros(&batch);
-        for (name, part) in self.reward.components(&batch)? {
-            part.check_fits("reward", &batch)?;
-            part.check_finite("reward")?;
-            measured.component(name, &part);
-            reward = reward.zip("reward", &part, |a, b| a + b)?;
-        }
-        if self.config.kl_placement == KlPlacement::Reward {
-            reward = add_kl_penalty(&reward, &kl, state.beta2)?;
-        }
-        let reward = whitened(self.config.reward_whitening, reward, None)?;
+        let reward = self.reward(&batch, &kl, &mut measured)?;
         let value_scores = match critic {
             CriticSlot::Separate(c) => Some(c.scores(&batch)?),
             CriticSlot::SharedTrunk => Some(scores.clone()),
@@ -238,6 +228,21 @@ impl PpoRun<'_> {
             critic,
         };
         Ok((rollout, measured))
+    }
+
+    /// Line 6: the reward and its KL term.
+    fn reward(&self, batch: &[Episode], kl: &Ragged, measured: &mut Measured) -> Result<Ragged> {
+        let mut reward = Ragged::zeros(batch);
+        for (name, part) in self.reward.components(batch)? {
+            part.check_fits("reward", batch)?;
+            part.check_finite("reward")?;
+            measured.component(name, &part);
+            reward = reward.zip("reward", &part, |a, b| a + b)?;
+        }
+        if self.config.kl_placement == KlPlacement::Reward {
+            reward = add_kl_penalty(&reward, kl, measured.beta2)?;
+        }
+        whitened(self.config.reward_whitening, reward, None)
     }
 
     fn advantages(
