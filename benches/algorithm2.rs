@@ -1,9 +1,12 @@
-//! Exact evaluation of a table, and training on one. Sizes are in the ids; single-threaded code.
+//! Exact evaluation of a table, and training on one, in processor time. Sizes are in the ids; single-threaded code.
 
 #![allow(missing_docs)] // criterion_group! makes an undocumented function
 
+mod common;
+
 use std::ops::Range;
 
+use common::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use rand::Rng;
@@ -24,7 +27,7 @@ fn random(map: &StateMap, name: &str) -> Array2<f64> {
 }
 
 /// From logits to SubOpt, reward, KL and entropy.
-fn exact(c: &mut Criterion) {
+fn exact(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("exact");
     group.sample_size(10);
     for (actions, horizon) in [(4, 5), (4, 10), (10, 6)] {
@@ -71,7 +74,7 @@ impl TokenObjective for Nll {
     }
 }
 
-fn table(c: &mut Criterion) {
+fn table(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("table");
     let tree = TokenTree::try_new(1, 4, 5, None).expect("valid sizes");
     let map = StateMap::tree(&tree, &[1.0]).expect("one prompt");
@@ -97,7 +100,7 @@ fn table(c: &mut Criterion) {
 }
 
 /// Rollout, reward, advantages and 4 epochs of 4 minibatches for policy and critic.
-fn ppo(c: &mut Criterion) {
+fn ppo(c: &mut Criterion<CpuTime>) {
     let tree = TokenTree::try_new(1, 4, 5, None).expect("valid sizes");
     let map = StateMap::tree(&tree, &[1.0]).expect("one prompt");
     let policy = TabularSoftmax::try_new(map.clone(), &random(&map, "policy")).expect("finite");
@@ -132,5 +135,9 @@ fn ppo(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, exact, table, ppo);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = exact, table, ppo
+}
 criterion_main!(benches);

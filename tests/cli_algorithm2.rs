@@ -1,5 +1,8 @@
 //! The `algorithm2` binary, run as a user runs it: whole, in shards, and killed.
 
+mod common;
+
+use common::{assert_refused, assert_same, assert_success, files, stderr};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,64 +14,11 @@ use tempfile::TempDir;
 const BINARY: &str = env!("CARGO_BIN_EXE_algorithm2");
 
 fn command(args: &[&str], dir: &Path) -> Command {
-    let mut command = Command::new(BINARY);
-    command
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .env_remove("RUST_BACKTRACE");
-    command
+    common::command(BINARY, args, dir)
 }
 
 fn algorithm2(args: &[&str], dir: &Path) -> Output {
-    command(args, dir).output().expect("algorithm2 starts")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn assert_success(output: &Output) {
-    assert!(output.status.success(), "{}", stderr(output));
-}
-
-/// Exit code not zero, not a panic, and one line that begins with `error:` and contains every part.
-#[track_caller]
-fn assert_refused(output: &Output, parts: &[&str]) {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
-    assert!(text.starts_with("error: "), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "{text:?} does not say {part:?}");
-    }
-}
-
-/// Every file below a folder, by its path, without the wall clock.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut out = BTreeMap::new();
-    let mut todo = vec![dir.to_path_buf()];
-    while let Some(folder) = todo.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                todo.push(path);
-            } else if path.file_name().unwrap() != "timings.json" {
-                let name = path.strip_prefix(dir).unwrap().display().to_string();
-                out.insert(name, fs::read(&path).unwrap());
-            }
-        }
-    }
-    out
-}
-
-#[track_caller]
-fn assert_same(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) {
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    for (name, bytes) in a {
-        assert!(b[name] == *bytes, "{name} differs");
-    }
+    common::run(BINARY, args, dir)
 }
 
 fn smoke(dir: &Path, out: &str) -> BTreeMap<String, Vec<u8>> {

@@ -1,5 +1,8 @@
 //! The `prop32` binary, run as a user runs it.
 
+mod common;
+
+use common::{assert_refused, assert_success, stderr};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -9,34 +12,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 fn prop32(args: &[&str], dir: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_prop32"))
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .env_remove("RUST_BACKTRACE")
-        .output()
-        .expect("prop32 starts")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Exit code not zero, not a panic, and one line that begins with `error:` and contains every part.
-#[track_caller]
-fn assert_refused(output: &Output, parts: &[&str]) {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
-    assert!(text.starts_with("error: "), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "{text:?} does not say {part:?}");
-    }
-}
-
-#[track_caller]
-fn assert_success(output: &Output) {
-    assert!(output.status.success(), "{}", stderr(output));
+    common::run(env!("CARGO_BIN_EXE_prop32"), args, dir)
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {

@@ -17,6 +17,8 @@ use rto::seq::{
 use rto::{Error, Result, Token};
 
 /// π(·|s) = softmax(E_s / T) with an embedding table E `[n_states, n_actions]` as a candle tensor on the CPU.
+///
+/// With values, E is `[n_states, n_actions + 1]` and its last column is V(s), as in [`rto::policy::TabularActorCritic`].
 #[derive(Debug, Clone)]
 pub struct EmbeddingPolicy {
     map: Arc<StateMap>,
@@ -72,14 +74,30 @@ impl EmbeddingPolicy {
     /// [`Error::Shape`]; [`Error::NonFinite`] where the reference has no mass.
     pub fn with_reference(mut self, reference: &TabularPolicy) -> Result<Self> {
         let values: Vec<f64> = reference.log_probs().iter().copied().collect();
-        let shape = self.table.dims2().map_err(backend)?;
+        let shape = (self.map.mdp().n_states(), self.map.mdp().n_actions());
         self.reference = Some(table(&values, shape, "log-probability of the reference")?);
         self.channels
             .extend([Channel::KlToReference, Channel::KlFromReference]);
         Ok(self)
     }
 
-    /// The logits in row order.
+    /// Also gives V, `[n_states]`, in [`Channel::Value`] and [`Channel::FinalValue`], 0 where the table of states has ended.
+    /// Its learner is then actor and critic on one trunk, or a separate critic.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::NonFinite`]; [`Error::Config`] when there are values already.
+    pub fn with_values(mut self, values: &[f64]) -> Result<Self> {
+        if self.channels.contains(&Channel::Value) {
+            let must = "given once: this policy has values already";
+            return Err(Error::config("values", "a second column", must));
+        }
+        let column = table(values, (self.map.mdp().n_states(), 1), "value")?;
+        self.table = Tensor::cat(&[&self.table, &column], 1).map_err(backend)?;
+        self.channels.extend([Channel::Value, Channel::FinalValue]);
+        Ok(self)
+    }
+
+    /// The logits in row order; with values, logits and value of each state in turn.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -92,14 +110,27 @@ impl EmbeddingPolicy {
 
     /// log π(·|s) of a list of states, `[N, A]`, as a graph over `table`.
     fn log_probs(&self, table: &Tensor, states: &Tensor) -> candle_core::Result<Tensor> {
-        let logits = (table.index_select(states, 0)? / self.temperature)?;
+        let rows = table.index_select(states, 0)?;
+        let logits = (rows.narrow(1, 0, self.map.mdp().n_actions())? / self.temperature)?;
         let top = logits.max_keepdim(D::Minus1)?.detach();
         let shifted = logits.broadcast_sub(&top)?;
         let norm = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
         shifted.broadcast_sub(&norm)
     }
 
-    /// The channels of all tokens of a walk, `[N]` each, as graphs over `table`.
+    /// V of a list of states, 0 where the table of states has ended, `[N]`, as a graph over `table`.
+    fn values(&self, table: &Tensor, states: &[StateIx]) -> candle_core::Result<Tensor> {
+        let goes_on = |s: &StateIx| *s != StateIx::END;
+        let at = |s: &StateIx| if goes_on(s) { s.0 } else { 0 };
+        let ids: Vec<u32> = states.iter().map(at).collect();
+        let alive: Vec<f64> = states.iter().map(|s| f64::from(goes_on(s))).collect();
+        let n = states.len();
+        let rows = table.index_select(&Tensor::from_vec(ids, n, &Device::Cpu)?, 0)?;
+        let column = rows.narrow(1, self.map.mdp().n_actions(), 1)?;
+        column.squeeze(1)? * Tensor::from_vec(alive, n, &Device::Cpu)?
+    }
+
+    /// The channels of all tokens of a walk as graphs over `table`: `[N]` each, [`Channel::FinalValue`] `[B]`.
     fn forward(&self, table: &Tensor, walk: &Walk) -> candle_core::Result<Vec<Tensor>> {
         let states: Vec<u32> = walk.steps.iter().map(|(s, _)| s.0).collect();
         let actions: Vec<u32> = walk.steps.iter().map(|(_, a)| a.0).collect();
@@ -123,6 +154,11 @@ impl EmbeddingPolicy {
                 let q = reference()?;
                 (q.exp()? * (q - &log_pi)?)?.sum(1)
             }
+            Channel::Value => {
+                let states: Vec<StateIx> = walk.steps.iter().map(|(s, _)| *s).collect();
+                self.values(table, &states)
+            }
+            Channel::FinalValue => self.values(table, &walk.last),
             other => candle_core::bail!("a policy has no {} channel", other.name()),
         };
         self.channels.iter().map(channel).collect()
@@ -165,7 +201,10 @@ impl TokenScorer for EmbeddingPolicy {
         let tensors = self.forward(&self.table.detach(), &walk).map_err(backend)?;
         for (&c, tensor) in self.channels.iter().zip(tensors) {
             let values: Vec<f64> = tensor.to_vec1().map_err(backend)?;
-            let mut ragged = Ragged::zeros(batch);
+            let mut ragged = match c {
+                Channel::FinalValue => Ragged::zeros_like_lengths(batch.iter().map(|_| 1)),
+                _ => Ragged::zeros(batch),
+            };
             ragged.values_mut().copy_from_slice(&values);
             scores = scores.with(c, ragged)?;
         }
@@ -252,7 +291,14 @@ impl EmbeddingLearner {
     /// As [`TokenScorer::scores`]; [`Error::Shape`] when the gradient belongs to another batch.
     pub fn pull_back(&self, batch: &[Episode], score_grad: &PerToken) -> Result<Vec<f64>> {
         for &c in &self.policy.channels {
-            score_grad.get(c)?.check_fits(c.name(), batch)?;
+            let grad = score_grad.get(c)?;
+            match c {
+                Channel::FinalValue => {
+                    let ones = Ragged::zeros_like_lengths(batch.iter().map(|_| 1));
+                    ones.check_same_shape(c.name(), grad)?;
+                }
+                _ => grad.check_fits(c.name(), batch)?,
+            }
         }
         let mut total = vec![0.0; self.table.elem_count()];
         for (m, rows) in batch.chunks(self.micro_batch).enumerate() {

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use super::{Checked, DpoConfig, FitConfig};
 use crate::objective::{BradleyTerry, Nll, Readout};
 use crate::seed::SeedTree;
-use crate::seq::{Episode, StepReport, TokenObjective, TokenScorer, Trainable};
+use crate::seq::{Episode, StepReport, TokenObjective, TokenScorer, Trainable, check_batch};
 use crate::token_reward::log_probs;
 use crate::{Error, Result};
 
@@ -71,6 +71,7 @@ pub fn dpo(
     let mut known = ReferenceScores(vec![None; pairs.len()]);
     let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
         let batch = interleave(pairs, items);
+        check_batch(&batch)?;
         let offsets = known.of(reference, pairs, items)?;
         let loss = BradleyTerry::dpo(&batch, &offsets, config.beta)?;
         Ok((

@@ -19,6 +19,7 @@ mod fit_config;
 mod ppo;
 mod report;
 mod rto;
+mod step;
 #[cfg(test)]
 mod tests;
 

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use super::critic::need;
 use super::fit::permutation;
+use super::fit_config::not_negative;
 use super::report::{IterationReport, Measured};
-use super::{Advantage, Checked, CriticSlot, KlPlacement, PolicyLoss, PpoConfig, Whitening};
+use super::{Advantage, Checked, CriticSlot, KlPlacement, PpoConfig, Whitening};
 use crate::advantage::{
     broadcast, final_values, gae, group_relative, leave_one_out, reward_to_go, whiten,
 };
-use crate::objective::{Nll, PpoClip, Sum, ValueLoss, ppo_diagnostics};
+use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
 use crate::seq::{
-    Channel, Episode, PerToken, Policy, PolicyLearner, Ragged, StreamKey, TokenObjective,
-    TokenReward, TokenScorer,
+    Channel, Episode, PerToken, Policy, PolicyLearner, Ragged, StreamKey, TokenReward, TokenScorer,
+    check_batch,
 };
 use crate::token_reward::{KlEstimator, add_kl_penalty, log_probs};
 use crate::{Error, Result, Token};
@@ -67,15 +68,17 @@ pub struct PpoRun<'a> {
 }
 
 /// V of the rollout and the returns it is fitted to.
-type ValuesAndReturns = (Ragged, Ragged);
+pub(super) type ValuesAndReturns = (Ragged, Ragged);
 
 /// The rollout of an iteration with everything that is fixed while the policy moves.
-struct Rollout {
-    batch: Vec<Episode>,
-    behaviour: Ragged,
-    reference: Ragged,
-    advantages: Ragged,
-    critic: Option<ValuesAndReturns>,
+pub(super) struct Rollout {
+    pub(super) batch: Vec<Episode>,
+    pub(super) behaviour: Ragged,
+    pub(super) reference: Ragged,
+    pub(super) advantages: Ragged,
+    /// [`Policy::chosen`].
+    pub(super) chosen: Option<Ragged>,
+    pub(super) critic: Option<ValuesAndReturns>,
 }
 
 impl PpoRun<'_> {
@@ -130,7 +133,7 @@ impl PpoRun<'_> {
     /// Apart from [`PpoRun::iterate`] for rewards that learn from the rollout before they are read (PRIME).
     ///
     /// # Errors
-    /// A channel that is missing, a reward that does not fit its responses, a ratio that is not 1 before the first step, and
+    /// A channel that is missing, an empty batch or response, a reward that does not fit its responses, a ratio that is not 1 before the first step, and
     /// those of every model.
     pub fn update<L: PolicyLearner>(
         &self,
@@ -140,6 +143,8 @@ impl PpoRun<'_> {
         batch: Vec<Episode>,
     ) -> Result<IterationReport> {
         self.check_channels(learner.policy(), critic)?;
+        check_batch(&batch)?;
+        not_negative("beta2 of the state", state.beta2)?;
         let (rollout, mut measured) = self.evaluate(learner.policy(), critic, state, batch)?;
         self.optimise(learner, critic, state, &rollout, &mut measured)?;
         let now = log_probs(learner.policy(), &rollout.batch)?;
@@ -185,7 +190,7 @@ impl PpoRun<'_> {
         }
     }
 
-    /// Line 6, and the advantages.
+    /// Everything that stays fixed while the policy moves.
     fn evaluate(
         &self,
         policy: &impl Policy,
@@ -194,20 +199,17 @@ impl PpoRun<'_> {
         batch: Vec<Episode>,
     ) -> Result<(Rollout, Measured)> {
         let scores = policy.scores(&batch)?;
+        let behaviour = scores.get(Channel::LogProb)?.clone();
+        behaviour.check_fits("log_prob", &batch)?;
         let reference = log_probs(self.reference, &batch)?;
+        let chosen = policy.chosen(&batch)?;
         let kl = self.config.kl_estimator.per_token(&scores, &reference)?;
+        let kl = match &chosen {
+            Some(mask) => kl.zip("mask of chosen tokens", mask, |k, m| k * m)?,
+            None => kl,
+        };
         let mut measured = Measured::new(state.beta2, &kl, &scores);
-        let mut reward = Ragged::zeros(&batch);
-        for (name, part) in self.reward.components(&batch)? {
-            part.check_fits("reward", &batch)?;
-            part.check_finite("reward")?;
-            measured.component(name, &part);
-            reward = reward.zip("reward", &part, |a, b| a + b)?;
-        }
-        if self.config.kl_placement == KlPlacement::Reward {
-            reward = add_kl_penalty(&reward, &kl, state.beta2)?;
-        }
-        let reward = whitened(self.config.reward_whitening, reward)?;
+        let reward = self.reward(&batch, &kl, &mut measured)?;
         let value_scores = match critic {
             CriticSlot::Separate(c) => Some(c.scores(&batch)?),
             CriticSlot::SharedTrunk => Some(scores.clone()),
@@ -218,13 +220,29 @@ impl PpoRun<'_> {
             measured.explained_variance(values, returns);
         }
         let rollout = Rollout {
-            behaviour: scores.get(Channel::LogProb)?.clone(),
-            advantages: whitened(self.config.advantage_whitening, advantages)?,
+            behaviour,
+            advantages: whitened(self.config.advantage_whitening, advantages, chosen.as_ref())?,
             batch,
             reference,
+            chosen,
             critic,
         };
         Ok((rollout, measured))
+    }
+
+    /// Line 6: the reward and its KL term.
+    fn reward(&self, batch: &[Episode], kl: &Ragged, measured: &mut Measured) -> Result<Ragged> {
+        let mut reward = Ragged::zeros(batch);
+        for (name, part) in self.reward.components(batch)? {
+            part.check_fits("reward", batch)?;
+            part.check_finite("reward")?;
+            measured.component(name, &part);
+            reward = reward.zip("reward", &part, |a, b| a + b)?;
+        }
+        if self.config.kl_placement == KlPlacement::Reward {
+            reward = add_kl_penalty(&reward, kl, measured.beta2)?;
+        }
+        whitened(self.config.reward_whitening, reward, None)
     }
 
     fn advantages(
@@ -240,6 +258,7 @@ impl PpoRun<'_> {
         let per_row = match (config.advantage, scores) {
             (Advantage::Gae, Some(scores)) => {
                 let values = scores.get(Channel::Value)?;
+                values.check_fits("value", batch)?;
                 let last = final_values(batch, scores, config.bootstrap_truncated)?;
                 let out = gae(reward, values, &last, config.gamma, config.lambda)?;
                 return Ok((out.advantages, Some((values.clone(), out.returns))));
@@ -254,131 +273,12 @@ impl PpoRun<'_> {
         };
         Ok((broadcast(&per_row, reward)?, None))
     }
-
-    /// Line 7: epochs of minibatch steps.
-    fn optimise<L: PolicyLearner>(
-        &self,
-        learner: &mut L,
-        critic: &mut CriticSlot<'_>,
-        state: &PpoState,
-        rollout: &Rollout,
-        measured: &mut Measured,
-    ) -> Result<()> {
-        let config = self.config;
-        let factor = config.schedule.factor(state.iteration, config.iterations);
-        learner.set_learning_rate(config.learning_rate * factor);
-        if let CriticSlot::Separate(c) = critic {
-            c.set_learning_rate(config.critic_learning_rate * factor);
-        }
-        let node = self.seeds.child("minibatch").index(state.iteration);
-        for epoch in 0..config.epochs as u64 {
-            let order = permutation(rollout.batch.len(), &node.index(epoch));
-            for (k, rows) in order.chunks(config.minibatch_size).enumerate() {
-                let batch: Vec<_> = rows.iter().map(|&i| rollout.batch[i].clone()).collect();
-                if epoch == 0 && k == 0 {
-                    self.check_ratio(learner.policy(), &batch, &rollout.behaviour.select(rows))?;
-                }
-                let policy_loss = self.policy_loss(&batch, rollout, rows, state.beta2)?;
-                let value_loss = self.value_loss(&batch, rollout, rows)?;
-                match (&mut *critic, value_loss) {
-                    (CriticSlot::SharedTrunk, Some(v)) => {
-                        let sum = Sum::new(vec![policy_loss, Box::new(v)])?;
-                        measured.policy_step(&learner.step(&batch, &sum)?);
-                    }
-                    (CriticSlot::Separate(c), Some(v)) => {
-                        measured.policy_step(&learner.step(&batch, &*policy_loss)?);
-                        measured.value_step(&c.step(&batch, &v)?, config.value_coef);
-                    }
-                    _ => measured.policy_step(&learner.step(&batch, &*policy_loss)?),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn policy_loss(
-        &self,
-        batch: &[Episode],
-        rollout: &Rollout,
-        rows: &[usize],
-        beta2: f64,
-    ) -> Result<Box<dyn TokenObjective>> {
-        let (config, advantages) = (self.config, rollout.advantages.select(rows));
-        let how = config.aggregation;
-        if config.policy_loss == PolicyLoss::PolicyGradient {
-            return Ok(Box::new(Nll::policy_gradient(
-                batch,
-                &advantages,
-                how,
-                None,
-            )?));
-        }
-        let behaviour = rollout.behaviour.select(rows);
-        let mut loss = PpoClip::new(batch, behaviour, advantages, config.clip, how, None)?
-            .with_entropy_bonus(config.entropy_bonus)?;
-        if let Some(c) = config.dual_clip {
-            loss = loss.with_dual_clip(c)?;
-        }
-        if config.kl_placement == KlPlacement::Loss {
-            let reference = rollout.reference.select(rows);
-            loss = match config.kl_estimator {
-                KlEstimator::Exact => loss.with_exact_kl(beta2)?,
-                KlEstimator::K2 => loss.with_k2(beta2, reference)?,
-                KlEstimator::K1 | KlEstimator::K3 => loss.with_k3(beta2, reference)?,
-            };
-        }
-        Ok(Box::new(loss))
-    }
-
-    fn value_loss(
-        &self,
-        batch: &[Episode],
-        rollout: &Rollout,
-        rows: &[usize],
-    ) -> Result<Option<ValueLoss>> {
-        let (config, how) = (self.config, self.config.aggregation);
-        let loss = |(values, returns): &ValuesAndReturns| {
-            let (old, target) = (values.select(rows), returns.select(rows));
-            ValueLoss::new(
-                batch,
-                target,
-                old,
-                config.value_coef,
-                config.value_clip,
-                how,
-            )
-        };
-        rollout.critic.as_ref().map(loss).transpose()
-    }
-
-    /// Scores must not depend on the batch a row stands in, nor on chance (dropout): else PPO's ratio is wrong from the start.
-    fn check_ratio(
-        &self,
-        policy: &impl Policy,
-        batch: &[Episode],
-        behaviour: &Ragged,
-    ) -> Result<()> {
-        let now = log_probs(policy, batch)?;
-        let off = ppo_diagnostics(behaviour, &now, self.config.clip)?.ratio_deviation;
-        if off <= self.config.ratio_tolerance {
-            return Ok(());
-        }
-        let must = format!(
-            "within {:e} of 1 before the first step: scores change with the batch or the call",
-            self.config.ratio_tolerance
-        );
-        Err(Error::config(
-            "ratio of the first minibatch",
-            format!("1 ± {off:e}"),
-            must,
-        ))
-    }
 }
 
-fn whitened(how: Whitening, x: Ragged) -> Result<Ragged> {
+fn whitened(how: Whitening, x: Ragged, mask: Option<&Ragged>) -> Result<Ragged> {
     match how {
         Whitening::Off => Ok(x),
-        Whitening::Scale => whiten(&x, None, false),
-        Whitening::ShiftAndScale => whiten(&x, None, true),
+        Whitening::Scale => whiten(&x, mask, false),
+        Whitening::ShiftAndScale => whiten(&x, mask, true),
     }
 }

@@ -45,7 +45,7 @@ pub struct IterationReport {
 /// Collects the numbers of a report.
 pub(super) struct Measured {
     rewards: Vec<(String, f64)>,
-    beta2: f64,
+    pub(super) beta2: f64,
     pub(super) sequence_kl: f64,
     entropy: Option<f64>,
     explained_variance: Option<f64>,

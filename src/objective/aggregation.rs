@@ -1,6 +1,6 @@
 //! How the numbers of many tokens become one loss.
 
-use crate::seq::{Episode, Ragged};
+use crate::seq::{Episode, Ragged, check_batch};
 use crate::{Error, Result};
 
 /// The weight w_{i,h} of token h of row i in ℒ = Σ_{i,h} w_{i,h} ℓ_{i,h}.
@@ -32,8 +32,10 @@ impl Aggregation {
     /// w, `[B][H_i]`. A row of which no token counts has weight 0 and still counts in B.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the mask does not fit; [`Error::Config`] on a mask that is not 0 or 1, or when no token counts.
+    /// Those of [`check_batch`]; [`Error::Shape`] when the mask does not fit; [`Error::Config`] on a mask that is not 0 or 1, or when
+    /// no token counts.
     pub fn weights(self, batch: &[Episode], mask: Option<&Ragged>) -> Result<Ragged> {
+        check_batch(batch)?;
         let mut w = match mask {
             None => Ragged::zeros(batch).map(|_| 1.0),
             Some(m) => {

@@ -35,7 +35,7 @@ pub use tdpo::Tdpo;
 pub use unpaired::{Unpaired, kto_reference_point};
 pub use value::ValueLoss;
 
-use crate::seq::Episode;
+use crate::seq::{Episode, check_batch};
 use crate::{Error, Result};
 
 /// Every row a group of its own.
@@ -49,6 +49,7 @@ fn pairs(batch: &[Episode]) -> Result<Vec<Range<usize>>> {
         let must = "a positive even number: winner, loser, winner, loser, …";
         return Err(Error::config("rows of a batch of pairs", batch.len(), must));
     }
+    check_batch(batch)?;
     if let Some(k) = batch
         .chunks_exact(2)
         .position(|p| p[0].prompt != p[1].prompt)

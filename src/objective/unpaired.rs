@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::preference::{check_rows, logistic};
 use super::single_rows;
 use crate::numerics::sigmoid;
-use crate::seq::{Channel, Episode, PerToken, TokenObjective};
+use crate::seq::{Channel, Episode, PerToken, TokenObjective, check_batch};
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +37,7 @@ impl Unpaired {
         if !(beta.is_finite() && beta > 0.0) {
             return Err(Error::config("beta", beta, "finite and > 0"));
         }
-        if batch.is_empty() {
-            return Err(Error::config("batch", "no row", "at least one row"));
-        }
+        check_batch(batch)?;
         check_rows("log_prob of the reference", batch.len(), reference)?;
         check_rows("labels", batch.len(), &labels)?;
         Ok(Self {

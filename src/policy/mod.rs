@@ -8,24 +8,27 @@
 //! |---|---|
 //! | π(a\|s) ∝ exp(z(s, a)/T) | [`TabularSoftmax`], [`TabularLearner`] |
 //! | π(a\|s) ∝ π_base(a\|s) exp(θᵀφ(s, a)/T) | [`LogLinearSoftmax`], [`LogLinearLearner`] |
+//! | both in one θ: the shared trunk | [`TabularActorCritic`], [`TabularActorCriticLearner`], [`LogLinearSoftmax::with_values`] |
 //! | V(s), tabular or θᵀψ(s) | [`Regressor::critic`], [`Regressor::linear_critic`] |
 //! | r(s, a), tabular or θᵀφ(s, a) | [`Regressor::reward`], [`Regressor::linear_reward`] |
 //! | SubOpt, reward, KL, entropy without sampling | [`ExactEvaluator`], [`tabulate`] |
 //! | ∇V^π_β(ρ) | [`exact_policy_gradient`] |
 
 mod exact;
+mod learner;
+mod logits;
 pub mod optimizer;
 mod regressor;
+mod scores;
 mod softmax;
 mod state_map;
 
 pub use exact::{
     ExactEvaluator, ExactReport, exact_policy_gradient, response_total_variation, tabulate,
 };
+pub use learner::{LogLinearLearner, SoftmaxLearner, TabularActorCriticLearner, TabularLearner};
+pub use logits::{ActorCriticTable, LogLinear, LogitTable, Logits};
 pub use optimizer::{Optimizer, OptimizerConfig, RowGradient, Rule};
 pub use regressor::{LinearFunction, Regressor, Table, TableFunction};
-pub use softmax::{
-    LogLinear, LogLinearLearner, LogLinearSoftmax, LogitTable, Logits, SoftmaxLearner,
-    SoftmaxPolicy, TabularLearner, TabularSoftmax,
-};
+pub use softmax::{LogLinearSoftmax, SoftmaxPolicy, TabularActorCritic, TabularSoftmax};
 pub use state_map::{StateMap, Walk};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Optimizer, OptimizerConfig, RowGradient, StateMap};
+use super::{Optimizer, OptimizerConfig, RowGradient, StateMap, Walk};
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, StateIx, check_finite, check_len};
 use crate::seq::{
@@ -214,6 +214,25 @@ impl<T: TableFunction> Regressor<T> {
         self.function.params()
     }
 
+    fn scores_from(&self, batch: &[Episode], walk: &Walk) -> Result<PerToken> {
+        let mut values = Ragged::zeros(batch);
+        for (v, &(s, a)) in values.values_mut().iter_mut().zip(&walk.steps) {
+            *v = self.function.at(s, self.column(a));
+        }
+        let scores = PerToken::new(batch).with(self.channels()[0], values)?;
+        if !self.is_critic {
+            return Ok(scores);
+        }
+        let value = |s: &StateIx| match *s {
+            StateIx::END => [0.0],
+            s => [self.function.at(s, ActionIx(0))],
+        };
+        scores.with(
+            Channel::FinalValue,
+            Ragged::from_rows(walk.last.iter().map(value)),
+        )
+    }
+
     /// The column of a pair.
     #[inline]
     fn column(&self, a: ActionIx) -> ActionIx {
@@ -231,6 +250,16 @@ impl<T: TableFunction> Regressor<T> {
         out: &mut RowGradient,
     ) -> Result<()> {
         let walk = self.map.walk_all(batch)?;
+        self.pull_back_from(batch, &walk, score_grad, out)
+    }
+
+    fn pull_back_from(
+        &self,
+        batch: &[Episode],
+        walk: &Walk,
+        score_grad: &PerToken,
+        out: &mut RowGradient,
+    ) -> Result<()> {
         let channel = self.channels()[0];
         let values = score_grad.get(channel)?;
         values.check_fits(channel.name(), batch)?;
@@ -261,33 +290,18 @@ impl<T: TableFunction> TokenScorer for Regressor<T> {
     }
 
     fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
-        let walk = self.map.walk_all(batch)?;
-        let mut values = Ragged::zeros(batch);
-        for (v, &(s, a)) in values.values_mut().iter_mut().zip(&walk.steps) {
-            *v = self.function.at(s, self.column(a));
-        }
-        let scores = PerToken::new(batch).with(self.channels()[0], values)?;
-        if !self.is_critic {
-            return Ok(scores);
-        }
-        let value = |s: &StateIx| match *s {
-            StateIx::END => [0.0],
-            s => [self.function.at(s, ActionIx(0))],
-        };
-        scores.with(
-            Channel::FinalValue,
-            Ragged::from_rows(walk.last.iter().map(value)),
-        )
+        self.scores_from(batch, &self.map.walk_all(batch)?)
     }
 }
 
 impl<T: TableFunction> Trainable for Regressor<T> {
     fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport> {
-        let scores = self.scores(batch)?;
+        let walk = self.map.walk_all(batch)?;
+        let scores = self.scores_from(batch, &walk)?;
         let (loss, score_grad) = loss_and_score_grad(objective, &scores)?;
         let mut grad = std::mem::replace(&mut self.grad, RowGradient::zeros(0, 1));
         grad.clear();
-        let pulled = self.pull_back(batch, &score_grad, &mut grad);
+        let pulled = self.pull_back_from(batch, &walk, &score_grad, &mut grad);
         self.grad = grad;
         pulled?;
         let params = self.function.params_mut();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TokenTree};
-use crate::seq::{Episode, Finish};
+use crate::seq::{Episode, Finish, check_batch};
 use crate::{Error, Result, Token};
 
 /// Prompts and tokens as states and actions of a deterministic table.
@@ -136,6 +136,9 @@ impl StateMap {
             steps: Vec::with_capacity(batch.iter().map(Episode::len).sum()),
             last: Vec::with_capacity(batch.len()),
         };
+        if !batch.is_empty() {
+            check_batch(batch)?;
+        }
         for episode in batch {
             let end = self.walk(episode, &mut walk.steps)?;
             walk.last.push(end);

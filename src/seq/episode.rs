@@ -35,15 +35,15 @@ impl Episode {
     /// # Errors
     /// [`Error::Config`] when the response has no token: there is no action to score.
     pub fn try_new(prompt: Arc<[Token]>, response: Vec<Token>, finish: Finish) -> Result<Self> {
-        if response.is_empty() {
-            let must = "at least one token (the end-of-sentence token counts)";
-            return Err(Error::config("response", "an empty response", must));
-        }
-        Ok(Self {
+        let episode = Self {
             prompt,
             response,
             finish,
-        })
+        };
+        match episode.is_empty() {
+            true => Err(empty_response("response".into())),
+            false => Ok(episode),
+        }
     }
 
     /// H_i, the number of actions.
@@ -52,10 +52,29 @@ impl Episode {
         self.response.len()
     }
 
-    /// Always false for an episode made by [`Episode::try_new`].
+    /// Always false for an episode made by [`Episode::try_new`]; see [`check_batch`] for others.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.response.is_empty()
+    }
+}
+
+fn empty_response(field: String) -> Error {
+    let must = "at least one token (the end-of-sentence token counts)";
+    Error::config(field, "an empty response", must)
+}
+
+/// Refuses a batch that holds nothing to learn from, and responses without a token, which an [`Episode`] written out by hand can have.
+///
+/// # Errors
+/// [`Error::Config`] naming the row.
+pub fn check_batch(batch: &[Episode]) -> Result<()> {
+    if batch.is_empty() {
+        return Err(Error::config("batch", "no response", "at least one"));
+    }
+    match batch.iter().position(Episode::is_empty) {
+        None => Ok(()),
+        Some(i) => Err(empty_response(format!("response of row {i}"))),
     }
 }
 

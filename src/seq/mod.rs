@@ -14,7 +14,7 @@ mod per_token;
 mod traits;
 
 pub use decoder::Decoder;
-pub use episode::{Episode, Finish, StreamKey, inverse_cdf};
+pub use episode::{Episode, Finish, StreamKey, check_batch, inverse_cdf};
 pub use per_token::{Channel, PerToken, Ragged};
 pub use traits::{
     Policy, PolicyLearner, StepReport, TokenObjective, TokenReward, TokenScorer, Trainable,

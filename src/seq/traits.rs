@@ -29,6 +29,20 @@ pub trait Policy: TokenScorer {
     /// # Errors
     /// An unknown prompt, a prompt that leaves no room for a response, lists of different lengths.
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>>;
+
+    /// Which tokens of its own responses the policy chose, `[B][H_i]`: 1, or 0 for a token that was forced on it, such as an
+    /// end-of-sentence token written at the longest length. None, the default, where all of them were chosen.
+    ///
+    /// A forced token is drawn from a point mass, so that its log-probability is 0 and so is the reward (4.5) on it; it may still
+    /// carry a sentence's reward. Training leaves it out of the policy's loss and its normalisers, of the KL term and of the
+    /// whitening of advantages.
+    /// V of the state before it stays: that state was reached by choice, and its value is what earlier tokens bootstrap from.
+    ///
+    /// # Errors
+    /// An episode the policy cannot have drawn.
+    fn chosen(&self, _batch: &[Episode]) -> Result<Option<Ragged>> {
+        Ok(None)
+    }
 }
 
 /// A loss ℒ of the scores of a batch, with its gradient.

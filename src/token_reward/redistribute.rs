@@ -3,6 +3,7 @@
 use rand::Rng;
 
 use super::implicit::positive;
+use super::sentence::check_last_tokens;
 use crate::seed::SeedTree;
 use crate::seq::{Episode, Ragged, TokenReward};
 use crate::{Error, Result};
@@ -92,6 +93,7 @@ impl<I: TokenReward, A: AttentionReadout> Redistributed<I, A> {
 
 impl<I: TokenReward, A: AttentionReadout> TokenReward for Redistributed<I, A> {
     fn rewards(&self, batch: &[Episode]) -> Result<Ragged> {
+        check_last_tokens(batch)?;
         let mut rewards = self.inner.rewards(batch)?;
         rewards.check_fits("reward", batch)?;
         let attention = self.readout.attention(batch)?;

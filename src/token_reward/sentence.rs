@@ -1,7 +1,7 @@
 //! Sentence-level rewards, where they are paid, and sums of rewards.
 
 use super::implicit::{DpoReward, positive};
-use crate::seq::{Channel, Episode, Ragged, TokenReward, TokenScorer};
+use crate::seq::{Channel, Episode, Ragged, TokenReward, TokenScorer, check_batch};
 use crate::{Error, Result};
 
 /// The whole reward of a response at its last token: (2.3), and (5.1) of an inner [`DpoReward`].
@@ -21,7 +21,16 @@ impl<I: TokenReward> TokenReward for PaidAtEnd<I> {
     }
 }
 
+/// Every response has a last token to be paid at; a batch of none is fine.
+pub(super) fn check_last_tokens(batch: &[Episode]) -> Result<()> {
+    match batch.is_empty() {
+        true => Ok(()),
+        false => check_batch(batch),
+    }
+}
+
 fn at_end(mut rewards: Ragged, batch: &[Episode]) -> Result<Ragged> {
+    check_last_tokens(batch)?;
     rewards.check_fits("reward", batch)?;
     for i in 0..rewards.n_rows() {
         let row = rewards.row_mut(i);
