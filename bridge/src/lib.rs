@@ -32,6 +32,8 @@ pub mod embedding_policy;
 pub mod error;
 pub mod evaluator;
 pub mod generate;
+#[cfg(feature = "judge")]
+pub mod judge;
 pub mod memory_plan;
 pub mod model;
 pub mod ops;
@@ -39,6 +41,7 @@ pub mod optimizer;
 pub mod params;
 pub mod sampler;
 pub mod tokenizer;
+pub mod win_rate;
 pub mod world;
 
 pub use error::{Error, Result};
