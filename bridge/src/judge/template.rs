@@ -60,8 +60,10 @@ impl Template {
             let name = after.split_once("}}").map(|(name, _)| name.trim());
             let known = name.and_then(|name| NAMES.iter().position(|n| *n == name));
             let Some(which) = known else {
-                let found: String = after.chars().take(20).collect();
-                let found = found.lines().next().unwrap_or_default();
+                let found: String = match name {
+                    Some(name) if name.len() <= 40 => format!("{name}}}}}"),
+                    _ => after.chars().take(20).take_while(|c| *c != '\n').collect(),
+                };
                 return Err(format!(
                     "line {line}: found \"{{{{{found}\", expected one of the places {}",
                     places()
@@ -114,7 +116,7 @@ mod tests {
         );
         assert_eq!(
             parse("{{query}}\n{{respons_a}} {{response_b}}").unwrap_err(),
-            "line 2: found \"{{respons_a}} {{respons\", expected one of the places {{query}}, {{response_a}}, {{response_b}}"
+            "line 2: found \"{{respons_a}}\", expected one of the places {{query}}, {{response_a}}, {{response_b}}"
         );
         assert_eq!(
             parse("{{query}} {{response_a}}").unwrap_err(),
