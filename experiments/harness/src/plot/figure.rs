@@ -126,6 +126,14 @@ impl Figure {
         render::save(&self.paint(), &dir.join(name))
     }
 
+    /// The figure as SVG text, for a page that needs no other file.
+    ///
+    /// # Errors
+    /// The drawing library fails.
+    pub fn svg(&self) -> Result<String> {
+        render::svg(&self.paint())
+    }
+
     pub(crate) fn paint(&self) -> Painter {
         let (width, mut height) = (self.size.0.max(240), self.size.1.max(200));
         loop {

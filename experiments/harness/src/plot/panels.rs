@@ -62,6 +62,14 @@ impl Panels {
         render::save(&self.paint(), &dir.join(name))
     }
 
+    /// The page as SVG text, for a document that needs no other file.
+    ///
+    /// # Errors
+    /// The drawing library fails.
+    pub fn svg(&self) -> Result<String> {
+        render::svg(&self.paint())
+    }
+
     pub(crate) fn paint(&self) -> Painter {
         let mut height = f64::from(self.panel_size.1.max(200));
         loop {

@@ -1,0 +1,337 @@
+//! Reading what there is of a run folder.
+
+use anyhow::{Result, anyhow, bail};
+use rto_bridge::win_rate::{Answer, Method, WinRates};
+use rto_harness::json_error::explain;
+use rto_harness::table::Table;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A file's contents, or why there is nothing to show.
+pub type Part<T> = std::result::Result<T, Absent>;
+
+/// Why there is nothing to show.
+#[derive(Debug, Clone)]
+pub struct Absent {
+    pub why: String,
+    /// There is a file, and it is damaged.
+    pub damaged: bool,
+}
+
+/// The metrics of a stage: name → (step, value) in order.
+pub struct Stage {
+    pub name: String,
+    pub series: BTreeMap<String, Vec<(f64, f64)>>,
+}
+
+/// The answers of all methods.
+pub struct Evaluation {
+    pub methods: Vec<Method>,
+    /// Share of answers that ended themselves.
+    pub finished: Vec<f64>,
+    pub win_rates: WinRates,
+}
+
+pub struct Sample {
+    pub method: String,
+    pub prompt: String,
+    pub response: String,
+    pub reward: Option<f64>,
+}
+
+pub struct Credit {
+    pub prompt: String,
+    pub tokens: Vec<String>,
+    pub dpo: Vec<f64>,
+    /// Where the true token reward is known.
+    pub truth: Option<Vec<f64>>,
+}
+
+pub struct Exact {
+    pub method: String,
+    /// Suboptimality, value, KL.
+    pub numbers: [f64; 3],
+}
+
+pub struct Run {
+    pub dir: PathBuf,
+    pub config: Part<String>,
+    pub versions: Part<Map<String, Value>>,
+    pub stages: Part<Vec<Stage>>,
+    pub evaluation: Part<Evaluation>,
+    pub samples: Part<Vec<Sample>>,
+    pub exact: Part<Vec<Exact>>,
+    pub credit: Part<Vec<Credit>>,
+}
+
+impl Run {
+    pub fn load(dir: &Path) -> Self {
+        Self {
+            dir: dir.into(),
+            config: part(dir, "config.toml", |path| {
+                Ok(std::fs::read_to_string(path)?)
+            }),
+            versions: part(dir, "versions.json", |path| {
+                let text = std::fs::read_to_string(path)?;
+                object(&text)
+            }),
+            stages: part(dir, "metrics", stages),
+            evaluation: part(dir, "evaluation.csv", evaluation),
+            samples: part(dir, "samples.jsonl", |path| lines(path, sample)),
+            exact: part(dir, "exact.csv", exact),
+            credit: part(dir, "credit.jsonl", |path| lines(path, credit)),
+        }
+    }
+
+    /// Whether no file of a run is here.
+    pub fn is_empty(&self) -> bool {
+        let absent = self.absent();
+        absent
+            .iter()
+            .all(|part| part.is_some_and(|absent| !absent.damaged))
+    }
+
+    /// Damaged files, a line each.
+    pub fn problems(&self) -> Vec<String> {
+        let absent = self.absent().into_iter().flatten();
+        absent
+            .filter(|a| a.damaged)
+            .map(|a| a.why.clone())
+            .collect()
+    }
+
+    fn absent(&self) -> [Option<&Absent>; 7] {
+        [
+            self.config.as_ref().err(),
+            self.versions.as_ref().err(),
+            self.stages.as_ref().err(),
+            self.evaluation.as_ref().err(),
+            self.samples.as_ref().err(),
+            self.exact.as_ref().err(),
+            self.credit.as_ref().err(),
+        ]
+    }
+
+    /// A top-level line `key = value` of the config, without quotes.
+    pub fn setting(&self, key: &str) -> Option<String> {
+        let config = self.config.as_ref().ok()?;
+        let top = config.lines().take_while(|line| !line.starts_with('['));
+        let mut settings = top.filter_map(|line| line.split_once('='));
+        let (_, value) = settings.find(|(name, _)| name.trim() == key)?;
+        Some(value.trim().trim_matches('"').to_string())
+    }
+}
+
+fn part<T>(dir: &Path, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Part<T> {
+    let path = dir.join(name);
+    if !path.exists() {
+        let why = format!("{name} is not in this run folder.");
+        return Err(Absent {
+            why,
+            damaged: false,
+        });
+    }
+    read(&path).map_err(|e| {
+        // Only the part below the run folder: the page travels.
+        let said = e.to_string().replace(&format!("{}/", dir.display()), "");
+        let why = match said.starts_with(name) {
+            true => said,
+            false => format!("{name}: {said}"),
+        };
+        Absent { why, damaged: true }
+    })
+}
+
+fn object(text: &str) -> Result<Map<String, Value>> {
+    match serde_json::from_str(text).map_err(|e| explain(text, &e))? {
+        Value::Object(map) => Ok(map),
+        other => bail!("found {other}, expected a JSON object"),
+    }
+}
+
+/// JSON lines, each made into a value. A last line without its end is what a killed process left, and is passed over.
+fn lines<T>(path: &Path, make: impl Fn(&Map<String, Value>) -> Result<T>) -> Result<Vec<T>> {
+    let text = std::fs::read_to_string(path)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let mut all = Vec::new();
+    for (i, line) in text[..whole].lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let made = object(line).and_then(|map| make(&map));
+        all.push(made.map_err(|e| anyhow!("{}:{}: {e}", path.display(), i + 1))?);
+    }
+    if all.is_empty() {
+        bail!("{}: is empty", path.display());
+    }
+    Ok(all)
+}
+
+fn text(map: &Map<String, Value>, key: &str) -> Result<String> {
+    match map.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => bail!("{key}: found {other}, expected a text"),
+        None => bail!("no key {key:?}"),
+    }
+}
+
+fn sample(map: &Map<String, Value>) -> Result<Sample> {
+    Ok(Sample {
+        method: text(map, "method")?,
+        prompt: text(map, "prompt")?,
+        response: text(map, "response")?,
+        reward: map.get("reward").and_then(Value::as_f64),
+    })
+}
+
+fn credit(map: &Map<String, Value>) -> Result<Credit> {
+    let list = |key: &str| match map.get(key) {
+        Some(Value::Array(list)) => Ok(list),
+        _ => Err(anyhow!("{key}: expected a list")),
+    };
+    let tokens: Vec<String> = list("tokens")?
+        .iter()
+        .map(|t| t.as_str().map_or_else(|| t.to_string(), String::from))
+        .collect();
+    let numbers = |key: &str| -> Result<Vec<f64>> {
+        let found: Option<Vec<f64>> = list(key)?.iter().map(Value::as_f64).collect();
+        match found {
+            Some(found) if found.len() == tokens.len() => Ok(found),
+            Some(found) => bail!(
+                "{key}: found {} numbers, expected {} as there are tokens",
+                found.len(),
+                tokens.len()
+            ),
+            None => bail!("{key}: expected numbers"),
+        }
+    };
+    let truth = match map.get("true_reward") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(numbers("true_reward")?),
+    };
+    Ok(Credit {
+        prompt: text(map, "prompt")?,
+        dpo: numbers("dpo_reward")?,
+        truth,
+        tokens,
+    })
+}
+
+fn stages(dir: &Path) -> Result<Vec<Stage>> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "jsonl") {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        bail!("metrics: holds no <stage>.jsonl");
+    }
+    paths.sort();
+    paths.iter().map(|path| stage(path)).collect()
+}
+
+fn stage(path: &Path) -> Result<Stage> {
+    let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let records = lines(path, |map| Ok(map.clone()))?;
+    for (i, map) in records.iter().enumerate() {
+        let Some(step) = map.get("step").and_then(Value::as_f64) else {
+            bail!("{}: record {}: no number \"step\"", path.display(), i + 1);
+        };
+        for (key, value) in map.iter().filter(|(key, _)| *key != "step") {
+            if let Some(value) = value.as_f64() {
+                series.entry(key.clone()).or_default().push((step, value));
+            }
+        }
+    }
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    Ok(Stage {
+        name: name.into_owned(),
+        series,
+    })
+}
+
+fn evaluation(path: &Path) -> Result<Evaluation> {
+    let table = Table::from_csv(path)?;
+    let names = table.texts("method")?;
+    let prompts = table.texts("prompt_id")?;
+    let (rewards, lengths) = (table.floats("reward")?, table.floats("length")?);
+    let kls = table.floats("kl")?;
+    let ends = table.texts("finished")?;
+    let order = table.distinct("method")?;
+    let mut by_method: BTreeMap<&str, BTreeMap<&str, Vec<Answer>>> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for i in 0..table.len() {
+        let kl = Some(kls[i]).filter(|kl| !kl.is_nan());
+        let answer = Answer {
+            score: rewards[i],
+            length: lengths[i],
+            kl,
+        };
+        let ended = match ends[i].as_str() {
+            "true" | "1" => 1,
+            "false" | "0" => 0,
+            other => bail!(
+                "evaluation.csv: row {}, column `finished`: found `{other}`, expected true or false",
+                i + 1
+            ),
+        };
+        let of_method = by_method.entry(&names[i]).or_default();
+        of_method.entry(&prompts[i]).or_default().push(answer);
+        let count = counts.entry(&names[i]).or_default();
+        *count = [count[0] + ended, count[1] + 1];
+    }
+    same_prompts(&order, &by_method)?;
+    let method = |name: &String| Method {
+        name: name.clone(),
+        prompts: by_method[name.as_str()].values().cloned().collect(),
+    };
+    let methods: Vec<Method> = order.iter().map(method).collect();
+    let win_rates = WinRates::try_new(&methods).map_err(|e| anyhow!("evaluation.csv: {e}"))?;
+    let share = |name: &String| {
+        let [ended, all] = counts[name.as_str()];
+        ended as f64 / all as f64
+    };
+    Ok(Evaluation {
+        finished: order.iter().map(share).collect(),
+        methods,
+        win_rates,
+    })
+}
+
+/// A win rate compares answers to the same prompts.
+fn same_prompts(
+    order: &[String],
+    by_method: &BTreeMap<&str, BTreeMap<&str, Vec<Answer>>>,
+) -> Result<()> {
+    let Some(first) = order.first() else {
+        bail!("evaluation.csv: is empty");
+    };
+    for name in order {
+        let (ours, theirs) = (&by_method[name.as_str()], &by_method[first.as_str()]);
+        let missing = theirs.keys().find(|p| !ours.contains_key(**p));
+        let extra = ours.keys().find(|p| !theirs.contains_key(**p));
+        if let Some(prompt) = missing.or(extra) {
+            let has = if missing.is_some() { first } else { name };
+            bail!(
+                "evaluation.csv: prompt {prompt} is answered by {has} alone of {first} and {name}; expected the same prompts for every method"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn exact(path: &Path) -> Result<Vec<Exact>> {
+    let table = Table::from_csv(path)?;
+    let names = table.texts("method")?;
+    let columns = ["subopt", "value", "kl"].map(|c| table.floats(c));
+    let [subopt, value, kl] = columns;
+    let (subopt, value, kl) = (subopt?, value?, kl?);
+    let row = |(i, method): (usize, String)| Exact {
+        method,
+        numbers: [subopt[i], value[i], kl[i]],
+    };
+    Ok(names.into_iter().enumerate().map(row).collect())
+}

@@ -1,0 +1,280 @@
+//! The tables: win rates, methods, exact suboptimality, config and versions.
+
+use super::load::Run;
+use super::page::{Page, number};
+use crate::html::escape;
+use rto_bridge::win_rate::{Comparison, Estimate, WinRates};
+
+const ALPHA: f64 = 0.05;
+
+/// What came out, in a few sentences that are computed and not judged.
+pub fn summary(page: &mut Page, run: &Run) {
+    let Ok(evaluation) = &run.evaluation else {
+        return;
+    };
+    let rates = &evaluation.win_rates;
+    let by_score = |a: &usize, b: &usize| {
+        let score = |i: &usize| rates.methods[*i].score.value;
+        score(a).total_cmp(&score(b))
+    };
+    let Some(best) = (0..rates.methods.len()).max_by(by_score) else {
+        return;
+    };
+    let best_of = &rates.methods[best];
+    let mut text = format!(
+        "<b>{}</b> has the highest mean reward, {}.",
+        escape(&best_of.name),
+        range(best_of.score)
+    );
+    let against = |name: &str| rates.methods.iter().position(|m| m.name == name);
+    if let (Some(rto), Some(dppo)) = (against("rto"), against("dppo"))
+        && let Some(c) = rates.get(rto, dppo)
+    {
+        let apart = match c.p_holm <= ALPHA {
+            true => "significant",
+            false => "not significant",
+        };
+        text += &format!(
+            " RTO beats DPPO on {} of the prompts, which is {apart} after Holm's correction (p = {}).",
+            share_range(c.rate),
+            p_value(c.p_holm)
+        );
+    }
+    let pairs = pairs(rates);
+    let apart = pairs.iter().filter(|(_, _, c)| c.p_holm <= ALPHA).count();
+    text += &format!(
+        " Of {} pairs of methods {apart} differ significantly.",
+        pairs.len()
+    );
+    page.say(&text);
+}
+
+/// Table 1 with intervals.
+pub fn win_rates(page: &mut Page, run: &Run) {
+    page.section("win-rates", "Win rates (Table 1)");
+    let evaluation = match &run.evaluation {
+        Ok(evaluation) => evaluation,
+        Err(absent) => return page.absent(absent),
+    };
+    let rates = &evaluation.win_rates;
+    let n = rates.methods.len();
+    page.say(&format!(
+        "How often the row's answer has a higher reward than the column's, in percent; ties count half. {} prompts, each answered by \
+         every method; 95% score intervals by prompt. <b>Bold</b>: still significant at 5% after Holm's correction of the exact sign test.",
+        evaluation.methods[0].prompts.len()
+    ));
+    let head: Vec<&str> = std::iter::once("row beats column")
+        .chain(rates.methods.iter().map(|m| m.name.as_str()))
+        .collect();
+    let rows: Vec<Vec<String>> = (0..n)
+        .map(|row| {
+            let name = escape(&rates.methods[row].name);
+            let cells = (0..n).map(|column| cell(rates.get(row, column)));
+            std::iter::once(name).chain(cells).collect()
+        })
+        .collect();
+    page.table("matrix", &head, &rows);
+    pair_table(page, rates);
+}
+
+fn cell(comparison: Option<&Comparison>) -> String {
+    let Some(c) = comparison else {
+        return "–".into();
+    };
+    let side = if c.rate.value < 0.5 { 'd' } else { 'u' };
+    let alpha = 0.65 * (2.0 * (c.rate.value - 0.5)).abs();
+    let class = if c.p_holm <= ALPHA { " sig" } else { "" };
+    format!(
+        "<td class=\"{side}{class}\" style=\"--a:{alpha:.3}\">{}<small>{} to {}</small>",
+        percent(c.rate.value),
+        percent(c.rate.low),
+        percent(c.rate.high)
+    )
+}
+
+fn pairs(rates: &WinRates) -> Vec<(usize, usize, &Comparison)> {
+    let n = rates.methods.len();
+    let all = (0..n).flat_map(|row| (row + 1..n).map(move |column| (row, column)));
+    all.filter_map(|(row, column)| Some((row, column, rates.get(row, column)?)))
+        .collect()
+}
+
+fn pair_table(page: &mut Page, rates: &WinRates) {
+    let head = [
+        "pair",
+        "won, tied, lost",
+        "win rate",
+        "p, sign test",
+        "p, Holm",
+        "win rate at equal length",
+        "mean length difference",
+        "mean KL of both",
+    ];
+    let rows = pairs(rates).into_iter().map(|(row, column, c)| {
+        let [a, b] = [&rates.methods[row], &rates.methods[column]];
+        let [won, tied, lost] = c.won_tied_lost;
+        let kl = |e: &Option<Estimate>| e.map_or("–".into(), |e| number(e.value));
+        vec![
+            format!("{} : {}", escape(&a.name), escape(&b.name)),
+            format!("{won}, {tied}, {lost}"),
+            share_range(c.rate),
+            p_value(c.p_value),
+            p_value(c.p_holm),
+            c.length_controlled.map_or("–".into(), share_range),
+            number(c.length_difference),
+            format!("{} : {}", kl(&a.kl), kl(&b.kl)),
+        ]
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    page.push("<details><summary>Every pair: significance, equal lengths, KL</summary>\n");
+    page.table("", &head, &rows);
+    page.push("<p class=\"note\">At equal length: what a logistic regression of wins on the difference in length expects at no difference; “–” where lengths decide everything.</p></details>\n");
+}
+
+/// Reward, KL and length of every method.
+pub fn methods(page: &mut Page, run: &Run) {
+    page.section("methods", "Methods");
+    let evaluation = match &run.evaluation {
+        Ok(evaluation) => evaluation,
+        Err(absent) => return page.absent(absent),
+    };
+    let rows = evaluation
+        .win_rates
+        .methods
+        .iter()
+        .enumerate()
+        .map(|(i, m)| {
+            let answers: usize = evaluation.methods[i].prompts.iter().map(Vec::len).sum();
+            vec![
+                escape(&m.name),
+                interval_cell(Some(m.score)),
+                interval_cell(m.kl),
+                interval_cell(Some(m.length)),
+                format!("{}%", percent(evaluation.finished[i])),
+                answers.to_string(),
+            ]
+        });
+    let head = [
+        "method",
+        "true reward",
+        "KL to the reference (nats)",
+        "length (tokens)",
+        "ended by itself",
+        "answers",
+    ];
+    let rows: Vec<Vec<String>> = rows.collect();
+    page.say("Means over held-out prompts with 95% intervals.");
+    page.table("", &head, &rows);
+}
+
+/// On a world small enough to enumerate.
+pub fn exact(page: &mut Page, run: &Run) {
+    page.section("exact", "Exact suboptimality");
+    let exact = match &run.exact {
+        Ok(exact) => exact,
+        Err(absent) => return page.absent(absent),
+    };
+    page.say("On a part of the world small enough to enumerate: no sampling, so no intervals. SubOpt is the value of the best policy less that of the method, in units of reward.");
+    let row = |e: &super::load::Exact| {
+        let numbers = e.numbers.map(number);
+        std::iter::once(escape(&e.method))
+            .chain(numbers)
+            .collect::<Vec<_>>()
+    };
+    let rows: Vec<Vec<String>> = exact.iter().map(row).collect();
+    page.table(
+        "",
+        &["method", "SubOpt", "value", "KL to the reference (nats)"],
+        &rows,
+    );
+}
+
+/// The resolved config, as it was.
+pub fn config(page: &mut Page, run: &Run) {
+    page.section("config", "Config");
+    match &run.config {
+        Ok(text) => {
+            let seeds: Vec<String> = ["preset", "seed", "seeds"]
+                .into_iter()
+                .filter_map(|key| Some(format!("{key} {}", escape(&run.setting(key)?))))
+                .collect();
+            if !seeds.is_empty() {
+                page.say(&seeds.join(", "));
+            }
+            page.push(&format!(
+                "<details><summary>config.toml</summary><pre>{}</pre></details>\n",
+                escape(text)
+            ));
+        }
+        Err(absent) => page.absent(absent),
+    }
+}
+
+/// What made the run.
+pub fn versions(page: &mut Page, run: &Run) {
+    page.section("versions", "Versions and seeds");
+    let versions = match &run.versions {
+        Ok(versions) => versions,
+        Err(absent) => return page.absent(absent),
+    };
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for (key, value) in versions {
+        let mut row = |key: &str, value: &serde_json::Value| {
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), String::from);
+            rows.push(vec![escape(key), escape(&text)]);
+        };
+        match value.as_object() {
+            Some(map) => map.iter().for_each(|(k, v)| row(k, v)),
+            None => row(key, value),
+        }
+    }
+    for key in ["seed", "seeds"] {
+        if let Some(value) = run.setting(key) {
+            rows.push(vec![key.into(), escape(&value)]);
+        }
+    }
+    page.table("", &["what", "value"], &rows);
+}
+
+fn interval_cell(estimate: Option<Estimate>) -> String {
+    match estimate {
+        None => "–".into(),
+        Some(e) => format!(
+            "<td>{}<small>{} to {}</small>",
+            number(e.value),
+            number(e.low),
+            number(e.high)
+        ),
+    }
+}
+
+fn range(e: Estimate) -> String {
+    format!(
+        "{} [{}, {}]",
+        number(e.value),
+        number(e.low),
+        number(e.high)
+    )
+}
+
+fn share_range(e: Estimate) -> String {
+    format!(
+        "{}% [{}, {}]",
+        percent(e.value),
+        percent(e.low),
+        percent(e.high)
+    )
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+fn p_value(p: f64) -> String {
+    match p {
+        p if p < 1e-4 => "&lt; 0.0001".into(),
+        p => format!("{p:.4}"),
+    }
+}
