@@ -229,3 +229,52 @@ print(json.dumps({"ids": [t(x)["input_ids"] for x in texts], "back": [t.decode(t
     ]);
     assert_eq!(found["card"], card);
 }
+
+/// A vocabulary for `hh-scratch` from the training conversations of the published test set, where `RTO_HH_RLHF` names it.
+#[test]
+fn real_dialogues_give_a_tokenizer_in_seconds() {
+    use rto::seed::SeedTree;
+    use rto_bridge::data::{self, CleanOptions, ReadOptions, Rule};
+    let Some(path) = std::env::var_os("RTO_HH_RLHF") else {
+        println!("skipped: RTO_HH_RLHF does not name harmless-base/test.jsonl.gz");
+        return;
+    };
+    let pairs = data::read_pairs(&[PathBuf::from(path)], &ReadOptions::default()).unwrap();
+    let clean = CleanOptions::default().with(Rule::HumanInReply);
+    let (pairs, _) = data::clean_pairs(pairs, &clean).unwrap();
+    let roles = data::roles(pairs, 0.2, &SeedTree::new(1)).unwrap();
+    let sizes = [roles.train.len(), roles.held_out.len(), roles.oracle.len()];
+    println!("train, held out, oracle: {sizes:?}");
+    assert!(roles.held_out.len() >= 400);
+    let texts = roles
+        .train
+        .iter()
+        .flat_map(|p| [&p.chosen, &p.rejected].map(|reply| format!("{}{reply}", p.prompt)));
+    let texts: Vec<String> = texts.collect();
+    let start = std::time::Instant::now();
+    let trained = train(texts.iter(), &options(4096)).unwrap();
+    println!(
+        "{} texts, {:.2} s",
+        texts.len(),
+        start.elapsed().as_secs_f64()
+    );
+    assert_eq!(trained.vocab_size(), 4096);
+    let again = train(texts.iter().rev(), &options(4096)).unwrap();
+    assert!(again.files().unwrap() == trained.files().unwrap());
+    // Held-out text is shorter in tokens too, and comes back byte for byte.
+    let (mut bytes, mut tokens) = (0, 0);
+    for pair in &roles.held_out {
+        let ids = trained.inner().encode(pair.prompt.as_str(), false).unwrap();
+        assert_eq!(
+            trained.inner().decode(ids.get_ids(), false).unwrap(),
+            pair.prompt
+        );
+        bytes += pair.prompt.len();
+        tokens += ids.len();
+    }
+    println!(
+        "held out: {:.2} bytes a token",
+        bytes as f64 / tokens as f64
+    );
+    assert!(bytes > 3 * tokens);
+}

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rto::numerics::{sigmoid, wilson_interval};
 use rto::seed::SeedTree;
 use rto_bridge::win_rate::{
-    Answer, Comparison, Method, WinRates, holm, interval, length_controlled, sign_test,
+    Answer, Comparison, Method, WinRates, holm, interval, length_controlled, over_seeds, sign_test,
 };
 
 const Z: f64 = 1.959963984540054;
@@ -325,4 +325,30 @@ fn bad_scores_are_named() {
     assert!(Comparison::try_new(&[1.5], &[0.0]).is_err());
     assert!(Comparison::try_new(&[f64::NAN], &[0.0]).is_err());
     assert!(Comparison::try_new(&[1.0], &[]).is_err());
+}
+
+#[test]
+fn runs_are_averaged_with_an_interval_over_runs() {
+    let a: Vec<(f64, f64)> = vec![(1.0, 2.0); 4];
+    let run = |wins: usize| {
+        let b: Vec<f64> = (0..4).map(|i| if i < wins { 0.0 } else { 2.0 }).collect();
+        let a: Vec<&[(f64, f64)]> = a.iter().map(std::slice::from_ref).collect();
+        let b: Vec<[(f64, f64); 1]> = b.into_iter().map(|s| [(s, 2.0)]).collect();
+        let b: Vec<&[(f64, f64)]> = b.iter().map(|s| s.as_slice()).collect();
+        WinRates::try_new(&[method("a", &a), method("b", &b)]).unwrap()
+    };
+    // Rates ¼, ½, ¾: mean ½, s² = 1/16, t(2) at 0.975 = 4.302653.
+    let cells = over_seeds(&[run(1), run(2), run(3)]).unwrap();
+    assert!(cells[0][0].is_none());
+    let (there, back) = (cells[0][1].unwrap(), cells[1][0].unwrap());
+    close(there.value, 0.5, 1e-15);
+    close(there.high, 0.5 + 4.302653 * 0.25 / 3f64.sqrt(), 1e-6);
+    close(there.low + back.high, 1.0, 1e-12);
+    assert!(over_seeds(&[run(1)]).is_err());
+    let other = WinRates::try_new(&[method("a", &[&[(1.0, 1.0)]])]).unwrap();
+    let said = over_seeds(&[run(1), other]).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "win rates over seeds: run 1 has the methods a, expected a, b"
+    );
 }

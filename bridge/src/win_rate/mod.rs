@@ -13,15 +13,19 @@
 //! | significance | the exact two-sided sign test on the prompts with w_p ≠ ½, see [`sign_test`]; Holm's (1979) correction over the pairs of a matrix |
 //! | length-controlled | the win rate that a logistic regression expects at equal lengths, see [`length_controlled`] |
 //!
+//! One run's interval is over prompts, for the policies as trained; [`over_seeds`] gives intervals over training runs.
+//!
 //! A judge that prefers one of two texts gives preferences directly: [`Comparison::try_new`].
 
 mod length;
+mod seeds;
 mod significance;
 
 use crate::{Error, Result};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 pub use length::length_controlled;
+pub use seeds::over_seeds;
 pub use significance::{holm, sign_test};
 
 /// The 97.5% point of the normal distribution: all intervals here are at 95%.

@@ -31,7 +31,9 @@ const SHOWN: [(&str, &str); 12] = [
 ];
 
 /// More points than this are averaged in bins: a screen shows no more.
-const POINTS: usize = 240;
+const POINTS: usize = 160;
+/// Of the way through the frontier, where single batches are mostly noise.
+const WAY: usize = 16;
 
 impl Stage {
     fn get(&self, names: &[&str]) -> Option<&Vec<(f64, f64)>> {
@@ -66,8 +68,8 @@ fn style(run: &Run, name: &str) -> SeriesStyle {
 }
 
 /// Means of equal runs of points.
-fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let size = points.len().div_ceil(POINTS).max(1);
+fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
+    let size = points.len().div_ceil(most).max(1);
     let mean = |bin: &[(f64, f64)]| {
         let n = bin.len() as f64;
         let sum = bin.iter().fold((0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1));
@@ -78,7 +80,11 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 fn line(run: &Run, stage: &Stage, points: &[(f64, f64)]) -> Series {
     let i = style(run, &stage.name).color;
-    Series::new(&stage.label(), thinned(points), SeriesStyle::nth_line(i))
+    Series::new(
+        &stage.label(),
+        thinned(points, POINTS),
+        SeriesStyle::nth_line(i),
+    )
 }
 
 /// Figure 3 of the paper: the implicit reward of RTO and DPPO, at different β₂ as printed and at equal β₂.
@@ -91,7 +97,10 @@ pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
             return Ok(());
         }
     };
-    let has = |s: &&Stage, start: &str| s.name.starts_with(start) && s.get(&IMPLICIT).is_some();
+    // RTO as released has another objective, and a reward of its own.
+    let has = |s: &&Stage, start: &str| {
+        s.name.starts_with(start) && !s.name.contains("released") && s.get(&IMPLICIT).is_some()
+    };
     let rto: Vec<&Stage> = stages.iter().filter(|s| has(s, "rto")).collect();
     let dppo: Vec<&Stage> = stages.iter().filter(|s| has(s, "dppo")).collect();
     if rto.is_empty() || dppo.is_empty() {
@@ -144,7 +153,13 @@ fn draw<'a>(run: &Run, stages: impl Iterator<Item = &'a &'a Stage>, title: &str)
         Axis::linear("implicit reward"),
     );
     stages.fold(figure, |figure, stage| {
-        figure.with(line(run, stage, stage.get(&IMPLICIT).map_or(&[], |p| p)))
+        let mut series = line(run, stage, stage.get(&IMPLICIT).map_or(&[], |p| p));
+        // Two methods, two kinds of line, whatever their colours.
+        series.style.kind = match stage.name.starts_with("rto") {
+            true => Kind::Line,
+            false => Kind::Dashed,
+        };
+        figure.with(series)
     })
 }
 
@@ -163,14 +178,14 @@ pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
         Axis::linear("KL to the reference per response (nats)"),
         Axis::linear("reward per response"),
     )
-    .caption("Markers are held-out means with 95% intervals; lines are the way there during training, where the run logged both.");
+    .caption("Markers are held-out means with 95% intervals; lines are the way there during training (means of batches), where the run logged both.");
     for stage in run.stages.iter().flatten() {
         let (Some(kl), Some(reward)) = (stage.series.get(KL), stage.get(&TRUE_REWARD)) else {
             continue;
         };
         let path: Vec<(f64, f64)> = kl.iter().zip(reward).map(|(k, r)| (k.1, r.1)).collect();
-        let look = style(run, &stage.name).kind(Kind::Dotted);
-        figure = figure.with(Series::new("", thinned(&path), look));
+        let look = style(run, &stage.name).kind(Kind::Line);
+        figure = figure.with(Series::new("", thinned(&path, WAY), look));
     }
     let mut without = Vec::new();
     for summary in &evaluation.win_rates.methods {

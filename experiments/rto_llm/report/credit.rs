@@ -14,7 +14,7 @@ pub fn section(page: &mut Page, run: &Run) {
     let truth = largest(credit.iter().filter_map(|c| c.truth.as_ref()));
     page.say(
         "Each token coloured by β₁ log π<sub>dpo</sub>/π<sub>ref</sub>, equation (4.5), and by the true token reward. The two agree only up to a potential \
-         of the state, so a token may be credited early for what a later one earns; their sums over a response should agree up to a constant of the prompt.",
+         of the state, so a token may be credited early for what a later one earns; for an exact DPO fit their sums over a response differ by a constant of the prompt, up to the scale β₁/β.",
     );
     for (name, scale) in [("DPO reward", dpo), ("true reward", truth)] {
         if scale > 0.0 {

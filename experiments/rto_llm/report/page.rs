@@ -82,7 +82,7 @@ impl Page {
     /// A figure, drawn twice: a narrow screen would shrink the letters of the wide one beyond reading.
     pub fn figure(&mut self, figure: &Figure) -> Result<()> {
         let narrow = Figure {
-            size: (360, 340),
+            size: (360, 480),
             legend: LegendPlace::Below,
             ..figure.clone()
         };

@@ -35,9 +35,12 @@ pub fn summary(page: &mut Page, run: &Run) {
             false => "not significant",
         };
         text += &format!(
-            " RTO beats DPPO on {} of the prompts, which is {apart} after Holm's correction (p = {}).",
+            " RTO beats DPPO on {} of the prompts, which is {apart} after Holm's correction (p {}).",
             share_range(c.rate),
-            p_value(c.p_holm)
+            match p_value(c.p_holm) {
+                p if p.starts_with('&') => p,
+                p => format!("= {p}"),
+            }
         );
     }
     let pairs = pairs(rates);
