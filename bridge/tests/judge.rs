@@ -416,8 +416,16 @@ fn another_name_of_the_model_can_be_allowed() {
         served_as: Some("judge-1".into()),
         ..config(&server.url)
     };
+    // Models that allow neither setting are not sent them.
+    let config = JudgeConfig {
+        temperature: None,
+        max_tokens: None,
+        ..config
+    };
     let judge = Judge::open(config, &dir.path().join("t.jsonl")).unwrap();
     assert!(judge.decide(&contests(3), &|_| ()).is_ok());
+    let body = &server.seen()[0].body;
+    assert!(body.get("temperature").is_none() && body.get("max_tokens").is_none());
 }
 
 #[test]
@@ -500,7 +508,7 @@ fn damaged_transcripts_and_settings_are_refused() {
             ..config("http://x")
         },
         JudgeConfig {
-            temperature: f64::NAN,
+            temperature: Some(f64::NAN),
             ..config("http://x")
         },
         JudgeConfig {

@@ -61,6 +61,7 @@ fn make_run(dir: &Path) {
         metrics(&format!("{stage}.jsonl"), rollouts(beta2, end, &mut rng));
     }
     fs::write(dir.join("evaluation.csv"), evaluation(&mut rng)).unwrap();
+    fs::write(dir.join("judge.csv"), judge(&mut rng)).unwrap();
     fs::write(dir.join("samples.jsonl"), samples(&mut rng)).unwrap();
     fs::write(dir.join("exact.csv"), exact()).unwrap();
     fs::write(dir.join("credit.jsonl"), credit(&mut rng)).unwrap();
@@ -142,6 +143,29 @@ fn evaluation(rng: &mut ChaCha8Rng) -> String {
                 "{method},{prompt},{score},{kl},{length},{}",
                 length < 16.0
             );
+        }
+    }
+    text
+}
+
+/// The judge prefers what has the higher level, sees few prompts, and is silent at times.
+fn judge(rng: &mut ChaCha8Rng) -> String {
+    let mut text = String::from("row,column,prompt_id,preference,length_difference\n");
+    for (i, row) in METHODS.iter().enumerate() {
+        for (j, column) in METHODS.iter().enumerate().skip(i + 1) {
+            for prompt in 0..100 {
+                let preference = match LEVELS[i].0 - LEVELS[j].0 + 1.5 * normal(rng) {
+                    _ if prompt == 50 => "",
+                    x if x > 0.1 => "1",
+                    x if x < -0.1 => "0",
+                    _ => "0.5",
+                };
+                let _ = writeln!(
+                    text,
+                    "{row},{column},{prompt},{preference},{}",
+                    normal(rng).round()
+                );
+            }
         }
     }
     text
@@ -277,6 +301,10 @@ fn the_page_shows_the_whole_run_and_needs_nothing_else() {
     assert!(section(&page, "win-rates").contains(&shown), "{shown}");
     let mean = rto.iter().sum::<f64>() / 400.0;
     assert!(section(&page, "methods").contains(&format!(">{mean:.3}<small>")));
+    let judge = section(&page, "judge");
+    assert!(
+        judge.contains("100 prompts; 15 replies without a verdict") && judge.contains("matrix")
+    );
     let figure3 = section(&page, "figure3");
     assert!(figure3.contains("As printed: different β₂") && figure3.contains("Fair: equal β₂"));
     assert!(figure3.contains("dppo-fair, β₂ = 0.03") && figure3.matches("<svg").count() == 2);
@@ -329,6 +357,9 @@ fn missing_parts_are_named_where_they_would_be() {
     let page = page_of(&dir);
     assert!(section(&page, "training").contains("metrics is not in this run folder."));
     assert!(section(&page, "win-rates").contains("matrix"));
+    // Most runs ask no judge, and their page says nothing of one.
+    fs::remove_file(dir.join("judge.csv")).unwrap();
+    assert!(!page_of(&dir).contains("judge"));
     // One file alone is enough for a page.
     let dir = folder("config-alone");
     fs::write(dir.join("config.toml"), "seed = 4\n").unwrap();

@@ -5,7 +5,8 @@ use rand_chacha::ChaCha8Rng;
 use rto::numerics::{sigmoid, wilson_interval};
 use rto::seed::SeedTree;
 use rto_bridge::win_rate::{
-    Answer, Comparison, Method, WinRates, holm, interval, length_controlled, over_seeds, sign_test,
+    Answer, Comparison, Matrix, Method, WinRates, holm, interval, length_controlled, over_seeds,
+    sign_test,
 };
 
 const Z: f64 = 1.959963984540054;
@@ -350,5 +351,32 @@ fn runs_are_averaged_with_an_interval_over_runs() {
     assert_eq!(
         said,
         "win rates over seeds: run 1 has the methods a, expected a, b"
+    );
+}
+
+#[test]
+fn verdicts_of_a_judge_make_a_matrix() {
+    let compared = |w: &[f64]| Comparison::try_new(w, &vec![0.0; w.len()]).unwrap();
+    let names: Vec<String> = ["a", "b", "c"].map(String::from).into();
+    let wins = compared(&[1.0; 8]);
+    let even = compared(&[1.0, 0.0, 0.5]);
+    let matrix = Matrix::try_new(names.clone(), vec![(2, 0, wins.clone()), (0, 1, even)]).unwrap();
+    // 2/2^8 twice, of two pairs.
+    close(matrix.get(0, 2).unwrap().p_holm, 4.0 / 256.0, 1e-15);
+    close(matrix.get(0, 2).unwrap().rate.value, 0.0, 1e-15);
+    close(matrix.get(2, 0).unwrap().rate.value, 1.0, 1e-15);
+    assert!(matrix.get(1, 2).is_none() && matrix.get(1, 1).is_none());
+    let pairs: Vec<(usize, usize)> = matrix.pairs().map(|(i, j, _)| (i, j)).collect();
+    assert_eq!(pairs, [(0, 1), (0, 2)]);
+    for bad in [(0, 0), (0, 3)] {
+        let pairs = vec![(bad.0, bad.1, wins.clone())];
+        assert!(Matrix::try_new(names.clone(), pairs).is_err());
+    }
+    let twice = vec![(0, 1, wins.clone()), (1, 0, wins)];
+    assert!(
+        Matrix::try_new(names, twice)
+            .unwrap_err()
+            .to_string()
+            .contains("found twice")
     );
 }

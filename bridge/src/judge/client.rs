@@ -63,13 +63,7 @@ impl Client {
 
     /// Asks until there is an answer, a refusal, or no repetition left.
     pub fn ask(&self, config: &JudgeConfig, prompt: &str) -> Result<Answer> {
-        let body = json!({
-            "model": config.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
-        })
-        .to_string();
+        let body = body(config, prompt);
         // Workers that were turned away together must not come back together.
         let mut spread = SeedTree::new(0).child("judge pause").child(prompt).rng();
         let mut attempt = 0;
@@ -123,6 +117,20 @@ impl Client {
             _ => Err(refusal(status, wait, &bytes)),
         }
     }
+}
+
+fn body(config: &JudgeConfig, prompt: &str) -> String {
+    let mut body = json!({
+        "model": config.model,
+        "messages": [{"role": "user", "content": prompt}],
+    });
+    if let Some(temperature) = config.temperature {
+        body["temperature"] = temperature.into();
+    }
+    if let Some(max_tokens) = config.max_tokens {
+        body["max_tokens"] = max_tokens.into();
+    }
+    body.to_string()
 }
 
 fn bearer(variable: &str) -> Result<String> {

@@ -53,10 +53,10 @@ pub struct JudgeConfig {
     pub model: String,
     /// The environment variable that holds the key; `None` sends none.
     pub api_key_env: Option<String>,
-    /// Temperature of the judge; 0 by default.
-    pub temperature: f64,
-    /// The longest reply, in tokens; 256 by default.
-    pub max_tokens: u32,
+    /// Temperature of the judge; 0 by default, `None` for models that do not let it be set.
+    pub temperature: Option<f64>,
+    /// The longest reply, in tokens; 256 by default, `None` for models that think before they answer or refuse the field.
+    pub max_tokens: Option<u32>,
     /// Time for one request, from connecting to the last byte; a minute by default.
     pub timeout: Duration,
     /// How often a failed request is sent again; 6 by default.
@@ -80,8 +80,8 @@ impl JudgeConfig {
             base_url: base_url.trim_end_matches('/').into(),
             model: model.into(),
             api_key_env: Some("OPENAI_API_KEY".into()),
-            temperature: 0.0,
-            max_tokens: 256,
+            temperature: Some(0.0),
+            max_tokens: Some(256),
             timeout: Duration::from_secs(60),
             retries: 6,
             first_pause: Duration::from_secs(1),
@@ -107,11 +107,14 @@ impl JudgeConfig {
         if self.model.is_empty() {
             return refuse("model", "nothing".into(), "the name of a model");
         }
-        if !(0.0..=2.0).contains(&self.temperature) {
-            return refuse("temperature", self.temperature.to_string(), "0 to 2");
+        if let Some(t) = self.temperature.filter(|t| !(0.0..=2.0).contains(t)) {
+            return refuse("temperature", t.to_string(), "0 to 2");
         }
-        if self.max_tokens == 0 || self.workers == 0 || self.timeout.is_zero() {
-            let found = format!("{}, {}, {:?}", self.max_tokens, self.workers, self.timeout);
+        if self.max_tokens == Some(0) || self.workers == 0 || self.timeout.is_zero() {
+            let found = format!(
+                "{:?}, {}, {:?}",
+                self.max_tokens, self.workers, self.timeout
+            );
             return refuse("max_tokens, workers, timeout", found, "all above zero");
         }
         Ok(())
@@ -263,8 +266,8 @@ impl Judge {
     /// The address is left out: the same model behind another proxy is the same judge.
     fn hash(&self, prompt: &str) -> String {
         let c = &self.config;
-        let temperature = c.temperature.to_string();
-        let max_tokens = c.max_tokens.to_string();
+        let temperature = c.temperature.map_or(String::new(), |t| t.to_string());
+        let max_tokens = c.max_tokens.map_or(String::new(), |n| n.to_string());
         transcripts::hash(&[&c.model, &temperature, &max_tokens, prompt])
     }
 }

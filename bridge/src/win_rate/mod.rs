@@ -15,9 +15,10 @@
 //!
 //! One run's interval is over prompts, for the policies as trained; [`over_seeds`] gives intervals over training runs.
 //!
-//! A judge that prefers one of two texts gives preferences directly: [`Comparison::try_new`].
+//! A judge that prefers one of two texts gives preferences directly: [`Comparison::try_new`] and [`Matrix::try_new`].
 
 mod length;
+mod matrix;
 mod seeds;
 mod significance;
 
@@ -25,6 +26,7 @@ use crate::{Error, Result};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 pub use length::length_controlled;
+pub use matrix::Matrix;
 pub use seeds::over_seeds;
 pub use significance::{holm, sign_test};
 
@@ -94,13 +96,13 @@ pub struct Comparison {
     pub length_difference: f64,
 }
 
-/// The matrix of Table 1.
+/// Table 1 with what stands beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WinRates {
     /// In the order given.
     pub methods: Vec<Summary>,
-    /// Row by row; `None` on the diagonal.
-    cells: Vec<Option<Comparison>>,
+    /// Every method against every other.
+    pub matrix: Matrix,
 }
 
 impl WinRates {
@@ -111,20 +113,18 @@ impl WinRates {
     /// prompt without an answer, a number that is not finite, a negative length.
     pub fn try_new(methods: &[Method]) -> Result<Self> {
         check(methods)?;
-        let n = methods.len();
-        let mut cells: Vec<Option<Comparison>> = vec![None; n * n];
-        for row in 0..n {
-            for column in row + 1..n {
-                let (a, b) = (&methods[row], &methods[column]);
+        let mut pairs = Vec::new();
+        for (row, a) in methods.iter().enumerate() {
+            for (column, b) in methods.iter().enumerate().skip(row + 1) {
                 let [w, lengths] = preferences(a, b);
-                let comparison = Comparison::try_new(&w, &lengths)?;
-                cells[column * n + row] = Some(comparison.reversed());
-                cells[row * n + column] = Some(comparison);
+                pairs.push((row, column, Comparison::try_new(&w, &lengths)?));
             }
         }
-        correct(&mut cells, n);
-        let methods = methods.iter().map(summary).collect();
-        Ok(Self { methods, cells })
+        let names = methods.iter().map(|m| m.name.clone()).collect();
+        Ok(Self {
+            methods: methods.iter().map(summary).collect(),
+            matrix: Matrix::try_new(names, pairs)?,
+        })
     }
 
     /// Row beats column; `None` on the diagonal.
@@ -132,9 +132,7 @@ impl WinRates {
     /// # Panics
     /// If there is no such method.
     pub fn get(&self, row: usize, column: usize) -> Option<&Comparison> {
-        let n = self.methods.len();
-        assert!(row < n && column < n, "{n} methods");
-        self.cells[row * n + column].as_ref()
+        self.matrix.get(row, column)
     }
 }
 
@@ -258,24 +256,6 @@ fn preference(row: &[Answer], column: &[Answer]) -> f64 {
         .map(|a| column.iter().map(|b| twice(a, b)).sum::<u64>())
         .sum();
     all as f64 / (2 * row.len() * column.len()) as f64
-}
-
-/// Holm's correction over the pairs of the matrix.
-fn correct(cells: &mut [Option<Comparison>], n: usize) {
-    let pairs: Vec<(usize, usize)> = (0..n)
-        .flat_map(|row| (row + 1..n).map(move |column| (row, column)))
-        .collect();
-    let p = |&(row, column): &(usize, usize)| {
-        cells[row * n + column].as_ref().map_or(1.0, |c| c.p_value)
-    };
-    let corrected = holm(&pairs.iter().map(p).collect::<Vec<_>>());
-    for ((row, column), p) in pairs.into_iter().zip(corrected) {
-        for at in [row * n + column, column * n + row] {
-            if let Some(cell) = &mut cells[at] {
-                cell.p_holm = p;
-            }
-        }
-    }
 }
 
 fn summary(method: &Method) -> Summary {

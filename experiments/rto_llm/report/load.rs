@@ -1,7 +1,7 @@
 //! Reading what there is of a run folder.
 
 use anyhow::{Result, anyhow, bail};
-use rto_bridge::win_rate::{Answer, Method, WinRates};
+use rto_bridge::win_rate::{Answer, Comparison, Matrix, Method, WinRates};
 use rto_harness::json_error::explain;
 use rto_harness::table::Table;
 use serde_json::{Map, Value};
@@ -33,6 +33,14 @@ pub struct Evaluation {
     pub win_rates: WinRates,
 }
 
+/// What a judge decided.
+pub struct Judged {
+    pub matrix: Matrix,
+    pub prompts: usize,
+    /// Replies without a verdict.
+    pub unreadable: usize,
+}
+
 pub struct Sample {
     pub method: String,
     pub prompt: String,
@@ -60,6 +68,8 @@ pub struct Run {
     pub versions: Part<Map<String, Value>>,
     pub stages: Part<Vec<Stage>>,
     pub evaluation: Part<Evaluation>,
+    /// Win rates by a judge; most runs have none.
+    pub judged: Part<Judged>,
     pub samples: Part<Vec<Sample>>,
     pub exact: Part<Vec<Exact>>,
     pub credit: Part<Vec<Credit>>,
@@ -78,6 +88,7 @@ impl Run {
             }),
             stages: part(dir, "metrics", stages),
             evaluation: part(dir, "evaluation.csv", evaluation),
+            judged: part(dir, "judge.csv", judged),
             samples: part(dir, "samples.jsonl", |path| lines(path, sample)),
             exact: part(dir, "exact.csv", exact),
             credit: part(dir, "credit.jsonl", |path| lines(path, credit)),
@@ -101,12 +112,13 @@ impl Run {
             .collect()
     }
 
-    fn absent(&self) -> [Option<&Absent>; 7] {
+    fn absent(&self) -> [Option<&Absent>; 8] {
         [
             self.config.as_ref().err(),
             self.versions.as_ref().err(),
             self.stages.as_ref().err(),
             self.evaluation.as_ref().err(),
+            self.judged.as_ref().err(),
             self.samples.as_ref().err(),
             self.exact.as_ref().err(),
             self.credit.as_ref().err(),
@@ -321,6 +333,49 @@ fn same_prompts(
         }
     }
     Ok(())
+}
+
+fn judged(path: &Path) -> Result<Judged> {
+    let table = Table::from_csv(path)?;
+    let (rows, columns) = (table.texts("row")?, table.texts("column")?);
+    let (preferences, lengths) = (
+        table.floats("preference")?,
+        table.floats("length_difference")?,
+    );
+    let mut names: Vec<String> = Vec::new();
+    for name in rows.iter().chain(&columns) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let index = |name: &String| names.iter().position(|n| n == name).unwrap_or(0);
+    let mut pairs: BTreeMap<(usize, usize), [Vec<f64>; 2]> = BTreeMap::new();
+    let mut unreadable = 0;
+    for i in 0..table.len() {
+        // An empty field: the judge gave no verdict.
+        if preferences[i].is_nan() {
+            unreadable += 1;
+            continue;
+        }
+        let [w, d] = pairs
+            .entry((index(&rows[i]), index(&columns[i])))
+            .or_default();
+        w.push(preferences[i]);
+        d.push(lengths[i]);
+    }
+    let mut compared = Vec::new();
+    for ((row, column), [w, d]) in &pairs {
+        let comparison = Comparison::try_new(w, d).map_err(|e| anyhow!("judge.csv: {e}"))?;
+        compared.push((*row, *column, comparison));
+    }
+    if compared.is_empty() {
+        bail!("judge.csv: holds no verdict");
+    }
+    Ok(Judged {
+        matrix: Matrix::try_new(names, compared).map_err(|e| anyhow!("judge.csv: {e}"))?,
+        prompts: table.distinct("prompt_id")?.len(),
+        unreadable,
+    })
 }
 
 fn exact(path: &Path) -> Result<Vec<Exact>> {

@@ -8,6 +8,7 @@
 //! | `config.toml`, `versions.json` | the resolved config; what made the run |
 //! | `metrics/<stage>.jsonl` | one object a step: `step` and numbers; `objective/beta2` tells which runs Figure 3 may compare |
 //! | `evaluation.csv` | `method,prompt_id,reward,kl,length,finished`, one row an answer |
+//! | `judge.csv` | `row,column,prompt_id,preference,length_difference`: 1, 0.5 or 0 for the row's answer, empty where the judge gave no verdict; only where one was asked |
 //! | `samples.jsonl` | `{"method", "prompt", "response", "reward"}` |
 //! | `exact.csv` | `method,subopt,value,kl` on a world small enough to enumerate |
 //! | `credit.jsonl` | `{"prompt", "tokens", "dpo_reward", "true_reward"}`, as long as the response |
@@ -55,6 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut page = Page::new(&title(&run));
     tables::summary(&mut page, &run);
     tables::win_rates(&mut page, &run);
+    tables::judged(&mut page, &run);
     tables::methods(&mut page, &run);
     charts::figure3(&mut page, &run)?;
     charts::frontier(&mut page, &run)?;

@@ -60,9 +60,9 @@ impl Page {
             .iter()
             .map(|h| format!("<th scope=\"col\">{}</th>", escape(h)))
             .collect();
-        let _ = write!(
+        let _ = writeln!(
             self.body,
-            "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{heads}</tr></thead><tbody>\n"
+            "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{heads}</tr></thead><tbody>"
         );
         for row in rows {
             self.body.push_str("<tr>");
@@ -102,9 +102,9 @@ impl Page {
     }
 
     fn drawings(&mut self, wide: &str, narrow: &str) {
-        let _ = write!(
+        let _ = writeln!(
             self.body,
-            "<figure><div class=\"wide\">{wide}</div><div class=\"narrow\">{narrow}</div></figure>\n"
+            "<figure><div class=\"wide\">{wide}</div><div class=\"narrow\">{narrow}</div></figure>"
         );
     }
 

@@ -3,7 +3,7 @@
 use super::load::Run;
 use super::page::{Page, number};
 use crate::html::escape;
-use rto_bridge::win_rate::{Comparison, Estimate, WinRates};
+use rto_bridge::win_rate::{Comparison, Estimate, Matrix, Summary};
 
 const ALPHA: f64 = 0.05;
 
@@ -43,11 +43,11 @@ pub fn summary(page: &mut Page, run: &Run) {
             }
         );
     }
-    let pairs = pairs(rates);
-    let apart = pairs.iter().filter(|(_, _, c)| c.p_holm <= ALPHA).count();
+    let apart = rates.matrix.pairs().filter(|(_, _, c)| c.p_holm <= ALPHA);
     text += &format!(
-        " Of {} pairs of methods {apart} differ significantly.",
-        pairs.len()
+        " Of {} pairs of methods {} differ significantly.",
+        rates.matrix.pairs().count(),
+        apart.count()
     );
     page.say(&text);
 }
@@ -59,25 +59,50 @@ pub fn win_rates(page: &mut Page, run: &Run) {
         Ok(evaluation) => evaluation,
         Err(absent) => return page.absent(absent),
     };
-    let rates = &evaluation.win_rates;
-    let n = rates.methods.len();
     page.say(&format!(
         "How often the row's answer has a higher reward than the column's, in percent; ties count half. {} prompts, each answered by \
          every method; 95% score intervals by prompt. <b>Bold</b>: still significant at 5% after Holm's correction of the exact sign test.",
         evaluation.methods[0].prompts.len()
     ));
+    let rates = &evaluation.win_rates;
+    matrix(page, &rates.matrix);
+    pair_table(page, &rates.matrix, &rates.methods);
+}
+
+/// The same by a judge, where one was asked.
+pub fn judged(page: &mut Page, run: &Run) {
+    let judged = match &run.judged {
+        Ok(judged) => judged,
+        Err(absent) if absent.damaged => {
+            page.section("judge", "Win rates by the judge (Table 1b)");
+            return page.absent(absent);
+        }
+        Err(_) => return,
+    };
+    page.section("judge", "Win rates by the judge (Table 1b)");
+    page.say(&format!(
+        "How often a language model prefers the row's answer, in percent; ties count half. {} prompts; {} replies without a verdict are left out. Intervals and bold as above.",
+        judged.prompts, judged.unreadable
+    ));
+    matrix(page, &judged.matrix);
+    let methods = run
+        .evaluation
+        .as_ref()
+        .map_or(&[][..], |e| &e.win_rates.methods);
+    pair_table(page, &judged.matrix, methods);
+}
+
+fn matrix(page: &mut Page, matrix: &Matrix) {
+    let names = matrix.names();
     let head: Vec<&str> = std::iter::once("row beats column")
-        .chain(rates.methods.iter().map(|m| m.name.as_str()))
+        .chain(names.iter().map(String::as_str))
         .collect();
-    let rows: Vec<Vec<String>> = (0..n)
-        .map(|row| {
-            let name = escape(&rates.methods[row].name);
-            let cells = (0..n).map(|column| cell(rates.get(row, column)));
-            std::iter::once(name).chain(cells).collect()
-        })
-        .collect();
+    let row = |(row, name): (usize, &String)| {
+        let cells = (0..names.len()).map(|column| cell(matrix.get(row, column)));
+        std::iter::once(escape(name)).chain(cells).collect()
+    };
+    let rows: Vec<Vec<String>> = names.iter().enumerate().map(row).collect();
     page.table("matrix", &head, &rows);
-    pair_table(page, rates);
 }
 
 fn cell(comparison: Option<&Comparison>) -> String {
@@ -95,14 +120,8 @@ fn cell(comparison: Option<&Comparison>) -> String {
     )
 }
 
-fn pairs(rates: &WinRates) -> Vec<(usize, usize, &Comparison)> {
-    let n = rates.methods.len();
-    let all = (0..n).flat_map(|row| (row + 1..n).map(move |column| (row, column)));
-    all.filter_map(|(row, column)| Some((row, column, rates.get(row, column)?)))
-        .collect()
-}
-
-fn pair_table(page: &mut Page, rates: &WinRates) {
+/// KL stands beside the win rates of the methods in `summaries`.
+fn pair_table(page: &mut Page, matrix: &Matrix, summaries: &[Summary]) {
     let head = [
         "pair",
         "won, tied, lost",
@@ -113,19 +132,24 @@ fn pair_table(page: &mut Page, rates: &WinRates) {
         "mean length difference",
         "mean KL of both",
     ];
-    let rows = pairs(rates).into_iter().map(|(row, column, c)| {
-        let [a, b] = [&rates.methods[row], &rates.methods[column]];
+    let kl = |name: &str| {
+        let found = summaries.iter().find(|s| s.name == name);
+        found
+            .and_then(|s| s.kl)
+            .map_or("–".into(), |e| number(e.value))
+    };
+    let rows = matrix.pairs().map(|(row, column, c)| {
+        let [a, b] = [row, column].map(|i| matrix.names()[i].as_str());
         let [won, tied, lost] = c.won_tied_lost;
-        let kl = |e: &Option<Estimate>| e.map_or("–".into(), |e| number(e.value));
         vec![
-            format!("{} : {}", escape(&a.name), escape(&b.name)),
+            format!("{} : {}", escape(a), escape(b)),
             format!("{won}, {tied}, {lost}"),
             share_range(c.rate),
             p_value(c.p_value),
             p_value(c.p_holm),
             c.length_controlled.map_or("–".into(), share_range),
             number(c.length_difference),
-            format!("{} : {}", kl(&a.kl), kl(&b.kl)),
+            format!("{} : {}", kl(a), kl(b)),
         ]
     });
     let rows: Vec<Vec<String>> = rows.collect();
