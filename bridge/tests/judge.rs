@@ -520,3 +520,31 @@ fn damaged_transcripts_and_settings_are_refused() {
     }
     assert!(!fresh.exists());
 }
+
+/// A server of somebody else's making, where `RTO_JUDGE_URL` and `RTO_JUDGE_MODEL` name one.
+#[test]
+fn a_real_server_answers() {
+    let [Ok(url), Ok(model)] = ["RTO_JUDGE_URL", "RTO_JUDGE_MODEL"].map(std::env::var) else {
+        println!("skipped: RTO_JUDGE_URL and RTO_JUDGE_MODEL do not name a judge");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.jsonl");
+    let patient = JudgeConfig {
+        api_key_env: None,
+        max_tokens: Some(24),
+        ..JudgeConfig::new(&url, &model)
+    };
+    let judge = Judge::open(patient, &path).unwrap();
+    let verdicts = judge
+        .decide(&contests(3), &|n| println!("{n} answered"))
+        .unwrap();
+    println!("{verdicts:?}\n{}", std::fs::read_to_string(&path).unwrap());
+    assert_eq!((verdicts.len(), judge.n_open(&contests(3))), (3, 0));
+    // The server's own refusal of a model it does not have comes through.
+    let other = JudgeConfig {
+        api_key_env: None,
+        ..JudgeConfig::new(&url, "no-such/model")
+    };
+    println!("{}", fails(other, &dir.path().join("u.jsonl")));
+}
