@@ -413,6 +413,12 @@ fn damage_is_named_and_does_not_take_the_rest_along() {
             "found `yes`, expected true or false",
         ),
         (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length,finished\na,1,1,nan,1,true\n",
+            "win-rates",
+            "method a, prompt 0: kl: found NaN",
+        ),
+        (
             "exact.csv",
             "method,subopt\nrto,0\n",
             "exact",
@@ -462,4 +468,24 @@ fn what_is_no_run_is_refused_and_a_page_goes_where_it_is_told() {
         "--quiet",
     ]);
     assert!(output.status.success() && output.stderr.is_empty() && out.is_file());
+}
+
+#[test]
+fn several_answers_to_a_prompt_count_once() {
+    let dir = folder("several");
+    let rows = "method,prompt_id,reward,kl,length,finished\n\
+                a,7,1,,3,true\na,7,3,,3,false\na,8,5,,3,1\nb,8,0,,2,0\nb,7,2,,2,1\n";
+    fs::write(dir.join("evaluation.csv"), rows).unwrap();
+    let verdicts =
+        "row,column,prompt_id,preference,length_difference\na,b,1,1,0\na,b,1,0,0\na,b,2,1,0\n";
+    fs::write(dir.join("judge.csv"), verdicts).unwrap();
+    let page = page_of(&dir);
+    // a against b: ½ at prompt 7, 1 at prompt 8; the judge: ½ at prompt 1, 1 at prompt 2.
+    for id in ["win-rates", "judge"] {
+        assert!(section(&page, id).contains(">75.0<small>"), "{id}");
+    }
+    // Means over prompts: (2 + 5)/2.
+    assert!(section(&page, "methods").contains(">3.500<small>"));
+    assert!(section(&page, "methods").contains("66.7%"));
+    assert!(section(&page, "frontier").contains("gives no KL"));
 }

@@ -187,7 +187,22 @@ impl Judge {
         contests: &[Contest],
         done: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Verdict>> {
-        let open = self.open_requests(contests);
+        self.answer_all(&self.open_requests(contests), done)?;
+        let transcripts = lock(&self.transcripts);
+        let verdict = |contest: &Contest| {
+            let prompt = self.prompt(contest);
+            let said = transcripts.get(&self.hash(&prompt));
+            let said = said.expect("every open request was answered");
+            match contest.swapped() {
+                true => Verdict::read(&said.reply).swapped(),
+                false => Verdict::read(&said.reply),
+            }
+        };
+        Ok(contests.iter().map(verdict).collect())
+    }
+
+    /// Several workers; the first failure stops them all, after what they have begun.
+    fn answer_all(&self, open: &[Open], done: &(dyn Fn(usize) + Sync)) -> Result<()> {
         let (next, finished, stop) = (
             AtomicUsize::new(0),
             AtomicUsize::new(0),
@@ -213,20 +228,10 @@ impl Judge {
                 scope.spawn(work);
             }
         });
-        if let Some(e) = lock(&failure).take() {
-            return Err(e);
+        match lock(&failure).take() {
+            Some(e) => Err(e),
+            None => Ok(()),
         }
-        let transcripts = lock(&self.transcripts);
-        let verdict = |contest: &Contest| {
-            let prompt = self.prompt(contest);
-            let said = transcripts.get(&self.hash(&prompt));
-            let said = said.expect("every open request was answered");
-            match contest.swapped() {
-                true => Verdict::read(&said.reply).swapped(),
-                false => Verdict::read(&said.reply),
-            }
-        };
-        Ok(contests.iter().map(verdict).collect())
     }
 
     fn ask(&self, open: &Open) -> Result<()> {

@@ -55,15 +55,7 @@ impl Transcripts {
             .iter()
             .rposition(|b| *b == b'\n')
             .map_or(0, |at| at + 1);
-        let mut known = HashMap::new();
-        for (i, line) in bytes[..end].split_inclusive(|b| *b == b'\n').enumerate() {
-            let place = || format!("{}:{}", path.display(), i + 1);
-            let transcript = read(line).map_err(|why| Error::Data {
-                place: place(),
-                why,
-            })?;
-            known.insert(transcript.hash.clone(), transcript);
-        }
+        let known = read_all(path, &bytes[..end])?;
         if end < bytes.len() {
             file.set_len(end as u64).map_err(|e| failed("repair", e))?;
             file.seek(SeekFrom::End(0))
@@ -93,6 +85,18 @@ impl Transcripts {
         self.known.insert(t.hash.clone(), t);
         Ok(())
     }
+}
+
+fn read_all(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Transcript>> {
+    let mut known = HashMap::new();
+    for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+        let transcript = read(line).map_err(|why| Error::Data {
+            place: format!("{}:{}", path.display(), i + 1),
+            why,
+        })?;
+        known.insert(transcript.hash.clone(), transcript);
+    }
+    Ok(known)
 }
 
 fn read(line: &[u8]) -> std::result::Result<Transcript, String> {

@@ -97,12 +97,7 @@ pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
             return Ok(());
         }
     };
-    // RTO as released has another objective, and a reward of its own.
-    let has = |s: &&Stage, start: &str| {
-        s.name.starts_with(start) && !s.name.contains("released") && s.get(&IMPLICIT).is_some()
-    };
-    let rto: Vec<&Stage> = stages.iter().filter(|s| has(s, "rto")).collect();
-    let dppo: Vec<&Stage> = stages.iter().filter(|s| has(s, "dppo")).collect();
+    let [rto, dppo] = ["rto", "dppo"].map(|start| family(stages, start));
     if rto.is_empty() || dppo.is_empty() {
         page.say("<span class=\"absent\">The metrics hold no implicit reward of both a stage rto… and a stage dppo….</span>");
         return Ok(());
@@ -128,6 +123,14 @@ pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
         figures.len().max(1),
         figures,
     ))
+}
+
+/// The runs of a method that log the implicit reward. RTO as released has another objective, and a reward of its own.
+fn family<'a>(stages: &'a [Stage], start: &str) -> Vec<&'a Stage> {
+    let has = |s: &&Stage| {
+        s.name.starts_with(start) && !s.name.contains("released") && s.get(&IMPLICIT).is_some()
+    };
+    stages.iter().filter(has).collect()
 }
 
 /// The runs that have a partner with another, or with the same, β₂.
@@ -179,14 +182,7 @@ pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
         Axis::linear("reward per response"),
     )
     .caption("Markers are held-out means with 95% intervals; lines are the way there during training (means of batches), where the run logged both.");
-    for stage in run.stages.iter().flatten() {
-        let (Some(kl), Some(reward)) = (stage.series.get(KL), stage.get(&TRUE_REWARD)) else {
-            continue;
-        };
-        let path: Vec<(f64, f64)> = kl.iter().zip(reward).map(|(k, r)| (k.1, r.1)).collect();
-        let look = style(run, &stage.name).kind(Kind::Line);
-        figure = figure.with(Series::new("", thinned(&path, WAY), look));
-    }
+    figure.series = ways(run);
     let mut without = Vec::new();
     for summary in &evaluation.win_rates.methods {
         match &summary.kl {
@@ -205,6 +201,20 @@ pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
     }
     figure.size = (800, 460);
     page.figure(&figure)
+}
+
+/// Reward against KL during training.
+fn ways(run: &Run) -> Vec<Series> {
+    let way = |stage: &Stage| {
+        let (kl, reward) = (stage.series.get(KL)?, stage.get(&TRUE_REWARD)?);
+        // A step may lack one of the two.
+        let at = |step: f64| Some(reward.iter().find(|r| r.0 == step)?.1);
+        let path = kl.iter().filter_map(|k| Some((k.1, at(k.0)?)));
+        let path: Vec<(f64, f64)> = path.collect();
+        let look = style(run, &stage.name).kind(Kind::Line);
+        Some(Series::new("", thinned(&path, WAY), look))
+    };
+    run.stages.iter().flatten().filter_map(way).collect()
 }
 
 fn point(run: &Run, summary: &Summary, kl: f64) -> Series {

@@ -265,45 +265,34 @@ fn stage(path: &Path) -> Result<Stage> {
     })
 }
 
+/// Answers and how many of them ended themselves, by prompt.
+type ByPrompt<'a> = BTreeMap<&'a str, (Vec<Answer>, usize)>;
+
 fn evaluation(path: &Path) -> Result<Evaluation> {
     let table = Table::from_csv(path)?;
-    let names = table.texts("method")?;
-    let prompts = table.texts("prompt_id")?;
-    let (rewards, lengths) = (table.floats("reward")?, table.floats("length")?);
-    let kls = table.floats("kl")?;
-    let ends = table.texts("finished")?;
+    let (names, prompts) = (table.texts("method")?, table.texts("prompt_id")?);
+    let (answers, ends) = answers(&table)?;
     let order = table.distinct("method")?;
-    let mut by_method: BTreeMap<&str, BTreeMap<&str, Vec<Answer>>> = BTreeMap::new();
-    let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    let mut by_method: BTreeMap<&str, ByPrompt> = BTreeMap::new();
     for i in 0..table.len() {
-        let kl = Some(kls[i]).filter(|kl| !kl.is_nan());
-        let answer = Answer {
-            score: rewards[i],
-            length: lengths[i],
-            kl,
-        };
-        let ended = match ends[i].as_str() {
-            "true" | "1" => 1,
-            "false" | "0" => 0,
-            other => bail!(
-                "evaluation.csv: row {}, column `finished`: found `{other}`, expected true or false",
-                i + 1
-            ),
-        };
         let of_method = by_method.entry(&names[i]).or_default();
-        of_method.entry(&prompts[i]).or_default().push(answer);
-        let count = counts.entry(&names[i]).or_default();
-        *count = [count[0] + ended, count[1] + 1];
+        let (of_prompt, ended) = of_method.entry(&prompts[i]).or_default();
+        of_prompt.push(answers[i]);
+        *ended += usize::from(ends[i]);
     }
     same_prompts(&order, &by_method)?;
     let method = |name: &String| Method {
         name: name.clone(),
-        prompts: by_method[name.as_str()].values().cloned().collect(),
+        prompts: by_method[name.as_str()]
+            .values()
+            .map(|p| p.0.clone())
+            .collect(),
     };
     let methods: Vec<Method> = order.iter().map(method).collect();
     let win_rates = WinRates::try_new(&methods).map_err(|e| anyhow!("evaluation.csv: {e}"))?;
     let share = |name: &String| {
-        let [ended, all] = counts[name.as_str()];
+        let of_method = by_method[name.as_str()].values();
+        let (all, ended) = of_method.fold((0, 0), |n, p| (n.0 + p.0.len(), n.1 + p.1));
         ended as f64 / all as f64
     };
     Ok(Evaluation {
@@ -313,11 +302,31 @@ fn evaluation(path: &Path) -> Result<Evaluation> {
     })
 }
 
+/// The rows, and whether each ended itself.
+fn answers(table: &Table) -> Result<(Vec<Answer>, Vec<bool>)> {
+    let (scores, lengths) = (table.floats("reward")?, table.floats("length")?);
+    let (kls, kl_texts) = (table.floats("kl")?, table.texts("kl")?);
+    let answer = |i: usize| Answer {
+        score: scores[i],
+        length: lengths[i],
+        // An empty field is an unknown KL; a NaN that was written is a mistake, found later.
+        kl: (!kl_texts[i].is_empty()).then_some(kls[i]),
+    };
+    let ended = |(i, text): (usize, &String)| match text.as_str() {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        other => Err(anyhow!(
+            "evaluation.csv: row {}, column `finished`: found `{other}`, expected true or false",
+            i + 1
+        )),
+    };
+    let ends = table.texts("finished")?;
+    let ends = ends.iter().enumerate().map(ended).collect::<Result<_>>()?;
+    Ok(((0..table.len()).map(answer).collect(), ends))
+}
+
 /// A win rate compares answers to the same prompts.
-fn same_prompts(
-    order: &[String],
-    by_method: &BTreeMap<&str, BTreeMap<&str, Vec<Answer>>>,
-) -> Result<()> {
+fn same_prompts(order: &[String], by_method: &BTreeMap<&str, ByPrompt>) -> Result<()> {
     let Some(first) = order.first() else {
         bail!("evaluation.csv: is empty");
     };
@@ -338,10 +347,6 @@ fn same_prompts(
 fn judged(path: &Path) -> Result<Judged> {
     let table = Table::from_csv(path)?;
     let (rows, columns) = (table.texts("row")?, table.texts("column")?);
-    let (preferences, lengths) = (
-        table.floats("preference")?,
-        table.floats("length_difference")?,
-    );
     let mut names: Vec<String> = Vec::new();
     for name in rows.iter().chain(&columns) {
         if !names.contains(name) {
@@ -349,33 +354,48 @@ fn judged(path: &Path) -> Result<Judged> {
         }
     }
     let index = |name: &String| names.iter().position(|n| n == name).unwrap_or(0);
-    let mut pairs: BTreeMap<(usize, usize), [Vec<f64>; 2]> = BTreeMap::new();
-    let mut unreadable = 0;
-    for i in 0..table.len() {
-        // An empty field: the judge gave no verdict.
-        if preferences[i].is_nan() {
-            unreadable += 1;
-            continue;
-        }
-        let [w, d] = pairs
-            .entry((index(&rows[i]), index(&columns[i])))
-            .or_default();
-        w.push(preferences[i]);
-        d.push(lengths[i]);
+    let ids = table.texts("prompt_id")?;
+    let (preferences, lengths) = (
+        table.floats("preference")?,
+        table.floats("length_difference")?,
+    );
+    let mut pairs: BTreeMap<(usize, usize), BTreeMap<&str, Verdicts>> = BTreeMap::new();
+    // An empty field: the judge gave no verdict.
+    let readable = (0..table.len()).filter(|i| !preferences[*i].is_nan());
+    for i in readable.clone() {
+        let pair = pairs.entry((index(&rows[i]), index(&columns[i])));
+        let of_prompt = pair.or_default().entry(&ids[i]).or_default();
+        of_prompt.push((preferences[i], lengths[i]));
     }
-    let mut compared = Vec::new();
-    for ((row, column), [w, d]) in &pairs {
-        let comparison = Comparison::try_new(w, d).map_err(|e| anyhow!("judge.csv: {e}"))?;
-        compared.push((*row, *column, comparison));
-    }
-    if compared.is_empty() {
+    if pairs.is_empty() {
         bail!("judge.csv: holds no verdict");
     }
+    let unreadable = table.len() - readable.count();
+    let matrix = judged_matrix(names, &pairs).map_err(|e| anyhow!("judge.csv: {e}"))?;
     Ok(Judged {
-        matrix: Matrix::try_new(names, compared).map_err(|e| anyhow!("judge.csv: {e}"))?,
+        matrix,
         prompts: table.distinct("prompt_id")?.len(),
         unreadable,
     })
+}
+
+/// Preference and length difference of the answers to a prompt.
+type Verdicts = Vec<(f64, f64)>;
+
+/// Several verdicts on a prompt are averaged first: prompts are what is independent.
+fn judged_matrix(
+    names: Vec<String>,
+    pairs: &BTreeMap<(usize, usize), BTreeMap<&str, Verdicts>>,
+) -> rto_bridge::Result<Matrix> {
+    let mean = |verdicts: &Verdicts, of: fn(&(f64, f64)) -> f64| {
+        verdicts.iter().map(of).sum::<f64>() / verdicts.len() as f64
+    };
+    let compared = pairs.iter().map(|((row, column), prompts)| {
+        let w: Vec<f64> = prompts.values().map(|v| mean(v, |v| v.0)).collect();
+        let d: Vec<f64> = prompts.values().map(|v| mean(v, |v| v.1)).collect();
+        Ok((*row, *column, Comparison::try_new(&w, &d)?))
+    });
+    Matrix::try_new(names, compared.collect::<rto_bridge::Result<_>>()?)
 }
 
 fn exact(path: &Path) -> Result<Vec<Exact>> {

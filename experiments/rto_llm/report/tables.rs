@@ -26,23 +26,7 @@ pub fn summary(page: &mut Page, run: &Run) {
         escape(&best_of.name),
         range(best_of.score)
     );
-    let against = |name: &str| rates.methods.iter().position(|m| m.name == name);
-    if let (Some(rto), Some(dppo)) = (against("rto"), against("dppo"))
-        && let Some(c) = rates.get(rto, dppo)
-    {
-        let apart = match c.p_holm <= ALPHA {
-            true => "significant",
-            false => "not significant",
-        };
-        text += &format!(
-            " RTO beats DPPO on {} of the prompts, which is {apart} after Holm's correction (p {}).",
-            share_range(c.rate),
-            match p_value(c.p_holm) {
-                p if p.starts_with('&') => p,
-                p => format!("= {p}"),
-            }
-        );
-    }
+    text += &rto_against_dppo(&rates.matrix).unwrap_or_default();
     let apart = rates.matrix.pairs().filter(|(_, _, c)| c.p_holm <= ALPHA);
     text += &format!(
         " Of {} pairs of methods {} differ significantly.",
@@ -50,6 +34,24 @@ pub fn summary(page: &mut Page, run: &Run) {
         apart.count()
     );
     page.say(&text);
+}
+
+/// The paper's main comparison.
+fn rto_against_dppo(matrix: &Matrix) -> Option<String> {
+    let index = |name: &str| matrix.names().iter().position(|n| n == name);
+    let c = matrix.get(index("rto")?, index("dppo")?)?;
+    let apart = match c.p_holm <= ALPHA {
+        true => "significant",
+        false => "not significant",
+    };
+    let p = match p_value(c.p_holm) {
+        p if p.starts_with('&') => p,
+        p => format!("= {p}"),
+    };
+    let rate = share_range(c.rate);
+    Some(format!(
+        " RTO beats DPPO on {rate} of the prompts, which is {apart} after Holm's correction (p {p})."
+    ))
 }
 
 /// Table 1 with intervals.
