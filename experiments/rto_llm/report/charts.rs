@@ -15,8 +15,9 @@ const KL: &str = "objective/kl";
 const BETA2: &str = "objective/beta2";
 
 /// What a reader looks at first, with the axis it gets.
-const SHOWN: [(&str, &str); 12] = [
+const SHOWN: [(&str, &str); 13] = [
     ("objective/rlhf_reward", "reward less KL penalty"),
+    ("objective/true_reward", "true reward per response"),
     ("reward/true", "true reward per response"),
     ("objective/kl", "KL to the reference (nats)"),
     ("policy/clipfrac_avg", "share of clipped ratios"),
