@@ -357,6 +357,14 @@ fn missing_parts_are_named_where_they_would_be() {
     let page = page_of(&dir);
     assert!(section(&page, "training").contains("metrics is not in this run folder."));
     assert!(section(&page, "win-rates").contains("matrix"));
+    // Without the fair run the page says what it cannot compare.
+    let dir = folder("confounded-alone");
+    make_run(&dir);
+    fs::remove_file(dir.join("metrics/dppo-fair.jsonl")).unwrap();
+    let page = page_of(&dir);
+    let figure3 = section(&page, "figure3");
+    assert!(figure3.contains("have the same β₂ here, so that comparison is missing"));
+    assert!(figure3.contains("As printed") && !figure3.contains("Fair: equal"));
     // Most runs ask no judge, and their page says nothing of one.
     fs::remove_file(dir.join("judge.csv")).unwrap();
     assert!(!page_of(&dir).contains("judge"));

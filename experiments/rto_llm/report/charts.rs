@@ -115,15 +115,18 @@ pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
         "Mean implicit reward β₁ log π<sub>dpo</sub>/π<sub>ref</sub> of a batch's responses. The paper draws RTO at the smaller β₂ and \
          DPPO at the larger one; a smaller β₂ alone raises this reward, so only curves at equal β₂ compare where reward is paid.",
     );
-    if known && panels[1].is_none() {
-        page.say("<span class=\"absent\">No two of these runs have the same β₂, so the fair comparison is missing.</span>");
+    for (panel, kind) in panels.iter().zip(["different", "the same"]) {
+        if panel.is_none() {
+            page.say(&format!(
+                "<span class=\"absent\">No run of RTO and run of DPPO have {kind} β₂ here, so that comparison is missing.</span>"
+            ));
+        }
     }
     let figures: Vec<Figure> = panels.into_iter().flatten().collect();
-    page.panels(&Panels::new(
-        "Implicit reward of RTO and of sentence-level DPO reward (DPPO)",
-        figures.len().max(1),
-        figures,
-    ))
+    let columns = figures.len().max(1);
+    let title = "Implicit reward of RTO and of sentence-level DPO reward (DPPO)";
+    let size = if columns == 1 { (800, 400) } else { (460, 360) };
+    page.panels(&Panels::new(title, columns, figures).with_size(size))
 }
 
 /// The runs of a method that log the implicit reward. RTO as released has another objective, and a reward of its own.

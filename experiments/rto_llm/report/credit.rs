@@ -39,7 +39,8 @@ fn article(c: &Credit, dpo: f64, truth: f64) -> String {
     if let Some(values) = &c.truth {
         rows += &row("true reward", &c.tokens, values, truth);
         if let Some(r) = correlation(&c.dpo, values) {
-            let text = format!("{r:.2}").replace('-', "−");
+            // Adding 0 turns a rounded −0 into 0.
+            let text = format!("{:.2}", (100.0 * r).round() / 100.0 + 0.0).replace('-', "−");
             rows += &format!("<small></small><small>correlation over tokens {text}</small>");
         }
     }
