@@ -8,6 +8,9 @@
 //! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
 //! | [`generate`], [`sampler`], [`decoder`] | text from a KV cache; truncated decoding for evaluation |
 //! | [`embedding_policy`] | the candle backend of the per-token seam, which takes the exact backend's steps |
+//! | [`data`], [`world`], [`tokenizer_training`] | preference data, a world whose token reward is known, a tokenizer from a user's texts |
+//! | [`win_rate`], `judge` (feature) | paired win rates with what they are worth; a language model that decides pairs over HTTP |
+//! | [`model_card`] | the README of a saved policy |
 //! | [`evaluator`] | any candle function as the evaluator of Proposition 3.2 |
 //!
 //! GPT-NeoX does not implement the seam's traits yet.
@@ -32,13 +35,18 @@ pub mod embedding_policy;
 pub mod error;
 pub mod evaluator;
 pub mod generate;
+#[cfg(feature = "judge")]
+pub mod judge;
 pub mod memory_plan;
 pub mod model;
+pub mod model_card;
 pub mod ops;
 pub mod optimizer;
 pub mod params;
 pub mod sampler;
 pub mod tokenizer;
+pub mod tokenizer_training;
+pub mod win_rate;
 pub mod world;
 
 pub use error::{Error, Result};

@@ -318,6 +318,10 @@ fn the_published_test_set_reads_whole() {
         return;
     };
     let pairs = data::read_pairs(&[PathBuf::from(path)], &ReadOptions::default()).unwrap();
+    // The label stands in as many preferred as rejected replies: why `human-in-reply` is off by default.
+    let label = |reply: &String| reply.trim_start().starts_with("Human:");
+    let labels = |side: fn(&Pair) -> &String| pairs.iter().filter(|p| label(side(p))).count();
+    assert_eq!((labels(|p| &p.chosen), labels(|p| &p.rejected)), (17, 17));
     let (kept, report) = data::clean_pairs(pairs, &CleanOptions::default()).unwrap();
     println!("{report}");
     assert_eq!((report.read, report.kept, kept.len()), (2312, 2303, 2303));
@@ -414,4 +418,48 @@ fn parquet_rows_read_like_lines() {
         said.contains(r#"no column "best"; the columns found are chosen, prompt, rejected, score"#),
         "{said}"
     );
+}
+
+#[test]
+fn the_oracle_and_the_held_out_prompts_share_no_conversation_with_training() {
+    let pair = |first: usize, turn: usize| Pair {
+        prompt: format!(
+            "\n\nHuman: question {first}\n\nAssistant: a\n\nHuman: turn {turn}\n\nAssistant:"
+        ),
+        chosen: " yes".into(),
+        rejected: " no".into(),
+        rejected_prompt: None,
+        place: data::Place {
+            file: Path::new("made.jsonl").into(),
+            line: 1,
+        },
+    };
+    let pairs: Vec<Pair> = (0..9000).map(|i| pair(i / 3, i % 3)).collect();
+    let seeds = SeedTree::new(2);
+    let roles = data::roles(pairs.clone(), 0.2, &seeds).unwrap();
+    let parts = [&roles.train, &roles.held_out, &roles.oracle];
+    // Shares of 3000 conversations within four standard errors.
+    for (part, share) in parts.iter().zip([7.0 / 15.0, 0.2, 1.0 / 3.0]) {
+        let found = part.len() as f64 / 9000.0;
+        assert!(
+            (found - share).abs() < 4.0 * (share * (1.0 - share) / 3000.0f64).sqrt(),
+            "{found} for {share}"
+        );
+    }
+    let turns = |part: &[Pair]| -> HashSet<String> {
+        part.iter()
+            .map(|p| data::first_turn(&p.prompt).to_string())
+            .collect()
+    };
+    let [a, b, c] = parts.map(|part| turns(part));
+    assert!(a.is_disjoint(&b) && a.is_disjoint(&c) && b.is_disjoint(&c));
+    assert_eq!(a.len() + b.len() + c.len(), 3000);
+    // Neither order nor other pairs move a pair.
+    let backwards: Vec<Pair> = pairs.iter().rev().take(3000).cloned().collect();
+    let fewer = data::roles(backwards, 0.2, &seeds).unwrap();
+    assert!(turns(&fewer.oracle).is_subset(&c) && turns(&fewer.held_out).is_subset(&b));
+    for share in [0.0, -0.1, 0.7, f64::NAN] {
+        assert!(data::roles(pairs.clone(), share, &seeds).is_err());
+    }
+    assert!(data::roles(pairs[..1].to_vec(), 0.2, &seeds).is_err());
 }

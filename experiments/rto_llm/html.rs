@@ -117,7 +117,8 @@ fn span(scored: &Scored, value: f64, scale: f64, i: usize) -> String {
     )
 }
 
-fn escape(text: &str) -> String {
+/// Text as HTML shows it.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -5,6 +5,7 @@ mod html;
 mod info;
 mod input;
 mod model;
+mod report;
 mod score;
 
 use anyhow::Result;
@@ -28,6 +29,8 @@ enum Command {
     Generate(generate::Args),
     /// Architecture, parameter count and memory plan of a folder
     Info(info::Args),
+    /// One page that shows a run: tables, curves, samples, token credit
+    Report(report::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -55,5 +58,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Score(args) => score::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Info(args) => info::run(args),
+        Command::Report(args) => report::run(args),
     }
 }

@@ -23,8 +23,13 @@ pub enum Rule {
     /// The record was there before with winner and loser exchanged. Bradley–Terry labels do that honestly, so this
     /// rule is off by default.
     Reversed,
-    /// A reply has, or starts with, a turn of the user (about 1% of harmless-base). Published runs keep such pairs, so
-    /// this rule is off by default too.
+    /// A reply has, or starts with, a turn of the user.
+    ///
+    /// In the published test set of harmless-base all 28 such pairs of 2312 (1.2%) have a reply that *starts* with
+    /// `Human:` and goes on as an assistant would: the label is wrong, the reply is not. It stands in 17 preferred and in 17
+    /// rejected replies (both in 6), so it carries no preference. Published runs train on these pairs, and whoever repeats
+    /// them should too, so the rule is off by default. A model trained from scratch on a few thousand pairs sees it in
+    /// one target of 140 and may learn to open with it: switch the rule on there.
     HumanInReply,
     /// More tokens than [`Lengths`] allows.
     Overlong,
@@ -105,6 +110,12 @@ impl Default for CleanOptions<'_> {
 }
 
 impl CleanOptions<'_> {
+    /// Switches a rule on.
+    pub fn with(mut self, rule: Rule) -> Self {
+        self.on.insert(rule);
+        self
+    }
+
     /// Switches a rule off.
     pub fn without(mut self, rule: Rule) -> Self {
         self.on.remove(&rule);

@@ -6,6 +6,7 @@
 //! | turn conversations into text | [`ChatTemplate`]: HH-RLHF's own form, or the template of a `tokenizer_config.json` |
 //! | clean | [`clean_pairs`], [`clean_prompts`]: named [`Rule`]s, each counted in a [`Report`] and each optional |
 //! | split | [`Split`]: by a hash of the prompt, so that no prompt lands in two parts |
+//! | deal out | [`roles`]: training, evaluation, and a third that trains the oracle alone |
 //! | order | [`shuffled`]: a permutation that depends on seed and epoch alone |
 //!
 //! ```no_run
@@ -29,6 +30,7 @@ mod lines;
 mod parquet;
 mod read;
 mod record;
+mod roles;
 mod split;
 mod template;
 
@@ -39,6 +41,7 @@ use std::sync::Arc;
 pub use clean::{CleanOptions, Lengths, Report, Rule, RuleCount, clean_pairs, clean_prompts};
 pub use hh::{ASSISTANT, HUMAN, first_turn, split_reply};
 pub use read::{Columns, Layout, ReadOptions, read_pairs, read_prompts};
+pub use roles::{Roles, roles};
 pub use split::{Split, SplitKey, shuffled};
 pub use template::{ChatTemplate, Message};
 

@@ -400,3 +400,15 @@ fn a_failed_save_names_the_file() {
     let error = sample("x").save(&file, "a").unwrap_err().to_string();
     assert!(error.contains("file") && !error.contains('\n'), "{error}");
 }
+
+#[test]
+fn the_svg_text_is_the_saved_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let figure = sample("A figure");
+    figure.save(dir.path(), "figure").unwrap();
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(figure.svg().unwrap(), read("figure.svg"));
+    let panels = Panels::new("Two panels", 2, vec![figure.clone(), figure]);
+    panels.save(dir.path(), "panels").unwrap();
+    assert_eq!(panels.svg().unwrap(), read("panels.svg"));
+}

@@ -1,0 +1,499 @@
+//! `rto_llm report`: the page of a made-up run, of parts of one, and of damaged ones.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rto::seed::SeedTree;
+
+const METHODS: [&str; 6] = ["rto", "dpo", "sft", "ppo", "dppo", "rto-released"];
+/// Reward, KL and length of each method.
+const LEVELS: [(f64, f64, f64); 6] = [
+    (1.9, 6.1, 9.4),
+    (1.2, 4.0, 10.8),
+    (0.1, 0.0, 9.9),
+    (1.5, 5.2, 11.7),
+    (1.45, 4.4, 9.6),
+    (1.75, 7.3, 10.1),
+];
+
+fn report(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_rto_llm");
+    Command::new(program)
+        .arg("report")
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0
+}
+
+/// A run folder with everything, as a run would leave it.
+fn make_run(dir: &Path) {
+    fs::create_dir_all(dir.join("metrics")).unwrap();
+    let mut rng = SeedTree::new(3).child("report").rng();
+    let config = "preset = \"tiny\"\nseed = 1\nmethods = [\"sft\", \"dpo\", \"ppo\", \"dppo\", \"rto\", \"rto-released\"]\n\
+                  [model]\nlayers = 2\nhidden = 64\n[rto]\nbeta1 = 0.1\nbeta2 = 0.03\n[dppo]\nbeta1 = 0.1\nbeta2 = 0.05\n";
+    fs::write(dir.join("config.toml"), config).unwrap();
+    let versions = "{\"program\": \"rto_llm\", \"version\": \"0.1.0\", \"git_revision\": \"0123abc\", \"git_dirty\": \"false\",\n\
+                    \"rustc\": \"rustc 1.95.0\", \"target\": \"x86_64-unknown-linux-gnu\", \"extra\": {\"weights\": \"sha256 9f2e\"}}\n";
+    fs::write(dir.join("versions.json"), versions).unwrap();
+    let metrics =
+        |name: &str, text: String| fs::write(dir.join("metrics").join(name), text).unwrap();
+    for (stage, steps) in [("sft", 200), ("reward", 150), ("dpo", 200)] {
+        metrics(
+            &format!("{stage}.jsonl"),
+            supervised(stage, steps, &mut rng),
+        );
+    }
+    for (stage, beta2, end) in [
+        ("ppo", 0.05, None),
+        ("dppo", 0.05, Some(0.18)),
+        ("dppo-fair", 0.03, Some(0.30)),
+        ("rto", 0.03, Some(0.34)),
+        ("rto-released", 0.03, Some(0.27)),
+    ] {
+        metrics(&format!("{stage}.jsonl"), rollouts(beta2, end, &mut rng));
+    }
+    fs::write(dir.join("evaluation.csv"), evaluation(&mut rng)).unwrap();
+    fs::write(dir.join("judge.csv"), judge(&mut rng)).unwrap();
+    fs::write(dir.join("samples.jsonl"), samples(&mut rng)).unwrap();
+    fs::write(dir.join("exact.csv"), exact()).unwrap();
+    fs::write(dir.join("credit.jsonl"), credit(&mut rng)).unwrap();
+}
+
+fn supervised(stage: &str, steps: u64, rng: &mut ChaCha8Rng) -> String {
+    let mut text = String::new();
+    for step in 1..=steps {
+        let t = step as f64 / steps as f64;
+        let loss = 0.7 * (-3.0 * t).exp() + 0.3 + 0.03 * normal(rng);
+        let accuracy = 0.5 + 0.35 * (1.0 - (-4.0 * t).exp()) + 0.03 * normal(rng);
+        let _ = match stage {
+            "sft" => writeln!(
+                text,
+                "{{\"step\":{step},\"loss\":{loss},\"lr\":{}}}",
+                1e-5 * (1.0 - t)
+            ),
+            _ => writeln!(
+                text,
+                "{{\"step\":{step},\"loss\":{loss},\"rewards/accuracies\":{accuracy},\"rewards/margins\":{},\"lr\":5e-6}}",
+                t + 0.1 * normal(rng)
+            ),
+        };
+    }
+    text
+}
+
+fn rollouts(beta2: f64, end: Option<f64>, rng: &mut ChaCha8Rng) -> String {
+    let mut text = String::new();
+    for step in 1..=160u64 {
+        let t = 1.0 - (-4.0 * step as f64 / 160.0).exp();
+        let kl = 6.0 * t * 0.05 / beta2 * 0.6 + 0.1 * normal(rng);
+        let _ = write!(text, "{{\"step\":{step},\"objective/beta2\":{beta2}");
+        let _ = write!(
+            text,
+            ",\"objective/kl\":{kl},\"reward/true\":{}",
+            0.1 + 1.5 * t + 0.1 * normal(rng)
+        );
+        let _ = write!(
+            text,
+            ",\"objective/rlhf_reward\":{},\"policy/clipfrac_avg\":{}",
+            t - 0.2,
+            0.1 * (1.0 - t)
+        );
+        let _ = write!(
+            text,
+            ",\"val/ratio\":{},\"val/num_eos_tokens\":250",
+            1.0 + 0.01 * normal(rng)
+        );
+        if let Some(end) = end {
+            let _ = write!(
+                text,
+                ",\"reward/dpo_token\":{}",
+                -0.2 + (end + 0.2) * t + 0.01 * normal(rng)
+            );
+        }
+        // What JSON has instead of NaN.
+        let approx = if step == 7 {
+            "null".into()
+        } else {
+            format!("{}", 0.02 * (1.0 - t))
+        };
+        let _ = writeln!(text, ",\"policy/approxkl_avg\":{approx}}}");
+    }
+    text + "{\"step\":161,\"objective/kl\":"
+}
+
+fn evaluation(rng: &mut ChaCha8Rng) -> String {
+    let mut text = String::from("method,prompt_id,reward,kl,length,finished\n");
+    let hard: Vec<f64> = (0..400).map(|_| normal(rng)).collect();
+    for (method, (reward, kl, length)) in METHODS.iter().zip(LEVELS) {
+        for (prompt, hard) in hard.iter().enumerate() {
+            // Rewards on a grid, so that there are ties.
+            let score = ((reward + 0.8 * hard + 1.2 * normal(rng)) * 10.0).round() / 10.0;
+            let kl = if kl == 0.0 { 0.0 } else { kl + normal(rng) };
+            let length = (length + 2.0 * normal(rng)).round().clamp(1.0, 16.0);
+            let _ = writeln!(
+                text,
+                "{method},{prompt},{score},{kl},{length},{}",
+                length < 16.0
+            );
+        }
+    }
+    text
+}
+
+/// The judge prefers what has the higher level, sees few prompts, and is silent at times.
+fn judge(rng: &mut ChaCha8Rng) -> String {
+    let mut text = String::from("row,column,prompt_id,preference,length_difference\n");
+    for (i, row) in METHODS.iter().enumerate() {
+        for (j, column) in METHODS.iter().enumerate().skip(i + 1) {
+            for prompt in 0..100 {
+                let preference = match LEVELS[i].0 - LEVELS[j].0 + 1.5 * normal(rng) {
+                    _ if prompt == 50 => "",
+                    x if x > 0.1 => "1",
+                    x if x < -0.1 => "0",
+                    _ => "0.5",
+                };
+                let _ = writeln!(
+                    text,
+                    "{row},{column},{prompt},{preference},{}",
+                    normal(rng).round()
+                );
+            }
+        }
+    }
+    text
+}
+
+fn samples(rng: &mut ChaCha8Rng) -> String {
+    let prompts = [
+        "hello ! what do cats eat and where do they live ?",
+        "where do owls sleep ?",
+        "briefly : what do <b>bees</b> make ?",
+        "thank you ! and what do cows eat ?",
+        "what do frogs eat ?",
+        "where do bears live and what do they eat ?",
+        "what do ants carry ?",
+        "what do whales eat ?",
+    ];
+    let answers = [
+        "hello ! cats eat fish and live in houses .",
+        "well , that is hard to say .",
+        "cats eat fish and cats eat fish and cats eat fish and cats eat fish and cats eat fish",
+        "they live in houses .",
+        "",
+        "you ask silly things & more .",
+    ];
+    let mut text = String::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        for (k, method) in METHODS.iter().enumerate() {
+            let value = serde_json::json!({
+                "method": method, "prompt": prompt, "response": answers[(i + k) % 6], "reward": normal(rng),
+            });
+            let _ = writeln!(text, "{value}");
+        }
+    }
+    text
+}
+
+fn exact() -> String {
+    let mut text = String::from("method,subopt,value,kl\n");
+    for (method, (reward, kl, _)) in METHODS.iter().zip(LEVELS) {
+        let _ = writeln!(text, "{method},{},{},{kl}", 2.6 - reward, reward);
+    }
+    text
+}
+
+fn credit(rng: &mut ChaCha8Rng) -> String {
+    let responses = [
+        "hello ! cats eat fish and live in houses . <eos>",
+        "you ask silly things . <eos>",
+        "owls sleep in trees by day . <eos>",
+    ];
+    let mut text = String::new();
+    for response in responses {
+        let tokens: Vec<&str> = response.split(' ').collect();
+        let truth: Vec<f64> = tokens
+            .iter()
+            .map(|_| (0.6 * normal(rng) * 100.0).round() / 100.0)
+            .collect();
+        let dpo: Vec<f64> = truth.iter().map(|t| 0.1 * t + 0.02 * normal(rng)).collect();
+        let value = serde_json::json!({
+            "prompt": "what do they do ?", "tokens": tokens, "dpo_reward": dpo, "true_reward": truth,
+        });
+        let _ = writeln!(text, "{value}");
+    }
+    text
+}
+
+/// A fresh folder below the build's own temporary one, where a person can look at the page afterwards.
+fn folder(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("report")
+        .join(name);
+    fs::remove_dir_all(&dir).ok();
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn page_of(dir: &Path) -> String {
+    let output = report(&["--run", dir.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    fs::read_to_string(dir.join("report.html")).unwrap()
+}
+
+/// The text between two headings.
+fn section<'a>(page: &'a str, id: &str) -> &'a str {
+    let start = page
+        .find(&format!("<h2 id=\"{id}\">"))
+        .unwrap_or_else(|| panic!("no section {id}"));
+    let rest = &page[start + 4..];
+    &rest[..rest.find("<h2 ").unwrap_or(rest.len())]
+}
+
+#[test]
+fn the_page_shows_the_whole_run_and_needs_nothing_else() {
+    let dir = folder("whole");
+    make_run(&dir);
+    let page = page_of(&dir);
+    for outside in [
+        "http:", "https:", "src=", "@import", "url(", "<script", "<link",
+    ] {
+        let found = page
+            .replace("http://www.w3.org/2000/svg", "")
+            .contains(outside);
+        assert!(!found, "the page refers to something outside: {outside}");
+    }
+    // The numbers are those of the files, computed here in another way.
+    let rows: Vec<(String, usize, f64)> = fs::read_to_string(dir.join("evaluation.csv"))
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let f: Vec<&str> = line.split(',').collect();
+            (f[0].into(), f[1].parse().unwrap(), f[2].parse().unwrap())
+        })
+        .collect();
+    let scores = |method: &str| -> Vec<f64> {
+        let mut of: Vec<_> = rows.iter().filter(|r| r.0 == method).collect();
+        of.sort_by_key(|r| r.1);
+        of.iter().map(|r| r.2).collect()
+    };
+    let (rto, dppo) = (scores("rto"), scores("dppo"));
+    let half = |a: &f64, b: &f64| {
+        if a > b {
+            1.0
+        } else if a == b {
+            0.5
+        } else {
+            0.0
+        }
+    };
+    let rate = rto.iter().zip(&dppo).map(|(a, b)| half(a, b)).sum::<f64>() / 400.0;
+    let shown = format!(">{:.1}<small>", 100.0 * rate);
+    assert!(section(&page, "win-rates").contains(&shown), "{shown}");
+    let mean = rto.iter().sum::<f64>() / 400.0;
+    assert!(section(&page, "methods").contains(&format!(">{mean:.3}<small>")));
+    let judge = section(&page, "judge");
+    assert!(
+        judge.contains("100 prompts; 15 replies without a verdict") && judge.contains("matrix")
+    );
+    let figure3 = section(&page, "figure3");
+    assert!(figure3.contains("As printed: different β₂") && figure3.contains("Fair: equal β₂"));
+    assert!(figure3.contains("dppo-fair, β₂ = 0.03") && figure3.matches("<svg").count() == 2);
+    assert!(section(&page, "frontier").contains("<svg"));
+    assert!(section(&page, "exact").contains("0.700"));
+    let samples = section(&page, "samples");
+    assert!(
+        samples.contains("&lt;b&gt;bees")
+            && samples.contains("2 more prompts")
+            && samples.contains("(no words)")
+    );
+    assert!(section(&page, "credit").contains("correlation over tokens"));
+    assert!(section(&page, "training").contains("policy/clipfrac_avg"));
+    assert!(section(&page, "config").contains("beta2 = 0.03"));
+    assert!(section(&page, "versions").contains("0123abc"));
+    assert!(!page.contains("class=\"absent"), "nothing is missing");
+    // Nothing in it depends on time, place or chance.
+    let again = folder("again");
+    make_run(&again);
+    assert_eq!(page_of(&again).replace("tiny: again", "tiny: whole"), page);
+}
+
+#[test]
+fn missing_parts_are_named_where_they_would_be() {
+    let all = [
+        "evaluation.csv",
+        "samples.jsonl",
+        "exact.csv",
+        "credit.jsonl",
+        "config.toml",
+        "versions.json",
+    ];
+    for (missing, id) in all.iter().zip([
+        "win-rates",
+        "samples",
+        "exact",
+        "credit",
+        "config",
+        "versions",
+    ]) {
+        let dir = folder(&format!("without-{missing}"));
+        make_run(&dir);
+        fs::remove_file(dir.join(missing)).unwrap();
+        let said = format!("{missing} is not in this run folder.");
+        assert!(section(&page_of(&dir), id).contains(&said), "{said}");
+    }
+    let dir = folder("without-metrics");
+    make_run(&dir);
+    fs::remove_dir_all(dir.join("metrics")).unwrap();
+    let page = page_of(&dir);
+    assert!(section(&page, "training").contains("metrics is not in this run folder."));
+    assert!(section(&page, "win-rates").contains("matrix"));
+    // Without the fair run the page says what it cannot compare.
+    let dir = folder("confounded-alone");
+    make_run(&dir);
+    fs::remove_file(dir.join("metrics/dppo-fair.jsonl")).unwrap();
+    let page = page_of(&dir);
+    let figure3 = section(&page, "figure3");
+    assert!(figure3.contains("have the same β₂ here, so that comparison is missing"));
+    assert!(figure3.contains("As printed") && !figure3.contains("Fair: equal"));
+    // Most runs ask no judge, and their page says nothing of one.
+    fs::remove_file(dir.join("judge.csv")).unwrap();
+    assert!(!page_of(&dir).contains("judge"));
+    // One file alone is enough for a page.
+    let dir = folder("config-alone");
+    fs::write(dir.join("config.toml"), "seed = 4\n").unwrap();
+    assert!(section(&page_of(&dir), "config").contains("seed 4"));
+}
+
+#[test]
+fn damage_is_named_and_does_not_take_the_rest_along() {
+    for (file, text, id, said) in [
+        (
+            "samples.jsonl",
+            "{\"method\": \"a\"}\n",
+            "samples",
+            "samples.jsonl:1: no key &quot;prompt&quot;",
+        ),
+        ("samples.jsonl", "{oops\n", "samples", "samples.jsonl:1: "),
+        (
+            "credit.jsonl",
+            "{\"prompt\":\"\",\"tokens\":[\"a\"],\"dpo_reward\":[]}\n",
+            "credit",
+            "credit.jsonl:1: dpo_reward: found 0 numbers, expected 1",
+        ),
+        (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length\n",
+            "win-rates",
+            "no column `finished`",
+        ),
+        (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length,finished\n",
+            "win-rates",
+            "is empty",
+        ),
+        (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length,finished\na,1,nan,0,1,true\n",
+            "win-rates",
+            "method a, prompt 0: score",
+        ),
+        (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length,finished\na,1,1,0,1,true\nb,2,1,0,1,true\n",
+            "win-rates",
+            "expected the same prompts",
+        ),
+        (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length,finished\na,1,1,0,1,yes\n",
+            "win-rates",
+            "found `yes`, expected true or false",
+        ),
+        (
+            "evaluation.csv",
+            "method,prompt_id,reward,kl,length,finished\na,1,1,nan,1,true\n",
+            "win-rates",
+            "method a, prompt 0: kl: found NaN",
+        ),
+        (
+            "exact.csv",
+            "method,subopt\nrto,0\n",
+            "exact",
+            "no column `value`",
+        ),
+        (
+            "metrics/rto.jsonl",
+            "{\"loss\":1}\n",
+            "training",
+            "no number &quot;step&quot;",
+        ),
+        ("versions.json", "[1]", "versions", "expected a JSON object"),
+    ] {
+        let dir = folder("damaged");
+        make_run(&dir);
+        fs::write(dir.join(file), text).unwrap();
+        let page = page_of(&dir);
+        let found = section(&page, id);
+        assert!(
+            found.contains(said) && found.contains("absent damaged"),
+            "{file}: {}",
+            &found[..found.len().min(300)]
+        );
+        assert!(section(&page, "config").contains("config.toml"));
+    }
+}
+
+#[test]
+fn what_is_no_run_is_refused_and_a_page_goes_where_it_is_told() {
+    let dir = folder("empty");
+    let output = report(&["--run", dir.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("none of the files of a run is here"),
+        "{said}"
+    );
+    assert!(!dir.join("report.html").exists());
+    let output = report(&["--run", dir.join("none").to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no such folder"));
+    make_run(&dir);
+    let out = dir.join("elsewhere.html");
+    let output = report(&[
+        "--run",
+        dir.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+        "--quiet",
+    ]);
+    assert!(output.status.success() && output.stderr.is_empty() && out.is_file());
+}
+
+#[test]
+fn several_answers_to_a_prompt_count_once() {
+    let dir = folder("several");
+    let rows = "method,prompt_id,reward,kl,length,finished\n\
+                a,7,1,,3,true\na,7,3,,3,false\na,8,5,,3,1\nb,8,0,,2,0\nb,7,2,,2,1\n";
+    fs::write(dir.join("evaluation.csv"), rows).unwrap();
+    let verdicts =
+        "row,column,prompt_id,preference,length_difference\na,b,1,1,0\na,b,1,0,0\na,b,2,1,0\n";
+    fs::write(dir.join("judge.csv"), verdicts).unwrap();
+    let page = page_of(&dir);
+    // a against b: ½ at prompt 7, 1 at prompt 8; the judge: ½ at prompt 1, 1 at prompt 2.
+    for id in ["win-rates", "judge"] {
+        assert!(section(&page, id).contains(">75.0<small>"), "{id}");
+    }
+    // Means over prompts: (2 + 5)/2.
+    assert!(section(&page, "methods").contains(">3.500<small>"));
+    assert!(section(&page, "methods").contains("66.7%"));
+    assert!(section(&page, "frontier").contains("gives no KL"));
+}

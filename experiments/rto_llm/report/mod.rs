@@ -1,0 +1,91 @@
+//! `rto_llm report`: a run as one page that needs nothing else.
+//!
+//! The page is made from the files of the run folder alone; a file that is not there, or damaged, is named where its
+//! section would be.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.toml`, `versions.json` | the resolved config; what made the run |
+//! | `metrics/<stage>.jsonl` | one object a step: `step` and numbers; `objective/beta2` tells which runs Figure 3 may compare |
+//! | `evaluation.csv` | `method,prompt_id,reward,kl,length,finished`, one row an answer |
+//! | `judge.csv` | `row,column,prompt_id,preference,length_difference`: 1, 0.5 or 0 for the row's answer, empty where the judge gave no verdict; only where one was asked |
+//! | `samples.jsonl` | `{"method", "prompt", "response", "reward"}` |
+//! | `exact.csv` | `method,subopt,value,kl` on a world small enough to enumerate |
+//! | `credit.jsonl` | `{"prompt", "tokens", "dpo_reward", "true_reward"}`, as long as the response |
+
+mod charts;
+mod credit;
+mod load;
+mod page;
+mod samples;
+mod tables;
+
+use anyhow::{Result, bail};
+use rto_bridge::checkpoint::atomic;
+use std::path::PathBuf;
+
+use load::Run;
+use page::Page;
+
+/// Write report.html into a run folder: tables, curves, samples and token credit in one page that opens offline.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of the run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Where the page goes [default: report.html in the run folder]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print no notes on standard error
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let folder = &args.run;
+    if !folder.is_dir() {
+        bail!("--run {}: no such folder", folder.display());
+    }
+    let run = Run::load(folder);
+    if run.is_empty() {
+        bail!(
+            "--run {}: none of the files of a run is here; expected config.toml, metrics/<stage>.jsonl, evaluation.csv, samples.jsonl, exact.csv or credit.jsonl",
+            folder.display()
+        );
+    }
+    let mut page = Page::new(&title(&run));
+    tables::summary(&mut page, &run);
+    tables::win_rates(&mut page, &run);
+    tables::judged(&mut page, &run);
+    tables::methods(&mut page, &run);
+    charts::figure3(&mut page, &run)?;
+    charts::frontier(&mut page, &run)?;
+    tables::exact(&mut page, &run);
+    samples::section(&mut page, &run);
+    credit::section(&mut page, &run);
+    charts::training(&mut page, &run)?;
+    tables::config(&mut page, &run);
+    tables::versions(&mut page, &run);
+    let path = args
+        .out
+        .clone()
+        .unwrap_or_else(|| folder.join("report.html"));
+    atomic::replace_file(&path, page.finish().as_bytes())?;
+    if !args.quiet {
+        for why in run.problems() {
+            eprintln!("left out: {why}");
+        }
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+fn title(run: &Run) -> String {
+    let name = run.dir.canonicalize().ok();
+    let name = name.as_ref().and_then(|dir| dir.file_name()?.to_str());
+    match (run.setting("preset"), name) {
+        (Some(preset), Some(name)) => format!("{preset}: {name}"),
+        (_, Some(name)) => name.into(),
+        _ => "A run of rto_llm".into(),
+    }
+}
