@@ -24,7 +24,6 @@ use rto_bridge::learner::{
     LearnerOptions, NeoxLearner, NeoxPolicy, NeoxRegressor, NeoxScorer, Restricted,
 };
 use rto_bridge::model::Heads;
-use rto_bridge::optimizer::AdamWConfig;
 use rto_bridge::params::{Init, Params};
 use rto_bridge::world::{SmallWorld, WORDS, World};
 
@@ -120,7 +119,7 @@ fn dpo(policy: &impl TokenScorer, batch: &[Episode]) -> BradleyTerry {
 }
 
 /// The clipped surrogate away from the kink, with entropy bonus and exact KL, and the value loss.
-fn ppo(policy: &NeoxPolicy, batch: &[Episode], with_value: bool) -> Sum {
+fn ppo(policy: &NeoxPolicy, batch: &[Episode], with_value: bool) -> Sum<'static> {
     let behaviour = log_probs(policy, batch).unwrap();
     let behaviour = behaviour
         .zip("noise", &noise(batch, 0.1, 7), |a, b| a + b)
@@ -349,7 +348,7 @@ fn a_model_of_the_world_is_evaluated_exactly_on_its_corner() {
         horizon: 5,
     };
     let map = StateMap::tree(&small.tree, &[0.25; 4]).unwrap();
-    let reference = TabularPolicy::try_from_probs(small.demonstrator.clone()).unwrap();
+    let reference = TabularPolicy::from_probs(&small.demonstrator).unwrap();
     let beta = Beta::try_new(0.5).unwrap();
     let exact = ExactEvaluator::try_new(map, &small.reward, reference, beta).unwrap();
     let report = exact.report_scores(&policy, 2000).unwrap();
