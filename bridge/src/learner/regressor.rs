@@ -101,6 +101,11 @@ impl NeoxRegressor {
         &self.scorer
     }
 
+    /// The network alone.
+    pub fn into_scorer(self) -> NeoxScorer {
+        self.scorer
+    }
+
     /// Optimiser steps taken.
     pub fn steps(&self) -> u64 {
         self.core.optimizer.steps()

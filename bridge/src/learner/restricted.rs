@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use ndarray::Array2;
+use rto::mdp::{StateIx, TabularPolicy, TokenTree};
+
 use rto::numerics::log_sum_exp;
 use rto::seq::{Channel, Episode, PerToken, Policy, Ragged, StreamKey, TokenScorer, inverse_cdf};
 use rto::{Error, Result, Token};
@@ -41,20 +44,64 @@ impl Restricted<'_> {
     }
 
     fn translate(&self, episode: &Episode) -> Result<Episode> {
+        self.prompt(&episode.prompt)?;
+        let (prompt, response) = self.text(episode.prompt[0] as usize, &episode.response)?;
+        Episode::try_new(prompt, response, episode.finish)
+    }
+
+    /// π(a|s) at every state of a tree with this horizon, `[n_states, A]`; uniform behind the end-of-sentence action.
+    ///
+    /// As [`rto::policy::tabulate`], from one row per longest prefix instead of one per response.
+    ///
+    /// # Errors
+    /// A tree with other prompts or actions; those of scoring.
+    pub fn tabulate(&self, tree: &TokenTree) -> Result<TabularPolicy> {
+        let (n, na) = (tree.n_states(), self.tokens.len());
+        let goes_on = |codes: &[Token]| !codes.iter().any(|a| Some(*a) == self.eos);
+        let longest: Vec<(usize, Vec<Token>)> = (0..tree.n_prompts())
+            .flat_map(|p| tree.level(p, tree.horizon() - 1))
+            .map(|s| tree.prefix(StateIx(s as u32)))
+            .filter(|(_, codes)| goes_on(codes))
+            .collect();
+        let mut table = Array2::from_elem((n, na), -(na as f64).ln());
+        for part in longest.chunks(self.scorer.micro_batch) {
+            let texts: Vec<_> = part
+                .iter()
+                .map(|(x, codes)| self.text(*x, codes))
+                .collect::<Result<_>>()?;
+            let texts: Vec<(&[Token], &[Token])> =
+                texts.iter().map(|(x, y)| (&**x, &y[..])).collect();
+            let packed = crate::batch::Batch::new(&texts).map_err(backend)?;
+            let all = self.read(&packed).map_err(backend)?;
+            for ((x, codes), row) in part.iter().zip(&all) {
+                for (h, conditional) in row.iter().enumerate() {
+                    let s = tree.state(*x, &codes[..h])?.ix();
+                    for (a, l) in conditional.iter().enumerate() {
+                        table[[s, a]] = *l;
+                    }
+                }
+            }
+        }
+        TabularPolicy::from_log_probs(table)
+    }
+
+    fn text(&self, prompt: usize, codes: &[Token]) -> Result<(Arc<[Token]>, Vec<Token>)> {
+        let prompt = self.prompt(&[prompt as Token])?.clone();
         let word = |&a: &Token| {
             let must = format!("below {}", self.tokens.len());
             let word = self.tokens.get(a as usize).copied();
-            word.ok_or_else(|| Error::config("token of a response", a, must))
+            word.ok_or_else(|| Error::config("action", a, must))
         };
-        let response = episode.response.iter().map(word).collect::<Result<_>>()?;
-        let prompt = self.prompt(&episode.prompt)?.clone();
-        Episode::try_new(prompt, response, episode.finish)
+        Ok((prompt, codes.iter().map(word).collect::<Result<_>>()?))
     }
 
     /// log π(·|s) over the actions at every response token of every row, and at one more after the last.
     fn conditionals(&self, batch: &[Episode]) -> crate::Result<Vec<Vec<Vec<f64>>>> {
-        let packed = pack(batch)?;
-        let logits: Vec<Vec<f32>> = self.scorer.model.logits(&packed)?.to_vec2()?;
+        self.read(&pack(batch)?)
+    }
+
+    fn read(&self, packed: &crate::batch::Batch) -> crate::Result<Vec<Vec<Vec<f64>>>> {
+        let logits: Vec<Vec<f32>> = self.scorer.model.logits(packed)?.to_vec2()?;
         let temperature = self.scorer.model.temperature();
         let at = |state: usize| {
             let row = |&t: &Token| f64::from(logits[state][t as usize]) / temperature;

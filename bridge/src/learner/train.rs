@@ -176,6 +176,11 @@ impl NeoxLearner {
         })
     }
 
+    /// The policy as it is now, also where no trait is in scope.
+    pub fn policy_ref(&self) -> &NeoxPolicy {
+        &self.policy
+    }
+
     /// Optimiser steps taken.
     pub fn steps(&self) -> u64 {
         self.core.optimizer.steps()
