@@ -350,8 +350,14 @@ fn a_model_of_the_world_is_evaluated_exactly_on_its_corner() {
     let map = StateMap::tree(&small.tree, &[0.25; 4]).unwrap();
     let reference = TabularPolicy::from_probs(&small.demonstrator).unwrap();
     let beta = Beta::try_new(0.5).unwrap();
+    let exact_map = map.clone();
     let exact = ExactEvaluator::try_new(map, &small.reward, reference, beta).unwrap();
-    let report = exact.report_scores(&policy, 2000).unwrap();
+    let slow = tabulate(&policy, &exact_map, 2000).unwrap();
+    let fast = policy.tabulate(&small.tree).unwrap();
+    for (a, b) in slow.log_probs().iter().zip(fast.log_probs()) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    let report = exact.report(&slow).unwrap();
     assert!(report.suboptimality > 0.0);
 
     let n = 2000;

@@ -137,7 +137,7 @@ pub fn run(args: &Args) -> Result<()> {
         run.dir.write_text("done", "")?;
     }
     run.dir.write_timings(&timings)?;
-    run.dir.tidy();
+    remove_temporaries(run.root());
     say!(reporter, "results in {}", run.root().display())
 }
 
@@ -158,6 +158,22 @@ fn unfinished(config: &Config) -> Option<PathBuf> {
         same && !p.join("done").is_file() && RunDir::verify(NAME, p, config).is_ok()
     };
     folders.into_iter().rev().find(fits)
+}
+
+/// What killed processes were writing; only this process writes here.
+fn remove_temporaries(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        let temporary = name.starts_with('.') && name.ends_with(".tmp");
+        // Nothing is lost where one cannot be removed.
+        match path.is_dir() {
+            true if temporary => drop(std::fs::remove_dir_all(&path)),
+            true => remove_temporaries(&path),
+            false if temporary => drop(std::fs::remove_file(&path)),
+            false => {}
+        }
+    }
 }
 
 fn write_tokenizer(root: &Path) -> Result<PathBuf> {
