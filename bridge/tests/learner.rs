@@ -446,7 +446,9 @@ fn a_saved_learner_goes_on_bit_for_bit() {
         .map(|_| whole.step(&batch, &loss).unwrap().loss)
         .collect();
     assert!(fall[9] < fall[0]);
-    (0..5).for_each(|_| drop(first.step(&batch, &loss).unwrap()));
+    for _ in 0..5 {
+        first.step(&batch, &loss).unwrap();
+    }
     first.save(&folder.path().join("critic")).unwrap();
     let again = critic().scorer().snapshot().unwrap();
     let params = Params::new(again.weights().unwrap()).unwrap();
@@ -457,7 +459,9 @@ fn a_saved_learner_goes_on_bit_for_bit() {
         &folder.path().join("critic"),
     )
     .unwrap();
-    (0..5).for_each(|_| drop(second.step(&batch, &loss).unwrap()));
+    for _ in 0..5 {
+        second.step(&batch, &loss).unwrap();
+    }
     assert_eq!(bits(whole.scorer()), bits(second.scorer()));
 }
 

@@ -74,6 +74,9 @@ fn kill_when(out: &Path, ready: impl Fn() -> bool) -> bool {
     alive
 }
 
+/// Whether the run has come to where it is to be killed.
+type Moment<'a> = Box<dyn Fn() -> bool + 'a>;
+
 fn lines(path: &Path) -> usize {
     fs::read_to_string(path).map_or(0, |t| t.lines().count())
 }
@@ -118,29 +121,17 @@ fn a_killed_run_ends_with_the_bytes_of_an_undisturbed_one() {
     );
 
     let at = |file: &str| killed.join(file);
-    let moments: [(&str, Box<dyn Fn() -> bool>); 6] = [
-        ("in sft", Box::new(|| lines(&at("metrics/sft.jsonl")) >= 2)),
-        (
-            "in reward",
-            Box::new(|| lines(&at("metrics/reward.jsonl")) >= 1),
-        ),
-        (
-            "after dpo",
-            Box::new(|| at("stages/dpo/done.json").is_file()),
-        ),
-        ("in ppo", Box::new(|| lines(&at("metrics/ppo.jsonl")) >= 1)),
-        (
-            "in rto",
-            Box::new(|| at("stages/rto/checkpoint/state.json").is_file()),
-        ),
-        (
-            "in evaluation",
-            Box::new(|| at("stages/rto_released/done.json").is_file()),
-        ),
+    let moments: [Moment; 6] = [
+        Box::new(|| lines(&at("metrics/sft.jsonl")) >= 2),
+        Box::new(|| lines(&at("metrics/reward.jsonl")) >= 1),
+        Box::new(|| at("stages/dpo/done.json").is_file()),
+        Box::new(|| lines(&at("metrics/ppo.jsonl")) >= 1),
+        Box::new(|| at("stages/rto/checkpoint/state.json").is_file()),
+        Box::new(|| at("stages/rto_released/done.json").is_file()),
     ];
     let kills = moments
         .iter()
-        .filter(|(_, ready)| kill_when(&killed, ready))
+        .filter(|ready| kill_when(&killed, ready))
         .count();
     assert!(kills >= 4, "only {kills} processes were killed");
     finish(&killed);

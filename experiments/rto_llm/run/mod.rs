@@ -68,6 +68,9 @@ enum Last {
     Evaluate,
 }
 
+/// A stage on a fixed data set.
+type Trained = fn(&Run) -> Result<()>;
+
 /// A run in its folder.
 struct Run {
     config: Config,
@@ -112,7 +115,7 @@ pub fn run(args: &Args) -> Result<()> {
     say!(reporter, "run folder {}", run.root().display())?;
     let say =
         |name: &str, timings: &Timings| say!(reporter, "{name}: {:.1} s", timings.seconds(name));
-    let stages: [(Last, &str, fn(&Run) -> Result<()>); 3] = [
+    let stages: [(Last, &str, Trained); 3] = [
         (Last::Sft, "sft", Run::sft),
         (Last::Reward, "reward", Run::reward_model),
         (Last::Dpo, "dpo", Run::dpo),
