@@ -43,7 +43,7 @@ const EXAMPLES: &str = "\
 Examples:
   rto_llm                                             the whole experiment, some minutes on two cores
   rto_llm --smoke --out /tmp/smoke                    every stage in seconds; nothing is learned
-  rto_llm --methods rto,dppo --set rto_beta2=0.03 --seed 2 --out runs/printed
+  rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
   rto_llm info --model pythia-14m
   rto_llm generate --model pythia-14m --prompt 'Once upon a time' --max-new-tokens 40
   rto_llm score --model dpo --reference sft --input pairs.jsonl --json > rewards.jsonl

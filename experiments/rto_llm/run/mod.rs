@@ -1,5 +1,6 @@
 //! The paper's experiment: SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and what they are worth.
 
+mod choices;
 mod config;
 mod data;
 mod evaluate;
@@ -25,7 +26,8 @@ use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
 use serde_json::json;
 
-use config::{Config, Method};
+use choices::Method;
+use config::Config;
 use data::Data;
 
 /// Of the binary, its runs and its streams.

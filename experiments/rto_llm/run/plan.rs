@@ -8,7 +8,8 @@ use rto_harness::cli::Reporter;
 use rto_harness::say;
 use serde_json::json;
 
-use super::config::{Config, CriticKind};
+use super::choices::CriticKind;
+use super::config::Config;
 
 /// Prints settings, memory plan and work.
 pub fn print(config: &Config, reporter: &Reporter) -> Result<()> {

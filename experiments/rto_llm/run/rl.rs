@@ -15,7 +15,7 @@ use rto_bridge::params::Params;
 use serde_json::{Value, json};
 
 use super::Run;
-use super::config::{CriticKind, Estimator, Method};
+use super::choices::{CriticKind, Estimator, Method};
 use super::stage::{Metrics, Stage, is_done};
 
 /// −c at the last token of a response that does not end by itself.
@@ -122,10 +122,9 @@ impl Run {
                 Some(critic) => CriticSlot::Separate(critic),
                 None => CriticSlot::SharedTrunk,
             };
-            let stopped = || {
-                let last = state_step(&stage);
-                format!("stage {name}: stopped after the checkpoint of iteration {last}")
-            };
+            let last = stage.step;
+            let stopped =
+                || format!("stage {name}: stopped after the checkpoint of iteration {last}");
             let policy = rto::seq::PolicyLearner::policy(&learner);
             let batch = run.rollout(policy, &state).with_context(stopped)?;
             let truth = self.data.mean_reward(&batch)?;
@@ -178,10 +177,6 @@ impl Run {
             None => fresh,
         })
     }
-}
-
-fn state_step(stage: &Stage) -> u64 {
-    stage.step
 }
 
 fn add_value_head(weights: &mut BTreeMap<String, Tensor>, hidden: usize) -> Result<()> {
