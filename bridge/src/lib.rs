@@ -7,13 +7,12 @@
 //! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX with a backward pass of its own, on packed rows |
 //! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
 //! | [`generate`], [`sampler`], [`decoder`] | text from a KV cache; truncated decoding for evaluation |
+//! | [`learner`] | GPT-NeoX as policy, learner, critic and reward model of Algorithm 2 |
 //! | [`embedding_policy`] | the candle backend of the per-token seam, which takes the exact backend's steps |
 //! | [`data`], [`world`], [`tokenizer_training`] | preference data, a world whose token reward is known, a tokenizer from a user's texts |
 //! | [`win_rate`], `judge` (feature) | paired win rates with what they are worth; a language model that decides pairs over HTTP |
 //! | [`model_card`] | the README of a saved policy |
 //! | [`evaluator`] | any candle function as the evaluator of Proposition 3.2 |
-//!
-//! GPT-NeoX does not implement the seam's traits yet.
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 // Kernels take their shapes one by one, keep the digits of published coefficients, and `!(x > 0.0)` refuses NaN too.
@@ -37,6 +36,7 @@ pub mod evaluator;
 pub mod generate;
 #[cfg(feature = "judge")]
 pub mod judge;
+pub mod learner;
 pub mod memory_plan;
 pub mod model;
 pub mod model_card;

@@ -6,23 +6,32 @@ mod info;
 mod input;
 mod model;
 mod report;
+mod run;
 mod score;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use rto_harness::cli::run_main;
 use std::process::ExitCode;
 
-/// RLHF with token rewards on GPT-NeoX (Pythia) language models in Hugging Face folders.
+/// RLHF with token rewards on GPT-NeoX (Pythia) language models.
+///
+/// Without a subcommand: the paper's experiment. SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and
+/// what they are worth on held-out prompts. A run that was stopped goes on with the same command.
+/// The paper calls the sentence-level DPO reward DPPO; it is not the later divergence PPO.
 #[derive(Debug, Parser)]
-#[command(name = "rto_llm", version, after_help = EXAMPLES)]
+#[command(name = "rto_llm", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    run: run::Args,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The paper's experiment, as without a subcommand
+    Run(Box<run::Args>),
     /// Log-probabilities and DPO token rewards of given responses
     Score(score::Args),
     /// Sample responses to prompts
@@ -35,6 +44,9 @@ enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
+  rto_llm                                             the whole experiment, some minutes on two cores
+  rto_llm --smoke --out /tmp/smoke                    every stage in seconds; nothing is learned
+  rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
   rto_llm info --model pythia-14m
   rto_llm generate --model pythia-14m --prompt 'Once upon a time' --max-new-tokens 40
   rto_llm score --model dpo --reference sft --input pairs.jsonl --json > rewards.jsonl
@@ -45,16 +57,15 @@ where a line of pairs.jsonl is
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Some(command) = cli.command else {
-        // A training run without arguments will stand here.
-        eprint!("{}", Cli::command().render_help());
-        return ExitCode::from(2);
-    };
-    run_main("rto_llm", || run(&command))
+    run_main("rto_llm", || match &cli.command {
+        Some(command) => dispatch(command),
+        None => run::run(&cli.run),
+    })
 }
 
-fn run(command: &Command) -> Result<()> {
+fn dispatch(command: &Command) -> Result<()> {
     match command {
+        Command::Run(args) => run::run(args),
         Command::Score(args) => score::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Info(args) => info::run(args),

@@ -56,6 +56,7 @@ pub struct Model {
     params: Params,
     pool: Pool,
     options: ModelOptions,
+    temperature: f64,
 }
 
 /// Which heads a new model gets.
@@ -96,6 +97,7 @@ impl Model {
             params,
             pool: Pool::default(),
             options: ModelOptions::default(),
+            temperature: 1.0,
         })
     }
 
@@ -127,9 +129,35 @@ impl Model {
         &mut self.params
     }
 
+    /// Memory against time, as set.
+    pub fn options(&self) -> ModelOptions {
+        self.options
+    }
+
     /// Memory against time.
     pub fn options_mut(&mut self) -> &mut ModelOptions {
         &mut self.options
+    }
+
+    /// T of π(·|s) = softmax(logits/T); part of every log-probability, entropy and divergence, not of [`Model::logits`].
+    pub fn temperature(&self) -> f64 {
+        self.temperature
+    }
+
+    /// Sets T.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] unless T is finite and positive.
+    pub fn set_temperature(&mut self, temperature: f64) -> Result<()> {
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return Err(Error::Setting {
+                field: "temperature",
+                found: temperature.to_string(),
+                expected: "a finite number above 0".into(),
+            });
+        }
+        self.temperature = temperature;
+        Ok(())
     }
 
     /// Frees scratch memory that is kept for the next step.

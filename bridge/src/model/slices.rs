@@ -12,6 +12,7 @@ use crate::ops::rotary::RotaryTable;
 use crate::ops::scalar_head;
 use crate::params::{Gradients, Slices};
 use candle_core::{Device, Tensor};
+use std::borrow::Cow;
 
 /// What stays of a pass.
 #[derive(Debug)]
@@ -60,9 +61,13 @@ impl Model {
             let reference = request
                 .reference
                 .map(|model| (model, model.params.slices()));
-            let reference = reference.as_ref().map(|(model, weights)| {
-                model.distribution(weights, trunk.reference.as_deref().unwrap_or(&[]))
-            });
+            let hidden = trunk.reference.as_deref().unwrap_or(&[]);
+            let reference = reference
+                .as_ref()
+                .map(|(model, weights)| (model, weights, model.tempered(hidden)));
+            let reference = reference
+                .as_ref()
+                .map(|(model, weights, hidden)| model.distribution(weights, hidden));
             let keep = if keep == Keep::Activations {
                 self.options.keep_logits
             } else {
@@ -75,7 +80,7 @@ impl Model {
             };
             let n = targets.len() * self.architecture.dims().hidden;
             log_prob_head::forward(
-                &self.distribution(&weights, &trunk.hidden[..n]),
+                &self.distribution(&weights, &self.tempered(&trunk.hidden[..n])),
                 &targets,
                 &options,
                 &self.pool,
@@ -90,6 +95,15 @@ impl Model {
         );
         let trunk = (keep == Keep::Activations).then_some(trunk);
         (scores, SliceTape { trunk, head })
+    }
+
+    /// Hidden states divided by the temperature: the output head is linear without a bias, so its logits are too.
+    fn tempered<'a>(&self, hidden: &'a [f32]) -> Cow<'a, [f32]> {
+        if self.temperature == 1.0 {
+            return Cow::Borrowed(hidden);
+        }
+        let factor = (1.0 / self.temperature) as f32;
+        hidden.iter().map(|h| factor * h).collect()
     }
 
     fn distribution<'a>(&self, weights: &'a Slices<'_>, hidden: &'a [f32]) -> Distribution<'a> {
@@ -309,10 +323,15 @@ impl Model {
         let reference = request
             .reference
             .map(|model| (model, model.params.slices()));
-        let reference = reference.as_ref().map(|(model, weights)| {
-            model.distribution(weights, trunk.reference.as_deref().unwrap_or(&[]))
-        });
-        let policy = self.distribution(weights, &trunk.hidden[..n]);
+        let hidden = trunk.reference.as_deref().unwrap_or(&[]);
+        let reference = reference
+            .as_ref()
+            .map(|(model, weights)| (model, weights, model.tempered(hidden)));
+        let reference = reference
+            .as_ref()
+            .map(|(model, weights, hidden)| model.distribution(weights, hidden));
+        let hidden = self.tempered(&trunk.hidden[..n]);
+        let policy = self.distribution(weights, &hidden);
         let dweight = grads.slice_mut(self.architecture.head());
         log_prob_head::backward(
             &policy,
@@ -324,6 +343,11 @@ impl Model {
             dweight,
             &self.pool,
         );
+        if self.temperature != 1.0 {
+            // The scalar heads have not written to it yet.
+            let factor = (1.0 / self.temperature) as f32;
+            dhidden[..n].iter_mut().for_each(|d| *d *= factor);
+        }
     }
 
     fn scalar_heads_backward(

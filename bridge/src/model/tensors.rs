@@ -121,6 +121,14 @@ impl Model {
         ))
     }
 
+    /// Hidden states divided by the temperature, as on slices.
+    fn tempered_tensor(&self, hidden: Tensor) -> Result<Tensor> {
+        Ok(match self.temperature == 1.0 {
+            true => hidden,
+            false => (hidden / self.temperature)?,
+        })
+    }
+
     fn reference_hidden(
         &self,
         batch: &Batch,
@@ -131,7 +139,7 @@ impl Model {
         };
         let streams = model.streams(batch, false)?;
         let places = model.state_places(batch, &Request::log_probs())?;
-        let hidden = model.hidden(&streams[0], &places)?.detach();
+        let hidden = model.tempered_tensor(model.hidden(&streams[0], &places)?.detach())?;
         Ok(Some((
             hidden,
             model.params.get(model.architecture.head())?.detach(),
@@ -151,7 +159,8 @@ impl Model {
             return Ok([None, None, None]);
         }
         let head = self.params.get(self.architecture.head())?;
-        let logits = composite::linear(&hidden.narrow(0, piece.start, piece.len())?, head, None)?;
+        let read = self.tempered_tensor(hidden.narrow(0, piece.start, piece.len())?)?;
+        let logits = composite::linear(&read, head, None)?;
         let log_p = composite::log_softmax(&logits)?;
         let targets = Tensor::new(&batch.targets()[piece.clone()], hidden.device())?;
         let entropy = if request.entropy {

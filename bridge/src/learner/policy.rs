@@ -1,0 +1,210 @@
+//! A policy that samples from the distribution it scores.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rto::seq::{Channel, Decoder, Episode, PerToken, Policy, StreamKey, TokenScorer};
+use rto::{Error, Result, Token};
+
+use super::{NeoxScorer, backend};
+use crate::config::Head;
+use crate::generate::{Engine, Sampled, Sampling, TensorEngine};
+
+/// π(·|s) = softmax(logits/T) of a GPT-NeoX network, over responses that end with its end-of-sentence token or at a longest length.
+///
+/// Text is written with a key–value cache by the engines of [`crate::generate`], whose log-probabilities agree with
+/// [`TokenScorer::scores`] to the rounding of `f32`; training compares scores with scores only.
+#[derive(Debug)]
+pub struct NeoxPolicy {
+    pub(super) scorer: NeoxScorer,
+    max_new_tokens: usize,
+    side_by_side: usize,
+    threads: usize,
+    /// Holds a copy of the weights in another layout, so it lives as long as the weights stay.
+    engine: Mutex<Option<Arc<Writer>>>,
+}
+
+/// An engine for the device the weights are on.
+#[derive(Debug)]
+enum Writer {
+    Slices(Engine),
+    Tensors(TensorEngine),
+}
+
+impl NeoxPolicy {
+    /// A policy whose responses have at most `max_new_tokens` tokens, the end-of-sentence token included.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] without a language-model head or for `max_new_tokens` = 0.
+    pub fn try_new(scorer: NeoxScorer, max_new_tokens: usize) -> crate::Result<Self> {
+        let refused = |field, found: &str, expected: &str| crate::Error::Setting {
+            field,
+            found: found.into(),
+            expected: expected.into(),
+        };
+        if !scorer.channels.contains(&Channel::LogProb) {
+            let expected = "a language-model head (embed_out.weight)";
+            return Err(refused("head", "none for text", expected));
+        }
+        if max_new_tokens == 0 {
+            return Err(refused("max_new_tokens", "0", "at least 1"));
+        }
+        Ok(Self {
+            scorer,
+            max_new_tokens,
+            side_by_side: 64,
+            threads: 1,
+            engine: Mutex::new(None),
+        })
+    }
+
+    /// Writes that many responses side by side, on that many threads. Neither changes a response.
+    pub fn with_generation(mut self, side_by_side: usize, threads: usize) -> Self {
+        (self.side_by_side, self.threads) = (side_by_side.max(1), threads);
+        self.forget_engine();
+        self
+    }
+
+    /// The network.
+    pub fn scorer(&self) -> &NeoxScorer {
+        &self.scorer
+    }
+
+    /// The longest response.
+    pub fn max_new_tokens(&self) -> usize {
+        self.max_new_tokens
+    }
+
+    /// An independent, frozen copy.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn snapshot(&self) -> crate::Result<Self> {
+        Ok(Self {
+            scorer: self.scorer.snapshot()?,
+            max_new_tokens: self.max_new_tokens,
+            side_by_side: self.side_by_side,
+            threads: self.threads,
+            engine: Mutex::new(None),
+        })
+    }
+
+    /// To be called after the weights have moved.
+    pub(super) fn forget_engine(&mut self) {
+        *self
+            .engine
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn engine(&self) -> crate::Result<Arc<Writer>> {
+        let mut slot = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = &*slot {
+            return Ok(engine.clone());
+        }
+        let config = &self.scorer.config;
+        let mut weights = self.scorer.model.params().tensors();
+        let expected = crate::checkpoint::expected_tensors(config, Head::CausalLm);
+        weights.retain(|name, _| expected.contains_key(name));
+        let on_cpu = weights.values().all(|t| t.device().is_cpu());
+        let writer = match on_cpu {
+            true => Writer::Slices(
+                Engine::new(config, Head::CausalLm, &weights)?.with_threads(self.threads)?,
+            ),
+            false => Writer::Tensors(TensorEngine::new(config, &weights)?),
+        };
+        let writer = Arc::new(writer);
+        *slot = Some(writer.clone());
+        Ok(writer)
+    }
+
+    fn sampling(&self, decoder: Option<Decoder>) -> Sampling {
+        Sampling {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.scorer.model.temperature(),
+            decoder,
+            eos: self.scorer.config.eos_token,
+            batch: self.side_by_side,
+        }
+    }
+
+    /// A text one past the context could be written (its last token is never fed) but not scored.
+    fn check_room(&self, prompts: &[Arc<[Token]>]) -> Result<()> {
+        let context = self.scorer.config.max_positions;
+        let room = context.saturating_sub(self.max_new_tokens);
+        match prompts.iter().position(|p| p.len() > room) {
+            None => Ok(()),
+            Some(i) => Err(Error::config(
+                format!("prompt {i}"),
+                format!("{} tokens", prompts[i].len()),
+                format!(
+                    "at most {room}: {} more must fit into the context of {context}",
+                    self.max_new_tokens
+                ),
+            )),
+        }
+    }
+
+    /// Responses for evaluation, through a decoder (on top of the policy's temperature), with the log-probabilities of the
+    /// truncated distribution. Never for training.
+    ///
+    /// # Errors
+    /// As [`Policy::sample`]; those of [`Decoder::check`].
+    pub fn decode(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+        decoder: Decoder,
+    ) -> Result<Vec<Sampled>> {
+        self.check_room(prompts)?;
+        self.write(prompts, Some(keys), Some(decoder))
+    }
+
+    /// The most likely token at every step.
+    ///
+    /// # Errors
+    /// As [`Policy::sample`].
+    pub fn greedy(&self, prompts: &[Arc<[Token]>]) -> Result<Vec<Sampled>> {
+        self.check_room(prompts)?;
+        self.write(prompts, None, None)
+    }
+
+    fn write(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: Option<&[StreamKey]>,
+        decoder: Option<Decoder>,
+    ) -> Result<Vec<Sampled>> {
+        let sampling = self.sampling(decoder);
+        let written = self.engine().and_then(|engine| match (&*engine, keys) {
+            (Writer::Slices(engine), Some(keys)) => engine.sample(prompts, keys, &sampling),
+            (Writer::Slices(engine), None) => engine.greedy(prompts, &sampling),
+            (Writer::Tensors(engine), keys) => engine.sample(prompts, keys, &sampling),
+        });
+        written.map_err(backend)
+    }
+}
+
+impl TokenScorer for NeoxPolicy {
+    fn channels(&self) -> &[Channel] {
+        self.scorer.channels()
+    }
+
+    fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
+        self.scorer.scores(batch)
+    }
+}
+
+impl Policy for NeoxPolicy {
+    fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
+        if prompts.len() != keys.len() {
+            return Err(Error::Shape {
+                what: "stream keys, one per prompt".into(),
+                expected: prompts.len(),
+                got: keys.len(),
+            });
+        }
+        self.check_room(prompts)?;
+        let written = self.write(prompts, Some(keys), None)?;
+        Ok(written.into_iter().map(|s| s.episode).collect())
+    }
+}

@@ -1,0 +1,226 @@
+//! A network and the channels it gives.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rto::Result;
+use rto::seq::{Channel, Episode, PerToken, TokenScorer};
+
+use super::backend;
+use super::channels::{append, pack, per_token, request};
+use crate::config::{GptNeoXConfig, Head};
+use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
+use crate::params::Params;
+
+/// A GPT-NeoX network that gives every response token its numbers.
+///
+/// [`Channel::LogProb`] with a language-model head, [`Channel::Value`] and [`Channel::FinalValue`] with a value head (on the
+/// same trunk or alone), [`Channel::Reward`] with a reward head, r(x, y) at the last token and 0 elsewhere.
+#[derive(Debug)]
+pub struct NeoxScorer {
+    pub(super) config: GptNeoXConfig,
+    pub(super) model: Model,
+    pub(super) channels: Vec<Channel>,
+    pub(super) reference: Option<Arc<NeoxScorer>>,
+    pub(super) micro_batch: usize,
+}
+
+/// Responses scored side by side unless told otherwise.
+const MICRO_BATCH: usize = 64;
+
+impl NeoxScorer {
+    /// A network with the channels of the heads whose weights are there.
+    ///
+    /// # Errors
+    /// As [`Model::gpt_neox`].
+    pub fn try_new(config: &GptNeoXConfig, params: Params) -> crate::Result<Self> {
+        let model = Model::gpt_neox(config, params)?;
+        let has = |name: &str| model.params().contains(name);
+        let mut channels = Vec::new();
+        if config.tied_embeddings && !has(VALUE_WEIGHT) && !has(REWARD_WEIGHT)
+            || has("embed_out.weight")
+        {
+            channels.push(Channel::LogProb);
+        }
+        if has(VALUE_WEIGHT) {
+            channels.extend([Channel::Value, Channel::FinalValue]);
+        }
+        if has(REWARD_WEIGHT) {
+            channels.push(Channel::Reward);
+        }
+        Ok(Self {
+            config: config.clone(),
+            model,
+            channels,
+            reference: None,
+            micro_batch: MICRO_BATCH,
+        })
+    }
+
+    /// A Hugging Face folder, every weight trainable or every weight frozen.
+    ///
+    /// # Errors
+    /// As [`crate::checkpoint::load`] and [`Model::gpt_neox`].
+    pub fn load(
+        folder: &std::path::Path,
+        trained: bool,
+        device: &candle_core::Device,
+    ) -> crate::Result<Self> {
+        let found = crate::checkpoint::load(folder, None, device)?;
+        let params = match trained {
+            true => Params::new(found.weights)?,
+            false => Params::frozen(found.weights)?,
+        };
+        Self::try_new(&found.config, params)
+    }
+
+    /// The same network at temperature T; T is then part of π in scores and samples.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] unless T is finite and positive.
+    pub fn with_temperature(mut self, temperature: f64) -> crate::Result<Self> {
+        self.model.set_temperature(temperature)?;
+        Ok(self)
+    }
+
+    /// Also gives [`Channel::Entropy`].
+    pub fn with_entropy(mut self) -> Self {
+        self.channels.push(Channel::Entropy);
+        self
+    }
+
+    /// Also gives [`Channel::KlToReference`], exact over the vocabulary.
+    pub fn with_reference(mut self, reference: Arc<NeoxScorer>) -> Self {
+        self.reference = Some(reference);
+        self.channels.push(Channel::KlToReference);
+        self
+    }
+
+    /// Scores that many responses side by side. Changes time and memory, no number by more than rounding.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] for 0.
+    pub fn with_micro_batch(mut self, rows: usize) -> crate::Result<Self> {
+        if rows == 0 {
+            return Err(crate::Error::Setting {
+                field: "micro_batch",
+                found: "0".into(),
+                expected: "at least 1".into(),
+            });
+        }
+        self.micro_batch = rows;
+        Ok(self)
+    }
+
+    /// The shape of the network.
+    pub fn config(&self) -> &GptNeoXConfig {
+        &self.config
+    }
+
+    /// The network.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The network, to freeze weights or to trade memory against time.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// An independent, frozen copy that gives the same channels.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn snapshot(&self) -> crate::Result<Self> {
+        let mut model = Model::gpt_neox(&self.config, self.model.params().snapshot()?)?;
+        model.set_temperature(self.model.temperature())?;
+        *model.options_mut() = self.model.options();
+        Ok(Self {
+            config: self.config.clone(),
+            model,
+            channels: self.channels.clone(),
+            reference: self.reference.clone(),
+            micro_batch: self.micro_batch,
+        })
+    }
+
+    /// Every weight as an independent copy, to start another network from.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn weights(&self) -> crate::Result<std::collections::BTreeMap<String, Tensor>> {
+        let copy = |(name, t): (String, Tensor)| Ok((name, t.copy()?));
+        self.model
+            .params()
+            .tensors()
+            .into_iter()
+            .map(copy)
+            .collect()
+    }
+
+    /// Writes a Hugging Face folder that `transformers` loads: a causal language model, or a sequence classifier with one
+    /// label where there is a reward head only. A value head has no place in it and is left out.
+    ///
+    /// # Errors
+    /// As [`crate::checkpoint::save`]; [`crate::Error::Setting`] for a network with a value head alone.
+    pub fn save_hugging_face(
+        &self,
+        folder: &std::path::Path,
+        carry: Option<&std::path::Path>,
+    ) -> crate::Result<()> {
+        let head = if self.channels.contains(&Channel::LogProb) {
+            Head::CausalLm
+        } else if self.channels.contains(&Channel::Reward) {
+            Head::Classification { labels: 1 }
+        } else {
+            return Err(crate::Error::Setting {
+                field: "head",
+                found: "a value head alone".into(),
+                expected: "a language-model or reward head, which the format has a place for"
+                    .into(),
+            });
+        };
+        let expected = crate::checkpoint::expected_tensors(&self.config, head);
+        let mut weights = self.model.params().tensors();
+        weights.retain(|name, _| expected.contains_key(name));
+        let dtype = weights
+            .values()
+            .next()
+            .map_or(candle_core::DType::F32, Tensor::dtype);
+        let contents = crate::checkpoint::Contents {
+            config: &self.config,
+            head,
+            weights: &weights,
+            dtype,
+            shard_bytes: 5_000_000_000,
+            carry,
+        };
+        crate::checkpoint::save(folder, &contents)
+    }
+
+    pub(super) fn request(&self, channels: &[Channel]) -> Result<Request<'_>> {
+        request(channels, self.reference.as_deref().map(NeoxScorer::model))
+    }
+
+    /// Some channels of a batch, in micro-batches.
+    pub(super) fn score(&self, batch: &[Episode], channels: &[Channel]) -> Result<PerToken> {
+        let request = self.request(channels)?;
+        let mut all = Scores::default();
+        for rows in batch.chunks(self.micro_batch) {
+            let packed = pack(rows).map_err(backend)?;
+            let forward = self.model.forward(&packed, &request, Keep::Sums);
+            append(&mut all, forward.map_err(backend)?.scores);
+        }
+        per_token(batch, channels, &all)
+    }
+}
+
+impl TokenScorer for NeoxScorer {
+    fn channels(&self) -> &[Channel] {
+        &self.channels
+    }
+
+    fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
+        self.score(batch, &self.channels)
+    }
+}

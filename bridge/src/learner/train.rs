@@ -1,0 +1,227 @@
+//! A step: scores, gradient of the loss in them, pull-back in micro-batches, AdamW.
+
+use rto::seq::{
+    Channel, Episode, PerToken, PolicyLearner, StepReport, TokenObjective, Trainable,
+    loss_and_score_grad,
+};
+use rto::{Error, Result};
+
+use super::channels::{append, gradient, pack, per_token};
+use super::{NeoxPolicy, NeoxScorer, backend};
+use crate::model::{Keep, Scores};
+use crate::optimizer::{AdamW, AdamWConfig};
+use crate::params::Gradients;
+
+/// How a network is trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LearnerOptions {
+    /// The optimiser.
+    pub optimizer: AdamWConfig,
+    /// η until [`Trainable::set_learning_rate`] says otherwise.
+    pub learning_rate: f64,
+    /// Responses whose activations are held at once, ≥ 1.
+    pub micro_batch: usize,
+}
+
+impl Default for LearnerOptions {
+    fn default() -> Self {
+        Self {
+            optimizer: AdamWConfig::default(),
+            learning_rate: 1e-3,
+            micro_batch: 64,
+        }
+    }
+}
+
+/// Optimiser, gradients and learning rate of a network.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) options: LearnerOptions,
+    pub(super) optimizer: AdamW,
+    gradients: Gradients,
+    pub(super) learning_rate: f64,
+}
+
+impl Core {
+    pub(super) fn try_new(scorer: &NeoxScorer, options: LearnerOptions) -> crate::Result<Self> {
+        if options.micro_batch == 0 {
+            return Err(crate::Error::Setting {
+                field: "micro_batch",
+                found: "0".into(),
+                expected: "at least 1".into(),
+            });
+        }
+        Ok(Self {
+            optimizer: AdamW::new(options.optimizer.clone(), scorer.model.params())?,
+            gradients: Gradients::zeros(scorer.model.params()),
+            learning_rate: options.learning_rate,
+            options,
+        })
+    }
+
+    /// Sets the gradient of ℒ in the weights and returns ℒ.
+    pub(super) fn accumulate(
+        &mut self,
+        scorer: &NeoxScorer,
+        batch: &[Episode],
+        objective: &dyn TokenObjective,
+    ) -> Result<f64> {
+        self.gradients.reset();
+        let channels = objective.channels();
+        if batch.len() <= self.options.micro_batch {
+            return self.one_pass(scorer, batch, objective);
+        }
+        let scores = scorer.score(batch, channels)?;
+        let (loss, grad) = loss_and_score_grad(objective, &scores)?;
+        let starts = (0..batch.len()).step_by(self.options.micro_batch);
+        for start in starts {
+            let end = batch.len().min(start + self.options.micro_batch);
+            self.pull_back(scorer, &batch[start..end], channels, &grad, start)?;
+        }
+        Ok(loss)
+    }
+
+    fn one_pass(
+        &mut self,
+        scorer: &NeoxScorer,
+        batch: &[Episode],
+        objective: &dyn TokenObjective,
+    ) -> Result<f64> {
+        let channels = objective.channels();
+        let (request, packed) = (scorer.request(channels)?, pack(batch).map_err(backend)?);
+        let forward = scorer
+            .model
+            .forward(&packed, &request, Keep::Activations)
+            .map_err(backend)?;
+        let mut scores = Scores::default();
+        append(&mut scores, forward.scores.clone());
+        let scores = per_token(batch, channels, &scores)?;
+        let (loss, grad) = loss_and_score_grad(objective, &scores)?;
+        let grad = gradient(&grad, channels, 0..batch.len());
+        scorer
+            .model
+            .backward(&packed, &request, forward, &grad, &mut self.gradients)
+            .map_err(backend)?;
+        Ok(loss)
+    }
+
+    /// Adds the gradient of the rows from `start` on.
+    fn pull_back(
+        &mut self,
+        scorer: &NeoxScorer,
+        rows: &[Episode],
+        channels: &[Channel],
+        grad: &PerToken,
+        start: usize,
+    ) -> Result<()> {
+        let grad = gradient(grad, channels, start..start + rows.len());
+        let request = scorer.request(channels)?;
+        let mut run = || {
+            let packed = pack(rows)?;
+            let forward = scorer.model.forward(&packed, &request, Keep::Activations)?;
+            scorer
+                .model
+                .backward(&packed, &request, forward, &grad, &mut self.gradients)
+        };
+        run().map_err(backend)
+    }
+
+    pub(super) fn step(
+        &mut self,
+        scorer: &mut NeoxScorer,
+        batch: &[Episode],
+        objective: &dyn TokenObjective,
+    ) -> Result<StepReport> {
+        let loss = self.accumulate(scorer, batch, objective)?;
+        let norm = self.gradients.global_norm().map_err(backend)?;
+        if !norm.is_finite() {
+            return Err(Error::NonFinite {
+                what: "the gradient of the loss in the weights".into(),
+                value: norm,
+            });
+        }
+        let params = scorer.model.params_mut();
+        let grad_norm = self
+            .optimizer
+            .step(params, &self.gradients, self.learning_rate)
+            .map_err(backend)?;
+        Ok(StepReport {
+            loss,
+            grad_norm,
+            learning_rate: self.learning_rate,
+        })
+    }
+
+    pub(super) fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+}
+
+/// A [`NeoxPolicy`] in training.
+#[derive(Debug)]
+pub struct NeoxLearner {
+    pub(super) policy: NeoxPolicy,
+    pub(super) core: Core,
+}
+
+impl NeoxLearner {
+    /// A learner that starts at `policy`.
+    ///
+    /// # Errors
+    /// As [`AdamW::new`]; a micro-batch of 0.
+    pub fn try_new(policy: NeoxPolicy, options: LearnerOptions) -> crate::Result<Self> {
+        Ok(Self {
+            core: Core::try_new(&policy.scorer, options)?,
+            policy,
+        })
+    }
+
+    /// The policy as it is now, also where no trait is in scope.
+    pub fn policy_ref(&self) -> &NeoxPolicy {
+        &self.policy
+    }
+
+    /// Optimiser steps taken.
+    pub fn steps(&self) -> u64 {
+        self.core.optimizer.steps()
+    }
+
+    /// ℒ and its gradient in the weights, without a step.
+    ///
+    /// # Errors
+    /// As [`Trainable::step`].
+    pub fn loss_and_gradients(
+        &mut self,
+        batch: &[Episode],
+        objective: &dyn TokenObjective,
+    ) -> Result<(f64, &Gradients)> {
+        let loss = self
+            .core
+            .accumulate(&self.policy.scorer, batch, objective)?;
+        Ok((loss, self.core.gradients()))
+    }
+}
+
+impl Trainable for NeoxLearner {
+    fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport> {
+        let report = self.core.step(&mut self.policy.scorer, batch, objective)?;
+        self.policy.forget_engine();
+        Ok(report)
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.core.learning_rate = learning_rate;
+    }
+}
+
+impl PolicyLearner for NeoxLearner {
+    type Policy = NeoxPolicy;
+
+    fn policy(&self) -> &NeoxPolicy {
+        &self.policy
+    }
+
+    fn snapshot(&self) -> Result<NeoxPolicy> {
+        self.policy.snapshot().map_err(backend)
+    }
+}

@@ -1,0 +1,602 @@
+//! GPT-NeoX behind the seam: gradients, micro-batches, sampling, exact evaluation, resuming.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rto::algorithm2::{
+    Critic, CriticSlot, FitConfig, Pair, PpoConfig, PpoRun, PpoState, fit_reward, sft,
+};
+use rto::mdp::{ActionIx, Beta, TabularPolicy, TokenTree, for_each_trajectory};
+use rto::objective::{Aggregation, BradleyTerry, PpoClip, Readout, Sum, ValueLoss};
+use rto::policy::{ExactEvaluator, StateMap, tabulate};
+use rto::reward::TabularReward;
+use rto::seed::SeedTree;
+use rto::seq::{
+    Channel, Episode, Finish, PerToken, Policy, PolicyLearner, Ragged, StreamKey, TokenObjective,
+    TokenScorer, Trainable, loss_and_score_grad,
+};
+use rto::token_reward::{SentenceReward, log_probs};
+use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::learner::{
+    LearnerOptions, NeoxLearner, NeoxPolicy, NeoxRegressor, NeoxScorer, Restricted,
+};
+use rto_bridge::model::Heads;
+use rto_bridge::params::{Init, Params};
+use rto_bridge::world::{SmallWorld, WORDS, World};
+
+/// Six tokens, of which 0 ends a response; large weights, so that nothing is nearly uniform.
+fn config(vocab_size: usize, context: usize) -> GptNeoXConfig {
+    GptNeoXConfig {
+        vocab_size,
+        hidden_size: 16,
+        n_layers: 2,
+        n_heads: 2,
+        intermediate_size: 32,
+        rotary_dims: 4,
+        rotary_base: 10_000.0,
+        max_positions: context,
+        layer_norm_eps: 1e-5,
+        parallel_residual: true,
+        activation: Activation::Gelu,
+        attention_bias: true,
+        tied_embeddings: false,
+        bos_token: None,
+        eos_token: Some(0),
+        pad_token: None,
+    }
+}
+
+const TEXT: Heads = Heads {
+    language_model: true,
+    value: false,
+    reward: false,
+};
+
+fn weights(config: &GptNeoXConfig, heads: Heads, seed: u64) -> BTreeMap<String, Tensor> {
+    let (init, seeds) = (Init::Normal { std: 0.35 }, SeedTree::new(seed));
+    let model =
+        rto_bridge::model::Model::random_gpt_neox(config, heads, init, &seeds, &Device::Cpu);
+    model.unwrap().params().tensors()
+}
+
+fn scorer(heads: Heads, seed: u64) -> NeoxScorer {
+    let config = config(6, 12);
+    let params = Params::new(weights(&config, heads, seed)).unwrap();
+    NeoxScorer::try_new(&config, params).unwrap()
+}
+
+fn policy(seed: u64) -> NeoxPolicy {
+    let reference = Arc::new(scorer(TEXT, seed + 100).snapshot().unwrap());
+    let scorer = scorer(TEXT, seed)
+        .with_temperature(0.8)
+        .unwrap()
+        .with_entropy()
+        .with_reference(reference);
+    NeoxPolicy::try_new(scorer, 3).unwrap()
+}
+
+fn options(micro_batch: usize) -> LearnerOptions {
+    LearnerOptions {
+        micro_batch,
+        ..LearnerOptions::default()
+    }
+}
+
+/// Pairs of responses to random prompts, of lengths 1 to 5.
+fn rows(n: usize) -> Vec<Episode> {
+    let mut rng = SeedTree::new(5).rng();
+    let mut rows = Vec::new();
+    for _ in 0..n / 2 {
+        let prompt: Arc<[u32]> = (0..rng.random_range(1..4))
+            .map(|_| rng.random_range(0..6))
+            .collect();
+        for _ in 0..2 {
+            let y = (0..rng.random_range(1..6)).map(|_| rng.random_range(1..6));
+            rows.push(Episode::try_new(prompt.clone(), y.collect(), Finish::Length).unwrap());
+        }
+    }
+    rows
+}
+
+fn noise(batch: &[Episode], scale: f64, seed: u64) -> Ragged {
+    let mut rng = SeedTree::new(seed).rng();
+    Ragged::zeros(batch).map(|_| scale * (2.0 * rng.random::<f64>() - 1.0))
+}
+
+fn dpo(policy: &impl TokenScorer, batch: &[Episode]) -> BradleyTerry {
+    let mut rng = SeedTree::new(6).rng();
+    let near = |s: &f64| s + rng.random::<f64>() - 0.5;
+    let reference: Vec<f64> = log_probs(policy, batch)
+        .unwrap()
+        .row_sums()
+        .iter()
+        .map(near)
+        .collect();
+    BradleyTerry::dpo(batch, &reference, 0.3).unwrap()
+}
+
+/// The clipped surrogate away from the kink, with entropy bonus and exact KL, and the value loss.
+fn ppo(policy: &NeoxPolicy, batch: &[Episode], with_value: bool) -> Sum<'static> {
+    let behaviour = log_probs(policy, batch).unwrap();
+    let behaviour = behaviour
+        .zip("noise", &noise(batch, 0.1, 7), |a, b| a + b)
+        .unwrap();
+    let how = Aggregation::TokenMean;
+    let clip = PpoClip::new(batch, behaviour, noise(batch, 1.0, 8), 0.2, how, None)
+        .and_then(|l| l.with_entropy_bonus(0.02)?.with_exact_kl(0.05))
+        .unwrap();
+    let mut parts: Vec<Box<dyn TokenObjective>> = vec![Box::new(clip)];
+    if with_value {
+        let zero = Ragged::zeros(batch);
+        let value = ValueLoss::new(batch, noise(batch, 1.0, 9), zero, 0.5, None, how).unwrap();
+        parts.push(Box::new(value));
+    }
+    Sum::new(parts).unwrap()
+}
+
+fn loss_at(weights: &BTreeMap<String, Tensor>, heads: Heads, loss: &dyn TokenObjective) -> f64 {
+    let batch = rows(10);
+    let config = config(6, 12);
+    let params = Params::frozen(weights.clone()).unwrap();
+    let reference = Arc::new(scorer(TEXT, 101).snapshot().unwrap());
+    let scorer = NeoxScorer::try_new(&config, params)
+        .and_then(|s| s.with_temperature(0.8))
+        .unwrap()
+        .with_entropy()
+        .with_reference(reference);
+    assert_eq!(scorer.channels().contains(&Channel::Value), heads.value);
+    loss_and_score_grad(loss, &scorer.scores(&batch).unwrap())
+        .unwrap()
+        .0
+}
+
+/// Central differences of an f32 network along the gradient of each weight: with step h = 2e-3 in the direction
+/// g/‖g‖, (ℒ(w + hd) − ℒ(w − hd))/2h = ‖g‖ up to O(h²) and rounding of ~1e-7·|ℒ|/h = 5e-5, hence the bound
+/// 2e-4 + 1% of ‖g‖.
+fn check_gradient(policy: NeoxPolicy, heads: Heads, loss: &dyn TokenObjective) {
+    let batch = rows(10);
+    let weights = policy.scorer().weights().unwrap();
+    let mut learner = NeoxLearner::try_new(policy, options(3)).unwrap();
+    let (_, gradients) = learner.loss_and_gradients(&batch, loss).unwrap();
+    let h = 2e-3;
+    let mut largest = 0.0f64;
+    for (name, weight) in &weights {
+        let grad = gradients.get(name).unwrap().unwrap();
+        let norm = gradients.norm(name).unwrap();
+        assert!(grad.iter().all(|g| g.is_finite()), "{name}");
+        assert!(norm > 0.0, "{name} has no gradient");
+        let direction: Vec<f32> = grad.iter().map(|g| (f64::from(*g) / norm) as f32).collect();
+        let direction = Tensor::from_vec(direction, weight.shape(), &Device::Cpu).unwrap();
+        let moved = |by: f64| {
+            let mut all = weights.clone();
+            let new = (weight + (&direction * by).unwrap()).unwrap();
+            all.insert(name.clone(), new);
+            loss_at(&all, heads, loss)
+        };
+        let measured = (moved(h) - moved(-h)) / (2.0 * h);
+        assert!(
+            (measured - norm).abs() <= 2e-4 + 0.01 * norm,
+            "{name}: {measured} by differences, {norm} by the backward pass"
+        );
+        largest = largest.max(norm);
+    }
+    assert!(largest > 0.02, "gradients too small to test: {largest}");
+}
+
+#[test]
+fn dpo_through_the_seam_has_the_gradient_of_its_loss() {
+    let policy = policy(1);
+    let loss = dpo(&policy, &rows(10));
+    check_gradient(policy, TEXT, &loss);
+}
+
+#[test]
+fn ppo_with_a_shared_trunk_has_the_gradient_of_its_loss() {
+    let heads = Heads {
+        value: true,
+        ..TEXT
+    };
+    let reference = Arc::new(scorer(TEXT, 101).snapshot().unwrap());
+    let scorer = scorer(heads, 1)
+        .with_temperature(0.8)
+        .unwrap()
+        .with_entropy()
+        .with_reference(reference);
+    let policy = NeoxPolicy::try_new(scorer, 3).unwrap();
+    let loss = ppo(&policy, &rows(10), true);
+    check_gradient(policy, heads, &loss);
+}
+
+/// Micro-batches of 1, 3 (which cuts pairs apart) and all: same loss and gradient to 1e-6 of the largest entry.
+#[test]
+fn micro_batches_leave_loss_and_gradient_unchanged() {
+    let batch = rows(10);
+    let mut results = Vec::new();
+    for micro_batch in [10, 1, 3] {
+        for which in 0..2 {
+            let policy = policy(1);
+            let loss: Box<dyn TokenObjective> = match which {
+                0 => Box::new(dpo(&policy, &batch)),
+                _ => Box::new(ppo(&policy, &batch, false)),
+            };
+            let mut learner = NeoxLearner::try_new(policy, options(micro_batch)).unwrap();
+            let (loss, grads) = learner.loss_and_gradients(&batch, &*loss).unwrap();
+            let names: Vec<_> = grads.names().map(String::from).collect();
+            let all: Vec<f32> = names
+                .iter()
+                .flat_map(|n| grads.get(n).unwrap().unwrap())
+                .collect();
+            results.push((loss, all));
+        }
+    }
+    for k in 2..6 {
+        let ((loss, grad), (other, others)) = (&results[k % 2], &results[k]);
+        assert!((loss - other).abs() <= 1e-6 * loss.abs(), "{loss} {other}");
+        let top = grad.iter().fold(0.0f32, |t, g| t.max(g.abs()));
+        for (a, b) in grad.iter().zip(others) {
+            assert!((a - b).abs() <= 1e-6 * top, "{a} {b}, largest {top}");
+        }
+    }
+}
+
+fn map() -> Arc<StateMap> {
+    let tree = TokenTree::try_new(2, 6, 3, Some(ActionIx(0))).unwrap();
+    StateMap::tree(&tree, &[0.5, 0.5]).unwrap()
+}
+
+fn responses(map: &StateMap, p: usize) -> Vec<Episode> {
+    let (mut out, prompt) = (Vec::new(), StateMap::prompt(p));
+    for_each_trajectory(map.mdp(), map.root(&prompt).unwrap(), |steps| {
+        let y: Vec<u32> = steps.iter().map(|(_, a)| a.0).collect();
+        let finish = map.finish(y[y.len() - 1]);
+        out.push(Episode::try_new(prompt.clone(), y, finish).unwrap());
+    })
+    .unwrap();
+    out
+}
+
+/// Counts of all 156 responses to a prompt against n·exp(Σ log π), |z| < 4.5 where at least 10 are expected (a right
+/// sampler fails with probability below 2e-3, and the seed is fixed); probabilities sum to 1 within 1e-5 in f32.
+fn check_frequencies(policy: &impl Policy, map: &StateMap, n: usize) {
+    for p in 0..2 {
+        let prompts = vec![StateMap::prompt(p); n];
+        let keys = StreamKey::batch(&SeedTree::new(3).index(p as u64), n);
+        let mut counts = std::collections::HashMap::new();
+        for y in policy.sample(&prompts, &keys).unwrap() {
+            *counts.entry(y).or_insert(0u32) += 1;
+        }
+        let all = responses(map, p);
+        let log_p = log_probs(policy, &all).unwrap().row_sums();
+        let mut total = 0.0;
+        let mut tested = 0;
+        for (y, l) in all.iter().zip(&log_p) {
+            let (p_y, count) = (l.exp(), f64::from(counts.remove(y).unwrap_or(0)));
+            total += p_y;
+            let mean = n as f64 * p_y;
+            if mean >= 10.0 {
+                let z = (count - mean) / (mean * (1.0 - p_y)).sqrt();
+                assert!(z.abs() < 4.5, "{y:?}: {count} against {mean}");
+                tested += 1;
+            }
+        }
+        assert!(counts.is_empty(), "responses that were not enumerated");
+        assert!((total - 1.0).abs() < 1e-5, "{total}");
+        assert!(tested > 20, "only {tested} responses common enough");
+    }
+}
+
+#[test]
+fn samples_follow_the_scores() {
+    check_frequencies(&policy(1), &map(), 40_000);
+}
+
+#[test]
+fn exact_evaluation_agrees_with_sampling() {
+    let (map, policy) = (map(), policy(1));
+    let n_states = map.mdp().n_states();
+    let mut rng = SeedTree::new(4).rng();
+    let values = ndarray::Array2::from_shape_fn((n_states, 6), |_| rng.random::<f64>());
+    let reward = TabularReward::try_new(values.clone()).unwrap();
+    let reference = tabulate(&scorer(TEXT, 101), &map, 100).unwrap();
+    let beta = Beta::try_new(0.5).unwrap();
+    let exact = ExactEvaluator::try_new(map.clone(), &reward, reference.clone(), beta).unwrap();
+    let report = exact.report_scores(&policy, 100).unwrap();
+    assert!(report.suboptimality > 0.0 && report.kl > 0.0);
+
+    let n = 20_000;
+    let prompts: Vec<_> = (0..n).map(|i| StateMap::prompt(i % 2)).collect();
+    let keys = StreamKey::batch(&SeedTree::new(8), n);
+    let drawn = policy.sample(&prompts, &keys).unwrap();
+    let log_pi = log_probs(&policy, &drawn).unwrap();
+    let (mut rewards, mut kls) = (Vec::new(), Vec::new());
+    for (i, y) in drawn.iter().enumerate() {
+        let mut steps = Vec::new();
+        map.walk(y, &mut steps).unwrap();
+        rewards.push(
+            steps
+                .iter()
+                .map(|(s, a)| values[[s.ix(), a.ix()]])
+                .sum::<f64>(),
+        );
+        let q: f64 = steps.iter().map(|&(s, a)| reference.log_prob(s, a)).sum();
+        kls.push(log_pi.row(i).iter().sum::<f64>() - q);
+    }
+    for (x, exact) in [(rewards, report.reward), (kls, report.kl)] {
+        let mean = x.iter().sum::<f64>() / n as f64;
+        let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+        let z = (mean - exact) / (variance / n as f64).sqrt();
+        assert!(z.abs() < 4.0, "{mean} sampled, {exact} exact, z = {z}");
+    }
+}
+
+/// A language model of the whole vocabulary, read on the six words of the enumerable corner.
+#[test]
+fn a_model_of_the_world_is_evaluated_exactly_on_its_corner() {
+    let world = World::default();
+    let small = SmallWorld::try_new(&world).unwrap();
+    let config = config(WORDS.len(), 24);
+    let params = Params::new(weights(&config, TEXT, 3)).unwrap();
+    let scorer = NeoxScorer::try_new(&config, params).unwrap();
+    let policy = Restricted {
+        scorer: &scorer,
+        tokens: &small.tokens,
+        prompts: &small.prompts,
+        eos: Some(0),
+        horizon: 5,
+    };
+    let map = StateMap::tree(&small.tree, &[0.25; 4]).unwrap();
+    let reference = TabularPolicy::from_probs(&small.demonstrator).unwrap();
+    let beta = Beta::try_new(0.5).unwrap();
+    let exact_map = map.clone();
+    let exact = ExactEvaluator::try_new(map, &small.reward, reference, beta).unwrap();
+    let slow = tabulate(&policy, &exact_map, 2000).unwrap();
+    let fast = policy.tabulate(&small.tree).unwrap();
+    for (a, b) in slow.log_probs().iter().zip(fast.log_probs()) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    let report = exact.report(&slow).unwrap();
+    assert!(report.suboptimality > 0.0);
+
+    let n = 2000;
+    let prompts: Vec<_> = (0..n).map(|i| StateMap::prompt(i % 4)).collect();
+    let drawn = policy
+        .sample(&prompts, &StreamKey::batch(&SeedTree::new(8), n))
+        .unwrap();
+    let reward = |e: &Episode| {
+        let words: Vec<u32> = e
+            .response
+            .iter()
+            .map(|a| small.tokens[*a as usize])
+            .collect();
+        let prompt = &small.prompts[e.prompt[0] as usize];
+        world
+            .token_rewards(prompt, &words)
+            .unwrap()
+            .iter()
+            .sum::<f64>()
+    };
+    let rewards: Vec<f64> = drawn.iter().map(reward).collect();
+    let mean = rewards.iter().sum::<f64>() / n as f64;
+    let variance = rewards.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+    let z = (mean - report.reward) / (variance / n as f64).sqrt();
+    assert!(z.abs() < 4.0, "{mean} sampled, {} exact", report.reward);
+}
+
+fn pairs(batch: &[Episode]) -> Vec<Pair> {
+    let pair = |p: &[Episode]| Pair {
+        winner: p[0].clone(),
+        loser: p[1].clone(),
+    };
+    batch.chunks_exact(2).map(pair).collect()
+}
+
+fn bits(scorer: &NeoxScorer) -> Vec<u32> {
+    let all = scorer.weights().unwrap().into_values();
+    all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        .map(f32::to_bits)
+        .collect()
+}
+
+/// Five steps, a save and a load, five more: the weights of ten steps, bit for bit. Of a policy and of a critic.
+#[test]
+fn a_saved_learner_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (batch, seeds) = (rows(30), SeedTree::new(1));
+    let config = FitConfig {
+        learning_rate: 3e-3,
+        batch_size: 4,
+        epochs: 2,
+        ..FitConfig::paper_sft()
+    };
+    let config = config.check().unwrap();
+    let run = |learner: &mut NeoxLearner, steps| {
+        sft(learner, &batch, &config, &seeds, steps, &mut |_, _| Ok(())).unwrap();
+    };
+    let mut whole = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    run(&mut whole, 0..10);
+    let mut first = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    run(&mut first, 0..5);
+    first.save(&folder.path().join("policy")).unwrap();
+    let mut second =
+        NeoxLearner::load(policy(2), options(3), &folder.path().join("policy")).unwrap();
+    assert_eq!(second.steps(), 5);
+    run(&mut second, 5..10);
+    assert_eq!(
+        bits(whole.policy().scorer()),
+        bits(second.policy().scorer())
+    );
+    assert_ne!(bits(whole.policy().scorer()), bits(first.policy().scorer()));
+
+    let critic = || {
+        NeoxRegressor::critic(
+            &self::config(6, 12),
+            weights(&self::config(6, 12), TEXT, 1),
+            options(3),
+        )
+        .unwrap()
+    };
+    let target = noise(&batch, 1.0, 2);
+    let zero = Ragged::zeros(&batch);
+    let loss = ValueLoss::new(&batch, target, zero, 0.5, None, Aggregation::TokenMean).unwrap();
+    let (mut whole, mut first) = (critic(), critic());
+    let fall: Vec<f64> = (0..10)
+        .map(|_| whole.step(&batch, &loss).unwrap().loss)
+        .collect();
+    assert!(fall[9] < fall[0]);
+    for _ in 0..5 {
+        first.step(&batch, &loss).unwrap();
+    }
+    first.save(&folder.path().join("critic")).unwrap();
+    let again = critic().scorer().snapshot().unwrap();
+    let params = Params::new(again.weights().unwrap()).unwrap();
+    let blank = NeoxScorer::try_new(again.config(), params).unwrap();
+    let mut second = NeoxRegressor::load(
+        blank.with_micro_batch(3).unwrap(),
+        options(3),
+        &folder.path().join("critic"),
+    )
+    .unwrap();
+    for _ in 0..5 {
+        second.step(&batch, &loss).unwrap();
+    }
+    assert_eq!(bits(whole.scorer()), bits(second.scorer()));
+}
+
+#[test]
+fn a_folder_of_another_network_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let learner = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    learner.save(folder.path()).unwrap();
+    let config = config(7, 12);
+    let params = Params::new(weights(&config, TEXT, 1)).unwrap();
+    let other = NeoxPolicy::try_new(NeoxScorer::try_new(&config, params).unwrap(), 3).unwrap();
+    let said = NeoxLearner::load(other, options(3), folder.path()).unwrap_err();
+    assert!(said.to_string().contains("weights.safetensors"), "{said}");
+}
+
+#[test]
+fn snapshots_stay_while_the_learner_moves() {
+    let batch = rows(10);
+    let mut learner = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    let snapshot = learner.snapshot().unwrap();
+    let before = snapshot.scores(&batch).unwrap();
+    assert_eq!(before, learner.policy().scores(&batch).unwrap());
+    let loss = dpo(learner.policy(), &batch);
+    let report = learner.step(&batch, &loss).unwrap();
+    assert!(report.grad_norm > 0.0);
+    assert_eq!(before, snapshot.scores(&batch).unwrap());
+    assert_ne!(before, learner.policy().scores(&batch).unwrap());
+    // The sampler reads the new weights.
+    let keys = StreamKey::batch(&SeedTree::new(1), 500);
+    let prompts = vec![StateMap::prompt(1); 500];
+    let draw = |p: &NeoxPolicy| p.sample(&prompts, &keys).unwrap();
+    let old = draw(learner.policy());
+    learner.set_learning_rate(0.3);
+    learner.step(&batch, &loss).unwrap();
+    assert_ne!(old, draw(learner.policy()));
+}
+
+/// Reward model by (2.2), then one iteration of Algorithm 2 with a critic of its own and one on the shared trunk.
+/// The driver itself refuses a first ratio further than 1e-5 from 1.
+#[test]
+fn algorithm_2_runs_on_it_unchanged() {
+    let seeds = SeedTree::new(2);
+    let config = config(6, 12);
+    // Responses that hold a 1 win.
+    let mut batch = rows(40);
+    for pair in batch.chunks_exact_mut(2) {
+        pair[0].response[0] = 1;
+        pair[1].response.iter_mut().for_each(|t| *t = (*t).max(2));
+    }
+    let mut model =
+        NeoxRegressor::reward_model(&config, weights(&config, TEXT, 1), &seeds, options(7))
+            .unwrap();
+    let fit = FitConfig {
+        learning_rate: 5e-3,
+        batch_size: 10,
+        epochs: 15,
+        ..FitConfig::paper_reward_model()
+    };
+    let (mut first, mut last) = (f64::NAN, f64::NAN);
+    let pairs = pairs(&batch);
+    fit_reward(
+        &mut model,
+        &pairs,
+        Readout::Last,
+        &fit.check().unwrap(),
+        &seeds,
+        0..30,
+        &mut |step, r| {
+            if step == 0 {
+                first = r.loss;
+            }
+            last = r.loss;
+            Ok(())
+        },
+    )
+    .unwrap();
+    assert!(last < 0.3 * first, "{first} {last}");
+
+    let reward = SentenceReward::new(model.scorer());
+    let prompts: Vec<_> = (0..8).map(|p| Arc::from([p % 6, 1])).collect();
+    let ppo = PpoConfig {
+        iterations: 1,
+        prompts_per_iteration: 8,
+        minibatch_size: 4,
+        learning_rate: 1e-3,
+        critic_learning_rate: 1e-3,
+        ..PpoConfig::paper()
+    };
+    let ppo = ppo.check().unwrap();
+    for shared in [false, true] {
+        let heads = Heads {
+            value: shared,
+            ..TEXT
+        };
+        let policy = NeoxPolicy::try_new(scorer(heads, 1), 3).unwrap();
+        let mut learner = NeoxLearner::try_new(policy, options(3)).unwrap();
+        let reference = learner.snapshot().unwrap();
+        let mut critic =
+            NeoxRegressor::critic(&config, weights(&config, TEXT, 1), options(3)).unwrap();
+        let critic: &mut dyn Critic = &mut critic;
+        let mut slot = match shared {
+            true => CriticSlot::SharedTrunk,
+            false => CriticSlot::Separate(critic),
+        };
+        let run = PpoRun {
+            reference: &reference,
+            reward: &reward,
+            prompts: &prompts,
+            config: &ppo,
+            seeds: &seeds,
+        };
+        let mut state = PpoState::new(&ppo);
+        let report = run.iterate(&mut learner, &mut slot, &mut state).unwrap();
+        assert_eq!(report.kl, 0.0);
+        assert!(report.approx_kl > 0.0 && report.grad_norm > 0.0);
+    }
+}
+
+/// What is wrong is said, before anything is computed.
+#[test]
+fn what_a_network_cannot_do_is_refused() {
+    let policy = policy(1);
+    let long: Arc<[u32]> = vec![1; 10].into();
+    let keys = StreamKey::batch(&SeedTree::new(1), 1);
+    let said = policy.sample(&[long], &keys).unwrap_err().to_string();
+    assert!(said.contains("at most 9"), "{said}");
+    let unknown = [Episode::try_new([1].into(), vec![6], Finish::Length).unwrap()];
+    let said = policy.scores(&unknown).unwrap_err().to_string();
+    assert!(said.contains("vocabulary size 6"), "{said}");
+    let value = Heads {
+        value: true,
+        ..Heads::default()
+    };
+    assert!(NeoxPolicy::try_new(scorer(value, 1), 3).is_err());
+    assert!(scorer(TEXT, 1).with_temperature(0.0).is_err());
+    let scores: PerToken = policy.scores(&rows(2)).unwrap();
+    assert!(scores.get(Channel::Value).is_err());
+}

@@ -1,0 +1,342 @@
+//! Settings of a run.
+
+use anyhow::{Context, Result, bail};
+use rto::algorithm2::{Checked, DpoConfig, FitConfig, PpoConfig, Schedule};
+use rto::objective::Aggregation;
+use rto::token_reward::{AdaptiveKl, KlEstimator};
+use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::learner::LearnerOptions;
+use rto_bridge::optimizer::AdamWConfig;
+use rto_bridge::world::{EOS, PAD, WORDS};
+use rto_harness::config::{self, Layers};
+use serde::{Deserialize, Serialize};
+
+use super::Args;
+use super::choices::{AggregationKind, CriticKind, Estimator, Method, Shape, WhiteningKind};
+
+/// Defaults of every key; what the keys mean is said there.
+pub const TINY: &str = include_str!("../../configs/rto_llm.tiny.toml");
+const TINY_NAME: &str = "experiments/configs/rto_llm.tiny.toml";
+const SMOKE: &str = include_str!("../../configs/rto_llm.smoke.toml");
+const SMOKE_NAME: &str = "experiments/configs/rto_llm.smoke.toml";
+
+/// Named settings: what each changes of `tiny`.
+const PRESETS: [(&str, &str); 1] = [("tiny", "")];
+
+/// A resolved configuration; `experiments/configs/rto_llm.tiny.toml` documents the keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub seed: u64,
+    pub data: String,
+    pub model: String,
+    pub methods: Vec<Method>,
+    pub hidden_size: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub intermediate_size: usize,
+    pub rotary_pct: f64,
+    pub max_positions: usize,
+    pub max_new_tokens: usize,
+    pub temperature: f64,
+    pub demonstrations: usize,
+    pub pairs: usize,
+    pub reward_scale: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    pub weight_decay: f64,
+    pub max_grad_norm: f64,
+    pub micro_batch: usize,
+    pub checkpoint_activations: bool,
+    pub save_every: u64,
+    pub sft_learning_rate: f64,
+    pub sft_schedule: Shape,
+    pub sft_warmup: f64,
+    pub sft_batch_size: usize,
+    pub sft_epochs: usize,
+    pub reward_learning_rate: f64,
+    pub reward_schedule: Shape,
+    pub reward_warmup: f64,
+    pub reward_batch_size: usize,
+    pub reward_epochs: usize,
+    pub dpo_beta: f64,
+    pub dpo_label_smoothing: f64,
+    pub dpo_learning_rate: f64,
+    pub dpo_schedule: Shape,
+    pub dpo_warmup: f64,
+    pub dpo_batch_size: usize,
+    pub dpo_epochs: usize,
+    pub beta1: f64,
+    pub ppo_beta2: f64,
+    pub dppo_beta2: f64,
+    pub rto_beta2: f64,
+    pub released_beta1: f64,
+    pub released_clip: f64,
+    pub released_beta2: f64,
+    pub rl_iterations: u64,
+    pub rl_prompts: usize,
+    pub rl_responses_per_prompt: usize,
+    pub rl_epochs: usize,
+    pub rl_minibatch_size: usize,
+    pub rl_learning_rate: f64,
+    pub rl_schedule: Shape,
+    pub rl_warmup: f64,
+    pub critic_learning_rate: f64,
+    pub critic: CriticKind,
+    pub kl_estimator: Estimator,
+    pub adaptive_kl_target: f64,
+    pub adaptive_kl_horizon: f64,
+    pub gamma: f64,
+    pub lambda: f64,
+    pub clip: f64,
+    pub value_clip: f64,
+    pub value_coef: f64,
+    pub entropy_bonus: f64,
+    pub reward_whitening: WhiteningKind,
+    pub advantage_whitening: WhiteningKind,
+    pub aggregation: AggregationKind,
+    pub bootstrap_truncated: bool,
+    pub missing_eos_penalty: f64,
+    pub eval_prompts: usize,
+    pub eval_top_p: f64,
+    pub eval_temperature: f64,
+    pub exact_beta: f64,
+    pub samples: usize,
+}
+
+/// The layers that the command line asks for, merged.
+pub fn resolve(args: &Args) -> Result<Config> {
+    let preset = PRESETS.iter().find(|(name, _)| *name == args.preset);
+    let Some((name, text)) = preset else {
+        let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "--preset {}: no such preset, expected one of {}",
+            args.preset,
+            names.join(", ")
+        );
+    };
+    let mut layers = Layers::new(TINY_NAME, TINY)?
+        .overlay(
+            !text.is_empty(),
+            &format!("experiments/configs/rto_llm.{name}.toml"),
+            text,
+        )?
+        .common(&args.common, SMOKE_NAME, SMOKE)?;
+    for set in &args.set {
+        let (key, value) = set
+            .split_once('=')
+            .with_context(|| format!("--set {set}: expected key=value"))?;
+        layers = layers.overlay(true, "--set", &line(key.trim(), value.trim()))?;
+    }
+    if let Some(methods) = &args.methods {
+        #[derive(Serialize)]
+        struct Flags<'a> {
+            methods: &'a [Method],
+        }
+        layers = layers.flags(&Flags { methods })?;
+    }
+    let mut config: Config = config::resolve(&layers)?;
+    config.methods.sort();
+    config.methods.dedup();
+    config.check()?;
+    Ok(config)
+}
+
+/// `key = value` in TOML; a word without quotes is text.
+fn line(key: &str, value: &str) -> String {
+    let plain = format!("{key} = {value}\n");
+    match plain.parse::<toml::Table>() {
+        Ok(_) => plain,
+        Err(_) => format!("{key} = {value:?}\n"),
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        if self.data != "world" {
+            bail!("data: found {:?}, expected \"world\"", self.data);
+        }
+        let positive = [
+            ("demonstrations", self.demonstrations),
+            ("pairs", self.pairs),
+            ("eval_prompts", self.eval_prompts),
+            ("micro_batch", self.micro_batch),
+            ("max_new_tokens", self.max_new_tokens),
+            ("hidden_size", self.hidden_size),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("max_positions", self.max_positions),
+            ("save_every", self.save_every as usize),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, n)| *n == 0) {
+            bail!("{key}: found 0, expected at least 1");
+        }
+        if !self.hidden_size.is_multiple_of(self.n_heads) {
+            bail!(
+                "n_heads: found {}, expected a divisor of hidden_size ({})",
+                self.n_heads,
+                self.hidden_size
+            );
+        }
+        if !(0.0..=1.0).contains(&self.rotary_pct) {
+            bail!(
+                "rotary_pct: found {}, expected a value from 0 to 1",
+                self.rotary_pct
+            );
+        }
+        self.sft()?;
+        self.reward()?;
+        self.dpo()?;
+        for &method in &self.methods {
+            self.ppo(method)?;
+        }
+        Ok(())
+    }
+
+    /// The shape of a new network.
+    pub fn network(&self) -> GptNeoXConfig {
+        let head = self.hidden_size / self.n_heads;
+        GptNeoXConfig {
+            vocab_size: WORDS.len(),
+            hidden_size: self.hidden_size,
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            intermediate_size: self.intermediate_size,
+            rotary_dims: (head as f64 * self.rotary_pct / 2.0).round() as usize * 2,
+            rotary_base: 10_000.0,
+            max_positions: self.max_positions,
+            layer_norm_eps: 1e-5,
+            parallel_residual: true,
+            activation: Activation::Gelu,
+            attention_bias: true,
+            tied_embeddings: false,
+            bos_token: None,
+            eos_token: Some(EOS),
+            pad_token: Some(PAD),
+        }
+    }
+
+    /// How every network is trained.
+    pub fn learner(&self) -> LearnerOptions {
+        LearnerOptions {
+            optimizer: AdamWConfig {
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                epsilon: self.adam_epsilon,
+                weight_decay: self.weight_decay,
+                max_grad_norm: Some(self.max_grad_norm),
+                groups: Vec::new(),
+            },
+            learning_rate: 0.0,
+            micro_batch: self.micro_batch,
+        }
+    }
+
+    fn fit(&self, rate: f64, schedule: Schedule, batch_size: usize, epochs: usize) -> FitConfig {
+        FitConfig {
+            learning_rate: rate,
+            schedule,
+            batch_size,
+            epochs,
+            aggregation: self.aggregation(),
+        }
+    }
+
+    fn aggregation(&self) -> Aggregation {
+        match self.aggregation {
+            AggregationKind::TokenMean => Aggregation::TokenMean,
+            AggregationKind::SequenceMean => Aggregation::SequenceMean,
+        }
+    }
+
+    /// Supervised fine-tuning.
+    pub fn sft(&self) -> Result<Checked<FitConfig>> {
+        let schedule = self.sft_schedule.schedule(self.sft_warmup);
+        let fit = self.fit(
+            self.sft_learning_rate,
+            schedule,
+            self.sft_batch_size,
+            self.sft_epochs,
+        );
+        fit.check().context("sft")
+    }
+
+    /// The reward model.
+    pub fn reward(&self) -> Result<Checked<FitConfig>> {
+        let schedule = self.reward_schedule.schedule(self.reward_warmup);
+        let fit = self.fit(
+            self.reward_learning_rate,
+            schedule,
+            self.reward_batch_size,
+            self.reward_epochs,
+        );
+        fit.check().context("reward")
+    }
+
+    /// DPO.
+    pub fn dpo(&self) -> Result<Checked<DpoConfig>> {
+        let schedule = self.dpo_schedule.schedule(self.dpo_warmup);
+        let config = DpoConfig {
+            beta: self.dpo_beta,
+            label_smoothing: self.dpo_label_smoothing,
+            fit: self.fit(
+                self.dpo_learning_rate,
+                schedule,
+                self.dpo_batch_size,
+                self.dpo_epochs,
+            ),
+        };
+        config.check().context("dpo")
+    }
+
+    /// β₂ of a method.
+    pub fn beta2(&self, method: Method) -> f64 {
+        match method {
+            Method::Ppo => self.ppo_beta2,
+            Method::Dppo => self.dppo_beta2,
+            Method::Rto => self.rto_beta2,
+            Method::RtoReleased => self.released_beta2,
+        }
+    }
+
+    /// Lines 3–8 of Algorithm 2 for a method.
+    pub fn ppo(&self, method: Method) -> Result<Checked<PpoConfig>> {
+        let controlled = self.adaptive_kl_target > 0.0;
+        let config = PpoConfig {
+            iterations: self.rl_iterations,
+            prompts_per_iteration: self.rl_prompts,
+            responses_per_prompt: self.rl_responses_per_prompt,
+            beta2: self.beta2(method),
+            kl_estimator: match self.kl_estimator {
+                Estimator::K1 => KlEstimator::K1,
+                Estimator::K2 => KlEstimator::K2,
+                Estimator::K3 => KlEstimator::K3,
+                Estimator::Exact => KlEstimator::Exact,
+            },
+            adaptive_kl: controlled.then_some(AdaptiveKl {
+                target: self.adaptive_kl_target,
+                horizon: self.adaptive_kl_horizon,
+            }),
+            gamma: self.gamma,
+            lambda: self.lambda,
+            bootstrap_truncated: self.bootstrap_truncated,
+            reward_whitening: self.reward_whitening.of(),
+            advantage_whitening: self.advantage_whitening.of(),
+            clip: self.clip,
+            value_coef: self.value_coef,
+            value_clip: (self.value_clip > 0.0).then_some(self.value_clip),
+            entropy_bonus: self.entropy_bonus,
+            aggregation: self.aggregation(),
+            epochs: self.rl_epochs,
+            minibatch_size: self.rl_minibatch_size,
+            learning_rate: self.rl_learning_rate,
+            critic_learning_rate: self.critic_learning_rate,
+            schedule: self.rl_schedule.schedule(self.rl_warmup),
+            ..PpoConfig::paper()
+        };
+        config.check().context(method.name())
+    }
+}

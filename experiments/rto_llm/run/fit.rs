@@ -1,0 +1,209 @@
+//! SFT, reward model and DPO: stages on a fixed data set.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rto::algorithm2::{OnStep, dpo, fit_reward, fit_steps, sft};
+use rto::objective::Readout;
+use rto::seq::{Channel, Episode, PerToken, Trainable};
+use rto_bridge::learner::{NeoxLearner, NeoxRegressor};
+use serde_json::Value;
+
+use super::Run;
+use super::probe::{Memo, Probe, Seen};
+use super::stage::{Metrics, Stage, is_done};
+
+/// A learner that can be put away.
+trait Saved: Trainable {
+    fn save_to(&self, folder: &Path) -> rto_bridge::Result<()>;
+}
+
+impl Saved for NeoxLearner {
+    fn save_to(&self, folder: &Path) -> rto_bridge::Result<()> {
+        self.save(folder)
+    }
+}
+
+impl Saved for NeoxRegressor {
+    fn save_to(&self, folder: &Path) -> rto_bridge::Result<()> {
+        self.save(folder)
+    }
+}
+
+/// Some of the steps of a fit.
+type Drive<'a> = dyn FnMut(&mut dyn Trainable, Range<u64>, OnStep<'_>) -> rto::Result<()> + 'a;
+/// What the scores of a step say, beyond its loss.
+type Measure<'a> = dyn Fn(&[Episode], &PerToken) -> rto::Result<Metrics> + 'a;
+
+impl Run {
+    /// Line 0: a network that speaks, from the demonstrations.
+    pub fn sft(&self) -> Result<()> {
+        if is_done(self.root(), "sft") {
+            return Ok(());
+        }
+        let mut stage = Stage::open(self.root(), "sft")?;
+        let policy = self.policy(self.first_network()?)?;
+        let mut learner = match stage.checkpoint() {
+            Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
+            None => NeoxLearner::try_new(policy, self.options())?,
+        };
+        let (config, seeds) = (self.config.sft()?, self.seeds.child("sft"));
+        let data = &self.data.demonstrations;
+        let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
+            sft(learner, data, &config, &seeds, steps, on)
+        };
+        let total = fit_steps(data.len(), &config);
+        self.fit(
+            "sft",
+            &mut stage,
+            &mut learner,
+            total,
+            &mut drive,
+            &|_, _| Ok(Vec::new()),
+        )?;
+        self.keep("sft", learner.policy_ref().scorer())?;
+        stage.finish()
+    }
+
+    /// (2.2), on the trunk of π_ref.
+    pub fn reward_model(&self) -> Result<()> {
+        if is_done(self.root(), "reward") {
+            return Ok(());
+        }
+        let mut stage = Stage::open(self.root(), "reward")?;
+        let sft = self.frozen("sft")?;
+        let (options, seeds) = (self.options(), self.seeds.child("reward"));
+        let fresh =
+            NeoxRegressor::reward_model(sft.config(), sft.weights()?, &seeds, options.clone())?;
+        let mut learner = match stage.checkpoint() {
+            Some(folder) => {
+                NeoxRegressor::load(fresh.into_scorer(), options, &folder.join("policy"))?
+            }
+            None => fresh,
+        };
+        let (config, pairs) = (self.config.reward()?, &self.data.pairs);
+        let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
+            fit_reward(learner, pairs, Readout::Last, &config, &seeds, steps, on)
+        };
+        let measure = |_: &[Episode], scores: &PerToken| {
+            Ok(margins(&scores.get(Channel::Reward)?.row_sums()))
+        };
+        let total = fit_steps(pairs.len(), &config);
+        self.fit(
+            "reward",
+            &mut stage,
+            &mut learner,
+            total,
+            &mut drive,
+            &measure,
+        )?;
+        self.keep("reward", learner.scorer())?;
+        stage.finish()
+    }
+
+    /// Line 2.
+    pub fn dpo(&self) -> Result<()> {
+        if is_done(self.root(), "dpo") {
+            return Ok(());
+        }
+        let mut stage = Stage::open(self.root(), "dpo")?;
+        let pairs = &self.data.pairs;
+        let both = |p: &rto::algorithm2::Pair| [p.winner.clone(), p.loser.clone()];
+        let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
+        let reference = Memo::new(&self.frozen("sft")?, &episodes)?;
+        let policy = self.policy(self.trained("sft")?)?;
+        let mut learner = match stage.checkpoint() {
+            Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
+            None => NeoxLearner::try_new(policy, self.options())?,
+        };
+        let (config, seeds) = (self.config.dpo()?, self.seeds.child("dpo"));
+        let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
+            dpo(learner, &reference, pairs, &config, &seeds, steps, on)
+        };
+        let measure = |batch: &[Episode], scores: &PerToken| {
+            let sums = scores.get(Channel::LogProb)?.row_sums();
+            let implicit = |(z, e): (&f64, &Episode)| Ok(config.beta * (z - reference.sum(e)?));
+            let rewards: Vec<f64> = sums
+                .iter()
+                .zip(batch)
+                .map(implicit)
+                .collect::<rto::Result<_>>()?;
+            let mut all = margins(&rewards);
+            let half =
+                |k: usize| sums.iter().skip(k).step_by(2).sum::<f64>() / (sums.len() / 2) as f64;
+            all.push(("logps/chosen".into(), half(0)));
+            all.push(("logps/rejected".into(), half(1)));
+            Ok(all)
+        };
+        let total = fit_steps(pairs.len(), &config.fit);
+        self.fit("dpo", &mut stage, &mut learner, total, &mut drive, &measure)?;
+        self.keep("dpo", learner.policy_ref().scorer())?;
+        stage.finish()
+    }
+
+    /// The steps of a stage that are left, with a checkpoint every so many.
+    fn fit<L: Saved>(
+        &self,
+        name: &str,
+        stage: &mut Stage,
+        learner: &mut L,
+        total: u64,
+        drive: &mut Drive<'_>,
+        measure: &Measure<'_>,
+    ) -> Result<()> {
+        let bar = self.progress.bar(total, name.to_string());
+        bar.inc(stage.step);
+        while stage.step < total {
+            let end = total.min(stage.step + self.config.save_every);
+            let (seen, mut failed) = (Seen::default(), None);
+            let mut probe = Probe {
+                learner,
+                seen: &seen,
+            };
+            let steps = stage.step..end;
+            let done = drive(&mut probe, steps, &mut |step, report| {
+                let mut metrics: Metrics = vec![
+                    ("loss".into(), report.loss),
+                    ("grad_norm".into(), report.grad_norm),
+                    ("lr".into(), report.learning_rate),
+                ];
+                if let Some((batch, scores)) = &*seen.borrow() {
+                    metrics.extend(measure(batch, scores)?);
+                }
+                bar.inc(1);
+                bar.label(format!("{name}: loss {:.3}", report.loss));
+                stage.write(step + 1, &metrics).map_err(|e| {
+                    failed = Some(e);
+                    rto::Error::Backend("stopped".into())
+                })
+            });
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            done.with_context(|| {
+                format!(
+                    "stage {name}: stopped after the checkpoint of step {}",
+                    stage.step
+                )
+            })?;
+            stage.save(end, Value::Null, |new| learner.save_to(&new.join("policy")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Of rewards of winner, loser, winner, loser, …
+fn margins(rewards: &[f64]) -> Metrics {
+    let n = (rewards.len() / 2).max(1) as f64;
+    let mean = |f: &dyn Fn(&[f64]) -> f64| rewards.chunks_exact(2).map(f).sum::<f64>() / n;
+    vec![
+        ("rewards/chosen".into(), mean(&|p| p[0])),
+        ("rewards/rejected".into(), mean(&|p| p[1])),
+        ("rewards/margins".into(), mean(&|p| p[0] - p[1])),
+        (
+            "rewards/accuracies".into(),
+            mean(&|p| f64::from(u8::from(p[0] > p[1]))),
+        ),
+    ]
+}

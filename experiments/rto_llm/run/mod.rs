@@ -1,0 +1,257 @@
+//! The paper's experiment: SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and what they are worth.
+
+mod choices;
+mod config;
+mod data;
+mod evaluate;
+mod fit;
+mod plan;
+mod probe;
+mod rl;
+mod stage;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::Device;
+use rto::seed::SeedTree;
+use rto_bridge::checkpoint::atomic::replace_file;
+use rto_bridge::learner::{LearnerOptions, NeoxPolicy, NeoxScorer};
+use rto_bridge::model::{Heads, Model};
+use rto_bridge::params::{Init, Params};
+use rto_bridge::world::{tokenizer_config_json, tokenizer_json};
+use rto_harness::cli::Common;
+use rto_harness::progress::Progress;
+use rto_harness::run_dir::{RunDir, Timings};
+use rto_harness::say;
+use serde_json::json;
+
+use choices::Method;
+use config::Config;
+use data::Data;
+
+/// Of the binary, its runs and its streams.
+const NAME: &str = "rto_llm";
+
+/// Flags of a run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Named settings to start from
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    preset: String,
+    /// Stop after this stage; a later run with the same --out goes on
+    #[arg(long, value_enum, default_value_t = Last::Evaluate)]
+    stage: Last,
+    /// Methods after DPO
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    methods: Option<Vec<Method>>,
+    /// Change one setting; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print the settings, the memory plan and the work to be done; touch nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// The stages, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum Last {
+    /// Supervised fine-tuning
+    Sft,
+    /// The reward model
+    Reward,
+    /// DPO
+    Dpo,
+    /// The methods of Algorithm 2
+    Rl,
+    /// Held-out prompts, exact values, samples
+    Evaluate,
+}
+
+/// A stage on a fixed data set.
+type Trained = fn(&Run) -> Result<()>;
+
+/// A run in its folder.
+struct Run {
+    config: Config,
+    seeds: SeedTree,
+    data: Data,
+    dir: RunDir,
+    progress: Progress,
+    threads: usize,
+    /// Tokenizer files that every saved policy carries.
+    tokenizer: PathBuf,
+}
+
+/// Trains what is not trained yet.
+pub fn run(args: &Args) -> Result<()> {
+    let reporter = args.common.reporter();
+    if args.common.redraw.is_some() {
+        anyhow::bail!("--redraw: rto_llm has no figures of its own to draw again");
+    }
+    let config = config::resolve(args)?;
+    if args.dry_run {
+        return plan::print(&config, &reporter);
+    }
+    let seeds = SeedTree::new(config.seed).child(NAME);
+    // A bad setting leaves nothing behind.
+    let data = Data::new(&config, &seeds)?;
+    let out = match &args.common.out {
+        Some(out) => Some(out.clone()),
+        None => unfinished(&config),
+    };
+    let dir = RunDir::create_or_resume(NAME, out.as_deref(), &config)?;
+    let tokenizer = write_tokenizer(dir.root())?;
+    let run = Run {
+        progress: Progress::new(args.common.quiet),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        config,
+        seeds,
+        data,
+        dir,
+        tokenizer,
+    };
+    let mut timings = Timings::new();
+    say!(reporter, "run folder {}", run.root().display())?;
+    let say =
+        |name: &str, timings: &Timings| say!(reporter, "{name}: {:.1} s", timings.seconds(name));
+    let stages: [(Last, &str, Trained); 3] = [
+        (Last::Sft, "sft", Run::sft),
+        (Last::Reward, "reward", Run::reward_model),
+        (Last::Dpo, "dpo", Run::dpo),
+    ];
+    for (last, name, stage) in stages {
+        if args.stage >= last {
+            timings.phase(name, || stage(&run))?;
+            say(name, &timings)?;
+        }
+    }
+    if args.stage >= Last::Rl {
+        for &method in &run.config.methods {
+            timings.phase(method.name(), || run.rl(method))?;
+            say(method.name(), &timings)?;
+        }
+    }
+    if args.stage >= Last::Evaluate {
+        let summary = timings.phase("evaluate", || run.evaluate())?;
+        say("evaluate", &timings)?;
+        say!(reporter, "{}", summary.render())?;
+        reporter.json(&json!({ "run": run.root(), "summary": summary }))?;
+        run.dir.write_text("done", "")?;
+    }
+    run.dir.write_timings(&timings)?;
+    remove_temporaries(run.root());
+    say!(reporter, "results in {}", run.root().display())
+}
+
+/// The newest numbered folder of an unfinished run with these settings: without --out, the same command goes on.
+fn unfinished(config: &Config) -> Option<PathBuf> {
+    let wanted = toml::to_string(config).ok()?;
+    let entries = std::fs::read_dir("runs").ok()?.flatten();
+    let mut folders: Vec<PathBuf> = entries
+        .map(|e| e.path())
+        .filter(|p| {
+            let ours = |n: &str| n.strip_prefix(NAME).is_some_and(|r| r.starts_with('-'));
+            p.file_name().and_then(|n| n.to_str()).is_some_and(ours)
+        })
+        .collect();
+    folders.sort();
+    let fits = |p: &PathBuf| {
+        let same = std::fs::read_to_string(p.join("config.toml")).is_ok_and(|t| t == wanted);
+        same && !p.join("done").is_file() && RunDir::verify(NAME, p, config).is_ok()
+    };
+    folders.into_iter().rev().find(fits)
+}
+
+/// What killed processes were writing; only this process writes here.
+fn remove_temporaries(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        let temporary = name.starts_with('.') && name.ends_with(".tmp");
+        // Nothing is lost where one cannot be removed.
+        match path.is_dir() {
+            true if temporary => drop(std::fs::remove_dir_all(&path)),
+            true => remove_temporaries(&path),
+            false if temporary => drop(std::fs::remove_file(&path)),
+            false => {}
+        }
+    }
+}
+
+fn write_tokenizer(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("tokenizer");
+    let file = |name: &str| folder.join(name);
+    let files = [
+        ("tokenizer.json", tokenizer_json()),
+        ("tokenizer_config.json", tokenizer_config_json()),
+    ];
+    std::fs::create_dir_all(&folder)
+        .map_err(|e| anyhow::anyhow!("{}: cannot make: {e}", folder.display()))?;
+    for (name, text) in files {
+        if std::fs::read_to_string(file(name)).is_ok_and(|found| found == text) {
+            continue;
+        }
+        replace_file(&file(name), text.as_bytes())?;
+    }
+    Ok(folder)
+}
+
+impl Run {
+    fn root(&self) -> &Path {
+        self.dir.root()
+    }
+
+    fn options(&self) -> LearnerOptions {
+        self.config.learner()
+    }
+
+    /// What SFT starts from.
+    fn first_network(&self) -> Result<NeoxScorer> {
+        if !self.config.model.is_empty() {
+            let folder = Path::new(&self.config.model);
+            return Ok(NeoxScorer::load(folder, true, &Device::Cpu)?);
+        }
+        let (shape, seeds) = (self.config.network(), self.seeds.child("network"));
+        let heads = Heads {
+            language_model: true,
+            ..Heads::default()
+        };
+        let model = Model::random_gpt_neox(&shape, heads, Init::Small, &seeds, &Device::Cpu)?;
+        let params = Params::new(model.params().tensors())?;
+        Ok(NeoxScorer::try_new(&shape, params)?)
+    }
+
+    /// A finished stage's network, to train on from.
+    fn trained(&self, name: &str) -> Result<NeoxScorer> {
+        Ok(NeoxScorer::load(&self.saved(name), true, &Device::Cpu)?)
+    }
+
+    /// A finished stage's network, as it is.
+    fn frozen(&self, name: &str) -> Result<NeoxScorer> {
+        Ok(NeoxScorer::load(&self.saved(name), false, &Device::Cpu)?
+            .with_temperature(self.config.temperature)?)
+    }
+
+    fn saved(&self, name: &str) -> PathBuf {
+        self.root().join("policies").join(name)
+    }
+
+    /// Saves a network as a Hugging Face folder.
+    fn keep(&self, name: &str, scorer: &NeoxScorer) -> Result<()> {
+        Ok(scorer.save_hugging_face(&self.saved(name), Some(&self.tokenizer))?)
+    }
+
+    /// A policy with what every stage wants of it.
+    fn policy(&self, scorer: NeoxScorer) -> Result<NeoxPolicy> {
+        let mut scorer = scorer
+            .with_temperature(self.config.temperature)?
+            .with_entropy()
+            .with_micro_batch(self.config.micro_batch)?;
+        scorer.model_mut().options_mut().checkpointing = self.config.checkpoint_activations;
+        let policy = NeoxPolicy::try_new(scorer, self.config.max_new_tokens)?;
+        Ok(policy.with_generation(64, self.threads))
+    }
+}

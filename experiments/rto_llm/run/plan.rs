@@ -1,0 +1,59 @@
+//! What a run would do.
+
+use anyhow::Result;
+use rto::algorithm2::fit_steps;
+use rto_bridge::config::Head;
+use rto_bridge::memory_plan::{MemoryPlan, Workload};
+use rto_harness::cli::Reporter;
+use rto_harness::say;
+use serde_json::json;
+
+use super::choices::CriticKind;
+use super::config::Config;
+
+/// Prints settings, memory plan and work.
+pub fn print(config: &Config, reporter: &Reporter) -> Result<()> {
+    let network = config.network();
+    let plan = |head, training| {
+        let work = Workload {
+            batch: config.micro_batch,
+            sequence: config.max_positions,
+            training,
+            checkpointing: config.checkpoint_activations,
+            ..Workload::default()
+        };
+        MemoryPlan::new(&network, head, &work)
+    };
+    let policy = plan(Head::CausalLm, true);
+    let frozen = plan(Head::CausalLm, false);
+    let fit = [
+        ("sft", fit_steps(config.demonstrations, &*config.sft()?)),
+        ("reward", fit_steps(config.pairs, &*config.reward()?)),
+        ("dpo", fit_steps(config.pairs, &config.dpo()?.fit)),
+    ];
+    say!(reporter, "{}", toml::to_string(config)?)?;
+    say!(reporter, "# memory of a network in training\n{policy}")?;
+    say!(reporter, "# memory of a frozen network\n{frozen}")?;
+    let critics = u64::from(config.critic == CriticKind::Separate);
+    // The largest stage: policy and critic in training; reference, DPO policy and reward model frozen.
+    let peak = (1 + critics) * policy.total() + 3 * frozen.total();
+    say!(
+        reporter,
+        "# at most about {} MB at once",
+        peak.div_ceil(1_000_000)
+    )?;
+    for (name, steps) in fit {
+        say!(reporter, "# {name}: {steps} steps")?;
+    }
+    for method in &config.methods {
+        let responses =
+            config.rl_iterations as usize * config.rl_prompts * config.rl_responses_per_prompt;
+        say!(
+            reporter,
+            "# {}: {} iterations, {responses} responses",
+            method.name(),
+            config.rl_iterations
+        )?;
+    }
+    reporter.json(&json!({ "config": config, "parameters": policy.parameters, "bytes": peak }))
+}

@@ -1,0 +1,252 @@
+//! Lines 3–8 of Algorithm 2: PPO, DPPO, RTO and RTO as released, which differ in their reward alone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use candle_core::{Device, Tensor};
+use rto::algorithm2::{CriticSlot, IterationReport, PpoConfig, PpoRun, PpoState};
+use rto::seq::{Episode, Finish, Ragged, TokenReward};
+use rto::token_reward::{Both, DpoReward, PaidAtEnd, SentenceReward, released};
+use rto_bridge::learner::{NeoxLearner, NeoxPolicy, NeoxRegressor, NeoxScorer};
+use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
+use rto_bridge::params::Params;
+use serde_json::{Value, json};
+
+use super::Run;
+use super::choices::{CriticKind, Estimator, Method};
+use super::stage::{Metrics, Stage, is_done};
+
+/// −c at the last token of a response that does not end by itself.
+struct MissingEos(f64);
+
+impl TokenReward for MissingEos {
+    fn rewards(&self, batch: &[Episode]) -> rto::Result<Ragged> {
+        let mut rewards = Ragged::zeros(batch);
+        for (i, episode) in batch.iter().enumerate() {
+            if episode.finish == Finish::Length
+                && let Some(last) = rewards.row_mut(i).last_mut()
+            {
+                *last = -self.0;
+            }
+        }
+        Ok(rewards)
+    }
+
+    fn components(&self, batch: &[Episode]) -> rto::Result<Vec<(&'static str, Ragged)>> {
+        Ok(vec![("missing_eos", self.rewards(batch)?)])
+    }
+}
+
+/// The models that rewards are made of.
+struct Models {
+    sft: Arc<NeoxScorer>,
+    dpo: NeoxScorer,
+    reward: NeoxScorer,
+    /// Mean of the reward model over demonstrations, which becomes 0.
+    reward_mean: f64,
+}
+
+impl Models {
+    fn sentence(&self) -> Result<SentenceReward<&NeoxScorer>> {
+        Ok(SentenceReward::new(&self.reward).normalised(self.reward_mean, 1.0)?)
+    }
+
+    /// The one value that tells the methods apart.
+    fn reward(&self, run: &Run, method: Method) -> Result<Box<dyn TokenReward + '_>> {
+        let config = &run.config;
+        let token = |beta1| DpoReward::try_new(&self.dpo, &*self.sft, beta1);
+        let reward: Box<dyn TokenReward + '_> = match method {
+            Method::Ppo => Box::new(self.sentence()?),
+            Method::Dppo => Box::new(PaidAtEnd(token(config.beta1)?)),
+            Method::Rto => Box::new(token(config.beta1)?),
+            Method::RtoReleased => Box::new(released(
+                token(config.released_beta1)?,
+                config.released_clip,
+                self.sentence()?,
+            )?),
+        };
+        Ok(match config.missing_eos_penalty > 0.0 {
+            true => Box::new(Both(reward, MissingEos(config.missing_eos_penalty))),
+            false => reward,
+        })
+    }
+}
+
+impl Run {
+    fn models(&self) -> Result<Models> {
+        let reward = self.frozen("reward")?;
+        let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
+        let scores = SentenceReward::new(&reward).rewards(few)?.row_sums();
+        let mean = scores.iter().sum::<f64>() / few.len() as f64;
+        Ok(Models {
+            sft: Arc::new(self.frozen("sft")?),
+            dpo: self.frozen("dpo")?,
+            reward,
+            reward_mean: mean,
+        })
+    }
+
+    /// One method, from π_ref.
+    pub fn rl(&self, method: Method) -> Result<()> {
+        let name = method.name();
+        if is_done(self.root(), name) {
+            return Ok(());
+        }
+        let mut stage = Stage::open(self.root(), name)?;
+        let (models, config) = (self.models()?, self.config.ppo(method)?);
+        let mut learner = self.rl_learner(&models, stage.checkpoint())?;
+        let mut critic = match self.config.critic {
+            CriticKind::Separate => Some(self.critic(&models, stage.checkpoint())?),
+            CriticKind::Shared => None,
+        };
+        let mut state = match stage.step {
+            0 => PpoState::new(&config),
+            _ => read_state(&stage.extra).with_context(|| format!("stage {name}: state.json"))?,
+        };
+        let reward = models.reward(self, method)?;
+        let run = PpoRun {
+            reference: &*models.sft,
+            reward: &*reward,
+            prompts: &self.data.prompts,
+            config: &config,
+            // One seed for all methods: what differs between them is the reward.
+            seeds: &self.seeds.child("rl"),
+        };
+        let every = (self.config.save_every / 10).max(1);
+        let bar = self.progress.bar(config.iterations, name);
+        bar.inc(state.iteration);
+        while state.iteration < config.iterations {
+            let mut slot = match &mut critic {
+                Some(critic) => CriticSlot::Separate(critic),
+                None => CriticSlot::SharedTrunk,
+            };
+            let last = stage.step;
+            let stopped =
+                || format!("stage {name}: stopped after the checkpoint of iteration {last}");
+            let policy = rto::seq::PolicyLearner::policy(&learner);
+            let batch = run.rollout(policy, &state).with_context(stopped)?;
+            let truth = self.data.mean_reward(&batch)?;
+            let report = run
+                .update(&mut learner, &mut slot, &mut state, batch)
+                .with_context(stopped)?;
+            stage.write(state.iteration, &metrics(&report, truth, &config))?;
+            bar.inc(1);
+            bar.label(format!(
+                "{name}: reward {truth:.2}, kl {:.2}, length {:.1}",
+                report.kl, report.response_length
+            ));
+            if state.iteration % every == 0 || state.iteration == config.iterations {
+                stage.save(state.iteration, write_state(&state), |new| {
+                    learner.save(&new.join("policy"))?;
+                    critic
+                        .as_ref()
+                        .map_or(Ok(()), |c| c.save(&new.join("critic")))
+                })?;
+            }
+        }
+        drop(bar);
+        self.keep(name, learner.policy_ref().scorer())?;
+        stage.finish()
+    }
+
+    fn rl_learner(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxLearner> {
+        let mut weights = models.sft.weights()?;
+        if self.config.critic == CriticKind::Shared {
+            add_value_head(&mut weights, models.sft.config().hidden_size)?;
+        }
+        let mut scorer = NeoxScorer::try_new(models.sft.config(), Params::new(weights)?)?;
+        if self.config.kl_estimator == Estimator::Exact {
+            scorer = scorer.with_reference(models.sft.clone());
+        }
+        let policy: NeoxPolicy = self.policy(scorer)?;
+        Ok(match checkpoint {
+            Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
+            None => NeoxLearner::try_new(policy, self.options())?,
+        })
+    }
+
+    fn critic(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxRegressor> {
+        let (shape, options) = (models.reward.config(), self.options());
+        let fresh = NeoxRegressor::critic(shape, models.reward.weights()?, options.clone())?;
+        Ok(match checkpoint {
+            Some(folder) => {
+                NeoxRegressor::load(fresh.into_scorer(), options, &folder.join("critic"))?
+            }
+            None => fresh,
+        })
+    }
+}
+
+fn add_value_head(weights: &mut BTreeMap<String, Tensor>, hidden: usize) -> Result<()> {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
+    weights.insert(VALUE_WEIGHT.into(), zeros(&[1, hidden])?);
+    weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
+    Ok(())
+}
+
+/// KL controller, stream positions (the iteration keys them) and data position.
+fn write_state(state: &PpoState) -> Value {
+    json!({
+        "iteration": state.iteration,
+        "beta2": state.beta2,
+        "prompts_seen": state.prompts_seen,
+        "sampled_tokens": state.sampled_tokens,
+    })
+}
+
+fn read_state(value: &Value) -> Result<PpoState> {
+    let whole = |key: &str| {
+        value[key]
+            .as_u64()
+            .ok_or_else(|| anyhow!("no number {key:?}"))
+    };
+    Ok(PpoState {
+        iteration: whole("iteration")?,
+        beta2: value["beta2"].as_f64().context("no number \"beta2\"")?,
+        prompts_seen: whole("prompts_seen")?,
+        sampled_tokens: whole("sampled_tokens")?,
+    })
+}
+
+/// The names that users of other trainers already chart. `truth` is the mean true reward of the rollout.
+fn metrics(report: &IterationReport, truth: f64, config: &PpoConfig) -> Metrics {
+    let mut all: Metrics = vec![
+        ("objective/true_reward".into(), truth),
+        ("objective/kl".into(), report.kl),
+        (
+            "objective/scores".into(),
+            report.rewards.iter().map(|(_, r)| r).sum(),
+        ),
+        ("objective/rlhf_reward".into(), report.objective),
+        ("objective/beta2".into(), report.beta2),
+        ("reward/kl".into(), -report.beta2 * report.kl),
+    ];
+    let components = report.rewards.iter();
+    all.extend(components.map(|(name, r)| (format!("reward/{name}"), *r)));
+    if let Some(entropy) = report.entropy {
+        all.push(("objective/entropy".into(), entropy));
+    }
+    if let Some(loss) = report.value_loss {
+        all.push(("loss/value_avg".into(), loss));
+    }
+    if let Some(explained) = report.explained_variance {
+        all.push(("val/explained_variance".into(), explained));
+    }
+    let factor = config
+        .schedule
+        .factor(report.iteration - 1, config.iterations);
+    all.extend([
+        ("loss/policy_avg".into(), report.policy_loss),
+        ("policy/clipfrac_avg".into(), report.clip_fraction),
+        ("policy/approxkl_avg".into(), report.approx_kl),
+        ("policy/grad_norm".into(), report.grad_norm),
+        ("val/response_length".into(), report.response_length),
+        ("val/eos_rate".into(), report.eos_rate),
+        ("val/truncated".into(), report.truncated as f64),
+        ("val/sampled_tokens".into(), report.sampled_tokens as f64),
+        ("lr".into(), config.learning_rate * factor),
+    ]);
+    all
+}
