@@ -89,6 +89,17 @@ fn parity(folder: &Path, ids_name: &str, expected: &BTreeMap<String, Tensor>) ->
     worst
 }
 
+/// Greedy text with every token from a pass over the whole prefix.
+fn greedy_without_cache(engine: &Engine, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut text = prompt.to_vec();
+    for _ in 0..n {
+        let logits = engine.logits(&text).unwrap().pop().unwrap();
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        text.push(best.unwrap() as u32);
+    }
+    text.split_off(prompt.len())
+}
+
 #[test]
 fn logits_and_greedy_text_are_those_of_hugging_face() {
     for name in ["plain", "sharded", "half"] {
@@ -110,6 +121,8 @@ fn logits_and_greedy_text_are_those_of_hugging_face() {
         let slow = slow.sample(&prompts, None, &sampling).unwrap();
         for ((ours, slow), theirs) in ours.iter().zip(&slow).zip(&theirs) {
             assert_eq!(&ours.episode.response, theirs, "{name}");
+            let again = greedy_without_cache(&engine, &ours.episode.prompt, theirs.len());
+            assert_eq!(&again, theirs, "{name}, without cache");
             assert_eq!(&slow.episode.response, theirs, "{name}, tensors");
             assert_eq!(ours.episode.finish, Finish::Length);
         }
@@ -163,6 +176,8 @@ fn larger_fixtures_agree_where_given() {
         let ours = engine.greedy(&prompts, &sampling).unwrap();
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert_eq!(&ours.episode.response, theirs, "{}", folder.display());
+            let again = greedy_without_cache(&engine, &ours.episode.prompt, theirs.len());
+            assert_eq!(&again, theirs, "{}, without cache", folder.display());
         }
         let warped = [("warp.t09_p09.probs", 0), ("warp.t09_k20_p09.probs", 20)];
         let z: Vec<Vec<f32>> = io["warp.in"].to_vec2().unwrap();
