@@ -175,6 +175,8 @@ fn the_heat_map_is_one_page_that_needs_nothing_else() {
         text.contains("prefers-color-scheme: dark")
             && text.contains("equation (4.5)")
             && text.contains("⏎")
+            && text.contains("<title>Token rewards</title>")
+            && text.contains("sum of the rewards: ")
     );
     assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("<script"));
     let error = error(&[
