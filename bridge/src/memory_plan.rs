@@ -2,7 +2,8 @@
 
 use crate::checkpoint::expected_tensors;
 use crate::config::{GptNeoXConfig, Head};
-use candle_core::DType;
+use crate::{Error, Result};
+use candle_core::{DType, Device};
 use std::fmt;
 
 /// What the memory is for.
@@ -112,6 +113,32 @@ impl MemoryPlan {
     /// Sum of all.
     pub fn total(&self) -> u64 {
         self.rows().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Refuses a plan that a GPU has no room for, before anything is allocated there. A processor's memory is not asked: the system
+    /// may have pages that it gives back.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with both sizes.
+    pub fn check_fits(&self, device: &Device) -> Result<()> {
+        match crate::device::free_memory(device)? {
+            Some(free) => self.fits_in(free),
+            None => Ok(()),
+        }
+    }
+
+    fn fits_in(&self, free: u64) -> Result<()> {
+        if self.total() <= free {
+            return Ok(());
+        }
+        Err(Error::Device {
+            name: "memory".into(),
+            why: format!(
+                "the plan needs {}, {} are free; a smaller batch, shorter sequences or bf16 need less",
+                human(self.total()),
+                human(free)
+            ),
+        })
     }
 
     fn rows(&self) -> [(&'static str, u64); 7] {
@@ -232,5 +259,24 @@ mod tests {
             "{plan}"
         );
         assert_eq!(run.gradients + run.moments + run.master, 0);
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_is_refused_with_both_sizes() {
+        let plan = MemoryPlan {
+            parameters: 1 << 30,
+            weights: 3 << 30,
+            master: 0,
+            gradients: 0,
+            moments: 0,
+            activations: 0,
+            cache: 0,
+            head_tile: 0,
+        };
+        plan.fits_in(3 << 30).unwrap();
+        let error = plan.fits_in(2 << 30).unwrap_err().to_string();
+        let start = "device memory: the plan needs 3.00 GiB, 2.00 GiB are free";
+        assert!(error.starts_with(start), "{error}");
+        plan.check_fits(&Device::Cpu).unwrap();
     }
 }

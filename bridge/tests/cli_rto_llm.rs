@@ -150,6 +150,50 @@ fn score_keeps_its_contract() {
     );
 }
 
+/// The path of GPUs, on a processor: the same numbers, in bf16 to its precision.
+#[test]
+fn other_types_run_on_tensors() {
+    let input = Input::new(
+        "{\"prompt_ids\": [5, 17, 9], \"response_ids\": [33, 2, 60, 41, 0]}\n{\"prompt_ids\": [4], \"response_ids\": [8]}\n",
+    );
+    let model = fixture("plain");
+    let base = [
+        "--model",
+        &model,
+        "--input",
+        input.str(),
+        "--json",
+        "--quiet",
+    ];
+    let scores = |dtype: &str| -> Vec<f64> {
+        let args = [&["score"], &base[..], &["--dtype", dtype]].concat();
+        let lines = objects(&ok(&args));
+        let numbers = lines
+            .iter()
+            .flat_map(|l| l["log_probs"].as_array().unwrap().clone());
+        numbers.map(|x| x.as_f64().unwrap()).collect()
+    };
+    let exact = scores("f32");
+    assert_eq!(exact.len(), 6);
+    // 8 and 11 bits of mantissa.
+    for (dtype, bound) in [("bf16", 0.1), ("f16", 0.01)] {
+        let near = scores(dtype);
+        assert_ne!(near, exact);
+        for (near, exact) in near.iter().zip(&exact) {
+            assert!((near - exact).abs() < bound, "{dtype}: {near} {exact}");
+        }
+    }
+    let args = [
+        &["generate"],
+        &base[..],
+        &["--dtype", "bf16", "--max-new-tokens", "5"],
+    ]
+    .concat();
+    let written = objects(&ok(&args));
+    assert_eq!(written.len(), 2);
+    assert_eq!(ok(&args), ok(&args));
+}
+
 #[test]
 fn the_heat_map_is_one_page_that_needs_nothing_else() {
     let input = Input::new("{\"prompt\": \"a\", \"response\": \"b.\\nc\"}\n");
@@ -368,6 +412,18 @@ fn bad_input_ends_in_one_line() {
         "/nowhere.jsonl: no such file"
     );
 
+    let on = |device: &str| {
+        error(&[
+            "generate", "--model", &model, "--prompt", "a", "--device", device,
+        ])
+    };
+    assert_eq!(on("gpu"), "device gpu: expected cpu, cuda or cuda:N");
+    if !cfg!(feature = "cuda") {
+        assert_eq!(
+            on("cuda"),
+            "device cuda: this build has no CUDA; build with --features cuda"
+        );
+    }
     let good = Input::new(PAIRS);
     let with = |model: &str| error(&["score", "--model", model, "--input", good.str(), "--quiet"]);
     assert_eq!(with("/nowhere"), "/nowhere: no such folder");
@@ -444,4 +500,29 @@ fn damaged_models_end_in_one_line() {
     )
     .unwrap();
     assert!(info().contains("found shape [61, 32], config.json says [60, 32]"));
+}
+
+#[test]
+fn the_commands_of_the_readme_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let commands: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("cargo run --bin rto_llm -- "))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    for command in &commands {
+        // No argument of theirs has a space in it.
+        let words = command.split(' ').map(|word| match word.trim_matches('"') {
+            file if file.starts_with("target/") => {
+                dir.path().join(&file[7..]).to_str().unwrap().to_string()
+            }
+            path if path.contains('/') => root.join(path).to_str().unwrap().to_string(),
+            word => word.to_string(),
+        });
+        let words: Vec<String> = words.collect();
+        ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    assert!(dir.path().join("rewards.html").exists());
+    assert_eq!(commands.len(), 3);
 }
