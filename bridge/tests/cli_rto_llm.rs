@@ -471,6 +471,88 @@ fn bad_input_ends_in_one_line() {
 }
 
 #[test]
+fn a_reference_over_another_vocabulary_is_refused() {
+    use rto_bridge::checkpoint::{self, Contents};
+    let loaded = checkpoint::load(
+        Path::new(&fixture("plain")),
+        None,
+        &candle_core::Device::Cpu,
+    );
+    let loaded = loaded.unwrap();
+    let config = rto_bridge::config::GptNeoXConfig {
+        vocab_size: 40,
+        ..loaded.config
+    };
+    let weights = loaded.weights.into_iter().map(|(name, w)| {
+        let cut = matches!(w.dims(), [61, _]);
+        (name, if cut { w.narrow(0, 0, 40).unwrap() } else { w })
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("small");
+    let contents = Contents {
+        config: &config,
+        head: loaded.head,
+        weights: &weights.collect(),
+        dtype: loaded.stored_dtype,
+        shard_bytes: u64::MAX,
+        carry: None,
+    };
+    checkpoint::save(&folder, &contents).unwrap();
+    let (model, reference) = (fixture("plain"), folder.to_str().unwrap());
+    let input = Input::new(PAIRS);
+    let error = error(&[
+        "score",
+        "--model",
+        &model,
+        "--reference",
+        reference,
+        "--input",
+        input.str(),
+        "--quiet",
+    ]);
+    assert_eq!(
+        error,
+        format!("{reference}: vocabulary of 40, but {model} has 61")
+    );
+}
+
+/// A hub that cannot be reached ends in one line, and the copy of an earlier download is used without it.
+#[cfg(feature = "hub")]
+#[test]
+fn without_a_network_a_hub_id_ends_in_one_line_or_in_the_cache() {
+    let home = tempfile::tempdir().unwrap();
+    let info = || {
+        Command::new(env!("CARGO_BIN_EXE_rto_llm"))
+            .args(["info", "--model", "owner/model"])
+            .env("HF_HOME", home.path())
+            // The discard port of this machine.
+            .env("HF_ENDPOINT", "http://127.0.0.1:9")
+            .output()
+            .unwrap()
+    };
+    let output = info();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(
+        text.starts_with("error: owner/model: cannot download: "),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let kept = home.path().join("hub/models--owner--model");
+    let snapshot = kept.join("snapshots/abc");
+    fs::create_dir_all(kept.join("refs")).unwrap();
+    fs::write(kept.join("refs/main"), "abc").unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(Path::new(&fixture("plain")).join(file), snapshot.join(file)).unwrap();
+    }
+    let output = info();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("owner/model: took the copy in "), "{text}");
+}
+
+#[test]
 fn damaged_models_end_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().to_str().unwrap();

@@ -7,10 +7,13 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
+use rto_bridge::batch::Batch;
 use rto_bridge::checkpoint::{self, Checkpoint};
 use rto_bridge::config::Head;
 use rto_bridge::decoder::Truncated;
 use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
+use rto_bridge::model::{Model, Request};
+use rto_bridge::params::Params;
 use rto_bridge::sampler;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -247,6 +250,27 @@ fn rewards_are_those_of_hugging_face() {
         let ours = engine.classify(&texts).unwrap().concat();
         let theirs: Vec<Vec<f32>> = expected[name].to_vec2().unwrap();
         assert!(deviation(&ours, &theirs.concat()) < PARITY, "{name}");
+    }
+    // The model that is trained reads the same rewards, at the last token of every text.
+    let params = Params::new(loaded.weights.clone()).unwrap();
+    let model = Model::gpt_neox(&loaded.config, params).unwrap();
+    let request = Request {
+        rewards: true,
+        ..Request::default()
+    };
+    for (lengths, name) in [([14, 14, 14], "scores"), ([9, 5, 1], "short.scores")] {
+        let rows: Vec<(&[u32], &[u32])> = texts
+            .iter()
+            .zip(lengths)
+            .map(|(t, n)| t[..n].split_at(1))
+            .collect();
+        let scores = model.scores(&Batch::new(&rows).unwrap(), &request).unwrap();
+        let ours: Vec<f32> = scores.rewards.unwrap().iter().map(|&r| r as f32).collect();
+        let theirs: Vec<Vec<f32>> = expected[name].to_vec2().unwrap();
+        assert!(
+            deviation(&ours, &theirs.concat()) < PARITY,
+            "trained {name}"
+        );
     }
     let error = engine
         .log_probs(&[(&[2], &[3])], 1.0)
