@@ -264,10 +264,8 @@ impl AdamW {
         let views = views
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|e| failed(e.to_string()))?;
-        let metadata = HashMap::from([
-            ("step".to_string(), self.step.to_string()),
-            ("format".into(), "rto-adamw-1".into()),
-        ]);
+        // One entry only: two have no fixed order in this map, and files of equal states would differ.
+        let metadata = HashMap::from([("step".to_string(), self.step.to_string())]);
         let file =
             safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
         replace_file(path, &file)
