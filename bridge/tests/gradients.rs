@@ -8,6 +8,8 @@ use common::*;
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::{Batch, Positions};
+use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
 use rto_bridge::params::{Gradients, Params};
 use std::collections::BTreeMap;
@@ -291,14 +293,9 @@ fn peak() -> f64 {
         * 1024.0
 }
 
-/// Not a test of its own: the process whose memory `checkpointing_halves_the_memory_of_activations` reads.
 #[cfg(target_os = "linux")]
-#[test]
-fn one_step_prints_its_memory() {
-    let Ok(checkpointing) = std::env::var("RTO_TEST_CHECKPOINTING") else {
-        return;
-    };
-    let config = rto_bridge::config::GptNeoXConfig {
+fn twelve_layers() -> GptNeoXConfig {
+    GptNeoXConfig {
         hidden_size: 128,
         n_layers: 12,
         n_heads: 2,
@@ -306,7 +303,17 @@ fn one_step_prints_its_memory() {
         rotary_dims: 16,
         max_positions: 512,
         ..small_config(true)
+    }
+}
+
+/// Not a test of its own: the process whose memory `checkpointing_halves_the_memory_of_activations` reads.
+#[cfg(target_os = "linux")]
+#[test]
+fn one_step_prints_its_memory() {
+    let Ok(checkpointing) = std::env::var("RTO_TEST_CHECKPOINTING") else {
+        return;
     };
+    let config = twelve_layers();
     let mut model = small_model(
         &config,
         rto_bridge::model::Heads {
@@ -347,6 +354,18 @@ fn checkpointing_halves_the_memory_of_activations() {
         lean / 1e6
     );
     assert!(lean > 0.0 && lean <= plain / 2.0, "{plain} {lean}");
+    // What the plan promises before anything is allocated.
+    for (measured, checkpointing) in [(plain, false), (lean, true)] {
+        let work = Workload {
+            batch: 4,
+            sequence: 512,
+            training: true,
+            checkpointing,
+            ..Workload::default()
+        };
+        let plan = MemoryPlan::new(&twelve_layers(), Head::CausalLm, &work).activations as f64;
+        assert!((measured / plan - 1.0).abs() < 0.35, "{measured} {plan}");
+    }
 }
 
 #[test]
