@@ -2,7 +2,8 @@
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p rto-bridge --bench train -- MODEL TASK [--checkpointing] [--repetitions N]`, where MODEL is
 //! `tiny` (2 layers of 64), `14m` (Pythia-14m) or `wide` (12 layers of 768, small vocabulary, 4 texts of 512), TASK is `sft` or `dpo`.
-//! A line of JSON: medians over the repetitions after one warm-up step.
+//! A line of JSON: medians over the repetitions after one warm-up step; `activations_mb` is the peak without the program itself and
+//! without weights, gradients and moments (16 bytes a weight, 4 for a weight of the reference).
 
 use candle_core::Device;
 use rand::Rng;
@@ -197,6 +198,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         1
     };
+    let program = megabytes("VmHWM");
     let mut model = model(&shape, 0)?;
     model.options_mut().checkpointing = options.iter().any(|o| o == "--checkpointing");
     if let Some(floats) = after("--keep-logits") {
@@ -233,10 +235,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         ("tokens", shape.batch * shape.length)
     };
+    let bytes = if run.reference.is_some() { 20 } else { 16 };
+    let fixed = program + (bytes * run.model.params().count()) as f64 / (1 << 20) as f64;
     println!(
-        "{{\"model\":\"{name}\",\"task\":\"{task}\",\"unit\":\"{unit}\",\"per_cpu_second\":{:.2},\"cpu_median_s\":{median:.4},\"peak_mb\":{:.0},\"before_mb\":{before:.0},\"loss\":{loss:.5}}}",
+        "{{\"model\":\"{name}\",\"task\":\"{task}\",\"unit\":\"{unit}\",\"per_cpu_second\":{:.2},\"cpu_median_s\":{median:.4},\"peak_mb\":{:.0},\"before_mb\":{before:.0},\"activations_mb\":{:.0},\"loss\":{loss:.5}}}",
         units as f64 / median,
         megabytes("VmHWM"),
+        megabytes("VmHWM") - fixed,
     );
     Ok(())
 }

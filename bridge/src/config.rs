@@ -13,6 +13,17 @@ pub enum Activation {
     GeluTanh,
 }
 
+impl Activation {
+    /// The activation that Hugging Face calls `name`.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            _ => None,
+        }
+    }
+}
+
 /// The shape of a GPT-NeoX network, as `config.json` states it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GptNeoXConfig {
@@ -335,18 +346,16 @@ impl Keys<'_> {
     }
 
     fn activation(&self) -> Result<Activation> {
-        match self.get("hidden_act") {
-            None => Ok(Activation::Gelu),
-            Some(value) => match value.as_str() {
-                Some("gelu") => Ok(Activation::Gelu),
-                Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
-                _ => Err(self.wrong(
-                    "hidden_act",
-                    value,
-                    "\"gelu\", \"gelu_new\", \"gelu_fast\" or \"gelu_pytorch_tanh\"",
-                )),
-            },
-        }
+        let Some(value) = self.get("hidden_act") else {
+            return Ok(Activation::Gelu);
+        };
+        value.as_str().and_then(Activation::named).ok_or_else(|| {
+            self.wrong(
+                "hidden_act",
+                value,
+                "\"gelu\", \"gelu_new\", \"gelu_fast\" or \"gelu_pytorch_tanh\"",
+            )
+        })
     }
 
     /// A key that is there and not null.

@@ -35,6 +35,25 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
+/// Bytes that a GPU has free; `None` for a processor.
+///
+/// # Errors
+/// [`Error::Device`] where the driver does not say.
+pub fn free_memory(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(gpu) => {
+            let free = gpu.cuda_stream().context().mem_get_info();
+            let (free, _) = free.map_err(|e| Error::Device {
+                name: "memory".into(),
+                why: e.to_string(),
+            })?;
+            Ok(Some(free as u64))
+        }
+        _ => Ok(None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +64,15 @@ mod tests {
         for bad in ["gpu", "", "cuda:x", "cuda:-1", "cpu:0"] {
             assert!(matches!(device(bad), Err(Error::Device { .. })), "{bad}");
         }
+    }
+
+    /// No machine has so many GPUs, and one without a driver has none: either way one line that names the device.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_that_is_not_there_is_refused_in_one_line() {
+        let error = device("cuda:4096").unwrap_err().to_string();
+        assert!(error.starts_with("device cuda:4096: "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
 
     #[cfg(not(feature = "cuda"))]

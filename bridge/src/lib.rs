@@ -15,15 +15,6 @@
 //! | [`evaluator`] | any candle function as the evaluator of Proposition 3.2 |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
-// Kernels take their shapes one by one, keep the digits of published coefficients, and `!(x > 0.0)` refuses NaN too.
-#![allow(
-    clippy::excessive_precision,
-    clippy::large_enum_variant,
-    clippy::manual_is_multiple_of,
-    clippy::neg_cmp_op_on_partial_ord,
-    clippy::too_many_arguments
-)]
-
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -40,7 +31,16 @@ pub mod learner;
 pub mod memory_plan;
 pub mod model;
 pub mod model_card;
+#[allow(
+    clippy::excessive_precision,
+    clippy::too_many_arguments,
+    reason = "kernels keep the digits of published constants and take their shapes one by one"
+)]
 pub mod ops;
+#[allow(
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "`!(x > 0.0)` refuses NaN too"
+)]
 pub mod optimizer;
 pub mod params;
 pub mod sampler;

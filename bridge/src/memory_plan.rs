@@ -2,7 +2,8 @@
 
 use crate::checkpoint::expected_tensors;
 use crate::config::{GptNeoXConfig, Head};
-use candle_core::DType;
+use crate::{Error, Result};
+use candle_core::{DType, Device};
 use std::fmt;
 
 /// What the memory is for.
@@ -59,10 +60,11 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The plan of one network.
     ///
-    /// Activations count the tensors that a backward pass reads, in units of tokens · hidden · bytes: per block 2 norm
-    /// inputs, 2 norm outputs, q, k, v, the attention's output and its sum (9), twice the MLP's inner width, and a log-sum
-    /// per head and token. Attention weights `[batch, heads, time, time]` are recomputed, not kept. With checkpointing
-    /// every block keeps its input and one block keeps the rest.
+    /// Activations of training count what the processor's kernels keep per block and token: its input (with a sequential residual
+    /// also its middle), q, k, v, the attention's output, the MLP's inner width, and a log-sum per head; and, once, what one block
+    /// works on forward and backward (7 times the width and 3 times the inner one). Attention weights `[batch, heads, time, time]`
+    /// are recomputed there, not kept; candle expressions on other devices hold one block's of them for a moment, in f32, some five
+    /// times over. With checkpointing every block keeps its input and one block keeps the rest.
     pub fn new(config: &GptNeoXConfig, head: Head, work: &Workload) -> Self {
         let shapes = expected_tensors(config, head);
         let parameters: u64 = shapes
@@ -78,7 +80,9 @@ impl MemoryPlan {
         ]
         .map(|n| n as u64);
         let tokens = work.batch as u64 * work.sequence as u64;
-        let block = tokens * (9 * h + 2 * inner) * size + tokens * heads * 4;
+        let width = if config.parallel_residual { 5 } else { 6 };
+        let kept = tokens * (width * h + inner) * size + tokens * heads * 4;
+        let working = tokens * (7 * h + 3 * inner) * size;
         let stream = tokens * h * size;
         let training = u64::from(work.training);
         let tile = work.head_tile.0.min(tokens as usize) as u64
@@ -100,9 +104,9 @@ impl MemoryPlan {
             gradients: training * parameters * size,
             moments: training * parameters * 8,
             activations: match (work.training, work.checkpointing) {
-                (false, _) => block.min(256 * (9 * h + 2 * inner) * size),
-                (true, true) => layers * stream + block + 2 * stream,
-                (true, false) => layers * block + 2 * stream,
+                (false, _) => tokens.min(256) * (9 * h + 2 * inner) * size,
+                (true, true) => layers * stream + kept + working,
+                (true, false) => layers * kept + working,
             },
             cache: (1 - training) * 2 * layers * stream,
             head_tile: head_tile * 4,
@@ -112,6 +116,32 @@ impl MemoryPlan {
     /// Sum of all.
     pub fn total(&self) -> u64 {
         self.rows().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Refuses a plan that a GPU has no room for, before anything is allocated there. A processor's memory is not asked: the system
+    /// may have pages that it gives back.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with both sizes.
+    pub fn check_fits(&self, device: &Device) -> Result<()> {
+        match crate::device::free_memory(device)? {
+            Some(free) => self.fits_in(free),
+            None => Ok(()),
+        }
+    }
+
+    fn fits_in(&self, free: u64) -> Result<()> {
+        if self.total() <= free {
+            return Ok(());
+        }
+        Err(Error::Device {
+            name: "memory".into(),
+            why: format!(
+                "the plan needs {}, {} are free; a smaller batch, shorter sequences or bf16 need less",
+                human(self.total()),
+                human(free)
+            ),
+        })
     }
 
     fn rows(&self) -> [(&'static str, u64); 7] {
@@ -215,7 +245,8 @@ mod tests {
                 ..work
             },
         );
-        assert!(all.activations > 10 * plan.activations);
+        // Per token, in widths: 32 blocks of 9 and one at work (19), against 32 inputs, one block's 9 and the same work.
+        assert!(all.activations > 5 * plan.activations);
         // Keys and values of 4 × 512 positions in 32 layers of 2560 bf16.
         let run = MemoryPlan::new(
             &big,
@@ -232,5 +263,24 @@ mod tests {
             "{plan}"
         );
         assert_eq!(run.gradients + run.moments + run.master, 0);
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_is_refused_with_both_sizes() {
+        let plan = MemoryPlan {
+            parameters: 1 << 30,
+            weights: 3 << 30,
+            master: 0,
+            gradients: 0,
+            moments: 0,
+            activations: 0,
+            cache: 0,
+            head_tile: 0,
+        };
+        plan.fits_in(3 << 30).unwrap();
+        let error = plan.fits_in(2 << 30).unwrap_err().to_string();
+        let start = "device memory: the plan needs 3.00 GiB, 2.00 GiB are free";
+        assert!(error.starts_with(start), "{error}");
+        plan.check_fits(&Device::Cpu).unwrap();
     }
 }

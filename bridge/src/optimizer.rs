@@ -264,7 +264,7 @@ impl AdamW {
         let views = views
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|e| failed(e.to_string()))?;
-        // One entry only: the order of several would change from file to file.
+        // One entry only: two have no fixed order in this map, and files of equal states would differ.
         let metadata = HashMap::from([("step".to_string(), self.step.to_string())]);
         let file =
             safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;

@@ -153,6 +153,50 @@ fn score_keeps_its_contract() {
     );
 }
 
+/// The path of GPUs, on a processor: the same numbers, in bf16 to its precision.
+#[test]
+fn other_types_run_on_tensors() {
+    let input = Input::new(
+        "{\"prompt_ids\": [5, 17, 9], \"response_ids\": [33, 2, 60, 41, 0]}\n{\"prompt_ids\": [4], \"response_ids\": [8]}\n",
+    );
+    let model = fixture("plain");
+    let base = [
+        "--model",
+        &model,
+        "--input",
+        input.str(),
+        "--json",
+        "--quiet",
+    ];
+    let scores = |dtype: &str| -> Vec<f64> {
+        let args = [&["score"], &base[..], &["--dtype", dtype]].concat();
+        let lines = objects(&ok(&args));
+        let numbers = lines
+            .iter()
+            .flat_map(|l| l["log_probs"].as_array().unwrap().clone());
+        numbers.map(|x| x.as_f64().unwrap()).collect()
+    };
+    let exact = scores("f32");
+    assert_eq!(exact.len(), 6);
+    // 8 and 11 bits of mantissa.
+    for (dtype, bound) in [("bf16", 0.1), ("f16", 0.01)] {
+        let near = scores(dtype);
+        assert_ne!(near, exact);
+        for (near, exact) in near.iter().zip(&exact) {
+            assert!((near - exact).abs() < bound, "{dtype}: {near} {exact}");
+        }
+    }
+    let args = [
+        &["generate"],
+        &base[..],
+        &["--dtype", "bf16", "--max-new-tokens", "5"],
+    ]
+    .concat();
+    let written = objects(&ok(&args));
+    assert_eq!(written.len(), 2);
+    assert_eq!(ok(&args), ok(&args));
+}
+
 #[test]
 fn the_heat_map_is_one_page_that_needs_nothing_else() {
     let input = Input::new("{\"prompt\": \"a\", \"response\": \"b.\\nc\"}\n");
@@ -178,6 +222,8 @@ fn the_heat_map_is_one_page_that_needs_nothing_else() {
         text.contains("prefers-color-scheme: dark")
             && text.contains("equation (4.5)")
             && text.contains("⏎")
+            && text.contains("<title>Token rewards</title>")
+            && text.contains("sum of the rewards: ")
     );
     assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("<script"));
     let error = error(&[
@@ -361,6 +407,18 @@ fn bad_input_ends_in_one_line() {
         "/nowhere.jsonl: no such file"
     );
 
+    let on = |device: &str| {
+        error(&[
+            "generate", "--model", &model, "--prompt", "a", "--device", device,
+        ])
+    };
+    assert_eq!(on("gpu"), "device gpu: expected cpu, cuda or cuda:N");
+    if !cfg!(feature = "cuda") {
+        assert_eq!(
+            on("cuda"),
+            "device cuda: this build has no CUDA; build with --features cuda"
+        );
+    }
     let good = Input::new(PAIRS);
     let with = |model: &str| error(&["score", "--model", model, "--input", good.str(), "--quiet"]);
     assert_eq!(with("/nowhere"), "/nowhere: no such folder");
@@ -408,6 +466,88 @@ fn bad_input_ends_in_one_line() {
 }
 
 #[test]
+fn a_reference_over_another_vocabulary_is_refused() {
+    use rto_bridge::checkpoint::{self, Contents};
+    let loaded = checkpoint::load(
+        Path::new(&fixture("plain")),
+        None,
+        &candle_core::Device::Cpu,
+    );
+    let loaded = loaded.unwrap();
+    let config = rto_bridge::config::GptNeoXConfig {
+        vocab_size: 40,
+        ..loaded.config
+    };
+    let weights = loaded.weights.into_iter().map(|(name, w)| {
+        let cut = matches!(w.dims(), [61, _]);
+        (name, if cut { w.narrow(0, 0, 40).unwrap() } else { w })
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("small");
+    let contents = Contents {
+        config: &config,
+        head: loaded.head,
+        weights: &weights.collect(),
+        dtype: loaded.stored_dtype,
+        shard_bytes: u64::MAX,
+        carry: None,
+    };
+    checkpoint::save(&folder, &contents).unwrap();
+    let (model, reference) = (fixture("plain"), folder.to_str().unwrap());
+    let input = Input::new(PAIRS);
+    let error = error(&[
+        "score",
+        "--model",
+        &model,
+        "--reference",
+        reference,
+        "--input",
+        input.str(),
+        "--quiet",
+    ]);
+    assert_eq!(
+        error,
+        format!("{reference}: vocabulary of 40, but {model} has 61")
+    );
+}
+
+/// A hub that cannot be reached ends in one line, and the copy of an earlier download is used without it.
+#[cfg(feature = "hub")]
+#[test]
+fn without_a_network_a_hub_id_ends_in_one_line_or_in_the_cache() {
+    let home = tempfile::tempdir().unwrap();
+    let info = || {
+        Command::new(env!("CARGO_BIN_EXE_rto_llm"))
+            .args(["info", "--model", "owner/model"])
+            .env("HF_HOME", home.path())
+            // The discard port of this machine.
+            .env("HF_ENDPOINT", "http://127.0.0.1:9")
+            .output()
+            .unwrap()
+    };
+    let output = info();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(
+        text.starts_with("error: owner/model: cannot download: "),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let kept = home.path().join("hub/models--owner--model");
+    let snapshot = kept.join("snapshots/abc");
+    fs::create_dir_all(kept.join("refs")).unwrap();
+    fs::write(kept.join("refs/main"), "abc").unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(Path::new(&fixture("plain")).join(file), snapshot.join(file)).unwrap();
+    }
+    let output = info();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("owner/model: took the copy in "), "{text}");
+}
+
+#[test]
 fn damaged_models_end_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().to_str().unwrap();
@@ -437,4 +577,29 @@ fn damaged_models_end_in_one_line() {
     )
     .unwrap();
     assert!(info().contains("found shape [61, 32], config.json says [60, 32]"));
+}
+
+#[test]
+fn the_commands_of_the_readme_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let commands: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("cargo run --bin rto_llm -- "))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    for command in &commands {
+        // No argument of theirs has a space in it.
+        let words = command.split(' ').map(|word| match word.trim_matches('"') {
+            file if file.starts_with("target/") => {
+                dir.path().join(&file[7..]).to_str().unwrap().to_string()
+            }
+            path if path.contains('/') => root.join(path).to_str().unwrap().to_string(),
+            word => word.to_string(),
+        });
+        let words: Vec<String> = words.collect();
+        ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    assert!(dir.path().join("rewards.html").exists());
+    assert_eq!(commands.len(), 3);
 }

@@ -7,10 +7,13 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
+use rto_bridge::batch::Batch;
 use rto_bridge::checkpoint::{self, Checkpoint};
 use rto_bridge::config::Head;
 use rto_bridge::decoder::Truncated;
 use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
+use rto_bridge::model::{Model, Request};
+use rto_bridge::params::Params;
 use rto_bridge::sampler;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,6 +92,17 @@ fn parity(folder: &Path, ids_name: &str, expected: &BTreeMap<String, Tensor>) ->
     worst
 }
 
+/// Greedy text with every token from a pass over the whole prefix.
+fn greedy_without_cache(engine: &Engine, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut text = prompt.to_vec();
+    for _ in 0..n {
+        let logits = engine.logits(&text).unwrap().pop().unwrap();
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        text.push(best.unwrap() as u32);
+    }
+    text.split_off(prompt.len())
+}
+
 #[test]
 fn logits_and_greedy_text_are_those_of_hugging_face() {
     for name in ["plain", "sharded", "half"] {
@@ -110,6 +124,8 @@ fn logits_and_greedy_text_are_those_of_hugging_face() {
         let slow = slow.sample(&prompts, None, &sampling).unwrap();
         for ((ours, slow), theirs) in ours.iter().zip(&slow).zip(&theirs) {
             assert_eq!(&ours.episode.response, theirs, "{name}");
+            let again = greedy_without_cache(&engine, &ours.episode.prompt, theirs.len());
+            assert_eq!(&again, theirs, "{name}, without cache");
             assert_eq!(&slow.episode.response, theirs, "{name}, tensors");
             assert_eq!(ours.episode.finish, Finish::Length);
         }
@@ -163,6 +179,8 @@ fn larger_fixtures_agree_where_given() {
         let ours = engine.greedy(&prompts, &sampling).unwrap();
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert_eq!(&ours.episode.response, theirs, "{}", folder.display());
+            let again = greedy_without_cache(&engine, &ours.episode.prompt, theirs.len());
+            assert_eq!(&again, theirs, "{}, without cache", folder.display());
         }
         let warped = [("warp.t09_p09.probs", 0), ("warp.t09_k20_p09.probs", 20)];
         let z: Vec<Vec<f32>> = io["warp.in"].to_vec2().unwrap();
@@ -232,6 +250,27 @@ fn rewards_are_those_of_hugging_face() {
         let ours = engine.classify(&texts).unwrap().concat();
         let theirs: Vec<Vec<f32>> = expected[name].to_vec2().unwrap();
         assert!(deviation(&ours, &theirs.concat()) < PARITY, "{name}");
+    }
+    // The model that is trained reads the same rewards, at the last token of every text.
+    let params = Params::new(loaded.weights.clone()).unwrap();
+    let model = Model::gpt_neox(&loaded.config, params).unwrap();
+    let request = Request {
+        rewards: true,
+        ..Request::default()
+    };
+    for (lengths, name) in [([14, 14, 14], "scores"), ([9, 5, 1], "short.scores")] {
+        let rows: Vec<(&[u32], &[u32])> = texts
+            .iter()
+            .zip(lengths)
+            .map(|(t, n)| t[..n].split_at(1))
+            .collect();
+        let scores = model.scores(&Batch::new(&rows).unwrap(), &request).unwrap();
+        let ours: Vec<f32> = scores.rewards.unwrap().iter().map(|&r| r as f32).collect();
+        let theirs: Vec<Vec<f32>> = expected[name].to_vec2().unwrap();
+        assert!(
+            deviation(&ours, &theirs.concat()) < PARITY,
+            "trained {name}"
+        );
     }
     let error = engine
         .log_probs(&[(&[2], &[3])], 1.0)

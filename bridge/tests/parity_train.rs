@@ -1,10 +1,13 @@
 //! Parity with Hugging Face: logits, log-probabilities under padding, SFT and DPO loss, every gradient norm, one AdamW step.
+//!
+//! `RTO_FIXTURES=DIR cargo test -p rto-bridge --test parity_train -- --nocapture` also takes every fixture in that folder and
+//! prints `max |Δ| / max |reference|` of each quantity.
 
 mod common;
 
 use candle_core::DType;
 use common::*;
-use rto_bridge::batch::Positions;
+use rto_bridge::batch::{Batch, Positions};
 use rto_bridge::model::{Keep, Model, Request};
 use rto_bridge::optimizer::{AdamW, AdamWConfig};
 use rto_bridge::params::Gradients;
@@ -30,7 +33,7 @@ fn for_each_fixture(check: impl Fn(&Fixture, DType)) {
     }
 }
 
-fn logits(model: &Model, batch: &rto_bridge::batch::Batch) -> Vec<f64> {
+fn logits(model: &Model, batch: &Batch) -> Vec<f64> {
     let logits = model.logits(batch).unwrap().to_dtype(DType::F64).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -137,17 +140,44 @@ fn supervised_loss_and_gradients() {
     });
 }
 
+/// Log-probabilities of whole responses and the token rewards (4.5), where the fixture has them.
+fn sums_and_rewards(fixture: &Fixture, batch: &Batch, policy: &[f64], reference: &[f64]) {
+    let offsets = batch.offsets();
+    let pairs = batch.rows().len() / 2;
+    for (part, scores) in [("policy", policy), ("ref", reference)] {
+        for (side, first) in [("chosen", 0), ("rejected", pairs)] {
+            let key = format!("dpo.{part}_{side}_logps");
+            if !fixture.tensors.contains_key(&key) {
+                continue;
+            }
+            let sums: Vec<f64> = (first..first + pairs)
+                .map(|row| scores[offsets[row]..offsets[row + 1]].iter().sum())
+                .collect();
+            close(&key, fixture, &sums, &fixture.flat(&key));
+        }
+    }
+    let key = "rto.chosen_token_rewards";
+    if fixture.tensors.contains_key(key) {
+        let beta = fixture.number("beta");
+        let rewards: Vec<f64> = (0..offsets[pairs])
+            .map(|i| beta * (policy[i] - reference[i]))
+            .collect();
+        let responses = fixture.rows("dpo.chosen.response_mask");
+        let flags = responses.iter().flat_map(|row| row[1..].to_vec());
+        let theirs = fixture.flat(key).into_iter().zip(flags);
+        let theirs: Vec<f64> = theirs.filter(|(_, m)| *m == 1).map(|(r, _)| r).collect();
+        close(key, fixture, &rewards, &theirs);
+    }
+}
+
 #[test]
 fn preference_loss_gradients_and_a_step_of_adamw() {
     for_each_fixture(|fixture, dtype| {
         let (mut model, batch) = (fixture.model("policy", dtype), fixture.pairs());
         let reference = log_probs(&fixture.model("ref", dtype), &batch);
-        let (loss, grad) = dpo(
-            &batch,
-            &log_probs(&model, &batch),
-            &reference,
-            fixture.number("beta"),
-        );
+        let policy = log_probs(&model, &batch);
+        sums_and_rewards(fixture, &batch, &policy, &reference);
+        let (loss, grad) = dpo(&batch, &policy, &reference, fixture.number("beta"));
         close("dpo loss", fixture, &[loss], &[fixture.number("dpo.loss")]);
         let gradients = pull(&model, &batch, grad, Keep::Sums);
         same_norms(fixture, "dpo.grad_norms", &gradients);

@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> Result<()> {
         prompts.extend(std::iter::repeat_n(prompt, args.samples));
     }
     let sampled = if args.greedy {
-        model.engine.greedy(&prompts, &sampling)?
+        model.engine.write(&prompts, None, &sampling)?
     } else {
         let seeds = SeedTree::new(args.seed).child("generate");
         let node = |i: usize| {
@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
         let keys: Vec<StreamKey> = (0..prompts.len())
             .map(|i| StreamKey::new(node(i)))
             .collect();
-        model.engine.sample(&prompts, &keys, &sampling)?
+        model.engine.write(&prompts, Some(&keys), &sampling)?
     };
     let mut out = std::io::stdout().lock();
     for sampled in &sampled {

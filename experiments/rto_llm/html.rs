@@ -18,9 +18,9 @@ const STYLE: &str = "\
 :root { color-scheme: light dark; --up: 0 114 178; --down: 213 94 0; --line: #8886; }
 @media (prefers-color-scheme: dark) { :root { --up: 86 180 233; --down: 240 130 50; } }
 body { font: 16px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } small, .prompt { opacity: .75; }
+h1 { font-size: 1.3rem; } small { opacity: .75; } .prompt { opacity: .85; }
 article { border-top: 1px solid var(--line); padding: .8rem 0; }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; font-family: ui-monospace, monospace; }
+.text { margin-bottom: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; font-family: ui-monospace, monospace; }
 .text span { border-radius: .2em; padding: .1em 0; border-bottom: 2px solid transparent; }
 .text span:hover { outline: 1px solid; }
 .u { background: rgb(var(--up) / var(--a)); } .d { background: rgb(var(--down) / var(--a)); }
@@ -40,30 +40,48 @@ pub fn write(
 }
 
 fn page(scored: &[Scored], model: &str, reference: Option<(&str, f64)>) -> String {
-    let what = match reference {
-        Some((name, beta)) => format!(
-            "β (log π − log π_ref), equation (4.5): model {}, reference {}, β = {beta}",
-            escape(model),
-            escape(name)
-        ),
-        None => format!(
-            "log π minus its mean over all tokens: model {}",
-            escape(model)
-        ),
-    };
+    let (title, what) = heading(model, reference);
     let values = values(scored);
     let scale = values.iter().flatten().map(|v| v.abs()).fold(0.0, f64::max);
     let articles: String = scored
         .iter()
         .zip(&values)
-        .map(|(s, v)| article(s, v, scale))
+        .enumerate()
+        .map(|(i, (s, v))| article(i + 1, s, v, scale))
         .collect();
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>Token rewards</title><style>\n{STYLE}</style></head><body>\n<h1>Token rewards</h1>\n<p>{what}.</p>\n\
-         <p><small>{:.4}</small> <span class=\"bar\"></span> <small>+{:.4} &nbsp; Point at a token for its numbers.</small></p>\n{articles}</body></html>\n",
-        -scale, scale
+         <title>{title}</title><style>\n{STYLE}</style></head><body>\n<h1>{title}</h1>\n<p>{what}.</p>\n\
+         <p><small>{}</small> <span class=\"bar\"></span> <small>+{scale:.4} &nbsp; Point at a token for its numbers.</small></p>\n{articles}</body></html>\n",
+        signed(-scale, 4)
     )
+}
+
+/// The title, and what the colours say.
+fn heading(model: &str, reference: Option<(&str, f64)>) -> (&'static str, String) {
+    let model = escape(model);
+    match reference {
+        Some((name, beta)) => (
+            "Token rewards",
+            format!(
+                "β (log π − log π<sub>ref</sub>), equation (4.5), with π from {model}, π<sub>ref</sub> from {} and β = {beta}. \
+                 Blue tokens are likelier under π than under π<sub>ref</sub>, orange ones less likely",
+                escape(name)
+            ),
+        ),
+        None => (
+            "Token log-probabilities",
+            format!(
+                "log π minus its mean over all tokens, with π from {model}. Blue tokens are likelier than the average token, orange \
+                 ones less likely"
+            ),
+        ),
+    }
+}
+
+/// A number with a minus sign as wide as the plus.
+fn signed(value: f64, digits: usize) -> String {
+    format!("{value:.digits$}").replace('-', "−")
 }
 
 /// What is coloured: rewards, or centred log-probabilities.
@@ -77,7 +95,8 @@ fn values(scored: &[Scored]) -> Vec<Vec<f64>> {
     scored.iter().map(of).collect()
 }
 
-fn article(scored: &Scored, values: &[f64], scale: f64) -> String {
+/// One response after its prompt; `number` is its line among the inputs that were scored.
+fn article(number: usize, scored: &Scored, values: &[f64], scale: f64) -> String {
     let prompt = match &scored.prompt_text {
         Some(text) => escape(text),
         None => escape(&format!("{:?}", scored.prompt)),
@@ -85,12 +104,14 @@ fn article(scored: &Scored, values: &[f64], scale: f64) -> String {
     let spans: String = (0..values.len())
         .map(|i| span(scored, values[i], scale, i))
         .collect();
-    let total: f64 = match &scored.token_rewards {
-        Some(rewards) => rewards.iter().sum(),
-        None => scored.log_probs.iter().sum(),
+    let (of, total): (_, f64) = match &scored.token_rewards {
+        Some(rewards) => ("the rewards", rewards.iter().sum()),
+        None => ("log π", scored.log_probs.iter().sum()),
     };
     format!(
-        "<article><div class=\"text prompt\">{prompt}</div>\n<div class=\"text\">{spans}</div>\n<small>sum {total:.4}</small></article>\n"
+        "<article><small>{number} · prompt</small><div class=\"text prompt\">{prompt}</div>\n\
+         <small>response</small><div class=\"text\">{spans}</div>\n<small>sum of {of}: {}</small></article>\n",
+        signed(total, 4)
     )
 }
 
@@ -110,10 +131,11 @@ fn span(scored: &Scored, value: f64, scale: f64, i: usize) -> String {
     let reward = scored
         .token_rewards
         .as_ref()
-        .map_or(String::new(), |r| format!(", reward {:.5}", r[i]));
+        .map_or(String::new(), |r| format!(", reward {}", signed(r[i], 5)));
     format!(
-        "<span class=\"{side}\" style=\"--a:{alpha:.3}\" title=\"id {}, log π {:.4}{reward}\">{text}</span>",
-        scored.token_ids[i], scored.log_probs[i]
+        "<span class=\"{side}\" style=\"--a:{alpha:.3}\" title=\"id {}, log π {}{reward}\">{text}</span>",
+        scored.token_ids[i],
+        signed(scored.log_probs[i], 4)
     )
 }
 

@@ -2,7 +2,7 @@
 
 use crate::model::{Common, resolve};
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use rto_bridge::checkpoint::{self, CONFIG};
 use rto_bridge::config::{Activation, GptNeoXConfig, Head};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
@@ -42,15 +42,13 @@ Examples:
 pub fn run(args: &Args) -> Result<()> {
     let common = Common {
         threads: 1,
+        device: "cpu".into(),
+        dtype: args.dtype.clone(),
         quiet: false,
     };
     let folder = resolve(&args.model, &common)?;
     let (config, head) = GptNeoXConfig::read(&folder.join(CONFIG))?;
-    let dtype = match args.dtype.as_str() {
-        "f16" => DType::F16,
-        "bf16" => DType::BF16,
-        _ => DType::F32,
-    };
+    let dtype = common.dtype();
     let sequence = args.sequence.unwrap_or(512).min(config.max_positions);
     let work = |training: bool| Workload {
         dtype,

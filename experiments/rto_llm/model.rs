@@ -2,12 +2,14 @@
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
-use rto_bridge::checkpoint::{self, CONFIG, hub};
+use rto::seq::StreamKey;
+use rto_bridge::checkpoint::{self, CONFIG, Checkpoint, hub};
 use rto_bridge::config::{GptNeoXConfig, Head};
-use rto_bridge::generate::Engine;
+use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What scoring and generation share.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,12 +17,22 @@ pub struct Common {
     /// Threads; no number depends on them
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
+    /// Where the network runs: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// Type it computes in; f16 and bf16 are for GPUs, and slow elsewhere
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
+    pub dtype: String,
     /// Print no notes and no memory plan on standard error
     #[arg(long)]
     pub quiet: bool,
 }
 
 impl Common {
+    pub fn dtype(&self) -> DType {
+        dtype(&self.dtype)
+    }
+
     /// A note for people.
     pub fn say(&self, text: &str) {
         if !self.quiet {
@@ -29,10 +41,67 @@ impl Common {
     }
 }
 
+/// A type that clap has let through.
+pub fn dtype(name: &str) -> DType {
+    match name {
+        "f16" => DType::F16,
+        "bf16" => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
+/// The network as it runs: the fast engine on a processor in f32, candle tensors everywhere else.
+pub enum Network {
+    Slices(Engine),
+    Tensors(TensorEngine),
+}
+
+impl Network {
+    fn new(loaded: &Checkpoint, device: &Device, common: &Common) -> Result<Self> {
+        Ok(if device.is_cpu() && common.dtype() == DType::F32 {
+            let engine = Engine::new(&loaded.config, loaded.head, &loaded.weights)?;
+            Self::Slices(engine.with_threads(common.threads)?)
+        } else {
+            Self::Tensors(TensorEngine::new(&loaded.config, &loaded.weights)?)
+        })
+    }
+
+    pub fn config(&self) -> &GptNeoXConfig {
+        match self {
+            Self::Slices(engine) => engine.config(),
+            Self::Tensors(engine) => engine.config(),
+        }
+    }
+
+    /// log π of every token of the response.
+    pub fn log_probs(&self, prompt: &[u32], response: &[u32]) -> Result<Vec<f64>> {
+        let pair = [(prompt, response)];
+        let mut rows = match self {
+            Self::Slices(engine) => engine.log_probs(&pair, 1.0)?,
+            Self::Tensors(engine) => engine.log_probs(&pair, 1.0)?,
+        };
+        Ok(rows.remove(0))
+    }
+
+    /// Draws with one key per prompt, or the most likely tokens without keys.
+    pub fn write(
+        &self,
+        prompts: &[Arc<[u32]>],
+        keys: Option<&[StreamKey]>,
+        sampling: &Sampling,
+    ) -> Result<Vec<Sampled>> {
+        Ok(match (self, keys) {
+            (Self::Slices(engine), None) => engine.greedy(prompts, sampling)?,
+            (Self::Slices(engine), Some(keys)) => engine.sample(prompts, keys, sampling)?,
+            (Self::Tensors(engine), keys) => engine.sample(prompts, keys, sampling)?,
+        })
+    }
+}
+
 /// A causal model with its tokenizer, where the folder has one.
 pub struct Model {
     pub name: String,
-    pub engine: Engine,
+    pub engine: Network,
     pub tokenizer: Option<Tokenizer>,
 }
 
@@ -49,6 +118,7 @@ impl Model {
         sequence: Option<usize>,
         common: &Common,
     ) -> Result<Self> {
+        let device = rto_bridge::device::device(&common.device)?;
         let folder = resolve(name, common)?;
         let (config, head) = match folder.is_dir() {
             true => GptNeoXConfig::read(&folder.join(CONFIG))?,
@@ -69,6 +139,7 @@ impl Model {
             &config,
             head,
             &Workload {
+                dtype: common.dtype(),
                 batch,
                 sequence,
                 ..Workload::default()
@@ -77,7 +148,8 @@ impl Model {
         common.say(&format!(
             "{name}: memory for {batch} sequence(s) of {sequence} tokens\n{plan}"
         ));
-        let loaded = checkpoint::load(&folder, Some(DType::F32), &Device::Cpu)?;
+        plan.check_fits(&device)?;
+        let loaded = checkpoint::load(&folder, Some(common.dtype()), &device)?;
         for note in &loaded.notes {
             common.say(&format!("{name}: {note}"));
         }
@@ -85,8 +157,7 @@ impl Model {
             true => Some(Tokenizer::load(&loaded.folder, &loaded.config)?),
             false => None,
         };
-        let engine = Engine::new(&loaded.config, loaded.head, &loaded.weights)?
-            .with_threads(common.threads)?;
+        let engine = Network::new(&loaded, &device, common)?;
         Ok(Self {
             name: name.into(),
             engine,

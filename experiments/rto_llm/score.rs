@@ -121,17 +121,11 @@ fn score(
     model: &Model,
     reference: Option<&Model>,
 ) -> Result<Scored> {
-    let log_probs = |model: &Model| -> Result<Vec<f64>> {
-        Ok(model
-            .engine
-            .log_probs(&[(prompt, response)], 1.0)?
-            .remove(0))
-    };
-    let ours = log_probs(model)?;
+    let ours = model.engine.log_probs(prompt, response)?;
     let token_rewards = match reference {
         None => None,
         Some(reference) => {
-            let theirs = log_probs(reference)?;
+            let theirs = reference.engine.log_probs(prompt, response)?;
             Some(
                 ours.iter()
                     .zip(&theirs)

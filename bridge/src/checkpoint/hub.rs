@@ -42,16 +42,24 @@ fn download(name: &str, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     use super::{CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS};
     let failed =
         |e: hf_hub::api::sync::ApiError| Error::file(name, format!("cannot download: {e}"));
-    let repo = hf_hub::api::sync::Api::new()
+    // HF_HOME and HF_ENDPOINT count, as for the tools in Python.
+    let repo = hf_hub::api::sync::ApiBuilder::from_env()
+        .build()
         .map_err(failed)?
         .model(name.into());
-    let listed: Vec<String> = repo
-        .info()
-        .map_err(failed)?
-        .siblings
-        .into_iter()
-        .map(|s| s.rfilename)
-        .collect();
+    let info = match (repo.info(), cached(name)) {
+        (Ok(info), _) => info,
+        (Err(e), Some(folder)) => {
+            say(&format!(
+                "{name}: took the copy in {} ({})",
+                folder.display(),
+                failed(e)
+            ));
+            return Ok(folder);
+        }
+        (Err(e), None) => return Err(failed(e)),
+    };
+    let listed: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
     let whole = listed.iter().any(|f| f == WEIGHTS);
     if !whole && !listed.iter().any(|f| f == INDEX) {
         return Err(Error::file(
@@ -78,4 +86,13 @@ fn download(name: &str, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let folder = folder.ok_or_else(|| Error::file(name, "this hub repository is empty"))?;
     say(&format!("{name} is kept in {}", folder.display()));
     Ok(folder)
+}
+
+/// Where an earlier download is kept.
+#[cfg(feature = "hub")]
+fn cached(name: &str) -> Option<PathBuf> {
+    let config = hf_hub::Cache::from_env()
+        .model(name.into())
+        .get(super::CONFIG)?;
+    config.parent().map(Path::to_path_buf)
 }

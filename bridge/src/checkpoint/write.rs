@@ -2,7 +2,7 @@
 
 use super::safetensors_file::{check_finite, type_name, write_tensors};
 use super::{CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, atomic, expected_tensors};
-use crate::config::{GptNeoXConfig, Head};
+use crate::config::{Activation, GptNeoXConfig, Head};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
@@ -22,7 +22,7 @@ pub struct Contents<'a> {
     pub dtype: DType,
     /// Largest file of weights in bytes; more than that is sharded. 5 GB is usual.
     pub shard_bytes: u64,
-    /// A folder whose tokenizer and generation settings are carried along.
+    /// A folder whose tokenizer, generation settings and name of the activation are carried along.
     pub carry: Option<&'a Path>,
 }
 
@@ -47,6 +47,7 @@ pub fn save_with(
     check_weights(folder, contents)?;
     check_place(folder)?;
     let carried = carried_files(contents)?;
+    let config = described(contents);
     let ours = |name: &str| {
         name == CONFIG
             || name == GENERATION_CONFIG
@@ -57,12 +58,26 @@ pub fn save_with(
         for (name, bytes) in &carried {
             write(&new.join(name), bytes)?;
         }
-        let dtype_name = dtype_name(contents.dtype);
-        let config = contents.config.to_json(contents.head, dtype_name);
         write(&new.join(CONFIG), pretty(&config).as_bytes())?;
         write_weights(new, contents)?;
         extra(new)
     })
+}
+
+/// `config.json`. Of several names for one activation it keeps the carried folder's: `transformers` rounds them differently.
+fn described(contents: &Contents) -> Value {
+    let mut config = contents
+        .config
+        .to_json(contents.head, dtype_name(contents.dtype));
+    let carried = contents.carry.map(|from| from.join(CONFIG));
+    let bytes = carried.and_then(|path| std::fs::read(path).ok());
+    let carried: Option<Value> = bytes.and_then(|b| serde_json::from_slice(&b).ok());
+    if let Some(name) = carried.and_then(|c| c["hidden_act"].as_str().map(String::from))
+        && Activation::named(&name) == Some(contents.config.activation)
+    {
+        config["hidden_act"] = name.into();
+    }
+    config
 }
 
 /// What `config.json` calls a type.

@@ -360,6 +360,10 @@ impl Cache {
 }
 
 /// Attention scores of one row and head; on the stack for usual lengths.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large variant is there to need no allocation"
+)]
 enum Scores {
     Short([f32; 512], usize),
     Long(Vec<f32>),

@@ -233,7 +233,7 @@ pub(super) fn attend(
 
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts, the first with so few bits that its product with an exponent is exact.
-const LN2_HI: f32 = 0.693_359_375;
+const LN2_HI: f32 = 355.0 / 512.0;
 const LN2_LO: f32 = -2.121_944_4e-4;
 
 /// eˣ to 2e-7 relative for −87 ≤ x ≤ 88; 0 below, e⁸⁸ above, NaN for NaN. Polynomial: Chebyshev fit on |r| ≤ 0.3475.
@@ -276,7 +276,7 @@ fn gelu(x: f32) -> f32 {
 /// ½x(1 + tanh u) = x / (1 + e^(−2u)) with u = √(2/π)(x + 0.044715 x³).
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    let u = 0.797_884_56 * (x + 0.044_715 * x * x * x);
+    let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
     let denominator = 1.0 + exp(-2.0 * u);
     x / denominator
 }

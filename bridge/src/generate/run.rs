@@ -2,7 +2,7 @@
 
 use super::engine::{Buffers, Cache, Engine, Row};
 use super::kernels::LANES;
-use crate::config::Head;
+use crate::config::{GptNeoXConfig, Head};
 use crate::decoder::Truncated;
 use crate::{Error, Result, sampler};
 use rand::Rng;
@@ -97,6 +97,26 @@ impl Sampling {
             None => truncated.most_likely(logits),
         })
     }
+}
+
+/// Prompt and response in one, checked; the last token is not fed and may stand one past the context.
+pub(super) fn joined(
+    config: &GptNeoXConfig,
+    pairs: &[(&[Token], &[Token])],
+) -> Result<Vec<Vec<Token>>> {
+    let join = |(i, (prompt, response)): (usize, &(&[Token], &[Token]))| {
+        let (vocab, context) = (config.vocab_size, config.max_positions);
+        check_tokens(&format!("prompt {i}"), prompt, vocab, context)?;
+        let text = [*prompt, *response].concat();
+        check_tokens(
+            &format!("prompt and response {i}"),
+            &text,
+            vocab,
+            context + 1,
+        )?;
+        Ok(text)
+    };
+    pairs.iter().enumerate().map(join).collect()
 }
 
 /// Refuses a sequence that the network cannot read.
@@ -353,7 +373,7 @@ impl Engine {
         }
         .check()?;
         let mut all = Vec::with_capacity(pairs.len());
-        let texts = self.joined(pairs)?;
+        let texts = joined(&self.config, pairs)?;
         for (text, (prompt, response)) in texts.iter().zip(pairs) {
             let mut row = Vec::with_capacity(response.len());
             let fed = &text[..text.len() - 1];
@@ -368,23 +388,6 @@ impl Engine {
             all.push(row);
         }
         Ok(all)
-    }
-
-    /// Prompt and response in one, checked; the last token is not fed and may stand one past the context.
-    fn joined(&self, pairs: &[(&[Token], &[Token])]) -> Result<Vec<Vec<Token>>> {
-        let join = |(i, (prompt, response)): (usize, &(&[Token], &[Token]))| {
-            let (vocab, context) = (self.config.vocab_size, self.config.max_positions);
-            check_tokens(&format!("prompt {i}"), prompt, vocab, context)?;
-            let text = [*prompt, *response].concat();
-            check_tokens(
-                &format!("prompt and response {i}"),
-                &text,
-                vocab,
-                context + 1,
-            )?;
-            Ok(text)
-        };
-        pairs.iter().enumerate().map(join).collect()
     }
 
     /// Logits `[tokens][vocab]` after every token of a text (of a classification head, `[tokens][labels]`).

@@ -1,10 +1,11 @@
 //! The same network in candle tensors, for devices that [`super::Engine`] does not reach.
 
 use super::engine::rotary_tables;
-use super::run::{Sampled, Sampling, check_tokens};
+use super::run::{Sampled, Sampling, check_tokens, joined};
 use super::weights::check_names;
 use crate::config::{Activation, GptNeoXConfig, Head};
 use crate::decoder::Truncated;
+use crate::sampler;
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
 use rto::Token;
@@ -22,6 +23,9 @@ pub struct TensorEngine {
     device: Device,
     dtype: DType,
 }
+
+/// Positions whose logits exist at once when a text is scored.
+const ROWS: usize = 256;
 
 /// Keys and values of each layer so far, `[batch, heads, time, head_dim]`.
 type Cache = Vec<Option<(Tensor, Tensor)>>;
@@ -64,6 +68,49 @@ impl TensorEngine {
         let ids = Tensor::from_slice(text, (1, text.len()), &self.device)?;
         let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers])?;
         Ok(self.head(&hidden)?.squeeze(0)?.to_vec2()?)
+    }
+
+    /// Shape of the network.
+    pub fn config(&self) -> &GptNeoXConfig {
+        &self.config
+    }
+
+    /// log π of every token of each response, as [`super::Engine::log_probs`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_probs(
+        &self,
+        pairs: &[(&[Token], &[Token])],
+        temperature: f64,
+    ) -> Result<Vec<Vec<f64>>> {
+        let sampling = Sampling {
+            temperature,
+            ..Sampling::default()
+        };
+        sampling.check()?;
+        let texts = joined(&self.config, pairs)?;
+        let one = |(text, (prompt, response)): (&Vec<Token>, &(&[Token], &[Token]))| {
+            if response.is_empty() {
+                return Ok(Vec::new());
+            }
+            let fed = &text[..text.len() - 1];
+            let ids = Tensor::from_slice(fed, (1, fed.len()), &self.device)?;
+            let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers])?;
+            let mut row = Vec::with_capacity(response.len());
+            // Logits of a few positions at a time.
+            for (piece, targets) in response.chunks(ROWS).enumerate() {
+                let start = prompt.len() - 1 + piece * ROWS;
+                let logits = self.head(&hidden.narrow(1, start, targets.len())?)?;
+                let logits: Vec<Vec<f32>> = logits.squeeze(0)?.to_vec2()?;
+                for (logits, &target) in logits.iter().zip(targets) {
+                    let normaliser = sampler::normaliser(logits, temperature)?;
+                    row.push(normaliser.log_prob(logits[target as usize], temperature));
+                }
+            }
+            Ok(row)
+        };
+        texts.iter().zip(pairs).map(one).collect()
     }
 
     /// One response per prompt, drawn as [`super::Engine::sample`] draws; greedy where no keys are given. Prompts of one

@@ -51,7 +51,7 @@ impl GptNeoX {
         if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return refuse(field, "0".into(), "at least 1".into());
         }
-        if config.hidden_size % config.n_heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.n_heads) {
             return refuse(
                 "hidden_size",
                 config.hidden_size.to_string(),
@@ -59,7 +59,7 @@ impl GptNeoX {
             );
         }
         let head_dim = config.hidden_size / config.n_heads;
-        if config.rotary_dims % 2 != 0 || config.rotary_dims > head_dim {
+        if !config.rotary_dims.is_multiple_of(2) || config.rotary_dims > head_dim {
             return refuse(
                 "rotary_dims",
                 config.rotary_dims.to_string(),
@@ -96,7 +96,6 @@ impl GptNeoX {
     }
 
     fn norm_backward(
-        &self,
         pass: &Pass<'_>,
         name: &str,
         x: &[f32],
@@ -378,7 +377,7 @@ impl Architecture for GptNeoX {
                 grads,
             );
         }
-        self.norm_backward(
+        Self::norm_backward(
             pass,
             &second,
             &tape[second_input],
@@ -400,7 +399,7 @@ impl Architecture for GptNeoX {
         drop(dnorm);
         self.normed(pass, &first, &tape[INPUT], &tape[STATS], &mut norm);
         let dnorm = self.attend_backward(pass, block, &tape, &norm, &dattended, grads);
-        self.norm_backward(pass, &first, &tape[INPUT], &tape[STATS], &dnorm, dx, grads);
+        Self::norm_backward(pass, &first, &tape[INPUT], &tape[STATS], &dnorm, dx, grads);
     }
 
     fn final_norm(&self, pass: &Pass<'_>, x: &[f32], y: &mut [f32]) -> Buffer {
@@ -418,7 +417,7 @@ impl Architecture for GptNeoX {
         dx: &mut [f32],
         grads: &mut Gradients,
     ) {
-        self.norm_backward(pass, "gpt_neox.final_layer_norm", x, kept, dy, dx, grads);
+        Self::norm_backward(pass, "gpt_neox.final_layer_norm", x, kept, dy, dx, grads);
     }
 
     fn block_tensor(&self, pass: &TensorPass<'_>, block: usize, x: &Tensor) -> Result<Tensor> {

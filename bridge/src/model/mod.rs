@@ -184,7 +184,7 @@ impl Model {
             let (scores, tape) = self.forward_slices(batch, request, keep);
             return Ok(Forward {
                 scores,
-                tape: Tape::Slices(tape),
+                tape: Tape::Slices(Box::new(tape)),
             });
         }
         let (scores, tape) = self.forward_tensors(batch, request, keep)?;
@@ -211,7 +211,7 @@ impl Model {
     ) -> Result<()> {
         check_gradient(&forward.scores, grad)?;
         match forward.tape {
-            Tape::Slices(tape) => self.backward_slices(batch, request, tape, grad, gradients),
+            Tape::Slices(tape) => self.backward_slices(batch, request, *tape, grad, gradients),
             Tape::Tensors(tape) => self.backward_tensors(batch, request, tape, grad, gradients)?,
         }
         Ok(())

@@ -75,6 +75,6 @@ pub struct Forward {
 
 #[derive(Debug)]
 pub(crate) enum Tape {
-    Slices(SliceTape),
+    Slices(Box<SliceTape>),
     Tensors(TensorTape),
 }

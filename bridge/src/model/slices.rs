@@ -290,6 +290,10 @@ impl Model {
         }
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one step of `backward_slices`: what it read, what it is given, and both places that gradients go"
+    )]
     fn head_backward(
         &self,
         batch: &Batch,

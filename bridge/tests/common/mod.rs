@@ -4,22 +4,32 @@
 use candle_core::{DType, Device, Tensor};
 use rto::seed::SeedTree;
 use rto_bridge::batch::{Batch, Positions};
+use rto_bridge::checkpoint;
 use rto_bridge::config::{Activation, GptNeoXConfig};
 use rto_bridge::model::{Forward, Heads, Keep, Model, Request, Scores};
 use rto_bridge::params::{Gradients, Init, Params};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Our own fixtures, and the folders named in `RTO_PARITY_FIXTURES` (separated by colons).
+/// Our own fixtures, and every GPT-NeoX folder (one with `policy/`, `ref/`, `io.json`, `io.safetensors`) of the folder that
+/// `RTO_FIXTURES` names.
 pub fn fixtures() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut all = vec![
         own.join("neox_parallel_rot25"),
         own.join("neox_sequential_rot100"),
     ];
-    if let Ok(more) = std::env::var("RTO_PARITY_FIXTURES") {
-        all.extend(more.split(':').map(PathBuf::from));
+    if let Ok(root) = std::env::var("RTO_FIXTURES") {
+        let neox = |folder: &PathBuf| {
+            std::fs::read_to_string(folder.join("policy/config.json"))
+                .is_ok_and(|config| config.contains("gpt_neox"))
+        };
+        let folders = std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().path());
+        let mut more: Vec<PathBuf> = folders.filter(neox).collect();
+        assert!(!more.is_empty(), "no GPT-NeoX fixture in {root}");
+        more.sort();
+        all.extend(more);
     }
     all
 }
@@ -43,48 +53,11 @@ impl Fixture {
         }
     }
 
-    pub fn weights(&self, part: &str) -> BTreeMap<String, Tensor> {
-        let file = self.folder.join(part).join("model.safetensors");
-        candle_core::safetensors::load(file, &Device::Cpu)
-            .unwrap()
-            .into_iter()
-            .collect()
-    }
-
+    /// As a user loads it, whatever the layout of the folder and the type in it.
     pub fn model(&self, part: &str, dtype: DType) -> Model {
-        let weights = self
-            .weights(part)
-            .into_iter()
-            .map(|(name, w)| (name, w.to_dtype(dtype).unwrap()))
-            .collect();
-        Model::gpt_neox(&self.config(part), Params::new(weights).unwrap()).unwrap()
-    }
-
-    pub fn config(&self, part: &str) -> GptNeoXConfig {
-        let text = std::fs::read_to_string(self.folder.join(part).join("config.json")).unwrap();
-        let json: Value = serde_json::from_str(&text).unwrap();
-        let size = |key: &str| json[key].as_u64().unwrap() as usize;
-        let head_dim = size("hidden_size") / size("num_attention_heads");
-        let rope = &json["rope_parameters"];
-        GptNeoXConfig {
-            vocab_size: size("vocab_size"),
-            hidden_size: size("hidden_size"),
-            n_layers: size("num_hidden_layers"),
-            n_heads: size("num_attention_heads"),
-            intermediate_size: size("intermediate_size"),
-            rotary_dims: (head_dim as f64 * rope["partial_rotary_factor"].as_f64().unwrap_or(1.0))
-                as usize,
-            rotary_base: rope["rope_theta"].as_f64().unwrap(),
-            max_positions: size("max_position_embeddings"),
-            layer_norm_eps: json["layer_norm_eps"].as_f64().unwrap(),
-            parallel_residual: json["use_parallel_residual"].as_bool().unwrap(),
-            activation: Activation::Gelu,
-            attention_bias: json["attention_bias"].as_bool().unwrap_or(true),
-            tied_embeddings: false,
-            bos_token: Some(0),
-            eos_token: Some(0),
-            pad_token: Some(1),
-        }
+        let folder = self.folder.join(part);
+        let loaded = checkpoint::load(&folder, Some(dtype), &Device::Cpu).unwrap();
+        Model::gpt_neox(&loaded.config, Params::new(loaded.weights).unwrap()).unwrap()
     }
 
     pub fn rows(&self, name: &str) -> Vec<Vec<i64>> {
@@ -145,7 +118,7 @@ impl Fixture {
     }
 }
 
-fn from_rows(
+pub fn from_rows(
     ids: &[Vec<i64>],
     mask: &[Vec<i64>],
     response: &[Vec<i64>],
