@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use rto_bridge::checkpoint::atomic;
+use rto_harness::html::escape;
 use std::path::Path;
 
 /// A scored response.
@@ -137,12 +138,4 @@ fn span(scored: &Scored, value: f64, scale: f64, i: usize) -> String {
         scored.token_ids[i],
         signed(scored.log_probs[i], 4)
     )
-}
-
-/// Text as HTML shows it.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

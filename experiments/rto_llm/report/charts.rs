@@ -1,9 +1,9 @@
 //! Curves of training, Figure 3, and the frontier of reward against KL.
 
 use super::load::{Run, Stage};
-use super::page::Page;
 use anyhow::Result;
 use rto_bridge::win_rate::Summary;
+use rto_harness::html::Page;
 use rto_harness::plot::{Axis, Figure, Kind, LegendPlace, Panels, Series, SeriesStyle};
 use std::collections::BTreeSet;
 
@@ -94,7 +94,7 @@ pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
     let stages = match &run.stages {
         Ok(stages) => stages,
         Err(absent) => {
-            page.absent(absent);
+            page.absent(&absent.why, absent.damaged);
             return Ok(());
         }
     };
@@ -176,7 +176,7 @@ pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
     let evaluation = match &run.evaluation {
         Ok(evaluation) => evaluation,
         Err(absent) => {
-            page.absent(absent);
+            page.absent(&absent.why, absent.damaged);
             return Ok(());
         }
     };
@@ -233,7 +233,7 @@ pub fn training(page: &mut Page, run: &Run) -> Result<()> {
     let stages = match &run.stages {
         Ok(stages) => stages,
         Err(absent) => {
-            page.absent(absent);
+            page.absent(&absent.why, absent.damaged);
             return Ok(());
         }
     };

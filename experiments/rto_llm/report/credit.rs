@@ -1,14 +1,14 @@
 //! Which tokens the DPO reward (4.5) credits, above the true token reward where it is known.
 
 use super::load::{Credit, Run};
-use super::page::{Page, number};
-use crate::html::escape;
+use rto_harness::html::escape;
+use rto_harness::html::{Page, number};
 
 pub fn section(page: &mut Page, run: &Run) {
     page.section("credit", "Token credit");
     let credit = match &run.credit {
         Ok(credit) => credit,
-        Err(absent) => return page.absent(absent),
+        Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     let dpo = largest(credit.iter().map(|c| &c.dpo));
     let truth = largest(credit.iter().filter_map(|c| c.truth.as_ref()));

@@ -16,7 +16,6 @@
 mod charts;
 mod credit;
 mod load;
-mod page;
 mod samples;
 mod tables;
 
@@ -25,7 +24,7 @@ use rto_bridge::checkpoint::atomic;
 use std::path::PathBuf;
 
 use load::Run;
-use page::Page;
+use rto_harness::html::Page;
 
 /// Write report.html into a run folder: tables, curves, samples and token credit in one page that opens offline.
 #[derive(Debug, clap::Args)]

@@ -1,8 +1,8 @@
 //! The same prompts answered by every method, side by side.
 
 use super::load::{Run, Sample};
-use super::page::{Page, number};
-use crate::html::escape;
+use rto_harness::html::escape;
+use rto_harness::html::{Page, number};
 
 /// Prompts shown at once; the others are folded away.
 const OPEN: usize = 6;
@@ -11,7 +11,7 @@ pub fn section(page: &mut Page, run: &Run) {
     page.section("samples", "Samples");
     let samples = match &run.samples {
         Ok(samples) => samples,
-        Err(absent) => return page.absent(absent),
+        Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     let mut prompts: Vec<&str> = Vec::new();
     for sample in samples {

@@ -1,9 +1,9 @@
 //! The tables: win rates, methods, exact suboptimality, config and versions.
 
 use super::load::Run;
-use super::page::{Page, number};
-use crate::html::escape;
 use rto_bridge::win_rate::{Comparison, Estimate, Matrix, Summary};
+use rto_harness::html::escape;
+use rto_harness::html::{Page, number};
 
 const ALPHA: f64 = 0.05;
 
@@ -59,7 +59,7 @@ pub fn win_rates(page: &mut Page, run: &Run) {
     page.section("win-rates", "Win rates (Table 1)");
     let evaluation = match &run.evaluation {
         Ok(evaluation) => evaluation,
-        Err(absent) => return page.absent(absent),
+        Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     page.say(&format!(
         "How often the row's answer has a higher reward than the column's, in percent; ties count half. {} prompts, each answered by \
@@ -77,7 +77,7 @@ pub fn judged(page: &mut Page, run: &Run) {
         Ok(judged) => judged,
         Err(absent) if absent.damaged => {
             page.section("judge", "Win rates by the judge (Table 1b)");
-            return page.absent(absent);
+            return page.absent(&absent.why, absent.damaged);
         }
         Err(_) => return,
     };
@@ -165,7 +165,7 @@ pub fn methods(page: &mut Page, run: &Run) {
     page.section("methods", "Methods");
     let evaluation = match &run.evaluation {
         Ok(evaluation) => evaluation,
-        Err(absent) => return page.absent(absent),
+        Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     let rows = evaluation
         .win_rates
@@ -201,7 +201,7 @@ pub fn exact(page: &mut Page, run: &Run) {
     page.section("exact", "Exact suboptimality");
     let exact = match &run.exact {
         Ok(exact) => exact,
-        Err(absent) => return page.absent(absent),
+        Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     page.say("On a part of the world small enough to enumerate: no sampling, so no intervals. SubOpt is the value of the best policy less that of the method, in units of reward.");
     let row = |e: &super::load::Exact| {
@@ -235,7 +235,7 @@ pub fn config(page: &mut Page, run: &Run) {
                 escape(text)
             ));
         }
-        Err(absent) => page.absent(absent),
+        Err(absent) => page.absent(&absent.why, absent.damaged),
     }
 }
 
@@ -244,7 +244,7 @@ pub fn versions(page: &mut Page, run: &Run) {
     page.section("versions", "Versions and seeds");
     let versions = match &run.versions {
         Ok(versions) => versions,
-        Err(absent) => return page.absent(absent),
+        Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
     for (key, value) in versions {

@@ -53,9 +53,9 @@ impl Page {
             .iter()
             .map(|h| format!("<th scope=\"col\">{}</th>", escape(h)))
             .collect();
-        let _ = write!(
+        let _ = writeln!(
             self.body,
-            "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{heads}</tr></thead><tbody>\n"
+            "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{heads}</tr></thead><tbody>"
         );
         for row in rows {
             self.body.push_str("<tr>");
@@ -78,7 +78,7 @@ impl Page {
     /// As [`Figure::svg`].
     pub fn figure(&mut self, figure: &Figure) -> Result<()> {
         let narrow = Figure {
-            size: (360, 340),
+            size: (360, 480),
             legend: LegendPlace::Below,
             ..figure.clone()
         };
@@ -101,9 +101,9 @@ impl Page {
     }
 
     fn drawings(&mut self, wide: &str, narrow: &str) {
-        let _ = write!(
+        let _ = writeln!(
             self.body,
-            "<figure><div class=\"wide\">{wide}</div><div class=\"narrow\">{narrow}</div></figure>\n"
+            "<figure><div class=\"wide\">{wide}</div><div class=\"narrow\">{narrow}</div></figure>"
         );
     }
 
