@@ -27,11 +27,11 @@ fn source(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The source files that can define the items of a module path below `src`.
-fn module_files(module: &[&str]) -> Vec<PathBuf> {
+/// The source files that can define the items of a module path below the `src` of a crate.
+fn module_files(source: &str, module: &[&str]) -> Vec<PathBuf> {
     let base = module
         .iter()
-        .fold(Path::new(ROOT).join("src"), |path, part| path.join(part));
+        .fold(Path::new(ROOT).join(source), |path, part| path.join(part));
     let mut files = vec![
         base.with_extension("rs"),
         base.join("mod.rs"),
@@ -51,8 +51,10 @@ fn module_files(module: &[&str]) -> Vec<PathBuf> {
 
 fn defines(path: &str) -> bool {
     let parts: Vec<&str> = path.split("::").collect();
-    let ["rto", module @ .., item] = &parts[..] else {
-        return false;
+    let (source_folder, module, item) = match &parts[..] {
+        ["rto", module @ .., item] => ("src", module, item),
+        ["rto_bridge", module @ .., item] => ("bridge/src", module, item),
+        _ => return false,
     };
     let is_definition = |line: &str| {
         [
@@ -71,7 +73,7 @@ fn defines(path: &str) -> bool {
                 .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
         })
     };
-    module_files(module)
+    module_files(source_folder, module)
         .iter()
         .filter_map(|file| source(file))
         .any(|text| text.lines().any(is_definition))
@@ -161,7 +163,7 @@ const NAMED: [(&str, &[&str]); 9] = [
     ("Lemma", &["A.1", "A.2", "C.1"]),
     ("Proposition", &["3.2", "C.2"]),
     ("Remark", &["A.3", "B.2"]),
-    ("Table", &["2", "3", "4", "5"]),
+    ("Table", &["1", "2", "3", "4", "5", "6"]),
     ("Theorem", &["4.2", "B.1"]),
     ("footnote", &["2"]),
 ];

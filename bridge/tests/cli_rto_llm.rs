@@ -601,5 +601,6 @@ fn the_commands_of_the_readme_run() {
         ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
     }
     assert!(dir.path().join("rewards.html").exists());
-    assert_eq!(commands.len(), 3);
+    assert!(dir.path().join("smoke/report.html").exists());
+    assert_eq!(commands.len(), 6);
 }

@@ -96,7 +96,7 @@ fn newton_step(w: &[f64], x: &[f64], [alpha, gamma]: [f64; 2]) -> Option<[f64; 2
     }
     let determinant = h00 * h11 - h01 * h01;
     // Equal covariates everywhere cannot be told from the intercept.
-    if !(determinant > 1e-12 * h00 * h11) {
+    if determinant.is_nan() || determinant <= 1e-12 * h00 * h11 {
         return None;
     }
     Some([

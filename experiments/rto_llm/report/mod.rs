@@ -21,7 +21,7 @@ mod tables;
 
 use anyhow::{Result, bail};
 use rto_bridge::checkpoint::atomic;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use load::Run;
 use rto_harness::html::Page;
@@ -41,7 +41,20 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let folder = &args.run;
+    let path = args.out.clone();
+    let path = path.unwrap_or_else(|| args.run.join("report.html"));
+    let left_out = write(&args.run, &path)?;
+    if !args.quiet {
+        for why in left_out {
+            eprintln!("left out: {why}");
+        }
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// Writes the page of a run folder; says what had to be left out.
+pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     if !folder.is_dir() {
         bail!("--run {}: no such folder", folder.display());
     }
@@ -65,18 +78,8 @@ pub fn run(args: &Args) -> Result<()> {
     charts::training(&mut page, &run)?;
     tables::config(&mut page, &run);
     tables::versions(&mut page, &run);
-    let path = args
-        .out
-        .clone()
-        .unwrap_or_else(|| folder.join("report.html"));
-    atomic::replace_file(&path, page.finish().as_bytes())?;
-    if !args.quiet {
-        for why in run.problems() {
-            eprintln!("left out: {why}");
-        }
-        eprintln!("wrote {}", path.display());
-    }
-    Ok(())
+    atomic::replace_file(path, page.finish().as_bytes())?;
+    Ok(run.problems())
 }
 
 fn title(run: &Run) -> String {

@@ -15,6 +15,8 @@ pub enum Method {
     Dppo,
     /// The token-level DPO reward (4.6)
     Rto,
+    /// The token-level DPO reward at the smaller beta2 that the paper's Figure 3 gives it, and not to DPPO
+    RtoPrinted,
     /// The authors' later code: clipped token reward and a reward model
     RtoReleased,
 }
@@ -26,6 +28,7 @@ impl Method {
             Self::Ppo => "ppo",
             Self::Dppo => "dppo",
             Self::Rto => "rto",
+            Self::RtoPrinted => "rto_printed",
             Self::RtoReleased => "rto_released",
         }
     }

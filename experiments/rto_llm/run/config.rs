@@ -72,6 +72,7 @@ pub struct Config {
     pub ppo_beta2: f64,
     pub dppo_beta2: f64,
     pub rto_beta2: f64,
+    pub printed_beta2: f64,
     pub released_beta1: f64,
     pub released_clip: f64,
     pub released_beta2: f64,
@@ -298,6 +299,7 @@ impl Config {
             Method::Ppo => self.ppo_beta2,
             Method::Dppo => self.dppo_beta2,
             Method::Rto => self.rto_beta2,
+            Method::RtoPrinted => self.printed_beta2,
             Method::RtoReleased => self.released_beta2,
         }
     }

@@ -140,6 +140,9 @@ pub fn run(args: &Args) -> Result<()> {
         say!(reporter, "{}", summary.render())?;
         reporter.json(&json!({ "run": run.root(), "summary": summary }))?;
         run.dir.write_text("done", "")?;
+        let page = run.dir.path("report.html");
+        crate::report::write(run.root(), &page)?;
+        say!(reporter, "everything on one page: {}", page.display())?;
     }
     run.dir.write_timings(&timings)?;
     remove_temporaries(run.root());

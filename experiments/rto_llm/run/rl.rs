@@ -60,7 +60,7 @@ impl Models {
         let reward: Box<dyn TokenReward + '_> = match method {
             Method::Ppo => Box::new(self.sentence()?),
             Method::Dppo => Box::new(PaidAtEnd(token(config.beta1)?)),
-            Method::Rto => Box::new(token(config.beta1)?),
+            Method::Rto | Method::RtoPrinted => Box::new(token(config.beta1)?),
             Method::RtoReleased => Box::new(released(
                 token(config.released_beta1)?,
                 config.released_clip,
