@@ -63,7 +63,6 @@ pub struct Exact {
 }
 
 pub struct Run {
-    pub dir: PathBuf,
     pub config: Part<String>,
     pub versions: Part<Map<String, Value>>,
     pub stages: Part<Vec<Stage>>,
@@ -78,7 +77,6 @@ pub struct Run {
 impl Run {
     pub fn load(dir: &Path) -> Self {
         Self {
-            dir: dir.into(),
             config: part(dir, "config.toml", |path| {
                 Ok(std::fs::read_to_string(path)?)
             }),

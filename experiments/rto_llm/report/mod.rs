@@ -82,12 +82,10 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     Ok(run.problems())
 }
 
+/// From the settings alone: the same run in another folder has the same page.
 fn title(run: &Run) -> String {
-    let name = run.dir.canonicalize().ok();
-    let name = name.as_ref().and_then(|dir| dir.file_name()?.to_str());
-    match (run.setting("preset"), name) {
-        (Some(preset), Some(name)) => format!("{preset}: {name}"),
-        (_, Some(name)) => name.into(),
+    match (run.setting("preset"), run.setting("seed")) {
+        (Some(preset), Some(seed)) => format!("rto_llm, preset {preset}, seed {seed}"),
         _ => "A run of rto_llm".into(),
     }
 }
