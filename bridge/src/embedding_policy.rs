@@ -214,13 +214,7 @@ impl TokenScorer for EmbeddingPolicy {
 
 impl Policy for EmbeddingPolicy {
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
-        if prompts.len() != keys.len() {
-            return Err(Error::Shape {
-                what: "stream keys, one per prompt".into(),
-                expected: prompts.len(),
-                got: keys.len(),
-            });
-        }
+        StreamKey::check_one_per_prompt(prompts, keys)?;
         let mut rows: Vec<_> = keys.iter().map(|k| (k.rng(), Vec::new())).collect();
         let mut states = prompts
             .iter()

@@ -186,9 +186,10 @@ t = AutoTokenizer.from_pretrained(sys.argv[1])
 texts = json.loads(sys.argv[2])
 card = ModelCard.load(sys.argv[1] + "/README.md")
 m = card.data.eval_results
+front = card.data.to_dict()
 print(json.dumps({"ids": [t(x)["input_ids"] for x in texts], "back": [t.decode(t(x)["input_ids"]) for x in texts],
   "special": [t.eos_token_id, t.pad_token_id, t.bos_token_id], "n": len(t), "max": t.model_max_length,
-  "card": [card.data.library_name, card.data.datasets, m[0].metric_value, m[0].dataset_name, card.data.tags]}))
+  "card": [front["library_name"], front["datasets"], m[0].metric_value, m[0].dataset_name, front["tags"]]}))
 "#;
     let texts = serde_json::to_string(&TEXTS).unwrap();
     let output = std::process::Command::new(python)

@@ -233,7 +233,7 @@ impl<L: Logits> SoftmaxPolicy<L> {
 
 impl<L: Logits> Policy for SoftmaxPolicy<L> {
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
-        check_len("stream keys, one per prompt", prompts.len(), keys.len())?;
+        StreamKey::check_one_per_prompt(prompts, keys)?;
         let mut row = vec![0.0; self.logits.shape().1];
         let draw = |(prompt, key): (&Arc<[Token]>, &StreamKey)| {
             let mut rng = key.rng();

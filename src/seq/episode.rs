@@ -93,6 +93,21 @@ impl StreamKey {
         (0..n as u64).map(|i| Self(node.index(i))).collect()
     }
 
+    /// What every sampler checks first.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is one key per prompt.
+    pub fn check_one_per_prompt(prompts: &[Arc<[Token]>], keys: &[Self]) -> Result<()> {
+        if prompts.len() == keys.len() {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: "stream keys, one per prompt".into(),
+            expected: prompts.len(),
+            got: keys.len(),
+        })
+    }
+
     /// The stream, from its beginning. A sampler draws exactly one uniform number per token.
     pub fn rng(&self) -> ChaCha8Rng {
         self.0.rng()

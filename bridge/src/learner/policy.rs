@@ -196,13 +196,7 @@ impl TokenScorer for NeoxPolicy {
 
 impl Policy for NeoxPolicy {
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
-        if prompts.len() != keys.len() {
-            return Err(Error::Shape {
-                what: "stream keys, one per prompt".into(),
-                expected: prompts.len(),
-                got: keys.len(),
-            });
-        }
+        StreamKey::check_one_per_prompt(prompts, keys)?;
         self.check_room(prompts)?;
         let written = self.write(prompts, Some(keys), None)?;
         Ok(written.into_iter().map(|s| s.episode).collect())
