@@ -1,6 +1,7 @@
 //! The tokenizer of a model folder.
 
 use crate::config::GptNeoXConfig;
+use crate::tokenizer_training::TrainedTokenizer;
 use crate::{Error, Result};
 use rto::Token;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,15 @@ use std::path::{Path, PathBuf};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
+}
+
+impl From<TrainedTokenizer> for Tokenizer {
+    fn from(trained: TrainedTokenizer) -> Self {
+        Self {
+            inner: trained.into_inner(),
+            path: "the tokenizer trained here".into(),
+        }
+    }
 }
 
 impl Tokenizer {

@@ -141,6 +141,10 @@ impl TrainedTokenizer {
         Ok(())
     }
 
+    pub(crate) fn into_inner(self) -> tokenizers::Tokenizer {
+        self.inner
+    }
+
     /// The tokenizer of the library itself.
     pub fn inner(&self) -> &tokenizers::Tokenizer {
         &self.inner

@@ -222,7 +222,8 @@ impl Versions {
         }
     }
 
-    fn describe(&self) -> String {
+    /// On one line.
+    pub fn describe(&self) -> String {
         let changed = if self.git_dirty == "true" {
             " with changes"
         } else {

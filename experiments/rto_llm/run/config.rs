@@ -5,14 +5,15 @@ use rto::algorithm2::{Checked, DpoConfig, FitConfig, PpoConfig, Schedule};
 use rto::objective::Aggregation;
 use rto::token_reward::{AdaptiveKl, KlEstimator};
 use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::data::Rule;
 use rto_bridge::learner::LearnerOptions;
 use rto_bridge::optimizer::AdamWConfig;
-use rto_bridge::world::{EOS, PAD, WORDS};
 use rto_harness::config::{self, Layers};
 use serde::{Deserialize, Serialize};
 
 use super::Args;
 use super::choices::{AggregationKind, CriticKind, Estimator, Method, Shape, WhiteningKind};
+use super::codec::Vocabulary;
 
 /// Defaults of every key; what the keys mean is said there.
 pub const TINY: &str = include_str!("../../configs/rto_llm.tiny.toml");
@@ -20,17 +21,55 @@ const TINY_NAME: &str = "experiments/configs/rto_llm.tiny.toml";
 const SMOKE: &str = include_str!("../../configs/rto_llm.smoke.toml");
 const SMOKE_NAME: &str = "experiments/configs/rto_llm.smoke.toml";
 
-/// Named settings: what each changes of `tiny`.
-const PRESETS: [(&str, &str); 1] = [("tiny", "")];
+/// In place of files.
+const WORLD: &str = "world";
+
+/// What every Pythia preset shares: Tables 2 to 5.
+const PYTHIA: &str = include_str!("../../configs/rto_llm.pythia.toml");
+
+macro_rules! preset {
+    ($name:literal, $($layer:expr),*) => {
+        ($name, &[$($layer,)* (
+            concat!("experiments/configs/rto_llm.", $name, ".toml"),
+            include_str!(concat!("../../configs/rto_llm.", $name, ".toml")),
+        )])
+    };
+}
+
+const PAPER: (&str, &str) = ("experiments/configs/rto_llm.pythia.toml", PYTHIA);
+
+/// A file's name, for errors, and its text.
+type Text = (&'static str, &'static str);
+
+/// Named settings: what each changes of `tiny`, layer upon layer.
+const PRESETS: [(&str, &[Text]); 9] = [
+    ("tiny", &[]),
+    preset!("hh-scratch",),
+    preset!("pythia-14m", PAPER),
+    preset!("pythia-70m", PAPER),
+    preset!("pythia-160m", PAPER),
+    preset!("pythia-410m", PAPER),
+    preset!("pythia-1b", PAPER),
+    preset!("pythia-1.4b", PAPER),
+    preset!("pythia-2.8b-hh", PAPER),
+];
 
 /// A resolved configuration; `experiments/configs/rto_llm.tiny.toml` documents the keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Config {
+    pub preset: String,
     pub seed: u64,
-    pub data: String,
+    pub data: Vec<String>,
+    pub rules: Vec<String>,
+    pub held_out_share: f64,
+    pub vocab_size: usize,
+    pub max_prompt_tokens: usize,
+    pub cut_prompts: bool,
+    pub cut_replies: bool,
     pub model: String,
+    pub oracle: String,
     pub methods: Vec<Method>,
     pub hidden_size: usize,
     pub n_layers: usize,
@@ -51,6 +90,8 @@ pub struct Config {
     pub micro_batch: usize,
     pub checkpoint_activations: bool,
     pub save_every: u64,
+    pub pretrain_learning_rate: f64,
+    pub pretrain_epochs: usize,
     pub sft_learning_rate: f64,
     pub sft_schedule: Shape,
     pub sft_warmup: f64,
@@ -110,7 +151,7 @@ pub struct Config {
 /// The layers that the command line asks for, merged.
 pub fn resolve(args: &Args) -> Result<Config> {
     let preset = PRESETS.iter().find(|(name, _)| *name == args.preset);
-    let Some((name, text)) = preset else {
+    let Some((_, texts)) = preset else {
         let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
         bail!(
             "--preset {}: no such preset, expected one of {}",
@@ -118,12 +159,13 @@ pub fn resolve(args: &Args) -> Result<Config> {
             names.join(", ")
         );
     };
-    let mut layers = Layers::new(TINY_NAME, TINY)?
-        .overlay(
-            !text.is_empty(),
-            &format!("experiments/configs/rto_llm.{name}.toml"),
-            text,
-        )?
+    let mut layers = Layers::new(TINY_NAME, TINY)?;
+    for (name, text) in *texts {
+        layers = layers.overlay(true, name, text)?;
+    }
+    let named = format!("preset = {:?}", args.preset);
+    layers = layers
+        .overlay(true, "--preset", &named)?
         .common(&args.common, SMOKE_NAME, SMOKE)?;
     for set in &args.set {
         let (key, value) = set
@@ -131,18 +173,26 @@ pub fn resolve(args: &Args) -> Result<Config> {
             .with_context(|| format!("--set {set}: expected key=value"))?;
         layers = layers.overlay(true, "--set", &line(key.trim(), value.trim()))?;
     }
-    if let Some(methods) = &args.methods {
-        #[derive(Serialize)]
-        struct Flags<'a> {
-            methods: &'a [Method],
-        }
-        layers = layers.flags(&Flags { methods })?;
-    }
+    layers = layers.flags(&Flags {
+        methods: args.methods.as_deref(),
+        data: args.data.as_deref(),
+        model: args.model.as_deref(),
+        oracle: args.oracle.as_deref(),
+    })?;
     let mut config: Config = config::resolve(&layers)?;
     config.methods.sort();
     config.methods.dedup();
     config.check()?;
     Ok(config)
+}
+
+/// Settings with a flag of their own.
+#[derive(Serialize)]
+struct Flags<'a> {
+    methods: Option<&'a [Method]>,
+    data: Option<&'a [String]>,
+    model: Option<&'a str>,
+    oracle: Option<&'a str>,
 }
 
 /// `key = value` in TOML; a word without quotes is text.
@@ -156,10 +206,9 @@ fn line(key: &str, value: &str) -> String {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        if self.data != "world" {
-            bail!("data: found {:?}, expected \"world\"", self.data);
-        }
+        self.check_data()?;
         let positive = [
+            ("max_prompt_tokens", self.max_prompt_tokens),
             ("demonstrations", self.demonstrations),
             ("pairs", self.pairs),
             ("eval_prompts", self.eval_prompts),
@@ -188,6 +237,7 @@ impl Config {
                 self.rotary_pct
             );
         }
+        self.pretrain()?;
         self.sft()?;
         self.reward()?;
         self.dpo()?;
@@ -197,11 +247,52 @@ impl Config {
         Ok(())
     }
 
+    fn check_data(&self) -> Result<()> {
+        if self.data.is_empty() {
+            bail!(
+                "data: found no file, expected --data FILE (HH-RLHF as published, or prompt, chosen and rejected) or \"world\""
+            );
+        }
+        if self.on_world() {
+            if !self.oracle.is_empty() {
+                bail!(
+                    "oracle: found {:?}, expected none: the reward of the world is known",
+                    self.oracle
+                );
+            }
+            return Ok(());
+        }
+        if let Some(name) = self.data.iter().find(|name| *name == WORLD) {
+            bail!("data: found {name:?} beside files, expected one or the other");
+        }
+        for rule in &self.rules {
+            Rule::from_name(rule).context("rules")?;
+        }
+        let needed = self.max_prompt_tokens + self.max_new_tokens;
+        if self.model.is_empty() && self.max_positions < needed {
+            bail!(
+                "max_positions: found {}, expected at least {needed} = max_prompt_tokens + max_new_tokens",
+                self.max_positions
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the data are those of the synthetic world.
+    pub fn on_world(&self) -> bool {
+        self.data == [WORLD]
+    }
+
+    /// Whether stage `pretrain` has anything to do: a network from scratch must learn to write before it is fine-tuned.
+    pub fn pretrains(&self) -> bool {
+        self.model.is_empty() && self.pretrain_epochs > 0 && !self.on_world()
+    }
+
     /// The shape of a new network.
-    pub fn network(&self) -> GptNeoXConfig {
+    pub fn network(&self, words: Vocabulary) -> GptNeoXConfig {
         let head = self.hidden_size / self.n_heads;
         GptNeoXConfig {
-            vocab_size: WORDS.len(),
+            vocab_size: words.size,
             hidden_size: self.hidden_size,
             n_layers: self.n_layers,
             n_heads: self.n_heads,
@@ -215,8 +306,8 @@ impl Config {
             attention_bias: true,
             tied_embeddings: false,
             bos_token: None,
-            eos_token: Some(EOS),
-            pad_token: Some(PAD),
+            eos_token: Some(words.eos),
+            pad_token: Some(words.pad),
         }
     }
 
@@ -251,6 +342,18 @@ impl Config {
             AggregationKind::TokenMean => Aggregation::TokenMean,
             AggregationKind::SequenceMean => Aggregation::SequenceMean,
         }
+    }
+
+    /// Language modelling from scratch.
+    pub fn pretrain(&self) -> Result<Checked<FitConfig>> {
+        let schedule = self.sft_schedule.schedule(self.sft_warmup);
+        let fit = self.fit(
+            self.pretrain_learning_rate,
+            schedule,
+            self.sft_batch_size,
+            self.pretrain_epochs.max(1),
+        );
+        fit.check().context("pretrain")
     }
 
     /// Supervised fine-tuning.

@@ -7,15 +7,17 @@ use rto::Token;
 use rto::mdp::Beta;
 use rto::policy::{ExactEvaluator, StateMap};
 use rto::seq::{Channel, Decoder, Episode, Finish, StreamKey, TokenReward, TokenScorer};
-use rto::token_reward::DpoReward;
+use rto::token_reward::{DpoReward, SentenceReward};
 use rto_bridge::generate::Sampled;
 use rto_bridge::learner::{NeoxScorer, Restricted};
-use rto_bridge::world::{EOS, SmallWorld, decode};
-use rto_harness::stats::Sample;
+use rto_bridge::win_rate::{Answer, Method, WinRates};
+use rto_bridge::world::{EOS, SmallWorld, World};
+use rto_harness::stats::{Sample, clopper_pearson};
 use rto_harness::table::Table;
 use serde_json::json;
 
 use super::Run;
+use super::oracle::Oracle;
 
 /// Response by response.
 struct Judged {
@@ -34,6 +36,7 @@ impl Run {
     /// Writes evaluation, exact values, samples and credits; returns the summary.
     pub fn evaluate(&self) -> Result<Table> {
         let sft = Arc::new(self.frozen("sft")?);
+        let oracle = self.oracle()?;
         let columns = ["method", "prompt_id", "reward", "kl", "length", "finished"];
         let mut sampled = Table::new("evaluation", &columns);
         let mut greedy = Table::new("evaluation_greedy", &columns);
@@ -43,7 +46,8 @@ impl Run {
                 "method", "reward", "se", "greedy", "kl", "length", "finished",
             ],
         );
-        let mut samples = String::new();
+        let (mut samples, mut responses) = (String::new(), String::new());
+        let mut methods = Vec::new();
         let bar = self
             .progress
             .bar(self.policies().len() as u64, "evaluating");
@@ -58,31 +62,45 @@ impl Run {
             let prompts = &self.data.held_out;
             // The same stream for every policy: differences between them are paired.
             let keys = StreamKey::batch(&self.seeds.child("evaluation"), prompts.len());
-            let drawn = self.judge(&policy, policy.decode(prompts, &keys, decoder)?)?;
-            let best = self.judge(&policy, policy.greedy(prompts)?)?;
+            let drawn = self.judge(&oracle, &policy, policy.decode(prompts, &keys, decoder)?)?;
+            let best = self.judge(&oracle, &policy, policy.greedy(prompts)?)?;
             push(&mut sampled, name, &drawn);
             push(&mut greedy, name, &best);
             summarise(&mut summary, name, &drawn, &best);
             self.samples(name, &drawn, &mut samples)?;
+            self.responses(name, &drawn, &mut responses)?;
+            methods.push(method(name, &drawn));
             bar.inc(1);
         }
         self.dir.write_table("evaluation.csv", &sampled)?;
         self.dir.write_table("evaluation_greedy.csv", &greedy)?;
         self.dir.write_table("summary.csv", &summary)?;
         self.dir.write_text("samples.jsonl", &samples)?;
-        self.dir.write_table("exact.csv", &self.exact()?)?;
+        self.dir.write_text("responses.jsonl", &responses)?;
+        if let Some(world) = &self.data.world {
+            self.dir.write_table("exact.csv", &self.exact(world)?)?;
+        }
+        if !self.data.held_out_pairs.is_empty() {
+            self.dir
+                .write_table("agreement.csv", &self.agreement(&oracle, &sft)?)?;
+        }
         self.dir.write_text("credit.jsonl", &self.credits(&sft)?)?;
+        self.cards(&WinRates::try_new(&methods)?)?;
         Ok(summary)
     }
 
-    /// True rewards, and Σ_h KL(π(·|s_h) ‖ π_ref(·|s_h)) along each response: the expectation over the next token is exact,
+    /// Rewards by the oracle, and Σ_h KL(π(·|s_h) ‖ π_ref(·|s_h)) along each response: the expectation over the next token is exact,
     /// the states are those of the response.
-    fn judge(&self, policy: &impl TokenScorer, drawn: Vec<Sampled>) -> Result<Judged> {
+    fn judge(
+        &self,
+        oracle: &Oracle<'_>,
+        policy: &impl TokenScorer,
+        drawn: Vec<Sampled>,
+    ) -> Result<Judged> {
         let episodes: Vec<Episode> = drawn.into_iter().map(|s| s.episode).collect();
-        let rewards = episodes.iter().map(|e| self.data.world.reward(e));
         let scores = policy.scores(&episodes)?;
         Ok(Judged {
-            rewards: rewards.collect::<rto::Result<_>>()?,
+            rewards: oracle.rewards(&episodes)?,
             kls: scores.get(Channel::KlToReference)?.row_sums(),
             episodes,
         })
@@ -91,16 +109,62 @@ impl Run {
     fn samples(&self, name: &str, judged: &Judged, out: &mut String) -> Result<()> {
         for i in self.shown() {
             let e = &judged.episodes[i];
+            let mut line = json!({
+                "method": name,
+                "prompt": self.data.codec.text(&e.prompt)?,
+                "response": self.data.codec.text(&e.response)?,
+                "reward": judged.rewards[i],
+            });
+            if let Some(world) = &self.data.world {
+                line["token_rewards"] = json!(world.token_rewards(&e.prompt, &e.response)?);
+            }
+            out.push_str(&format!("{line}\n"));
+        }
+        Ok(())
+    }
+
+    /// Every response, for a judge and for whoever wants to read them.
+    fn responses(&self, name: &str, judged: &Judged, out: &mut String) -> Result<()> {
+        for (i, e) in judged.episodes.iter().enumerate() {
             let line = json!({
                 "method": name,
-                "prompt": decode(&e.prompt),
-                "response": decode(&e.response),
+                "prompt_id": i,
+                "prompt": self.data.codec.text(&e.prompt)?,
+                "response": self.data.codec.text(&e.response)?,
                 "reward": judged.rewards[i],
-                "token_rewards": self.data.world.token_rewards(&e.prompt, &e.response)?,
+                "kl": judged.kls[i],
+                "length": e.len(),
+                "finished": e.finish == Finish::Eos,
             });
             out.push_str(&format!("{line}\n"));
         }
         Ok(())
+    }
+
+    /// How often what was trained ranks held-out pairs as people did.
+    fn agreement(&self, oracle: &Oracle<'_>, sft: &NeoxScorer) -> Result<Table> {
+        let pairs = &self.data.held_out_pairs;
+        let both = |p: &rto::algorithm2::Pair| [p.winner.clone(), p.loser.clone()];
+        let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
+        let (dpo, reward) = (self.frozen("dpo")?, self.frozen("reward")?);
+        let implicit = DpoReward::try_new(&dpo, sft, 1.0)?;
+        let scores = [
+            ("oracle", oracle.rewards(&episodes)?),
+            (
+                "reward",
+                SentenceReward::new(&reward).rewards(&episodes)?.row_sums(),
+            ),
+            ("dpo", implicit.rewards(&episodes)?.row_sums()),
+        ];
+        let mut table = Table::new("agreement", &["model", "accuracy", "low", "high", "pairs"]);
+        for (name, scores) in scores {
+            let right = scores.chunks_exact(2).filter(|s| s[0] > s[1]).count() as u64;
+            let n = pairs.len() as u64;
+            let (low, high) = clopper_pearson(right, n);
+            let share = right as f64 / n as f64;
+            table.push([name.into(), share.into(), low.into(), high.into(), n.into()]);
+        }
+        Ok(table)
     }
 
     /// Held-out prompts whose texts are shown.
@@ -112,7 +176,7 @@ impl Run {
         (0..n).map(move |i| i * all / n)
     }
 
-    /// (4.5) beside the true reward, token by token, on responses of π_ref.
+    /// (4.5), and the true reward where it is known, token by token, on responses of π_ref.
     fn credits(&self, sft: &NeoxScorer) -> Result<String> {
         let dpo = self.frozen("dpo")?;
         let policy = self.policy(self.frozen("sft")?)?;
@@ -125,21 +189,22 @@ impl Run {
         let rewards = DpoReward::try_new(&dpo, sft, self.config.beta1)?.rewards(&drawn)?;
         let mut text = String::new();
         for (i, e) in drawn.iter().enumerate() {
-            let tokens: Vec<String> = e.response.iter().map(|t| decode(&[*t])).collect();
-            let line = json!({
-                "prompt": decode(&e.prompt),
-                "tokens": tokens,
+            let mut line = json!({
+                "prompt": self.data.codec.text(&e.prompt)?,
+                "tokens": self.data.codec.pieces(&e.response)?,
                 "dpo_reward": rewards.row(i),
-                "true_reward": self.data.world.token_rewards(&e.prompt, &e.response)?,
             });
+            if let Some(world) = &self.data.world {
+                line["true_reward"] = json!(world.token_rewards(&e.prompt, &e.response)?);
+            }
             text.push_str(&format!("{line}\n"));
         }
         Ok(text)
     }
 
     /// (3.5) with the true reward on the corner of the world that can be enumerated, every policy restricted to its words.
-    fn exact(&self) -> Result<Table> {
-        let small = SmallWorld::try_new(&self.data.world)?;
+    fn exact(&self, world: &World) -> Result<Table> {
+        let small = SmallWorld::try_new(world)?;
         let uniform = vec![1.0 / small.prompts.len() as f64; small.prompts.len()];
         let map = StateMap::tree(&small.tree, &uniform)?;
         let table = |name: &str| -> Result<_> {
@@ -173,6 +238,21 @@ impl Run {
         }
         push("optimum", optimal);
         Ok(out)
+    }
+}
+
+/// One answer per prompt.
+fn method(name: &str, judged: &Judged) -> Method {
+    let answer = |i: usize| Answer {
+        score: judged.rewards[i],
+        length: judged.episodes[i].len() as f64,
+        kl: Some(judged.kls[i]),
+    };
+    Method {
+        name: name.into(),
+        prompts: (0..judged.episodes.len())
+            .map(|i| vec![answer(i)])
+            .collect(),
     }
 }
 

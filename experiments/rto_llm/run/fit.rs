@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rto::algorithm2::{OnStep, dpo, fit_reward, fit_steps, sft};
+use rto::algorithm2::{Checked, FitConfig, OnStep, Pair, dpo, fit_reward, fit_steps, sft};
 use rto::objective::Readout;
 use rto::seq::{Channel, Episode, PerToken, Trainable};
-use rto_bridge::learner::{NeoxLearner, NeoxRegressor};
+use rto_bridge::learner::{NeoxLearner, NeoxRegressor, NeoxScorer};
 use serde_json::Value;
 
 use super::Run;
@@ -37,52 +37,99 @@ type Drive<'a> = dyn FnMut(&mut dyn Trainable, Range<u64>, OnStep<'_>) -> rto::R
 type Measure<'a> = dyn Fn(&[Episode], &PerToken) -> rto::Result<Metrics> + 'a;
 
 impl Run {
+    /// Language modelling on whole dialogues, for a network from scratch.
+    pub fn pretrain(&self) -> Result<()> {
+        let config = self.config.pretrain()?;
+        self.imitate("pretrain", &self.data.dialogues, &config, || {
+            self.first_network("network")
+        })
+    }
+
     /// Line 0: a network that speaks, from the demonstrations.
     pub fn sft(&self) -> Result<()> {
-        if is_done(self.root(), "sft") {
+        let config = self.config.sft()?;
+        self.imitate("sft", &self.data.demonstrations, &config, || {
+            match self.config.pretrains() {
+                true => self.trained("pretrain"),
+                false => self.first_network("network"),
+            }
+        })
+    }
+
+    /// Maximum likelihood.
+    fn imitate(
+        &self,
+        name: &str,
+        data: &[Episode],
+        config: &Checked<FitConfig>,
+        start: impl FnOnce() -> Result<NeoxScorer>,
+    ) -> Result<()> {
+        if is_done(self.root(), name) {
             return Ok(());
         }
-        let mut stage = Stage::open(self.root(), "sft")?;
-        let policy = self.policy(self.first_network()?)?;
+        let mut stage = Stage::open(self.root(), name)?;
+        let policy = self.policy(start()?)?;
         let mut learner = match stage.checkpoint() {
             Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
             None => NeoxLearner::try_new(policy, self.options())?,
         };
-        let (config, seeds) = (self.config.sft()?, self.seeds.child("sft"));
-        let data = &self.data.demonstrations;
+        let seeds = self.seeds.child(name);
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
-            sft(learner, data, &config, &seeds, steps, on)
+            sft(learner, data, config, &seeds, steps, on)
         };
-        let total = fit_steps(data.len(), &config);
-        self.fit(
-            "sft",
-            &mut stage,
-            &mut learner,
-            total,
-            &mut drive,
-            &|_, _| Ok(Vec::new()),
-        )?;
-        self.keep("sft", learner.policy_ref().scorer())?;
+        let total = fit_steps(data.len(), config);
+        let measure = |_: &[Episode], _: &PerToken| Ok(Vec::new());
+        self.fit(name, &mut stage, &mut learner, total, &mut drive, &measure)?;
+        self.keep(name, learner.policy_ref().scorer())?;
         stage.finish()
     }
 
     /// (2.2), on the trunk of π_ref.
     pub fn reward_model(&self) -> Result<()> {
-        if is_done(self.root(), "reward") {
+        self.rank("reward", &self.data.pairs, || self.frozen("sft"))
+    }
+
+    /// (2.2) again, on pairs of its own and a trunk that has read nothing but them (and what the named model had read).
+    pub fn oracle_model(&self) -> Result<()> {
+        if self.config.pretrains() {
+            let config = self.config.pretrain()?;
+            self.imitate(
+                "oracle_pretrain",
+                &self.data.oracle_dialogues,
+                &config,
+                || self.first_network("oracle_network"),
+            )?;
+        }
+        self.rank("oracle", &self.data.oracle_pairs, || {
+            match self.config.pretrains() {
+                true => self.frozen("oracle_pretrain"),
+                false => self.first_network("oracle_network"),
+            }
+        })
+    }
+
+    /// Bradley–Terry on the last token.
+    fn rank(
+        &self,
+        name: &str,
+        pairs: &[Pair],
+        trunk: impl FnOnce() -> Result<NeoxScorer>,
+    ) -> Result<()> {
+        if is_done(self.root(), name) {
             return Ok(());
         }
-        let mut stage = Stage::open(self.root(), "reward")?;
-        let sft = self.frozen("sft")?;
-        let (options, seeds) = (self.options(), self.seeds.child("reward"));
+        let mut stage = Stage::open(self.root(), name)?;
+        let (trunk, options) = (trunk()?, self.options());
+        let seeds = self.seeds.child(name);
         let fresh =
-            NeoxRegressor::reward_model(sft.config(), sft.weights()?, &seeds, options.clone())?;
+            NeoxRegressor::reward_model(trunk.config(), trunk.weights()?, &seeds, options.clone())?;
         let mut learner = match stage.checkpoint() {
             Some(folder) => {
                 NeoxRegressor::load(fresh.into_scorer(), options, &folder.join("policy"))?
             }
             None => fresh,
         };
-        let (config, pairs) = (self.config.reward()?, &self.data.pairs);
+        let config = self.config.reward()?;
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
             fit_reward(learner, pairs, Readout::Last, &config, &seeds, steps, on)
         };
@@ -90,15 +137,8 @@ impl Run {
             Ok(margins(&scores.get(Channel::Reward)?.row_sums()))
         };
         let total = fit_steps(pairs.len(), &config);
-        self.fit(
-            "reward",
-            &mut stage,
-            &mut learner,
-            total,
-            &mut drive,
-            &measure,
-        )?;
-        self.keep("reward", learner.scorer())?;
+        self.fit(name, &mut stage, &mut learner, total, &mut drive, &measure)?;
+        self.keep(name, learner.scorer())?;
         stage.finish()
     }
 
@@ -109,7 +149,7 @@ impl Run {
         }
         let mut stage = Stage::open(self.root(), "dpo")?;
         let pairs = &self.data.pairs;
-        let both = |p: &rto::algorithm2::Pair| [p.winner.clone(), p.loser.clone()];
+        let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
         let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
         let reference = Memo::new(&self.frozen("sft")?, &episodes)?;
         let policy = self.policy(self.trained("sft")?)?;

@@ -1,10 +1,14 @@
 //! The paper's experiment: SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and what they are worth.
 
+mod cards;
 mod choices;
+mod codec;
 mod config;
 mod data;
 mod evaluate;
+mod files;
 mod fit;
+mod oracle;
 mod plan;
 mod probe;
 mod rl;
@@ -12,14 +16,12 @@ mod stage;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::Device;
 use rto::seed::SeedTree;
-use rto_bridge::checkpoint::atomic::replace_file;
 use rto_bridge::learner::{LearnerOptions, NeoxPolicy, NeoxScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
-use rto_bridge::world::{tokenizer_config_json, tokenizer_json};
 use rto_harness::cli::Common;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
@@ -41,6 +43,16 @@ pub struct Args {
     /// Named settings to start from
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     preset: String,
+    /// Preference data: files or folders (.jsonl, .jsonl.gz; .parquet with that feature), HH-RLHF as published or with
+    /// columns prompt, chosen, rejected
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    data: Option<Vec<String>>,
+    /// Model to start from: a Hugging Face folder, or a name on the hub with that feature
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<String>,
+    /// What judges held-out responses: a folder with a reward model (sequence classification, its own tokenizer)
+    #[arg(long, value_name = "FOLDER")]
+    oracle: Option<String>,
     /// Stop after this stage; a later run with the same --out goes on
     #[arg(long, value_enum, default_value_t = Last::Evaluate)]
     stage: Last,
@@ -64,6 +76,8 @@ enum Last {
     Reward,
     /// DPO
     Dpo,
+    /// The reward model that judges, where no reward is known or given
+    Oracle,
     /// The methods of Algorithm 2
     Rl,
     /// Held-out prompts, exact values, samples
@@ -92,18 +106,23 @@ pub fn run(args: &Args) -> Result<()> {
         anyhow::bail!("--redraw: rto_llm has no figures of its own to draw again");
     }
     let config = config::resolve(args)?;
-    if args.dry_run {
-        return plan::print(&config, &reporter);
-    }
     let seeds = SeedTree::new(config.seed).child(NAME);
-    // A bad setting leaves nothing behind.
+    // Bad settings and bad data leave nothing behind.
     let data = Data::new(&config, &seeds)?;
+    if !config.oracle.is_empty() {
+        oracle::check(&config.oracle)?;
+    }
+    if args.dry_run {
+        return plan::print(&config, &data, &reporter);
+    }
     let out = match &args.common.out {
         Some(out) => Some(out.clone()),
         None => unfinished(&config),
     };
     let dir = RunDir::create_or_resume(NAME, out.as_deref(), &config)?;
-    let tokenizer = write_tokenizer(dir.root())?;
+    dir.write_json("data.json", &data.account)
+        .context("the data are not those this run began with")?;
+    let tokenizer = data.tokenizer.folder(dir.root())?;
     let run = Run {
         progress: Progress::new(args.common.quiet),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -115,15 +134,25 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut timings = Timings::new();
     say!(reporter, "run folder {}", run.root().display())?;
+    if !run.data.said.is_empty() {
+        say!(reporter, "{}", run.data.said)?;
+    }
     let say =
         |name: &str, timings: &Timings| say!(reporter, "{name}: {:.1} s", timings.seconds(name));
-    let stages: [(Last, &str, Trained); 3] = [
+    let stages: [(Last, &str, Trained); 5] = [
+        (Last::Sft, "pretrain", Run::pretrain),
         (Last::Sft, "sft", Run::sft),
         (Last::Reward, "reward", Run::reward_model),
         (Last::Dpo, "dpo", Run::dpo),
+        (Last::Oracle, "oracle", Run::oracle_model),
     ];
     for (last, name, stage) in stages {
-        if args.stage >= last {
+        let needed = match name {
+            "pretrain" => run.config.pretrains(),
+            "oracle" => !run.data.oracle_pairs.is_empty(),
+            _ => true,
+        };
+        if needed && args.stage >= last {
             timings.phase(name, || stage(&run))?;
             say(name, &timings)?;
         }
@@ -184,24 +213,6 @@ fn remove_temporaries(dir: &Path) {
     }
 }
 
-fn write_tokenizer(root: &Path) -> Result<PathBuf> {
-    let folder = root.join("tokenizer");
-    let file = |name: &str| folder.join(name);
-    let files = [
-        ("tokenizer.json", tokenizer_json()),
-        ("tokenizer_config.json", tokenizer_config_json()),
-    ];
-    std::fs::create_dir_all(&folder)
-        .map_err(|e| anyhow::anyhow!("{}: cannot make: {e}", folder.display()))?;
-    for (name, text) in files {
-        if std::fs::read_to_string(file(name)).is_ok_and(|found| found == text) {
-            continue;
-        }
-        replace_file(&file(name), text.as_bytes())?;
-    }
-    Ok(folder)
-}
-
 impl Run {
     fn root(&self) -> &Path {
         self.dir.root()
@@ -211,20 +222,19 @@ impl Run {
         self.config.learner()
     }
 
-    /// What SFT starts from.
-    fn first_network(&self) -> Result<NeoxScorer> {
-        if !self.config.model.is_empty() {
-            let folder = Path::new(&self.config.model);
+    /// The model that was named, or new weights from a stream of this name.
+    fn first_network(&self, stream: &str) -> Result<NeoxScorer> {
+        if let Some(folder) = &self.data.base {
             return Ok(NeoxScorer::load(folder, true, &Device::Cpu)?);
         }
-        let (shape, seeds) = (self.config.network(), self.seeds.child("network"));
+        let (shape, seeds) = (&self.data.network, self.seeds.child(stream));
         let heads = Heads {
             language_model: true,
             ..Heads::default()
         };
-        let model = Model::random_gpt_neox(&shape, heads, Init::Small, &seeds, &Device::Cpu)?;
+        let model = Model::random_gpt_neox(shape, heads, Init::Small, &seeds, &Device::Cpu)?;
         let params = Params::new(model.params().tensors())?;
-        Ok(NeoxScorer::try_new(&shape, params)?)
+        Ok(NeoxScorer::try_new(shape, params)?)
     }
 
     /// A finished stage's network, to train on from.

@@ -10,28 +10,45 @@ use serde_json::json;
 
 use super::choices::CriticKind;
 use super::config::Config;
+use super::data::Data;
 
 /// Prints settings, memory plan and work.
-pub fn print(config: &Config, reporter: &Reporter) -> Result<()> {
-    let network = config.network();
+pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
+    let network = &data.network;
     let plan = |head, training| {
         let work = Workload {
             batch: config.micro_batch,
-            sequence: config.max_positions,
+            sequence: data.longest_prompt() + config.max_new_tokens,
             training,
             checkpointing: config.checkpoint_activations,
             ..Workload::default()
         };
-        MemoryPlan::new(&network, head, &work)
+        MemoryPlan::new(network, head, &work)
     };
     let policy = plan(Head::CausalLm, true);
     let frozen = plan(Head::CausalLm, false);
-    let fit = [
-        ("sft", fit_steps(config.demonstrations, &*config.sft()?)),
-        ("reward", fit_steps(config.pairs, &*config.reward()?)),
-        ("dpo", fit_steps(config.pairs, &config.dpo()?.fit)),
+    let (n, reward) = (data.pairs.len(), config.reward()?);
+    let mut fit = vec![
+        ("sft", fit_steps(data.demonstrations.len(), &*config.sft()?)),
+        ("reward", fit_steps(n, &*reward)),
+        ("dpo", fit_steps(n, &config.dpo()?.fit)),
     ];
+    if config.pretrains() {
+        fit.insert(
+            0,
+            (
+                "pretrain",
+                fit_steps(data.dialogues.len(), &*config.pretrain()?),
+            ),
+        );
+    }
+    if !data.oracle_pairs.is_empty() {
+        fit.push(("oracle", fit_steps(data.oracle_pairs.len(), &*reward)));
+    }
     say!(reporter, "{}", toml::to_string(config)?)?;
+    if !data.said.is_empty() {
+        say!(reporter, "{}", data.said)?;
+    }
     say!(reporter, "# memory of a network in training\n{policy}")?;
     say!(reporter, "# memory of a frozen network\n{frozen}")?;
     let critics = u64::from(config.critic == CriticKind::Separate);

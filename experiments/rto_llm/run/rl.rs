@@ -106,6 +106,7 @@ impl Run {
             _ => read_state(&stage.extra).with_context(|| format!("stage {name}: state.json"))?,
         };
         let reward = models.reward(self, method)?;
+        let oracle = self.oracle()?;
         let run = PpoRun {
             reference: &*models.sft,
             reward: &*reward,
@@ -127,15 +128,15 @@ impl Run {
                 || format!("stage {name}: stopped after the checkpoint of iteration {last}");
             let policy = rto::seq::PolicyLearner::policy(&learner);
             let batch = run.rollout(policy, &state).with_context(stopped)?;
-            let truth = self.data.mean_reward(&batch)?;
+            let truth = (oracle.metric(), oracle.mean(&batch)?);
             let report = run
                 .update(&mut learner, &mut slot, &mut state, batch)
                 .with_context(stopped)?;
             stage.write(state.iteration, &metrics(&report, truth, &config))?;
             bar.inc(1);
             bar.label(format!(
-                "{name}: reward {truth:.2}, kl {:.2}, length {:.1}",
-                report.kl, report.response_length
+                "{name}: reward {:.2}, kl {:.2}, length {:.1}",
+                truth.1, report.kl, report.response_length
             ));
             if state.iteration % every == 0 || state.iteration == config.iterations {
                 stage.save(state.iteration, write_state(&state), |new| {
@@ -210,10 +211,10 @@ fn read_state(value: &Value) -> Result<PpoState> {
     })
 }
 
-/// The names that users of other trainers already chart. `truth` is the mean true reward of the rollout.
-fn metrics(report: &IterationReport, truth: f64, config: &PpoConfig) -> Metrics {
+/// The names that users of other trainers already chart. `truth` is what the oracle makes of the rollout.
+fn metrics(report: &IterationReport, truth: (&str, f64), config: &PpoConfig) -> Metrics {
     let mut all: Metrics = vec![
-        ("objective/true_reward".into(), truth),
+        (truth.0.into(), truth.1),
         ("objective/kl".into(), report.kl),
         (
             "objective/scores".into(),

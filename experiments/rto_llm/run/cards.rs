@@ -1,0 +1,111 @@
+//! A model card in every policy's folder.
+
+use std::path::Path;
+
+use anyhow::Result;
+use rto_bridge::model_card::{Metric, ModelCard};
+use rto_bridge::win_rate::{Estimate, WinRates};
+use rto_harness::run_dir::Versions;
+
+use super::Run;
+
+/// Settings of every card; those of the method go after them.
+const SHARED: [&str; 7] = [
+    "temperature",
+    "max_new_tokens",
+    "adam_beta1",
+    "adam_beta2",
+    "weight_decay",
+    "max_grad_norm",
+    "eval_top_p",
+];
+
+impl Run {
+    /// `README.md` in the folder of each policy that was evaluated.
+    pub fn cards(&self, rates: &WinRates) -> Result<()> {
+        let settings = toml::Table::try_from(&self.config)?;
+        for (i, summary) in rates.methods.iter().enumerate() {
+            let mut metrics = vec![
+                metric(self.reward_name(), summary.score),
+                metric("length (tokens)", summary.length),
+            ];
+            metrics.extend(
+                summary
+                    .kl
+                    .map(|kl| metric("KL to the SFT policy (nats)", kl)),
+            );
+            let against = |j: usize| Some((j, rates.get(i, j)?.rate));
+            metrics.extend(
+                (0..rates.methods.len())
+                    .filter_map(against)
+                    .map(|(j, rate)| {
+                        metric(&format!("win rate against {}", rates.methods[j].name), rate)
+                    }),
+            );
+            let card = ModelCard {
+                name: format!(
+                    "{}-{}-seed{}",
+                    summary.name, self.config.preset, self.config.seed
+                ),
+                method: summary.name.clone(),
+                preset: self.config.preset.clone(),
+                seed: self.config.seed,
+                base_model: (!self.config.model.is_empty()).then(|| self.config.model.clone()),
+                datasets: self.config.data.iter().map(|d| file_name(d)).collect(),
+                evaluated_on: format!("{} held-out prompts", self.data.held_out.len()),
+                metrics,
+                settings: relevant(&settings, &summary.name),
+                made_by: Versions::new(super::NAME, Default::default()).describe(),
+            };
+            card.save(&self.saved(&summary.name))?;
+        }
+        Ok(())
+    }
+
+    /// What a higher number of the evaluation is called.
+    pub fn reward_name(&self) -> &'static str {
+        match self.data.world {
+            Some(_) => "true reward",
+            None => "reward by the oracle",
+        }
+    }
+}
+
+fn metric(name: &str, estimate: Estimate) -> Metric {
+    Metric {
+        name: name.into(),
+        value: estimate.value,
+        interval: Some((estimate.low, estimate.high)),
+    }
+}
+
+/// Where a file lies is nobody else's business.
+fn file_name(path: &str) -> String {
+    let name = Path::new(path).file_name();
+    name.map_or_else(|| path.into(), |n| n.to_string_lossy().into_owned())
+}
+
+/// The settings that made this policy.
+fn relevant(settings: &toml::Table, method: &str) -> Vec<(String, String)> {
+    let stage = method.split('_').next_back().unwrap_or(method);
+    let own = |key: &str| {
+        let of_rl = !["sft", "dpo"].contains(&method)
+            && (key.starts_with("rl_")
+                || [
+                    "gamma",
+                    "lambda",
+                    "clip",
+                    "value_clip",
+                    "beta1",
+                    "critic",
+                    "kl_estimator",
+                ]
+                .contains(&key));
+        key.starts_with(&format!("{method}_")) || key.starts_with(&format!("{stage}_")) || of_rl
+    };
+    let kept = settings
+        .iter()
+        .filter(|(key, _)| SHARED.contains(&key.as_str()) || own(key));
+    kept.map(|(key, value)| (key.clone(), value.to_string()))
+        .collect()
+}

@@ -1,0 +1,330 @@
+//! Preference files as episodes: read, cleaned, dealt out, tokenised.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use rto::Token;
+use rto::algorithm2::Pair;
+use rto::seed::SeedTree;
+use rto::seq::{Episode, Finish};
+use rto_bridge::checkpoint::hub;
+use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::data::{
+    self, ChatTemplate, CleanOptions, Lengths, ReadOptions, Roles, Rule, Split, SplitKey,
+};
+use rto_bridge::tokenizer::Tokenizer;
+use rto_bridge::tokenizer_training::{self, TrainingOptions};
+use serde_json::json;
+
+use super::codec::{Codec, TokenizerFiles, Vocabulary};
+use super::config::Config;
+use super::data::{Data, Prompt, distinct, spread};
+
+/// Of a tokenizer trained here.
+const EOS: Token = 0;
+const PAD: Token = 1;
+
+/// Folder and shape of a model on disk (or on the hub, with that feature).
+pub fn base(name: &str) -> Result<(PathBuf, GptNeoXConfig)> {
+    let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
+        .with_context(|| format!("--model {name}"))?;
+    let (config, head) = GptNeoXConfig::read(&folder.join("config.json"))?;
+    if head != Head::CausalLm {
+        bail!("--model {name}: is a classification model, expected one that writes text");
+    }
+    Ok((folder, config))
+}
+
+/// Everything that `data` gives.
+pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
+    let paths = paths(&config.data)?;
+    let base = match config.model.as_str() {
+        "" => None,
+        name => Some(base(name)?),
+    };
+    let options = ReadOptions {
+        template: template(base.as_ref().map(|(folder, _)| folder.as_path())),
+        ..ReadOptions::default()
+    };
+    let (pairs, text_report) = clean(config, data::read_pairs(&paths, &options)?, None)?;
+    let roles = deal(config, pairs, seeds)?;
+    let (tokenizer, files, network) = match &base {
+        None => fresh(config, &roles.train)?,
+        Some((folder, network)) => {
+            let tokenizer = Tokenizer::load(folder, network)?;
+            let files = TokenizerFiles::Of(folder.clone());
+            (tokenizer, files, network.clone())
+        }
+    };
+    let Some(eos) = network.eos_token else {
+        bail!(
+            "--model {}: config.json names no eos_token_id, so no response could end",
+            config.model
+        );
+    };
+    let maker = Maker {
+        config,
+        tokenizer: &tokenizer,
+        eos,
+        positions: network.max_positions,
+    };
+    let mut said = format!("{text_report}\n");
+    let mut part = |name: &str, pairs| {
+        let (pairs, report) = clean(config, pairs, Some(&maker))?;
+        if report.read > report.kept {
+            said += &format!(
+                "{name}: {} of {} pairs are too long\n",
+                report.read - report.kept,
+                report.read
+            );
+        }
+        Ok::<_, anyhow::Error>(pairs)
+    };
+    let train = part("train", roles.train)?;
+    let held = part("held out", roles.held_out)?;
+    let oracle = match roles.oracle.is_empty() {
+        true => Vec::new(),
+        false => part("oracle", roles.oracle)?,
+    };
+    let (train, dialogues) = (maker.pairs(&train)?, maker.dialogues(&train)?);
+    let (mut oracle_pairs, oracle_dialogues) = (maker.pairs(&oracle)?, maker.dialogues(&oracle)?);
+    oracle_pairs.truncate(config.pairs);
+    let held_out_pairs = maker.pairs(&held)?;
+    let prompts_of = |pairs: &[Pair]| distinct(pairs.iter().map(|p| p.winner.prompt.clone()));
+    let held_out = spread(
+        prompts_of(&held_out_pairs),
+        config.eval_prompts,
+        "of the data",
+    )?;
+    let (prompts, cut) = (prompts_of(&train), cut_share(&train));
+    said += &format!(
+        "{} pairs to train on ({} prompts), {} held out, {} for the oracle; {:.0}% of the training replies are cut at {} tokens",
+        train.len(),
+        prompts.len(),
+        held_out_pairs.len(),
+        oracle_pairs.len(),
+        100.0 * cut,
+        config.max_new_tokens,
+    );
+    let rules: Vec<_> = text_report
+        .rules
+        .iter()
+        .map(|r| {
+            json!({
+                "rule": r.rule.name(), "on": r.on, "found": r.found, "removed": r.removed,
+            })
+        })
+        .collect();
+    let account = json!({
+        "files": paths, "records": text_report.read, "kept": text_report.kept, "rules": rules,
+        "train_pairs": train.len(), "train_prompts": prompts.len(), "held_out_pairs": held_out_pairs.len(),
+        "oracle_pairs": oracle_pairs.len(), "share_of_replies_cut": cut, "vocabulary": network.vocab_size,
+    });
+    let demonstrations = train
+        .iter()
+        .take(config.demonstrations)
+        .map(|p| p.winner.clone());
+    Ok(Data {
+        world: None,
+        demonstrations: demonstrations.collect(),
+        pairs: train.into_iter().take(config.pairs).collect(),
+        codec: Codec::Pieces(Box::new(tokenizer)),
+        tokenizer: files,
+        network,
+        base: base.map(|(folder, _)| folder),
+        dialogues,
+        prompts,
+        held_out,
+        held_out_pairs,
+        oracle_dialogues,
+        oracle_pairs,
+        account,
+        said,
+    })
+}
+
+/// Files, and the data files of folders in order of name.
+fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for name in names {
+        let path = Path::new(name);
+        if !path.is_dir() {
+            all.push(path.to_path_buf());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).with_context(|| format!("--data {name}"))?;
+        let is_data = |p: &PathBuf| {
+            let name = p.file_name().unwrap_or_default().to_string_lossy();
+            [".jsonl", ".jsonl.gz", ".parquet"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        let mut found: Vec<PathBuf> = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(is_data)
+            .collect();
+        found.sort();
+        if found.is_empty() {
+            bail!("--data {name}: the folder holds no .jsonl, .jsonl.gz or .parquet file");
+        }
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+/// The model's own chat template, where it has one.
+fn template(folder: Option<&Path>) -> ChatTemplate {
+    let own = folder.and_then(|folder| ChatTemplate::from_tokenizer(folder).ok());
+    own.unwrap_or_default()
+}
+
+/// The rules on texts, or, with a maker, the one on lengths.
+fn clean(
+    config: &Config,
+    pairs: Vec<data::Pair>,
+    maker: Option<&Maker<'_>>,
+) -> Result<(Vec<data::Pair>, data::Report)> {
+    let rules = config.rules.iter().map(|name| Rule::from_name(name));
+    let rules: BTreeSet<Rule> = rules.collect::<rto_bridge::Result<_>>()?;
+    let Some(maker) = maker else {
+        let options = CleanOptions {
+            on: rules,
+            lengths: None,
+        };
+        return Ok(data::clean_pairs(pairs, &options)?);
+    };
+    let count = |text: &str| Ok(maker.tokenizer.encode(text)?.len());
+    let options = CleanOptions {
+        on: rules.into_iter().filter(|r| *r == Rule::Overlong).collect(),
+        lengths: Some(Lengths {
+            tokens: &count,
+            prompt: limit(config.cut_prompts, config.max_prompt_tokens),
+            reply: limit(config.cut_replies, config.max_new_tokens - 1),
+            total: limit(
+                config.cut_prompts || config.cut_replies,
+                maker.positions - 1,
+            ),
+        }),
+    };
+    Ok(data::clean_pairs(pairs, &options)?)
+}
+
+/// No limit on what is cut.
+fn limit(cut: bool, tokens: usize) -> usize {
+    if cut { usize::MAX } else { tokens }
+}
+
+/// A third for the oracle, unless one is given.
+fn deal(config: &Config, pairs: Vec<data::Pair>, seeds: &SeedTree) -> Result<Roles<data::Pair>> {
+    if config.oracle.is_empty() {
+        return Ok(data::roles(pairs, config.held_out_share, seeds)?);
+    }
+    let share = config.held_out_share;
+    let split = Split::try_new(&[1.0 - share, share]).context("held_out_share")?;
+    let mut parts = split.parts(pairs, &seeds.child("roles"), SplitKey::FirstTurn)?;
+    let held_out = parts.pop().unwrap_or_default();
+    Ok(Roles {
+        train: parts.pop().unwrap_or_default(),
+        held_out,
+        oracle: Vec::new(),
+    })
+}
+
+/// A tokenizer learned from the training part alone, and a network of the configured shape.
+fn fresh(
+    config: &Config,
+    train: &[data::Pair],
+) -> Result<(Tokenizer, TokenizerFiles, GptNeoXConfig)> {
+    let options = TrainingOptions {
+        vocab_size: config.vocab_size,
+        min_frequency: 2,
+        max_positions: config.max_positions,
+    };
+    let texts = train.iter().map(|p| format!("{}{}", p.prompt, p.chosen));
+    let texts: Vec<String> = texts.collect();
+    let trained = tokenizer_training::train(texts.iter(), &options)?;
+    let network = config.network(Vocabulary {
+        size: trained.vocab_size(),
+        eos: EOS,
+        pad: PAD,
+    });
+    let files = TokenizerFiles::Own(trained.files()?.into());
+    Ok((trained.into(), files, network))
+}
+
+/// Makes episodes of texts.
+struct Maker<'a> {
+    config: &'a Config,
+    tokenizer: &'a Tokenizer,
+    eos: Token,
+    positions: usize,
+}
+
+impl Maker<'_> {
+    fn pairs(&self, pairs: &[data::Pair]) -> Result<Vec<Pair>> {
+        let pair = |p: &data::Pair| {
+            let prompt = self.prompt(&p.prompt)?;
+            Ok(Pair {
+                winner: self.episode(&prompt, &p.chosen)?,
+                loser: self.episode(&prompt, &p.rejected)?,
+            })
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    /// Its last tokens: what was said last is what is answered.
+    fn prompt(&self, text: &str) -> Result<Prompt> {
+        let tokens = self.tokenizer.encode(text)?;
+        let longest = self
+            .config
+            .max_prompt_tokens
+            .min(self.positions - self.config.max_new_tokens);
+        let start = tokens.len().saturating_sub(longest);
+        Ok(tokens[start..].into())
+    }
+
+    /// With its end, or cut without one.
+    fn episode(&self, prompt: &Prompt, reply: &str) -> Result<Episode> {
+        let mut response = self.tokenizer.encode(reply)?;
+        response.push(self.eos);
+        let most = self.config.max_new_tokens;
+        let finish = match response.len() <= most {
+            true => Finish::Eos,
+            false => Finish::Length,
+        };
+        response.truncate(most);
+        Ok(Episode::try_new(prompt.clone(), response, finish)?)
+    }
+
+    /// Whole dialogues in windows as long as the network sees, each after the end of a text.
+    fn dialogues(&self, pairs: &[data::Pair]) -> Result<Vec<Episode>> {
+        if !self.config.pretrains() {
+            return Ok(Vec::new());
+        }
+        let start: Prompt = Arc::from([self.eos]);
+        let mut all = Vec::new();
+        for pair in pairs.iter().take(self.config.demonstrations) {
+            let mut tokens = self
+                .tokenizer
+                .encode(&format!("{}{}", pair.prompt, pair.chosen))?;
+            tokens.push(self.eos);
+            for window in tokens.chunks(self.positions - 1) {
+                let finish = match window.last() == Some(&self.eos) {
+                    true => Finish::Eos,
+                    false => Finish::Length,
+                };
+                all.push(Episode::try_new(start.clone(), window.to_vec(), finish)?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn cut_share(pairs: &[Pair]) -> f64 {
+    let both = pairs.iter().flat_map(|p| [&p.winner, &p.loser]);
+    let cut = both.filter(|e| e.finish == Finish::Length).count();
+    cut as f64 / (2 * pairs.len()).max(1) as f64
+}

@@ -1,0 +1,134 @@
+//! What a response is worth when policies are compared: the world's own reward, or a reward model that trained none of them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use rto::seq::{Episode, Finish};
+use rto::token_reward::SentenceReward;
+use rto_bridge::checkpoint::hub;
+use rto_bridge::learner::NeoxScorer;
+use rto_bridge::tokenizer::Tokenizer;
+
+use super::Run;
+use super::codec::Codec;
+
+/// Scores responses.
+pub enum Oracle<'a> {
+    /// Known.
+    World(&'a rto_bridge::world::World),
+    /// Trained on pairs that nothing else of the run has seen.
+    Trained(Box<NeoxScorer>),
+    /// The user's, which reads text in tokens of its own.
+    Given {
+        scorer: Box<NeoxScorer>,
+        tokenizer: Box<Tokenizer>,
+        codec: &'a Codec,
+    },
+}
+
+impl Oracle<'_> {
+    /// One number per response.
+    pub fn rewards(&self, batch: &[Episode]) -> Result<Vec<f64>> {
+        Ok(match self {
+            Self::World(world) => {
+                let rewards = batch.iter().map(|e| world.reward(e));
+                rewards.collect::<rto::Result<_>>()?
+            }
+            Self::Trained(scorer) => last(scorer, batch)?,
+            Self::Given {
+                scorer,
+                tokenizer,
+                codec,
+            } => {
+                let read = batch.iter().map(|e| translate(e, scorer, tokenizer, codec));
+                last(scorer, &read.collect::<Result<Vec<_>>>()?)?
+            }
+        })
+    }
+
+    pub fn mean(&self, batch: &[Episode]) -> Result<f64> {
+        let sum: f64 = self.rewards(batch)?.iter().sum();
+        Ok(sum / batch.len().max(1) as f64)
+    }
+
+    /// What its mean over a batch is logged as.
+    pub fn metric(&self) -> &'static str {
+        match self {
+            Self::World(_) => "objective/true_reward",
+            _ => "objective/oracle_reward",
+        }
+    }
+}
+
+fn last(scorer: &NeoxScorer, batch: &[Episode]) -> Result<Vec<f64>> {
+    use rto::seq::TokenReward;
+    Ok(SentenceReward::new(scorer).rewards(batch)?.row_sums())
+}
+
+/// The same dialogue in the tokens of another model; too long a prompt loses its start.
+fn translate(
+    episode: &Episode,
+    scorer: &NeoxScorer,
+    tokenizer: &Tokenizer,
+    codec: &Codec,
+) -> Result<Episode> {
+    let mut response = tokenizer.encode(&codec.text(&episode.response)?)?;
+    if let (Finish::Eos, Some(eos)) = (episode.finish, scorer.config().eos_token) {
+        response.push(eos);
+    }
+    let positions = scorer.config().max_positions;
+    response.truncate(positions - 1);
+    let prompt = tokenizer.encode(&codec.text(&episode.prompt)?)?;
+    if response.is_empty() {
+        // A response without words that did not end: its prompt's last token is read.
+        response.extend(prompt.last());
+    }
+    let start = (prompt.len() + response.len()).saturating_sub(positions);
+    Ok(Episode::try_new(
+        prompt[start..].into(),
+        response,
+        episode.finish,
+    )?)
+}
+
+/// Refuses an oracle that cannot score, before anything is written.
+pub fn check(name: &str) -> Result<()> {
+    load(name).map(drop)
+}
+
+fn load(name: &str) -> Result<(NeoxScorer, Tokenizer)> {
+    let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
+        .with_context(|| format!("--oracle {name}"))?;
+    let scorer = NeoxScorer::load(&folder, false, &Device::Cpu)?;
+    use rto::seq::{Channel, TokenScorer};
+    if !scorer.channels().contains(&Channel::Reward) {
+        bail!(
+            "--oracle {name}: writes text, expected a sequence-classification model with one label"
+        );
+    }
+    let tokenizer = Tokenizer::load(&folder, scorer.config())?;
+    Ok((scorer, tokenizer))
+}
+
+impl Run {
+    pub fn oracle(&self) -> Result<Oracle<'_>> {
+        if let Some(world) = &self.data.world {
+            return Ok(Oracle::World(world));
+        }
+        if !self.config.oracle.is_empty() {
+            let (scorer, tokenizer) = load(&self.config.oracle)?;
+            return Ok(Oracle::Given {
+                scorer: Box::new(scorer),
+                tokenizer: Box::new(tokenizer),
+                codec: &self.data.codec,
+            });
+        }
+        let folder: &Path = &self.saved("oracle");
+        Ok(Oracle::Trained(Box::new(NeoxScorer::load(
+            folder,
+            false,
+            &Device::Cpu,
+        )?)))
+    }
+}
