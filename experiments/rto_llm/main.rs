@@ -46,6 +46,9 @@ const EXAMPLES: &str = "\
 Examples:
   rto_llm                                             the whole experiment, some minutes on two cores
   rto_llm --smoke --out runs/smoke                    every stage in seconds; nothing is learned
+  rto_llm --preset hh-scratch --data harmless-base/test.jsonl.gz
+                                                      human preferences, everything learned from your files
+  rto_llm --preset pythia-160m --model ./pythia-160m --data helpful-base/train.jsonl.gz --dry-run
   rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
   rto_llm info --model pythia-14m
   rto_llm generate --model pythia-14m --prompt 'Once upon a time' --max-new-tokens 40

@@ -9,16 +9,24 @@ use std::collections::BTreeSet;
 
 /// The implicit reward of the DPO model, under the names it may have.
 const IMPLICIT: [&str; 3] = ["reward/dpo_token", "reward/dpo", "objective/scores"];
-/// The true reward during training, where a world has one.
-const TRUE_REWARD: [&str; 2] = ["reward/true", "objective/true_reward"];
+/// What the policies are compared by, during training: the true reward of a world, or that of an oracle.
+const TRUE_REWARD: [&str; 3] = [
+    "reward/true",
+    "objective/true_reward",
+    "objective/oracle_reward",
+];
 const KL: &str = "objective/kl";
 const BETA2: &str = "objective/beta2";
 
 /// What a reader looks at first, with the axis it gets.
-const SHOWN: [(&str, &str); 13] = [
+const SHOWN: [(&str, &str); 14] = [
     ("objective/rlhf_reward", "reward less KL penalty"),
     ("objective/true_reward", "true reward per response"),
     ("reward/true", "true reward per response"),
+    (
+        "objective/oracle_reward",
+        "reward by the oracle per response",
+    ),
     ("objective/kl", "KL to the reference (nats)"),
     ("policy/clipfrac_avg", "share of clipped ratios"),
     ("policy/approxkl_avg", "KL of an update (nats)"),
@@ -170,7 +178,7 @@ fn draw<'a>(run: &Run, stages: impl Iterator<Item = &'a &'a Stage>, title: &str)
     })
 }
 
-/// Mean true reward against mean KL: what each method paid for what it got.
+/// Mean reward against mean KL: what each method paid for what it got.
 pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
     page.section("frontier", "Reward against KL");
     let evaluation = match &run.evaluation {
@@ -183,7 +191,7 @@ pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
     let mut figure = Figure::new(
         "What each method pays in KL for its reward",
         Axis::linear("KL to the reference per response (nats)"),
-        Axis::linear("reward per response"),
+        Axis::linear(&format!("{} per response", run.reward_name())),
     )
     .caption("Markers are held-out means with 95% intervals; lines are the way there during training (means of batches), where the run logged both.");
     figure.series = ways(run);

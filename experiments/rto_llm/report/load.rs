@@ -62,6 +62,14 @@ pub struct Exact {
     pub numbers: [f64; 3],
 }
 
+/// How often a model ranks held-out pairs as people did.
+pub struct Agreement {
+    pub model: String,
+    /// Share with its 95% interval.
+    pub accuracy: [f64; 3],
+    pub pairs: f64,
+}
+
 pub struct Run {
     pub config: Part<String>,
     pub versions: Part<Map<String, Value>>,
@@ -72,6 +80,8 @@ pub struct Run {
     pub samples: Part<Vec<Sample>>,
     pub exact: Part<Vec<Exact>>,
     pub credit: Part<Vec<Credit>>,
+    /// Where people's labels are known; most runs of the synthetic world have none.
+    pub agreement: Part<Vec<Agreement>>,
 }
 
 impl Run {
@@ -90,6 +100,7 @@ impl Run {
             samples: part(dir, "samples.jsonl", |path| lines(path, sample)),
             exact: part(dir, "exact.csv", exact),
             credit: part(dir, "credit.jsonl", |path| lines(path, credit)),
+            agreement: part(dir, "agreement.csv", agreement),
         }
     }
 
@@ -110,7 +121,7 @@ impl Run {
             .collect()
     }
 
-    fn absent(&self) -> [Option<&Absent>; 8] {
+    fn absent(&self) -> [Option<&Absent>; 9] {
         [
             self.config.as_ref().err(),
             self.versions.as_ref().err(),
@@ -120,7 +131,17 @@ impl Run {
             self.samples.as_ref().err(),
             self.exact.as_ref().err(),
             self.credit.as_ref().err(),
+            self.agreement.as_ref().err(),
         ]
+    }
+
+    /// What the policies are compared by.
+    pub fn reward_name(&self) -> &'static str {
+        let mut stages = self.stages.iter().flatten();
+        match stages.any(|s| s.series.contains_key("objective/oracle_reward")) {
+            true => "reward by the oracle",
+            false => "true reward",
+        }
     }
 
     /// A top-level line `key = value` of the config, without quotes.
@@ -193,6 +214,19 @@ fn sample(map: &Map<String, Value>) -> Result<Sample> {
         response: text(map, "response")?,
         reward: map.get("reward").and_then(Value::as_f64),
     })
+}
+
+fn agreement(path: &Path) -> Result<Vec<Agreement>> {
+    let table = Table::from_csv(path)?;
+    let column = |name: &str| table.floats(name);
+    let (share, low, high) = (column("accuracy")?, column("low")?, column("high")?);
+    let (models, pairs) = (table.texts("model")?, column("pairs")?);
+    let row = |i: usize| Agreement {
+        model: models[i].clone(),
+        accuracy: [share[i], low[i], high[i]],
+        pairs: pairs[i],
+    };
+    Ok((0..table.len()).map(row).collect())
 }
 
 fn credit(map: &Map<String, Value>) -> Result<Credit> {

@@ -11,6 +11,7 @@
 //! | `judge.csv` | `row,column,prompt_id,preference,length_difference`: 1, 0.5 or 0 for the row's answer, empty where the judge gave no verdict; only where one was asked |
 //! | `samples.jsonl` | `{"method", "prompt", "response", "reward"}` |
 //! | `exact.csv` | `method,subopt,value,kl` on a world small enough to enumerate |
+//! | `agreement.csv` | `model,accuracy,low,high,pairs` where people's labels are known |
 //! | `credit.jsonl` | `{"prompt", "tokens", "dpo_reward", "true_reward"}`, as long as the response |
 
 mod charts;
@@ -73,6 +74,7 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     charts::figure3(&mut page, &run)?;
     charts::frontier(&mut page, &run)?;
     tables::exact(&mut page, &run);
+    tables::agreement(&mut page, &run);
     samples::section(&mut page, &run);
     credit::section(&mut page, &run);
     charts::training(&mut page, &run)?;

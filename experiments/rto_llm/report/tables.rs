@@ -185,7 +185,7 @@ pub fn methods(page: &mut Page, run: &Run) {
         });
     let head = [
         "method",
-        "true reward",
+        run.reward_name(),
         "KL to the reference (nats)",
         "length (tokens)",
         "ended by itself",
@@ -196,8 +196,36 @@ pub fn methods(page: &mut Page, run: &Run) {
     page.table("", &head, &rows);
 }
 
+/// Where people's labels on held-out pairs are known.
+pub fn agreement(page: &mut Page, run: &Run) {
+    let agreement = match &run.agreement {
+        Ok(agreement) => agreement,
+        Err(absent) if absent.damaged => {
+            page.section("agreement", "Agreement with people");
+            return page.absent(&absent.why, absent.damaged);
+        }
+        Err(_) => return,
+    };
+    page.section("agreement", "Agreement with people");
+    page.say("How often each model ranks the two replies of a held-out pair as people did, with Clopper and Pearson's 95% interval. The oracle judges the policies, so its own agreement bounds what their win rates mean.");
+    let row = |a: &super::load::Agreement| {
+        let [share, low, high] = a.accuracy.map(percent);
+        vec![
+            escape(&a.model),
+            format!("{share}% [{low}, {high}]"),
+            format!("{:.0}", a.pairs),
+        ]
+    };
+    let rows: Vec<Vec<String>> = agreement.iter().map(row).collect();
+    page.table("", &["model", "agreement", "pairs"], &rows);
+}
+
 /// On a world small enough to enumerate.
 pub fn exact(page: &mut Page, run: &Run) {
+    // Real text has neither a known reward nor an end.
+    if run.agreement.is_ok() && run.exact.as_ref().is_err_and(|absent| !absent.damaged) {
+        return;
+    }
     page.section("exact", "Exact suboptimality");
     let exact = match &run.exact {
         Ok(exact) => exact,

@@ -1,0 +1,303 @@
+//! `rto_llm --data`: preference files in place of the synthetic world.
+
+use super::training::{contents, same};
+use super::{error, fixture, objects, ok};
+use std::fs;
+use std::path::Path;
+
+/// Dialogues in the form of HH-RLHF, with one identical pair and one that was there before.
+fn dialogues(n: usize) -> String {
+    let mut lines = Vec::new();
+    for i in 0..n {
+        let (town, colour) = (["Rome", "Oslo", "Lima"][i % 3], ["red", "blue"][i % 2]);
+        let prompt =
+            format!("\n\nHuman: I saw {i} {colour} doors in {town}, what now?\n\nAssistant:");
+        let line = serde_json::json!({
+            "chosen": format!("{prompt} You could count the {colour} ones again."),
+            "rejected": format!("{prompt} I do not care about {town}."),
+        });
+        lines.push(line.to_string());
+    }
+    lines.push(lines[0].clone());
+    let same = "\n\nHuman: Hello?\n\nAssistant: Yes.";
+    lines.push(serde_json::json!({"chosen": same, "rejected": same}).to_string());
+    lines.join("\n") + "\n"
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn a_run_on_preference_files_ends_with_everything_that_they_allow() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = write(dir.path(), "pairs.jsonl", &dialogues(80));
+    let out = dir.path().join("run");
+    let arguments = |out: &Path| -> Vec<String> {
+        [
+            "--preset",
+            "hh-scratch",
+            "--data",
+            &data,
+            "--smoke",
+            "--quiet",
+            "--methods",
+            "ppo,rto",
+            "--out",
+        ]
+        .into_iter()
+        .map(String::from)
+        .chain([out.to_str().unwrap().into()])
+        .collect()
+    };
+    let all = arguments(&out);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let text = ok(&all);
+    assert!(text.contains("82 records read, 80 kept"), "{text}");
+
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    let account: serde_json::Value = serde_json::from_str(&read("data.json")).unwrap();
+    let count = |key: &str| account[key].as_u64().unwrap();
+    assert_eq!(
+        count("kept"),
+        count("train_pairs") + count("held_out_pairs") + count("oracle_pairs")
+    );
+    for (rule, removed) in [("identical-pair", 1), ("duplicate", 1), ("overlong", 0)] {
+        let rules = account["rules"].as_array().unwrap();
+        let row = rules.iter().find(|r| r["rule"] == rule).unwrap();
+        assert_eq!(row["removed"], removed, "{rule}");
+    }
+
+    // No conversation trains a policy and the oracle, or is trained on and evaluated.
+    let responses = objects(&read("responses.jsonl"));
+    assert_eq!(
+        responses.len(),
+        4 * 10,
+        "sft, dpo, ppo and rto on ten prompts"
+    );
+    for line in &responses {
+        assert!(line["prompt"].as_str().unwrap().ends_with("Assistant:"));
+        assert!(line["reward"].is_f64() && line["kl"].is_f64() && line["length"].is_u64());
+    }
+    for name in [
+        "pretrain",
+        "sft",
+        "reward",
+        "dpo",
+        "oracle_pretrain",
+        "oracle",
+        "ppo",
+        "rto",
+    ] {
+        assert!(
+            out.join("policies")
+                .join(name)
+                .join("tokenizer.json")
+                .is_file(),
+            "{name}"
+        );
+    }
+    let card = read("policies/rto/README.md");
+    assert!(
+        card.contains("reward by the oracle") && card.contains("`pairs.jsonl`"),
+        "{card}"
+    );
+    let agreement = read("agreement.csv");
+    assert_eq!(
+        agreement.lines().count(),
+        4,
+        "oracle, reward and dpo: {agreement}"
+    );
+    assert!(!out.join("exact.csv").exists(), "nothing can be enumerated");
+    let page = read("report.html");
+    assert!(page.contains("Agreement with people") && !page.contains("true reward"));
+    assert!(read("metrics/rto.jsonl").contains("objective/oracle_reward"));
+
+    let again = dir.path().join("again");
+    let second = arguments(&again);
+    ok(&second.iter().map(String::as_str).collect::<Vec<_>>());
+    same(&contents(&out), &contents(&again));
+
+    // A trained policy as the start, its own reward model as the oracle.
+    let (sft, oracle) = (out.join("policies/sft"), out.join("policies/oracle"));
+    let third = dir.path().join("third");
+    let [sft, oracle, third] = [&sft, &oracle, &third].map(|p| p.to_str().unwrap());
+    ok(&[
+        "--smoke",
+        "--quiet",
+        "--data",
+        &data,
+        "--model",
+        sft,
+        "--oracle",
+        oracle,
+        "--methods",
+        "dppo",
+        "--set",
+        "max_prompt_tokens=32",
+        "--set",
+        "cut_replies=true",
+        "--set",
+        "held_out_share=0.25",
+        "--out",
+        third,
+    ]);
+    assert!(
+        Path::new(third)
+            .join("policies/dppo/model.safetensors")
+            .is_file()
+    );
+    assert!(
+        !Path::new(third).join("policies/oracle").exists(),
+        "one was given"
+    );
+
+    // The run does not go on with other data.
+    let before = contents(&out);
+    write(dir.path(), "pairs.jsonl", &dialogues(81));
+    let said = error(&all);
+    assert!(said.contains("data.json"), "{said}");
+    same(&before, &contents(&out));
+}
+
+#[test]
+fn bad_data_is_one_clear_line_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = write(dir.path(), "good.jsonl", &dialogues(80));
+    let bad = |name: &str, text: &str| write(dir.path(), name, text);
+    let broken = bad("broken.jsonl", &(dialogues(3) + "{\"chosen\": \n"));
+    let column = bad("column.jsonl", "{\"text\": \"a\", \"rejected\": \"b\"}\n");
+    let empty = bad("empty.jsonl", "");
+    let none = dir.path().join("none");
+    fs::create_dir(&none).unwrap();
+    let model = fixture("plain");
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    for entry in fs::read_dir(&model).unwrap().flatten() {
+        fs::copy(entry.path(), other.join(entry.file_name())).unwrap();
+    }
+    let tokenizer = fs::read_to_string(other.join("tokenizer.json")).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    tokenizer["model"]["vocab"]["too far"] = 99_999.into();
+    fs::write(other.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let (other, none) = (other.to_str().unwrap(), none.to_str().unwrap());
+    let cases: [(&[&str], &[&str]); 13] = [
+        (&[], &["--data"]),
+        (&["--data", "nowhere.jsonl"], &["nowhere.jsonl"]),
+        (&["--data", &broken], &["broken.jsonl:6"]),
+        (
+            &["--data", &column],
+            &["column.jsonl:1", "\"chosen\"", "text"],
+        ),
+        (&["--data", &empty], &["empty.jsonl", "empty"]),
+        (&["--data", none], &["holds no .jsonl"]),
+        (&["--data", "world", &good], &["\"world\" beside files"]),
+        (
+            &[
+                "--data",
+                &good,
+                "--set",
+                "max_prompt_tokens=4",
+                "--set",
+                "cut_prompts=false",
+            ],
+            &["overlong"],
+        ),
+        (
+            &["--data", &good, "--set", "max_new_tokens=100"],
+            &["max_positions: found 160"],
+        ),
+        (
+            &["--data", &good, "--set", "rules=[\"long\"]"],
+            &["rules", "long", "overlong"],
+        ),
+        (
+            &["--data", &good, "--model", other],
+            &["tokenizer.json", "99999"],
+        ),
+        (
+            &["--data", &good, "--oracle", &model],
+            &["--oracle", "sequence-classification"],
+        ),
+        (
+            &["--data", &good, "--set", "eval_prompts=1000"],
+            &["eval_prompts: found 1000"],
+        ),
+    ];
+    let out = dir.path().join("out");
+    for (arguments, expected) in cases {
+        let mut all = vec![
+            "--preset",
+            "hh-scratch",
+            "--smoke",
+            "--quiet",
+            "--out",
+            out.to_str().unwrap(),
+        ];
+        all.extend(arguments);
+        let said = error(&all);
+        for word in expected {
+            assert!(said.contains(word), "{arguments:?}: {said}");
+        }
+        assert!(!out.exists(), "{arguments:?} left something behind");
+    }
+}
+
+#[test]
+fn every_preset_resolves() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = write(dir.path(), "pairs.jsonl", &dialogues(80));
+    let model = fixture("plain");
+    let names = [
+        "pythia-14m",
+        "pythia-70m",
+        "pythia-160m",
+        "pythia-410m",
+        "pythia-1b",
+        "pythia-1.4b",
+        "pythia-2.8b-hh",
+    ];
+    for name in names {
+        // The paper's own numbers: Tables 2 to 5.
+        let text = ok(&[
+            "--preset",
+            name,
+            "--dry-run",
+            "--quiet",
+            "--data",
+            &data,
+            "--model",
+            &model,
+            "--set",
+            "eval_prompts=1",
+            "--set",
+            "max_prompt_tokens=24",
+            "--set",
+            "max_new_tokens=24",
+            "--set",
+            "held_out_share=0.2",
+        ]);
+        for line in [
+            "sft_learning_rate = 0.00001",
+            "sft_batch_size = 32",
+            "dpo_learning_rate = 0.000005",
+            "dpo_beta = 0.1",
+            "dpo_batch_size = 32",
+            "reward_batch_size = 128",
+            "reward_learning_rate = 0.00001",
+            "rl_prompts = 256",
+            "rl_minibatch_size = 16",
+            "rl_epochs = 2",
+            "rl_learning_rate = 0.000005",
+            "beta1 = 0.1",
+            "printed_beta2 = 0.03",
+            "dppo_beta2 = 0.05",
+            "ppo_beta2 = 0.05",
+        ] {
+            let found = text.lines().any(|l| l == line);
+            assert!(found, "{name}: no line {line}");
+        }
+    }
+}
