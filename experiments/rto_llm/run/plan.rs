@@ -30,7 +30,7 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
     let (n, reward) = (data.pairs.len(), config.reward()?);
     let mut fit = vec![
         ("sft", fit_steps(data.demonstrations.len(), &*config.sft()?)),
-        ("reward", fit_steps(n, &*reward)),
+        ("reward", fit_steps(n, &reward)),
         ("dpo", fit_steps(n, &config.dpo()?.fit)),
     ];
     if config.pretrains() {
@@ -43,7 +43,7 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
         );
     }
     if !data.oracle_pairs.is_empty() {
-        fit.push(("oracle", fit_steps(data.oracle_pairs.len(), &*reward)));
+        fit.push(("oracle", fit_steps(data.oracle_pairs.len(), &reward)));
     }
     say!(reporter, "{}", toml::to_string(config)?)?;
     if !data.said.is_empty() {
