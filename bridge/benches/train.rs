@@ -1,7 +1,8 @@
 //! Tokens (or preference pairs) per CPU second of a training step, and its peak memory, on random weights.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p rto-bridge --bench train -- MODEL TASK [--checkpointing] [--repetitions N]`, where MODEL is
-//! `tiny` (2 layers of 64), `14m` (Pythia-14m) or `wide` (12 layers of 768, small vocabulary, 4 texts of 512), TASK is `sft` or `dpo`.
+//! `tiny` (2 layers of 64), `14m` (Pythia-14m) or `wide` (12 layers of 768, small vocabulary, 4 texts of 512), TASK is `sft`, `dpo` or
+//! `ppo`: samples of RTO iterations of 16 prompts, written, scored and learned from.
 //! A line of JSON: medians over the repetitions after one warm-up step; `activations_mb` is the peak without the program itself and
 //! without weights, gradients and moments (16 bytes a weight, 4 for a weight of the reference).
 
@@ -13,6 +14,9 @@ use rto_bridge::config::{Activation, GptNeoXConfig};
 use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
 use rto_bridge::optimizer::{AdamW, AdamWConfig};
 use rto_bridge::params::{Gradients, Init};
+
+#[path = "train/ppo.rs"]
+mod ppo;
 
 struct Shape {
     vocab_size: usize,
@@ -42,8 +46,8 @@ fn shape(name: &str) -> Option<Shape> {
     })
 }
 
-fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
-    let config = GptNeoXConfig {
+fn config(s: &Shape) -> GptNeoXConfig {
+    GptNeoXConfig {
         vocab_size: s.vocab_size,
         hidden_size: s.hidden_size,
         n_layers: s.n_layers,
@@ -60,13 +64,16 @@ fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
         bos_token: None,
         eos_token: Some(0),
         pad_token: None,
-    };
+    }
+}
+
+fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
     let heads = Heads {
         language_model: true,
         ..Heads::default()
     };
     Model::random_gpt_neox(
-        &config,
+        &config(s),
         heads,
         Init::Normal { std: 0.02 },
         &SeedTree::new(seed),
@@ -176,13 +183,36 @@ fn dpo(batch: &Batch, policy: &[f64], reference: &[f64]) -> (f64, Vec<f64>) {
     (loss, grad)
 }
 
+/// The prompt is a quarter of what `tiny` can see, and 32 tokens else; responses have 48 or 64.
+fn ppo(name: &str, shape: &Shape, repetitions: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let (prompt, new) = match shape.max_positions < 96 {
+        true => (shape.max_positions / 4, shape.max_positions * 3 / 4),
+        false => (32, 64),
+    };
+    let models = [model(shape, 0)?, model(shape, 1)?, model(shape, 2)?];
+    let mut work = ppo::Work::new(models, &config(shape), prompt, new)?;
+    let mut objective = work.iterate(cpu_seconds)?;
+    work.seconds.clear();
+    for _ in 0..repetitions {
+        objective = work.iterate(cpu_seconds)?;
+    }
+    work.seconds.sort_by(|a, b| a[1].total_cmp(&b[1]));
+    let [written, all] = work.seconds[work.seconds.len() / 2];
+    println!(
+        "{{\"model\":\"{name}\",\"task\":\"ppo\",\"unit\":\"samples\",\"per_cpu_second\":{:.2},\"cpu_median_s\":{all:.4},\"generation_s\":{written:.4},\"peak_mb\":{:.0},\"objective\":{objective:.5}}}",
+        ppo::BATCH as f64 / all,
+        megabytes("VmHWM"),
+    );
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| a != "--bench")
         .collect();
     let [name, task, options @ ..] = arguments.as_slice() else {
-        println!("name a model (tiny, 14m, wide) and a task (sft, dpo)");
+        println!("name a model (tiny, 14m, wide) and a task (sft, dpo, ppo)");
         return Ok(());
     };
     let shape = shape(name).ok_or("expected tiny, 14m or wide")?;
@@ -193,6 +223,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .and_then(|i| options.get(i + 1))
     };
     let repetitions: usize = after("--repetitions").map_or(Ok(5), |n| n.parse())?;
+    if task == "ppo" {
+        return ppo(name, &shape, repetitions);
+    }
     let prompt = if task == "dpo" {
         32.min(shape.length / 2)
     } else {
