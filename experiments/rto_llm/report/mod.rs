@@ -84,6 +84,14 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     Ok(run.problems())
 }
 
+/// Table 1 of a finished run.
+pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
+    match Run::load(folder).evaluation {
+        Ok(evaluation) => Ok(evaluation.win_rates),
+        Err(absent) => bail!("{}: {}", folder.display(), absent.why),
+    }
+}
+
 /// From the settings alone: the same run in another folder has the same page.
 fn title(run: &Run) -> String {
     match (run.setting("preset"), run.setting("seed")) {

@@ -50,7 +50,7 @@ impl Run {
         let mut methods = Vec::new();
         let bar = self
             .progress
-            .bar(self.policies().len() as u64, "evaluating");
+            .bar(self.policies().len() as u64, self.title("evaluate"));
         for name in self.policies() {
             let scorer = self.frozen(name)?.with_reference(sft.clone());
             let policy = self.policy(scorer)?;

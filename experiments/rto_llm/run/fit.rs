@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rto::algorithm2::{Checked, FitConfig, OnStep, Pair, dpo, fit_reward, fit_steps, sft};
@@ -11,6 +12,7 @@ use rto_bridge::learner::{NeoxLearner, NeoxRegressor, NeoxScorer};
 use serde_json::Value;
 
 use super::Run;
+use super::fault::nan_at;
 use super::probe::{Memo, Probe, Seen};
 use super::stage::{Metrics, Stage, is_done};
 
@@ -192,14 +194,19 @@ impl Run {
         drive: &mut Drive<'_>,
         measure: &Measure<'_>,
     ) -> Result<()> {
-        let bar = self.progress.bar(total, name.to_string());
+        let title = self.title(name);
+        let bar = self.progress.bar(total, title.clone());
         bar.inc(stage.step);
+        let (start, mut tokens) = (Instant::now(), 0);
         while stage.step < total {
             let end = total.min(stage.step + self.config.save_every);
             let (seen, mut failed) = (Seen::default(), None);
             let mut probe = Probe {
                 learner,
                 seen: &seen,
+                poison: (stage.step..end)
+                    .position(|step| nan_at(name, step + 1))
+                    .map(|left| left as u64),
             };
             let steps = stage.step..end;
             let done = drive(&mut probe, steps, &mut |step, report| {
@@ -210,9 +217,17 @@ impl Run {
                 ];
                 if let Some((batch, scores)) = &*seen.borrow() {
                     metrics.extend(measure(batch, scores)?);
+                    tokens += batch
+                        .iter()
+                        .map(|e| e.prompt.len() + e.len())
+                        .sum::<usize>();
                 }
                 bar.inc(1);
-                bar.label(format!("{name}: loss {:.3}", report.loss));
+                bar.label(format!(
+                    "{title}: loss {:.3}, {:.0} tokens/s",
+                    report.loss,
+                    tokens as f64 / start.elapsed().as_secs_f64()
+                ));
                 stage.write(step + 1, &metrics).map_err(|e| {
                     failed = Some(e);
                     rto::Error::Backend("stopped".into())

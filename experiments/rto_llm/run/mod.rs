@@ -5,13 +5,16 @@ mod choices;
 mod codec;
 mod config;
 mod data;
+mod estimate;
 mod evaluate;
+mod fault;
 mod files;
 mod fit;
 mod oracle;
 mod plan;
 mod probe;
 mod rl;
+mod seeds;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +25,7 @@ use rto::seed::SeedTree;
 use rto_bridge::learner::{LearnerOptions, NeoxPolicy, NeoxScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
-use rto_harness::cli::Common;
+use rto_harness::cli::{Common, Reporter};
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
@@ -36,7 +39,7 @@ use data::Data;
 const NAME: &str = "rto_llm";
 
 /// Flags of a run.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     common: Common,
@@ -53,6 +56,9 @@ pub struct Args {
     /// What judges held-out responses: a folder with a reward model (sequence classification, its own tokenizer)
     #[arg(long, value_name = "FOLDER")]
     oracle: Option<String>,
+    /// Run under several seeds, as 1,2,5 or 1..5, each in a folder below --out, and compare over seeds
+    #[arg(long, value_name = "LIST", conflicts_with = "seed")]
+    seeds: Option<seeds::Seeds>,
     /// Stop after this stage; a later run with the same --out goes on
     #[arg(long, value_enum, default_value_t = Last::Evaluate)]
     stage: Last,
@@ -105,6 +111,13 @@ pub fn run(args: &Args) -> Result<()> {
     if args.common.redraw.is_some() {
         anyhow::bail!("--redraw: rto_llm has no figures of its own to draw again");
     }
+    match &args.seeds {
+        Some(seeds) if !args.dry_run => seeds::run(args, seeds, &reporter),
+        _ => run_one(args, &reporter),
+    }
+}
+
+fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     let config = config::resolve(args)?;
     let seeds = SeedTree::new(config.seed).child(NAME);
     // Bad settings and bad data leave nothing behind.
@@ -113,7 +126,7 @@ pub fn run(args: &Args) -> Result<()> {
         oracle::check(&config.oracle)?;
     }
     if args.dry_run {
-        return plan::print(&config, &data, &reporter);
+        return plan::print(&config, &data, reporter);
     }
     let out = match &args.common.out {
         Some(out) => Some(out.clone()),
@@ -216,6 +229,29 @@ fn remove_temporaries(dir: &Path) {
 impl Run {
     fn root(&self) -> &Path {
         self.dir.root()
+    }
+
+    /// A stage's place among all, for progress bars.
+    fn title(&self, name: &str) -> String {
+        let fixed = [
+            "pretrain",
+            "sft",
+            "reward",
+            "dpo",
+            "oracle_pretrain",
+            "oracle",
+        ];
+        let needed = |stage: &&str| match *stage {
+            "pretrain" => self.config.pretrains(),
+            "oracle_pretrain" => self.config.pretrains() && !self.data.oracle_pairs.is_empty(),
+            "oracle" => !self.data.oracle_pairs.is_empty(),
+            _ => true,
+        };
+        let methods = self.config.methods.iter().map(|m| m.name());
+        let all: Vec<&str> = fixed.into_iter().filter(needed).chain(methods).collect();
+        // Evaluation comes last.
+        let place = all.iter().position(|n| *n == name).unwrap_or(all.len());
+        format!("[{}/{}] {name}", place + 1, all.len() + 1)
     }
 
     fn options(&self) -> LearnerOptions {

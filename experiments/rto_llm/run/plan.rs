@@ -11,6 +11,7 @@ use serde_json::json;
 use super::choices::CriticKind;
 use super::config::Config;
 use super::data::Data;
+use super::estimate;
 
 /// Prints settings, memory plan and work.
 pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
@@ -59,6 +60,20 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
         "# at most about {} MB at once",
         peak.div_ceil(1_000_000)
     )?;
+    let per_token = estimate::seconds_per_token(config, data)?;
+    let mut minutes = 0.0;
+    let mut stages = Vec::new();
+    for (name, tokens) in estimate::work(config, data)? {
+        let time = tokens * per_token / 60.0;
+        minutes += time;
+        stages.push(json!({ "stage": name, "minutes": time }));
+        say!(reporter, "# {name}: about {}", shown(time))?;
+    }
+    say!(
+        reporter,
+        "# about {} in all on this machine, from a step that was timed just now",
+        shown(minutes)
+    )?;
     for (name, steps) in fit {
         say!(reporter, "# {name}: {steps} steps")?;
     }
@@ -72,5 +87,14 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
             config.rl_iterations
         )?;
     }
-    reporter.json(&json!({ "config": config, "parameters": policy.parameters, "bytes": peak }))
+    reporter.json(&json!({ "config": config, "parameters": policy.parameters, "bytes": peak, "minutes": minutes, "stages": stages }))
+}
+
+/// Minutes as people say them; an estimate has two figures at most.
+fn shown(minutes: f64) -> String {
+    match minutes {
+        m if m < 1.0 => format!("{:.0} s", (60.0 * m).max(1.0)),
+        m if m < 120.0 => format!("{m:.0} min"),
+        m => format!("{:.0} h", m / 60.0),
+    }
 }

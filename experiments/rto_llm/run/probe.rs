@@ -17,11 +17,14 @@ pub type Seen = RefCell<Option<(Vec<Episode>, PerToken)>>;
 pub struct Probe<'a> {
     pub learner: &'a mut dyn Trainable,
     pub seen: &'a Seen,
+    /// Steps until the loss is NaN, for [`super::fault`].
+    pub poison: Option<u64>,
 }
 
 struct Spy<'a> {
     objective: &'a dyn TokenObjective,
     scores: RefCell<Option<PerToken>>,
+    poisoned: bool,
 }
 
 impl TokenObjective for Spy<'_> {
@@ -37,7 +40,10 @@ impl TokenObjective for Spy<'_> {
         if group == 0 {
             *self.scores.borrow_mut() = Some(scores.clone());
         }
-        self.objective.loss_grad(group, scores, grad)
+        match self.poisoned {
+            true => f64::NAN,
+            false => self.objective.loss_grad(group, scores, grad),
+        }
     }
 }
 
@@ -46,7 +52,9 @@ impl Trainable for Probe<'_> {
         let spy = Spy {
             objective,
             scores: RefCell::new(None),
+            poisoned: self.poison == Some(0),
         };
+        self.poison = self.poison.and_then(|left| left.checked_sub(1));
         let report = self.learner.step(batch, &spy)?;
         let scores = spy.scores.into_inner();
         *self.seen.borrow_mut() = scores.map(|s| (batch.to_vec(), s));

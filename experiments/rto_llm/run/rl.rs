@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::{Device, Tensor};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::Run;
 use super::choices::{CriticKind, Estimator, Method};
+use super::fault::{NotANumber, nan_at};
 use super::stage::{Metrics, Stage, is_done};
 
 /// −c at the last token of a response that does not end by itself.
@@ -107,21 +109,27 @@ impl Run {
         };
         let reward = models.reward(self, method)?;
         let oracle = self.oracle()?;
-        let run = PpoRun {
-            reference: &*models.sft,
-            reward: &*reward,
-            prompts: &self.data.prompts,
-            config: &config,
-            // One seed for all methods: what differs between them is the reward.
-            seeds: &self.seeds.child("rl"),
-        };
+        // One seed for all methods: what differs between them is the reward.
+        let seeds = self.seeds.child("rl");
         let every = (self.config.save_every / 10).max(1);
-        let bar = self.progress.bar(config.iterations, name);
+        let title = self.title(name);
+        let bar = self.progress.bar(config.iterations, title.clone());
         bar.inc(state.iteration);
+        let (start, first) = (Instant::now(), state.sampled_tokens);
         while state.iteration < config.iterations {
             let mut slot = match &mut critic {
                 Some(critic) => CriticSlot::Separate(critic),
                 None => CriticSlot::SharedTrunk,
+            };
+            let run = PpoRun {
+                reference: &*models.sft,
+                reward: match nan_at(name, state.iteration + 1) {
+                    true => &NotANumber,
+                    false => &*reward,
+                },
+                prompts: &self.data.prompts,
+                config: &config,
+                seeds: &seeds,
             };
             let last = stage.step;
             let stopped =
@@ -135,8 +143,11 @@ impl Run {
             stage.write(state.iteration, &metrics(&report, truth, &config))?;
             bar.inc(1);
             bar.label(format!(
-                "{name}: reward {:.2}, kl {:.2}, length {:.1}",
-                truth.1, report.kl, report.response_length
+                "{title}: reward {:.2}, kl {:.2}, length {:.1}, {:.0} tokens/s",
+                truth.1,
+                report.kl,
+                report.response_length,
+                (state.sampled_tokens - first) as f64 / start.elapsed().as_secs_f64()
             ));
             if state.iteration % every == 0 || state.iteration == config.iterations {
                 stage.save(state.iteration, write_state(&state), |new| {

@@ -1,0 +1,182 @@
+//! What goes wrong in long runs: NaN, a full disk. And what is said of several seeds.
+
+use super::training::{contents, same};
+use super::{error, ok};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn command(out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rto_llm"));
+    let out = out.to_str().unwrap();
+    command.args(["--smoke", "--quiet", "--methods", "rto", "--out", out]);
+    command.args(more);
+    command
+}
+
+/// The one line that a run which stops has to say.
+fn stopped(output: &Output) -> String {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.starts_with("error: ") && said.lines().count() == 1,
+        "{said}"
+    );
+    said
+}
+
+#[test]
+fn nan_stops_a_run_and_the_last_good_state_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, struck) = (dir.path().join("whole"), dir.path().join("struck"));
+    assert!(command(&whole, &[]).output().unwrap().status.success());
+    let expected = contents(&whole);
+    for (at, good) in [("sft:3", 2), ("reward:1", 0), ("dpo:2", 1), ("rto:2", 1)] {
+        let output = command(&struck, &[])
+            .env("RTO_LLM_NAN", at)
+            .output()
+            .unwrap();
+        let (said, stage) = (stopped(&output), at.split(':').next().unwrap());
+        assert!(
+            said.contains(&format!("stage {stage}")) && said.contains("NaN"),
+            "{said}"
+        );
+        let state = struck
+            .join("stages")
+            .join(stage)
+            .join("checkpoint/state.json");
+        let step = fs::read_to_string(state).map_or(0, |text| {
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            value["step"].as_u64().unwrap()
+        });
+        assert_eq!(step, good, "{at}: the checkpoint before it");
+    }
+    assert!(command(&struck, &[]).output().unwrap().status.success());
+    same(&expected, &contents(&struck));
+}
+
+/// A small file system in memory; gone when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(path: PathBuf, bytes: u64) -> Option<Self> {
+        fs::create_dir(&path).unwrap();
+        let size = format!("size={bytes}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path);
+        mount
+            .output()
+            .is_ok_and(|o| o.status.success())
+            .then_some(Self(path))
+    }
+
+    fn grow(&self) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "remount,size=256m"]).arg(&self.0);
+        assert!(mount.output().unwrap().status.success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.0).output().ok();
+    }
+}
+
+#[test]
+fn a_full_disk_stops_a_run_and_it_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    assert!(command(&whole, &[]).output().unwrap().status.success());
+    let expected = contents(&whole);
+    let bytes: usize = expected.values().map(Vec::len).sum();
+    for share in [0.15, 0.4, 0.8] {
+        let place = dir.path().join(format!("disk-{share}"));
+        let Some(disk) = Disk::new(place, (bytes as f64 * share) as u64) else {
+            println!("skipped: a file system in memory can be mounted by root only");
+            return;
+        };
+        let out = disk.0.join("run");
+        let said = stopped(&command(&out, &[]).output().unwrap());
+        assert!(
+            said.contains("No space left") || said.contains("os error 28"),
+            "{said}"
+        );
+        disk.grow();
+        let output = command(&out, &[]).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        same(&expected, &contents(&out));
+    }
+}
+
+#[test]
+fn seeds_are_compared_in_one_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("sweep");
+    let path = out.to_str().unwrap();
+    let all = [
+        "--smoke",
+        "--quiet",
+        "--methods",
+        "rto",
+        "--seeds",
+        "2..4",
+        "--out",
+        path,
+    ];
+    let text = ok(&all);
+    assert!(text.contains("win rates over 3 seeds"), "{text}");
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!(read("seeds.csv").lines().count(), 1 + 3 * 3);
+    assert_eq!(read("win_rates.csv").lines().count(), 1 + 3 * 2);
+    let page = read("report.html");
+    for seed in 2..=4 {
+        assert!(page.contains(&format!("seed-{seed}/report.html")));
+        assert!(out.join(format!("seed-{seed}/report.html")).is_file());
+    }
+    // A row and its mirror image sum to one.
+    let rate = |row: &str, column: &str| -> f64 {
+        let text = read("win_rates.csv");
+        let start = format!("{row},{column},");
+        let line = text.lines().find(|l| l.starts_with(&start)).unwrap();
+        line.split(',').nth(2).unwrap().parse().unwrap()
+    };
+    assert!((rate("rto", "dpo") + rate("dpo", "rto") - 1.0).abs() < 1e-12);
+    // The same command goes on, here with nothing left to do; one run of it is as without --seeds.
+    assert_eq!(ok(&all).lines().count(), text.lines().count());
+    let alone = dir.path().join("alone");
+    ok(&[
+        "--smoke",
+        "--quiet",
+        "--methods",
+        "rto",
+        "--seed",
+        "3",
+        "--out",
+        alone.to_str().unwrap(),
+    ]);
+    same(&contents(&alone), &contents(&out.join("seed-3")));
+    for (seeds, expected) in [("2..4", "needs --out")] {
+        let said = error(&["--smoke", "--quiet", "--seeds", seeds]);
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_how_long() {
+    let text = ok(&["--dry-run", "--smoke", "--json", "--quiet"]);
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let stages = value["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages
+        .iter()
+        .map(|s| s["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(names[..3], ["sft", "reward", "dpo"]);
+    assert_eq!(names.last(), Some(&"evaluate"));
+    let sum: f64 = stages.iter().map(|s| s["minutes"].as_f64().unwrap()).sum();
+    assert!(sum > 0.0 && (sum - value["minutes"].as_f64().unwrap()).abs() < 1e-9);
+}

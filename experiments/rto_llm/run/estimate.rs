@@ -1,0 +1,175 @@
+//! How long a run would take here: FLOPs of every stage over the speed of a short training step.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use candle_core::Device;
+use rto::algorithm2::{fit_steps, sft};
+use rto::seed::SeedTree;
+use rto::seq::{Episode, Finish};
+use rto_bridge::config::GptNeoXConfig;
+use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
+use rto_bridge::model::{Heads, Model};
+use rto_bridge::params::{Init, Params};
+
+use super::choices::{CriticKind, Method};
+use super::config::Config;
+use super::data::Data;
+
+/// A forward pass is a third of a training step.
+const FORWARD: f64 = 1.0 / 3.0;
+/// Writing token by token takes so many times a forward pass over the same tokens.
+const WRITING: f64 = 2.0 * FORWARD;
+/// FLOPs of the step that is timed, at most.
+const PROBE: f64 = 2e10;
+
+/// Training FLOPs of a token in a text of `length` tokens: 6 per weight but the input embedding, and attention.
+fn flops_per_token(shape: &GptNeoXConfig, length: f64) -> f64 {
+    let (h, layers) = (shape.hidden_size as f64, shape.n_layers as f64);
+    let block = 4.0 * h * h + 2.0 * h * shape.intermediate_size as f64;
+    6.0 * (layers * block + h * shape.vocab_size as f64) + 12.0 * layers * length * h
+}
+
+/// Mean tokens of prompt and response, and of the response alone.
+fn lengths(batch: impl Iterator<Item = (usize, usize)>) -> [f64; 2] {
+    let (mut n, mut sums) = (0.0, [0.0, 0.0]);
+    for (prompt, response) in batch {
+        n += 1.0;
+        sums[0] += (prompt + response) as f64;
+        sums[1] += response as f64;
+    }
+    sums.map(|sum| sum / f64::max(n, 1.0))
+}
+
+/// Stages with their training-step equivalents in tokens.
+pub fn work(config: &Config, data: &Data) -> Result<Vec<(&'static str, f64)>> {
+    let of = |episodes: &[Episode]| lengths(episodes.iter().map(|e| (e.prompt.len(), e.len())))[0];
+    let texts = |pairs: &[rto::algorithm2::Pair]| {
+        let both = pairs.iter().flat_map(|p| [&p.winner, &p.loser]);
+        lengths(both.map(|e| (e.prompt.len(), e.len())))[0]
+    };
+    // A batch that does not fit at once is scored first and recomputed then.
+    let pass = |rows: usize| {
+        if rows > config.micro_batch {
+            1.0 + FORWARD
+        } else {
+            1.0
+        }
+    };
+    let imitation = |name, episodes: &[Episode], fit: &rto::algorithm2::FitConfig| {
+        let rows = fit_steps(episodes.len(), fit) as f64 * fit.batch_size as f64;
+        (name, rows * of(episodes) * pass(fit.batch_size))
+    };
+    let ranking = |name, pairs: &[rto::algorithm2::Pair], fit: &rto::algorithm2::FitConfig| {
+        let rows = 2.0 * fit_steps(pairs.len(), fit) as f64 * fit.batch_size as f64;
+        (name, rows * texts(pairs) * pass(2 * fit.batch_size))
+    };
+    let mut all = Vec::new();
+    if config.pretrains() {
+        all.push(imitation("pretrain", &data.dialogues, &*config.pretrain()?));
+    }
+    all.push(imitation("sft", &data.demonstrations, &*config.sft()?));
+    all.push(ranking("reward", &data.pairs, &*config.reward()?));
+    let (name, tokens) = ranking("dpo", &data.pairs, &config.dpo()?.fit);
+    let reference = 2.0 * data.pairs.len() as f64 * texts(&data.pairs) * FORWARD;
+    all.push((name, tokens + reference));
+    if !data.oracle_pairs.is_empty() {
+        let reading = match config.pretrains() {
+            true => imitation("oracle", &data.oracle_dialogues, &*config.pretrain()?).1,
+            false => 0.0,
+        };
+        let (name, tokens) = ranking("oracle", &data.oracle_pairs, &*config.reward()?);
+        all.push((name, reading + tokens));
+    }
+    let [whole, _] = lengths(
+        data.demonstrations
+            .iter()
+            .map(|e| (e.prompt.len(), e.len())),
+    );
+    for &method in &config.methods {
+        all.push((method.name(), rl(config, method) * whole));
+    }
+    let policies = (2 + config.methods.len()) as f64;
+    // Sampled and greedy, each written, scored by policy and reference and judged.
+    let judged = 2.0 * (WRITING + 3.0 * FORWARD);
+    all.push((
+        "evaluate",
+        policies * config.eval_prompts as f64 * judged * whole,
+    ));
+    Ok(all)
+}
+
+/// Of one method, in responses.
+fn rl(config: &Config, method: Method) -> f64 {
+    let responses =
+        config.rl_iterations as f64 * (config.rl_prompts * config.rl_responses_per_prompt) as f64;
+    let networks = match config.critic {
+        CriticKind::Separate => 2.0,
+        CriticKind::Shared => 1.0,
+    };
+    // Policy before and after, reference, critic, oracle; and what the reward is made of.
+    let scored = 4.0 + networks - 1.0
+        + match method {
+            Method::Ppo => 1.0,
+            Method::Dppo | Method::Rto | Method::RtoPrinted => 2.0,
+            Method::RtoReleased => 3.0,
+        };
+    responses * (WRITING + scored * FORWARD + config.rl_epochs as f64 * networks)
+}
+
+/// Seconds of a stage's tokens, from one step of a network of this width that is timed for about a second.
+pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
+    let shape = &data.network;
+    let length = (data.longest_prompt() + config.max_new_tokens).min(shape.max_positions);
+    let probe = GptNeoXConfig {
+        n_layers: shape.n_layers.min(2),
+        vocab_size: shape.vocab_size.min(4096),
+        ..shape.clone()
+    };
+    let heads = Heads {
+        language_model: true,
+        ..Heads::default()
+    };
+    let seeds = SeedTree::new(0);
+    let model = Model::random_gpt_neox(&probe, heads, Init::Small, &seeds, &Device::Cpu)?;
+    let params = Params::new(model.params().tensors())?;
+    drop(model);
+    let policy = NeoxPolicy::try_new(NeoxScorer::try_new(&probe, params)?, length)?;
+    let mut learner = NeoxLearner::try_new(
+        policy,
+        LearnerOptions {
+            micro_batch: config.micro_batch,
+            ..config.learner()
+        },
+    )?;
+    let per_row = flops_per_token(&probe, length as f64) * length as f64;
+    let rows = ((PROBE / per_row) as usize).clamp(1, config.micro_batch);
+    let token = |i: usize| (2 + i % (probe.vocab_size - 2)) as u32;
+    let episode = Episode::try_new(
+        [token(0)].into(),
+        (1..length).map(token).collect(),
+        Finish::Length,
+    )?;
+    let batch = vec![episode; rows];
+    let fit = rto::algorithm2::FitConfig {
+        batch_size: rows,
+        epochs: 3,
+        ..*config.sft()?
+    }
+    .check()?;
+    let mut best = f64::INFINITY;
+    for step in 0..3 {
+        let start = Instant::now();
+        sft(
+            &mut learner,
+            &batch,
+            &fit,
+            &seeds,
+            step..step + 1,
+            &mut |_, _| Ok(()),
+        )?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let rate = rows as f64 * per_row / best;
+    Ok(flops_per_token(shape, length as f64) / rate)
+}

@@ -1,0 +1,244 @@
+//! One experiment under several seeds: what holds for a method, not for one trained policy.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use rto_bridge::win_rate::{Estimate, WinRates, over_seeds};
+use rto_harness::cli::Reporter;
+use rto_harness::html::{Page, escape, number};
+use rto_harness::say;
+use rto_harness::stats::Sample;
+use rto_harness::table::Table;
+use serde_json::json;
+
+use super::Args;
+
+/// `1,2,5` or `1..5`, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seeds(pub Vec<u64>);
+
+impl std::str::FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let number = |t: &str| {
+            let n: u64 = t
+                .trim()
+                .parse()
+                .map_err(|_| format!("found {t:?}, expected a whole number"))?;
+            // TOML integers stop there.
+            match i64::try_from(n) {
+                Ok(_) => Ok(n),
+                Err(_) => Err(format!("found {n}, expected at most {}", i64::MAX)),
+            }
+        };
+        let seeds: Vec<u64> = match text.split_once("..") {
+            Some((first, last)) => (number(first)?..=number(last.trim_start_matches('='))?)
+                .take(1001)
+                .collect(),
+            None => text
+                .split(',')
+                .map(number)
+                .collect::<std::result::Result<_, _>>()?,
+        };
+        let mut distinct = seeds.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.len() != seeds.len() || seeds.len() < 2 || seeds.len() > 1000 {
+            return Err("expected two or more different seeds, as 1,2,5 or 1..5".into());
+        }
+        Ok(Self(seeds))
+    }
+}
+
+/// Runs each seed in a folder of its own, then compares. A sweep that was stopped goes on with the same command.
+pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
+    let Some(out) = &args.common.out else {
+        bail!("--seeds: needs --out, the folder that holds a run per seed");
+    };
+    for &seed in &seeds.0 {
+        let mut one = args.clone();
+        one.seeds = None;
+        one.common.seed = Some(seed);
+        one.common.out = Some(folder(out, seed));
+        one.common.json = false;
+        super::run_one(&one, reporter).with_context(|| format!("seed {seed}"))?;
+    }
+    if args.stage < super::Last::Evaluate {
+        return Ok(());
+    }
+    let rates = |&seed: &u64| crate::report::win_rates(&folder(out, seed));
+    let runs: Vec<WinRates> = seeds.0.iter().map(rates).collect::<Result<_>>()?;
+    let cells = over_seeds(&runs)?;
+    let names: Vec<&str> = runs[0].methods.iter().map(|m| m.name.as_str()).collect();
+    let (means, each) = methods(&runs, &seeds.0);
+    let write = |name: &str, text: String| {
+        rto_bridge::checkpoint::atomic::replace_file(&out.join(name), text.as_bytes())
+    };
+    write("seeds.csv", each.to_csv())?;
+    write("methods.csv", means.to_csv())?;
+    write("win_rates.csv", long(&names, &cells).to_csv())?;
+    write("report.html", page(&names, &cells, &means, &seeds.0)?)?;
+    say!(reporter, "{}", means.render())?;
+    say!(
+        reporter,
+        "win rates over {} seeds, row beats column, with 95% intervals",
+        runs.len()
+    )?;
+    say!(reporter, "{}", matrix(&names, &cells).render())?;
+    say!(reporter, "results in {}", out.display())?;
+    let rates = long(&names, &cells);
+    reporter.json(&json!({ "run": out, "seeds": seeds.0, "win_rates": rates, "methods": means }))
+}
+
+fn folder(out: &Path, seed: u64) -> std::path::PathBuf {
+    out.join(format!("seed-{seed}"))
+}
+
+/// Means over seeds with Student's t intervals, and the numbers behind them.
+fn methods(runs: &[WinRates], seeds: &[u64]) -> (Table, Table) {
+    let mut means = Table::new(
+        "methods",
+        &[
+            "method",
+            "reward",
+            "reward_low",
+            "reward_high",
+            "kl",
+            "kl_low",
+            "kl_high",
+            "length",
+            "length_low",
+            "length_high",
+        ],
+    );
+    let mut each = Table::new("seeds", &["seed", "method", "reward", "kl", "length"]);
+    for (i, method) in runs[0].methods.iter().enumerate() {
+        let of = |f: &dyn Fn(&rto_bridge::win_rate::Summary) -> f64| {
+            Sample(runs.iter().map(|run| f(&run.methods[i])).collect())
+        };
+        let columns = [
+            of(&|m| m.score.value),
+            of(&|m| m.kl.map_or(f64::NAN, |kl| kl.value)),
+            of(&|m| m.length.value),
+        ];
+        let mut row = vec![method.name.as_str().into()];
+        for column in &columns {
+            let (mean, low, high) = column.interval();
+            row.extend([
+                mean.into(),
+                low.unwrap_or(mean).into(),
+                high.unwrap_or(mean).into(),
+            ]);
+        }
+        means.push(row);
+        for (k, seed) in seeds.iter().enumerate() {
+            let [reward, kl, length] = [0, 1, 2].map(|c| columns[c].0[k]);
+            each.push([
+                (*seed).into(),
+                method.name.as_str().into(),
+                reward.into(),
+                kl.into(),
+                length.into(),
+            ]);
+        }
+    }
+    (means, each)
+}
+
+type Cells = [Vec<Option<Estimate>>];
+
+fn long(names: &[&str], cells: &Cells) -> Table {
+    let mut table = Table::new("win_rates", &["row", "column", "rate", "low", "high"]);
+    for (row, line) in cells.iter().enumerate() {
+        for (column, cell) in line.iter().enumerate() {
+            if let Some(e) = cell {
+                table.push([
+                    names[row].into(),
+                    names[column].into(),
+                    e.value.into(),
+                    e.low.into(),
+                    e.high.into(),
+                ]);
+            }
+        }
+    }
+    table
+}
+
+fn percent(cell: &Option<Estimate>) -> String {
+    let Some(e) = cell else { return "–".into() };
+    let [value, low, high] = [e.value, e.low, e.high].map(|x| format!("{:.1}", 100.0 * x));
+    format!("{value} [{low}, {high}]")
+}
+
+fn matrix(names: &[&str], cells: &Cells) -> Table {
+    let head: Vec<&str> = std::iter::once("row beats column, %")
+        .chain(names.iter().copied())
+        .collect();
+    let mut table = Table::new("win_rates", &head);
+    for (name, line) in names.iter().zip(cells) {
+        let row =
+            std::iter::once((*name).into()).chain(line.iter().map(|c| percent(c).as_str().into()));
+        table.push(row.collect::<Vec<_>>());
+    }
+    table
+}
+
+/// Links the runs' own pages.
+fn page(names: &[&str], cells: &Cells, means: &Table, seeds: &[u64]) -> Result<String> {
+    let mut page = Page::new(&format!("rto_llm over {} seeds", seeds.len()));
+    page.section("win-rates", "Win rates (Table 1)");
+    page.say("How often the row's answer has a higher reward than the column's, in percent: means over seeds with Student's 95% interval over seeds, which holds for the methods and not for single trained policies.");
+    let head: Vec<&str> = std::iter::once("row beats column")
+        .chain(names.iter().copied())
+        .collect();
+    let row = |(name, line): (&&str, &Vec<Option<Estimate>>)| {
+        std::iter::once(escape(name))
+            .chain(line.iter().map(percent))
+            .collect()
+    };
+    page.table(
+        "matrix",
+        &head,
+        &names.iter().zip(cells).map(row).collect::<Vec<_>>(),
+    );
+    page.section("methods", "Methods");
+    page.say("Means over held-out prompts and seeds, with 95% intervals over seeds.");
+    let columns: Vec<Vec<f64>> = [
+        "reward",
+        "reward_low",
+        "reward_high",
+        "kl",
+        "kl_low",
+        "kl_high",
+        "length",
+        "length_low",
+        "length_high",
+    ]
+    .iter()
+    .map(|name| means.floats(name))
+    .collect::<Result<_>>()?;
+    let shown = |i: usize, c: usize| {
+        let [value, low, high] = [0, 1, 2].map(|k| number(columns[3 * c + k][i]));
+        format!("{value} [{low}, {high}]")
+    };
+    let rows = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| vec![escape(name), shown(i, 0), shown(i, 1), shown(i, 2)]);
+    page.table(
+        "",
+        &[
+            "method",
+            "reward",
+            "KL to the reference (nats)",
+            "length (tokens)",
+        ],
+        &rows.collect::<Vec<_>>(),
+    );
+    page.section("runs", "Runs");
+    let link = |seed: &u64| format!("<a href=\"seed-{seed}/report.html\">seed {seed}</a>");
+    page.say(&seeds.iter().map(link).collect::<Vec<_>>().join(", "));
+    Ok(page.finish())
+}
