@@ -160,10 +160,8 @@ fn seeds_are_compared_in_one_folder() {
         alone.to_str().unwrap(),
     ]);
     same(&contents(&alone), &contents(&out.join("seed-3")));
-    for (seeds, expected) in [("2..4", "needs --out")] {
-        let said = error(&["--smoke", "--quiet", "--seeds", seeds]);
-        assert!(said.contains(expected), "{said}");
-    }
+    let said = error(&["--smoke", "--quiet", "--seeds", "2..4"]);
+    assert!(said.contains("needs --out"), "{said}");
 }
 
 #[test]
