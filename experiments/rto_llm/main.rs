@@ -4,6 +4,7 @@ mod generate;
 mod html;
 mod info;
 mod input;
+mod judge;
 mod model;
 mod report;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Info(info::Args),
     /// One page that shows a run: tables, curves, samples, token credit
     Report(report::Args),
+    /// Let a language model compare the responses of a run
+    Judge(judge::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -50,6 +53,7 @@ Examples:
                                                       human preferences, everything learned from your files
   rto_llm --preset pythia-160m --model ./pythia-160m --data helpful-base/train.jsonl.gz --dry-run
   rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
+  rto_llm judge --run runs/mine --endpoint http://localhost:8000/v1 --judge-model NAME --key-env none
   rto_llm info --model pythia-14m
   rto_llm generate --model pythia-14m --prompt 'Once upon a time' --max-new-tokens 40
   rto_llm score --model dpo --reference sft --input pairs.jsonl --json > rewards.jsonl
@@ -73,5 +77,6 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Info(args) => info::run(args),
         Command::Report(args) => report::run(args),
+        Command::Judge(args) => judge::run(args),
     }
 }

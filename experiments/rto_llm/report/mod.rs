@@ -92,6 +92,29 @@ pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
     }
 }
 
+/// What a judge decided, a line a pair.
+#[cfg(feature = "judge")]
+pub fn judged_text(folder: &Path) -> Result<String> {
+    let judged = match Run::load(folder).judged {
+        Ok(judged) => judged,
+        Err(absent) => bail!("{}: {}", folder.display(), absent.why),
+    };
+    let names = judged.matrix.names();
+    let line = |(row, column, c): (usize, usize, &rto_bridge::win_rate::Comparison)| {
+        let [value, low, high] = [c.rate.value, c.rate.low, c.rate.high].map(|x| 100.0 * x);
+        format!(
+            "{} beats {}: {value:.1}% [{low:.1}, {high:.1}]",
+            names[row], names[column]
+        )
+    };
+    let lines: Vec<String> = judged.matrix.pairs().map(line).collect();
+    Ok(format!(
+        "{}\n{} replies without a verdict",
+        lines.join("\n"),
+        judged.unreadable
+    ))
+}
+
 /// From the settings alone: the same run in another folder has the same page.
 fn title(run: &Run) -> String {
     match (run.setting("preset"), run.setting("seed")) {
