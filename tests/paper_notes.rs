@@ -270,6 +270,36 @@ fn every_test_and_figure_in_the_errata_exists() {
     assert!(checked > 30, "{checked}");
 }
 
+/// The last column of the details of PPO names a test each.
+#[test]
+fn every_detail_of_ppo_is_held_by_a_test() {
+    let notes = fs::read_to_string(Path::new(ROOT).join("paper-notes/deviations.md")).unwrap();
+    let (_, rest) = notes.split_once("## PPO, detail by detail").unwrap();
+    let (table, _) = rest.split_once("\n## ").unwrap();
+    let mut sources = String::new();
+    let mut folders: Vec<_> = ["src", "tests", "bridge/tests"]
+        .map(|folder| Path::new(ROOT).join(folder))
+        .into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => sources += &source(&path).unwrap_or_default(),
+            }
+        }
+    }
+    let mut checked = 0;
+    for row in table.lines().filter(|l| l.starts_with("| ")).skip(1) {
+        let last = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        for name in names(last).into_iter().filter(|n| n.contains('_')) {
+            assert!(sources.contains(&format!("fn {name}()")), "{name}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "{checked}");
+}
+
 /// The crates a workspace manifest names, our own left out.
 fn crates(manifest: &str) -> BTreeSet<String> {
     let manifest: toml::Table = manifest.parse().unwrap();

@@ -138,6 +138,11 @@ fn seeds_are_compared_in_one_folder() {
         assert!(page.contains(&format!("seed-{seed}/report.html")));
         assert!(out.join(format!("seed-{seed}/report.html")).is_file());
     }
+    // The figure is drawn again from its table.
+    let drawn = read("frontier.svg");
+    fs::remove_file(out.join("frontier.svg")).unwrap();
+    ok(&["--redraw", path]);
+    assert_eq!(drawn, read("frontier.svg"));
     // A row and its mirror image sum to one.
     let rate = |row: &str, column: &str| -> f64 {
         let text = read("win_rates.csv");

@@ -1,8 +1,7 @@
-//! Curves of training, Figure 3, and the frontier of reward against KL.
+//! Curves of training, and Figure 3.
 
 use super::load::{Run, Stage};
 use anyhow::Result;
-use rto_bridge::win_rate::Summary;
 use rto_harness::html::Page;
 use rto_harness::plot::{Axis, Figure, Kind, LegendPlace, Panels, Series, SeriesStyle};
 use std::collections::BTreeSet;
@@ -10,12 +9,12 @@ use std::collections::BTreeSet;
 /// The implicit reward of the DPO model, under the names it may have.
 const IMPLICIT: [&str; 3] = ["reward/dpo_token", "reward/dpo", "objective/scores"];
 /// What the policies are compared by, during training: the true reward of a world, or that of an oracle.
-const TRUE_REWARD: [&str; 3] = [
+pub const TRUE_REWARD: [&str; 3] = [
     "reward/true",
     "objective/true_reward",
     "objective/oracle_reward",
 ];
-const KL: &str = "objective/kl";
+pub const KL: &str = "objective/kl";
 const BETA2: &str = "objective/beta2";
 
 /// What a reader looks at first, with the axis it gets.
@@ -41,11 +40,9 @@ const SHOWN: [(&str, &str); 14] = [
 
 /// More points than this are averaged in bins: a screen shows no more.
 const POINTS: usize = 160;
-/// Of the way through the frontier, where single batches are mostly noise.
-const WAY: usize = 16;
 
 impl Stage {
-    fn get(&self, names: &[&str]) -> Option<&Vec<(f64, f64)>> {
+    pub fn get(&self, names: &[&str]) -> Option<&Vec<(f64, f64)>> {
         names.iter().find_map(|name| self.series.get(*name))
     }
 
@@ -77,7 +74,7 @@ fn style(run: &Run, name: &str) -> SeriesStyle {
 }
 
 /// Means of equal runs of points.
-fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
+pub fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     let size = points.len().div_ceil(most).max(1);
     let mean = |bin: &[(f64, f64)]| {
         let n = bin.len() as f64;
@@ -176,63 +173,6 @@ fn draw<'a>(run: &Run, stages: impl Iterator<Item = &'a &'a Stage>, title: &str)
         };
         figure.with(series)
     })
-}
-
-/// Mean reward against mean KL: what each method paid for what it got.
-pub fn frontier(page: &mut Page, run: &Run) -> Result<()> {
-    page.section("frontier", "Reward against KL");
-    let evaluation = match &run.evaluation {
-        Ok(evaluation) => evaluation,
-        Err(absent) => {
-            page.absent(&absent.why, absent.damaged);
-            return Ok(());
-        }
-    };
-    let mut figure = Figure::new(
-        "What each method pays in KL for its reward",
-        Axis::linear("KL to the reference per response (nats)"),
-        Axis::linear(&format!("{} per response", run.reward_name())),
-    )
-    .caption("Markers are held-out means with 95% intervals; lines are the way there during training (means of batches), where the run logged both.");
-    figure.series = ways(run);
-    let mut without = Vec::new();
-    for summary in &evaluation.win_rates.methods {
-        match &summary.kl {
-            Some(kl) => figure = figure.with(point(run, summary, kl.value)),
-            None => without.push(summary.name.as_str()),
-        }
-    }
-    if figure.series.is_empty() {
-        page.say("<span class=\"absent\">evaluation.csv gives no KL.</span>");
-        return Ok(());
-    }
-    if !without.is_empty() {
-        figure.caption = figure
-            .caption
-            .map(|c| format!("{c} No KL is known of {}.", without.join(", ")));
-    }
-    figure.size = (800, 460);
-    page.figure(&figure)
-}
-
-/// Reward against KL during training.
-fn ways(run: &Run) -> Vec<Series> {
-    let way = |stage: &Stage| {
-        let (kl, reward) = (stage.series.get(KL)?, stage.get(&TRUE_REWARD)?);
-        // A step may lack one of the two.
-        let at = |step: f64| Some(reward.iter().find(|r| r.0 == step)?.1);
-        let path = kl.iter().filter_map(|k| Some((k.1, at(k.0)?)));
-        let path: Vec<(f64, f64)> = path.collect();
-        let look = style(run, &stage.name).kind(Kind::Line);
-        Some(Series::new("", thinned(&path, WAY), look))
-    };
-    run.stages.iter().flatten().filter_map(way).collect()
-}
-
-fn point(run: &Run, summary: &Summary, kl: f64) -> Series {
-    let look = style(run, &summary.name).kind(Kind::ErrorBars);
-    let reward = summary.score;
-    Series::new(&summary.name, vec![(kl, reward.value)], look).band(vec![(reward.low, reward.high)])
 }
 
 /// Everything that was logged, the usual things first.

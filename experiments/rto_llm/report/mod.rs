@@ -16,6 +16,7 @@
 
 mod charts;
 mod credit;
+pub mod frontier;
 mod load;
 mod samples;
 mod tables;
@@ -72,7 +73,7 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     tables::judged(&mut page, &run);
     tables::methods(&mut page, &run);
     charts::figure3(&mut page, &run)?;
-    charts::frontier(&mut page, &run)?;
+    frontier::section(&mut page, &run)?;
     tables::exact(&mut page, &run);
     tables::agreement(&mut page, &run);
     samples::section(&mut page, &run);
@@ -90,6 +91,11 @@ pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
         Ok(evaluation) => Ok(evaluation.win_rates),
         Err(absent) => bail!("{}: {}", folder.display(), absent.why),
     }
+}
+
+/// What the policies of a run are compared by.
+pub fn reward_name(folder: &Path) -> &'static str {
+    Run::load(folder).reward_name()
 }
 
 /// What a judge decided, a line a pair.

@@ -108,8 +108,8 @@ struct Run {
 /// Trains what is not trained yet.
 pub fn run(args: &Args) -> Result<()> {
     let reporter = args.common.reporter();
-    if args.common.redraw.is_some() {
-        anyhow::bail!("--redraw: rto_llm has no figures of its own to draw again");
+    if let Some(folder) = &args.common.redraw {
+        return crate::report::frontier::redraw(folder);
     }
     match &args.seeds {
         Some(seeds) if !args.dry_run => seeds::run(args, seeds, &reporter),
@@ -184,6 +184,7 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
         run.dir.write_text("done", "")?;
         let page = run.dir.path("report.html");
         crate::report::write(run.root(), &page)?;
+        crate::report::frontier::save(run.root())?;
         say!(reporter, "everything on one page: {}", page.display())?;
     }
     run.dir.write_timings(&timings)?;

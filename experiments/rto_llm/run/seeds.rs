@@ -78,7 +78,12 @@ pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
     write("seeds.csv", each.to_csv())?;
     write("methods.csv", means.to_csv())?;
     write("win_rates.csv", long(&names, &cells).to_csv())?;
-    write("report.html", page(&names, &cells, &means, &seeds.0)?)?;
+    let frontier = frontier(&means, runs.len(), &folder(out, seeds.0[0]))?;
+    crate::report::frontier::write(out, &frontier)?;
+    write(
+        "report.html",
+        page(&frontier, &names, &cells, &means, &seeds.0)?,
+    )?;
     say!(reporter, "{}", means.render())?;
     say!(
         reporter,
@@ -146,6 +151,31 @@ fn methods(runs: &[WinRates], seeds: &[u64]) -> (Table, Table) {
     (means, each)
 }
 
+/// Means over seeds; `one` is the folder of a run, which knows what is measured.
+fn frontier(means: &Table, seeds: usize, one: &Path) -> Result<Table> {
+    use crate::report::frontier::{Row, empty};
+    let caption = format!(
+        "Means over {seeds} seeds and their held-out prompts; bars: Student's 95% interval of the reward over seeds."
+    );
+    let measure = crate::report::reward_name(one);
+    let column = |name: &str| means.floats(name);
+    let (kl, reward) = (column("kl")?, column("reward")?);
+    let (low, high) = (column("reward_low")?, column("reward_high")?);
+    let mut table = empty();
+    for (i, method) in means.texts("method")?.iter().enumerate() {
+        let row = Row {
+            kind: "mean",
+            method,
+            kl: kl[i],
+            reward: [reward[i], low[i], high[i]],
+            measure,
+            caption: &caption,
+        };
+        row.push(&mut table);
+    }
+    Ok(table)
+}
+
 type Cells = [Vec<Option<Estimate>>];
 
 fn long(names: &[&str], cells: &Cells) -> Table {
@@ -186,7 +216,13 @@ fn matrix(names: &[&str], cells: &Cells) -> Table {
 }
 
 /// Links the runs' own pages.
-fn page(names: &[&str], cells: &Cells, means: &Table, seeds: &[u64]) -> Result<String> {
+fn page(
+    frontier: &Table,
+    names: &[&str],
+    cells: &Cells,
+    means: &Table,
+    seeds: &[u64],
+) -> Result<String> {
     let mut page = Page::new(&format!("rto_llm over {} seeds", seeds.len()));
     page.section("win-rates", "Win rates (Table 1)");
     page.say("How often the row's answer has a higher reward than the column's, in percent: means over seeds with Student's 95% interval over seeds, which holds for the methods and not for single trained policies.");
@@ -237,6 +273,8 @@ fn page(names: &[&str], cells: &Cells, means: &Table, seeds: &[u64]) -> Result<S
         ],
         &rows.collect::<Vec<_>>(),
     );
+    page.section("frontier", "Reward against KL");
+    page.figure(&crate::report::frontier::figure(frontier)?)?;
     page.section("runs", "Runs");
     let link = |seed: &u64| format!("<a href=\"seed-{seed}/report.html\">seed {seed}</a>");
     page.say(&seeds.iter().map(link).collect::<Vec<_>>().join(", "));
