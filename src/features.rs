@@ -1,4 +1,19 @@
 //! φ: 𝒮 × 𝒜 → ℝᵈ of Assumption 4.1.
+//!
+//! Features are written once per (state, action); ψ of a response is their sum:
+//!
+//! ```
+//! use rto::features::{DenseFeatures, FeatureMap, OneHot, trajectory_features};
+//! use rto::mdp::{ActionIx, StateIx, TokenTree, Trajectory};
+//!
+//! let tree = TokenTree::try_new(1, 2, 2, None)?; // states: the prompt, 0, 1
+//! let phi = DenseFeatures::from_fn(tree.n_states(), 2, 1, |_, a, _| a as f64)?; // counts the ones
+//! let mdp = tree.compile(&[1.0])?;
+//! let response = Trajectory::try_new(&mdp, vec![(StateIx(0), ActionIx(1)), (StateIx(2), ActionIx(1))])?;
+//! assert_eq!(trajectory_features(&phi, &response), [2.0]);
+//! assert_eq!(OneHot { n_states: 3, n_actions: 2 }.dim(), 6);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 use crate::mdp::{ActionIx, StateIx, TabularPolicy, Trajectory, check_finite, check_len};
 use crate::{Error, Result};

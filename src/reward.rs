@@ -1,4 +1,21 @@
 //! Token rewards r: 𝒮 × 𝒜 → ℝ of Section 3.1, and what the paper builds from them.
+//!
+//! A reward in features, and the token reward of a policy (3.6) read off its log-ratio:
+//!
+//! ```
+//! use ndarray::array;
+//! use rto::features::DenseFeatures;
+//! use rto::mdp::{ActionIx, StateIx, TabularPolicy};
+//! use rto::reward::{LinearReward, LogRatioReward, RewardModel};
+//!
+//! let phi = DenseFeatures::try_new(1, 2, 2, vec![1.0, 0.0, 0.0, 2.0])?; // φ(s, 0) = (1, 0), φ(s, 1) = (0, 2)
+//! let reward = LinearReward::try_new(&phi, &[0.5, 0.25])?;
+//! assert_eq!([0, 1].map(|a| reward.reward(StateIx(0), ActionIx(a))), [0.5, 0.5]);
+//! let policy = TabularPolicy::from_probs(&array![[0.75, 0.25]])?;
+//! let implicit = LogRatioReward::try_new(&policy, &TabularPolicy::uniform(1, 2), 0.1)?;
+//! assert!((implicit.reward(StateIx(0), ActionIx(0)) - 0.1 * 1.5f64.ln()).abs() < 1e-15);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 use ndarray::Array2;
 

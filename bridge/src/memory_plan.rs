@@ -1,4 +1,20 @@
 //! How much memory a run takes, from the shape of the network, before anything is allocated.
+//!
+//! ```
+//! use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+//! use rto_bridge::memory_plan::{MemoryPlan, Workload};
+//!
+//! let config = GptNeoXConfig {
+//!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
+//!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
+//!     tied_embeddings: false, bos_token: None, eos_token: Some(0), pad_token: None,
+//! };
+//! let plan = |training| MemoryPlan::new(&config, Head::CausalLm, &Workload { training, ..Workload::default() });
+//! // f32 weights, gradients and two moments: 16 bytes a weight before any activation.
+//! assert!(plan(true).total() > 16 * plan(true).parameters);
+//! assert!(plan(false).total() < plan(true).total());
+//! println!("{}", plan(true));
+//! ```
 
 use crate::checkpoint::expected_tensors;
 use crate::config::{GptNeoXConfig, Head};

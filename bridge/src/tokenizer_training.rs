@@ -2,6 +2,19 @@
 //!
 //! Built like GPT-NeoX's: bytes as letters, words split by GPT-2's rule, merges by count (Sennrich et al. 2016). Every text
 //! survives encoding and decoding, byte for byte. The same texts, in any order, give the same file.
+//!
+//! ```
+//! use rto_bridge::tokenizer::Tokenizer;
+//! use rto_bridge::tokenizer_training::{TrainingOptions, train};
+//!
+//! let texts = ["the cat and the dog", "the cat sat on the mat", "a dog sat"];
+//! let options = TrainingOptions { vocab_size: 280, min_frequency: 2, max_positions: 64 };
+//! let tokenizer: Tokenizer = train(texts.iter(), &options)?.into();
+//! let ids = tokenizer.encode("the cat sat, naïvely")?; // bytes make every text possible
+//! assert_eq!(tokenizer.decode(&ids, false)?, "the cat sat, naïvely");
+//! assert!(tokenizer.encode("the cat")?.len() < "the cat".len());
+//! # Ok::<(), rto_bridge::Error>(())
+//! ```
 
 use std::path::Path;
 

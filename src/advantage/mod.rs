@@ -1,4 +1,23 @@
 //! Advantages of sampled responses from rewards per token.
+//!
+//! Why a dense reward is a start for the critic: paying at once with V = 0, or at the end with V the sum paid so far, gives the same
+//! advantages for every λ (γ = 1).
+//!
+//! ```
+//! use rto::advantage::gae;
+//! use rto::seq::Ragged;
+//!
+//! let (dense, at_end) = (Ragged::from_rows([[0.3, -0.1, 0.5]]), Ragged::from_rows([[0.0, 0.0, 0.7]]));
+//! let (zero, paid_so_far) = (Ragged::from_rows([[0.0; 3]]), Ragged::from_rows([[0.0, 0.3, 0.2]]));
+//! for lambda in [0.0, 0.5, 0.95, 1.0] {
+//!     let rto = gae(&dense, &zero, &[0.0], 1.0, lambda)?;
+//!     let dppo = gae(&at_end, &paid_so_far, &[0.0], 1.0, lambda)?;
+//!     for (a, b) in rto.advantages.values().iter().zip(dppo.advantages.values()) {
+//!         assert!((a - b).abs() < 1e-12);
+//!     }
+//! }
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 use std::ops::Range;
 

@@ -11,6 +11,25 @@
 //! | [`PpoClip`] | PPO, RTO, REINFORCE++ and GRPO, by their [advantages](crate::advantage) |
 //! | [`ValueLoss`] | the critic |
 //! | [`Sum`] | policy and critic on one trunk |
+//!
+//! PPO's clipped surrogate in numbers: a ratio of 1.5 gains nothing beyond 1.2, and loses in full:
+//!
+//! ```
+//! use rto::objective::{Aggregation, PpoClip};
+//! use rto::seq::{Channel, Episode, Finish, PerToken, Ragged, loss_and_score_grad};
+//!
+//! let batch = [Episode::try_new([7].into(), vec![1, 0], Finish::Eos)?];
+//! let behaviour = Ragged::from_rows([[-1.0, -1.0]]);
+//! let advantages = Ragged::from_rows([[2.0, -2.0]]);
+//! let loss = PpoClip::new(&batch, behaviour, advantages, 0.2, Aggregation::TokenMean, None)?;
+//! let now = Ragged::from_rows([[-1.0 + 1.5f64.ln(); 2]]); // both ratios are 1.5
+//! let scores = PerToken::new(&batch).with(Channel::LogProb, now)?;
+//! let (value, grad) = loss_and_score_grad(&loss, &scores)?;
+//! assert!((value - (-2.0 * 1.2 + 2.0 * 1.5) / 2.0).abs() < 1e-12);
+//! assert_eq!(grad.row(Channel::LogProb, 0)[0], 0.0); // clipped
+//! assert!((grad.row(Channel::LogProb, 0)[1] - 1.5).abs() < 1e-12); // −Âρ/2
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod aggregation;
 mod nll;

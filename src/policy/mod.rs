@@ -13,6 +13,26 @@
 //! | r(s, a), tabular or θᵀφ(s, a) | [`Regressor::reward`], [`Regressor::linear_reward`] |
 //! | SubOpt, reward, KL, entropy without sampling | [`ExactEvaluator`], [`tabulate`] |
 //! | ∇V^π_β(ρ) | [`exact_policy_gradient`] |
+//!
+//! Any policy on a tree, evaluated exactly under (3.2): here the optimum is found and another policy is measured against it.
+//!
+//! ```
+//! use ndarray::array;
+//! use rto::mdp::{Beta, TabularPolicy, TokenTree};
+//! use rto::policy::{ExactEvaluator, StateMap, TabularSoftmax};
+//! use rto::reward::TabularReward;
+//!
+//! let tree = TokenTree::try_new(1, 2, 1, None)?; // one token, two choices
+//! let map = StateMap::tree(&tree, &[1.0])?;
+//! let reward = TabularReward::try_new(array![[1.0, 0.0]])?;
+//! let (reference, beta) = (TabularPolicy::uniform(1, 2), Beta::try_new(0.5)?);
+//! let exact = ExactEvaluator::try_new(map.clone(), &reward, reference, beta)?;
+//! // V* = β log E_ref exp(r/β).
+//! assert!((exact.optimum() - 0.5 * ((2f64.exp() + 1.0) / 2.0).ln()).abs() < 1e-12);
+//! let mine = TabularSoftmax::try_new(map, &array![[2.0, 0.0]])?; // σ(2) on token 0, which is soft-optimal
+//! assert!(exact.report(&mine.table()?)?.suboptimality.abs() < 1e-12);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod exact;
 mod learner;

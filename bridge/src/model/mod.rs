@@ -3,6 +3,30 @@
 //! A forward pass gives one number per response token ([`Scores`]); [`Model::backward`] takes the gradient of any function of
 //! those numbers and adds to [`Gradients`]. On a CPU in `f32` both run on slices with hand-written derivatives; on other devices
 //! and in other float types they are candle expressions. Either way the backward pass goes block by block.
+//!
+//! Scores of two responses of different lengths in one pass, without padding:
+//!
+//! ```
+//! use candle_core::Device;
+//! use rto::seed::SeedTree;
+//! use rto_bridge::batch::Batch;
+//! use rto_bridge::config::{Activation, GptNeoXConfig};
+//! use rto_bridge::model::{Heads, Model, Request};
+//! use rto_bridge::params::Init;
+//!
+//! let config = GptNeoXConfig {
+//!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
+//!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
+//!     tied_embeddings: false, bos_token: None, eos_token: Some(0), pad_token: None,
+//! };
+//! let heads = Heads { language_model: true, ..Heads::default() };
+//! let model = Model::random_gpt_neox(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
+//! let batch = Batch::new(&[(&[5, 6][..], &[1, 0][..]), (&[5][..], &[2, 3, 0][..])])?;
+//! let log_probs = model.scores(&batch, &Request::log_probs())?.log_probs.expect("asked for");
+//! assert_eq!(log_probs.len(), 5); // one per response token
+//! assert!(log_probs.iter().all(|p| *p < 0.0));
+//! # Ok::<(), rto_bridge::Error>(())
+//! ```
 
 mod architecture;
 mod gpt_neox;

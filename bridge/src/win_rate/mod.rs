@@ -16,6 +16,24 @@
 //! One run's interval is over prompts, for the policies as trained; [`over_seeds`] gives intervals over training runs.
 //!
 //! A judge that prefers one of two texts gives preferences directly: [`Comparison::try_new`] and [`Matrix::try_new`].
+//!
+//! ```
+//! use rto_bridge::win_rate::{Answer, Method, WinRates};
+//!
+//! // Two methods on forty prompts; the first is better on thirty of them.
+//! let answers = |better: fn(usize) -> bool| -> Vec<Vec<Answer>> {
+//!     let answer = |p| Answer { score: f64::from(u8::from(better(p))), length: 9.0, kl: None };
+//!     (0..40).map(|p| vec![answer(p)]).collect()
+//! };
+//! let rates = WinRates::try_new(&[
+//!     Method { name: "rto".into(), prompts: answers(|p| p < 30) },
+//!     Method { name: "sft".into(), prompts: answers(|p| p >= 30) },
+//! ])?;
+//! let c = rates.get(0, 1).expect("two methods");
+//! assert_eq!((c.rate.value, c.won_tied_lost), (0.75, [30, 0, 10]));
+//! assert!(c.rate.low > 0.59 && c.rate.high < 0.87 && c.p_value < 0.01);
+//! # Ok::<(), rto_bridge::Error>(())
+//! ```
 
 mod length;
 mod matrix;

@@ -13,6 +13,23 @@
 //! thanks +0.5; an insult −1.5, fillers −0.15, evasion −0.5, repetition −0.2 to −0.5, a fact right after a fact −0.2, another animal −0.5; ending early −0.3 and
 //! −0.5 for each missing answer; each word −0.03 (−0.1 where brevity is wanted). r = scale × points, with scale
 //! [`World::DEFAULT_SCALE`] unless told otherwise, so that (3.1) holds as printed.
+//!
+//! ```
+//! use rto::seed::SeedTree;
+//! use rto_bridge::world::{World, decode};
+//!
+//! let world = World::try_new(2.0)?;
+//! let prompt = world.prompts()[0].clone();
+//! let good = world.good_reply(&prompt)?;
+//! // The reward of a response is the sum of what its words earn, and it is known.
+//! let words = world.token_rewards(&good.prompt, &good.response)?;
+//! assert_eq!(words.len(), good.len());
+//! assert!((words.iter().sum::<f64>() - world.reward(&good)?).abs() < 1e-12);
+//! println!("{} {}", decode(&good.prompt), decode(&good.response));
+//! let pairs = world.pairs(&[prompt], 4, &SeedTree::new(1))?; // labels from (3.1)
+//! assert_eq!(pairs.len(), 4);
+//! # Ok::<(), rto::Error>(())
+//! ```
 
 mod demonstrator;
 mod prompt;
