@@ -606,5 +606,6 @@ fn the_commands_of_the_readme_run() {
     }
     assert!(dir.path().join("rewards.html").exists());
     assert!(dir.path().join("smoke/report.html").exists());
-    assert_eq!(commands.len(), 6);
+    assert!(dir.path().join("hh/agreement.csv").exists());
+    assert_eq!(commands.len(), 8);
 }

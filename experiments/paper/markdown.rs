@@ -26,11 +26,15 @@ pub fn to_html(markdown: &str) -> String {
         .replace("</table>", "</table></div>")
 }
 
-/// The anchor of a heading: `note-` and its first word, so that "A3. The exact minimax" is `note-A3`.
+/// The anchor of a heading: `note-` and its label, so that "A3. The exact minimax" is `note-A3`, or all its words.
 pub fn anchor(heading: &str) -> String {
-    let word = heading.split_whitespace().next().unwrap_or_default();
-    let kept: String = word.chars().filter(|c| c.is_alphanumeric()).collect();
-    format!("note-{kept}")
+    let plain = |word: &str| word.chars().filter(|c| c.is_alphanumeric()).collect();
+    let words: Vec<String> = heading.split_whitespace().map(plain).collect();
+    let is_label = |word: &String| word.len() == 2 && word.ends_with(|c: char| c.is_ascii_digit());
+    match words.first().filter(|word| is_label(word)) {
+        Some(label) => format!("note-{label}"),
+        None => format!("note-{}", words.join("-")),
+    }
 }
 
 fn heading_text(events: &[Event<'_>]) -> String {

@@ -12,6 +12,11 @@ use std::fs;
 
 const EQUATIONS: &str = include_str!("../../paper-notes/equations.md");
 const ERRATA: &str = include_str!("../../paper-notes/errata.md");
+const SECTION5: &str = include_str!("../../paper-notes/section5.md");
+const DEVIATIONS: &str = include_str!("../../paper-notes/deviations.md");
+/// Of the language-model program, which takes five times five minutes: the committed figure, not drawn again here.
+const FRONTIER: &str = include_str!("../../figures/rto_llm/frontier.svg");
+const FRONTIER_COMMAND: &str = "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds";
 const SYMBOLS: &str = include_str!("../../paper-notes/symbols.md");
 const TITLE: &str = "DPO Meets PPO, executed";
 
@@ -73,6 +78,13 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
     }
     page.section("errata", "Corrections and proofs");
     page.push(&to_html(ERRATA));
+    page.section("section5", "The language-model experiment");
+    frontier(&mut page);
+    page.push(&to_html(
+        &SECTION5.replace("(deviations.md)", "(#deviations)"),
+    ));
+    page.section("deviations", "Paper, released code, this toolkit");
+    page.push(&to_html(DEVIATIONS));
     page.section("symbols", "Symbols");
     page.push(&to_html(SYMBOLS));
     page.section("run", "This run");
@@ -162,6 +174,15 @@ fn figure(page: &mut Page, dir: &RunDir, full: bool, outcome: &Outcome) -> Resul
     Ok(())
 }
 
+fn frontier(page: &mut Page) {
+    let name = "rto_llm/frontier";
+    page.push(&format!(
+        "<h3 id=\"{}\">{name}</h3>\n<p>Reward and KL of every method over five seeds. The committed figure: this program does not train \
+         language models.</p>\n<div class=\"scroll\"><figure>{FRONTIER}</figure></div>\n<pre>{FRONTIER_COMMAND}</pre>\n",
+        figure_id(name)
+    ));
+}
+
 fn provenance(page: &mut Page, dir: &RunDir, full: bool) -> Result<()> {
     let versions = Versions::new("paper", BTreeMap::new());
     let mut text = format!("paper{}\n", if full { " --full" } else { "" });
@@ -207,6 +228,10 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
             cell(&o.found)
         );
     }
+    let _ = writeln!(
+        out,
+        "| [`rto_llm/frontier`](https://github.com/rto-toolkit/rto/blob/main/figures/rto_llm/frontier.svg) | | the committed figure | not checked | `{FRONTIER_COMMAND}` |"
+    );
     let body = EQUATIONS
         .split_once('\n')
         .map_or(EQUATIONS, |(_, rest)| rest);

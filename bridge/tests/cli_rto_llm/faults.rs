@@ -183,3 +183,16 @@ fn a_dry_run_says_how_long() {
     let sum: f64 = stages.iter().map(|s| s["minutes"].as_f64().unwrap()).sum();
     assert!(sum > 0.0 && (sum - value["minutes"].as_f64().unwrap()).abs() < 1e-9);
 }
+
+#[test]
+fn the_committed_figure_is_what_its_table_draws() {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../figures/rto_llm");
+    let dir = tempfile::tempdir().unwrap();
+    let table = "frontier.csv";
+    fs::copy(committed.join(table), dir.path().join(table)).unwrap();
+    ok(&["--redraw", dir.path().to_str().unwrap()]);
+    for name in ["frontier.svg", "frontier.png"] {
+        let read = |folder: &Path| fs::read(folder.join(name)).unwrap();
+        assert!(read(&committed) == read(dir.path()), "{name}");
+    }
+}
