@@ -96,3 +96,37 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
             .contains("NOT as expected")
     );
 }
+
+/// The committed figures are those of `--full`: its expectations hold of their tables, without running anything for minutes.
+#[test]
+fn the_committed_tables_are_as_expected_at_the_published_sizes() {
+    let dir = TempDir::new().unwrap();
+    let (small, full) = (dir.path().join("small"), dir.path().join("full"));
+    assert!(paper(&small).status.success());
+    fs::create_dir(&full).unwrap();
+    fs::copy(small.join("versions.json"), full.join("versions.json")).unwrap();
+    fs::write(full.join("config.toml"), "full = true\n").unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for experiment in ["prop32", "thm42", "algorithm2"] {
+        let (from, to) = (root.join("figures").join(experiment), full.join(experiment));
+        fs::create_dir(&to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+        // What tells a finished run, and its settings.
+        for name in ["results.json", "config.toml"] {
+            fs::copy(small.join(experiment).join(name), to.join(name)).unwrap();
+        }
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_paper"))
+        .args(["--full", "--quiet", "--json", "--out"])
+        .arg(&full)
+        .env_remove("CARGO")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(outcomes.as_array().unwrap().len(), 17);
+}
