@@ -73,7 +73,7 @@ fn norm(x: &[f64]) -> f64 {
     top * x.iter().map(|x| (x / top).powi(2)).sum::<f64>().sqrt()
 }
 
-/// ψ(τ) = Σ_h φ(s_h, a_h), `[d]`.
+/// (4.1): ψ(τ) = Σ_h φ(s_h, a_h), `[d]`.
 pub fn trajectory_features(features: &impl FeatureMap, trajectory: &Trajectory) -> Vec<f64> {
     let mut psi = vec![0.0; features.dim()];
     for &(s, a) in trajectory.steps() {
@@ -82,7 +82,7 @@ pub fn trajectory_features(features: &impl FeatureMap, trajectory: &Trajectory) 
     psi
 }
 
-/// φ as a table, `[n_states, n_actions, d]`.
+/// Section 4.1: φ as a table, `[n_states, n_actions, d]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseFeatures {
     n_states: usize,
@@ -186,7 +186,7 @@ impl FeatureMap for DenseFeatures {
     }
 }
 
-/// One coordinate per state–action pair: d = |𝒮|·A, θ is the reward table itself.
+/// Section 4.1: One coordinate per state–action pair: d = |𝒮|·A, θ is the reward table itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OneHot {
     /// |𝒮|.

@@ -23,7 +23,7 @@ use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_finite, check_len};
 use crate::{Error, Result};
 
-/// r(s, a). After the end of the episode r = 0, which needs no row.
+/// Section 3.1: r(s, a). After the end of the episode r = 0, which needs no row.
 pub trait RewardModel: Sync {
     /// (|𝒮|, A) the reward is defined on.
     fn shape(&self) -> (usize, usize);
@@ -68,7 +68,7 @@ pub(crate) fn check_reward(mdp: &TabularMdp, reward: &impl RewardModel) -> Resul
     })
 }
 
-/// r as a table, `[n_states, n_actions]`.
+/// Section 3.1: r as a table, `[n_states, n_actions]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TabularReward {
     values: Array2<f64>,

@@ -30,7 +30,7 @@ mod tests;
 /// Added to the variance in [`whiten`].
 pub const WHITEN_EPS: f64 = 1e-8;
 
-/// Advantages and the returns a critic is fitted to.
+/// GAE (Schulman et al., 2016): Advantages and the returns a critic is fitted to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gae {
     /// Â_h, `[B][H_i]`.
@@ -75,7 +75,8 @@ pub fn gae(
     })
 }
 
-/// V(s_{H_i+1}) of every row, `[B]`: 0 after the end-of-sentence token, and 0 for a response cut at its longest length unless
+/// GAE's last state: V(s_{H_i+1}) of every row, `[B]`: 0 after the end-of-sentence token, and 0 for a response cut at its
+/// longest length unless
 /// `bootstrap_truncated`, which reads [`Channel::FinalValue`].
 ///
 /// # Errors
@@ -97,7 +98,7 @@ pub fn final_values(
     Ok(batch.iter().zip(last.values()).map(value).collect())
 }
 
-/// Σ_{k≥h} γ^{k−h} r_k, `[B][H_i]`.
+/// REINFORCE (Williams, 1992): Σ_{k≥h} γ^{k−h} r_k, `[B][H_i]`.
 ///
 /// # Errors
 /// [`Error::NonFinite`]; [`Error::Config`] on γ outside \[0, 1\].
@@ -115,7 +116,8 @@ pub fn reward_to_go(rewards: &Ragged, gamma: f64) -> Result<Ragged> {
     Ok(out)
 }
 
-/// x / √(var + ε) over the tokens of a mask, with the mean removed first if `shift_mean`; tokens off the mask become 0.
+/// As in published PPO code; not stated in the paper (Table 4): x / √(var + ε) over the tokens of a mask, with the mean
+/// removed first if `shift_mean`; tokens off the mask become 0.
 ///
 /// The variance is the biased one, 1/n Σ(x − x̄)², and ε = [`WHITEN_EPS`]. Without `shift_mean` the mean is scaled with the rest
 /// and keeps its sign, which is what rewards need.

@@ -91,7 +91,7 @@ pub fn robust_soft_value_iteration(
     soft_value_iteration(mdp, &TabularReward::try_new(robust)?, reference, beta)
 }
 
-/// min {Σ P_i V_i : KL(P̂ ‖ P) ≤ ζ} over distributions on the listed successors.
+/// Remark B.2 (errata, B7): min {Σ P_i V_i : KL(P̂ ‖ P) ≤ ζ} over distributions on the listed successors.
 ///
 /// Where P̂ > 0 the minimiser is P_i ∝ P̂_i/(V_i − η) for some η below the smallest such V; when a
 /// successor with P̂ = 0 has a smaller V still, what the ball allows is moved there.

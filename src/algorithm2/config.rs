@@ -10,7 +10,7 @@ use crate::seq::Decoder;
 use crate::token_reward::{AdaptiveKl, KlEstimator};
 use crate::{Error, Result};
 
-/// How advantages are estimated from token rewards.
+/// Line 7 of Algorithm 2, "PPO-Update", leaves it open: How advantages are estimated from token rewards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "experiments",
@@ -32,7 +32,7 @@ pub enum Advantage {
     },
 }
 
-/// The loss of the policy.
+/// Line 7 of Algorithm 2: The loss of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "experiments",
@@ -47,7 +47,7 @@ pub enum PolicyLoss {
     PolicyGradient,
 }
 
-/// Where the KL term acts.
+/// Line 6 of Algorithm 2, or GRPO: Where the KL term acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "experiments",
@@ -62,7 +62,7 @@ pub enum KlPlacement {
     Loss,
 }
 
-/// Masked whitening of advantages or rewards over the rollout.
+/// Not stated in the paper: Masked whitening of advantages or rewards over the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "experiments",

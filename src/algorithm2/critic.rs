@@ -3,7 +3,7 @@
 use crate::seq::{Channel, Episode, PerToken, StepReport, TokenObjective, TokenScorer, Trainable};
 use crate::{Error, Result};
 
-/// V(s_h) of every response token in [`Channel::Value`], and its fit to returns.
+/// Line 7 of Algorithm 2: V(s_h) of every response token in [`Channel::Value`], and its fit to returns.
 ///
 /// A critic of its own is any trainable scorer with that channel (and [`Channel::FinalValue`], where truncated responses
 /// are bootstrapped), so there is nothing more to implement. A critic on the policy's trunk is no `Critic` at all: it is a

@@ -11,7 +11,7 @@ use crate::seq::{Episode, StepReport, TokenObjective, TokenScorer, Trainable, ch
 use crate::token_reward::log_probs;
 use crate::{Error, Result};
 
-/// (x, y^w, y^l) of 𝒟.
+/// Section 2, the data of (2.2): (x, y^w, y^l) of 𝒟.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// (x, y^w).
@@ -26,7 +26,7 @@ pub type OnStep<'a> = &'a mut dyn FnMut(u64, &StepReport) -> Result<()>;
 /// A batch and its loss, from the numbers of the items drawn for a step.
 type Make<'a> = &'a mut dyn FnMut(&[usize]) -> Result<(Vec<Episode>, Box<dyn TokenObjective>)>;
 
-/// The steps a fit of n items takes.
+/// Tables 2 to 4, epochs and batch size: The steps a fit of n items takes.
 pub fn fit_steps(n: usize, config: &FitConfig) -> u64 {
     (n.div_ceil(config.batch_size) * config.epochs) as u64
 }

@@ -17,7 +17,7 @@ impl<T> Deref for Checked<T> {
     }
 }
 
-/// How a learning rate moves over a run of T steps, after a linear warm-up.
+/// Not stated in the paper: How a learning rate moves over a run of T steps, after a linear warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(
     feature = "experiments",

@@ -4,7 +4,7 @@ use super::PpoState;
 use crate::objective::PpoDiagnostics;
 use crate::seq::{Channel, Episode, Finish, PerToken, Ragged, StepReport};
 
-/// One iteration, measured on its rollout. Rewards and KL are those of π_{t−1}, before the steps.
+/// Lines 4 to 7 of Algorithm 2: One iteration, measured on its rollout. Rewards and KL are those of π_{t−1}, before the steps.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "experiments", derive(serde::Serialize))]
 pub struct IterationReport {

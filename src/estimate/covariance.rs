@@ -6,7 +6,7 @@ use super::design::{Design, information};
 use crate::mdp::check_len;
 use crate::{Error, Result};
 
-/// Which matrix measures distance between parameters.
+/// (4.2) and errata, B3: Which matrix measures distance between parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
     /// Σ_𝒟 = XᵀX + λI of (4.2).
@@ -15,7 +15,7 @@ pub enum MetricKind {
     Fisher,
 }
 
-/// A metric M ≻ 0 on ℝᵈ with ‖v‖_M = √(vᵀMv) and ‖v‖_{M⁻¹} by a triangular solve.
+/// (4.2): A metric M ≻ 0 on ℝᵈ with ‖v‖_M = √(vᵀMv) and ‖v‖_{M⁻¹} by a triangular solve.
 #[derive(Debug, Clone)]
 pub struct Metric {
     kind: MetricKind,
@@ -143,7 +143,7 @@ fn factorise(matrix: &DMatrix<f64>) -> Option<Cholesky<f64, Dyn>> {
     Cholesky::new(matrix.clone())
 }
 
-/// The row space of X: the parameter directions that preference data can see.
+/// Errata, B5: The row space of X: the parameter directions that preference data can see.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowSpace {
     basis: DMatrix<f64>,

@@ -125,7 +125,7 @@ pub fn log_likelihood(design: &Design, theta: &[f64]) -> Result<f64> {
     Ok(-kernels::pass(&design.rows, design.dim, theta).loss)
 }
 
-/// ∇L_𝒟(θ) = Σ_i σ(−x_iᵀθ) x_i, `[d]`.
+/// (4.1): ∇L_𝒟(θ) = Σ_i σ(−x_iᵀθ) x_i, `[d]`.
 ///
 /// # Errors
 /// [`Error::Shape`] unless θ is `[d]`.
@@ -136,7 +136,7 @@ pub fn gradient(design: &Design, theta: &[f64]) -> Result<Vec<f64>> {
     Ok(g)
 }
 
-/// The observed information −∇²L_𝒟(θ) = Σ_i σ′(x_iᵀθ) x_i x_iᵀ, `[d, d]`.
+/// (4.1): The observed information −∇²L_𝒟(θ) = Σ_i σ′(x_iᵀθ) x_i x_iᵀ, `[d, d]`.
 ///
 /// # Errors
 /// [`Error::Shape`] unless θ is `[d]`.

@@ -6,7 +6,7 @@ use super::covariance::{Metric, MetricKind, RowSpace};
 use super::design::Design;
 use crate::{Error, Result};
 
-/// Which lower bound on the curvature σ′ the `theory` radius uses.
+/// Lemma A.1 (errata, B3): Which lower bound on the curvature σ′ the `theory` radius uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Curvature {
     /// Υ = 1/(2 + e^{2HLB} + e^{−2HLB}) of Lemma A.1.
@@ -15,7 +15,7 @@ pub enum Curvature {
     Data,
 }
 
-/// A confidence radius ϱ.
+/// Lemma A.1 (errata, B3): A confidence radius ϱ.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RadiusKind {
     /// ϱ = (G/κ + √((G/κ)² + 16λB²))/2 with G = ½√(d_eff + 2√(d_eff t) + 2t), t = log(1/δ): the corrected
@@ -41,7 +41,7 @@ pub enum RadiusKind {
     Number(f64, MetricKind),
 }
 
-/// ϱ with the metric it is measured in.
+/// Lemma A.1 (errata, B3): ϱ with the metric it is measured in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Radius {
     /// ϱ ≥ 0.
@@ -52,7 +52,7 @@ pub struct Radius {
     pub finite_sample: bool,
 }
 
-/// The constants a radius depends on.
+/// Lemma A.1 (errata, B3): The constants a radius depends on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RadiusInputs {
     /// H.
@@ -105,7 +105,7 @@ fn slope(z: f64) -> f64 {
     e / ((1.0 + e) * (1.0 + e))
 }
 
-/// Everything the radii are made of, and the radii.
+/// Lemma A.1 (errata, B3): Everything the radii are made of, and the radii.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Radii {
     inputs: RadiusInputs,
@@ -128,7 +128,7 @@ pub struct Radii {
     pub leverage: f64,
 }
 
-/// The ingredients of every radius for a design, at the estimate `theta_mle`.
+/// Lemma A.1 (errata, B3): The ingredients of every radius for a design, at the estimate `theta_mle`.
 ///
 /// # Errors
 /// [`Error::Config`] on the constants; [`Error::Shape`] on θ.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{ActionIx, StateIx, TabularMdp, Trajectory, Transition, check_len};
 use crate::{Error, Result, Token};
 
-/// P prompts, each with the full A-ary tree of prefixes y_{1:h-1}, h = 1..H.
+/// Section 3.1: P prompts, each with the full A-ary tree of prefixes y_{1:h-1}, h = 1..H.
 ///
 /// State index of prefix y_{1:h-1} of prompt x (h−1 tokens, first token most significant):
 /// x·S + (A^{h−1} − 1)/(A − 1) + base-A code of the prefix, with S = (A^H − 1)/(A − 1). A prefix that

@@ -115,7 +115,7 @@ impl PreferencePair {
     }
 }
 
-/// Draws τ from a policy, starting at `start`.
+/// Section 3.1: Draws τ from a policy, starting at `start`.
 pub fn sample_trajectory(
     mdp: &TabularMdp,
     policy: &TabularPolicy,

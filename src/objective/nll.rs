@@ -6,7 +6,7 @@ use super::{Aggregation, single_rows};
 use crate::Result;
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
 
-/// ℒ = −Σ_{i,h} c_{i,h} log π(y_{i,h}|s_{i,h}) with fixed coefficients c.
+/// SFT (Table 2), REINFORCE: ℒ = −Σ_{i,h} c_{i,h} log π(y_{i,h}|s_{i,h}) with fixed coefficients c.
 ///
 /// Supervised fine-tuning has the aggregation's weights for c; the policy gradient has them times the advantages.
 #[derive(Debug, Clone)]

@@ -35,7 +35,8 @@ enum KlLoss {
     },
 }
 
-/// ℒ = Σ_{i,h} w_{i,h} [max(−ρÂ, −clip(ρ, 1−ε, 1+ε)Â) − c_H ℋ + β·kl], ρ = π(y_h|s_h)/π_old(y_h|s_h).
+/// PPO (Schulman et al., 2017), line 7 of Algorithm 2: ℒ = Σ_{i,h} w_{i,h} [max(−ρÂ, −clip(ρ, 1−ε, 1+ε)Â) − c_H ℋ + β·kl], ρ
+/// = π(y_h|s_h)/π_old(y_h|s_h).
 ///
 /// The behaviour π_old and the advantages Â are fixed. Where the clipped branch is the larger the surrogate has no gradient.
 #[derive(Debug, Clone)]
@@ -219,7 +220,7 @@ impl TokenObjective for PpoClip {
     }
 }
 
-/// What a set of steps did to the policy on the rows they were taken on.
+/// PPO (Schulman et al., 2017): What a set of steps did to the policy on the rows they were taken on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PpoDiagnostics {
     /// Fraction of tokens whose ratio is outside [1 − ε, 1 + ε].
@@ -232,7 +233,7 @@ pub struct PpoDiagnostics {
     pub ratio_deviation: f64,
 }
 
-/// Compares log-probabilities before and after, `[B][H_i]` each, over all tokens.
+/// PPO (Schulman et al., 2017): Compares log-probabilities before and after, `[B][H_i]` each, over all tokens.
 ///
 /// # Errors
 /// [`Error::Shape`]; [`Error::NonFinite`].

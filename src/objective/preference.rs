@@ -7,7 +7,7 @@ use crate::numerics::{log_sigmoid, sigmoid};
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
 use crate::{Error, Result};
 
-/// How the scores of a response become one number z_i.
+/// (2.2), (3.1): How the scores of a response become one number z_i.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readout {
     /// Σ_h: log π(y|x) from log-probabilities, Σ_h r_θ(s_h, y_h) from a token reward.

@@ -16,7 +16,8 @@ enum Form {
     CrossEntropy,
 }
 
-/// ℒ = (1/B) Σ_i ℓ(r_i, label_i) with r_i = log π(y_i|x_i) − log π_ref(y_i|x_i).
+/// KTO (Ethayarajh et al., 2024), PRIME (Cui et al., 2025): ℒ = (1/B) Σ_i ℓ(r_i, label_i) with r_i = log π(y_i|x_i) − log
+/// π_ref(y_i|x_i).
 #[derive(Debug, Clone)]
 pub struct Unpaired {
     groups: Vec<Range<usize>>,

@@ -6,7 +6,8 @@ use super::{Aggregation, single_rows};
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
 use crate::{Error, Result};
 
-/// ℒ = c Σ_{i,h} w_{i,h} ½ max{(V − R)², (V_old + clip(V − V_old, ±δ) − R)²}; without δ the plain square.
+/// PPO (Schulman et al., 2017), line 7 of Algorithm 2: ℒ = c Σ_{i,h} w_{i,h} ½ max{(V − R)², (V_old + clip(V − V_old, ±δ) −
+/// R)²}; without δ the plain square.
 #[derive(Debug, Clone)]
 pub struct ValueLoss {
     groups: Vec<Range<usize>>,

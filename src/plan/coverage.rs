@@ -7,7 +7,8 @@ use crate::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, TabularReward};
 use crate::{Error, Result};
 
-/// max_{s,a} d^π(s, a)/d^μ(s, a), the concentrability coefficient of single-policy coverage: by how much
+/// Theorem 4.2, partial coverage: max_{s,a} d^π(s, a)/d^μ(s, a), the concentrability coefficient of single-policy coverage:
+/// by how much
 /// data from μ under-represent what π does. 0/0 is left out; +∞ where π goes and μ never does.
 ///
 /// # Errors
@@ -22,7 +23,7 @@ pub fn concentrability(
     Ok(met.map(|(d, mu)| d / mu).fold(0.0, f64::max))
 }
 
-/// The Markov policy μ with d^μ = c·d^p + (1 − c)·d^q, for policies (p, q) and c in \[0, 1\].
+/// Theorem 4.2, partial coverage: The Markov policy μ with d^μ = c·d^p + (1 − c)·d^q, for policies (p, q) and c in \[0, 1\].
 ///
 /// μ(a|s) = d^μ(s, a)/d^μ(s), which exists for stochastic tables too, as occupancy measures of a
 /// finite-horizon table are convex. Where neither policy goes, μ = c·p + (1 − c)·q, which no occupancy sees.
@@ -60,7 +61,8 @@ pub fn mix_occupancies(
     TabularPolicy::from_log_probs(mixed)
 }
 
-/// A behaviour policy μ with *controlled coverage* of π*_β: d^μ = c·d^{π*_β} + (1 − c)·d^{adversary}, the
+/// Theorem 4.2, partial coverage: A behaviour policy μ with *controlled coverage* of π*_β: d^μ = c·d^{π*_β} + (1 −
+/// c)·d^{adversary}, the
 /// adversary being soft-optimal for −r at the same β and π_ref. Hence d^{π*}(s, a)/d^μ(s, a) ≤ 1/c
 /// everywhere, and the smaller c, the more of the data is about responses nobody wants: c = 1 is data from
 /// the optimum, c = 0 from the adversary alone.

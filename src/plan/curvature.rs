@@ -8,7 +8,7 @@ use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
 use crate::{Error, Result};
 
-/// β ∇²_θ V*_β(ρ; θ) at the θ whose soft-optimal policy is `policy`, `[d, d]`:
+/// Theorem B.1 (errata, B6): β ∇²_θ V*_β(ρ; θ) at the θ whose soft-optimal policy is `policy`, `[d, d]`:
 /// E_{s∼d^π}\[Cov_{a∼π(·|s)}(φ(s, a) + E_{s′}\[m(s′)\])\] with m(s) = E_π\[Σ φ | s\].
 ///
 /// On a deterministic table this is E_{x∼ρ}\[Cov_π(ψ | x)\], the covariance of the trajectory features. With
@@ -77,7 +77,7 @@ fn add_outer(out: &mut DMatrix<f64>, x: &[f64], weight: f64) {
     }
 }
 
-/// E_{s∼d^π}\[Var_{a∼π(·|s)}(f(s, a) + E_{s′}\[m(s′)\])\], m(s) = E_π\[Σ f | s\]: on a deterministic table the
+/// Errata, B2 and B6: E_{s∼d^π}\[Var_{a∼π(·|s)}(f(s, a) + E_{s′}\[m(s′)\])\], m(s) = E_π\[Σ f | s\]: on a deterministic table the
 /// variance of Σ_h f(s_h, a_h) under π, averaged over prompts.
 ///
 /// With f = r − r̂ it is the integrand of the variance identity

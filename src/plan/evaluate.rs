@@ -7,7 +7,7 @@ use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
 use crate::{Error, Result};
 
-/// The regularised value of a policy.
+/// (3.2), (3.3): The regularised value of a policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyValue {
     /// V^π_β(s), `[n_states]`.

@@ -59,7 +59,7 @@ pub use visitation::{Visitation, visitation};
 use crate::mdp::{TabularMdp, TabularPolicy};
 use crate::{Error, Result};
 
-/// V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
+/// (3.2): V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
 pub fn mean_value(mdp: &TabularMdp, v: &[f64]) -> f64 {
     mdp.roots().map(|(s, p)| p * v[s.ix()]).sum()
 }

@@ -8,7 +8,7 @@ use crate::numerics::log_sum_exp;
 use crate::reward::RewardModel;
 use crate::{Error, Result};
 
-/// What a run of natural policy gradient did.
+/// Remark A.3 (errata, B8): What a run of natural policy gradient did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NpgRun {
     /// π_T.
@@ -50,7 +50,7 @@ pub fn npg_step(
     Ok(TabularPolicy::trusted(log_pi))
 }
 
-/// Runs [`npg_step`] and measures every iterate against the exact optimum.
+/// Remark A.3 (errata, B8): Runs [`npg_step`] and measures every iterate against the exact optimum.
 ///
 /// # Errors
 /// As [`npg_step`].
@@ -110,7 +110,7 @@ impl NpgBound {
     }
 }
 
-/// The constants D_h = δ_h(0) + Σ_{k later} D_k²/(8β(1−c)) of the finite-horizon rate, where δ_h(0) is
+/// Remark A.3 (errata, B8): The constants D_h = δ_h(0) + Σ_{k later} D_k²/(8β(1−c)) of the finite-horizon rate, where δ_h(0) is
 /// the largest span of β log(π₀/π*) over the states of a stage. Stages count actions to go (longest
 /// path), so that a transition always leads to a later stage. Needs 0 < c < 1.
 ///

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// The most action sequences that [`best_predetermined`] enumerates.
 pub const PREDETERMINED_LIMIT: usize = 1_000_000;
 
-/// The best predetermined policy of an MDP.
+/// Proposition C.2 (errata, B9): The best predetermined policy of an MDP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predetermined {
     /// E_{x∼ρ} of the best value; −∞ when a prompt has no admissible sequence.

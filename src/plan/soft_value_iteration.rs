@@ -11,7 +11,7 @@ use crate::reward::{RewardModel, check_reward};
 /// Rows handled by one parallel task.
 const CHUNK: usize = 256;
 
-/// The regularised optimum of an MDP.
+/// (3.3), (3.4): The regularised optimum of an MDP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SoftOptimum {
     /// V*_β(s), `[n_states]`.

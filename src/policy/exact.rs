@@ -17,7 +17,7 @@ use crate::{Error, Result, Token};
 /// How far Σ_a π(a|s) may be from 1 in the scores of a policy: room for single precision.
 const NORMALISATION: f64 = 1e-4;
 
-/// π(a|s) of any policy at every state of a table, by scoring all A^H responses of every prompt in batches
+/// Section 3.1: π(a|s) of any policy at every state of a table, by scoring all A^H responses of every prompt in batches
 /// of at most `rows` responses.
 ///
 /// Rows are renormalised to 1 in f64. States no response reaches (after an end-of-sentence token) get 1/A.
@@ -106,7 +106,7 @@ fn normalise(mut table: Array2<f64>) -> Result<TabularPolicy> {
     Ok(TabularPolicy::trusted(table))
 }
 
-/// What a policy is worth, without sampling.
+/// (3.2), (3.5): What a policy is worth, without sampling.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExactReport {
     /// V^π_β(ρ) of (3.2).
@@ -229,7 +229,7 @@ impl ExactEvaluator {
     }
 }
 
-/// V^π_β(ρ) and its gradient in the logits of π, `[n_states, n_actions]`:
+/// (3.2): V^π_β(ρ) and its gradient in the logits of π, `[n_states, n_actions]`:
 ///
 /// ∂V^π_β(ρ)/∂z(s, a) = d^π(s) π(a|s) (Q^π_β(s, a) − β log π(a|s) − V^π_β(s)).
 ///

@@ -16,7 +16,7 @@ use crate::{Error, Result, Token};
 use num_bigint::BigUint;
 use std::collections::BTreeMap;
 
-/// The adversary, answering as an oracle.
+/// Proposition 3.2 (errata, A3): The adversary, answering as an oracle.
 #[derive(Debug, Clone)]
 pub struct Adversary {
     n_actions: usize,

@@ -15,7 +15,7 @@ use super::mass::Mass;
 use super::oracle::{Scored, TokenOracle};
 use crate::{Error, Result, Token};
 
-/// Which unopened child a query goes through, at every level of the way down.
+/// Errata, A3: Which unopened child a query goes through, at every level of the way down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pick {
     /// The unopened child with the lowest index.
@@ -36,7 +36,7 @@ impl Pick {
     }
 }
 
-/// Settings of [`best_first`].
+/// Errata, A3: Settings of [`best_first`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BestFirst {
     /// Order among the children of a prefix.
@@ -54,7 +54,7 @@ impl Default for BestFirst {
     }
 }
 
-/// What a search found.
+/// Errata, A3: What a search found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found<M> {
     /// The most probable response found; the lexicographically smallest of those known when tied.
@@ -66,7 +66,7 @@ pub struct Found<M> {
     pub certified: bool,
 }
 
-/// The state of a search after one query, for tracing.
+/// Errata, A3: The state of a search after one query, for tracing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step<M> {
     /// The response that was scored.
@@ -79,7 +79,7 @@ pub struct Step<M> {
     pub slots: Vec<(Vec<Token>, M)>,
 }
 
-/// Searches for the most probable response with token feedback.
+/// Proposition 3.2 (errata, A3): Searches for the most probable response with token feedback.
 ///
 /// Ties between residuals go to the lexicographically smallest prefix. Memory: one node for each
 /// prefix passed; nothing of size A.
@@ -91,7 +91,7 @@ pub fn best_first<O: TokenOracle>(oracle: &mut O, options: &BestFirst) -> Result
     run(oracle, options, None)
 }
 
-/// As [`best_first`], reporting the state after every query.
+/// Proposition 3.2 (errata, A3): As [`best_first`], reporting the state after every query.
 ///
 /// # Errors
 /// As [`best_first`].

@@ -105,7 +105,7 @@ pub fn instance_bound(n_actions: usize, profile: &[u64], infer_last_leaf: bool) 
     1 + (a - 1) * sum(horizon - 1) + if infer_last_leaf { a - 2 } else { a - 1 } * last
 }
 
-/// What best-first search asks on a [`super::evaluator::NeedleChain`] with p\* > 1/2: one query, and one
+/// Errata, A3: What best-first search asks on a [`super::evaluator::NeedleChain`] with p\* > 1/2: one query, and one
 /// more for each light child opened before the main one; a main leaf that is last is inferred.
 pub fn needle_queries(n_actions: usize, main: &[Token], pick: Pick) -> u64 {
     let last = n_actions as u64 - 1;

@@ -6,7 +6,7 @@ use super::mass::Mass;
 use super::oracle::SentenceOracle;
 use crate::{Error, Result, Token};
 
-/// The order in which responses are scored.
+/// Errata, A4: The order in which responses are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order<'a> {
     /// 0…0, 0…01, … : each node of the tree is evaluated once.
@@ -15,7 +15,7 @@ pub enum Order<'a> {
     Codes(&'a [u64]),
 }
 
-/// Scores responses until the best is certain.
+/// Proposition 3.2, sentence part (errata, A4): Scores responses until the best is certain.
 ///
 /// With `use_normalisation`, Σ π\* = 1 is known: stop as soon as the best is at least the mass not yet
 /// scored, or when one response is left (its mass is then known). Without, only the last query ends it.

@@ -32,7 +32,7 @@ pub trait SentenceOracle {
     fn sentence_reward(&mut self, response: &[Token]) -> Result<Self::Mass>;
 }
 
-/// A prefix the oracle has been asked about: its mass, and the oracle's own handle for going on from it.
+/// (3.6): A prefix the oracle has been asked about: its mass, and the oracle's own handle for going on from it.
 #[derive(Debug, Clone)]
 pub struct Scored<M, P> {
     /// π\*(y₁…y_h | x) in the oracle's units.
@@ -81,7 +81,7 @@ pub trait TokenOracle {
     ) -> Result<()>;
 }
 
-/// Counts queries, here and nowhere else: no search counts its own.
+/// Proposition 3.2: Counts queries, here and nowhere else: no search counts its own.
 #[derive(Debug, Clone)]
 pub struct CountingOracle<O> {
     inner: O,

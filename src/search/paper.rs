@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use super::best_first::{Found, Pick};
 
-/// What one query deleted.
+/// Proof of Proposition 3.2: What one query deleted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deletion<M> {
     /// The response that was scored.
@@ -27,7 +27,7 @@ pub struct Deletion<M> {
     pub mass: M,
 }
 
-/// The learner's state: the heavy prefixes passed, and which children of each are deleted.
+/// Proof of Proposition 3.2 (errata, A2): The learner's state: the heavy prefixes passed, and which children of each are deleted.
 pub struct PaperSearch<M, P> {
     n_actions: usize,
     horizon: usize,

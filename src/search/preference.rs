@@ -20,7 +20,7 @@ use rand_distr::{Binomial, Distribution};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// Noisy pairwise preferences about responses and about tokens. A query is one label.
+/// (2.1), (3.1): Noisy pairwise preferences about responses and about tokens. A query is one label.
 ///
 /// A response or prefix is named by its code, the base-A number of its tokens, first token most significant.
 pub trait PreferenceOracle {
@@ -75,7 +75,7 @@ impl<O: PreferenceOracle> PreferenceOracle for CountingOracle<O> {
     }
 }
 
-/// An annotator that follows the Bradley–Terry model of a tabulated evaluator.
+/// (2.1), (3.1): An annotator that follows the Bradley–Terry model of a tabulated evaluator.
 #[derive(Debug, Clone)]
 pub struct BradleyTerryAnnotator<'a> {
     table: &'a LogMassTable,
@@ -219,7 +219,7 @@ impl<L: Labels> PreferenceOracle for L {
     }
 }
 
-/// Sentence feedback: a knockout among all A^H responses, each match decided by the majority of
+/// (2.1): Sentence feedback: a knockout among all A^H responses, each match decided by the majority of
 /// `times` labels; (A^H − 1)·`times` queries. Returns the code of the winner.
 ///
 /// # Errors
@@ -268,7 +268,7 @@ fn knockout(
         .ok_or_else(|| Error::config("n_actions", 0, "at least 1"))
 }
 
-/// Token feedback: the most probable response of an estimated policy, by best-first expansion of
+/// (3.1): Token feedback: the most probable response of an estimated policy, by best-first expansion of
 /// prefixes. At each expanded prefix the A tokens play a knockout with `times` labels a match, and
 /// the log-odds of each loser against its winner, log((wins + ½)/(losses + ½)), give the estimated
 /// conditional; (A−1)·`times` queries for each expanded prefix. Returns the code of the response.

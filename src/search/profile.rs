@@ -4,7 +4,8 @@ use super::evaluator::Evaluator;
 use crate::Result;
 use crate::Token;
 
-/// m_h for h = 0..=H, where `is_heavy` must be monotone (a child of a light node is light).
+/// Proof of Proposition 3.2 (errata, A1): m_h for h = 0..=H, where `is_heavy` must be monotone (a child of a light node is
+/// light).
 ///
 /// Visits the heavy nodes and their children only: A·Σ m_h evaluations.
 ///

@@ -16,7 +16,7 @@ pub enum Finish {
     Length,
 }
 
-/// A trajectory of a deterministic token MDP: s_h = (x, y_{1:h−1}), a_h = y_h, h = 1..H_i with H_i ≥ 1.
+/// Section 3.1: A trajectory of a deterministic token MDP: s_h = (x, y_{1:h−1}), a_h = y_h, h = 1..H_i with H_i ≥ 1.
 ///
 /// The end-of-sentence token, where there is one, is part of the response: its action is scored, trained and can carry reward.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -99,7 +99,7 @@ pub trait PolicyLearner: Trainable {
     fn snapshot(&self) -> Result<Self::Policy>;
 }
 
-/// A reward per response token, r(s_h, y_h).
+/// (2.3), (4.6), (5.1): A reward per response token, r(s_h, y_h).
 pub trait TokenReward {
     /// `[B][H_i]`.
     ///

@@ -4,7 +4,7 @@ use crate::objective::{BradleyTerry, Unpaired};
 use crate::seq::{Channel, Episode, PolicyLearner, Ragged, StepReport, TokenReward, TokenScorer};
 use crate::{Error, Result};
 
-/// Log-probabilities of a batch under a scorer, `[B][H_i]`.
+/// (4.5): Log-probabilities of a batch under a scorer, `[B][H_i]`.
 ///
 /// # Errors
 /// Those of the scorer; no [`Channel::LogProb`].

@@ -3,7 +3,8 @@
 use crate::seq::{Channel, PerToken, Ragged};
 use crate::{Error, Result};
 
-/// An estimate of KL(π(·|s_h) ‖ π_ref(·|s_h)) in nats at a sampled token, with d = log π(y_h|s_h) − log π_ref(y_h|s_h), y ~ π.
+/// Line 6 of Algorithm 2; k1, k2, k3 of Schulman (2020): An estimate of KL(π(·|s_h) ‖ π_ref(·|s_h)) in nats at a sampled
+/// token, with d = log π(y_h|s_h) − log π_ref(y_h|s_h), y ~ π.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "experiments",

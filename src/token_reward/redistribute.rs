@@ -8,7 +8,7 @@ use crate::seed::SeedTree;
 use crate::seq::{Episode, Ragged, TokenReward};
 use crate::{Error, Result};
 
-/// How much each token counts.
+/// ABC (Chan et al., 2024): How much each token counts.
 pub trait AttentionReadout {
     /// Weights ≥ 0, `[B][H_i]`, of any positive row sum.
     ///
@@ -23,7 +23,7 @@ impl<F: Fn(&[Episode]) -> Result<Ragged>> AttentionReadout for F {
     }
 }
 
-/// α = 1/H_i.
+/// A control for ABC (Chan et al., 2024): α = 1/H_i.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Uniform;
 
@@ -33,7 +33,8 @@ impl AttentionReadout for Uniform {
     }
 }
 
-/// α uniform on the simplex, drawn once for each (prompt, response) wherever it stands: density without information.
+/// A control for ABC (Chan et al., 2024): α uniform on the simplex, drawn once for each (prompt, response) wherever it
+/// stands: density without information.
 #[derive(Debug, Clone)]
 pub struct Random(SeedTree);
 

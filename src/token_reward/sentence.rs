@@ -41,7 +41,7 @@ fn at_end(mut rewards: Ragged, batch: &[Episode]) -> Result<Ragged> {
     Ok(rewards)
 }
 
-/// r_φ(x, y) = Σ_h of [`Channel::Reward`], paid at the last token: clip((r_φ − mean)/std, ±c).
+/// (2.3): r_φ(x, y) = Σ_h of [`Channel::Reward`], paid at the last token: clip((r_φ − mean)/std, ±c).
 #[derive(Debug, Clone)]
 pub struct SentenceReward<S> {
     model: S,
@@ -144,7 +144,7 @@ pub fn released<P: TokenScorer, R: TokenScorer, S: TokenScorer>(
     Ok(Both(dpo.clipped(dpo_clip)?, reward_model.clipped(10.0)?))
 }
 
-/// A reward times a constant and then cut to ±c per token.
+/// As in the authors' later code: A reward times a constant and then cut to ±c per token.
 #[derive(Debug, Clone)]
 pub struct Scaled<I> {
     inner: I,

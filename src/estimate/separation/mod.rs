@@ -11,7 +11,7 @@ use crate::Result;
 use crate::mdp::check_len;
 use crate::numerics::sigmoid;
 
-/// How preference data separate.
+/// (4.1), where its maximum is on the boundary: How preference data separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Separation {
     /// No θ has Xθ ≥ 0 and Xθ ≠ 0: (4.1) has a finite maximiser.
