@@ -238,12 +238,10 @@ fn no_numbered_item_of_the_paper_is_missing() {
     }
 }
 
-/// Tests named in the errata exist somewhere, and so do its figures.
-#[test]
-fn every_test_and_figure_in_the_errata_exists() {
-    let errata = fs::read_to_string(Path::new(ROOT).join("paper-notes/errata.md")).unwrap();
+/// The text of every file below some folders.
+fn sources(folders: &[&str]) -> String {
+    let mut folders: Vec<PathBuf> = folders.iter().map(|f| Path::new(ROOT).join(f)).collect();
     let mut sources = String::new();
-    let mut folders = vec![Path::new(ROOT).join("src"), Path::new(ROOT).join("tests")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -253,6 +251,14 @@ fn every_test_and_figure_in_the_errata_exists() {
             }
         }
     }
+    sources
+}
+
+/// Tests named in the errata exist somewhere, and so do its figures.
+#[test]
+fn every_test_and_figure_in_the_errata_exists() {
+    let errata = fs::read_to_string(Path::new(ROOT).join("paper-notes/errata.md")).unwrap();
+    let sources = sources(&["src", "tests"]);
     let mut checked = 0;
     for name in names(&errata) {
         let exists = match name {
@@ -276,19 +282,7 @@ fn every_detail_of_ppo_is_held_by_a_test() {
     let notes = fs::read_to_string(Path::new(ROOT).join("paper-notes/deviations.md")).unwrap();
     let (_, rest) = notes.split_once("## PPO, detail by detail").unwrap();
     let (table, _) = rest.split_once("\n## ").unwrap();
-    let mut sources = String::new();
-    let mut folders: Vec<_> = ["src", "tests", "bridge/tests"]
-        .map(|folder| Path::new(ROOT).join(folder))
-        .into();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => sources += &source(&path).unwrap_or_default(),
-            }
-        }
-    }
+    let sources = sources(&["src", "tests", "bridge/tests"]);
     let mut checked = 0;
     for row in table.lines().filter(|l| l.starts_with("| ")).skip(1) {
         let last = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();

@@ -167,6 +167,9 @@ fn seeds_are_compared_in_one_folder() {
     same(&contents(&alone), &contents(&out.join("seed-3")));
     let said = error(&["--smoke", "--quiet", "--seeds", "2..4"]);
     assert!(said.contains("needs --out"), "{said}");
+    let single = alone.to_str().unwrap();
+    let said = error(&["--smoke", "--quiet", "--seeds", "2..4", "--out", single]);
+    assert!(said.contains("holds a single run"), "{said}");
 }
 
 #[test]

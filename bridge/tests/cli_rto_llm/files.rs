@@ -156,7 +156,9 @@ fn a_run_on_preference_files_ends_with_everything_that_they_allow() {
 
     // The run does not go on with other data.
     let before = contents(&out);
-    write(dir.path(), "pairs.jsonl", &dialogues(81));
+    // As many records, other words.
+    let other = dialogues(80).replace("count the", "paint the");
+    write(dir.path(), "pairs.jsonl", &other);
     let said = error(&all);
     assert!(said.contains("data.json"), "{said}");
     same(&before, &contents(&out));
@@ -183,8 +185,19 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
     tokenizer["model"]["vocab"]["too far"] = 99_999.into();
     fs::write(other.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let (other, none) = (other.to_str().unwrap(), none.to_str().unwrap());
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 14] = [
         (&[], &["--data"]),
+        (
+            &[
+                "--data",
+                &good,
+                "--model",
+                &model,
+                "--set",
+                "max_new_tokens=5000",
+            ],
+            &["max_new_tokens: found 5000"],
+        ),
         (&["--data", "nowhere.jsonl"], &["nowhere.jsonl"]),
         (&["--data", &broken], &["broken.jsonl:6"]),
         (

@@ -120,12 +120,18 @@ fn rl(config: &Config, method: Method) -> f64 {
 /// Seconds of a stage's tokens, from one step of a network of this width that is timed for about a second.
 pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
     let shape = &data.network;
-    let length = (data.longest_prompt() + config.max_new_tokens).min(shape.max_positions);
+    let whole = (data.longest_prompt() + config.max_new_tokens).min(shape.max_positions);
     let probe = GptNeoXConfig {
-        n_layers: shape.n_layers.min(2),
+        // Wide networks are timed on one layer, narrow ones on two.
+        n_layers: shape
+            .n_layers
+            .min(if shape.hidden_size < 1024 { 2 } else { 1 }),
         vocab_size: shape.vocab_size.min(4096),
         ..shape.clone()
     };
+    // A step of a wide network is long enough with a part of a text.
+    let fits = PROBE / flops_per_token(&probe, whole as f64);
+    let length = whole.min((fits as usize).max(8));
     let heads = Heads {
         language_model: true,
         ..Heads::default()
@@ -171,5 +177,5 @@ pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
         best = best.min(start.elapsed().as_secs_f64());
     }
     let rate = rows as f64 * per_row / best;
-    Ok(flops_per_token(shape, length as f64) / rate)
+    Ok(flops_per_token(shape, whole as f64) / rate)
 }

@@ -49,6 +49,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         ..ReadOptions::default()
     };
     let (pairs, text_report) = clean(config, data::read_pairs(&paths, &options)?, None)?;
+    let digest = digest(&pairs);
     let roles = deal(config, pairs, seeds)?;
     let (tokenizer, files, network) = match &base {
         None => fresh(config, &roles.train)?,
@@ -64,6 +65,13 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
             config.model
         );
     };
+    if network.max_positions <= config.max_new_tokens {
+        bail!(
+            "max_new_tokens: found {}, expected less than {}, the positions of the model, so that a prompt has room",
+            config.max_new_tokens,
+            network.max_positions
+        );
+    }
     let maker = Maker {
         config,
         tokenizer: &tokenizer,
@@ -118,7 +126,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         })
         .collect();
     let account = json!({
-        "files": paths, "records": text_report.read, "kept": text_report.kept, "rules": rules,
+        "files": paths, "digest": digest, "records": text_report.read, "kept": text_report.kept, "rules": rules,
         "train_pairs": train.len(), "train_prompts": prompts.len(), "held_out_pairs": held_out_pairs.len(),
         "oracle_pairs": oracle_pairs.len(), "share_of_replies_cut": cut, "vocabulary": network.vocab_size,
     });
@@ -189,6 +197,11 @@ fn clean(
 ) -> Result<(Vec<data::Pair>, data::Report)> {
     let rules = config.rules.iter().map(|name| Rule::from_name(name));
     let rules: BTreeSet<Rule> = rules.collect::<rto_bridge::Result<_>>()?;
+    if maker.is_some() && config.cut_prompts && config.cut_replies {
+        // Nothing can be too long.
+        let (read, kept, rules) = (pairs.len(), pairs.len(), Vec::new());
+        return Ok((pairs, data::Report { read, kept, rules }));
+    }
     let Some(maker) = maker else {
         let options = CleanOptions {
             on: rules,
@@ -210,6 +223,15 @@ fn clean(
         }),
     };
     Ok(data::clean_pairs(pairs, &options)?)
+}
+
+/// Of the texts that are used, in order: a run does not go on with others.
+fn digest(pairs: &[data::Pair]) -> String {
+    let step = |key: u64, p: &data::Pair| {
+        let text = format!("{}\0{}\0{}", p.prompt, p.chosen, p.rejected);
+        SeedTree::new(key).child(&text).key64()
+    };
+    format!("{:016x}", pairs.iter().fold(0, step))
 }
 
 /// No limit on what is cut.

@@ -56,6 +56,12 @@ pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
     let Some(out) = &args.common.out else {
         bail!("--seeds: needs --out, the folder that holds a run per seed");
     };
+    if out.join("config.toml").exists() {
+        bail!(
+            "--out {}: holds a single run, expected a folder for a run per seed",
+            out.display()
+        );
+    }
     for &seed in &seeds.0 {
         let mut one = args.clone();
         one.seeds = None;
@@ -100,23 +106,23 @@ fn folder(out: &Path, seed: u64) -> std::path::PathBuf {
     out.join(format!("seed-{seed}"))
 }
 
+/// Mean, lower and upper end of what is measured, in the order of columns.
+const NUMBERS: [&str; 9] = [
+    "reward",
+    "reward_low",
+    "reward_high",
+    "kl",
+    "kl_low",
+    "kl_high",
+    "length",
+    "length_low",
+    "length_high",
+];
+
 /// Means over seeds with Student's t intervals, and the numbers behind them.
 fn methods(runs: &[WinRates], seeds: &[u64]) -> (Table, Table) {
-    let mut means = Table::new(
-        "methods",
-        &[
-            "method",
-            "reward",
-            "reward_low",
-            "reward_high",
-            "kl",
-            "kl_low",
-            "kl_high",
-            "length",
-            "length_low",
-            "length_high",
-        ],
-    );
+    let columns: Vec<&str> = std::iter::once("method").chain(NUMBERS).collect();
+    let mut means = Table::new("methods", &columns);
     let mut each = Table::new("seeds", &["seed", "method", "reward", "kl", "length"]);
     for (i, method) in runs[0].methods.iter().enumerate() {
         let of = |f: &dyn Fn(&rto_bridge::win_rate::Summary) -> f64| {
@@ -241,20 +247,10 @@ fn page(
     );
     page.section("methods", "Methods");
     page.say("Means over held-out prompts and seeds, with 95% intervals over seeds.");
-    let columns: Vec<Vec<f64>> = [
-        "reward",
-        "reward_low",
-        "reward_high",
-        "kl",
-        "kl_low",
-        "kl_high",
-        "length",
-        "length_low",
-        "length_high",
-    ]
-    .iter()
-    .map(|name| means.floats(name))
-    .collect::<Result<_>>()?;
+    let columns: Vec<Vec<f64>> = NUMBERS
+        .iter()
+        .map(|name| means.floats(name))
+        .collect::<Result<_>>()?;
     let shown = |i: usize, c: usize| {
         let [value, low, high] = [0, 1, 2].map(|k| number(columns[3 * c + k][i]));
         format!("{value} [{low}, {high}]")
