@@ -145,6 +145,13 @@ mod asking {
                 difference.into(),
             ]);
         }
+        let asked = serde_json::json!({
+            "model": args.judge_model, "endpoint": args.endpoint, "template": args.template, "limit": args.limit, "seed": args.seed,
+        });
+        replace_file(
+            &args.run.join("judge.json"),
+            format!("{asked:#}\n").as_bytes(),
+        )?;
         replace_file(&args.run.join("judge.csv"), table.to_csv().as_bytes())?;
         let page = args.run.join("report.html");
         report::write(&args.run, &page)?;
@@ -202,6 +209,17 @@ mod asking {
                 order.join(", ")
             )),
         };
-        args.pairs.iter().map(pair).collect()
+        let pairs: Vec<(String, String)> = args.pairs.iter().map(pair).collect::<Result<_>>()?;
+        let mut sorted: Vec<[&String; 2]> =
+            pairs.iter().map(|(a, b)| [a.min(b), a.max(b)]).collect();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
+            bail!(
+                "--pairs: found {}:{} twice, expected each pair once",
+                twice[0][0],
+                twice[0][1]
+            );
+        }
+        Ok(pairs)
     }
 }

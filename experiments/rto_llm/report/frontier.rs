@@ -53,7 +53,7 @@ impl Row<'_> {
 /// Of a run; no row where nothing is known.
 fn table(run: &Run) -> Table {
     let mut table = empty();
-    let caption = "Markers are held-out means with 95% intervals by prompt; lines are the way there during training (means of batches).";
+    let caption = "Markers are held-out means with 95% intervals by prompt; lines are the way there during training: means of batches on training prompts, at its temperature and with its estimate of the KL, so that they need not end at the markers.";
     let mut push = |kind, method: &str, kl, reward| {
         let measure = run.reward_name();
         Row {

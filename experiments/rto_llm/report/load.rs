@@ -39,6 +39,8 @@ pub struct Judged {
     pub prompts: usize,
     /// Replies without a verdict.
     pub unreadable: usize,
+    /// The judge's name, where `judge.json` gives it.
+    pub model: Option<String>,
 }
 
 pub struct Sample {
@@ -408,6 +410,10 @@ fn judged(path: &Path) -> Result<Judged> {
         matrix,
         prompts: table.distinct("prompt_id")?.len(),
         unreadable,
+        model: std::fs::read_to_string(path.with_extension("json"))
+            .ok()
+            .and_then(|text| object(&text).ok())
+            .and_then(|asked| Some(asked.get("model")?.as_str()?.to_string())),
     })
 }
 

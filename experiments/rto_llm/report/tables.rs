@@ -83,8 +83,10 @@ pub fn judged(page: &mut Page, run: &Run) {
     };
     page.section("judge", "Win rates by the judge (Table 1b)");
     page.say(&format!(
-        "How often a language model prefers the row's answer, in percent; ties count half. {} prompts; {} replies without a verdict are left out. Intervals and bold as above.",
-        judged.prompts, judged.unreadable
+        "How often {} prefers the row's answer, in percent; ties count half. {} prompts; {} replies without a verdict are left out. Intervals and bold as above.",
+        judged.model.as_deref().map_or("a language model".into(), escape),
+        judged.prompts,
+        judged.unreadable
     ));
     matrix(page, &judged.matrix);
     let methods = run

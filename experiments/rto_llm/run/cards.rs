@@ -20,6 +20,22 @@ const SHARED: [&str; 7] = [
     "eval_top_p",
 ];
 
+/// Settings of every method after DPO.
+const RL: [&str; 12] = [
+    "gamma",
+    "lambda",
+    "clip",
+    "value_clip",
+    "value_coef",
+    "critic",
+    "critic_learning_rate",
+    "kl_estimator",
+    "reward_whitening",
+    "advantage_whitening",
+    "aggregation",
+    "missing_eos_penalty",
+];
+
 impl Run {
     /// `README.md` in the folder of each policy that was evaluated.
     pub fn cards(&self, rates: &WinRates) -> Result<()> {
@@ -50,7 +66,7 @@ impl Run {
                 method: summary.name.clone(),
                 preset: self.config.preset.clone(),
                 seed: self.config.seed,
-                base_model: (!self.config.model.is_empty()).then(|| self.config.model.clone()),
+                base_model: (!self.config.model.is_empty()).then(|| base_name(&self.config.model)),
                 datasets: self.config.data.iter().map(|d| file_name(d)).collect(),
                 evaluated_on: format!("{} held-out prompts", self.data.held_out.len()),
                 metrics,
@@ -79,6 +95,14 @@ fn metric(name: &str, estimate: Estimate) -> Metric {
     }
 }
 
+/// A name on the hub as it is; of a folder here its last part.
+fn base_name(model: &str) -> String {
+    match Path::new(model).exists() {
+        true => file_name(model),
+        false => model.into(),
+    }
+}
+
 /// Where a file lies is nobody else's business.
 fn file_name(path: &str) -> String {
     let name = Path::new(path).file_name();
@@ -87,21 +111,17 @@ fn file_name(path: &str) -> String {
 
 /// The settings that made this policy.
 fn relevant(settings: &toml::Table, method: &str) -> Vec<(String, String)> {
-    let stage = method.split('_').next_back().unwrap_or(method);
+    let prefix = match method {
+        "rto_printed" => "printed_",
+        "rto_released" => "released_",
+        other => &format!("{other}_"),
+    };
+    let rl = !["sft", "dpo"].contains(&method);
     let own = |key: &str| {
-        let of_rl = !["sft", "dpo"].contains(&method)
-            && (key.starts_with("rl_")
-                || [
-                    "gamma",
-                    "lambda",
-                    "clip",
-                    "value_clip",
-                    "beta1",
-                    "critic",
-                    "kl_estimator",
-                ]
-                .contains(&key));
-        key.starts_with(&format!("{method}_")) || key.starts_with(&format!("{stage}_")) || of_rl
+        let of_rl = rl && (key.starts_with("rl_") || RL.contains(&key));
+        let dpo_reward = ["dppo", "rto", "rto_printed"].contains(&method) && key == "beta1";
+        let scratch = method == "sft" && key.starts_with("pretrain_");
+        key.starts_with(prefix) || of_rl || dpo_reward || scratch
     };
     let kept = settings
         .iter()

@@ -61,6 +61,7 @@ const PRESETS: [(&str, &[Text]); 9] = [
 pub struct Config {
     pub preset: String,
     pub seed: u64,
+    pub device: String,
     pub data: Vec<String>,
     pub rules: Vec<String>,
     pub held_out_share: f64,
@@ -178,6 +179,7 @@ pub fn resolve(args: &Args) -> Result<Config> {
         data: args.data.as_deref(),
         model: args.model.as_deref(),
         oracle: args.oracle.as_deref(),
+        device: args.device.as_deref(),
     })?;
     let mut config: Config = config::resolve(&layers)?;
     config.methods.sort();
@@ -193,6 +195,7 @@ struct Flags<'a> {
     data: Option<&'a [String]>,
     model: Option<&'a str>,
     oracle: Option<&'a str>,
+    device: Option<&'a str>,
 }
 
 /// `key = value` in TOML; a word without quotes is text.

@@ -68,12 +68,32 @@ fn of_world(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let world = World::try_new(config.reward_scale)?;
     let (prompts, held_out) = world.split(&seeds.child("split"));
     let held_out = spread(held_out, config.eval_prompts, "of the world")?;
+    let (base, network) = match config.model.as_str() {
+        "" => (None, config.network(words())),
+        name => {
+            let (folder, network) = files::base(name)?;
+            if network.vocab_size != WORDS.len() {
+                bail!(
+                    "--model {name}: has {} tokens, expected the {} words of the world",
+                    network.vocab_size,
+                    WORDS.len()
+                );
+            }
+            if network.eos_token != Some(EOS) {
+                bail!(
+                    "--model {name}: ends texts with token {:?}, expected {EOS}, as the world does",
+                    network.eos_token
+                );
+            }
+            (Some(folder), network)
+        }
+    };
     let longest = prompts.iter().chain(&held_out).map(|p| p.len()).max();
     let needed = longest.unwrap_or(0) + config.max_new_tokens;
-    if config.max_positions < needed {
+    if network.max_positions < needed {
         bail!(
             "max_positions: found {}, expected at least {needed}: the longest prompt and max_new_tokens",
-            config.max_positions
+            network.max_positions
         );
     }
     let node = seeds.child("demonstrations");
@@ -89,20 +109,7 @@ fn of_world(config: &Config, seeds: &SeedTree) -> Result<Data> {
         winner: p.winner,
         loser: p.loser,
     };
-    let (base, network) = match config.model.as_str() {
-        "" => (None, config.network(words())),
-        name => {
-            let (folder, network) = files::base(name)?;
-            if network.vocab_size != WORDS.len() {
-                bail!(
-                    "--model {name}: has {} tokens, expected the {} words of the world",
-                    network.vocab_size,
-                    WORDS.len()
-                );
-            }
-            (Some(folder), network)
-        }
-    };
+    let account = json!({"data": "the synthetic dialogue world", "prompts": prompts.len(), "model": files::fingerprint(base.as_deref())?});
     Ok(Data {
         codec: Codec::Words,
         tokenizer: TokenizerFiles::of_world(),
@@ -115,7 +122,7 @@ fn of_world(config: &Config, seeds: &SeedTree) -> Result<Data> {
         held_out_pairs: Vec::new(),
         oracle_dialogues: Vec::new(),
         oracle_pairs: Vec::new(),
-        account: json!({"data": "the synthetic dialogue world", "prompts": prompts.len()}),
+        account,
         said: String::new(),
         prompts,
         world: Some(world),

@@ -150,7 +150,7 @@ pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
     )?;
     let per_row = flops_per_token(&probe, length as f64) * length as f64;
     let rows = ((PROBE / per_row) as usize).clamp(1, config.micro_batch);
-    let token = |i: usize| (2 + i % (probe.vocab_size - 2)) as u32;
+    let token = |i: usize| (1 + i % probe.vocab_size.saturating_sub(2).max(1)) as u32;
     let episode = Episode::try_new(
         [token(0)].into(),
         (1..length).map(token).collect(),

@@ -158,6 +158,7 @@ impl Run {
         ];
         let mut table = Table::new("agreement", &["model", "accuracy", "low", "high", "pairs"]);
         for (name, scores) in scores {
+            // No two replies are equal here, and neither are their scores but by chance.
             let right = scores.chunks_exact(2).filter(|s| s[0] > s[1]).count() as u64;
             let n = pairs.len() as u64;
             let (low, high) = clopper_pearson(right, n);

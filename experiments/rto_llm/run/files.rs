@@ -1,6 +1,7 @@
 //! Preference files as episodes: read, cleaned, dealt out, tokenised.
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,9 +66,11 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
             config.model
         );
     };
-    if network.max_positions <= config.max_new_tokens {
+    let needed = config.max_prompt_tokens + config.max_new_tokens;
+    if network.max_positions < needed {
         bail!(
-            "max_new_tokens: found {}, expected less than {}, the positions of the model, so that a prompt has room",
+            "max_prompt_tokens, max_new_tokens: found {} and {}, expected at most {} together, the positions of the model",
+            config.max_prompt_tokens,
             config.max_new_tokens,
             network.max_positions
         );
@@ -77,10 +80,13 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         tokenizer: &tokenizer,
         eos,
         positions: network.max_positions,
+        prompts_cut: Cell::new(0),
     };
     let mut said = format!("{text_report}\n");
+    let mut overlong = 0;
     let mut part = |name: &str, pairs| {
         let (pairs, report) = clean(config, pairs, Some(&maker))?;
+        overlong += report.read - report.kept;
         if report.read > report.kept {
             said += &format!(
                 "{name}: {} of {} pairs are too long\n",
@@ -96,19 +102,26 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         true => Vec::new(),
         false => part("oracle", roles.oracle)?,
     };
-    let (train, dialogues) = (maker.pairs(&train)?, maker.dialogues(&train)?);
-    let (mut oracle_pairs, oracle_dialogues) = (maker.pairs(&oracle)?, maker.dialogues(&oracle)?);
-    oracle_pairs.truncate(config.pairs);
-    let held_out_pairs = maker.pairs(&held)?;
+    let dialogues = maker.dialogues(&train)?;
+    let oracle_dialogues = maker.dialogues(&oracle)?;
+    let (train, same) = maker.pairs(&train)?;
+    let (oracle_pairs, of_oracle) = maker.pairs(&oracle)?;
+    let oracle_pairs = some(oracle_pairs, config.pairs, &seeds.child("oracle pairs"));
+    let (held_out_pairs, of_held_out) = maker.pairs(&held)?;
+    let same = same + of_oracle + of_held_out;
+    if same > 0 {
+        said += &format!("{same} pairs are left out, whose replies are equal once cut\n");
+    }
     let prompts_of = |pairs: &[Pair]| distinct(pairs.iter().map(|p| p.winner.prompt.clone()));
-    let held_out = spread(
-        prompts_of(&held_out_pairs),
-        config.eval_prompts,
-        "of the data",
-    )?;
+    // A cut can make prompts of two conversations equal.
+    let known: HashSet<&Prompt> = train.iter().map(|p| &p.winner.prompt).collect();
+    let mut unseen = prompts_of(&held_out_pairs);
+    unseen.retain(|p| !known.contains(p));
+    let held_out = spread(unseen, config.eval_prompts, "of the data")?;
     let (prompts, cut) = (prompts_of(&train), cut_share(&train));
+    let prompts_cut = maker.prompts_cut.get();
     said += &format!(
-        "{} pairs to train on ({} prompts), {} held out, {} for the oracle; {:.0}% of the training replies are cut at {} tokens",
+        "{} pairs to train on ({} prompts), {} held out, {} for the oracle; {:.0}% of the training replies are cut at {} tokens, {prompts_cut} prompts lost their start",
         train.len(),
         prompts.len(),
         held_out_pairs.len(),
@@ -126,18 +139,25 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         })
         .collect();
     let account = json!({
-        "files": paths, "digest": digest, "records": text_report.read, "kept": text_report.kept, "rules": rules,
+        "files": paths, "digest": digest, "records": text_report.read, "kept": text_report.kept - overlong - same, "rules": rules, "overlong": overlong,
+        "equal_once_cut": same, "prompts_cut": prompts_cut, "model": fingerprint(base.as_ref().map(|b| b.0.as_path()))?,
+        "oracle": match config.oracle.as_str() {
+            "" => None,
+            name => Some(fingerprint(Some(&hub::resolve(name, &mut |_| ())?))?),
+        },
         "train_pairs": train.len(), "train_prompts": prompts.len(), "held_out_pairs": held_out_pairs.len(),
         "oracle_pairs": oracle_pairs.len(), "share_of_replies_cut": cut, "vocabulary": network.vocab_size,
     });
-    let demonstrations = train
-        .iter()
-        .take(config.demonstrations)
-        .map(|p| p.winner.clone());
+    let shown = some(
+        train.clone(),
+        config.demonstrations,
+        &seeds.child("demonstrations"),
+    );
+    let demonstrations = shown.into_iter().map(|p| p.winner);
     Ok(Data {
         world: None,
         demonstrations: demonstrations.collect(),
-        pairs: train.into_iter().take(config.pairs).collect(),
+        pairs: some(train, config.pairs, &seeds.child("pairs")),
         codec: Codec::Pieces(Box::new(tokenizer)),
         tokenizer: files,
         network,
@@ -186,6 +206,7 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
 /// The model's own chat template, where it has one.
 fn template(folder: Option<&Path>) -> ChatTemplate {
     let own = folder.and_then(|folder| ChatTemplate::from_tokenizer(folder).ok());
+    // Most base models have none.
     own.unwrap_or_default()
 }
 
@@ -232,6 +253,46 @@ fn digest(pairs: &[data::Pair]) -> String {
         SeedTree::new(key).child(&text).key64()
     };
     format!("{:016x}", pairs.iter().fold(0, step))
+}
+
+/// At most `n` of the items, drawn so that no file goes first, in their order.
+fn some<T>(items: Vec<T>, n: usize, seeds: &SeedTree) -> Vec<T> {
+    if items.len() <= n {
+        return items;
+    }
+    let chosen = data::shuffled(items.len(), seeds, 0);
+    let chosen: HashSet<usize> = chosen.into_iter().take(n).collect();
+    let kept = items
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| chosen.contains(i));
+    kept.map(|(_, item)| item).collect()
+}
+
+/// Names and sizes of a model folder's files, and what its settings say: enough to see that another model was put there.
+pub fn fingerprint(folder: Option<&Path>) -> Result<Option<String>> {
+    let Some(folder) = folder else {
+        return Ok(None);
+    };
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut files: Vec<String> = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let small = ["config.json", "tokenizer.json"].contains(&name.as_str());
+        // A model card or a log may be added later.
+        if !small && !name.ends_with(".safetensors") {
+            continue;
+        }
+        let size = entry.metadata().map_or(0, |m| m.len());
+        let text = match small {
+            true => std::fs::read_to_string(entry.path()).unwrap_or_default(),
+            false => String::new(),
+        };
+        files.push(format!("{name} {size} {text}"));
+    }
+    files.sort();
+    let key = SeedTree::new(0).child(&files.join("\n")).key64();
+    Ok(Some(format!("{key:016x}")))
 }
 
 /// No limit on what is cut.
@@ -283,10 +344,12 @@ struct Maker<'a> {
     tokenizer: &'a Tokenizer,
     eos: Token,
     positions: usize,
+    prompts_cut: Cell<usize>,
 }
 
 impl Maker<'_> {
-    fn pairs(&self, pairs: &[data::Pair]) -> Result<Vec<Pair>> {
+    /// Pairs in tokens, and how many were left out because their replies are equal once cut.
+    fn pairs(&self, pairs: &[data::Pair]) -> Result<(Vec<Pair>, usize)> {
         let pair = |p: &data::Pair| {
             let prompt = self.prompt(&p.prompt)?;
             Ok(Pair {
@@ -294,7 +357,10 @@ impl Maker<'_> {
                 loser: self.episode(&prompt, &p.rejected)?,
             })
         };
-        pairs.iter().map(pair).collect()
+        let mut made: Vec<Pair> = pairs.iter().map(pair).collect::<Result<_>>()?;
+        made.retain(|p| p.winner.response != p.loser.response);
+        let same = pairs.len() - made.len();
+        Ok((made, same))
     }
 
     /// Its last tokens: what was said last is what is answered.
@@ -305,6 +371,8 @@ impl Maker<'_> {
             .max_prompt_tokens
             .min(self.positions - self.config.max_new_tokens);
         let start = tokens.len().saturating_sub(longest);
+        self.prompts_cut
+            .set(self.prompts_cut.get() + usize::from(start > 0));
         Ok(tokens[start..].into())
     }
 

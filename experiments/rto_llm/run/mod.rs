@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use rto::seed::SeedTree;
+use rto_bridge::device::device;
 use rto_bridge::learner::{LearnerOptions, NeoxPolicy, NeoxScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
@@ -59,6 +60,9 @@ pub struct Args {
     /// Run under several seeds, as 1,2,5 or 1..5, each in a folder below --out, and compare over seeds
     #[arg(long, value_name = "LIST", conflicts_with = "seed")]
     seeds: Option<seeds::Seeds>,
+    /// Where networks run: cpu, cuda or cuda:N
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Stop after this stage; a later run with the same --out goes on
     #[arg(long, value_enum, default_value_t = Last::Evaluate)]
     stage: Last,
@@ -101,6 +105,7 @@ struct Run {
     dir: RunDir,
     progress: Progress,
     threads: usize,
+    device: Device,
     /// Tokenizer files that every saved policy carries.
     tokenizer: PathBuf,
 }
@@ -112,14 +117,15 @@ pub fn run(args: &Args) -> Result<()> {
         return crate::report::frontier::redraw(folder);
     }
     match &args.seeds {
-        Some(seeds) if !args.dry_run => seeds::run(args, seeds, &reporter),
-        _ => run_one(args, &reporter),
+        Some(seeds) => seeds::run(args, seeds, &reporter),
+        None => run_one(args, &reporter),
     }
 }
 
 fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     let config = config::resolve(args)?;
     let seeds = SeedTree::new(config.seed).child(NAME);
+    let device = device(&config.device)?;
     // Bad settings and bad data leave nothing behind.
     let data = Data::new(&config, &seeds)?;
     if !config.oracle.is_empty() {
@@ -130,13 +136,14 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     }
     let out = match &args.common.out {
         Some(out) => Some(out.clone()),
-        None => unfinished(&config),
+        None => unfinished(&config, &data),
     };
     let dir = RunDir::create_or_resume(NAME, out.as_deref(), &config)?;
     dir.write_json("data.json", &data.account)
-        .context("the data are not those this run began with")?;
+        .context("the data, the model or the oracle are not those this run began with; give a new run another --out")?;
     let tokenizer = data.tokenizer.folder(dir.root())?;
     let run = Run {
+        device,
         progress: Progress::new(args.common.quiet),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         config,
@@ -180,7 +187,10 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
         let summary = timings.phase("evaluate", || run.evaluate())?;
         say("evaluate", &timings)?;
         say!(reporter, "{}", summary.render())?;
-        reporter.json(&json!({ "run": run.root(), "summary": summary }))?;
+        // A sweep prints one document, of its own.
+        if args.common.json {
+            reporter.json(&json!({ "run": run.root(), "summary": summary }))?;
+        }
         run.dir.write_text("done", "")?;
         let page = run.dir.path("report.html");
         crate::report::write(run.root(), &page)?;
@@ -193,7 +203,7 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
 }
 
 /// The newest numbered folder of an unfinished run with these settings: without --out, the same command goes on.
-fn unfinished(config: &Config) -> Option<PathBuf> {
+fn unfinished(config: &Config, data: &Data) -> Option<PathBuf> {
     let wanted = toml::to_string(config).ok()?;
     let entries = std::fs::read_dir("runs").ok()?.flatten();
     let mut folders: Vec<PathBuf> = entries
@@ -206,6 +216,9 @@ fn unfinished(config: &Config) -> Option<PathBuf> {
     folders.sort();
     let fits = |p: &PathBuf| {
         let same = std::fs::read_to_string(p.join("config.toml")).is_ok_and(|t| t == wanted);
+        let account = std::fs::read_to_string(p.join("data.json")).ok();
+        let account = account.and_then(|t| serde_json::from_str::<serde_json::Value>(&t).ok());
+        let same = same && account.is_none_or(|found| found == data.account);
         same && !p.join("done").is_file() && RunDir::verify(NAME, p, config).is_ok()
     };
     folders.into_iter().rev().find(fits)
@@ -262,26 +275,27 @@ impl Run {
     /// The model that was named, or new weights from a stream of this name.
     fn first_network(&self, stream: &str) -> Result<NeoxScorer> {
         if let Some(folder) = &self.data.base {
-            return Ok(NeoxScorer::load(folder, true, &Device::Cpu)?);
+            return Ok(NeoxScorer::load(folder, true, &self.device)?);
         }
         let (shape, seeds) = (&self.data.network, self.seeds.child(stream));
         let heads = Heads {
             language_model: true,
             ..Heads::default()
         };
-        let model = Model::random_gpt_neox(shape, heads, Init::Small, &seeds, &Device::Cpu)?;
+        let model = Model::random_gpt_neox(shape, heads, Init::Small, &seeds, &self.device)?;
         let params = Params::new(model.params().tensors())?;
         Ok(NeoxScorer::try_new(shape, params)?)
     }
 
     /// A finished stage's network, to train on from.
     fn trained(&self, name: &str) -> Result<NeoxScorer> {
-        Ok(NeoxScorer::load(&self.saved(name), true, &Device::Cpu)?)
+        Ok(NeoxScorer::load(&self.saved(name), true, &self.device)?)
     }
 
     /// A finished stage's network, as it is.
     fn frozen(&self, name: &str) -> Result<NeoxScorer> {
-        Ok(NeoxScorer::load(&self.saved(name), false, &Device::Cpu)?
+        Ok(NeoxScorer::load(&self.saved(name), false, &self.device)?
+            .with_micro_batch(self.config.micro_batch)?
             .with_temperature(self.config.temperature)?)
     }
 

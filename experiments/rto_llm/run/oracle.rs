@@ -1,7 +1,5 @@
 //! What a response is worth when policies are compared: the world's own reward, or a reward model that trained none of them.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use rto::seq::{Episode, Finish};
@@ -94,13 +92,13 @@ fn translate(
 
 /// Refuses an oracle that cannot score, before anything is written.
 pub fn check(name: &str) -> Result<()> {
-    load(name).map(drop)
+    load(name, &Device::Cpu).map(drop)
 }
 
-fn load(name: &str) -> Result<(NeoxScorer, Tokenizer)> {
+fn load(name: &str, device: &Device) -> Result<(NeoxScorer, Tokenizer)> {
     let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
         .with_context(|| format!("--oracle {name}"))?;
-    let scorer = NeoxScorer::load(&folder, false, &Device::Cpu)?;
+    let scorer = NeoxScorer::load(&folder, false, device)?;
     use rto::seq::{Channel, TokenScorer};
     if !scorer.channels().contains(&Channel::Reward) {
         bail!(
@@ -117,18 +115,15 @@ impl Run {
             return Ok(Oracle::World(world));
         }
         if !self.config.oracle.is_empty() {
-            let (scorer, tokenizer) = load(&self.config.oracle)?;
+            let (scorer, tokenizer) = load(&self.config.oracle, &self.device)?;
             return Ok(Oracle::Given {
-                scorer: Box::new(scorer),
+                scorer: Box::new(scorer.with_micro_batch(self.config.micro_batch)?),
                 tokenizer: Box::new(tokenizer),
                 codec: &self.data.codec,
             });
         }
-        let folder: &Path = &self.saved("oracle");
-        Ok(Oracle::Trained(Box::new(NeoxScorer::load(
-            folder,
-            false,
-            &Device::Cpu,
-        )?)))
+        let scorer = NeoxScorer::load(&self.saved("oracle"), false, &self.device)?;
+        let scorer = scorer.with_micro_batch(self.config.micro_batch)?;
+        Ok(Oracle::Trained(Box::new(scorer)))
     }
 }

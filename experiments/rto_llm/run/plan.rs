@@ -53,8 +53,9 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
     say!(reporter, "# memory of a network in training\n{policy}")?;
     say!(reporter, "# memory of a frozen network\n{frozen}")?;
     let critics = u64::from(config.critic == CriticKind::Separate);
-    // The largest stage: policy and critic in training; reference, DPO policy and reward model frozen.
-    let peak = (1 + critics) * policy.total() + 3 * frozen.total();
+    // The largest stage: policy and critic in training; reference, DPO policy, reward model and oracle frozen.
+    let oracle = u64::from(data.world.is_none());
+    let peak = (1 + critics) * policy.total() + (3 + oracle) * frozen.total();
     say!(
         reporter,
         "# at most about {} MB at once",

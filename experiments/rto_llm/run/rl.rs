@@ -166,7 +166,7 @@ impl Run {
     fn rl_learner(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxLearner> {
         let mut weights = models.sft.weights()?;
         if self.config.critic == CriticKind::Shared {
-            add_value_head(&mut weights, models.sft.config().hidden_size)?;
+            add_value_head(&mut weights, models.sft.config().hidden_size, &self.device)?;
         }
         let mut scorer = NeoxScorer::try_new(models.sft.config(), Params::new(weights)?)?;
         if self.config.kl_estimator == Estimator::Exact {
@@ -191,8 +191,12 @@ impl Run {
     }
 }
 
-fn add_value_head(weights: &mut BTreeMap<String, Tensor>, hidden: usize) -> Result<()> {
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
+fn add_value_head(
+    weights: &mut BTreeMap<String, Tensor>,
+    hidden: usize,
+    device: &Device,
+) -> Result<()> {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, device);
     weights.insert(VALUE_WEIGHT.into(), zeros(&[1, hidden])?);
     weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
     Ok(())

@@ -53,6 +53,16 @@ impl std::str::FromStr for Seeds {
 
 /// Runs each seed in a folder of its own, then compares. A sweep that was stopped goes on with the same command.
 pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
+    if args.dry_run {
+        let mut one = args.clone();
+        one.common.seed = seeds.0.first().copied();
+        say!(
+            reporter,
+            "# for each of {} seeds, the first:",
+            seeds.0.len()
+        )?;
+        return super::run_one(&one, reporter);
+    }
     let Some(out) = &args.common.out else {
         bail!("--seeds: needs --out, the folder that holds a run per seed");
     };
@@ -77,14 +87,15 @@ pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
     let runs: Vec<WinRates> = seeds.0.iter().map(rates).collect::<Result<_>>()?;
     let cells = over_seeds(&runs)?;
     let names: Vec<&str> = runs[0].methods.iter().map(|m| m.name.as_str()).collect();
-    let (means, each) = methods(&runs, &seeds.0);
+    let measure = Measure::of(&folder(out, seeds.0[0]));
+    let (means, each) = methods(&runs, &seeds.0, measure);
     let write = |name: &str, text: String| {
         rto_bridge::checkpoint::atomic::replace_file(&out.join(name), text.as_bytes())
     };
     write("seeds.csv", each.to_csv())?;
     write("methods.csv", means.to_csv())?;
     write("win_rates.csv", long(&names, &cells).to_csv())?;
-    let frontier = frontier(&means, runs.len(), &folder(out, seeds.0[0]))?;
+    let frontier = frontier(&means, runs.len(), measure)?;
     crate::report::frontier::write(out, &frontier)?;
     write(
         "report.html",
@@ -106,6 +117,41 @@ fn folder(out: &Path, seed: u64) -> std::path::PathBuf {
     out.join(format!("seed-{seed}"))
 }
 
+/// What rewards are worth across seeds.
+#[derive(Clone, Copy)]
+enum Measure {
+    /// The same in every run.
+    Known(&'static str),
+    /// Each run trained an oracle of its own, whose zero is arbitrary: rewards are taken above those of SFT.
+    AboveSft,
+}
+
+impl Measure {
+    fn of(run: &Path) -> Self {
+        let known = crate::report::reward_name(run);
+        match known {
+            "true reward" => Self::Known(known),
+            _ => Self::AboveSft,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Known(name) => name,
+            Self::AboveSft => "reward by the oracle above SFT",
+        }
+    }
+
+    fn score(self, run: &WinRates, method: usize) -> f64 {
+        let score = |i: usize| run.methods[i].score.value;
+        let sft = run.methods.iter().position(|m| m.name == "sft");
+        match (self, sft) {
+            (Self::AboveSft, Some(sft)) => score(method) - score(sft),
+            _ => score(method),
+        }
+    }
+}
+
 /// Mean, lower and upper end of what is measured, in the order of columns.
 const NUMBERS: [&str; 9] = [
     "reward",
@@ -120,7 +166,7 @@ const NUMBERS: [&str; 9] = [
 ];
 
 /// Means over seeds with Student's t intervals, and the numbers behind them.
-fn methods(runs: &[WinRates], seeds: &[u64]) -> (Table, Table) {
+fn methods(runs: &[WinRates], seeds: &[u64], measure: Measure) -> (Table, Table) {
     let columns: Vec<&str> = std::iter::once("method").chain(NUMBERS).collect();
     let mut means = Table::new("methods", &columns);
     let mut each = Table::new("seeds", &["seed", "method", "reward", "kl", "length"]);
@@ -129,7 +175,7 @@ fn methods(runs: &[WinRates], seeds: &[u64]) -> (Table, Table) {
             Sample(runs.iter().map(|run| f(&run.methods[i])).collect())
         };
         let columns = [
-            of(&|m| m.score.value),
+            Sample(runs.iter().map(|run| measure.score(run, i)).collect()),
             of(&|m| m.kl.map_or(f64::NAN, |kl| kl.value)),
             of(&|m| m.length.value),
         ];
@@ -157,13 +203,13 @@ fn methods(runs: &[WinRates], seeds: &[u64]) -> (Table, Table) {
     (means, each)
 }
 
-/// Means over seeds; `one` is the folder of a run, which knows what is measured.
-fn frontier(means: &Table, seeds: usize, one: &Path) -> Result<Table> {
+/// Means over seeds.
+fn frontier(means: &Table, seeds: usize, measure: Measure) -> Result<Table> {
     use crate::report::frontier::{Row, empty};
     let caption = format!(
         "Means over {seeds} seeds and their held-out prompts; bars: Student's 95% interval of the reward over seeds."
     );
-    let measure = crate::report::reward_name(one);
+    let measure = measure.name();
     let column = |name: &str| means.floats(name);
     let (kl, reward) = (column("kl")?, column("reward")?);
     let (low, high) = (column("reward_low")?, column("reward_high")?);
