@@ -11,7 +11,7 @@ fn dialogues(n: usize) -> String {
     for i in 0..n {
         let (town, colour) = (["Rome", "Oslo", "Lima"][i % 3], ["red", "blue"][i % 2]);
         let prompt =
-            format!("\n\nHuman: I saw {i} {colour} doors in {town}, what now?\n\nAssistant:");
+            format!("\n\nHuman: I saw {colour} doors in {town}, what now, {i}?\n\nAssistant:");
         let line = serde_json::json!({
             "chosen": format!("{prompt} You could count the {colour} ones again."),
             "rejected": format!("{prompt} I do not care about {town}."),
