@@ -262,7 +262,21 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
 fn every_preset_resolves() {
     let dir = tempfile::tempdir().unwrap();
     let data = write(dir.path(), "pairs.jsonl", &dialogues(80));
-    let model = fixture("plain");
+    let made = dir.path().join("made");
+    let out = made.to_str().unwrap();
+    ok(&[
+        "--preset",
+        "hh-scratch",
+        "--data",
+        &data,
+        "--smoke",
+        "--quiet",
+        "--stage",
+        "sft",
+        "--out",
+        out,
+    ]);
+    let model = made.join("policies/sft").to_str().unwrap().to_string();
     let names = [
         "pythia-14m",
         "pythia-70m",
