@@ -18,6 +18,7 @@
 
 use crate::checkpoint::expected_tensors;
 use crate::config::{GptNeoXConfig, Head};
+use crate::optimizer::Moments;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;
@@ -37,6 +38,8 @@ pub struct Workload {
     pub checkpointing: bool,
     /// Largest head tile, `[rows, vocabulary]`, computed at once.
     pub head_tile: (usize, usize),
+    /// How AdamW holds its moments.
+    pub moments: Moments,
 }
 
 impl Default for Workload {
@@ -48,6 +51,7 @@ impl Default for Workload {
             training: false,
             checkpointing: true,
             head_tile: (256, 1024),
+            moments: Moments::F32,
         }
     }
 }
@@ -63,7 +67,7 @@ pub struct MemoryPlan {
     pub master: u64,
     /// One gradient per weight.
     pub gradients: u64,
-    /// Two f32 moments of AdamW per weight.
+    /// Two moments of AdamW per weight, with the scales of those in 8 bits.
     pub moments: u64,
     /// What the backward pass needs of the forward pass, or one block's working set.
     pub activations: u64,
@@ -118,7 +122,13 @@ impl MemoryPlan {
                 training * parameters * 4
             },
             gradients: training * parameters * size,
-            moments: training * parameters * 8,
+            moments: match work.training {
+                true => shapes
+                    .values()
+                    .map(|s| work.moments.bytes(s.iter().product()) as u64)
+                    .sum(),
+                false => 0,
+            },
             activations: match (work.training, work.checkpointing) {
                 (false, _) => tokens.min(256) * (9 * h + 2 * inner) * size,
                 (true, true) => layers * stream + kept + working,
@@ -160,12 +170,19 @@ impl MemoryPlan {
         })
     }
 
+    fn moments_name(&self) -> &'static str {
+        match self.moments < 8 * self.parameters {
+            true => "AdamW moments (8 bit)",
+            false => "AdamW moments (f32)",
+        }
+    }
+
     fn rows(&self) -> [(&'static str, u64); 7] {
         [
             ("weights", self.weights),
             ("master weights (f32)", self.master),
             ("gradients", self.gradients),
-            ("AdamW moments (f32)", self.moments),
+            (self.moments_name(), self.moments),
             ("activations", self.activations),
             ("key-value cache", self.cache),
             ("output head tile (f32)", self.head_tile),

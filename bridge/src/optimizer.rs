@@ -2,7 +2,9 @@
 //!
 //! With `g` the (clipped) gradient and `t` the 1-based step: `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`,
 //! `w ← w − η λ w − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)`. Weights narrower than `f32` have an `f32` master copy that the steps
-//! are taken on; moments are `f32` always.
+//! are taken on. Moments are `f32`, or bytes with a scale a block ([`Moments::EightBit`]): see below.
+
+mod eight_bit;
 
 use crate::checkpoint::atomic::replace_file;
 use crate::ops::simd::{for_each_piece, vectorized};
@@ -14,6 +16,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use eight_bit::Codes;
+
 /// Settings for the weights whose names match; the first group that matches a name counts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
@@ -23,6 +27,36 @@ pub struct Group {
     pub rate_factor: f64,
     /// Replaces the optimiser's.
     pub weight_decay: f64,
+}
+
+/// How the two moments of a weight are held between steps.
+///
+/// [`Moments::EightBit`] cuts a tensor of `n` values into `⌈n/256⌉` blocks, each with one `f32` scale per moment; a value is a byte,
+/// a float of 4 exponent bits with sign (`m`) or 5 without (`v`) and 3 fraction bits, relative to the largest of its block. A value
+/// is rounded up in as many steps as it is near the upper neighbour, so small changes add up; a nonzero `v` never becomes 0. Values
+/// decoded are off by at most an eighth, down to `2⁻¹⁴` (`m`) or `2⁻³⁰` (`v`) of the scale. Tensors of fewer than 4096 values keep
+/// `f32`. Weights that are not `f32` on the processor have their moments there all the same and are copied there and back each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Moments {
+    /// 8 bytes a weight.
+    #[default]
+    F32,
+    /// 2 bytes a weight and 8 a block.
+    EightBit,
+}
+
+impl Moments {
+    fn eight_bit(self, count: usize) -> bool {
+        self == Self::EightBit && count >= eight_bit::SMALLEST
+    }
+
+    /// Bytes of both moments of a tensor of `count` weights.
+    pub fn bytes(self, count: usize) -> usize {
+        match self.eight_bit(count) {
+            true => 2 * count + 8 * count.div_ceil(eight_bit::BLOCK),
+            false => 8 * count,
+        }
+    }
 }
 
 /// Settings of [`AdamW`].
@@ -40,6 +74,8 @@ pub struct AdamWConfig {
     pub max_grad_norm: Option<f64>,
     /// Exceptions, first match first.
     pub groups: Vec<Group>,
+    /// How moments are held.
+    pub moments: Moments,
 }
 
 impl Default for AdamWConfig {
@@ -52,6 +88,7 @@ impl Default for AdamWConfig {
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
             groups: Vec::new(),
+            moments: Moments::F32,
         }
     }
 }
@@ -124,6 +161,11 @@ enum State {
         v: Tensor,
         master: Option<Tensor>,
     },
+    Blocks {
+        m: Codes,
+        v: Codes,
+        master: Option<Tensor>,
+    },
 }
 
 /// Numbers of one step that all weights of a group share.
@@ -140,6 +182,8 @@ struct Factors {
     /// `1/√(1 − β₂ᵗ)`.
     root: f32,
     epsilon: f32,
+    /// `t`.
+    step: u64,
 }
 
 impl AdamW {
@@ -149,8 +193,9 @@ impl AdamW {
     /// [`Error::Setting`] for a value outside its range; what candle reports.
     pub fn new(config: AdamWConfig, params: &Params) -> Result<Self> {
         config.check()?;
-        let slices = params.on_slices();
-        let state = |(name, var): (&str, &Var)| Ok((name.to_string(), State::new(var, slices)?));
+        let (slices, moments) = (params.on_slices(), config.moments);
+        let state =
+            |(name, var): (&str, &Var)| Ok((name.to_string(), State::new(var, slices, moments)?));
         Ok(Self {
             config,
             step: 0,
@@ -216,22 +261,44 @@ impl AdamW {
             rate: (rate / (1.0 - c.beta1.powf(t))) as f32,
             root: (1.0 / (1.0 - c.beta2.powf(t)).sqrt()) as f32,
             epsilon: c.epsilon as f32,
+            step: self.step,
         }
     }
 
-    /// The state as named `f32` tensors: `m.NAME`, `v.NAME` and, for narrow weights, `master.NAME`.
-    fn tensors(&self) -> Result<BTreeMap<String, Vec<f32>>> {
+    /// Bytes that the moments take, master weights not counted.
+    pub fn moment_bytes(&self) -> usize {
+        let bytes = |state: &State| match state {
+            State::Slices { m, v } => 4 * (m.len() + v.len()),
+            State::Tensors { m, v, .. } => 4 * (m.elem_count() + v.elem_count()),
+            State::Blocks { m, v, .. } => m.bytes() + v.bytes(),
+        };
+        self.states.values().map(bytes).sum()
+    }
+
+    /// The state as named tensors: `m.NAME`, `v.NAME` and, for narrow weights, `master.NAME`, all `f32`; of moments in 8 bits bytes
+    /// `m8.NAME`, `v8.NAME` and `f32` scales `m8.scale.NAME`, `v8.scale.NAME`.
+    fn tensors(&self) -> Result<BTreeMap<String, (Dtype, Vec<u8>)>> {
         let mut all = BTreeMap::new();
-        let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+        let bytes = |v: &[f32]| (Dtype::F32, v.iter().flat_map(|x| x.to_le_bytes()).collect());
+        let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>().map(|v| bytes(&v));
         for (name, state) in &self.states {
             match state {
                 State::Slices { m, v } => {
-                    all.insert(format!("m.{name}"), m.clone());
-                    all.insert(format!("v.{name}"), v.clone());
+                    all.insert(format!("m.{name}"), bytes(m));
+                    all.insert(format!("v.{name}"), bytes(v));
                 }
                 State::Tensors { m, v, master } => {
                     all.insert(format!("m.{name}"), flat(m)?);
                     all.insert(format!("v.{name}"), flat(v)?);
+                    if let Some(master) = master {
+                        all.insert(format!("master.{name}"), flat(master)?);
+                    }
+                }
+                State::Blocks { m, v, master } => {
+                    for (kind, moment) in [("m8", m), ("v8", v)] {
+                        all.insert(format!("{kind}.{name}"), (Dtype::U8, moment.codes.clone()));
+                        all.insert(format!("{kind}.scale.{name}"), bytes(&moment.scales));
+                    }
                     if let Some(master) = master {
                         all.insert(format!("master.{name}"), flat(master)?);
                     }
@@ -251,14 +318,11 @@ impl AdamW {
             why,
         };
         let tensors = self.tensors()?;
-        let bytes: BTreeMap<&String, Vec<u8>> = tensors
-            .iter()
-            .map(|(name, v)| (name, v.iter().flat_map(|x| x.to_le_bytes()).collect()))
-            .collect();
-        let views = bytes.iter().map(|(name, bytes)| {
+        let views = tensors.iter().map(|(name, (dtype, bytes))| {
+            let size = if *dtype == Dtype::U8 { 1 } else { 4 };
             Ok((
-                *name,
-                TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?,
+                name,
+                TensorView::new(*dtype, vec![bytes.len() / size], bytes)?,
             ))
         });
         let views = views
@@ -288,19 +352,30 @@ impl AdamW {
             .and_then(|s| s.parse().ok())
             .ok_or_else(|| failed("no step count, expected one in the header".into()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(e.to_string()))?;
-        let read = |name: String, count: usize| -> Result<Vec<f32>> {
+        let has = |kind: &str, name: &str| file.tensor(&format!("{kind}.{name}")).is_ok();
+        for (name, state) in &optimizer.states {
+            let (found, expected) = match state {
+                State::Blocks { .. } if has("m", name) => ("f32", "8-bit"),
+                State::Slices { .. } | State::Tensors { .. } if has("m8", name) => ("8-bit", "f32"),
+                _ => continue,
+            };
+            return Err(failed(format!(
+                "{name}: found {found} moments, expected {expected} as in the settings"
+            )));
+        }
+        let read = |name: String, dtype: Dtype, count: usize| -> Result<Vec<u8>> {
             let view = file
                 .tensor(&name)
                 .map_err(|_| failed(format!("no tensor {name}")))?;
-            if view.dtype() != Dtype::F32 || view.data().len() != 4 * count {
+            let size = if dtype == Dtype::U8 { 1 } else { 4 };
+            if view.dtype() != dtype || view.data().len() != size * count {
                 return Err(failed(format!(
-                    "{name}: {:?} of {} bytes, expected {count} f32",
+                    "{name}: {:?} of {} bytes, expected {count} {dtype:?}",
                     view.dtype(),
                     view.data().len()
                 )));
             }
-            let (numbers, _) = view.data().as_chunks::<4>();
-            Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
+            Ok(view.data().to_vec())
         };
         let mut expected = 0;
         for (name, state) in &mut optimizer.states {
@@ -317,8 +392,8 @@ impl AdamW {
 }
 
 impl State {
-    fn new(var: &Var, slices: bool) -> Result<Self> {
-        if slices {
+    fn new(var: &Var, slices: bool, moments: Moments) -> Result<Self> {
+        if slices && !moments.eight_bit(var.elem_count()) {
             let zeros = || vec![0.0; var.elem_count()];
             return Ok(Self::Slices {
                 m: zeros(),
@@ -332,6 +407,14 @@ impl State {
         } else {
             Some(var.as_tensor().to_dtype(DType::F32)?.detach())
         };
+        if moments.eight_bit(var.elem_count()) {
+            let zeros = || Codes::zeros(var.elem_count());
+            return Ok(Self::Blocks {
+                m: zeros(),
+                v: zeros(),
+                master,
+            });
+        }
         Ok(Self::Tensors {
             m: zeros()?,
             v: zeros()?,
@@ -343,8 +426,18 @@ impl State {
     fn restore(
         &mut self,
         name: &str,
-        read: &dyn Fn(String, usize) -> Result<Vec<f32>>,
+        read: &dyn Fn(String, Dtype, usize) -> Result<Vec<u8>>,
     ) -> Result<usize> {
+        let bytes = read;
+        let read = |name: String, count: usize| -> Result<Vec<f32>> {
+            let bytes = bytes(name, Dtype::F32, count)?;
+            let (numbers, _) = bytes.as_chunks::<4>();
+            Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let again = |kind: &str, t: &Tensor| -> Result<Tensor> {
+            let values = read(format!("{kind}.{name}"), t.elem_count())?;
+            Ok(Tensor::from_vec(values, t.shape(), t.device())?)
+        };
         match self {
             Self::Slices { m, v } => {
                 *m = read(format!("m.{name}"), m.len())?;
@@ -352,14 +445,20 @@ impl State {
                 Ok(2)
             }
             Self::Tensors { m, v, master } => {
-                let again = |kind: &str, t: &Tensor| -> Result<Tensor> {
-                    let values = read(format!("{kind}.{name}"), t.elem_count())?;
-                    Ok(Tensor::from_vec(values, t.shape(), t.device())?)
-                };
                 (*m, *v) = (again("m", m)?, again("v", v)?);
                 let Some(old) = master else { return Ok(2) };
                 *master = Some(again("master", old)?);
                 Ok(3)
+            }
+            Self::Blocks { m, v, master } => {
+                for (kind, moment) in [("m8", m), ("v8", v)] {
+                    let count = moment.codes.len();
+                    moment.codes = bytes(format!("{kind}.{name}"), Dtype::U8, count)?;
+                    moment.scales = read(format!("{kind}.scale.{name}"), moment.scales.len())?;
+                }
+                let Some(old) = master else { return Ok(4) };
+                *master = Some(again("master", old)?);
+                Ok(5)
             }
         }
     }
@@ -369,10 +468,34 @@ impl State {
             (Self::Slices { m, v }, Gradient::Slice(g)) => {
                 let step = SliceStep {
                     gradient: g,
-                    moments: RefCell::new((m, v)),
+                    moments: RefCell::new(Pair::Wide(m, v)),
                     factors: *f,
                 };
                 Ok(var.as_tensor().inplace_op1(&step)?)
+            }
+            (Self::Blocks { m, v, .. }, Gradient::Slice(g)) => {
+                let step = SliceStep {
+                    gradient: g,
+                    moments: RefCell::new(Pair::EightBit(m, v)),
+                    factors: *f,
+                };
+                Ok(var.as_tensor().inplace_op1(&step)?)
+            }
+            (Self::Blocks { m, v, master }, Gradient::Tensor(g)) => {
+                let flat = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+                let old = master.as_ref().unwrap_or(var.as_tensor());
+                let mut w = flat(old)?;
+                let g = match g {
+                    Some(g) => flat(g)?,
+                    None => vec![0.0; w.len()],
+                };
+                eight_bit::step(&mut w, m, v, &g, f);
+                let new = Tensor::from_vec(w, var.shape(), var.device())?;
+                var.set(&new.to_dtype(var.dtype())?)?;
+                if master.is_some() {
+                    *master = Some(new);
+                }
+                Ok(())
             }
             (Self::Tensors { m, v, master }, Gradient::Tensor(g)) => {
                 let g = match g {
@@ -401,10 +524,16 @@ impl State {
     }
 }
 
+/// The moments of one weight, as its step borrows them.
+enum Pair<'a> {
+    Wide(&'a mut Vec<f32>, &'a mut Vec<f32>),
+    EightBit(&'a mut Codes, &'a mut Codes),
+}
+
 /// One weight's step, in place: candle lends the memory.
 struct SliceStep<'a> {
     gradient: &'a [f32],
-    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    moments: RefCell<Pair<'a>>,
     factors: Factors,
 }
 
@@ -423,7 +552,13 @@ impl InplaceOp1 for SliceStep<'_> {
         const PIECE: usize = 1 << 16;
         let factors = self.factors;
         let mut moments = self.moments.borrow_mut();
-        let (m, v) = &mut *moments;
+        let (m, v) = match &mut *moments {
+            Pair::Wide(m, v) => (m, v),
+            Pair::EightBit(m, v) => {
+                eight_bit::step(&mut weights[start..end], m, v, self.gradient, &factors);
+                return Ok(());
+            }
+        };
         let parts = weights[start..end]
             .chunks_mut(PIECE)
             .zip(m.chunks_mut(PIECE).zip(v.chunks_mut(PIECE)));

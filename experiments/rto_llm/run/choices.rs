@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use rto::algorithm2::{Schedule, Whitening};
+use rto_bridge::optimizer::Moments;
 use serde::{Deserialize, Serialize};
 
 /// A method after DPO.
@@ -54,6 +55,27 @@ choice!(/// Of advantages or rewards.
     WhiteningKind { Off, Scale, ShiftAndScale });
 choice!(/// Of token losses.
     AggregationKind { TokenMean, SequenceMean });
+
+/// How AdamW holds its moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MomentsKind {
+    /// 8 bytes a weight
+    #[serde(rename = "f32")]
+    F32,
+    /// 2 bytes a weight and 8 a block
+    #[serde(rename = "8bit")]
+    EightBit,
+}
+
+impl MomentsKind {
+    /// Of the bridge.
+    pub fn of(self) -> Moments {
+        match self {
+            Self::F32 => Moments::F32,
+            Self::EightBit => Moments::EightBit,
+        }
+    }
+}
 
 impl Shape {
     /// With the floor of the cosine that the authors' later code has.

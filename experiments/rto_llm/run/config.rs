@@ -12,7 +12,9 @@ use rto_harness::config::{self, Layers};
 use serde::{Deserialize, Serialize};
 
 use super::Args;
-use super::choices::{AggregationKind, CriticKind, Estimator, Method, Shape, WhiteningKind};
+use super::choices::{
+    AggregationKind, CriticKind, Estimator, Method, MomentsKind, Shape, WhiteningKind,
+};
 use super::codec::Vocabulary;
 
 /// Defaults of every key; what the keys mean is said there.
@@ -88,6 +90,7 @@ pub struct Config {
     pub adam_epsilon: f64,
     pub weight_decay: f64,
     pub max_grad_norm: f64,
+    pub moments: MomentsKind,
     pub micro_batch: usize,
     pub checkpoint_activations: bool,
     pub save_every: u64,
@@ -324,6 +327,7 @@ impl Config {
                 weight_decay: self.weight_decay,
                 max_grad_norm: Some(self.max_grad_norm),
                 groups: Vec::new(),
+                moments: self.moments.of(),
             },
             learning_rate: 0.0,
             micro_batch: self.micro_batch,

@@ -21,6 +21,7 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
             batch: config.micro_batch,
             sequence: data.longest_prompt() + config.max_new_tokens,
             training,
+            moments: config.moments.of(),
             checkpointing: config.checkpoint_activations,
             ..Workload::default()
         };
