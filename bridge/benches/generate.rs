@@ -8,8 +8,7 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, StreamKey};
-use rto_bridge::checkpoint::expected_tensors;
-use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+use rto_bridge::config::{Activation, GptNeoXConfig, Head, ModelConfig};
 use rto_bridge::generate::{Engine, Sampling};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
@@ -87,7 +86,8 @@ fn weights(config: &GptNeoXConfig) -> BTreeMap<String, Tensor> {
             .expect("as many values as the shape says");
         (name, tensor)
     };
-    expected_tensors(config, Head::CausalLm)
+    ModelConfig::from(config)
+        .tensors(Head::CausalLm)
         .into_iter()
         .map(one)
         .collect()

@@ -72,7 +72,7 @@ fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
         language_model: true,
         ..Heads::default()
     };
-    Model::random_gpt_neox(
+    Model::random(
         &config(s),
         heads,
         Init::Normal { std: 0.02 },

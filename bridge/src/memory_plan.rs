@@ -16,8 +16,7 @@
 //! println!("{}", plan(true));
 //! ```
 
-use crate::checkpoint::expected_tensors;
-use crate::config::{GptNeoXConfig, Head};
+use crate::config::{Head, ModelConfig};
 use crate::optimizer::Moments;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
@@ -81,35 +80,43 @@ impl MemoryPlan {
     /// The plan of one network.
     ///
     /// Activations of training count what the processor's kernels keep per block and token: its input (with a sequential residual
-    /// also its middle), q, k, v, the attention's output, the MLP's inner width, and a log-sum per head; and, once, what one block
-    /// works on forward and backward (7 times the width and 3 times the inner one). Attention weights `[batch, heads, time, time]`
+    /// also its middle), q, k, v, the attention's output, the MLP's inner width (gate and up in the Llama family), and a log-sum per head;
+    /// and, once, what one block works on forward and backward (7 times the width and 3 or 4 times the inner one). Attention weights `[batch, heads, time, time]`
     /// are recomputed there, not kept; candle expressions on other devices hold one block's of them for a moment, in f32, some five
     /// times over. With checkpointing every block keeps its input and one block keeps the rest.
-    pub fn new(config: &GptNeoXConfig, head: Head, work: &Workload) -> Self {
-        let shapes = expected_tensors(config, head);
+    pub fn new(config: impl Into<ModelConfig>, head: Head, work: &Workload) -> Self {
+        let config = config.into();
+        let shapes = config.tensors(head);
         let parameters: u64 = shapes
             .values()
             .map(|s| s.iter().map(|&n| n as u64).product::<u64>())
             .sum();
         let size = work.dtype.size_in_bytes() as u64;
-        let [h, inner, layers, heads] = [
-            config.hidden_size,
-            config.intermediate_size,
-            config.n_layers,
-            config.n_heads,
+        let [h, inner, layers, heads, queries, keys] = [
+            config.hidden_size(),
+            config.intermediate_size(),
+            config.n_layers(),
+            config.n_heads(),
+            config.n_heads() * config.head_dim(),
+            config.n_kv_heads() * config.head_dim(),
         ]
         .map(|n| n as u64);
+        // Blocks in sequence keep their middle too, and a gated MLP two inner widths.
+        let (middle, inners) = match &config {
+            ModelConfig::GptNeoX(c) => (u64::from(!c.parallel_residual), 1),
+            ModelConfig::Llama(_) => (1, 2),
+        };
         let tokens = work.batch as u64 * work.sequence as u64;
-        let width = if config.parallel_residual { 5 } else { 6 };
-        let kept = tokens * (width * h + inner) * size + tokens * heads * 4;
-        let working = tokens * (7 * h + 3 * inner) * size;
+        let kept = tokens * ((1 + middle) * h + 2 * queries + 2 * keys + inners * inner) * size
+            + tokens * heads * 4;
+        let working = tokens * (4 * h + queries + 2 * keys + (2 + inners) * inner) * size;
         let stream = tokens * h * size;
         let training = u64::from(work.training);
         let tile = work.head_tile.0.min(tokens as usize) as u64
-            * work.head_tile.1.min(config.vocab_size) as u64;
+            * work.head_tile.1.min(config.vocab_size()) as u64;
         let head_tile = match head {
             // The processor's generation holds the logits of sixteen rows.
-            Head::CausalLm if !work.training => 16 * config.vocab_size as u64,
+            Head::CausalLm if !work.training => 16 * config.vocab_size() as u64,
             Head::CausalLm => tile,
             Head::Classification { labels } => tokens.min(16) * labels as u64,
         };
@@ -130,11 +137,13 @@ impl MemoryPlan {
                 false => 0,
             },
             activations: match (work.training, work.checkpointing) {
-                (false, _) => tokens.min(256) * (9 * h + 2 * inner) * size,
+                (false, _) => {
+                tokens.min(256) * (4 * h + 3 * queries + 2 * keys + (1 + inners) * inner) * size
+            }
                 (true, true) => layers * stream + kept + working,
                 (true, false) => layers * kept + working,
             },
-            cache: (1 - training) * 2 * layers * stream,
+            cache: (1 - training) * 2 * layers * tokens * keys * size,
             head_tile: head_tile * 4,
         }
     }
@@ -221,7 +230,7 @@ fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Activation;
+    use crate::config::{Activation, GptNeoXConfig};
 
     /// Pythia-14m: 14,067,712 parameters as published.
     fn pythia_14m() -> GptNeoXConfig {

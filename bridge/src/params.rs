@@ -304,8 +304,14 @@ fn draw(name: &str, shape: &[usize], init: Init, n_layers: usize, seeds: &SeedTr
         return vec![value; count];
     }
     let width = *shape.last().unwrap_or(&1) as f64;
-    let writes_residual =
-        name.ends_with("attention.dense.weight") || name.ends_with("dense_4h_to_h.weight");
+    let writes_residual = [
+        "attention.dense.weight",
+        "dense_4h_to_h.weight",
+        "o_proj.weight",
+        "down_proj.weight",
+    ]
+    .iter()
+    .any(|end| name.ends_with(end));
     let std = match init {
         Init::Normal { std } => std,
         // The second matrix of the MLP reads four times the width, but both schemes speak of the residual stream.

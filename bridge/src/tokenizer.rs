@@ -1,6 +1,6 @@
 //! The tokenizer of a model folder.
 
-use crate::config::GptNeoXConfig;
+use crate::config::ModelConfig;
 use crate::tokenizer_training::TrainedTokenizer;
 use crate::{Error, Result};
 use rto::Token;
@@ -27,7 +27,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::File`]: no such file, a damaged one, or ids outside the network's vocabulary.
-    pub fn load(folder: &Path, config: &GptNeoXConfig) -> Result<Self> {
+    pub fn load(folder: &Path, config: &ModelConfig) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
             return Err(Error::file(path, "no such file"));
@@ -36,13 +36,13 @@ impl Tokenizer {
             .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
         let highest = inner.get_vocab(true).into_values().max();
         if let Some(id) = highest
-            && id as usize >= config.vocab_size
+            && id as usize >= config.vocab_size()
         {
             return Err(Error::file(
                 path,
                 format!(
                     "has the token id {id}, but the network's vocabulary has {} rows",
-                    config.vocab_size
+                    config.vocab_size()
                 ),
             ));
         }

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
-use rto_bridge::checkpoint::{self, Checkpoint, Contents, expected_tensors, hub};
-use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::checkpoint::{self, Checkpoint, Contents, hub};
+use rto_bridge::config::{Head, ModelConfig};
 use rto_bridge::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
 use std::fs;
@@ -85,7 +85,7 @@ fn folders_of_hugging_face_are_read() {
     assert_eq!(
         (
             half.stored_dtype,
-            half.config.tied_embeddings,
+            half.config.tied_embeddings(),
             half.weights.contains_key("embed_out.weight")
         ),
         (DType::F16, true, false)
@@ -99,7 +99,7 @@ fn folders_of_hugging_face_are_read() {
     let reward = load(&fixture("reward")).unwrap();
     assert_eq!(reward.head, Head::Classification { labels: 1 });
     for loaded in [sharded, half, reward] {
-        let expected = expected_tensors(&loaded.config, loaded.head);
+        let expected = loaded.config.tensors(loaded.head);
         assert!(loaded.weights.keys().eq(expected.keys()));
     }
 }
@@ -390,10 +390,7 @@ fn tokenizers_are_checked_against_the_vocabulary() {
         ["h", " ", "<|endoftext|>"]
     );
     assert_eq!(tokenizer.pieces(&[4000]).unwrap(), ["<4000>"]);
-    let small = GptNeoXConfig {
-        vocab_size: 60,
-        ..config.clone()
-    };
+    let small = config.resized(config.n_layers(), 60);
     let error = Tokenizer::load(&folder, &small).unwrap_err().to_string();
     assert!(
         error.ends_with(
@@ -437,11 +434,12 @@ fn names_that_are_no_folder() {
 }
 
 /// Every weight set to one number, so that a mixture of two saves would show.
-fn constant(config: &GptNeoXConfig, value: f32) -> BTreeMap<String, Tensor> {
+fn constant(config: &ModelConfig, value: f32) -> BTreeMap<String, Tensor> {
     let one = |(name, shape): (String, Vec<usize>)| {
         (name, Tensor::full(value, shape, &Device::Cpu).unwrap())
     };
-    expected_tensors(config, Head::CausalLm)
+    config
+        .tensors(Head::CausalLm)
         .into_iter()
         .map(one)
         .collect()

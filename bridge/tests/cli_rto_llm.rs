@@ -478,10 +478,7 @@ fn a_reference_over_another_vocabulary_is_refused() {
         &candle_core::Device::Cpu,
     );
     let loaded = loaded.unwrap();
-    let config = rto_bridge::config::GptNeoXConfig {
-        vocab_size: 40,
-        ..loaded.config
-    };
+    let config = loaded.config.resized(loaded.config.n_layers(), 40);
     let weights = loaded.weights.into_iter().map(|(name, w)| {
         let cut = matches!(w.dims(), [61, _]);
         (name, if cut { w.narrow(0, 0, 40).unwrap() } else { w })

@@ -253,7 +253,7 @@ fn rewards_are_those_of_hugging_face() {
     }
     // The model that is trained reads the same rewards, at the last token of every text.
     let params = Params::new(loaded.weights.clone()).unwrap();
-    let model = Model::gpt_neox(&loaded.config, params).unwrap();
+    let model = Model::try_new(&loaded.config, params).unwrap();
     let request = Request {
         rewards: true,
         ..Request::default()
@@ -576,7 +576,7 @@ fn the_ends_of_the_unit_interval_draw_tokens_with_weight() {
 #[test]
 fn requests_that_cannot_be_served_are_refused_in_one_line() {
     let (_, engine) = open(&fixture("plain"));
-    let context = engine.config().max_positions;
+    let context = engine.config().max_positions();
     let say = |prompt: Vec<u32>, sampling: &Sampling| {
         engine
             .sample(&[prompt.into()], &[key(0)], sampling)

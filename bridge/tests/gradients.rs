@@ -216,7 +216,7 @@ fn difference(model: &Model, parallel: bool, name: &str, along: &[f64], run: &Ru
         let weight = candle_core::Tensor::from_vec(values, weight.shape(), &Device::Cpu).unwrap();
         weights.insert(name.into(), weight);
         let model =
-            Model::gpt_neox(&small_config(parallel), Params::new(weights).unwrap()).unwrap();
+            Model::try_new(&small_config(parallel), Params::new(weights).unwrap()).unwrap();
         total(&model.scores(run.batch, &run.request).unwrap(), run.weights)
     };
     (moved(1.0) - moved(-1.0)) / (2.0 * step)
@@ -377,7 +377,7 @@ fn the_other_float_types_have_gradients_too() {
     for (dtype, bound) in [(DType::BF16, 0.1), (DType::F16, 0.02)] {
         let weights = model.params().tensors().into_iter();
         let weights = weights.map(|(name, w)| (name, w.to_dtype(dtype).unwrap()));
-        let narrow = Model::gpt_neox(&config, Params::new(weights.collect()).unwrap()).unwrap();
+        let narrow = Model::try_new(&config, Params::new(weights.collect()).unwrap()).unwrap();
         let got = pull(&narrow, &batch, vec![1.0; 13], Keep::Activations);
         let (got, exact) = (flat(&got), flat(&exact));
         let (got, exact): (Vec<_>, Vec<_>) = exact

@@ -58,7 +58,7 @@ const TEXT: Heads = Heads {
 fn weights(config: &GptNeoXConfig, heads: Heads, seed: u64) -> BTreeMap<String, Tensor> {
     let (init, seeds) = (Init::Normal { std: 0.35 }, SeedTree::new(seed));
     let model =
-        rto_bridge::model::Model::random_gpt_neox(config, heads, init, &seeds, &Device::Cpu);
+        rto_bridge::model::Model::random(config, heads, init, &seeds, &Device::Cpu);
     model.unwrap().params().tensors()
 }
 

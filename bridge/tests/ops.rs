@@ -13,7 +13,7 @@ use rto_bridge::ops::gemm::Update;
 use rto_bridge::ops::linear::{self, Linear};
 use rto_bridge::ops::log_prob_head::{self, Distribution, HeadGrad, HeadOptions};
 use rto_bridge::ops::rotary::{self, HeadLayout, RotaryTable, Turn};
-use rto_bridge::ops::{attention, composite, gelu, layer_norm, scalar_head};
+use rto_bridge::ops::{attention, composite, gelu, layer_norm, rms_norm, scalar_head, swiglu};
 
 /// Kernels compute in `f32`; sums of hundreds of terms lose a little more.
 const FORWARD: f64 = 3e-6;
@@ -106,6 +106,62 @@ fn layer_norm_and_its_gradients() {
 }
 
 #[test]
+fn rms_norm_and_its_gradients() {
+    for (rows, width) in [(1, 5), (3, 16), (70, 33), (300, 520)] {
+        let x: Vec<f32> = draw(rows * width, 1).iter().map(|x| x + 0.5).collect();
+        let (gain, w) = (draw(width, 2), draw(rows * width, 4));
+        let f = |x: &[f64], gain: &[f64]| {
+            let gain = tensor(gain, &[width]);
+            flat(&composite::rms_norm(&tensor(x, &[rows, width]), &gain, 1e-5).unwrap())
+        };
+        let mut stats = vec![0.0; rows];
+        rms_norm::statistics(&x, width, 1e-5, &mut stats);
+        let mut y = vec![0.0; x.len()];
+        rms_norm::apply(&x, &stats, &gain, &mut y);
+        let (wx, wg) = (wide(&x), wide(&gain));
+        same("RMS norm", &y, &f(&wx, &wg));
+        if rows > 100 {
+            continue;
+        }
+        let mut dx = vec![0.0; x.len()];
+        rms_norm::backward_input(&x, &stats, &gain, &w, &mut dx);
+        derivative("dx", &x, &dx, &w, |x| f(x, &wg));
+        let mut dgain = vec![0.0; width];
+        rms_norm::backward_gain(&x, &stats, &w, &mut dgain);
+        derivative("dgain", &gain, &dgain, &w, |gain| f(&wx, gain));
+    }
+}
+
+#[test]
+fn swiglu_and_its_gradients() {
+    for n in [1, 37, 40_000] {
+        let gate: Vec<f32> = draw(n, 1).iter().map(|x| 8.0 * x).collect();
+        let (up, w) = (draw(n, 2), draw(n, 3));
+        let f = |gate: &[f64], up: &[f64]| {
+            flat(&composite::swiglu(&tensor(gate, &[n]), &tensor(up, &[n])).unwrap())
+        };
+        let mut y = vec![0.0; n];
+        swiglu::forward(&gate, &up, &mut y);
+        let (wg, wu) = (wide(&gate), wide(&up));
+        same("SwiGLU", &y, &f(&wg, &wu));
+        let (mut dgate, mut dup, mut again) = (w.clone(), vec![0.0; n], vec![0.0; n]);
+        swiglu::backward(&gate, &up, &mut dgate, &mut dup, &mut again);
+        same("SwiGLU again", &again, &wide(&y));
+        if n < 1000 {
+            derivative("dgate", &gate, &dgate, &w, |gate| f(gate, &wu));
+            derivative("dup", &up, &dup, &w, |up| f(&wg, up));
+        }
+    }
+    // Far out nothing overflows.
+    let mut y = [0.0; 2];
+    swiglu::forward(&[-200.0, 200.0], &[3.0, 3.0], &mut y);
+    assert_eq!(y, [-0.0, 600.0]);
+    let (mut dgate, mut dup, mut again) = ([1.0; 2], [0.0; 2], [0.0; 2]);
+    swiglu::backward(&[-200.0, 200.0], &[3.0, 3.0], &mut dgate, &mut dup, &mut again);
+    assert_eq!((dgate, dup), ([0.0, 3.0], [-0.0, 200.0]));
+}
+
+#[test]
 fn gelu_and_its_gradient() {
     for kind in [Activation::Gelu, Activation::GeluTanh] {
         for n in [1, 37, 5000] {
@@ -160,12 +216,25 @@ fn linear_and_its_gradients() {
     }
 }
 
+/// All queries, then all keys, then all values, as in the Llama family.
+fn grouped(heads: usize, kv_heads: usize, head_dim: usize) -> HeadLayout {
+    HeadLayout {
+        row: (heads + 2 * kv_heads) * head_dim,
+        head_dim,
+        heads,
+        kv_heads,
+        step: head_dim,
+        offsets: [0, heads * head_dim, (heads + kv_heads) * head_dim],
+    }
+}
+
 /// GPT-NeoX's: query, key and value of a head beside each other.
 fn layout(heads: usize, head_dim: usize) -> HeadLayout {
     HeadLayout {
         row: 3 * heads * head_dim,
         head_dim,
         heads,
+        kv_heads: heads,
         step: 3 * head_dim,
         offsets: [0, head_dim, 2 * head_dim],
     }
@@ -173,31 +242,35 @@ fn layout(heads: usize, head_dim: usize) -> HeadLayout {
 
 /// Query, key and value `[1, heads, T, d]` of rows `from..from + T` of a packed projection.
 fn parts(qkv: &[f64], from: usize, n: usize, layout: &HeadLayout) -> [Tensor; 3] {
-    let (heads, d) = (layout.heads, layout.head_dim);
-    let rows = tensor(
-        &qkv[from * layout.row..][..n * layout.row],
-        &[n, heads, 3, d],
-    );
+    let rows = &qkv[from * layout.row..][..n * layout.row];
     [0, 1, 2].map(|which| {
-        let part = rows.narrow(2, which, 1).unwrap().squeeze(2).unwrap();
-        part.transpose(0, 1)
-            .unwrap()
-            .unsqueeze(0)
-            .unwrap()
-            .contiguous()
-            .unwrap()
+        let heads = (0..layout.heads).flat_map(|head| {
+            let head = if which == 0 { head } else { layout.kv_head(head) };
+            let at = layout.offset(which, head);
+            rows.chunks_exact(layout.row)
+                .flat_map(move |row| row[at..at + layout.head_dim].to_vec())
+        });
+        let values: Vec<f64> = heads.collect();
+        tensor(&values, &[1, layout.heads, n, layout.head_dim])
     })
 }
 
 #[test]
 fn attention_and_its_gradient() {
-    for (heads, head_dim, lengths) in [
-        (1, 4, vec![1]),
-        (2, 5, vec![3, 1, 6]),
+    for (layout, window, lengths) in [
+        (layout(1, 4), None, vec![1]),
+        (layout(2, 5), None, vec![3, 1, 6]),
         // Beyond one block of queries.
-        (2, 8, vec![130, 65]),
+        (layout(2, 8), None, vec![130, 65]),
+        (grouped(4, 2, 5), None, vec![3, 1, 6]),
+        (grouped(3, 1, 4), None, vec![70]),
+        (layout(2, 5), Some(1), vec![3, 1, 6]),
+        (grouped(4, 2, 5), Some(3), vec![3, 1, 9]),
+        // Windows shorter and longer than a block.
+        (grouped(2, 1, 4), Some(10), vec![130, 65]),
+        (grouped(2, 1, 4), Some(90), vec![200]),
     ] {
-        let layout = layout(heads, head_dim);
+        let (heads, head_dim) = (layout.heads, layout.head_dim);
         let tokens: usize = lengths.iter().sum();
         let width = heads * head_dim;
         let qkv: Vec<f32> = draw(tokens * layout.row, 1)
@@ -210,7 +283,7 @@ fn attention_and_its_gradient() {
             let mut out = Vec::new();
             for &n in &lengths {
                 let [q, k, v] = parts(qkv, from, n, &layout);
-                let mask = composite::causal_mask(n, DType::F64, &Device::Cpu).unwrap();
+                let mask = composite::causal_mask(n, window, DType::F64, &Device::Cpu).unwrap();
                 let y = composite::attention(&q, &k, &v, &mask).unwrap();
                 out.extend(flat(&y.squeeze(0).unwrap().transpose(0, 1).unwrap()));
                 from += n;
@@ -220,10 +293,20 @@ fn attention_and_its_gradient() {
         let pool = Pool::default();
         let mut out = vec![0.0; tokens * width];
         let mut log_sum = vec![0.0; tokens * heads];
-        attention::forward(&qkv, &layout, &lengths, &mut out, &mut log_sum, &pool);
+        attention::forward(
+            &qkv,
+            &layout,
+            window,
+            &lengths,
+            &mut out,
+            &mut log_sum,
+            &pool,
+        );
         same("attention", &out, &f(&wide(&qkv)));
         let mut dqkv = vec![f32::NAN; qkv.len()];
-        attention::backward(&qkv, &layout, &lengths, &log_sum, &w, &mut dqkv, &pool);
+        attention::backward(
+            &qkv, &layout, window, &lengths, &log_sum, &w, &mut dqkv, &pool,
+        );
         derivative("attention", &qkv, &dqkv, &w, f);
     }
 }

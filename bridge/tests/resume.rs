@@ -64,7 +64,7 @@ fn start(config: &GptNeoXConfig, dtype: DType) -> (Model, AdamW) {
         .into_iter()
         .map(|(name, w)| (name, w.to_dtype(dtype).unwrap()))
         .collect();
-    let model = Model::gpt_neox(config, Params::new(weights).unwrap()).unwrap();
+    let model = Model::try_new(config, Params::new(weights).unwrap()).unwrap();
     let optimizer = AdamW::new(settings(), model.params()).unwrap();
     (model, optimizer)
 }
@@ -99,7 +99,7 @@ fn stopping_halfway_changes_no_bit() {
         train(&mut model, &mut optimizer, 0, N);
         let folder = dir.path().join("model");
         let contents = Contents {
-            config: &config,
+            config: &(&config).into(),
             head: Head::CausalLm,
             weights: &model.params().tensors(),
             dtype,
@@ -115,7 +115,7 @@ fn stopping_halfway_changes_no_bit() {
         let loaded = checkpoint::load(&folder, None, &Device::Cpu).unwrap();
         assert_eq!(loaded.stored_dtype, dtype);
         let params = Params::new(loaded.weights).unwrap();
-        let mut model = Model::gpt_neox(&loaded.config, params).unwrap();
+        let mut model = Model::try_new(&loaded.config, params).unwrap();
         let mut optimizer = AdamW::load(settings(), model.params(), &moments).unwrap();
         assert_eq!(optimizer.steps(), N);
         assert!(

@@ -120,7 +120,7 @@ fn sampling(args: &Args, model: &Model) -> Sampling {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
         decoder: (decoder != Decoder::default()).then_some(decoder),
-        eos: args.eos.or(model.engine.config().eos_token),
+        eos: args.eos.or(model.engine.config().eos_token()),
         batch: args.batch,
     }
 }

@@ -4,7 +4,7 @@ use crate::model::{Common, resolve};
 use anyhow::Result;
 use candle_core::Device;
 use rto_bridge::checkpoint::{self, CONFIG};
-use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+use rto_bridge::config::{Activation, Head, ModelConfig, RopeScaling};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
 use serde_json::json;
@@ -47,9 +47,9 @@ pub fn run(args: &Args) -> Result<()> {
         quiet: false,
     };
     let folder = resolve(&args.model, &common)?;
-    let (config, head) = GptNeoXConfig::read(&folder.join(CONFIG))?;
+    let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;
     let dtype = common.dtype();
-    let sequence = args.sequence.unwrap_or(512).min(config.max_positions);
+    let sequence = args.sequence.unwrap_or(512).min(config.max_positions());
     let work = |training: bool| Workload {
         dtype,
         batch: args.batch,
@@ -105,37 +105,63 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn describe(name: &str, c: &GptNeoXConfig, head: Head, parameters: u64) -> String {
+fn describe(name: &str, c: &ModelConfig, head: Head, parameters: u64) -> String {
     let head = match head {
-        Head::CausalLm if c.tied_embeddings => "next token, tied to the embedding".to_string(),
+        Head::CausalLm if c.tied_embeddings() => "next token, tied to the embedding".to_string(),
         Head::CausalLm => "next token".to_string(),
         Head::Classification { labels } => format!("classification, {labels} label(s)"),
     };
-    let activation = match c.activation {
-        Activation::Gelu => "GELU (erf)",
-        Activation::GeluTanh => "GELU (tanh)",
+    let heads = match c.n_kv_heads() {
+        kv if kv == c.n_heads() => format!("heads {}", c.n_heads()),
+        kv => format!("heads {} ({kv} of keys and values)", c.n_heads()),
     };
-    let residual = if c.parallel_residual {
-        "parallel"
-    } else {
-        "sequential"
+    let details = match c {
+        ModelConfig::GptNeoX(c) => {
+            let activation = match c.activation {
+                Activation::Gelu => "GELU (erf)",
+                Activation::GeluTanh => "GELU (tanh)",
+            };
+            let residual = match c.parallel_residual {
+                true => "parallel",
+                false => "sequential",
+            };
+            format!(
+                "MLP {} with {activation}\n  {residual} residual, rotary {} of {} dimensions at base {}",
+                c.intermediate_size,
+                c.rotary_dims,
+                c.head_dim(),
+                c.rotary_base
+            )
+        }
+        ModelConfig::Llama(c) => {
+            let scaling = match c.rope_scaling {
+                None => String::new(),
+                Some(RopeScaling::Linear { factor }) => format!(" divided by {factor}"),
+                Some(RopeScaling::Llama3 { factor, .. }) => {
+                    format!(" scaled by {factor} as in Llama 3")
+                }
+            };
+            let window = c
+                .window
+                .map_or(String::new(), |w| format!(", window of {w}"));
+            format!(
+                "MLP {} with SwiGLU\n  RMS norms, rotary base {}{scaling}{window}",
+                c.intermediate_size, c.rope_base
+            )
+        }
     };
     let token = |t: Option<u32>| t.map_or("-".to_string(), |t| t.to_string());
     format!(
-        "{name}: GPT-NeoX, {parameters} parameters\n  layers {}, width {}, heads {} of {}, MLP {} with {activation}\n  \
-         {residual} residual, rotary {} of {} dimensions at base {}, context {}\n  vocabulary {}, bos {}, eos {}, pad {}\n  head: {head}\n",
-        c.n_layers,
-        c.hidden_size,
-        c.n_heads,
+        "{name}: {}, {parameters} parameters\n  layers {}, width {}, {heads} of {}, {details}, context {}\n  \
+         vocabulary {}, bos {}, eos {}, pad {}\n  head: {head}\n",
+        c.family(),
+        c.n_layers(),
+        c.hidden_size(),
         c.head_dim(),
-        c.intermediate_size,
-        c.rotary_dims,
-        c.head_dim(),
-        c.rotary_base,
-        c.max_positions,
-        c.vocab_size,
-        token(c.bos_token),
-        token(c.eos_token),
-        token(c.pad_token)
+        c.max_positions(),
+        c.vocab_size(),
+        token(c.bos_token()),
+        token(c.eos_token()),
+        token(c.pad_token())
     )
 }

@@ -81,7 +81,7 @@ impl Line {
                 parse_ids(ids_value).with_context(|| format!("{place}: {ids}"))?
             }
         };
-        let vocab = model.engine.config().vocab_size;
+        let vocab = model.engine.config().vocab_size();
         match tokens.iter().find(|t| **t as usize >= vocab) {
             Some(token) => {
                 bail!("{place}: {ids}: found {token}, must be below the vocabulary's {vocab}")
@@ -94,7 +94,7 @@ impl Line {
     pub fn prompt(&self, model: &Model, more: usize) -> Result<Vec<Token>> {
         let prompt = self.tokens("prompt", model)?;
         let (place, n) = (&self.place, prompt.len());
-        let context = model.engine.config().max_positions;
+        let context = model.engine.config().max_positions();
         if n == 0 {
             bail!("{place}: prompt: is empty, expected at least one token");
         }

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use rto::seq::StreamKey;
 use rto_bridge::checkpoint::{self, CONFIG, Checkpoint, hub};
-use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::config::{Head, ModelConfig};
 use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
@@ -66,7 +66,7 @@ impl Network {
         })
     }
 
-    pub fn config(&self) -> &GptNeoXConfig {
+    pub fn config(&self) -> &ModelConfig {
         match self {
             Self::Slices(engine) => engine.config(),
             Self::Tensors(engine) => engine.config(),
@@ -121,7 +121,7 @@ impl Model {
         let device = rto_bridge::device::device(&common.device)?;
         let folder = resolve(name, common)?;
         let (config, head) = match folder.is_dir() {
-            true => GptNeoXConfig::read(&folder.join(CONFIG))?,
+            true => ModelConfig::read(&folder.join(CONFIG))?,
             false => {
                 let loaded = checkpoint::load(&folder, Some(DType::F32), &Device::Cpu)?;
                 (loaded.config, loaded.head)
@@ -129,12 +129,12 @@ impl Model {
         };
         if head != Head::CausalLm {
             bail!(
-                "{name}: is a classification model, expected one that writes text (GPTNeoXForCausalLM)"
+                "{name}: is a classification model, expected one that writes text (GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM)"
             );
         }
         let sequence = sequence
-            .unwrap_or(config.max_positions)
-            .min(config.max_positions);
+            .unwrap_or(config.max_positions())
+            .min(config.max_positions());
         let plan = MemoryPlan::new(
             &config,
             head,

@@ -56,8 +56,8 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if let Some(reference) = &reference {
         let (ours, theirs) = (
-            model.engine.config().vocab_size,
-            reference.engine.config().vocab_size,
+            model.engine.config().vocab_size(),
+            reference.engine.config().vocab_size(),
         );
         if ours != theirs {
             bail!(
@@ -101,7 +101,7 @@ fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<Pair> {
     let response = line.tokens("response", model)?;
     let prompt = line.prompt(model, response.len())?;
     if let Some(reference) = reference {
-        let context = reference.engine.config().max_positions;
+        let context = reference.engine.config().max_positions();
         if prompt.len() + response.len() > context + 1 {
             let (p, r) = (prompt.len(), response.len());
             bail!(

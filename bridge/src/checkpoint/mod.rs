@@ -12,7 +12,7 @@ mod read;
 mod safetensors_file;
 mod write;
 
-pub use names::{expected_tensors, is_published_buffer};
+pub use names::is_published_buffer;
 pub use read::{Checkpoint, load, load_tensors};
 pub use safetensors_file::{check_finite, write_tensors};
 pub use write::{Contents, dtype_name, save, save_with};

@@ -1,8 +1,8 @@
 //! Loading a folder.
 
 use super::safetensors_file::{tensor, with_file};
-use super::{CONFIG, INDEX, WEIGHTS, atomic, expected_tensors, is_published_buffer};
-use crate::config::{GptNeoXConfig, Head};
+use super::{CONFIG, INDEX, WEIGHTS, atomic, is_published_buffer};
+use crate::config::{Head, ModelConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
@@ -16,7 +16,7 @@ pub struct Checkpoint {
     /// Where it was read.
     pub folder: PathBuf,
     /// Shape of the network.
-    pub config: GptNeoXConfig,
+    pub config: ModelConfig,
     /// What stands on the trunk.
     pub head: Head,
     /// Type the weights are stored in (of the first by name, where they differ).
@@ -35,9 +35,9 @@ pub struct Checkpoint {
 pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Checkpoint> {
     let mut notes = Vec::new();
     let folder = present(folder, &mut notes)?;
-    let (config, head) = GptNeoXConfig::read(&folder.join(CONFIG))?;
+    let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;
     let files = Files::open(&folder)?;
-    let expected = expected_tensors(&config, head);
+    let expected = config.tensors(head);
     let mut stored_dtype = None;
     let mut weights = BTreeMap::new();
     let mut skipped = BTreeSet::new();
@@ -215,15 +215,15 @@ fn names_of(
 }
 
 /// What a skipped tensor is called in the note, or the error for one that does not belong.
-fn unexpected(path: &Path, name: &str, config: &GptNeoXConfig, head: Head) -> Result<String> {
+fn unexpected(path: &Path, name: &str, config: &ModelConfig, head: Head) -> Result<String> {
     if is_published_buffer(name) {
-        let (_, buffer) = name
-            .split_once("attention.")
-            .expect("buffers are in the attention");
-        return Ok(format!("attention.{buffer}"));
+        // The same of every layer, once.
+        let part = name.splitn(4, '.').last().unwrap_or(name);
+        return Ok(part.into());
     }
-    if name == "embed_out.weight" && config.tied_embeddings && head == Head::CausalLm {
-        return Ok("embed_out.weight (tied to the embedding)".into());
+    let head_weight = matches!(name, "embed_out.weight" | "lm_head.weight");
+    if head_weight && config.tied_embeddings() && head == Head::CausalLm {
+        return Ok(format!("{name} (tied to the embedding)"));
     }
     Err(Error::file(
         path,

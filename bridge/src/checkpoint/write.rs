@@ -1,8 +1,8 @@
 //! Saving a folder.
 
 use super::safetensors_file::{check_finite, type_name, write_tensors};
-use super::{CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, atomic, expected_tensors};
-use crate::config::{Activation, GptNeoXConfig, Head};
+use super::{CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, atomic};
+use crate::config::{Activation, Head, ModelConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
@@ -13,10 +13,10 @@ use std::path::Path;
 #[derive(Debug, Clone, Copy)]
 pub struct Contents<'a> {
     /// Shape of the network.
-    pub config: &'a GptNeoXConfig,
+    pub config: &'a ModelConfig,
     /// What stands on the trunk.
     pub head: Head,
-    /// Every weight under its Hugging Face name, exactly those of [`expected_tensors`].
+    /// Every weight under its Hugging Face name, exactly those of [`ModelConfig::tensors`].
     pub weights: &'a BTreeMap<String, Tensor>,
     /// Type to store: F32, F16 or BF16.
     pub dtype: DType,
@@ -73,7 +73,8 @@ fn described(contents: &Contents) -> Value {
     let bytes = carried.and_then(|path| std::fs::read(path).ok());
     let carried: Option<Value> = bytes.and_then(|b| serde_json::from_slice(&b).ok());
     if let Some(name) = carried.and_then(|c| c["hidden_act"].as_str().map(String::from))
-        && Activation::named(&name) == Some(contents.config.activation)
+        && let ModelConfig::GptNeoX(ours) = contents.config
+        && Activation::named(&name) == Some(ours.activation)
     {
         config["hidden_act"] = name.into();
     }
@@ -90,7 +91,7 @@ pub fn dtype_name(dtype: DType) -> &'static str {
 }
 
 fn check_weights(folder: &Path, contents: &Contents) -> Result<()> {
-    let expected = expected_tensors(contents.config, contents.head);
+    let expected = contents.config.tensors(contents.head);
     for (name, shape) in &expected {
         let tensor = contents.weights.get(name).ok_or_else(|| {
             Error::file(
@@ -154,9 +155,9 @@ fn carried_files(contents: &Contents) -> Result<BTreeMap<&'static str, Vec<u8>>>
         files.entry(GENERATION_CONFIG).or_insert_with(|| {
             pretty(&json!({
                 "_from_model_config": true,
-                "bos_token_id": config.bos_token,
-                "eos_token_id": config.eos_token,
-                "pad_token_id": config.pad_token,
+                "bos_token_id": config.bos_token(),
+                "eos_token_id": config.eos_token(),
+                "pad_token_id": config.pad_token(),
             }))
             .into_bytes()
         });

@@ -1,26 +1,86 @@
 //! The network on slices: forward passes over ragged rows with a key–value cache.
 
-use super::kernels::{LANES, Linear, TILE, activate, add, attend, layer_norm};
+use super::kernels::{LANES, Linear, TILE, activate, add, attend, gated, layer_norm, rms_norm};
 use super::weights::{Layer, Norm, Weights};
-use crate::config::{GptNeoXConfig, Head};
+use crate::config::{Activation, Head, ModelConfig};
+use crate::ops::rotary::HeadLayout;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
 use rto::Token;
 use std::collections::BTreeMap;
 
-/// A GPT-NeoX network for generation and scoring on a processor, in f32.
+/// A network for generation and scoring on a processor, in f32.
 ///
 /// Numbers of a row do not depend on the rows beside it, on the number of threads or on the cache, bit for bit, on
 /// one machine. Weights are copied (and interleaved) once, by [`Engine::new`].
 #[derive(Debug)]
 pub struct Engine {
-    pub(super) config: GptNeoXConfig,
+    pub(super) config: ModelConfig,
     pub(super) head: Head,
     pub(super) weights: Weights,
-    /// cos and sin, each `[max_positions][rotary_dims / 2]`.
-    rotary: (Vec<f32>, Vec<f32>),
+    shape: Shape,
+    /// Angle per position.
+    frequencies: Vec<f32>,
     pool: Option<rayon::ThreadPool>,
+}
+
+/// Sizes and choices of the passes, read once.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    hidden: usize,
+    inner: usize,
+    /// Of query, key and value in a row of the packed projection.
+    layout: HeadLayout,
+    /// Width of all queries, and of all keys.
+    queries: usize,
+    keys: usize,
+    window: usize,
+    /// x + attention(x) + mlp(x).
+    parallel: bool,
+    eps: f32,
+    activation: Option<Activation>,
+}
+
+impl Shape {
+    fn new(config: &ModelConfig) -> Self {
+        let (heads, kv_heads, head_dim) =
+            (config.n_heads(), config.n_kv_heads(), config.head_dim());
+        let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
+        let (step, offsets) = match config {
+            ModelConfig::GptNeoX(_) => (3 * head_dim, [0, head_dim, 2 * head_dim]),
+            ModelConfig::Llama(_) => (head_dim, [0, queries, queries + keys]),
+        };
+        let (parallel, eps, activation) = match config {
+            ModelConfig::GptNeoX(c) => {
+                (c.parallel_residual, c.layer_norm_eps, Some(c.activation))
+            }
+            ModelConfig::Llama(c) => (false, c.rms_norm_eps, None),
+        };
+        Self {
+            hidden: config.hidden_size(),
+            inner: config.intermediate_size(),
+            layout: HeadLayout {
+                row: queries + 2 * keys,
+                head_dim,
+                heads,
+                kv_heads,
+                step,
+                offsets,
+            },
+            queries,
+            keys,
+            window: config.window().unwrap_or(usize::MAX),
+            parallel,
+            eps: eps as f32,
+            activation,
+        }
+    }
+
+    /// Positions that a query sees.
+    fn seen(&self, position: usize) -> std::ops::Range<usize> {
+        (position + 1).saturating_sub(self.window)..position + 1
+    }
 }
 
 /// A token to feed: where its keys and values go, and which position it has.
@@ -37,6 +97,8 @@ pub(super) struct Cache {
     values: Vec<f32>,
     slots: usize,
     capacity: usize,
+    /// cos and sin, each `[capacity][rotated pairs]`.
+    rotary: (Vec<f32>, Vec<f32>),
 }
 
 /// Buffers of a forward pass, kept between passes.
@@ -46,6 +108,7 @@ pub(super) struct Buffers {
     pub(super) hidden: Vec<f32>,
     normed: Vec<f32>,
     wide: Vec<f32>,
+    gate: Vec<f32>,
     attended: Vec<f32>,
     update: Vec<f32>,
     queries: Vec<f32>,
@@ -58,14 +121,16 @@ impl Engine {
     /// # Errors
     /// [`Error::Request`] naming a tensor that is missing, misshapen or not finite.
     pub fn new(
-        config: &GptNeoXConfig,
+        config: impl Into<ModelConfig>,
         head: Head,
         weights: &BTreeMap<String, Tensor>,
     ) -> Result<Self> {
+        let config = config.into();
         Ok(Self {
-            weights: Weights::new(config, head, weights)?,
-            rotary: rotary_tables(config),
-            config: config.clone(),
+            weights: Weights::new(&config, head, weights)?,
+            frequencies: config.rotary_frequencies(),
+            shape: Shape::new(&config),
+            config,
             head,
             pool: None,
         })
@@ -89,7 +154,7 @@ impl Engine {
     }
 
     /// Shape of the network.
-    pub fn config(&self) -> &GptNeoXConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -114,21 +179,22 @@ impl Engine {
 
     pub(super) fn cache(&self, slots: usize, capacity: usize) -> Cache {
         let capacity = capacity.next_multiple_of(LANES);
-        let size = self.config.n_layers * slots * self.config.hidden_size * capacity;
+        let size = self.config.n_layers() * slots * self.shape.keys * capacity;
         Cache {
             keys: vec![0.0; size],
             values: vec![0.0; size],
             slots,
             capacity,
+            rotary: rotary_tables(&self.frequencies, capacity),
         }
     }
 
     /// Feeds rows (rows of one slot in the order of their positions) and leaves their final hidden states in
     /// `buffers.hidden`.
     pub(super) fn forward(&self, rows: &[Row], cache: &mut Cache, buffers: &mut Buffers) {
-        let hidden = self.config.hidden_size;
+        let hidden = self.shape.hidden;
         let panels = rows.len().div_ceil(LANES);
-        buffers.resize(&self.config, panels);
+        buffers.resize(&self.shape, panels);
         buffers.hidden.fill(0.0);
         for (i, row) in rows.iter().enumerate() {
             let embedding = &self.weights.embedding[row.token as usize * hidden..][..hidden];
@@ -146,7 +212,7 @@ impl Engine {
     }
 
     fn block(&self, index: usize, layer: &Layer, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
-        let hidden = self.config.hidden_size;
+        let hidden = self.shape.hidden;
         let panels = rows.len().div_ceil(LANES);
         self.norm(&layer.input_norm, &b.hidden, &mut b.normed);
         self.linear(
@@ -156,8 +222,13 @@ impl Engine {
             &mut b.wide,
         );
         self.attention(index, rows, cache, b);
-        self.linear(&layer.dense, (&b.attended, hidden), panels, &mut b.update);
-        if self.config.parallel_residual {
+        self.linear(
+            &layer.dense,
+            (&b.attended, self.shape.queries),
+            panels,
+            &mut b.update,
+        );
+        if self.shape.parallel {
             self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
             self.add_update(&mut b.hidden, &b.update);
         } else {
@@ -166,18 +237,23 @@ impl Engine {
         }
         let inner = layer.up.tiles() * TILE;
         self.linear(&layer.up, (&b.normed, hidden), panels, &mut b.wide);
-        activate(
-            &mut b.wide[..panels * inner * LANES],
-            self.config.activation,
-        );
+        let wide = &mut b.wide[..panels * inner * LANES];
+        if let Some(activation) = self.shape.activation {
+            activate(wide, activation);
+        }
+        if let Some(gate) = &layer.gate {
+            self.linear(gate, (&b.normed, hidden), panels, &mut b.gate);
+            gated(&mut b.gate[..panels * inner * LANES], wide);
+            std::mem::swap(&mut b.gate, &mut b.wide);
+        }
         self.linear(&layer.down, (&b.wide, inner), panels, &mut b.update);
         self.add_update(&mut b.hidden, &b.update);
     }
 
     /// Features of `update` are padded to whole tiles.
     fn add_update(&self, hidden: &mut [f32], update: &[f32]) {
-        let size = self.config.hidden_size * LANES;
-        let padded = self.config.hidden_size.next_multiple_of(TILE) * LANES;
+        let size = self.shape.hidden * LANES;
+        let padded = self.shape.hidden.next_multiple_of(TILE) * LANES;
         for (hidden, update) in hidden
             .chunks_exact_mut(size)
             .zip(update.chunks_exact(padded))
@@ -187,10 +263,13 @@ impl Engine {
     }
 
     fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32]) {
-        let size = self.config.hidden_size * LANES;
-        let eps = self.config.layer_norm_eps as f32;
+        let size = self.shape.hidden * LANES;
+        let eps = self.shape.eps;
         for (x, out) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
-            layer_norm(x, &norm.gain, &norm.shift, eps, out);
+            match norm.shift.is_empty() {
+                true => rms_norm(x, &norm.gain, eps, out),
+                false => layer_norm(x, &norm.gain, &norm.shift, eps, out),
+            }
         }
     }
 
@@ -222,8 +301,10 @@ impl Engine {
     }
 
     fn attention(&self, layer: usize, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
-        let hidden = self.config.hidden_size;
-        let stride = (3 * hidden).next_multiple_of(TILE);
+        let Shape {
+            layout, queries, ..
+        } = self.shape;
+        let stride = layout.row.next_multiple_of(TILE);
         for (i, row) in rows.iter().enumerate() {
             let lane = &b.wide[i / LANES * stride * LANES + i % LANES..];
             self.store(
@@ -231,29 +312,29 @@ impl Engine {
                 *row,
                 lane,
                 cache,
-                &mut b.queries[i * hidden..][..hidden],
+                &mut b.queries[i * queries..][..queries],
             );
         }
-        let head_dim = self.config.head_dim();
+        let head_dim = layout.head_dim;
         let cache = &*cache;
         let one = |(i, (query, out)): (usize, (&[f32], &mut [f32]))| {
-            let row = rows[i / self.config.n_heads];
-            let at = cache.at(&self.config, layer, row.slot)
-                + i % self.config.n_heads * head_dim * cache.capacity;
+            let row = rows[i / layout.heads];
+            let at = cache.at(&self.shape, layer, row.slot)
+                + layout.kv_head(i % layout.heads) * head_dim * cache.capacity;
             let size = head_dim * cache.capacity;
             let mut scores = Scores::of(cache.capacity);
             attend(
                 query,
                 &cache.keys[at..][..size],
                 &cache.values[at..][..size],
-                row.position + 1,
+                self.shape.seen(row.position),
                 scores.slice(),
                 out,
             );
         };
-        let size = rows.len() * hidden;
+        let size = rows.len() * queries;
         if self.pool.is_none()
-            || rows.iter().map(|r| r.position + 1).sum::<usize>() * hidden < 1 << 17
+            || rows.iter().map(|r| r.position + 1).sum::<usize>() * queries < 1 << 17
         {
             b.queries[..size]
                 .chunks_exact(head_dim)
@@ -270,34 +351,45 @@ impl Engine {
         b.attended.fill(0.0);
         for i in 0..rows.len() {
             scatter(
-                &b.heads[i * hidden..][..hidden],
-                lane_mut(&mut b.attended, hidden, i),
+                &b.heads[i * queries..][..queries],
+                lane_mut(&mut b.attended, queries, i),
             );
         }
     }
 
     /// Rotates one row's queries and keys; keys and values go to the cache, scaled queries to `queries`.
     fn store(&self, layer: usize, row: Row, lane: &[f32], cache: &mut Cache, queries: &mut [f32]) {
-        let (head_dim, capacity) = (self.config.head_dim(), cache.capacity);
+        let (layout, capacity) = (&self.shape.layout, cache.capacity);
+        let head_dim = layout.head_dim;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let half = self.config.rotary_dims / 2;
-        let cos = &self.rotary.0[row.position * half..][..half];
-        let sin = &self.rotary.1[row.position * half..][..half];
-        let base = cache.at(&self.config, layer, row.slot);
+        let half = self.frequencies.len();
+        let base = cache.at(&self.shape, layer, row.slot);
+        let Cache {
+            keys,
+            values,
+            rotary: (cos, sin),
+            ..
+        } = cache;
+        let rotated = |part: usize, head: usize, d: usize| {
+            let value = |d: usize| lane[(layout.offset(part, head) + d) * LANES];
+            let (cos, sin) = (|d: usize| cos[row.position * half + d], |d: usize| sin[row.position * half + d]);
+            match d {
+                d if d < half => value(d) * cos(d) - value(d + half) * sin(d),
+                d if d < 2 * half => value(d) * cos(d - half) + value(d - half) * sin(d - half),
+                d => value(d),
+            }
+        };
         for (head, query) in queries.chunks_exact_mut(head_dim).enumerate() {
-            let value = |part: usize, d: usize| lane[((head * 3 + part) * head_dim + d) * LANES];
-            let rotated = |part: usize, d: usize| match d {
-                d if d < half => value(part, d) * cos[d] - value(part, d + half) * sin[d],
-                d if d < 2 * half => {
-                    value(part, d) * cos[d - half] + value(part, d - half) * sin[d - half]
-                }
-                d => value(part, d),
-            };
-            let at = base + head * head_dim * capacity;
             for (d, query) in query.iter_mut().enumerate() {
-                *query = rotated(0, d) * scale;
-                cache.keys[at + d * capacity + row.position] = rotated(1, d);
-                cache.values[at + row.position * head_dim + d] = value(2, d);
+                *query = rotated(0, head, d) * scale;
+            }
+        }
+        for head in 0..layout.kv_heads {
+            let at = base + head * head_dim * capacity;
+            for d in 0..head_dim {
+                let value = lane[(layout.offset(2, head) + d) * LANES];
+                keys[at + d * capacity + row.position] = rotated(1, head, d);
+                values[at + row.position * head_dim + d] = value;
             }
         }
     }
@@ -310,7 +402,7 @@ impl Engine {
         input: &mut Vec<f32>,
         out: &mut [f32],
     ) {
-        let (size, head) = (self.config.hidden_size, &self.weights.head);
+        let (size, head) = (self.shape.hidden, &self.weights.head);
         input.clear();
         input.resize(size * LANES, 0.0);
         for (lane, &row) in rows.iter().enumerate() {
@@ -354,8 +446,8 @@ fn head_part(head: &Linear, first: usize, input: &[f32], mut rows: Vec<&mut [f32
 }
 
 impl Cache {
-    fn at(&self, config: &GptNeoXConfig, layer: usize, slot: usize) -> usize {
-        (layer * self.slots + slot) * config.hidden_size * self.capacity
+    fn at(&self, shape: &Shape, layer: usize, slot: usize) -> usize {
+        (layer * self.slots + slot) * shape.keys * self.capacity
     }
 }
 
@@ -387,22 +479,23 @@ impl Scores {
 }
 
 impl Buffers {
-    fn resize(&mut self, config: &GptNeoXConfig, panels: usize) {
-        let hidden = config.hidden_size;
+    fn resize(&mut self, shape: &Shape, panels: usize) {
         let padded = |features: usize| panels * features.next_multiple_of(TILE) * LANES;
-        let exact = panels * hidden * LANES;
-        for buffer in [
-            &mut self.hidden,
-            &mut self.normed,
-            &mut self.attended,
-            &mut self.queries,
-            &mut self.heads,
+        for (buffer, features) in [
+            (&mut self.hidden, shape.hidden),
+            (&mut self.normed, shape.hidden),
+            (&mut self.attended, shape.queries),
+            (&mut self.queries, shape.queries),
+            (&mut self.heads, shape.queries),
         ] {
-            buffer.resize(exact, 0.0);
+            buffer.resize(panels * features * LANES, 0.0);
         }
-        self.wide
-            .resize(padded((3 * hidden).max(config.intermediate_size)), 0.0);
-        self.update.resize(padded(hidden), 0.0);
+        let widest = padded(shape.layout.row.max(shape.inner));
+        self.wide.resize(widest, 0.0);
+        // The gate and the projection change places.
+        let gate = if shape.activation.is_none() { widest } else { 0 };
+        self.gate.resize(gate, 0.0);
+        self.update.resize(padded(shape.hidden), 0.0);
     }
 }
 
@@ -417,18 +510,9 @@ fn scatter(values: &[f32], lane: &mut [f32]) {
     }
 }
 
-/// Angles position · base^(−2i/dims) in f32, as Hugging Face computes them.
-pub(super) fn rotary_tables(config: &GptNeoXConfig) -> (Vec<f32>, Vec<f32>) {
-    let half = config.rotary_dims / 2;
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| {
-            (1.0 / config
-                .rotary_base
-                .powf(2.0 * i as f64 / config.rotary_dims as f64)) as f32
-        })
-        .collect();
-    let angles =
-        (0..config.max_positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+/// cos and sin of position · frequency, the angle in f32 as Hugging Face computes it.
+pub(super) fn rotary_tables(frequencies: &[f32], positions: usize) -> (Vec<f32>, Vec<f32>) {
+    let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
     angles
         .map(|a| (f64::from(a).cos() as f32, f64::from(a).sin() as f32))
         .unzip()

@@ -4,6 +4,7 @@
 
 use crate::config::Activation;
 use pulp::{Arch, Simd, WithSimd};
+use std::ops::Range;
 
 /// Rows of a panel.
 pub(super) const LANES: usize = 16;
@@ -141,6 +142,24 @@ pub(super) fn layer_norm(x: &[f32], gain: &[f32], shift: &[f32], eps: f32, out: 
     );
 }
 
+/// RMS norm of one panel: x / √(mean(x²) + ε) · gain, per lane.
+pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let (x, _) = x[..gain.len() * LANES].as_chunks::<LANES>();
+            let (out, _) = out.as_chunks_mut::<LANES>();
+            let square = mean_of(x, gain.len() as f32, |v, _| v * v);
+            let scale = square.map(|v| 1.0 / (v + eps).sqrt());
+            for ((x, gain), out) in x.iter().zip(gain).zip(out) {
+                for lane in 0..LANES {
+                    out[lane] = x[lane] * scale[lane] * gain;
+                }
+            }
+        },
+    );
+}
+
 /// Mean over features per lane, in four interleaved sums to halve the rounding twice.
 #[inline(always)]
 fn mean_of(x: &[[f32; LANES]], n: f32, f: impl Fn(f32, usize) -> f32) -> [f32; LANES] {
@@ -168,6 +187,18 @@ pub(super) fn activate(x: &mut [f32], activation: Activation) {
     );
 }
 
+/// gate = silu(gate) ∘ up.
+pub(super) fn gated(gate: &mut [f32], up: &[f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (g, u) in gate.iter_mut().zip(up) {
+                *g = *g / (1.0 + exp(-*g)) * u;
+            }
+        },
+    );
+}
+
 /// a += b.
 pub(super) fn add(a: &mut [f32], b: &[f32]) {
     Arch::new().dispatch(
@@ -176,13 +207,13 @@ pub(super) fn add(a: &mut [f32], b: &[f32]) {
     );
 }
 
-/// softmax(q·K/√d) V of one row and head over positions `0..length`. `keys` is `[head_dim][capacity]`, `values`
+/// softmax(q·K/√d) V of one row and head over the positions `seen`. `keys` is `[head_dim][capacity]`, `values`
 /// `[capacity][head_dim]`; `q` is scaled already; `scores` has room for the capacity, a multiple of 16.
 pub(super) fn attend(
     q: &[f32],
     keys: &[f32],
     values: &[f32],
-    length: usize,
+    seen: Range<usize>,
     scores: &mut [f32],
     out: &mut [f32],
 ) {
@@ -190,10 +221,12 @@ pub(super) fn attend(
         #[inline(always)]
         || {
             let capacity = scores.len();
+            // Whole blocks before the first key are left out of everything.
+            let (skipped, length) = (seen.start / LANES, seen.end);
             let blocks = length.div_ceil(LANES);
             let (scores, _) = scores.as_chunks_mut::<LANES>();
-            let scores = &mut scores[..blocks];
-            for (block, score) in scores.iter_mut().enumerate() {
+            let scores = &mut scores[skipped..blocks];
+            for (block, score) in (skipped..).zip(scores.iter_mut()) {
                 let mut sum = [0.0_f32; LANES];
                 for (q, keys) in q.iter().zip(keys.chunks_exact(capacity)) {
                     let (keys, _) = keys.as_chunks::<LANES>();
@@ -203,7 +236,9 @@ pub(super) fn attend(
                 }
                 *score = sum;
             }
-            scores.as_flattened_mut()[length..].fill(f32::NEG_INFINITY);
+            let start = skipped * LANES;
+            scores.as_flattened_mut()[length - start..].fill(f32::NEG_INFINITY);
+            scores.as_flattened_mut()[..seen.start - start].fill(f32::NEG_INFINITY);
             let mut highest = [f32::NEG_INFINITY; LANES];
             for score in scores.iter() {
                 for (high, s) in highest.iter_mut().zip(score) {
@@ -220,7 +255,8 @@ pub(super) fn attend(
             }
             let total: f32 = sums.iter().sum();
             out.fill(0.0);
-            let weights = &scores.as_flattened()[..length];
+            let weights = &scores.as_flattened()[seen.start - start..length - start];
+            let values = &values[seen.start * out.len()..];
             for (weight, value) in weights.iter().zip(values.chunks_exact(out.len())) {
                 for (out, value) in out.iter_mut().zip(value) {
                     *out += weight * value;

@@ -2,7 +2,7 @@
 
 use super::engine::{Buffers, Cache, Engine, Row};
 use super::kernels::LANES;
-use crate::config::{GptNeoXConfig, Head};
+use crate::config::{Head, ModelConfig};
 use crate::decoder::Truncated;
 use crate::{Error, Result, sampler};
 use rand::Rng;
@@ -101,11 +101,11 @@ impl Sampling {
 
 /// Prompt and response in one, checked; the last token is not fed and may stand one past the context.
 pub(super) fn joined(
-    config: &GptNeoXConfig,
+    config: &ModelConfig,
     pairs: &[(&[Token], &[Token])],
 ) -> Result<Vec<Vec<Token>>> {
     let join = |(i, (prompt, response)): (usize, &(&[Token], &[Token]))| {
-        let (vocab, context) = (config.vocab_size, config.max_positions);
+        let (vocab, context) = (config.vocab_size(), config.max_positions());
         check_tokens(&format!("prompt {i}"), prompt, vocab, context)?;
         let text = [*prompt, *response].concat();
         check_tokens(
@@ -208,13 +208,13 @@ impl Engine {
     ) -> Result<Vec<Sampled>> {
         sampling.check()?;
         self.needs(Head::CausalLm)?;
-        let context = self.config.max_positions;
+        let context = self.config.max_positions();
         for (i, prompt) in prompts.iter().enumerate() {
             // One position must be left to write the first token's successor; the last token written is never fed.
             check_tokens(
                 &format!("prompt {i}"),
                 prompt,
-                self.config.vocab_size,
+                self.config.vocab_size(),
                 context,
             )?;
         }
@@ -231,7 +231,7 @@ impl Engine {
         let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let capacity = longest
             .saturating_add(sampling.max_new_tokens)
-            .min(self.config.max_positions);
+            .min(self.config.max_positions());
         let mut cache = self.cache(batch, capacity);
         let mut pass = Pass::default();
         let mut done: Vec<Option<Sampled>> = vec![None; prompts.len()];
@@ -277,7 +277,7 @@ impl Engine {
         // The last token of a response is never fed, so it may stand one past the context.
         let limit = sampling
             .max_new_tokens
-            .min(self.config.max_positions + 1 - prompt.len());
+            .min(self.config.max_positions() + 1 - prompt.len());
         Writing {
             index,
             slot,
@@ -321,7 +321,7 @@ impl Engine {
             }
         }
         self.forward(&pass.rows, cache, &mut pass.buffers);
-        let vocab = self.config.vocab_size;
+        let vocab = self.config.vocab_size();
         let mut at = 0;
         for rows in pass.wanted.chunks(LANES) {
             pass.logits.resize(LANES * vocab, 0.0);
@@ -398,8 +398,8 @@ impl Engine {
         check_tokens(
             "text",
             text,
-            self.config.vocab_size,
-            self.config.max_positions,
+            self.config.vocab_size(),
+            self.config.max_positions(),
         )?;
         let mut all = Vec::with_capacity(text.len());
         self.install(|| {
@@ -422,8 +422,8 @@ impl Engine {
             check_tokens(
                 &format!("text {i}"),
                 text,
-                self.config.vocab_size,
-                self.config.max_positions,
+                self.config.vocab_size(),
+                self.config.max_positions(),
             )?;
             let mut last = Vec::new();
             self.install(|| {

@@ -3,7 +3,8 @@
 use super::engine::rotary_tables;
 use super::run::{Sampled, Sampling, check_tokens, joined};
 use super::weights::check_names;
-use crate::config::{Activation, GptNeoXConfig, Head};
+use crate::config::{Activation, GptNeoXConfig, Head, LlamaConfig, ModelConfig};
+use crate::ops::composite;
 use crate::decoder::Truncated;
 use crate::sampler;
 use crate::{Error, Result};
@@ -13,10 +14,10 @@ use rto::seq::{Episode, Finish, StreamKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A causal GPT-NeoX network on any device, in the float type of its weights; norms, softmax and logits are f32.
+/// A causal network on any device, in the float type of its weights; norms, softmax and logits are f32.
 #[derive(Debug)]
 pub struct TensorEngine {
-    config: GptNeoXConfig,
+    config: ModelConfig,
     weights: BTreeMap<String, Tensor>,
     cos: Tensor,
     sin: Tensor,
@@ -35,12 +36,17 @@ impl TensorEngine {
     ///
     /// # Errors
     /// [`Error::Request`] naming a tensor that is missing or misshapen.
-    pub fn new(config: &GptNeoXConfig, weights: &BTreeMap<String, Tensor>) -> Result<Self> {
-        check_names(config, Head::CausalLm, weights)?;
-        let embedding = &weights["gpt_neox.embed_in.weight"];
+    pub fn new(
+        config: impl Into<ModelConfig>,
+        weights: &BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        let config = config.into();
+        check_names(&config, Head::CausalLm, weights)?;
+        let embedding = &weights[config.embedding()];
         let (device, dtype) = (embedding.device().clone(), embedding.dtype());
-        let (cos, sin) = rotary_tables(config);
-        let shape = (config.max_positions, config.rotary_dims / 2);
+        let frequencies = config.rotary_frequencies();
+        let (cos, sin) = rotary_tables(&frequencies, config.max_positions());
+        let shape = (config.max_positions(), frequencies.len());
         Ok(Self {
             cos: Tensor::from_vec(cos, shape, &device)?,
             sin: Tensor::from_vec(sin, shape, &device)?,
@@ -48,7 +54,7 @@ impl TensorEngine {
                 .iter()
                 .map(|(n, t)| (n.clone(), t.detach()))
                 .collect(),
-            config: config.clone(),
+            config,
             device,
             dtype,
         })
@@ -62,16 +68,16 @@ impl TensorEngine {
         check_tokens(
             "text",
             text,
-            self.config.vocab_size,
-            self.config.max_positions,
+            self.config.vocab_size(),
+            self.config.max_positions(),
         )?;
         let ids = Tensor::from_slice(text, (1, text.len()), &self.device)?;
-        let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers])?;
+        let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers()])?;
         Ok(self.head(&hidden)?.squeeze(0)?.to_vec2()?)
     }
 
     /// Shape of the network.
-    pub fn config(&self) -> &GptNeoXConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -96,7 +102,7 @@ impl TensorEngine {
             }
             let fed = &text[..text.len() - 1];
             let ids = Tensor::from_slice(fed, (1, fed.len()), &self.device)?;
-            let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers])?;
+            let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers()])?;
             let mut row = Vec::with_capacity(response.len());
             // Logits of a few positions at a time.
             for (piece, targets) in response.chunks(ROWS).enumerate() {
@@ -136,8 +142,8 @@ impl TensorEngine {
             check_tokens(
                 &format!("prompt {i}"),
                 prompt,
-                self.config.vocab_size,
-                self.config.max_positions,
+                self.config.vocab_size(),
+                self.config.max_positions(),
             )?;
             by_length.entry(prompt.len()).or_default().push(i);
         }
@@ -162,11 +168,11 @@ impl TensorEngine {
         let length = prompts[group[0]].len();
         let limit = sampling
             .max_new_tokens
-            .min(self.config.max_positions + 1 - length);
+            .min(self.config.max_positions() + 1 - length);
         let mut rngs: Vec<_> = group.iter().map(|&i| keys.map(|k| k[i].rng())).collect();
         let mut texts = vec![(Vec::new(), Vec::new()); group.len()];
         let mut truncated = Truncated::default();
-        let mut cache = vec![None; self.config.n_layers];
+        let mut cache = vec![None; self.config.n_layers()];
         let mut fed: Vec<Token> = group
             .iter()
             .flat_map(|&i| prompts[i].iter().copied())
@@ -220,48 +226,99 @@ impl TensorEngine {
     fn forward(&self, ids: &Tensor, start: usize, cache: &mut Cache) -> Result<Tensor> {
         let (batch, time) = ids.dims2()?;
         let mut x = self
-            .weight("gpt_neox.embed_in.weight")
+            .weight(self.config.embedding())
             .index_select(&ids.flatten_all()?, 0)?;
-        x = x.reshape((batch, time, self.config.hidden_size))?;
+        x = x.reshape((batch, time, self.config.hidden_size()))?;
         for (layer, cache) in cache.iter_mut().enumerate() {
-            let at = |name: &str| format!("gpt_neox.layers.{layer}.{name}");
-            let normed = self.norm(&x, &at("input_layernorm"))?;
-            let attention = self.attention(&normed, &at("attention"), start, cache)?;
-            let middle = (&x + &attention)?;
-            let source = if self.config.parallel_residual {
-                &x
-            } else {
-                &middle
+            x = match &self.config {
+                ModelConfig::GptNeoX(config) => {
+                    self.gpt_neox_block(config, layer, &x, start, cache)?
+                }
+                ModelConfig::Llama(config) => self.llama_block(config, layer, &x, start, cache)?,
             };
-            let normed = self.norm(source, &at("post_attention_layernorm"))?;
-            let inner = self.linear(&normed, &at("mlp.dense_h_to_4h"), true)?;
-            let inner = match self.config.activation {
-                Activation::Gelu => inner.gelu_erf()?,
-                Activation::GeluTanh => inner.gelu()?,
-            };
-            x = (middle + self.linear(&inner, &at("mlp.dense_4h_to_h"), true)?)?;
         }
-        self.norm(&x, "gpt_neox.final_layer_norm")
+        match &self.config {
+            ModelConfig::GptNeoX(c) => {
+                self.layer_norm(&x, "gpt_neox.final_layer_norm", c.layer_norm_eps)
+            }
+            ModelConfig::Llama(c) => self.rms_norm(&x, "model.norm", c.rms_norm_eps),
+        }
+    }
+
+    fn gpt_neox_block(
+        &self,
+        config: &GptNeoXConfig,
+        layer: usize,
+        x: &Tensor,
+        start: usize,
+        cache: &mut Option<(Tensor, Tensor)>,
+    ) -> Result<Tensor> {
+        let at = |name: &str| format!("gpt_neox.layers.{layer}.{name}");
+        let norm = |x: &Tensor, name: &str| self.layer_norm(x, &at(name), config.layer_norm_eps);
+        let (batch, time, _) = x.dims3()?;
+        let (heads, head_dim) = (config.n_heads, config.head_dim());
+        let normed = norm(x, "input_layernorm")?;
+        let qkv = self.linear(&normed, &at("attention.query_key_value"))?;
+        let qkv = qkv
+            .reshape((batch, time, heads, 3 * head_dim))?
+            .transpose(1, 2)?;
+        let part = |i: usize| qkv.narrow(3, i * head_dim, head_dim);
+        let mixed = self.attention([part(0)?, part(1)?, part(2)?], start, cache)?;
+        let middle = (x + self.linear(&mixed, &at("attention.dense"))?)?;
+        let source = if config.parallel_residual { x } else { &middle };
+        let normed = norm(source, "post_attention_layernorm")?;
+        let inner = self.linear(&normed, &at("mlp.dense_h_to_4h"))?;
+        let inner = match config.activation {
+            Activation::Gelu => inner.gelu_erf()?,
+            Activation::GeluTanh => inner.gelu()?,
+        };
+        Ok((middle + self.linear(&inner, &at("mlp.dense_4h_to_h"))?)?)
+    }
+
+    fn llama_block(
+        &self,
+        config: &LlamaConfig,
+        layer: usize,
+        x: &Tensor,
+        start: usize,
+        cache: &mut Option<(Tensor, Tensor)>,
+    ) -> Result<Tensor> {
+        let at = |name: &str| format!("model.layers.{layer}.{name}");
+        let norm = |x: &Tensor, name: &str| self.rms_norm(x, &at(name), config.rms_norm_eps);
+        let (batch, time, _) = x.dims3()?;
+        let normed = norm(x, "input_layernorm")?;
+        let part = |name: &str, heads: usize| -> Result<Tensor> {
+            let y = self.linear(&normed, &at(name))?;
+            Ok(y.reshape((batch, time, heads, config.head_dim))?
+                .transpose(1, 2)?)
+        };
+        let parts = [
+            part("self_attn.q_proj", config.n_heads)?,
+            part("self_attn.k_proj", config.n_kv_heads)?,
+            part("self_attn.v_proj", config.n_kv_heads)?,
+        ];
+        let mixed = self.attention(parts, start, cache)?;
+        let middle = (x + self.linear(&mixed, &at("self_attn.o_proj"))?)?;
+        let normed = norm(&middle, "post_attention_layernorm")?;
+        let gate = self.linear(&normed, &at("mlp.gate_proj"))?;
+        let up = self.linear(&normed, &at("mlp.up_proj"))?;
+        let gated = composite::swiglu(&gate, &up)?;
+        Ok((middle + self.linear(&gated, &at("mlp.down_proj"))?)?)
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        let name = if self.config.tied_embeddings {
-            "gpt_neox.embed_in"
-        } else {
-            "embed_out"
-        };
-        Ok(self.linear(hidden, name, false)?.to_dtype(DType::F32)?)
+        let name = self.config.head_weight().trim_end_matches(".weight");
+        Ok(self.linear(hidden, name)?.to_dtype(DType::F32)?)
     }
 
-    fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+    fn layer_norm(&self, x: &Tensor, name: &str, eps: f64) -> Result<Tensor> {
         let gain = self
             .weight(&format!("{name}.weight"))
             .to_dtype(DType::F32)?;
         let shift = self.weight(&format!("{name}.bias")).to_dtype(DType::F32)?;
         let x = x.to_dtype(DType::F32)?;
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let scale =
-            (centred.sqr()?.mean_keepdim(D::Minus1)? + self.config.layer_norm_eps)?.sqrt()?;
+        let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
         let normed = centred
             .broadcast_div(&scale)?
             .broadcast_mul(&gain)?
@@ -269,54 +326,44 @@ impl TensorEngine {
         Ok(normed.to_dtype(self.dtype)?)
     }
 
-    fn linear(&self, x: &Tensor, name: &str, bias: bool) -> Result<Tensor> {
-        let (batch, time, width) = x.dims3()?;
-        let y = x
-            .reshape((batch * time, width))?
-            .matmul(&self.weight(&format!("{name}.weight")).t()?)?;
-        let y = y.reshape((batch, time, ()))?;
-        Ok(if bias {
-            y.broadcast_add(self.weight(&format!("{name}.bias")))?
-        } else {
-            y
-        })
+    fn rms_norm(&self, x: &Tensor, name: &str, eps: f64) -> Result<Tensor> {
+        let gain = self.weight(&format!("{name}.weight"));
+        Ok(composite::rms_norm(x, gain, eps)?)
     }
 
+    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+        let bias = self.weights.get(&format!("{name}.bias"));
+        let weight = self.weight(&format!("{name}.weight"));
+        Ok(composite::linear(x, weight, bias)?)
+    }
+
+    /// Attended values `[batch, time, heads · head_dim]` of queries, keys and values `[batch, heads, time, head_dim]`.
     fn attention(
         &self,
-        x: &Tensor,
-        name: &str,
+        [q, k, v]: [Tensor; 3],
         start: usize,
         cache: &mut Option<(Tensor, Tensor)>,
     ) -> Result<Tensor> {
-        let (batch, time, _) = x.dims3()?;
-        let (heads, head_dim) = (self.config.n_heads, self.config.head_dim());
-        let qkv = self.linear(
-            x,
-            &format!("{name}.query_key_value"),
-            self.config.attention_bias,
-        )?;
-        let qkv = qkv
-            .reshape((batch, time, heads, 3 * head_dim))?
-            .transpose(1, 2)?;
-        let part = |i: usize| qkv.narrow(3, i * head_dim, head_dim);
-        let q = self.rotate(&part(0)?, start)?;
-        let mut k = self.rotate(&part(1)?, start)?;
-        let mut v = part(2)?.contiguous()?;
+        let (batch, heads, time, head_dim) = q.dims4()?;
+        let group = heads / k.dim(1)?;
+        let q = self.rotate(&q, start)?;
+        let (mut k, mut v) = (self.rotate(&k, start)?, v.contiguous()?);
         if let Some((keys, values)) = cache.take() {
             k = Tensor::cat(&[&keys, &k], 2)?;
             v = Tensor::cat(&[&values, &v], 2)?;
         }
         *cache = Some((k.clone(), v.clone()));
+        let k = composite::repeat_heads(&k, group)?;
+        let v = composite::repeat_heads(&v, group)?;
         let scores = (q
             .contiguous()?
             .matmul(&k.t()?.contiguous()?)?
             .to_dtype(DType::F32)?
             / (head_dim as f64).sqrt())?;
-        let scores = if time > 1 {
-            scores.broadcast_add(&self.mask(time, start)?)?
-        } else {
-            scores
+        let unmasked = time == 1 && self.config.window().is_none_or(|w| start < w);
+        let scores = match unmasked {
+            true => scores,
+            false => scores.broadcast_add(&self.mask(time, start)?)?,
         };
         let shifted = scores
             .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
@@ -324,19 +371,16 @@ impl TensorEngine {
         let weights = shifted
             .broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?
             .to_dtype(self.dtype)?;
-        let mixed =
-            weights
-                .matmul(&v)?
-                .transpose(1, 2)?
-                .reshape((batch, time, self.config.hidden_size))?;
-        self.linear(&mixed, &format!("{name}.dense"), self.config.attention_bias)
+        let mixed = weights.matmul(&v)?.transpose(1, 2)?;
+        Ok(mixed.reshape((batch, time, heads * head_dim))?)
     }
 
-    /// −∞ where a key lies after the query.
+    /// −∞ where a key lies after the query or out of its window.
     fn mask(&self, time: usize, start: usize) -> Result<Tensor> {
         let total = start + time;
+        let window = self.config.window().unwrap_or(usize::MAX);
         let value = |q: usize, k: usize| {
-            if k > start + q {
+            if k > start + q || start + q - k >= window {
                 f32::NEG_INFINITY
             } else {
                 0.0
@@ -348,23 +392,11 @@ impl TensorEngine {
         Ok(Tensor::from_vec(values, (time, total), &self.device)?)
     }
 
-    /// Half-split rotation of the first `rotary_dims` dimensions.
+    /// Half-split rotation of the first dimensions, as many as the tables have.
     fn rotate(&self, x: &Tensor, start: usize) -> Result<Tensor> {
-        let (time, head_dim) = (x.dim(2)?, x.dim(3)?);
-        let half = self.config.rotary_dims / 2;
-        if half == 0 {
-            return Ok(x.contiguous()?);
-        }
+        let time = x.dim(2)?;
         let table = |t: &Tensor| t.narrow(0, start, time)?.to_dtype(self.dtype);
-        let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
-        let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        let rest = head_dim - 2 * half;
-        Ok(if rest == 0 {
-            Tensor::cat(&[first, second], 3)?
-        } else {
-            Tensor::cat(&[first, second, x.narrow(3, 2 * half, rest)?], 3)?
-        })
+        let turned = composite::rotate(x, &table(&self.cos)?, &table(&self.sin)?)?;
+        Ok(turned.contiguous()?)
     }
 }

@@ -1,8 +1,7 @@
 //! From a map of named tensors to what the kernels read.
 
 use super::kernels::Linear;
-use crate::checkpoint::expected_tensors;
-use crate::config::{GptNeoXConfig, Head};
+use crate::config::{GptNeoXConfig, Head, LlamaConfig, ModelConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -10,6 +9,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone)]
 pub(super) struct Norm {
     pub(super) gain: Vec<f32>,
+    /// Empty where the norm is by root mean square.
     pub(super) shift: Vec<f32>,
 }
 
@@ -19,6 +19,8 @@ pub(super) struct Layer {
     pub(super) post_norm: Norm,
     pub(super) query_key_value: Linear,
     pub(super) dense: Linear,
+    /// The gate of the Llama family's MLP.
+    pub(super) gate: Option<Linear>,
     pub(super) up: Linear,
     pub(super) down: Linear,
 }
@@ -33,44 +35,35 @@ pub(super) struct Weights {
 
 impl Weights {
     pub(super) fn new(
-        config: &GptNeoXConfig,
+        config: &ModelConfig,
         head: Head,
         tensors: &BTreeMap<String, Tensor>,
     ) -> Result<Self> {
         check_names(config, head, tensors)?;
         let source = Source { tensors };
-        let (hidden, inner, bias) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.attention_bias,
-        );
-        let embedding = source.values("gpt_neox.embed_in.weight")?;
-        let layer = |i: usize| -> Result<Layer> {
-            let at = |name: &str| format!("gpt_neox.layers.{i}.{name}");
-            Ok(Layer {
-                input_norm: source.norm(&at("input_layernorm"))?,
-                post_norm: source.norm(&at("post_attention_layernorm"))?,
-                query_key_value: source.linear(
-                    &at("attention.query_key_value"),
-                    3 * hidden,
-                    hidden,
-                    bias,
-                )?,
-                dense: source.linear(&at("attention.dense"), hidden, hidden, bias)?,
-                up: source.linear(&at("mlp.dense_h_to_4h"), inner, hidden, true)?,
-                down: source.linear(&at("mlp.dense_4h_to_h"), hidden, inner, true)?,
-            })
+        let embedding = source.values(config.embedding())?;
+        let (hidden, vocabulary) = (config.hidden_size(), config.vocab_size());
+        let layer = |i: usize| match config {
+            ModelConfig::GptNeoX(config) => source.gpt_neox_layer(config, i),
+            ModelConfig::Llama(config) => source.llama_layer(config, i),
+        };
+        let final_norm = match config {
+            ModelConfig::GptNeoX(_) => "gpt_neox.final_layer_norm",
+            ModelConfig::Llama(_) => "model.norm",
         };
         let head = match head {
-            Head::CausalLm if config.tied_embeddings => {
-                Linear::new(&embedding, &[], config.vocab_size, hidden)
+            Head::CausalLm if config.tied_embeddings() => {
+                Linear::new(&embedding, &[], vocabulary, hidden)
             }
-            Head::CausalLm => source.linear("embed_out", config.vocab_size, hidden, false)?,
-            Head::Classification { labels } => source.linear("score", labels, hidden, false)?,
+            Head::CausalLm => {
+                let name = config.head_weight().trim_end_matches(".weight");
+                source.linear(&[name], vocabulary, hidden)?
+            }
+            Head::Classification { labels } => source.linear(&["score"], labels, hidden)?,
         };
         Ok(Self {
-            layers: (0..config.n_layers).map(layer).collect::<Result<_>>()?,
-            final_norm: source.norm("gpt_neox.final_layer_norm")?,
+            layers: (0..config.n_layers()).map(layer).collect::<Result<_>>()?,
+            final_norm: source.norm(final_norm)?,
             embedding,
             head,
         })
@@ -79,11 +72,11 @@ impl Weights {
 
 /// Names and shapes, before anything is copied.
 pub(super) fn check_names(
-    config: &GptNeoXConfig,
+    config: &ModelConfig,
     head: Head,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<()> {
-    for (name, shape) in expected_tensors(config, head) {
+    for (name, shape) in config.tensors(head) {
         match tensors.get(&name) {
             Some(tensor) if tensor.dims() == shape => {}
             Some(tensor) => {
@@ -129,17 +122,64 @@ impl Source<'_> {
     fn norm(&self, name: &str) -> Result<Norm> {
         Ok(Norm {
             gain: self.values(&format!("{name}.weight"))?,
-            shift: self.values(&format!("{name}.bias"))?,
+            shift: match self.tensors.contains_key(&format!("{name}.bias")) {
+                true => self.values(&format!("{name}.bias"))?,
+                false => Vec::new(),
+            },
         })
     }
 
-    fn linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear> {
-        let weight = self.values(&format!("{name}.weight"))?;
-        let bias = if bias {
-            self.values(&format!("{name}.bias"))?
-        } else {
-            Vec::new()
-        };
+    fn gpt_neox_layer(&self, config: &GptNeoXConfig, i: usize) -> Result<Layer> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let at = |name: &str| format!("gpt_neox.layers.{i}.{name}");
+        Ok(Layer {
+            input_norm: self.norm(&at("input_layernorm"))?,
+            post_norm: self.norm(&at("post_attention_layernorm"))?,
+            query_key_value: self.linear(
+                &[&at("attention.query_key_value")],
+                3 * hidden,
+                hidden,
+            )?,
+            dense: self.linear(&[&at("attention.dense")], hidden, hidden)?,
+            gate: None,
+            up: self.linear(&[&at("mlp.dense_h_to_4h")], inner, hidden)?,
+            down: self.linear(&[&at("mlp.dense_4h_to_h")], hidden, inner)?,
+        })
+    }
+
+    /// Queries, keys and values are one map here.
+    fn llama_layer(&self, config: &LlamaConfig, i: usize) -> Result<Layer> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let queries = config.n_heads * config.head_dim;
+        let keys = config.n_kv_heads * config.head_dim;
+        let at = |name: &str| format!("model.layers.{i}.{name}");
+        let [q, k, v] = ["q", "k", "v"].map(|part| at(&format!("self_attn.{part}_proj")));
+        Ok(Layer {
+            input_norm: self.norm(&at("input_layernorm"))?,
+            post_norm: self.norm(&at("post_attention_layernorm"))?,
+            query_key_value: self.linear(&[&q, &k, &v], queries + 2 * keys, hidden)?,
+            dense: self.linear(&[&at("self_attn.o_proj")], hidden, queries)?,
+            gate: Some(self.linear(&[&at("mlp.gate_proj")], inner, hidden)?),
+            up: self.linear(&[&at("mlp.up_proj")], inner, hidden)?,
+            down: self.linear(&[&at("mlp.down_proj")], hidden, inner)?,
+        })
+    }
+
+    /// Maps of one input, one below the other; biases where they have some.
+    fn linear(&self, names: &[&str], outputs: usize, inputs: usize) -> Result<Linear> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for name in names {
+            let part = self.values(&format!("{name}.weight"))?;
+            // One map, the usual case, is not copied.
+            match weight.is_empty() {
+                true => weight = part,
+                false => weight.extend(part),
+            }
+            let name = format!("{name}.bias");
+            if self.tensors.contains_key(&name) {
+                bias.extend(self.values(&name)?);
+            }
+        }
         Ok(Linear::new(&weight, &bias, outputs, inputs))
     }
 }

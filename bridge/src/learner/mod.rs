@@ -31,7 +31,7 @@
 //!     tied_embeddings: false, bos_token: None, eos_token: Some(0), pad_token: None,
 //! };
 //! let heads = Heads { language_model: true, ..Heads::default() };
-//! let model = Model::random_gpt_neox(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
+//! let model = Model::random(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
 //! let scorer = NeoxScorer::try_new(&config, Params::new(model.params().tensors())?)?;
 //! let policy = NeoxPolicy::try_new(scorer, 4)?;
 //! let mut learner = NeoxLearner::try_new(policy, LearnerOptions { learning_rate: 1e-2, ..LearnerOptions::default() })?;

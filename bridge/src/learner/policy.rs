@@ -9,7 +9,7 @@ use super::{NeoxScorer, backend};
 use crate::config::Head;
 use crate::generate::{Engine, Sampled, Sampling, TensorEngine};
 
-/// π(·|s) = softmax(logits/T) of a GPT-NeoX network, over responses that end with its end-of-sentence token or at a longest length.
+/// π(·|s) = softmax(logits/T) of a network, over responses that end with its end-of-sentence token or at a longest length.
 ///
 /// Text is written with a key–value cache by the engines of [`crate::generate`], whose log-probabilities agree with
 /// [`TokenScorer::scores`] to the rounding of `f32`; training compares scores with scores only.
@@ -42,7 +42,7 @@ impl NeoxPolicy {
             expected: expected.into(),
         };
         if !scorer.channels.contains(&Channel::LogProb) {
-            let expected = "a language-model head (embed_out.weight)";
+            let expected = "a language-model head (embed_out.weight or lm_head.weight)";
             return Err(refused("head", "none for text", expected));
         }
         if max_new_tokens == 0 {
@@ -101,9 +101,9 @@ impl NeoxPolicy {
         if let Some(engine) = &*slot {
             return Ok(engine.clone());
         }
-        let config = &self.scorer.config;
+        let config = self.scorer.config();
         let mut weights = self.scorer.model.params().tensors();
-        let expected = crate::checkpoint::expected_tensors(config, Head::CausalLm);
+        let expected = config.tensors(Head::CausalLm);
         weights.retain(|name, _| expected.contains_key(name));
         let on_cpu = weights.values().all(|t| t.device().is_cpu());
         let writer = match on_cpu {
@@ -122,14 +122,14 @@ impl NeoxPolicy {
             max_new_tokens: self.max_new_tokens,
             temperature: self.scorer.model.temperature(),
             decoder,
-            eos: self.scorer.config.eos_token,
+            eos: self.scorer.config().eos_token(),
             batch: self.side_by_side,
         }
     }
 
     /// A text one past the context could be written (its last token is never fed) but not scored.
     fn check_room(&self, prompts: &[Arc<[Token]>]) -> Result<()> {
-        let context = self.scorer.config.max_positions;
+        let context = self.scorer.config().max_positions();
         let room = context.saturating_sub(self.max_new_tokens);
         match prompts.iter().position(|p| p.len() > room) {
             None => Ok(()),

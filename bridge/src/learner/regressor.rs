@@ -11,11 +11,11 @@ use rto::seq::{Channel, Episode, PerToken, StepReport, TokenObjective, TokenScor
 
 use super::train::Core;
 use super::{LearnerOptions, NeoxScorer};
-use crate::config::GptNeoXConfig;
+use crate::config::ModelConfig;
 use crate::model::{REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT};
 use crate::params::Params;
 
-/// A GPT-NeoX network of its own with a value head (a critic, [`rto::algorithm2::CriticSlot::Separate`]) or a reward head
+/// A network of its own with a value head (a critic, [`rto::algorithm2::CriticSlot::Separate`]) or a reward head
 /// (fitted by [`rto::algorithm2::fit_reward`] with [`rto::objective::Readout::Last`], then read through
 /// [`rto::token_reward::SentenceReward`]).
 #[derive(Debug)]
@@ -41,16 +41,17 @@ impl NeoxRegressor {
     /// # Errors
     /// As [`NeoxRegressor::try_new`].
     pub fn critic(
-        config: &GptNeoXConfig,
+        config: impl Into<ModelConfig>,
         trunk: BTreeMap<String, Tensor>,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
-        let mut weights = only_trunk(trunk);
+        let config = config.into();
+        let mut weights = only_trunk(&config, trunk);
         let device = device(&weights);
         let dtype = candle_core::DType::F32;
         weights.insert(
             VALUE_WEIGHT.into(),
-            Tensor::zeros((1, config.hidden_size), dtype, &device)?,
+            Tensor::zeros((1, config.hidden_size()), dtype, &device)?,
         );
         weights.insert(VALUE_BIAS.into(), Tensor::zeros(1, dtype, &device)?);
         Self::headed(config, weights, options)
@@ -61,26 +62,27 @@ impl NeoxRegressor {
     /// # Errors
     /// As [`NeoxRegressor::try_new`].
     pub fn reward_model(
-        config: &GptNeoXConfig,
+        config: impl Into<ModelConfig>,
         trunk: BTreeMap<String, Tensor>,
         seeds: &SeedTree,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
-        let mut weights = only_trunk(trunk);
+        let config = config.into();
+        let mut weights = only_trunk(&config, trunk);
         let (mut rng, std) = (
             seeds.child(REWARD_WEIGHT).rng(),
-            1.0 / (config.hidden_size as f64 + 1.0).sqrt(),
+            1.0 / (config.hidden_size() as f64 + 1.0).sqrt(),
         );
-        let head: Vec<f32> = (0..config.hidden_size)
+        let head: Vec<f32> = (0..config.hidden_size())
             .map(|_| (std * rng.sample::<f64, _>(StandardNormal)) as f32)
             .collect();
-        let head = Tensor::from_vec(head, (1, config.hidden_size), &device(&weights))?;
+        let head = Tensor::from_vec(head, (1, config.hidden_size()), &device(&weights))?;
         weights.insert(REWARD_WEIGHT.into(), head);
         Self::headed(config, weights, options)
     }
 
     fn headed(
-        config: &GptNeoXConfig,
+        config: ModelConfig,
         weights: BTreeMap<String, Tensor>,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
@@ -113,8 +115,12 @@ impl NeoxRegressor {
 }
 
 /// Without the heads.
-fn only_trunk(mut weights: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    weights.retain(|name, _| name.starts_with("gpt_neox."));
+fn only_trunk(
+    config: &ModelConfig,
+    mut weights: BTreeMap<String, Tensor>,
+) -> BTreeMap<String, Tensor> {
+    let trunk = config.trunk();
+    weights.retain(|name, _| trunk.contains_key(name));
     weights
 }
 

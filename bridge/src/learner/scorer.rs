@@ -8,17 +8,16 @@ use rto::seq::{Channel, Episode, PerToken, TokenScorer};
 
 use super::backend;
 use super::channels::{append, pack, per_token, request};
-use crate::config::{GptNeoXConfig, Head};
+use crate::config::{Head, ModelConfig};
 use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
 use crate::params::Params;
 
-/// A GPT-NeoX network that gives every response token its numbers.
+/// A network that gives every response token its numbers.
 ///
 /// [`Channel::LogProb`] with a language-model head, [`Channel::Value`] and [`Channel::FinalValue`] with a value head (on the
 /// same trunk or alone), [`Channel::Reward`] with a reward head, r(x, y) at the last token and 0 elsewhere.
 #[derive(Debug)]
 pub struct NeoxScorer {
-    pub(super) config: GptNeoXConfig,
     pub(super) model: Model,
     pub(super) channels: Vec<Channel>,
     pub(super) reference: Option<Arc<NeoxScorer>>,
@@ -32,13 +31,14 @@ impl NeoxScorer {
     /// A network with the channels of the heads whose weights are there.
     ///
     /// # Errors
-    /// As [`Model::gpt_neox`].
-    pub fn try_new(config: &GptNeoXConfig, params: Params) -> crate::Result<Self> {
-        let model = Model::gpt_neox(config, params)?;
+    /// As [`Model::try_new`].
+    pub fn try_new(config: impl Into<ModelConfig>, params: Params) -> crate::Result<Self> {
+        let model = Model::try_new(config, params)?;
         let has = |name: &str| model.params().contains(name);
         let mut channels = Vec::new();
-        if config.tied_embeddings && !has(VALUE_WEIGHT) && !has(REWARD_WEIGHT)
-            || has("embed_out.weight")
+        let tied = model.config().tied_embeddings();
+        if tied && !has(VALUE_WEIGHT) && !has(REWARD_WEIGHT)
+            || !tied && has(model.config().head_weight())
         {
             channels.push(Channel::LogProb);
         }
@@ -49,7 +49,6 @@ impl NeoxScorer {
             channels.push(Channel::Reward);
         }
         Ok(Self {
-            config: config.clone(),
             model,
             channels,
             reference: None,
@@ -60,7 +59,7 @@ impl NeoxScorer {
     /// A Hugging Face folder, every weight trainable or every weight frozen.
     ///
     /// # Errors
-    /// As [`crate::checkpoint::load`] and [`Model::gpt_neox`].
+    /// As [`crate::checkpoint::load`] and [`Model::try_new`].
     pub fn load(
         folder: &std::path::Path,
         trained: bool,
@@ -71,7 +70,7 @@ impl NeoxScorer {
             true => Params::new(found.weights)?,
             false => Params::frozen(found.weights)?,
         };
-        Self::try_new(&found.config, params)
+        Self::try_new(found.config, params)
     }
 
     /// The same network at temperature T; T is then part of π in scores and samples.
@@ -113,8 +112,8 @@ impl NeoxScorer {
     }
 
     /// The shape of the network.
-    pub fn config(&self) -> &GptNeoXConfig {
-        &self.config
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
     }
 
     /// The network.
@@ -132,11 +131,10 @@ impl NeoxScorer {
     /// # Errors
     /// What candle reports.
     pub fn snapshot(&self) -> crate::Result<Self> {
-        let mut model = Model::gpt_neox(&self.config, self.model.params().snapshot()?)?;
+        let mut model = Model::try_new(self.config(), self.model.params().snapshot()?)?;
         model.set_temperature(self.model.temperature())?;
         *model.options_mut() = self.model.options();
         Ok(Self {
-            config: self.config.clone(),
             model,
             channels: self.channels.clone(),
             reference: self.reference.clone(),
@@ -180,7 +178,7 @@ impl NeoxScorer {
                     .into(),
             });
         };
-        let expected = crate::checkpoint::expected_tensors(&self.config, head);
+        let expected = self.config().tensors(head);
         let mut weights = self.model.params().tensors();
         weights.retain(|name, _| expected.contains_key(name));
         let dtype = weights
@@ -188,7 +186,7 @@ impl NeoxScorer {
             .next()
             .map_or(candle_core::DType::F32, Tensor::dtype);
         let contents = crate::checkpoint::Contents {
-            config: &self.config,
+            config: self.config(),
             head,
             weights: &weights,
             dtype,

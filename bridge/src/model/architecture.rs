@@ -2,21 +2,12 @@
 
 use crate::Result;
 use crate::ops::buffer::{Buffer, Pool};
+use crate::ops::composite;
 use crate::ops::gemm::Update;
 use crate::ops::linear::{self, Linear};
 use crate::ops::rotary::RotaryTable;
 use crate::params::{Gradients, Params, Slices};
 use candle_core::Tensor;
-use std::collections::BTreeMap;
-
-/// Sizes that the passes need.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Dims {
-    pub vocabulary: usize,
-    pub hidden: usize,
-    pub layers: usize,
-    pub max_positions: usize,
-}
 
 /// What every kernel of one pass shares.
 pub(crate) struct Pass<'a> {
@@ -37,17 +28,10 @@ pub(crate) struct TensorPass<'a> {
     pub mask: Tensor,
 }
 
-/// A family of decoder-only transformers. Another one (Llama) is another implementation, in another file.
+/// A family of decoder-only transformers, one a file. What a configuration knows ([`crate::config::ModelConfig`]) is not asked here.
 pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
-    fn dims(&self) -> Dims;
-    /// Names and shapes of trunk and language-model head.
-    fn shapes(&self) -> BTreeMap<String, Vec<usize>>;
-    fn embedding(&self) -> &'static str;
-    /// The output head; the embedding where they are tied.
-    fn head(&self) -> &'static str;
     fn block_prefix(&self, block: usize) -> String;
     fn final_norm_prefix(&self) -> &'static str;
-    fn rotary(&self, positions: &[u32]) -> RotaryTable;
 
     /// `x` becomes the block's output.
     fn forward(
@@ -87,7 +71,7 @@ pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
 
 impl<'a> Pass<'a> {
     /// The layer `name.weight`, `name.bias`.
-    pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Linear<'a> {
+    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Linear<'a> {
         Linear {
             weight: self.weights.get(&format!("{name}.weight")),
             bias: self.weights.find(&format!("{name}.bias")),
@@ -96,33 +80,72 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// `y = x Wᵀ + b` (or `+=`).
+    pub fn linear_forward(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        x: &[f32],
+        y: &mut [f32],
+        update: Update,
+    ) {
+        linear::forward(&self.linear(name, inputs, outputs), x, y, update);
+    }
+
     /// Gradients of weight and bias (unless frozen) and of the input.
     pub fn linear_backward(
         &self,
         name: &str,
-        layer: &Linear<'_>,
+        inputs: usize,
+        outputs: usize,
         x: &[f32],
         dy: &[f32],
         dx: &mut [f32],
+        update: Update,
         grads: &mut Gradients,
     ) {
-        linear_weights_backward(name, layer, x, dy, grads);
-        linear::backward_input(layer, dy, dx, Update::Set);
+        self.linear_weights_backward(name, inputs, outputs, x, dy, grads);
+        self.linear_input_backward(name, inputs, outputs, dy, dx, update);
+    }
+
+    /// Gradients of weight and bias, unless frozen.
+    pub fn linear_weights_backward(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        x: &[f32],
+        dy: &[f32],
+        grads: &mut Gradients,
+    ) {
+        if let Some(dw) = grads.slice_mut(&format!("{name}.weight")) {
+            linear::backward_weight(x, dy, dw, inputs, outputs);
+        }
+        if let Some(db) = grads.slice_mut(&format!("{name}.bias")) {
+            linear::backward_bias(dy, db);
+        }
+    }
+
+    /// The gradient of the input (or adds it).
+    pub fn linear_input_backward(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        dy: &[f32],
+        dx: &mut [f32],
+        update: Update,
+    ) {
+        linear::backward_input(&self.linear(name, inputs, outputs), dy, dx, update);
     }
 }
 
-/// Gradients of weight and bias, unless frozen.
-pub(crate) fn linear_weights_backward(
-    name: &str,
-    layer: &Linear<'_>,
-    x: &[f32],
-    dy: &[f32],
-    grads: &mut Gradients,
-) {
-    if let Some(dw) = grads.slice_mut(&format!("{name}.weight")) {
-        linear::backward_weight(x, dy, dw, layer.inputs, layer.outputs);
-    }
-    if let Some(db) = grads.slice_mut(&format!("{name}.bias")) {
-        linear::backward_bias(dy, db);
+impl TensorPass<'_> {
+    /// `x Wᵀ + b` with `name.weight` and, where there is one, `name.bias`.
+    pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let bias = self.params.get(&format!("{name}.bias")).ok();
+        let weight = self.params.get(&format!("{name}.weight"))?;
+        Ok(composite::linear(x, weight, bias)?)
     }
 }

@@ -1,17 +1,14 @@
 //! GPT-NeoX (Pythia): `y = x + attention(norm₁(x)) + mlp(norm₂(x))`, or the two one after the other.
 
-use super::architecture::{
-    Architecture, BlockTape, Dims, Pass, TensorPass, linear_weights_backward,
-};
+use super::architecture::{Architecture, BlockTape, Pass, TensorPass};
 use crate::config::GptNeoXConfig;
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
-use crate::ops::rotary::{HeadLayout, RotaryTable, Turn, rotate};
+use crate::ops::rotary::{HeadLayout, Turn, rotate};
 use crate::ops::{attention, composite, gelu, layer_norm, linear};
 use crate::params::{Gradients, Params};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use std::collections::BTreeMap;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -78,6 +75,7 @@ impl GptNeoX {
             row: 3 * c.hidden_size,
             head_dim,
             heads: c.n_heads,
+            kv_heads: c.n_heads,
             step: 3 * head_dim,
             offsets: [0, head_dim, 2 * head_dim],
         }
@@ -133,8 +131,8 @@ impl GptNeoX {
         let (h, n) = (self.config.hidden_size, x.len() / self.config.hidden_size);
         self.normed(pass, &Self::name(block, "input_layernorm"), x, stats, norm);
         let mut qkv = pass.pool.take(n * 3 * h);
-        let layer = pass.linear(&Self::name(block, "attention.query_key_value"), h, 3 * h);
-        linear::forward(&layer, norm, &mut qkv, Update::Set);
+        let name = Self::name(block, "attention.query_key_value");
+        pass.linear_forward(&name, h, 3 * h, norm, &mut qkv, Update::Set);
         let layout = self.layout();
         rotate(&mut qkv, &layout, pass.rotary, Turn::Forward);
         let (mut out, mut log_sum) = (
@@ -144,6 +142,7 @@ impl GptNeoX {
         attention::forward(
             &qkv,
             &layout,
+            None,
             pass.lengths,
             &mut out,
             &mut log_sum,
@@ -157,12 +156,12 @@ impl GptNeoX {
         let (h, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let n = norm.len() / h;
         let mut before = pass.pool.take(n * inner);
-        let up = pass.linear(&Self::name(block, "mlp.dense_h_to_4h"), h, inner);
-        linear::forward(&up, norm, &mut before, Update::Set);
+        let name = Self::name(block, "mlp.dense_h_to_4h");
+        pass.linear_forward(&name, h, inner, norm, &mut before, Update::Set);
         let mut after = pass.pool.take(n * inner);
         gelu::forward(self.config.activation, &before, &mut after);
-        let down = pass.linear(&Self::name(block, "mlp.dense_4h_to_h"), inner, h);
-        linear::forward(&down, &after, y, Update::Add);
+        let name = Self::name(block, "mlp.dense_4h_to_h");
+        pass.linear_forward(&name, inner, h, &after, y, Update::Add);
         before
     }
 
@@ -181,15 +180,22 @@ impl GptNeoX {
             Self::name(block, "mlp.dense_h_to_4h"),
             Self::name(block, "mlp.dense_4h_to_h"),
         );
-        let down = pass.linear(&name_down, inner, h);
         let mut dbefore = pass.pool.take(before.len());
         let mut after = pass.pool.take(before.len());
-        linear::backward_input(&down, dy, &mut dbefore, Update::Set);
+        pass.linear_input_backward(&name_down, inner, h, dy, &mut dbefore, Update::Set);
         gelu::backward(self.config.activation, before, &mut dbefore, &mut after);
-        linear_weights_backward(&name_down, &down, &after, dy, grads);
+        pass.linear_weights_backward(&name_down, inner, h, &after, dy, grads);
         let mut dnorm = pass.pool.take(norm.len());
-        let up = pass.linear(&name_up, h, inner);
-        pass.linear_backward(&name_up, &up, norm, &dbefore, &mut dnorm, grads);
+        pass.linear_backward(
+            &name_up,
+            h,
+            inner,
+            norm,
+            &dbefore,
+            &mut dnorm,
+            Update::Set,
+            grads,
+        );
         dnorm
     }
 
@@ -209,6 +215,7 @@ impl GptNeoX {
         attention::backward(
             &tape[QKV],
             &layout,
+            None,
             pass.lengths,
             &tape[LOG_SUM],
             dout,
@@ -217,84 +224,19 @@ impl GptNeoX {
         );
         rotate(&mut dqkv, &layout, pass.rotary, Turn::Backward);
         let name = Self::name(block, "attention.query_key_value");
-        let layer = pass.linear(&name, h, 3 * h);
         let mut dnorm = pass.pool.take(norm.len());
-        pass.linear_backward(&name, &layer, norm, &dqkv, &mut dnorm, grads);
+        pass.linear_backward(&name, h, 3 * h, norm, &dqkv, &mut dnorm, Update::Set, grads);
         dnorm
     }
 }
 
 impl Architecture for GptNeoX {
-    fn dims(&self) -> Dims {
-        let c = &self.config;
-        Dims {
-            vocabulary: c.vocab_size,
-            hidden: c.hidden_size,
-            layers: c.n_layers,
-            max_positions: c.max_positions,
-        }
-    }
-
-    fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        let c = &self.config;
-        let (h, inner) = (c.hidden_size, c.intermediate_size);
-        let mut shapes = BTreeMap::new();
-        let mut matrix = |name: String, rows: usize, cols: usize, bias: bool| {
-            if bias {
-                shapes.insert(format!("{name}.bias"), vec![rows]);
-            }
-            shapes.insert(
-                format!("{name}.weight"),
-                if cols == 0 {
-                    vec![rows]
-                } else {
-                    vec![rows, cols]
-                },
-            );
-        };
-        for block in 0..c.n_layers {
-            matrix(Self::name(block, "input_layernorm"), h, 0, true);
-            matrix(Self::name(block, "post_attention_layernorm"), h, 0, true);
-            matrix(
-                Self::name(block, "attention.query_key_value"),
-                3 * h,
-                h,
-                c.attention_bias,
-            );
-            matrix(Self::name(block, "attention.dense"), h, h, c.attention_bias);
-            matrix(Self::name(block, "mlp.dense_h_to_4h"), inner, h, true);
-            matrix(Self::name(block, "mlp.dense_4h_to_h"), h, inner, true);
-        }
-        matrix("gpt_neox.embed_in".into(), c.vocab_size, h, false);
-        matrix("gpt_neox.final_layer_norm".into(), h, 0, true);
-        if !c.tied_embeddings {
-            matrix("embed_out".into(), c.vocab_size, h, false);
-        }
-        shapes
-    }
-
-    fn embedding(&self) -> &'static str {
-        "gpt_neox.embed_in.weight"
-    }
-
-    fn head(&self) -> &'static str {
-        if self.config.tied_embeddings {
-            self.embedding()
-        } else {
-            "embed_out.weight"
-        }
-    }
-
     fn block_prefix(&self, block: usize) -> String {
         Self::name(block, "")
     }
 
     fn final_norm_prefix(&self) -> &'static str {
         "gpt_neox.final_layer_norm."
-    }
-
-    fn rotary(&self, positions: &[u32]) -> RotaryTable {
-        RotaryTable::new(positions, self.config.rotary_dims, self.config.rotary_base)
     }
 
     fn forward(
@@ -318,8 +260,8 @@ impl Architecture for GptNeoX {
         if self.config.parallel_residual {
             self.normed(pass, &second, x, &stats, &mut norm);
         }
-        let dense = pass.linear(&Self::name(block, "attention.dense"), h, h);
-        linear::forward(&dense, &attended, x, Update::Add);
+        let dense = Self::name(block, "attention.dense");
+        pass.linear_forward(&dense, h, h, &attended, x, Update::Add);
         let mut kept = Vec::new();
         if !self.config.parallel_residual {
             let middle_stats = self.statistics(pass, x);
@@ -364,18 +306,23 @@ impl Architecture for GptNeoX {
         let dnorm = self.mlp_backward(pass, block, &tape[INNER], &norm, dx, grads);
 
         let dense_name = Self::name(block, "attention.dense");
-        let dense = pass.linear(&dense_name, h, h);
         let mut dattended = pass.pool.take(dx.len());
-        // The parallel form's attention sees the gradient of the output alone, the sequential one's also the MLP's.
-        if parallel {
+        let dense_backward = |dy: &[f32], dattended: &mut [f32], grads: &mut Gradients| {
+            let attended = &tape[ATTENDED];
             pass.linear_backward(
                 &dense_name,
-                &dense,
-                &tape[ATTENDED],
-                dx,
-                &mut dattended,
+                h,
+                h,
+                attended,
+                dy,
+                dattended,
+                Update::Set,
                 grads,
             );
+        };
+        // The parallel form's attention sees the gradient of the output alone, the sequential one's also the MLP's.
+        if parallel {
+            dense_backward(dx, &mut dattended, grads);
         }
         Self::norm_backward(
             pass,
@@ -387,14 +334,7 @@ impl Architecture for GptNeoX {
             grads,
         );
         if !parallel {
-            pass.linear_backward(
-                &dense_name,
-                &dense,
-                &tape[ATTENDED],
-                dx,
-                &mut dattended,
-                grads,
-            );
+            dense_backward(dx, &mut dattended, grads);
         }
         drop(dnorm);
         self.normed(pass, &first, &tape[INPUT], &tape[STATS], &mut norm);
@@ -434,13 +374,7 @@ impl Architecture for GptNeoX {
                 self.config.layer_norm_eps,
             )?)
         };
-        let linear = |part: &str, x: &Tensor| -> Result<Tensor> {
-            Ok(composite::linear(
-                x,
-                weight(&format!("{part}.weight"))?,
-                weight(&format!("{part}.bias")).ok(),
-            )?)
-        };
+        let linear = |part: &str, x: &Tensor| pass.linear(&Self::name(block, part), x);
         let (batch, time, h) = x.dims3()?;
         let heads = self.config.n_heads;
         let qkv = linear("attention.query_key_value", &norm("input_layernorm", x)?)?;

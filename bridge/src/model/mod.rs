@@ -20,7 +20,7 @@
 //!     tied_embeddings: false, bos_token: None, eos_token: Some(0), pad_token: None,
 //! };
 //! let heads = Heads { language_model: true, ..Heads::default() };
-//! let model = Model::random_gpt_neox(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
+//! let model = Model::random(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
 //! let batch = Batch::new(&[(&[5, 6][..], &[1, 0][..]), (&[5][..], &[2, 3, 0][..])])?;
 //! let log_probs = model.scores(&batch, &Request::log_probs())?.log_probs.expect("asked for");
 //! assert_eq!(log_probs.len(), 5); // one per response token
@@ -30,6 +30,7 @@
 
 mod architecture;
 mod gpt_neox;
+mod llama;
 mod scores;
 mod slices;
 mod tensors;
@@ -37,13 +38,15 @@ mod tensors;
 pub use scores::{Forward, Keep, Request, Scores};
 
 use crate::batch::Batch;
-use crate::config::GptNeoXConfig;
+use crate::config::{Head, ModelConfig};
 use crate::ops::buffer::Pool;
+use crate::ops::rotary::RotaryTable;
 use crate::params::{Gradients, Init, Params};
 use crate::{Error, Result};
 use architecture::Architecture;
 use candle_core::{Device, Tensor};
 use gpt_neox::GptNeoX;
+use llama::Llama;
 use rto::seed::SeedTree;
 use scores::Tape;
 use std::collections::BTreeMap;
@@ -76,6 +79,7 @@ impl Default for ModelOptions {
 /// A decoder-only transformer with the heads whose weights it was given.
 #[derive(Debug)]
 pub struct Model {
+    config: ModelConfig,
     architecture: Box<dyn Architecture>,
     params: Params,
     pool: Pool,
@@ -95,14 +99,15 @@ pub struct Heads {
 }
 
 impl Model {
-    /// A GPT-NeoX model from weights under their Hugging Face names. The language-model head may be missing if another one is there.
+    /// A model from weights under their Hugging Face names. The language-model head may be missing if another one is there.
     ///
     /// # Errors
     /// [`Error::Setting`] for an impossible configuration, [`Error::Weight`] for a missing, misshapen or unknown weight.
-    pub fn gpt_neox(config: &GptNeoXConfig, params: Params) -> Result<Self> {
-        let architecture = Box::new(GptNeoX::new(config)?);
+    pub fn try_new(config: impl Into<ModelConfig>, params: Params) -> Result<Self> {
+        let config = config.into();
+        let architecture = architecture(&config)?;
         let heads = Heads {
-            language_model: config.tied_embeddings || params.contains(architecture.head()),
+            language_model: config.tied_embeddings() || params.contains(config.head_weight()),
             value: params.contains(VALUE_WEIGHT),
             reward: params.contains(REWARD_WEIGHT),
         };
@@ -115,8 +120,9 @@ impl Model {
         } else {
             heads
         };
-        params.check(&shapes(&*architecture, heads))?;
+        params.check(&shapes(&config, heads))?;
         Ok(Self {
+            config,
             architecture,
             params,
             pool: Pool::default(),
@@ -125,22 +131,27 @@ impl Model {
         })
     }
 
-    /// A GPT-NeoX model with freshly drawn weights.
+    /// A model with freshly drawn weights.
     ///
     /// # Errors
-    /// As [`Model::gpt_neox`].
-    pub fn random_gpt_neox(
-        config: &GptNeoXConfig,
+    /// As [`Model::try_new`].
+    pub fn random(
+        config: impl Into<ModelConfig>,
         heads: Heads,
         init: Init,
         seeds: &SeedTree,
         device: &Device,
     ) -> Result<Self> {
-        let shapes = shapes(&GptNeoX::new(config)?, heads);
-        Self::gpt_neox(
-            config,
-            Params::random(&shapes, init, config.n_layers, seeds, device)?,
-        )
+        let config = config.into();
+        architecture(&config)?;
+        let shapes = shapes(&config, heads);
+        let params = Params::random(&shapes, init, config.n_layers(), seeds, device)?;
+        Self::try_new(config, params)
+    }
+
+    /// The shape of the network.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
     }
 
     /// The weights.
@@ -255,21 +266,20 @@ impl Model {
     }
 
     fn check(&self, batch: &Batch, request: &Request<'_>) -> Result<()> {
-        let dims = self.architecture.dims();
         for (row, r) in batch.rows().iter().enumerate() {
             let tokens = &batch.tokens()[r.start..r.start + r.len()];
-            if let Some(token) = tokens.iter().find(|&&t| t as usize >= dims.vocabulary) {
+            if let Some(token) = tokens.iter().find(|&&t| t as usize >= self.config.vocab_size()) {
                 let what = format!(
                     "token {token}, expected one below the vocabulary size {}",
-                    dims.vocabulary
+                    self.config.vocab_size()
                 );
                 return Err(Error::Batch { row, what });
             }
             let last = batch.positions()[r.start + r.len() - 1] as usize;
-            if last >= dims.max_positions {
+            if last >= self.config.max_positions() {
                 let what = format!(
                     "position {last}, expected one below the context length {}",
-                    dims.max_positions
+                    self.config.max_positions()
                 );
                 return Err(Error::Batch { row, what });
             }
@@ -277,8 +287,8 @@ impl Model {
         let lacks = |asked: bool, name: &str| asked && !self.params.contains(name);
         let missing = [
             (
-                lacks(request.reads_vocabulary(), self.architecture.head()),
-                self.architecture.head(),
+                lacks(request.reads_vocabulary(), self.config.head_weight()),
+                self.config.head_weight(),
             ),
             (lacks(request.values, VALUE_WEIGHT), VALUE_WEIGHT),
             (lacks(request.rewards, REWARD_WEIGHT), REWARD_WEIGHT),
@@ -291,14 +301,14 @@ impl Model {
             });
         }
         match request.reference {
-            Some(reference) if reference.architecture.dims().vocabulary != dims.vocabulary => {
+            Some(reference) if reference.config.vocab_size() != self.config.vocab_size() => {
                 Err(Error::Setting {
                     field: "reference",
                     found: format!(
                         "a vocabulary of {}",
-                        reference.architecture.dims().vocabulary
+                        reference.config.vocab_size()
                     ),
-                    expected: format!("{} as in the policy", dims.vocabulary),
+                    expected: format!("{} as in the policy", self.config.vocab_size()),
                 })
             }
             Some(reference) => reference.check(batch, &Request::log_probs()),
@@ -306,12 +316,16 @@ impl Model {
         }
     }
 
+    fn rotary(&self, positions: &[u32]) -> RotaryTable {
+        RotaryTable::with_frequencies(positions, &self.config.rotary_frequencies())
+    }
+
     /// The lowest block that a gradient must reach; `layers` if only head and last norm are trained, `None` for the embedding.
     fn lowest_trained(&self) -> Option<usize> {
-        if self.params.is_trained(self.architecture.embedding()) {
+        if self.params.is_trained(self.config.embedding()) {
             return None;
         }
-        let layers = self.architecture.dims().layers;
+        let layers = self.config.n_layers();
         let trained = |block: &usize| {
             let prefix = self.architecture.block_prefix(*block);
             self.params
@@ -322,12 +336,20 @@ impl Model {
     }
 }
 
-fn shapes(architecture: &dyn Architecture, heads: Heads) -> BTreeMap<String, Vec<usize>> {
-    let hidden = architecture.dims().hidden;
-    let mut shapes = architecture.shapes();
-    if !heads.language_model {
-        shapes.remove(architecture.head());
-    }
+/// The passes of a configuration's family; sizes that do not fit one another are refused.
+fn architecture(config: &ModelConfig) -> Result<Box<dyn Architecture>> {
+    Ok(match config {
+        ModelConfig::GptNeoX(config) => Box::new(GptNeoX::new(config)?),
+        ModelConfig::Llama(config) => Box::new(Llama::new(config)?),
+    })
+}
+
+fn shapes(config: &ModelConfig, heads: Heads) -> BTreeMap<String, Vec<usize>> {
+    let hidden = config.hidden_size();
+    let mut shapes = match heads.language_model {
+        true => config.tensors(Head::CausalLm),
+        false => config.trunk(),
+    };
     if heads.value {
         shapes.insert(VALUE_WEIGHT.into(), vec![1, hidden]);
         shapes.insert(VALUE_BIAS.into(), vec![1]);

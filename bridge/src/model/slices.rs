@@ -78,7 +78,7 @@ impl Model {
                 reference,
                 keep,
             };
-            let n = targets.len() * self.architecture.dims().hidden;
+            let n = targets.len() * self.config.hidden_size();
             log_prob_head::forward(
                 &self.distribution(&weights, &self.tempered(&trunk.hidden[..n])),
                 &targets,
@@ -109,8 +109,8 @@ impl Model {
     fn distribution<'a>(&self, weights: &'a Slices<'_>, hidden: &'a [f32]) -> Distribution<'a> {
         Distribution {
             hidden,
-            weight: weights.get(self.architecture.head()),
-            width: self.architecture.dims().hidden,
+            weight: weights.get(self.config.head_weight()),
+            width: self.config.hidden_size(),
         }
     }
 
@@ -122,7 +122,7 @@ impl Model {
         n: usize,
         head: Option<&HeadOutput>,
     ) -> Scores {
-        let width = self.architecture.dims().hidden;
+        let width = self.config.hidden_size();
         let wide = |v: &Vec<f32>| v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
         let read = |weight: &str, bias: f32, hidden: &[f32]| {
             let mut out = vec![0.0; hidden.len() / width];
@@ -144,8 +144,8 @@ impl Model {
     }
 
     fn embed(&self, batch: &Batch, weights: &Slices<'_>) -> Buffer {
-        let width = self.architecture.dims().hidden;
-        let table = weights.get(self.architecture.embedding());
+        let width = self.config.hidden_size();
+        let table = weights.get(self.config.embedding());
         let mut x = self.pool.take(batch.tokens().len() * width);
         for (row, &token) in x.chunks_exact_mut(width).zip(batch.tokens()) {
             row.copy_from_slice(&table[token as usize * width..][..width]);
@@ -160,8 +160,8 @@ impl Model {
         weights: &Slices<'_>,
         keep: bool,
     ) -> TrunkTape {
-        let width = self.architecture.dims().hidden;
-        let rotary = self.architecture.rotary(batch.positions());
+        let width = self.config.hidden_size();
+        let rotary = self.rotary(batch.positions());
         let lengths = batch.lengths();
         let pass = Pass {
             weights,
@@ -171,7 +171,7 @@ impl Model {
         };
         let mut x = self.embed(batch, weights);
         let lowest = self.lowest_trained().unwrap_or(0);
-        let blocks = (0..self.architecture.dims().layers).map(|block| {
+        let blocks = (0..self.config.n_layers()).map(|block| {
             let keep = keep && block >= lowest;
             if keep && self.options.checkpointing {
                 let mut input = self.pool.take(x.len());
@@ -220,7 +220,6 @@ impl Model {
         let trunk = tape
             .trunk
             .unwrap_or_else(|| self.trunk(batch, request, &weights, true));
-        let dims = self.architecture.dims();
         let mut dhidden = self.pool.zeros(trunk.hidden.len());
         if let Some(head) = tape.head {
             self.head_backward(
@@ -237,7 +236,7 @@ impl Model {
         self.scalar_heads_backward(batch, &weights, &trunk.hidden, grad, &mut dhidden, grads);
         let norm = self.architecture.final_norm_prefix();
         let lowest = self.lowest_trained();
-        if lowest == Some(dims.layers)
+        if lowest == Some(self.config.n_layers())
             && !self
                 .params
                 .trained()
@@ -262,12 +261,12 @@ impl Model {
             grads,
         );
         drop((dhidden, trunk.before, trunk.stats, trunk.hidden));
-        let mut dx = self.pool.zeros(batch.tokens().len() * dims.hidden);
+        let mut dx = self.pool.zeros(batch.tokens().len() * self.config.hidden_size());
         for (row, state) in dbefore
-            .chunks_exact(dims.hidden)
+            .chunks_exact(self.config.hidden_size())
             .zip(states(batch, request.reads_final()))
         {
-            dx[state * dims.hidden..][..dims.hidden].copy_from_slice(row);
+            dx[state * self.config.hidden_size()..][..self.config.hidden_size()].copy_from_slice(row);
         }
         drop(dbefore);
         for (block, kept) in trunk.blocks.into_iter().enumerate().rev() {
@@ -282,9 +281,9 @@ impl Model {
             self.architecture
                 .backward(&pass, block, tape, &mut dx, grads);
         }
-        if let Some(table) = grads.slice_mut(self.architecture.embedding()) {
-            for (row, &token) in dx.chunks_exact(dims.hidden).zip(batch.tokens()) {
-                let sum = &mut table[token as usize * dims.hidden..][..dims.hidden];
+        if let Some(table) = grads.slice_mut(self.config.embedding()) {
+            for (row, &token) in dx.chunks_exact(self.config.hidden_size()).zip(batch.tokens()) {
+                let sum = &mut table[token as usize * self.config.hidden_size()..][..self.config.hidden_size()];
                 sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
             }
         }
@@ -309,7 +308,7 @@ impl Model {
             return;
         }
         let targets = batch.targets();
-        let n = targets.len() * self.architecture.dims().hidden;
+        let n = targets.len() * self.config.hidden_size();
         let narrow = |v: &Vec<f64>| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let log_prob = grad
             .log_probs
@@ -336,7 +335,7 @@ impl Model {
             .map(|(model, weights, hidden)| model.distribution(weights, hidden));
         let hidden = self.tempered(&trunk.hidden[..n]);
         let policy = self.distribution(weights, &hidden);
-        let dweight = grads.slice_mut(self.architecture.head());
+        let dweight = grads.slice_mut(self.config.head_weight());
         log_prob_head::backward(
             &policy,
             &targets,
@@ -363,7 +362,7 @@ impl Model {
         dhidden: &mut [f32],
         grads: &mut Gradients,
     ) {
-        let n = batch.targets().len() * self.architecture.dims().hidden;
+        let n = batch.targets().len() * self.config.hidden_size();
         let mut pull =
             |name: &str, bias: Option<&str>, g: &Option<Vec<f64>>, at: std::ops::Range<usize>| {
                 let Some(g) = g else { return };
@@ -387,9 +386,8 @@ impl Model {
     }
 
     pub(super) fn logits_slices(&self, batch: &Batch) -> Result<Tensor> {
-        let dims = self.architecture.dims();
         let weights = self.params.slices();
-        let rotary = self.architecture.rotary(batch.positions());
+        let rotary = self.rotary(batch.positions());
         let lengths = batch.lengths();
         let pass = Pass {
             weights: &weights,
@@ -398,23 +396,23 @@ impl Model {
             pool: &self.pool,
         };
         let mut x = self.embed(batch, &weights);
-        for block in 0..dims.layers {
+        for block in 0..self.config.n_layers() {
             self.architecture.forward(&pass, block, &mut x, false);
         }
         let mut hidden = self.pool.take(x.len());
         self.architecture.final_norm(&pass, &x, &mut hidden);
         let head = Linear {
-            weight: weights.get(self.architecture.head()),
+            weight: weights.get(self.config.head_weight()),
             bias: None,
-            inputs: dims.hidden,
-            outputs: dims.vocabulary,
+            inputs: self.config.hidden_size(),
+            outputs: self.config.vocab_size(),
         };
         let n = batch.tokens().len();
-        let mut logits = vec![0.0; n * dims.vocabulary];
+        let mut logits = vec![0.0; n * self.config.vocab_size()];
         linear::forward(&head, &hidden, &mut logits, Update::Set);
         Ok(Tensor::from_vec(
             logits,
-            (n, dims.vocabulary),
+            (n, self.config.vocab_size()),
             &Device::Cpu,
         )?)
     }

@@ -19,19 +19,19 @@ pub(crate) struct TensorTape(Option<Vec<Tensor>>);
 
 impl Model {
     fn device(&self) -> Result<(&Device, DType)> {
-        let table = self.params.get(self.architecture.embedding())?;
+        let table = self.params.get(self.config.embedding())?;
         Ok((table.device(), table.dtype()))
     }
 
     fn tensor_pass(&self, padded: &Padded) -> Result<TensorPass<'_>> {
         let (device, dtype) = self.device()?;
         let (rows, width) = padded.tokens.dims2()?;
-        let rotary = self.architecture.rotary(&padded.positions);
+        let rotary = self.rotary(&padded.positions);
         let (cos, sin) = rotary.split();
         let shaped = |v: Vec<f32>| {
             Tensor::from_vec(v, (rows, 1, width, rotary.dims() / 2), device)?.to_dtype(dtype)
         };
-        let mask = composite::causal_mask(width, dtype, device)?;
+        let mask = composite::causal_mask(width, self.config.window(), dtype, device)?;
         Ok(TensorPass {
             params: &self.params,
             cos: shaped(cos)?,
@@ -45,13 +45,12 @@ impl Model {
         let padded = batch.padded(self.device()?.0)?;
         let pass = self.tensor_pass(&padded)?;
         let (rows, width) = padded.tokens.dims2()?;
-        let dims = self.architecture.dims();
-        let table = self.params.get(self.architecture.embedding())?.detach();
+        let table = self.params.get(self.config.embedding())?.detach();
         let x = table
             .index_select(&padded.tokens.flatten_all()?, 0)?
-            .reshape((rows, width, dims.hidden))?;
+            .reshape((rows, width, self.config.hidden_size()))?;
         let mut streams = vec![x];
-        for block in 0..dims.layers {
+        for block in 0..self.config.n_layers() {
             let x = self
                 .architecture
                 .block_tensor(&pass, block, &streams[streams.len() - 1])?
@@ -142,7 +141,7 @@ impl Model {
         let hidden = model.tempered_tensor(model.hidden(&streams[0], &places)?.detach())?;
         Ok(Some((
             hidden,
-            model.params.get(model.architecture.head())?.detach(),
+            model.params.get(model.config.head_weight())?.detach(),
         )))
     }
 
@@ -158,7 +157,7 @@ impl Model {
         if !request.reads_vocabulary() {
             return Ok([None, None, None]);
         }
-        let head = self.params.get(self.architecture.head())?;
+        let head = self.params.get(self.config.head_weight())?;
         let read = self.tempered_tensor(hidden.narrow(0, piece.start, piece.len())?)?;
         let logits = composite::linear(&read, head, None)?;
         let log_p = composite::log_softmax(&logits)?;
@@ -254,7 +253,7 @@ impl Model {
             dx = next.detach();
         }
         if lowest.is_none() {
-            let table = self.params.get(self.architecture.embedding())?;
+            let table = self.params.get(self.config.embedding())?;
             let rows = table.index_select(&padded.tokens.flatten_all()?, 0)?;
             let store = (rows * dx.flatten_to(1)?)?.sum_all()?.backward()?;
             grads.add_store(&self.params, &store)?;
@@ -323,7 +322,7 @@ impl Model {
         let streams = self.streams(batch, false)?;
         let places = Tensor::new(batch.padded(self.device()?.0)?.places, self.device()?.0)?;
         let hidden = self.hidden(&streams[0], &places)?;
-        Ok(composite::linear(&hidden, self.params.get(self.architecture.head())?, None)?.detach())
+        Ok(composite::linear(&hidden, self.params.get(self.config.head_weight())?, None)?.detach())
     }
 }
 

@@ -9,12 +9,42 @@ use super::simd::{LANES, exp, fold, for_each_piece, max, split_parts, vectorized
 /// Queries of a block.
 const BLOCK: usize = 64;
 
-/// One head of one text: views into the packed projection.
+/// One query head of one text: views into the packed projection.
 #[derive(Clone, Copy)]
 struct Head<'a> {
     qkv: &'a [f32],
     layout: &'a HeadLayout,
+    window: usize,
     index: usize,
+}
+
+/// Keys that a block of queries may see: `keys` of them from token `first` on; query `i` of the block sees those from
+/// `(past + i + 1) − window` (or the first) to `past + i`, counted from `first`.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    keys: usize,
+    past: usize,
+    window: usize,
+}
+
+impl Span {
+    fn new(from: usize, rows: usize, window: usize) -> Self {
+        let first = (from + 1).saturating_sub(window);
+        Self {
+            first,
+            keys: from + rows - first,
+            past: from - first,
+            window,
+        }
+    }
+
+    /// The keys that query `i` sees, as a range of a row of scores.
+    #[inline(always)]
+    fn seen(self, i: usize) -> std::ops::Range<usize> {
+        let end = self.past + i + 1;
+        end.saturating_sub(self.window)..end
+    }
 }
 
 impl<'a> Head<'a> {
@@ -30,7 +60,11 @@ impl<'a> Head<'a> {
     }
 
     fn offset(self, which: usize) -> usize {
-        self.layout.offsets[which] + self.index * self.layout.step
+        let head = match which {
+            0 => self.index,
+            _ => self.layout.kv_head(self.index),
+        };
+        self.layout.offset(which, head)
     }
 
     fn scale(self) -> f32 {
@@ -38,19 +72,22 @@ impl<'a> Head<'a> {
     }
 }
 
-/// `out_i = Σ_{j ≤ i} softmax_j(q_i·k_j/√d) v_j` per head; `lengths` are those of the packed texts.
+/// `out_i = Σ_{j ≤ i} softmax_j(q_i·k_j/√d) v_j` per head; `lengths` are those of the packed texts. With a `window`, `j > i − window`
+/// too.
 ///
 /// `qkv [tokens, layout.row]` holds rotated queries and keys; `out [tokens, heads·d]`. `log_sum [heads per text, length]`, texts
 /// one after the other, receives the logarithms of the softmax denominators for [`backward`].
 pub fn forward(
     qkv: &[f32],
     layout: &HeadLayout,
+    window: Option<usize>,
     lengths: &[usize],
     out: &mut [f32],
     log_sum: &mut [f32],
     pool: &Pool,
 ) {
     let width = layout.heads * layout.head_dim;
+    let window = window.unwrap_or(usize::MAX);
     let outs = split_parts(out, lengths.iter().map(|n| n * width));
     let sums = split_parts(log_sum, lengths.iter().map(|n| n * layout.heads));
     let mut texts: Vec<_> = outs.into_iter().zip(sums).zip(starts(lengths)).collect();
@@ -60,7 +97,12 @@ pub fn forward(
         let qkv = &qkv[*start * layout.row..][..n * layout.row];
         let mut scores = pool.take(BLOCK.min(n) * n);
         for index in 0..layout.heads {
-            let head = Head { qkv, layout, index };
+            let head = Head {
+                qkv,
+                layout,
+                window,
+                index,
+            };
             forward_head(head, n, out, &mut sums[index * n..][..n], &mut scores);
         }
     });
@@ -87,7 +129,8 @@ fn forward_head(
     );
     for from in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - from);
-        let keys = from + rows;
+        let span = Span::new(from, rows, head.window);
+        let keys = span.keys;
         let scores = &mut scores[..rows * keys];
         let product = MatMut::new(scores, rows, keys);
         gemm(
@@ -95,11 +138,11 @@ fn forward_head(
             Update::Set,
             head.scale(),
             head.part(0, from, rows),
-            head.part(1, 0, keys).t(),
+            head.part(1, span.first, keys).t(),
         );
         vectorized(
             #[inline(always)]
-            || softmax_block(scores, keys, from, &mut log_sum[from..keys]),
+            || softmax_block(scores, span, &mut log_sum[from..from + rows]),
         );
         let out = &mut out[from * width + head.index * d..];
         let product = MatMut::strided(out, rows, d, width);
@@ -108,16 +151,20 @@ fn forward_head(
             Update::Set,
             1.0,
             Mat::new(scores, rows, keys),
-            head.part(2, 0, keys),
+            head.part(2, span.first, keys),
         );
     }
 }
 
-/// Causal softmax of each row of a block whose first query is token `from`.
+/// Causal softmax of each row of a block.
 #[inline(always)]
-fn softmax_block(scores: &mut [f32], keys: usize, from: usize, log_sum: &mut [f32]) {
-    for (i, (row, log_sum)) in scores.chunks_exact_mut(keys).zip(log_sum).enumerate() {
-        let (seen, unseen) = row.split_at_mut(from + i + 1);
+fn softmax_block(scores: &mut [f32], span: Span, log_sum: &mut [f32]) {
+    let rows = scores.chunks_exact_mut(span.keys).zip(log_sum);
+    for (i, (row, log_sum)) in rows.enumerate() {
+        let range = span.seen(i);
+        let (before, row) = row.split_at_mut(range.start);
+        let (seen, unseen) = row.split_at_mut(range.len());
+        before.fill(0.0);
         let top = max(seen);
         let sum = exp_shifted(seen, top);
         let scale = 1.0 / sum;
@@ -151,6 +198,7 @@ pub(crate) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
 pub fn backward(
     qkv: &[f32],
     layout: &HeadLayout,
+    window: Option<usize>,
     lengths: &[usize],
     log_sum: &[f32],
     dout: &[f32],
@@ -158,6 +206,7 @@ pub fn backward(
     pool: &Pool,
 ) {
     let width = layout.heads * layout.head_dim;
+    let window = window.unwrap_or(usize::MAX);
     let parts = split_parts(dqkv, lengths.iter().map(|n| n * layout.row));
     let mut texts: Vec<_> = parts.into_iter().zip(starts(lengths)).collect();
     for_each_piece(&mut texts, 1, |_, text| {
@@ -168,7 +217,12 @@ pub fn backward(
         let log_sum = &log_sum[*start * layout.heads..][..n * layout.heads];
         let mut scratch = pool.take(2 * BLOCK.min(n) * n);
         for index in 0..layout.heads {
-            let head = Head { qkv, layout, index };
+            let head = Head {
+                qkv,
+                layout,
+                window,
+                index,
+            };
             backward_head(
                 head,
                 n,
@@ -193,11 +247,12 @@ fn backward_head(
     let width = head.layout.heads * d;
     for from in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - from);
-        let keys = from + rows;
+        let span = Span::new(from, rows, head.window);
+        let keys = span.keys;
         let (p, rest) = scratch.split_at_mut(rows * keys);
         let s = &mut rest[..rows * keys];
         let q = head.part(0, from, rows);
-        let k = head.part(1, 0, keys);
+        let k = head.part(1, span.first, keys);
         let dout = Mat::strided(&dout[from * width + head.index * d..], rows, d, width);
         gemm(
             MatMut::new(p, rows, keys),
@@ -211,13 +266,18 @@ fn backward_head(
             Update::Set,
             1.0,
             dout,
-            head.part(2, 0, keys).t(),
+            head.part(2, span.first, keys).t(),
         );
         vectorized(
             #[inline(always)]
-            || softmax_backward(p, s, keys, from, &log_sum[from..keys], head.scale()),
+            || softmax_backward(p, s, span, &log_sum[from..from + rows], head.scale()),
         );
-        // Keys before this block already hold a sum; its own are met for the first time.
+        // Keys before this block already hold a sum; its own are met for the first time, unless an earlier head shares them.
+        let own = match head.index.is_multiple_of(head.layout.heads / head.layout.kv_heads) {
+            true => Update::Set,
+            false => Update::Add,
+        };
+        let past = span.past;
         let (p, s) = (&*p, &*s);
         let mut part = |which: usize, first: usize, count: usize, update, a, b| {
             let start = first * row + head.offset(which);
@@ -230,21 +290,21 @@ fn backward_head(
             );
         };
         part(0, from, rows, Update::Set, Mat::new(s, rows, keys), k);
-        if from > 0 {
+        if past > 0 {
             part(
                 1,
-                0,
-                from,
+                span.first,
+                past,
                 Update::Add,
-                transposed(s, rows, keys, 0, from),
+                transposed(s, rows, keys, 0, past),
                 q,
             );
             part(
                 2,
-                0,
-                from,
+                span.first,
+                past,
                 Update::Add,
-                transposed(p, rows, keys, 0, from),
+                transposed(p, rows, keys, 0, past),
                 dout,
             );
         }
@@ -252,16 +312,16 @@ fn backward_head(
             1,
             from,
             rows,
-            Update::Set,
-            transposed(s, rows, keys, from, rows),
+            own,
+            transposed(s, rows, keys, past, rows),
             q,
         );
         part(
             2,
             from,
             rows,
-            Update::Set,
-            transposed(p, rows, keys, from, rows),
+            own,
+            transposed(p, rows, keys, past, rows),
             dout,
         );
     }
@@ -277,24 +337,27 @@ fn transposed(block: &[f32], rows: usize, keys: usize, first: usize, count: usiz
 fn softmax_backward(
     p: &mut [f32],
     s: &mut [f32],
-    keys: usize,
-    from: usize,
+    span: Span,
     log_sum: &[f32],
     scale: f32,
 ) {
     let rows = p
-        .chunks_exact_mut(keys)
-        .zip(s.chunks_exact_mut(keys))
+        .chunks_exact_mut(span.keys)
+        .zip(s.chunks_exact_mut(span.keys))
         .zip(log_sum);
     for (i, ((p, s), &log_sum)) in rows.enumerate() {
-        let (p, p_unseen) = p.split_at_mut(from + i + 1);
-        let (s, s_unseen) = s.split_at_mut(from + i + 1);
+        let range = span.seen(i);
+        let (p_before, p) = p.split_at_mut(range.start);
+        let (s_before, s) = s.split_at_mut(range.start);
+        let (p, p_unseen) = p.split_at_mut(range.len());
+        let (s, s_unseen) = s.split_at_mut(range.len());
         p.iter_mut().for_each(|p| *p = exp(*p - log_sum));
         let mean = super::simd::dot(p, s);
         for (s, p) in s.iter_mut().zip(p) {
             *s = (*s - mean) * *p * scale;
         }
-        p_unseen.fill(0.0);
-        s_unseen.fill(0.0);
+        for unseen in [p_before, s_before, p_unseen, s_unseen] {
+            unseen.fill(0.0);
+        }
     }
 }

@@ -67,10 +67,41 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&parts, D::Minus1)
 }
 
-/// `[T, T]` of zeros and, above the diagonal, minus infinity.
-pub fn causal_mask(length: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+/// `(x / √(mean(x²) + ε)) ∘ γ` over the last dimension, the statistic in `f32` or better.
+pub fn rms_norm(x: &Tensor, gain: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let wide = widened(x)?;
+    let square = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normal = wide.broadcast_div(&(square + epsilon)?.sqrt()?)?;
+    normal.to_dtype(x.dtype())?.broadcast_mul(gain)
+}
+
+/// `silu(gate) ∘ up` with `silu(g) = g/(1 + e^{−g})`.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+/// Keys and values `[B, kv heads, T, d]` once for each of the `group` query heads that share them: `[B, kv heads · group, T, d]`.
+pub fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
+    if group == 1 {
+        return Ok(x.clone());
+    }
+    let (batch, heads, time, d) = x.dims4()?;
+    x.unsqueeze(2)?
+        .broadcast_as((batch, heads, group, time, d))?
+        .contiguous()?
+        .reshape((batch, heads * group, time, d))
+}
+
+/// `[T, T]` of zeros and, above the diagonal and more than `window − 1` below it, minus infinity.
+pub fn causal_mask(
+    length: usize,
+    window: Option<usize>,
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
     let entry = |i: usize| {
-        if i % length > i / length {
+        let (query, key) = (i / length, i % length);
+        if key > query || window.is_some_and(|w| query - key >= w) {
             f32::NEG_INFINITY
         } else {
             0.0

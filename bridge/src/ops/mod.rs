@@ -16,6 +16,8 @@ pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod log_prob_head;
+pub mod rms_norm;
 pub mod rotary;
 pub mod scalar_head;
 pub mod simd;
+pub mod swiglu;

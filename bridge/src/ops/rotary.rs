@@ -10,12 +10,32 @@ pub struct HeadLayout {
     pub row: usize,
     /// Dimensions of a head.
     pub head_dim: usize,
-    /// Number of (query) heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// From one head's query to the next head's; likewise for keys and values.
+    /// Number of heads of keys and values, a divisor of `heads`: neighbouring query heads share one.
+    pub kv_heads: usize,
+    /// From one head's query (key, value) to the next head's.
     pub step: usize,
     /// Of head 0's query, key and value within a row.
     pub offsets: [usize; 3],
+}
+
+impl HeadLayout {
+    /// Where the query (0), key (1) or value (2) of a head begins; a key's and a value's head are counted among `kv_heads`.
+    pub fn offset(&self, which: usize, head: usize) -> usize {
+        self.offsets[which] + head * self.step
+    }
+
+    /// The head whose keys and values a query head reads.
+    pub fn kv_head(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
+    }
+}
+
+/// `base^(−2i/dims)` for `i < dims/2`, rounded to `f32` as in the models' reference implementation.
+pub fn frequencies(dims: usize, base: f64) -> Vec<f32> {
+    let frequency = |i: usize| (1.0 / base.powf(2.0 * i as f64 / dims as f64)) as f32;
+    (0..dims / 2).map(frequency).collect()
 }
 
 /// Cosines and sines of every token of a batch.
@@ -27,11 +47,14 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Angles for tokens at `positions`; frequency and angle are rounded to `f32`, as in the models' reference implementation.
+    /// Angles `position · base^(−2i/dims)` for tokens at `positions`.
     pub fn new(positions: &[u32], dims: usize, base: f64) -> Self {
-        let half = dims / 2;
-        let frequency = |i: usize| (1.0 / base.powf(2.0 * i as f64 / dims as f64)) as f32;
-        let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+        Self::with_frequencies(positions, &frequencies(dims, base))
+    }
+
+    /// Angles `position · frequency`, rounded to `f32`, as in the models' reference implementation.
+    pub fn with_frequencies(positions: &[u32], frequencies: &[f32]) -> Self {
+        let dims = 2 * frequencies.len();
         let mut values = Vec::with_capacity(positions.len() * dims);
         for &position in positions {
             let angles = frequencies.iter().map(|f| f64::from(position as f32 * f));
@@ -83,9 +106,9 @@ pub fn rotate(qkv: &mut [f32], layout: &HeadLayout, table: &RotaryTable, turn: T
                 let angles = table.values[i * PIECE * table.dims..].chunks_exact(table.dims);
                 for (row, angles) in rows.chunks_exact_mut(layout.row).zip(angles) {
                     let (cos, sin) = angles.split_at(half);
-                    for head in 0..layout.heads {
-                        for offset in &layout.offsets[..2] {
-                            let start = offset + head * layout.step;
+                    for (which, heads) in [layout.heads, layout.kv_heads].into_iter().enumerate() {
+                        for head in 0..heads {
+                            let start = layout.offset(which, head);
                             turn_head(&mut row[start..start + 2 * half], cos, sin, sign);
                         }
                     }

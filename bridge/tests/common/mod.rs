@@ -21,12 +21,12 @@ pub fn fixtures() -> Vec<PathBuf> {
         own.join("neox_sequential_rot100"),
     ];
     if let Ok(root) = std::env::var("RTO_FIXTURES") {
-        let neox = |folder: &PathBuf| {
+        let model = |folder: &PathBuf| {
             std::fs::read_to_string(folder.join("policy/config.json"))
-                .is_ok_and(|config| config.contains("gpt_neox"))
+                .is_ok()
         };
         let folders = std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().path());
-        let mut more: Vec<PathBuf> = folders.filter(neox).collect();
+        let mut more: Vec<PathBuf> = folders.filter(model).collect();
         assert!(!more.is_empty(), "no GPT-NeoX fixture in {root}");
         more.sort();
         all.extend(more);
@@ -57,7 +57,7 @@ impl Fixture {
     pub fn model(&self, part: &str, dtype: DType) -> Model {
         let folder = self.folder.join(part);
         let loaded = checkpoint::load(&folder, Some(dtype), &Device::Cpu).unwrap();
-        Model::gpt_neox(&loaded.config, Params::new(loaded.weights).unwrap()).unwrap()
+        Model::try_new(&loaded.config, Params::new(loaded.weights).unwrap()).unwrap()
     }
 
     pub fn rows(&self, name: &str) -> Vec<Vec<i64>> {
@@ -233,7 +233,7 @@ pub const ALL_HEADS: Heads = Heads {
 };
 
 pub fn small_model(config: &GptNeoXConfig, heads: Heads, seed: u64) -> Model {
-    Model::random_gpt_neox(
+    Model::random(
         config,
         heads,
         Init::Normal { std: 0.3 },
@@ -251,7 +251,7 @@ pub fn in_f64(model: &Model, config: &GptNeoXConfig) -> Model {
         .into_iter()
         .map(|(name, w)| (name, w.to_dtype(DType::F64).unwrap()))
         .collect();
-    Model::gpt_neox(config, Params::new(weights).unwrap()).unwrap()
+    Model::try_new(config, Params::new(weights).unwrap()).unwrap()
 }
 
 /// Texts of several lengths.

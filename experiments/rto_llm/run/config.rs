@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use rto::algorithm2::{Checked, DpoConfig, FitConfig, PpoConfig, Schedule};
 use rto::objective::Aggregation;
 use rto::token_reward::{AdaptiveKl, KlEstimator};
-use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::data::Rule;
 use rto_bridge::learner::LearnerOptions;
 use rto_bridge::optimizer::AdamWConfig;
@@ -295,9 +295,9 @@ impl Config {
     }
 
     /// The shape of a new network.
-    pub fn network(&self, words: Vocabulary) -> GptNeoXConfig {
+    pub fn network(&self, words: Vocabulary) -> ModelConfig {
         let head = self.hidden_size / self.n_heads;
-        GptNeoXConfig {
+        ModelConfig::GptNeoX(GptNeoXConfig {
             vocab_size: words.size,
             hidden_size: self.hidden_size,
             n_layers: self.n_layers,
@@ -314,7 +314,7 @@ impl Config {
             bos_token: None,
             eos_token: Some(words.eos),
             pad_token: Some(words.pad),
-        }
+        })
     }
 
     /// How every network is trained.

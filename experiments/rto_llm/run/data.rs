@@ -9,7 +9,7 @@ use rto::Token;
 use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::{Episode, StreamKey};
-use rto_bridge::config::GptNeoXConfig;
+use rto_bridge::config::ModelConfig;
 use rto_bridge::world::{EOS, PAD, WORDS, World};
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub struct Data {
     pub codec: Codec,
     pub tokenizer: TokenizerFiles,
     /// Shape of the policies.
-    pub network: GptNeoXConfig,
+    pub network: ModelConfig,
     /// The folder of `model`.
     pub base: Option<PathBuf>,
     /// Whole dialogues, for a network from scratch.
@@ -72,17 +72,17 @@ fn of_world(config: &Config, seeds: &SeedTree) -> Result<Data> {
         "" => (None, config.network(words())),
         name => {
             let (folder, network) = files::base(name)?;
-            if network.vocab_size != WORDS.len() {
+            if network.vocab_size() != WORDS.len() {
                 bail!(
                     "--model {name}: has {} tokens, expected the {} words of the world",
-                    network.vocab_size,
+                    network.vocab_size(),
                     WORDS.len()
                 );
             }
-            if network.eos_token != Some(EOS) {
+            if network.eos_token() != Some(EOS) {
                 bail!(
                     "--model {name}: ends texts with token {:?}, expected {EOS}, as the world does",
-                    network.eos_token
+                    network.eos_token()
                 );
             }
             (Some(folder), network)
@@ -90,10 +90,10 @@ fn of_world(config: &Config, seeds: &SeedTree) -> Result<Data> {
     };
     let longest = prompts.iter().chain(&held_out).map(|p| p.len()).max();
     let needed = longest.unwrap_or(0) + config.max_new_tokens;
-    if network.max_positions < needed {
+    if network.max_positions() < needed {
         bail!(
             "max_positions: found {}, expected at least {needed}: the longest prompt and max_new_tokens",
-            network.max_positions
+            network.max_positions()
         );
     }
     let node = seeds.child("demonstrations");

@@ -7,7 +7,7 @@ use candle_core::Device;
 use rto::algorithm2::{fit_steps, sft};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
-use rto_bridge::config::GptNeoXConfig;
+use rto_bridge::config::ModelConfig;
 use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
@@ -24,10 +24,11 @@ const WRITING: f64 = 2.0 * FORWARD;
 const PROBE: f64 = 2e10;
 
 /// Training FLOPs of a token in a text of `length` tokens: 6 per weight but the input embedding, and attention.
-fn flops_per_token(shape: &GptNeoXConfig, length: f64) -> f64 {
-    let (h, layers) = (shape.hidden_size as f64, shape.n_layers as f64);
-    let block = 4.0 * h * h + 2.0 * h * shape.intermediate_size as f64;
-    6.0 * (layers * block + h * shape.vocab_size as f64) + 12.0 * layers * length * h
+fn flops_per_token(shape: &ModelConfig, length: f64) -> f64 {
+    let (h, layers) = (shape.hidden_size() as f64, shape.n_layers() as f64);
+    let queries = (shape.n_heads() * shape.head_dim()) as f64;
+    let block = shape.block_weights() as f64;
+    6.0 * (layers * block + h * shape.vocab_size() as f64) + 12.0 * layers * length * queries
 }
 
 /// Mean tokens of prompt and response, and of the response alone.
@@ -120,15 +121,10 @@ fn rl(config: &Config, method: Method) -> f64 {
 /// Seconds of a stage's tokens, from one step of a network of this width that is timed for about a second.
 pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
     let shape = &data.network;
-    let whole = (data.longest_prompt() + config.max_new_tokens).min(shape.max_positions);
-    let probe = GptNeoXConfig {
-        // Wide networks are timed on one layer, narrow ones on two.
-        n_layers: shape
-            .n_layers
-            .min(if shape.hidden_size < 1024 { 2 } else { 1 }),
-        vocab_size: shape.vocab_size.min(4096),
-        ..shape.clone()
-    };
+    let whole = (data.longest_prompt() + config.max_new_tokens).min(shape.max_positions());
+    // Wide networks are timed on one layer, narrow ones on two.
+    let layers = if shape.hidden_size() < 1024 { 2 } else { 1 };
+    let probe = shape.resized(layers.min(shape.n_layers()), shape.vocab_size().min(4096));
     // A step of a wide network is long enough with a part of a text.
     let fits = PROBE / flops_per_token(&probe, whole as f64);
     let length = whole.min((fits as usize).max(8));
@@ -137,7 +133,7 @@ pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
         ..Heads::default()
     };
     let seeds = SeedTree::new(0);
-    let model = Model::random_gpt_neox(&probe, heads, Init::Small, &seeds, &Device::Cpu)?;
+    let model = Model::random(&probe, heads, Init::Small, &seeds, &Device::Cpu)?;
     let params = Params::new(model.params().tensors())?;
     drop(model);
     let policy = NeoxPolicy::try_new(NeoxScorer::try_new(&probe, params)?, length)?;
@@ -150,7 +146,7 @@ pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
     )?;
     let per_row = flops_per_token(&probe, length as f64) * length as f64;
     let rows = ((PROBE / per_row) as usize).clamp(1, config.micro_batch);
-    let token = |i: usize| (1 + i % probe.vocab_size.saturating_sub(2).max(1)) as u32;
+    let token = |i: usize| (1 + i % probe.vocab_size().saturating_sub(2).max(1)) as u32;
     let episode = Episode::try_new(
         [token(0)].into(),
         (1..length).map(token).collect(),

@@ -11,7 +11,7 @@ use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
 use rto_bridge::checkpoint::hub;
-use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::config::{Head, ModelConfig};
 use rto_bridge::data::{
     self, ChatTemplate, CleanOptions, Lengths, ReadOptions, Roles, Rule, Split, SplitKey,
 };
@@ -28,10 +28,10 @@ const EOS: Token = 0;
 const PAD: Token = 1;
 
 /// Folder and shape of a model on disk (or on the hub, with that feature).
-pub fn base(name: &str) -> Result<(PathBuf, GptNeoXConfig)> {
+pub fn base(name: &str) -> Result<(PathBuf, ModelConfig)> {
     let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
         .with_context(|| format!("--model {name}"))?;
-    let (config, head) = GptNeoXConfig::read(&folder.join("config.json"))?;
+    let (config, head) = ModelConfig::read(&folder.join("config.json"))?;
     if head != Head::CausalLm {
         bail!("--model {name}: is a classification model, expected one that writes text");
     }
@@ -60,26 +60,26 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
             (tokenizer, files, network.clone())
         }
     };
-    let Some(eos) = network.eos_token else {
+    let Some(eos) = network.eos_token() else {
         bail!(
             "--model {}: config.json names no eos_token_id, so no response could end",
             config.model
         );
     };
     let needed = config.max_prompt_tokens + config.max_new_tokens;
-    if network.max_positions < needed {
+    if network.max_positions() < needed {
         bail!(
             "max_prompt_tokens, max_new_tokens: found {} and {}, expected at most {} together, the positions of the model",
             config.max_prompt_tokens,
             config.max_new_tokens,
-            network.max_positions
+            network.max_positions()
         );
     }
     let maker = Maker {
         config,
         tokenizer: &tokenizer,
         eos,
-        positions: network.max_positions,
+        positions: network.max_positions(),
         prompts_cut: Cell::new(0),
     };
     let mut said = format!("{text_report}\n");
@@ -146,7 +146,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
             name => Some(fingerprint(Some(&hub::resolve(name, &mut |_| ())?))?),
         },
         "train_pairs": train.len(), "train_prompts": prompts.len(), "held_out_pairs": held_out_pairs.len(),
-        "oracle_pairs": oracle_pairs.len(), "share_of_replies_cut": cut, "vocabulary": network.vocab_size,
+        "oracle_pairs": oracle_pairs.len(), "share_of_replies_cut": cut, "vocabulary": network.vocab_size(),
     });
     let shown = some(
         train.clone(),
@@ -320,7 +320,7 @@ fn deal(config: &Config, pairs: Vec<data::Pair>, seeds: &SeedTree) -> Result<Rol
 fn fresh(
     config: &Config,
     train: &[data::Pair],
-) -> Result<(Tokenizer, TokenizerFiles, GptNeoXConfig)> {
+) -> Result<(Tokenizer, TokenizerFiles, ModelConfig)> {
     let options = TrainingOptions {
         vocab_size: config.vocab_size,
         min_frequency: 2,

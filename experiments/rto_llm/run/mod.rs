@@ -282,7 +282,7 @@ impl Run {
             language_model: true,
             ..Heads::default()
         };
-        let model = Model::random_gpt_neox(shape, heads, Init::Small, &seeds, &self.device)?;
+        let model = Model::random(shape, heads, Init::Small, &seeds, &self.device)?;
         let params = Params::new(model.params().tensors())?;
         Ok(NeoxScorer::try_new(shape, params)?)
     }

@@ -72,10 +72,10 @@ fn translate(
     codec: &Codec,
 ) -> Result<Episode> {
     let mut response = tokenizer.encode(&codec.text(&episode.response)?)?;
-    if let (Finish::Eos, Some(eos)) = (episode.finish, scorer.config().eos_token) {
+    if let (Finish::Eos, Some(eos)) = (episode.finish, scorer.config().eos_token()) {
         response.push(eos);
     }
-    let positions = scorer.config().max_positions;
+    let positions = scorer.config().max_positions();
     response.truncate(positions - 1);
     let prompt = tokenizer.encode(&codec.text(&episode.prompt)?)?;
     if response.is_empty() {

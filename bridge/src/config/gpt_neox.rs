@@ -1,7 +1,10 @@
-//! `config.json` of a GPT-NeoX folder: the key names of published Pythia files and those of newer `transformers`.
+//! GPT-NeoX: the key names of published Pythia files and those of newer `transformers`.
 
-use crate::{Error, Result};
-use serde_json::{Map, Value, json};
+use super::keys::Keys;
+use super::{Head, bytes_of, describe_head, object_of};
+use crate::Result;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Which GELU the MLP uses: `gelu` is erf-exact, `gelu_new`/`gelu_fast`/`gelu_pytorch_tanh` the tanh form.
@@ -61,22 +64,8 @@ pub struct GptNeoXConfig {
     pub pad_token: Option<u32>,
 }
 
-/// What stands on top of the trunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// Next-token logits (`embed_out.weight`, `[vocab, hidden]`).
-    CausalLm,
-    /// Scores of the last token (`score.weight`, `[labels, hidden]`); one label is a reward model.
-    Classification {
-        /// Rows of `score.weight`.
-        labels: usize,
-    },
-}
-
 const CAUSAL: &str = "GPTNeoXForCausalLM";
 const CLASSIFICATION: &str = "GPTNeoXForSequenceClassification";
-/// Larger sizes are refused, so that a product of two never overflows.
-const MAX_SIZE: u64 = 1 << 30;
 
 impl GptNeoXConfig {
     /// Width of one head.
@@ -89,11 +78,7 @@ impl GptNeoXConfig {
     /// # Errors
     /// [`Error::File`] naming the file, the key, what was found and what was expected.
     pub fn read(path: &Path) -> Result<(Self, Head)> {
-        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::file(path, "no such file"),
-            _ => Error::file(path, format!("cannot read: {e}")),
-        })?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &bytes_of(path)?)
     }
 
     /// Parses the bytes of a `config.json`; `path` is only named in errors.
@@ -101,23 +86,17 @@ impl GptNeoXConfig {
     /// # Errors
     /// As [`GptNeoXConfig::read`].
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Self, Head)> {
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Err(Error::file(path, "is empty, expected a JSON object"));
-        }
-        let value: Value = serde_json::from_slice(bytes)
-            .map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
-        let Value::Object(object) = &value else {
-            return Err(Error::file(
-                path,
-                format!("found {}, expected a JSON object", shown(&value)),
-            ));
-        };
-        let keys = Keys { path, object };
-        let config = keys.config()?;
-        config.check(path)?;
-        let head = keys.head()?;
-        Ok((config, head))
+        let object = object_of(path, bytes)?;
+        Self::from_keys(&Keys {
+            path,
+            object: &object,
+        })
+    }
+
+    pub(super) fn from_keys(keys: &Keys<'_>) -> Result<(Self, Head)> {
+        let config = keys.gpt_neox()?;
+        config.check(keys)?;
+        Ok((config, keys.head(CAUSAL, CLASSIFICATION)?))
     }
 
     /// The `config.json` of this network with the key names of both styles, so that old and new
@@ -157,55 +136,57 @@ impl GptNeoXConfig {
             "dtype": dtype,
             "torch_dtype": dtype,
         });
-        match head {
-            Head::CausalLm => value["architectures"] = json!([CAUSAL]),
-            Head::Classification { labels } => {
-                let name = |i: usize| format!("LABEL_{i}");
-                value["architectures"] = json!([CLASSIFICATION]);
-                value["id2label"] = (0..labels)
-                    .map(|i| (i.to_string(), json!(name(i))))
-                    .collect::<Map<_, _>>()
-                    .into();
-                value["label2id"] = (0..labels)
-                    .map(|i| (name(i), json!(i)))
-                    .collect::<Map<_, _>>()
-                    .into();
-            }
-        }
+        describe_head(&mut value, head, CAUSAL, CLASSIFICATION);
         value
     }
 
-    /// Checks what the fields say together; `path` is only named in errors.
-    fn check(&self, path: &Path) -> Result<()> {
-        let refuse = |why: String| Err(Error::file(path, why));
+    /// Name and shape of every weight but the head's.
+    pub(super) fn trunk(&self) -> BTreeMap<String, Vec<usize>> {
+        let (h, inner) = (self.hidden_size, self.intermediate_size);
+        let mut tensors = BTreeMap::new();
+        let mut add = |name: String, shape: &[usize]| {
+            tensors.insert(name, shape.to_vec());
+        };
+        add("gpt_neox.embed_in.weight".into(), &[self.vocab_size, h]);
+        for layer in 0..self.n_layers {
+            let mut linear = |name: &str, rows: usize, columns: usize, bias: bool| {
+                let name = format!("gpt_neox.layers.{layer}.{name}");
+                if bias {
+                    add(format!("{name}.bias"), &[rows]);
+                }
+                add(format!("{name}.weight"), &[rows, columns]);
+            };
+            linear("attention.query_key_value", 3 * h, h, self.attention_bias);
+            linear("attention.dense", h, h, self.attention_bias);
+            linear("mlp.dense_h_to_4h", inner, h, true);
+            linear("mlp.dense_4h_to_h", h, inner, true);
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                add(format!("gpt_neox.layers.{layer}.{norm}.bias"), &[h]);
+                add(format!("gpt_neox.layers.{layer}.{norm}.weight"), &[h]);
+            }
+        }
+        add("gpt_neox.final_layer_norm.bias".into(), &[h]);
+        add("gpt_neox.final_layer_norm.weight".into(), &[h]);
+        tensors
+    }
+
+    /// Checks what the fields say together.
+    fn check(&self, keys: &Keys<'_>) -> Result<()> {
         if !self.hidden_size.is_multiple_of(self.n_heads) {
-            return refuse(format!(
+            return Err(keys.refuse(format!(
                 "hidden_size: found {}, must be a multiple of num_attention_heads ({})",
                 self.hidden_size, self.n_heads
-            ));
+            )));
         }
         if !self.rotary_dims.is_multiple_of(2) {
-            return refuse(format!(
+            return Err(keys.refuse(format!(
                 "rotary_pct: rotates {} of the {} dimensions of a head, must be an even number",
                 self.rotary_dims,
                 self.head_dim()
-            ));
+            )));
         }
-        for (key, token) in [
-            ("bos_token_id", self.bos_token),
-            ("eos_token_id", self.eos_token),
-            ("pad_token_id", self.pad_token),
-        ] {
-            if let Some(token) = token
-                && token as usize >= self.vocab_size
-            {
-                return refuse(format!(
-                    "{key}: found {token}, must be below vocab_size ({})",
-                    self.vocab_size
-                ));
-            }
-        }
-        Ok(())
+        let tokens = [self.bos_token, self.eos_token, self.pad_token];
+        keys.check_tokens(tokens, self.vocab_size)
     }
 }
 
@@ -219,23 +200,8 @@ fn rotary_fraction(rotary_dims: usize, head_dim: usize) -> f64 {
     }
 }
 
-/// A value as an error shows it.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        None => text,
-        Some((end, _)) => format!("{}…", &text[..end]),
-    }
-}
-
-/// The top level of a `config.json`.
-struct Keys<'a> {
-    path: &'a Path,
-    object: &'a Map<String, Value>,
-}
-
 impl Keys<'_> {
-    fn config(&self) -> Result<GptNeoXConfig> {
+    fn gpt_neox(&self) -> Result<GptNeoXConfig> {
         self.model_type()?;
         let vocab_size = self.size("vocab_size")?;
         let hidden_size = self.size("hidden_size")?;
@@ -251,7 +217,7 @@ impl Keys<'_> {
             rotary_dims: ((hidden_size / n_heads) as f64 * fraction) as usize,
             rotary_base,
             max_positions: self.size("max_position_embeddings")?,
-            layer_norm_eps: self.layer_norm_eps()?,
+            layer_norm_eps: self.epsilon("layer_norm_eps", 1e-5)?,
             parallel_residual: self.flag("use_parallel_residual", true)?,
             activation: self.activation()?,
             attention_bias: self.flag("attention_bias", true)?,
@@ -270,34 +236,6 @@ impl Keys<'_> {
         }
     }
 
-    fn head(&self) -> Result<Head> {
-        let expected = format!("[\"{CAUSAL}\"] or [\"{CLASSIFICATION}\"]");
-        let Some(value) = self.get("architectures") else {
-            return Ok(Head::CausalLm);
-        };
-        let name = match value {
-            Value::Array(names) if names.len() == 1 => names[0].as_str(),
-            _ => None,
-        };
-        match name {
-            Some(CAUSAL) => Ok(Head::CausalLm),
-            Some(CLASSIFICATION) => Ok(Head::Classification {
-                labels: self.labels()?,
-            }),
-            _ => Err(self.wrong("architectures", value, &expected)),
-        }
-    }
-
-    /// `transformers` writes the labels' names and, with two of them, nothing at all.
-    fn labels(&self) -> Result<usize> {
-        match (self.get("num_labels"), self.get("id2label")) {
-            (Some(_), _) => self.size("num_labels"),
-            (None, Some(Value::Object(names))) if !names.is_empty() => Ok(names.len()),
-            (None, Some(other)) => Err(self.wrong("id2label", other, "an object of label names")),
-            (None, None) => Ok(2),
-        }
-    }
-
     /// The rotated fraction of a head and the base of the frequencies, in either style.
     fn rotary(&self) -> Result<(f64, f64)> {
         if let Some(scaling) = self.get("rope_scaling") {
@@ -307,11 +245,7 @@ impl Keys<'_> {
                 "null (scaled positions are not supported)",
             ));
         }
-        let rope = match self.get("rope_parameters") {
-            None => None,
-            Some(Value::Object(rope)) => Some(rope),
-            Some(other) => return Err(self.wrong("rope_parameters", other, "an object")),
-        };
+        let rope = self.rope_parameters()?;
         if let Some(kind) = rope.and_then(|r| r.get("rope_type"))
             && kind != "default"
         {
@@ -336,15 +270,6 @@ impl Keys<'_> {
         Ok((fraction, base))
     }
 
-    fn layer_norm_eps(&self) -> Result<f64> {
-        let key = "layer_norm_eps";
-        let eps = self.get(key).map_or(Ok(1e-5), |v| self.number(key, v))?;
-        if eps > 0.0 && eps < 1.0 {
-            return Ok(eps);
-        }
-        Err(self.refuse(format!("{key}: found {eps}, must be positive and below 1")))
-    }
-
     fn activation(&self) -> Result<Activation> {
         let Some(value) = self.get("hidden_act") else {
             return Ok(Activation::Gelu);
@@ -356,63 +281,5 @@ impl Keys<'_> {
                 "\"gelu\", \"gelu_new\", \"gelu_fast\" or \"gelu_pytorch_tanh\"",
             )
         })
-    }
-
-    /// A key that is there and not null.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.object.get(key).filter(|v| !v.is_null())
-    }
-
-    fn size(&self, key: &str) -> Result<usize> {
-        let expected = format!("a whole number from 1 to {MAX_SIZE}");
-        let value = self.get(key).ok_or_else(|| self.missing(key, &expected))?;
-        match value.as_u64() {
-            Some(n @ 1..=MAX_SIZE) => Ok(n as usize),
-            _ => Err(self.wrong(key, value, &expected)),
-        }
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.wrong(key, other, "true or false")),
-        }
-    }
-
-    fn number(&self, key: &str, value: &Value) -> Result<f64> {
-        match value.as_f64() {
-            Some(number) if number.is_finite() => Ok(number),
-            _ => Err(self.wrong(key, value, "a number")),
-        }
-    }
-
-    /// A key that is absent has the default where the vocabulary holds it; null is no token.
-    fn token(&self, key: &str, default: Option<u32>, vocab_size: usize) -> Result<Option<u32>> {
-        let one = match self.object.get(key) {
-            None => return Ok(default.filter(|&t| (t as usize) < vocab_size)),
-            Some(Value::Null) => return Ok(None),
-            Some(Value::Array(items)) if items.len() == 1 => &items[0],
-            Some(value) => value,
-        };
-        match one.as_u64().and_then(|t| u32::try_from(t).ok()) {
-            Some(token) => Ok(Some(token)),
-            None => Err(self.wrong(key, one, "one token id or null")),
-        }
-    }
-
-    fn refuse(&self, why: String) -> Error {
-        Error::file(self.path, why)
-    }
-
-    fn missing(&self, key: &str, expected: &str) -> Error {
-        self.refuse(format!("{key}: not there, expected {expected}"))
-    }
-
-    fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
-        self.refuse(format!(
-            "{key}: found {}, expected {expected}",
-            shown(found)
-        ))
     }
 }
