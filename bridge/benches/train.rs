@@ -73,7 +73,7 @@ fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {
         ..Heads::default()
     };
     Model::random(
-        &config(s),
+        config(s),
         heads,
         Init::Normal { std: 0.02 },
         &SeedTree::new(seed),

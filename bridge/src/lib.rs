@@ -4,10 +4,10 @@
 //! |---|---|
 //! | [`device`], [`error`] | a device by name; errors that name file, tensor or request |
 //! | [`config`], [`checkpoint`], [`tokenizer`], [`memory_plan`] | Hugging Face folders, and what a model will need |
-//! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX with a backward pass of its own, on packed rows |
+//! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX and the Llama family with a backward pass of their own, on packed rows |
 //! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
 //! | [`generate`], [`sampler`], [`decoder`] | text from a KV cache; truncated decoding for evaluation |
-//! | [`learner`] | GPT-NeoX as policy, learner, critic and reward model of Algorithm 2 |
+//! | [`learner`] | networks as policy, learner, critic and reward model of Algorithm 2 |
 //! | [`embedding_policy`] | the candle backend of the per-token seam, which takes the exact backend's steps |
 //! | [`data`], [`world`], [`tokenizer_training`] | preference data, a world whose token reward is known, a tokenizer from a user's texts |
 //! | [`win_rate`], `judge` (feature) | paired win rates with what they are worth; a language model that decides pairs over HTTP |

@@ -138,8 +138,8 @@ impl MemoryPlan {
             },
             activations: match (work.training, work.checkpointing) {
                 (false, _) => {
-                tokens.min(256) * (4 * h + 3 * queries + 2 * keys + (1 + inners) * inner) * size
-            }
+                    tokens.min(256) * (4 * h + 3 * queries + 2 * keys + (1 + inners) * inner) * size
+                }
                 (true, true) => layers * stream + kept + working,
                 (true, false) => layers * kept + working,
             },
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_published_models() {
-        let plan = MemoryPlan::new(&pythia_14m(), Head::CausalLm, &Workload::default());
+        let plan = MemoryPlan::new(pythia_14m(), Head::CausalLm, &Workload::default());
         assert_eq!(plan.parameters, 14_067_712);
         // Pythia-2.8B: 2,775,208,960 parameters.
         let big = GptNeoXConfig {

@@ -106,7 +106,7 @@ fn folders_of_hugging_face_are_read() {
 
 #[test]
 fn what_is_written_is_read_back() {
-    for name in ["plain", "half", "reward"] {
+    for name in ["plain", "half", "reward", "llama", "mistral", "judge"] {
         let loaded = load(&fixture(name)).unwrap();
         for (dtype, shard_bytes) in [(DType::F32, u64::MAX), (DType::F16, 9000), (DType::BF16, 1)] {
             let dir = tempfile::tempdir().unwrap();
@@ -131,10 +131,13 @@ fn what_is_written_is_read_back() {
                 .map(|(n, t)| (n.clone(), t.to_dtype(dtype).unwrap()))
                 .collect();
             assert_eq!(bits(&back.weights), bits(&stored));
-            assert_eq!(folder.join("tokenizer.json").exists(), name == "plain");
+            assert_eq!(
+                folder.join("tokenizer.json").exists(),
+                matches!(name, "plain" | "llama")
+            );
             assert_eq!(
                 folder.join("generation_config.json").exists(),
-                name != "reward"
+                !matches!(name, "reward" | "judge")
             );
             assert_eq!(
                 folder.join(checkpoint::INDEX).exists(),

@@ -40,11 +40,11 @@ fn settings(moments: Moments) -> AdamWConfig {
 fn start(dtype: DType, moments: Moments) -> (Model, AdamW) {
     let init = Init::Normal { std: 0.02 };
     let seeds = SeedTree::new(1);
-    let drawn = Model::random(&shape(), TEXT, init, &seeds, &Device::Cpu).unwrap();
+    let drawn = Model::random(shape(), TEXT, init, &seeds, &Device::Cpu).unwrap();
     let weights = drawn.params().tensors().into_iter();
     let weights = weights.map(|(name, w)| (name, w.to_dtype(dtype).unwrap()));
     let params = Params::new(weights.collect()).unwrap();
-    let model = Model::try_new(&shape(), params).unwrap();
+    let model = Model::try_new(shape(), params).unwrap();
     let optimizer = AdamW::new(settings(moments), model.params()).unwrap();
     (model, optimizer)
 }
@@ -125,7 +125,7 @@ fn stopping_halfway_changes_no_bit_and_the_other_kind_is_refused() {
 
         let weights = model.params().tensors().into_iter();
         let weights = weights.map(|(name, w)| (name, w.copy().unwrap())).collect();
-        let mut other = Model::try_new(&shape(), Params::new(weights).unwrap()).unwrap();
+        let mut other = Model::try_new(shape(), Params::new(weights).unwrap()).unwrap();
         let losses = train(&mut model, &mut optimizer, 4, 8);
         assert_eq!(losses, train(&mut other, &mut again, 4, 8));
         optimizer.save(&path).unwrap();
@@ -149,7 +149,7 @@ fn memory_is_as_planned() {
             moments,
             ..Workload::default()
         };
-        let plan = MemoryPlan::new(&shape(), Head::CausalLm, &work);
+        let plan = MemoryPlan::new(shape(), Head::CausalLm, &work);
         let (_, optimizer) = start(DType::F32, moments);
         assert_eq!(plan.moments, optimizer.moment_bytes() as u64);
         bytes.push(plan.moments);

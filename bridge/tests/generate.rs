@@ -105,7 +105,7 @@ fn greedy_without_cache(engine: &Engine, prompt: &[u32], n: usize) -> Vec<u32> {
 
 #[test]
 fn logits_and_greedy_text_are_those_of_hugging_face() {
-    for name in ["plain", "sharded", "half"] {
+    for name in ["plain", "sharded", "half", "llama", "mistral"] {
         let folder = fixture(name);
         let expected = tensors(&folder.join("expected.safetensors"));
         let worst = parity(&folder, "ids", &expected);
@@ -223,7 +223,7 @@ fn warp_deviation(
 
 #[test]
 fn truncated_distributions_are_those_of_hugging_face() {
-    for name in ["plain", "sharded", "half"] {
+    for name in ["plain", "sharded", "half", "llama", "mistral"] {
         let expected = tensors(&fixture(name).join("expected.safetensors"));
         let logits: Vec<Vec<Vec<f32>>> = expected["logits"].to_vec3().unwrap();
         let z: Vec<Vec<f32>> = logits
@@ -239,9 +239,14 @@ fn truncated_distributions_are_those_of_hugging_face() {
 
 #[test]
 fn rewards_are_those_of_hugging_face() {
-    let folder = fixture("reward");
+    for name in ["reward", "judge"] {
+        rewards(&fixture(name));
+    }
+}
+
+fn rewards(folder: &Path) {
     let expected = tensors(&folder.join("expected.safetensors"));
-    let (loaded, engine) = open(&folder);
+    let (loaded, engine) = open(folder);
     assert_eq!(loaded.head, Head::Classification { labels: 1 });
     let texts = ids(&expected["ids"]);
     let whole: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
@@ -302,6 +307,8 @@ fn sample(engine: &Engine, sampling: &Sampling, n: usize) -> Vec<Sampled> {
 fn text_does_not_depend_on_the_batch_the_threads_the_order_or_the_cache() {
     for (name, decoder) in [
         ("plain", None),
+        ("llama", None),
+        ("mistral", None),
         (
             "sharded",
             Some(Decoder {

@@ -215,8 +215,7 @@ fn difference(model: &Model, parallel: bool, name: &str, along: &[f64], run: &Ru
             .for_each(|(w, u)| *w += sign * step * u);
         let weight = candle_core::Tensor::from_vec(values, weight.shape(), &Device::Cpu).unwrap();
         weights.insert(name.into(), weight);
-        let model =
-            Model::try_new(&small_config(parallel), Params::new(weights).unwrap()).unwrap();
+        let model = Model::try_new(small_config(parallel), Params::new(weights).unwrap()).unwrap();
         total(&model.scores(run.batch, &run.request).unwrap(), run.weights)
     };
     (moved(1.0) - moved(-1.0)) / (2.0 * step)
@@ -363,7 +362,7 @@ fn checkpointing_halves_the_memory_of_activations() {
             checkpointing,
             ..Workload::default()
         };
-        let plan = MemoryPlan::new(&twelve_layers(), Head::CausalLm, &work).activations as f64;
+        let plan = MemoryPlan::new(twelve_layers(), Head::CausalLm, &work).activations as f64;
         assert!((measured / plan - 1.0).abs() < 0.35, "{measured} {plan}");
     }
 }

@@ -57,8 +57,7 @@ const TEXT: Heads = Heads {
 
 fn weights(config: &GptNeoXConfig, heads: Heads, seed: u64) -> BTreeMap<String, Tensor> {
     let (init, seeds) = (Init::Normal { std: 0.35 }, SeedTree::new(seed));
-    let model =
-        rto_bridge::model::Model::random(config, heads, init, &seeds, &Device::Cpu);
+    let model = rto_bridge::model::Model::random(config, heads, init, &seeds, &Device::Cpu);
     model.unwrap().params().tensors()
 }
 
@@ -432,7 +431,7 @@ fn a_saved_learner_goes_on_bit_for_bit() {
 
     let critic = || {
         NeoxRegressor::critic(
-            &self::config(6, 12),
+            self::config(6, 12),
             weights(&self::config(6, 12), TEXT, 1),
             options(3),
         )

@@ -157,7 +157,13 @@ fn swiglu_and_its_gradients() {
     swiglu::forward(&[-200.0, 200.0], &[3.0, 3.0], &mut y);
     assert_eq!(y, [-0.0, 600.0]);
     let (mut dgate, mut dup, mut again) = ([1.0; 2], [0.0; 2], [0.0; 2]);
-    swiglu::backward(&[-200.0, 200.0], &[3.0, 3.0], &mut dgate, &mut dup, &mut again);
+    swiglu::backward(
+        &[-200.0, 200.0],
+        &[3.0, 3.0],
+        &mut dgate,
+        &mut dup,
+        &mut again,
+    );
     assert_eq!((dgate, dup), ([0.0, 3.0], [-0.0, 200.0]));
 }
 
@@ -245,7 +251,11 @@ fn parts(qkv: &[f64], from: usize, n: usize, layout: &HeadLayout) -> [Tensor; 3]
     let rows = &qkv[from * layout.row..][..n * layout.row];
     [0, 1, 2].map(|which| {
         let heads = (0..layout.heads).flat_map(|head| {
-            let head = if which == 0 { head } else { layout.kv_head(head) };
+            let head = if which == 0 {
+                head
+            } else {
+                layout.kv_head(head)
+            };
             let at = layout.offset(which, head);
             rows.chunks_exact(layout.row)
                 .flat_map(move |row| row[at..at + layout.head_dim].to_vec())

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use rto_harness::cli::run_main;
 use std::process::ExitCode;
 
-/// RLHF with token rewards on GPT-NeoX (Pythia) language models.
+/// RLHF with token rewards on language models: GPT-NeoX (Pythia), Llama, Mistral.
 ///
 /// Without a subcommand: the paper's experiment. SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and
 /// what they are worth on held-out prompts. A run that was stopped goes on with the same command.

@@ -337,7 +337,10 @@ fn rotary_settings(keys: &Keys<'_>) -> Result<(f64, Option<RopeScaling>)> {
         Some(Value::Object(old)) => Some(old),
         Some(other) => return Err(keys.wrong("rope_scaling", other, "an object or null")),
     };
-    let base = match new.and_then(|r| r.get("rope_theta")).filter(|v| !v.is_null()) {
+    let base = match new
+        .and_then(|r| r.get("rope_theta"))
+        .filter(|v| !v.is_null())
+    {
         Some(value) => keys.number("rope_parameters.rope_theta", value)?,
         None => keys
             .get("rope_theta")

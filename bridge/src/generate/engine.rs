@@ -52,9 +52,7 @@ impl Shape {
             ModelConfig::Llama(_) => (head_dim, [0, queries, queries + keys]),
         };
         let (parallel, eps, activation) = match config {
-            ModelConfig::GptNeoX(c) => {
-                (c.parallel_residual, c.layer_norm_eps, Some(c.activation))
-            }
+            ModelConfig::GptNeoX(c) => (c.parallel_residual, c.layer_norm_eps, Some(c.activation)),
             ModelConfig::Llama(c) => (false, c.rms_norm_eps, None),
         };
         Self {
@@ -372,7 +370,10 @@ impl Engine {
         } = cache;
         let rotated = |part: usize, head: usize, d: usize| {
             let value = |d: usize| lane[(layout.offset(part, head) + d) * LANES];
-            let (cos, sin) = (|d: usize| cos[row.position * half + d], |d: usize| sin[row.position * half + d]);
+            let (cos, sin) = (
+                |d: usize| cos[row.position * half + d],
+                |d: usize| sin[row.position * half + d],
+            );
             match d {
                 d if d < half => value(d) * cos(d) - value(d + half) * sin(d),
                 d if d < 2 * half => value(d) * cos(d - half) + value(d - half) * sin(d - half),
@@ -493,7 +494,11 @@ impl Buffers {
         let widest = padded(shape.layout.row.max(shape.inner));
         self.wide.resize(widest, 0.0);
         // The gate and the projection change places.
-        let gate = if shape.activation.is_none() { widest } else { 0 };
+        let gate = if shape.activation.is_none() {
+            widest
+        } else {
+            0
+        };
         self.gate.resize(gate, 0.0);
         self.update.resize(padded(shape.hidden), 0.0);
     }

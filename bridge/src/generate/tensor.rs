@@ -4,8 +4,8 @@ use super::engine::rotary_tables;
 use super::run::{Sampled, Sampling, check_tokens, joined};
 use super::weights::check_names;
 use crate::config::{Activation, GptNeoXConfig, Head, LlamaConfig, ModelConfig};
-use crate::ops::composite;
 use crate::decoder::Truncated;
+use crate::ops::composite;
 use crate::sampler;
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
@@ -36,10 +36,7 @@ impl TensorEngine {
     ///
     /// # Errors
     /// [`Error::Request`] naming a tensor that is missing or misshapen.
-    pub fn new(
-        config: impl Into<ModelConfig>,
-        weights: &BTreeMap<String, Tensor>,
-    ) -> Result<Self> {
+    pub fn new(config: impl Into<ModelConfig>, weights: &BTreeMap<String, Tensor>) -> Result<Self> {
         let config = config.into();
         check_names(&config, Head::CausalLm, weights)?;
         let embedding = &weights[config.embedding()];

@@ -1,4 +1,4 @@
-//! GPT-NeoX behind the seam of [`rto::seq`]: what Algorithm 2 of the root package runs on.
+//! Language models behind the seam of [`rto::seq`]: what Algorithm 2 of the root package runs on.
 //!
 //! | type | role |
 //! |---|---|

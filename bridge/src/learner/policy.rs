@@ -26,7 +26,7 @@ pub struct NeoxPolicy {
 /// An engine for the device the weights are on.
 #[derive(Debug)]
 enum Writer {
-    Slices(Engine),
+    Slices(Box<Engine>),
     Tensors(TensorEngine),
 }
 
@@ -107,9 +107,10 @@ impl NeoxPolicy {
         weights.retain(|name, _| expected.contains_key(name));
         let on_cpu = weights.values().all(|t| t.device().is_cpu());
         let writer = match on_cpu {
-            true => Writer::Slices(
-                Engine::new(config, Head::CausalLm, &weights)?.with_threads(self.threads)?,
-            ),
+            true => {
+                let engine = Engine::new(config, Head::CausalLm, &weights)?;
+                Writer::Slices(Box::new(engine.with_threads(self.threads)?))
+            }
             false => Writer::Tensors(TensorEngine::new(config, &weights)?),
         };
         let writer = Arc::new(writer);

@@ -94,6 +94,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Gradients of weight and bias (unless frozen) and of the input.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a layer by name and sizes, its input, the gradients of output and input"
+    )]
     pub fn linear_backward(
         &self,
         name: &str,

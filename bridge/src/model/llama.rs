@@ -329,14 +329,17 @@ impl Architecture for Llama {
         let c = &self.config;
         let linear = |part: &str, x: &Tensor| pass.linear(&Self::name(block, part), x);
         let norm = |part: &str, x: &Tensor| -> Result<Tensor> {
-            let gain = pass.params.get(&Self::name(block, &format!("{part}.weight")))?;
+            let gain = pass
+                .params
+                .get(&Self::name(block, &format!("{part}.weight")))?;
             Ok(composite::rms_norm(x, gain, c.rms_norm_eps)?)
         };
         let (batch, time, _) = x.dims3()?;
         let normed = norm("input_layernorm", x)?;
         let heads = |part: &str, heads: usize| -> Result<Tensor> {
             let y = linear(part, &normed)?;
-            Ok(y.reshape((batch, time, heads, c.head_dim))?.transpose(1, 2)?)
+            Ok(y.reshape((batch, time, heads, c.head_dim))?
+                .transpose(1, 2)?)
         };
         let turn = |x: Tensor| composite::rotate(&x, &pass.cos, &pass.sin);
         let group = c.n_heads / c.n_kv_heads;

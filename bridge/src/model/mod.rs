@@ -268,7 +268,10 @@ impl Model {
     fn check(&self, batch: &Batch, request: &Request<'_>) -> Result<()> {
         for (row, r) in batch.rows().iter().enumerate() {
             let tokens = &batch.tokens()[r.start..r.start + r.len()];
-            if let Some(token) = tokens.iter().find(|&&t| t as usize >= self.config.vocab_size()) {
+            if let Some(token) = tokens
+                .iter()
+                .find(|&&t| t as usize >= self.config.vocab_size())
+            {
                 let what = format!(
                     "token {token}, expected one below the vocabulary size {}",
                     self.config.vocab_size()
@@ -304,10 +307,7 @@ impl Model {
             Some(reference) if reference.config.vocab_size() != self.config.vocab_size() => {
                 Err(Error::Setting {
                     field: "reference",
-                    found: format!(
-                        "a vocabulary of {}",
-                        reference.config.vocab_size()
-                    ),
+                    found: format!("a vocabulary of {}", reference.config.vocab_size()),
                     expected: format!("{} as in the policy", self.config.vocab_size()),
                 })
             }

@@ -261,12 +261,15 @@ impl Model {
             grads,
         );
         drop((dhidden, trunk.before, trunk.stats, trunk.hidden));
-        let mut dx = self.pool.zeros(batch.tokens().len() * self.config.hidden_size());
+        let mut dx = self
+            .pool
+            .zeros(batch.tokens().len() * self.config.hidden_size());
         for (row, state) in dbefore
             .chunks_exact(self.config.hidden_size())
             .zip(states(batch, request.reads_final()))
         {
-            dx[state * self.config.hidden_size()..][..self.config.hidden_size()].copy_from_slice(row);
+            dx[state * self.config.hidden_size()..][..self.config.hidden_size()]
+                .copy_from_slice(row);
         }
         drop(dbefore);
         for (block, kept) in trunk.blocks.into_iter().enumerate().rev() {
@@ -282,8 +285,12 @@ impl Model {
                 .backward(&pass, block, tape, &mut dx, grads);
         }
         if let Some(table) = grads.slice_mut(self.config.embedding()) {
-            for (row, &token) in dx.chunks_exact(self.config.hidden_size()).zip(batch.tokens()) {
-                let sum = &mut table[token as usize * self.config.hidden_size()..][..self.config.hidden_size()];
+            for (row, &token) in dx
+                .chunks_exact(self.config.hidden_size())
+                .zip(batch.tokens())
+            {
+                let sum = &mut table[token as usize * self.config.hidden_size()..]
+                    [..self.config.hidden_size()];
                 sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
             }
         }

@@ -273,7 +273,10 @@ fn backward_head(
             || softmax_backward(p, s, span, &log_sum[from..from + rows], head.scale()),
         );
         // Keys before this block already hold a sum; its own are met for the first time, unless an earlier head shares them.
-        let own = match head.index.is_multiple_of(head.layout.heads / head.layout.kv_heads) {
+        let own = match head
+            .index
+            .is_multiple_of(head.layout.heads / head.layout.kv_heads)
+        {
             true => Update::Set,
             false => Update::Add,
         };
@@ -308,14 +311,7 @@ fn backward_head(
                 dout,
             );
         }
-        part(
-            1,
-            from,
-            rows,
-            own,
-            transposed(s, rows, keys, past, rows),
-            q,
-        );
+        part(1, from, rows, own, transposed(s, rows, keys, past, rows), q);
         part(
             2,
             from,
@@ -334,13 +330,7 @@ fn transposed(block: &[f32], rows: usize, keys: usize, first: usize, count: usiz
 
 /// Scores to weights in `p`, and `∂P` to `scale · ∂scores` in `s`.
 #[inline(always)]
-fn softmax_backward(
-    p: &mut [f32],
-    s: &mut [f32],
-    span: Span,
-    log_sum: &[f32],
-    scale: f32,
-) {
+fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], scale: f32) {
     let rows = p
         .chunks_exact_mut(span.keys)
         .zip(s.chunks_exact_mut(span.keys))

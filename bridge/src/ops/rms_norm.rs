@@ -55,8 +55,7 @@ pub fn backward_input(x: &[f32], stats: &[f32], gain: &[f32], dy: &[f32], dx: &m
                     .zip(&stats[i * PIECE..]);
                 for (dx, ((x, dy), &scale)) in dx.chunks_exact_mut(width).zip(rows) {
                     let (x, dy, dx) = (&x[..width], &dy[..width], &mut dx[..width]);
-                    let mean =
-                        lane_sum(width, |j| dy[j] * gain[j] * (x[j] * scale)) / width as f32;
+                    let mean = lane_sum(width, |j| dy[j] * gain[j] * (x[j] * scale)) / width as f32;
                     for j in 0..width {
                         dx[j] += scale * (dy[j] * gain[j] - (x[j] * scale) * mean);
                     }
@@ -74,10 +73,7 @@ pub fn backward_gain(x: &[f32], stats: &[f32], dy: &[f32], dgain: &mut [f32]) {
         vectorized(
             #[inline(always)]
             || {
-                let rows = x
-                    .chunks_exact(width)
-                    .zip(dy.chunks_exact(width))
-                    .zip(stats);
+                let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(stats);
                 for ((x, dy), &scale) in rows {
                     let at = i * COLUMNS;
                     let (x, dy) = (&x[at..][..dgain.len()], &dy[at..][..dgain.len()]);

@@ -12,22 +12,22 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Our own fixtures, and every GPT-NeoX folder (one with `policy/`, `ref/`, `io.json`, `io.safetensors`) of the folder that
+/// Our own fixtures, and every folder (one with `policy/`, `ref/`, `io.json`, `io.safetensors`) of the folder that
 /// `RTO_FIXTURES` names.
 pub fn fixtures() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut all = vec![
         own.join("neox_parallel_rot25"),
         own.join("neox_sequential_rot100"),
+        own.join("llama_grouped_tied"),
+        own.join("llama_scaled_untied"),
+        own.join("mistral_window"),
     ];
     if let Ok(root) = std::env::var("RTO_FIXTURES") {
-        let model = |folder: &PathBuf| {
-            std::fs::read_to_string(folder.join("policy/config.json"))
-                .is_ok()
-        };
+        let model = |folder: &PathBuf| folder.join("policy/config.json").is_file();
         let folders = std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().path());
         let mut more: Vec<PathBuf> = folders.filter(model).collect();
-        assert!(!more.is_empty(), "no GPT-NeoX fixture in {root}");
+        assert!(!more.is_empty(), "no fixture in {root}");
         more.sort();
         all.extend(more);
     }

@@ -166,7 +166,11 @@ impl Run {
     fn rl_learner(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxLearner> {
         let mut weights = models.sft.weights()?;
         if self.config.critic == CriticKind::Shared {
-            add_value_head(&mut weights, models.sft.config().hidden_size(), &self.device)?;
+            add_value_head(
+                &mut weights,
+                models.sft.config().hidden_size(),
+                &self.device,
+            )?;
         }
         let mut scorer = NeoxScorer::try_new(models.sft.config(), Params::new(weights)?)?;
         if self.config.kl_estimator == Estimator::Exact {
