@@ -433,7 +433,7 @@ fn bad_input_ends_in_one_line() {
         format!("{place}:1: response: {sharded} has no tokenizer.json; give response_ids")
     );
     assert!(with(&fixture("reward")).ends_with(
-        "is a classification model, expected one that writes text (GPTNeoXForCausalLM)"
+        "is a classification model, expected one that writes text (GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM)"
     ));
     assert!(
         error(&[
@@ -571,7 +571,9 @@ fn damaged_models_end_in_one_line() {
     let config = dir.path().join("config.json");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("gpt_neox", "mamba")).unwrap();
-    assert!(info().ends_with("config.json: model_type: found \"mamba\", expected \"gpt_neox\""));
+    assert!(info().ends_with(
+        "config.json: model_type: found \"mamba\", expected \"gpt_neox\", \"llama\" or \"mistral\""
+    ));
     fs::write(
         &config,
         text.replace("\"vocab_size\": 61", "\"vocab_size\": 60"),

@@ -52,17 +52,20 @@ pub fn dtype(name: &str) -> DType {
 
 /// The network as it runs: the fast engine on a processor in f32, candle tensors everywhere else.
 pub enum Network {
-    Slices(Engine),
-    Tensors(TensorEngine),
+    Slices(Box<Engine>),
+    Tensors(Box<TensorEngine>),
 }
 
 impl Network {
     fn new(loaded: &Checkpoint, device: &Device, common: &Common) -> Result<Self> {
         Ok(if device.is_cpu() && common.dtype() == DType::F32 {
             let engine = Engine::new(&loaded.config, loaded.head, &loaded.weights)?;
-            Self::Slices(engine.with_threads(common.threads)?)
+            Self::Slices(Box::new(engine.with_threads(common.threads)?))
         } else {
-            Self::Tensors(TensorEngine::new(&loaded.config, &loaded.weights)?)
+            Self::Tensors(Box::new(TensorEngine::new(
+                &loaded.config,
+                &loaded.weights,
+            )?))
         })
     }
 

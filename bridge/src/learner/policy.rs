@@ -27,7 +27,7 @@ pub struct NeoxPolicy {
 #[derive(Debug)]
 enum Writer {
     Slices(Box<Engine>),
-    Tensors(TensorEngine),
+    Tensors(Box<TensorEngine>),
 }
 
 impl NeoxPolicy {
@@ -111,7 +111,7 @@ impl NeoxPolicy {
                 let engine = Engine::new(config, Head::CausalLm, &weights)?;
                 Writer::Slices(Box::new(engine.with_threads(self.threads)?))
             }
-            false => Writer::Tensors(TensorEngine::new(config, &weights)?),
+            false => Writer::Tensors(Box::new(TensorEngine::new(config, &weights)?)),
         };
         let writer = Arc::new(writer);
         *slot = Some(writer.clone());

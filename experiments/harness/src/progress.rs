@@ -1,9 +1,13 @@
 //! Progress on standard error: silent when nobody watches, never part of the output.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Every bar of the process, so that several at once stand below one another.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Makes progress bars; `quiet` makes all of them silent.
 #[derive(Debug, Clone, Copy)]
@@ -33,13 +37,13 @@ impl Progress {
     }
 
     fn make(&self, len: Option<u64>, style: &str, label: Cow<'static, str>) -> Bar {
-        // indicatif hides this target by itself when standard error is not a terminal.
-        let target = if self.quiet {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
+        let bar = ProgressBar::with_draw_target(len, ProgressDrawTarget::hidden());
+        // indicatif hides bars by itself when standard error is not a terminal.
+        let bar = match self.quiet {
+            true => bar,
+            false => BARS.add(bar),
         };
-        let bar = ProgressBar::with_draw_target(len, target).with_message(label);
+        let bar = bar.with_message(label);
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("=> "));
         }

@@ -228,7 +228,9 @@ impl Run {
                     report.loss,
                     tokens as f64 / start.elapsed().as_secs_f64()
                 ));
-                stage.write(step + 1, &metrics).map_err(|e| {
+                let go_on = self.stop.check();
+                let written = go_on.and_then(|()| stage.write(step + 1, &metrics));
+                written.map_err(|e| {
                     failed = Some(e);
                     rto::Error::Backend("stopped".into())
                 })

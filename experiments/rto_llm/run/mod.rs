@@ -15,6 +15,7 @@ mod plan;
 mod probe;
 mod rl;
 mod seeds;
+mod side_by_side;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use rto::seed::SeedTree;
+use rto_bridge::config::Head;
 use rto_bridge::device::device;
 use rto_bridge::learner::{LearnerOptions, NeoxPolicy, NeoxScorer};
 use rto_bridge::model::{Heads, Model};
@@ -35,6 +37,7 @@ use serde_json::json;
 use choices::Method;
 use config::Config;
 use data::Data;
+use side_by_side::{Stop, Task};
 
 /// Of the binary, its runs and its streams.
 const NAME: &str = "rto_llm";
@@ -72,6 +75,10 @@ pub struct Args {
     /// Change one setting; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Stages trained at once where they need nothing of one another; no number depends on it. Without it: as many as there
+    /// are cores for small networks on a CPU, one after the other otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     /// Print the settings, the memory plan and the work to be done; touch nothing
     #[arg(long)]
     dry_run: bool,
@@ -94,8 +101,8 @@ enum Last {
     Evaluate,
 }
 
-/// A stage on a fixed data set.
-type Trained = fn(&Run) -> Result<()>;
+/// A stage on a fixed data set: the first `--stage` that includes it, and its name.
+type Fitted = (Last, &'static str, fn(&Run) -> Result<()>);
 
 /// A run in its folder.
 struct Run {
@@ -104,8 +111,8 @@ struct Run {
     data: Data,
     dir: RunDir,
     progress: Progress,
-    threads: usize,
     device: Device,
+    stop: Stop,
     /// Tokenizer files that every saved policy carries.
     tokenizer: PathBuf,
 }
@@ -145,7 +152,7 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     let run = Run {
         device,
         progress: Progress::new(args.common.quiet),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        stop: Stop::default(),
         config,
         seeds,
         data,
@@ -157,35 +164,51 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     if !run.data.said.is_empty() {
         say!(reporter, "{}", run.data.said)?;
     }
-    let say =
-        |name: &str, timings: &Timings| say!(reporter, "{name}: {:.1} s", timings.seconds(name));
-    let stages: [(Last, &str, Trained); 5] = [
-        (Last::Sft, "pretrain", Run::pretrain),
-        (Last::Sft, "sft", Run::sft),
-        (Last::Reward, "reward", Run::reward_model),
-        (Last::Dpo, "dpo", Run::dpo),
-        (Last::Oracle, "oracle", Run::oracle_model),
+    let jobs = args.jobs.map_or_else(|| run.jobs(), usize::from);
+    // What stands in one row needs all rows above it, and nothing of its neighbours.
+    let rows: [&[Fitted]; 3] = [
+        &[(Last::Sft, "pretrain", Run::pretrain)],
+        &[(Last::Sft, "sft", Run::sft)],
+        &[
+            (Last::Reward, "reward", Run::reward_model),
+            (Last::Dpo, "dpo", Run::dpo),
+            (Last::Oracle, "oracle", Run::oracle_model),
+        ],
     ];
-    for (last, name, stage) in stages {
-        let needed = match name {
-            "pretrain" => run.config.pretrains(),
-            "oracle" => !run.data.oracle_pairs.is_empty(),
-            _ => true,
+    let mut together = |tasks: Vec<Task<'_>>| {
+        side_by_side::run(tasks, jobs, &run.stop, &mut |name, time| {
+            timings.add(name, time);
+            say!(reporter, "{name}: {:.1} s", time.as_secs_f64())
+        })
+    };
+    for row in rows {
+        let needed = |(last, name, _): &&Fitted| {
+            let needed = match *name {
+                "pretrain" => run.config.pretrains(),
+                "oracle" => !run.data.oracle_pairs.is_empty(),
+                _ => true,
+            };
+            needed && args.stage >= *last
         };
-        if needed && args.stage >= last {
-            timings.phase(name, || stage(&run))?;
-            say(name, &timings)?;
-        }
+        let task = |&(_, name, stage): &Fitted| {
+            let run = &run;
+            let work = Box::new(move || stage(run));
+            Task { name, work }
+        };
+        together(row.iter().filter(needed).map(task).collect())?;
     }
     if args.stage >= Last::Rl {
-        for &method in &run.config.methods {
-            timings.phase(method.name(), || run.rl(method))?;
-            say(method.name(), &timings)?;
-        }
+        let task = |&method: &Method| {
+            let run = &run;
+            let work = Box::new(move || run.rl(method));
+            let name = method.name();
+            Task { name, work }
+        };
+        together(run.config.methods.iter().map(task).collect())?;
     }
     if args.stage >= Last::Evaluate {
         let summary = timings.phase("evaluate", || run.evaluate())?;
-        say("evaluate", &timings)?;
+        say!(reporter, "evaluate: {:.1} s", timings.seconds("evaluate"))?;
         say!(reporter, "{}", summary.render())?;
         // A sweep prints one document, of its own.
         if args.common.json {
@@ -243,6 +266,18 @@ fn remove_temporaries(dir: &Path) {
 impl Run {
     fn root(&self) -> &Path {
         self.dir.root()
+    }
+
+    /// How many stages are trained at once unless that is said: one for each core, where all their networks are small.
+    fn jobs(&self) -> usize {
+        // Policy, critic, reference, DPO and reward model, gradients and moments; activations come on top.
+        const WEIGHTS: usize = 16_000_000;
+        let shapes = self.data.network.tensors(Head::CausalLm);
+        let weights: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
+        match self.device.is_cpu() && weights <= WEIGHTS {
+            true => rayon::current_num_threads(),
+            false => 1,
+        }
     }
 
     /// A stage's place among all, for progress bars.
@@ -316,6 +351,6 @@ impl Run {
             .with_micro_batch(self.config.micro_batch)?;
         scorer.model_mut().options_mut().checkpointing = self.config.checkpoint_activations;
         let policy = NeoxPolicy::try_new(scorer, self.config.max_new_tokens)?;
-        Ok(policy.with_generation(64, self.threads))
+        Ok(policy.with_generation(64, rayon::current_num_threads()))
     }
 }

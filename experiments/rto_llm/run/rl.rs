@@ -131,6 +131,7 @@ impl Run {
                 config: &config,
                 seeds: &seeds,
             };
+            self.stop.check()?;
             let last = stage.step;
             let stopped =
                 || format!("stage {name}: stopped after the checkpoint of iteration {last}");

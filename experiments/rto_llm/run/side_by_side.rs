@@ -1,0 +1,145 @@
+//! Stages that need nothing of one another, trained at the same time.
+//!
+//! Kernels give the same bits on any number of threads, and every stage has streams and files of its own, so no result depends on
+//! how many run at once. For small networks it is the better use of the cores: their kernels are too short to be shared out.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A stage by name.
+pub struct Task<'a> {
+    pub name: &'static str,
+    pub work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
+}
+
+/// Said to stages when one of them has failed.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// # Errors
+    /// Where another stage has failed; it is that stage's error that is reported.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            bail!("stopped, as another stage has failed");
+        }
+        Ok(())
+    }
+}
+
+/// Runs every task, at most `jobs` at once with an equal share of the threads each, and tells `finished` of each in turn.
+///
+/// # Errors
+/// The first of a task; the others are stopped, and what has not begun does not begin.
+pub fn run(
+    tasks: Vec<Task<'_>>,
+    jobs: usize,
+    stop: &Stop,
+    finished: &mut dyn FnMut(&'static str, Duration) -> Result<()>,
+) -> Result<()> {
+    let jobs = jobs.min(tasks.len());
+    if jobs <= 1 {
+        for task in tasks {
+            let start = Instant::now();
+            (task.work)()?;
+            finished(task.name, start.elapsed())?;
+        }
+        return Ok(());
+    }
+    let share = (rayon::current_num_threads() / jobs).max(1);
+    let queue = Mutex::new(VecDeque::from(tasks));
+    let (sender, results) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            let (queue, sender) = (&queue, sender.clone());
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(share)
+                .build()
+                .context("the system gives no threads")?;
+            scope.spawn(move || {
+                let next = || {
+                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    queue.pop_front()
+                };
+                while let Some(task) = next() {
+                    let start = Instant::now();
+                    let done = stop.check().and_then(|()| pool.install(task.work));
+                    let failed = done.is_err();
+                    let sent = sender.send((task.name, start.elapsed(), done));
+                    // Only now: what it stops reports after the cause.
+                    if failed {
+                        stop.0.store(true, Ordering::Relaxed);
+                    }
+                    if sent.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut first = Ok(());
+        for (name, time, done) in results {
+            let done = match first.is_ok() {
+                true => done.and_then(|()| finished(name, time)),
+                false => continue,
+            };
+            if done.is_err() {
+                stop.0.store(true, Ordering::Relaxed);
+                first = done;
+            }
+        }
+        first
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task<'a>(name: &'static str, work: impl FnOnce() -> Result<()> + Send + 'a) -> Task<'a> {
+        Task {
+            name,
+            work: Box::new(work),
+        }
+    }
+
+    #[test]
+    fn every_task_runs_once_and_a_failure_stops_the_others() {
+        for jobs in [1, 2, 3, 9] {
+            let (stop, mut names) = (Stop::default(), Vec::new());
+            let tasks = ["a", "b", "c", "d"].map(|name| task(name, || Ok(())));
+            let mut finished = |name, _| {
+                names.push(name);
+                Ok(())
+            };
+            run(tasks.into(), jobs, &stop, &mut finished).unwrap();
+            names.sort_unstable();
+            assert_eq!(names, ["a", "b", "c", "d"]);
+
+            let (stop, late) = (Stop::default(), AtomicBool::new(false));
+            let wait = || {
+                // Alone it is never reached; beside the failing one it is told.
+                while stop.check().is_ok() {
+                    std::thread::yield_now();
+                }
+                stop.check()
+            };
+            let after = || {
+                late.store(true, Ordering::Relaxed);
+                Ok(())
+            };
+            let tasks = vec![
+                task("bad", || bail!("the loss is NaN")),
+                task("waits", wait),
+                task("late", after),
+            ];
+            let error = run(tasks, jobs.min(2), &stop, &mut |_, _| Ok(())).unwrap_err();
+            assert_eq!(error.to_string(), "the loss is NaN");
+            assert!(!late.load(Ordering::Relaxed));
+        }
+    }
+}
