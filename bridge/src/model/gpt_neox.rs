@@ -1,8 +1,6 @@
 //! GPT-NeoX (Pythia): `y = x + attention(norm₁(x)) + mlp(norm₂(x))`, or the two one after the other.
 
-use super::architecture::{
-    Architecture, BlockTape, Dims, Pass, TensorPass, linear_weights_backward,
-};
+use super::architecture::{Architecture, BlockTape, Dims, Pass, TensorPass};
 use crate::config::GptNeoXConfig;
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
@@ -133,8 +131,8 @@ impl GptNeoX {
         let (h, n) = (self.config.hidden_size, x.len() / self.config.hidden_size);
         self.normed(pass, &Self::name(block, "input_layernorm"), x, stats, norm);
         let mut qkv = pass.pool.take(n * 3 * h);
-        let layer = pass.linear(&Self::name(block, "attention.query_key_value"), h, 3 * h);
-        linear::forward(&layer, norm, &mut qkv, Update::Set);
+        let name = Self::name(block, "attention.query_key_value");
+        pass.linear_forward(&name, h, 3 * h, norm, &mut qkv, Update::Set);
         let layout = self.layout();
         rotate(&mut qkv, &layout, pass.rotary, Turn::Forward);
         let (mut out, mut log_sum) = (
@@ -157,12 +155,14 @@ impl GptNeoX {
         let (h, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let n = norm.len() / h;
         let mut before = pass.pool.take(n * inner);
-        let up = pass.linear(&Self::name(block, "mlp.dense_h_to_4h"), h, inner);
-        linear::forward(&up, norm, &mut before, Update::Set);
+        let (up, down) = (
+            Self::name(block, "mlp.dense_h_to_4h"),
+            Self::name(block, "mlp.dense_4h_to_h"),
+        );
+        pass.linear_forward(&up, h, inner, norm, &mut before, Update::Set);
         let mut after = pass.pool.take(n * inner);
         gelu::forward(self.config.activation, &before, &mut after);
-        let down = pass.linear(&Self::name(block, "mlp.dense_4h_to_h"), inner, h);
-        linear::forward(&down, &after, y, Update::Add);
+        pass.linear_forward(&down, inner, h, &after, y, Update::Add);
         before
     }
 
@@ -177,19 +177,26 @@ impl GptNeoX {
         grads: &mut Gradients,
     ) -> Buffer {
         let (h, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let (name_up, name_down) = (
+        let (up, down) = (
             Self::name(block, "mlp.dense_h_to_4h"),
             Self::name(block, "mlp.dense_4h_to_h"),
         );
-        let down = pass.linear(&name_down, inner, h);
         let mut dbefore = pass.pool.take(before.len());
         let mut after = pass.pool.take(before.len());
-        linear::backward_input(&down, dy, &mut dbefore, Update::Set);
+        pass.linear_input_backward(&down, inner, h, dy, &mut dbefore, Update::Set);
         gelu::backward(self.config.activation, before, &mut dbefore, &mut after);
-        linear_weights_backward(&name_down, &down, &after, dy, grads);
+        pass.linear_weights_backward(&down, inner, h, &after, dy, grads);
         let mut dnorm = pass.pool.take(norm.len());
-        let up = pass.linear(&name_up, h, inner);
-        pass.linear_backward(&name_up, &up, norm, &dbefore, &mut dnorm, grads);
+        pass.linear_backward(
+            &up,
+            h,
+            inner,
+            norm,
+            &dbefore,
+            &mut dnorm,
+            Update::Set,
+            grads,
+        );
         dnorm
     }
 
@@ -217,9 +224,8 @@ impl GptNeoX {
         );
         rotate(&mut dqkv, &layout, pass.rotary, Turn::Backward);
         let name = Self::name(block, "attention.query_key_value");
-        let layer = pass.linear(&name, h, 3 * h);
         let mut dnorm = pass.pool.take(norm.len());
-        pass.linear_backward(&name, &layer, norm, &dqkv, &mut dnorm, grads);
+        pass.linear_backward(&name, h, 3 * h, norm, &dqkv, &mut dnorm, Update::Set, grads);
         dnorm
     }
 }
@@ -318,8 +324,8 @@ impl Architecture for GptNeoX {
         if self.config.parallel_residual {
             self.normed(pass, &second, x, &stats, &mut norm);
         }
-        let dense = pass.linear(&Self::name(block, "attention.dense"), h, h);
-        linear::forward(&dense, &attended, x, Update::Add);
+        let dense = Self::name(block, "attention.dense");
+        pass.linear_forward(&dense, h, h, &attended, x, Update::Add);
         let mut kept = Vec::new();
         if !self.config.parallel_residual {
             let middle_stats = self.statistics(pass, x);
@@ -363,17 +369,18 @@ impl Architecture for GptNeoX {
         );
         let dnorm = self.mlp_backward(pass, block, &tape[INNER], &norm, dx, grads);
 
-        let dense_name = Self::name(block, "attention.dense");
-        let dense = pass.linear(&dense_name, h, h);
+        let dense = Self::name(block, "attention.dense");
         let mut dattended = pass.pool.take(dx.len());
         // The parallel form's attention sees the gradient of the output alone, the sequential one's also the MLP's.
         if parallel {
             pass.linear_backward(
-                &dense_name,
                 &dense,
+                h,
+                h,
                 &tape[ATTENDED],
                 dx,
                 &mut dattended,
+                Update::Set,
                 grads,
             );
         }
@@ -388,11 +395,13 @@ impl Architecture for GptNeoX {
         );
         if !parallel {
             pass.linear_backward(
-                &dense_name,
                 &dense,
+                h,
+                h,
                 &tape[ATTENDED],
                 dx,
                 &mut dattended,
+                Update::Set,
                 grads,
             );
         }
@@ -434,13 +443,7 @@ impl Architecture for GptNeoX {
                 self.config.layer_norm_eps,
             )?)
         };
-        let linear = |part: &str, x: &Tensor| -> Result<Tensor> {
-            Ok(composite::linear(
-                x,
-                weight(&format!("{part}.weight"))?,
-                weight(&format!("{part}.bias")).ok(),
-            )?)
-        };
+        let linear = |part: &str, x: &Tensor| pass.linear(&Self::name(block, part), x);
         let (batch, time, h) = x.dims3()?;
         let heads = self.config.n_heads;
         let qkv = linear("attention.query_key_value", &norm("input_layernorm", x)?)?;

@@ -28,6 +28,7 @@
 //! # Ok::<(), rto_bridge::Error>(())
 //! ```
 
+mod adapter;
 mod architecture;
 mod gpt_neox;
 mod scores;
@@ -38,6 +39,7 @@ pub use scores::{Forward, Keep, Request, Scores};
 
 use crate::batch::Batch;
 use crate::config::GptNeoXConfig;
+use crate::lora::LoraConfig;
 use crate::ops::buffer::Pool;
 use crate::params::{Gradients, Init, Params};
 use crate::{Error, Result};
@@ -47,6 +49,7 @@ use gpt_neox::GptNeoX;
 use rto::seed::SeedTree;
 use scores::Tape;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The value head `V(s) = w·h + b` on the last hidden state: `[1, hidden]`.
 pub const VALUE_WEIGHT: &str = "v_head.weight";
@@ -76,11 +79,14 @@ impl Default for ModelOptions {
 /// A decoder-only transformer with the heads whose weights it was given.
 #[derive(Debug)]
 pub struct Model {
-    architecture: Box<dyn Architecture>,
+    architecture: Arc<dyn Architecture>,
     params: Params,
     pool: Pool,
     options: ModelOptions,
     temperature: f64,
+    adapter: Option<LoraConfig>,
+    /// What [`Model::unmerge`] goes back to.
+    unmerged: Option<Box<(Params, LoraConfig)>>,
 }
 
 /// Which heads a new model gets.
@@ -100,28 +106,16 @@ impl Model {
     /// # Errors
     /// [`Error::Setting`] for an impossible configuration, [`Error::Weight`] for a missing, misshapen or unknown weight.
     pub fn gpt_neox(config: &GptNeoXConfig, params: Params) -> Result<Self> {
-        let architecture = Box::new(GptNeoX::new(config)?);
-        let heads = Heads {
-            language_model: config.tied_embeddings || params.contains(architecture.head()),
-            value: params.contains(VALUE_WEIGHT),
-            reward: params.contains(REWARD_WEIGHT),
-        };
-        // Without any head, the complaint is about the one that is usually there.
-        let heads = if heads == Heads::default() {
-            Heads {
-                language_model: true,
-                ..heads
-            }
-        } else {
-            heads
-        };
-        params.check(&shapes(&*architecture, heads))?;
+        let architecture = Arc::new(GptNeoX::new(config)?);
+        params.check(&shapes(&*architecture, heads(&*architecture, &params)))?;
         Ok(Self {
             architecture,
             params,
             pool: Pool::default(),
             options: ModelOptions::default(),
             temperature: 1.0,
+            adapter: None,
+            unmerged: None,
         })
     }
 
@@ -319,6 +313,21 @@ impl Model {
                 .any(|(name, _)| name.starts_with(&prefix))
         };
         Some((0..layers).find(trained).unwrap_or(layers))
+    }
+}
+
+/// The heads whose weights are there.
+fn heads(architecture: &dyn Architecture, params: &Params) -> Heads {
+    let tied = architecture.head() == architecture.embedding();
+    let heads = Heads {
+        language_model: tied || params.contains(architecture.head()),
+        value: params.contains(VALUE_WEIGHT),
+        reward: params.contains(REWARD_WEIGHT),
+    };
+    // Without any head, the complaint is about the one that is usually there.
+    Heads {
+        language_model: heads.language_model || heads == Heads::default(),
+        ..heads
     }
 }
 

@@ -168,6 +168,7 @@ impl Model {
             lengths: &lengths,
             rotary: &rotary,
             pool: &self.pool,
+            adapter: self.adapter_scale(),
         };
         let mut x = self.embed(batch, weights);
         let lowest = self.lowest_trained().unwrap_or(0);
@@ -251,6 +252,7 @@ impl Model {
             lengths: &lengths,
             rotary: &trunk.rotary,
             pool: &self.pool,
+            adapter: self.adapter_scale(),
         };
         let mut dbefore = self.pool.zeros(dhidden.len());
         self.architecture.final_norm_backward(
@@ -396,6 +398,7 @@ impl Model {
             lengths: &lengths,
             rotary: &rotary,
             pool: &self.pool,
+            adapter: self.adapter_scale(),
         };
         let mut x = self.embed(batch, &weights);
         for block in 0..dims.layers {
