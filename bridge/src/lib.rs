@@ -5,6 +5,7 @@
 //! | [`device`], [`error`] | a device by name; errors that name file, tensor or request |
 //! | [`config`], [`checkpoint`], [`tokenizer`], [`memory_plan`] | Hugging Face folders, and what a model will need |
 //! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX and the Llama family with a backward pass of their own, on packed rows |
+//! | [`lora`] | low-rank adapters: training with one copy of the base, PEFT's files |
 //! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
 //! | [`generate`], [`sampler`], [`decoder`] | text from a KV cache; truncated decoding for evaluation |
 //! | [`learner`] | networks as policy, learner, critic and reward model of Algorithm 2 |
@@ -28,6 +29,7 @@ pub mod generate;
 #[cfg(feature = "judge")]
 pub mod judge;
 pub mod learner;
+pub mod lora;
 pub mod memory_plan;
 pub mod model;
 pub mod model_card;

@@ -17,6 +17,8 @@
 //! ```
 
 use crate::config::{Head, ModelConfig};
+use crate::lora::LoraConfig;
+use crate::model::REWARD_WEIGHT;
 use crate::optimizer::Moments;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
@@ -24,7 +26,7 @@ use std::fmt;
 
 /// What the memory is for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Workload {
+pub struct Workload<'a> {
     /// Type of weights, gradients, activations and cache.
     pub dtype: DType,
     /// Sequences side by side.
@@ -39,9 +41,11 @@ pub struct Workload {
     pub head_tile: (usize, usize),
     /// How AdamW holds its moments.
     pub moments: Moments,
+    /// The adapter that is trained instead of all weights; targets that match nothing count nothing.
+    pub lora: Option<&'a LoraConfig>,
 }
 
-impl Default for Workload {
+impl Default for Workload<'_> {
     fn default() -> Self {
         Self {
             dtype: DType::F32,
@@ -51,6 +55,7 @@ impl Default for Workload {
             checkpointing: true,
             head_tile: (256, 1024),
             moments: Moments::F32,
+            lora: None,
         }
     }
 }
@@ -58,15 +63,17 @@ impl Default for Workload {
 /// Bytes by purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Number of weights.
+    /// Number of weights, an adapter's among them.
     pub parameters: u64,
+    /// Number of weights that a step changes: all, or adapter and reward head.
+    pub trained: u64,
     /// Weights as the network multiplies them.
     pub weights: u64,
-    /// f32 master copy of weights of a shorter type.
+    /// f32 master copy of trained weights of a shorter type; adapters are f32 themselves.
     pub master: u64,
-    /// One gradient per weight.
+    /// One gradient per trained weight.
     pub gradients: u64,
-    /// Two moments of AdamW per weight, with the scales of those in 8 bits.
+    /// Two moments of AdamW per trained weight, with the scales of those in 8 bits.
     pub moments: u64,
     /// What the backward pass needs of the forward pass, or one block's working set.
     pub activations: u64,
@@ -84,14 +91,25 @@ impl MemoryPlan {
     /// and, once, what one block works on forward and backward (7 times the width and 3 or 4 times the inner one). Attention weights `[batch, heads, time, time]`
     /// are recomputed there, not kept; candle expressions on other devices hold one block's of them for a moment, in f32, some five
     /// times over. With checkpointing every block keeps its input and one block keeps the rest.
-    pub fn new(config: impl Into<ModelConfig>, head: Head, work: &Workload) -> Self {
+    pub fn new(config: impl Into<ModelConfig>, head: Head, work: &Workload<'_>) -> Self {
         let config = config.into();
         let shapes = config.tensors(head);
-        let parameters: u64 = shapes
-            .values()
-            .map(|s| s.iter().map(|&n| n as u64).product::<u64>())
-            .sum();
+        let count = |s: &Vec<usize>| s.iter().map(|&n| n as u64).product::<u64>();
         let size = work.dtype.size_in_bytes() as u64;
+        let base: u64 = shapes.values().map(count).sum();
+        let factors = work
+            .lora
+            .map(|lora| lora.shapes(&shapes).unwrap_or_default());
+        // Trained weights of the network itself, and an adapter's; those are at least f32.
+        let (own, factors): (Vec<_>, Vec<_>) = match factors {
+            None => (shapes.values().cloned().collect(), Vec::new()),
+            Some(factors) => (
+                shapes.get(REWARD_WEIGHT).cloned().into_iter().collect(),
+                factors.into_values().collect(),
+            ),
+        };
+        let [own_count, factor_count] = [&own, &factors].map(|s| s.iter().map(count).sum::<u64>());
+        let factor_size = size.max(4);
         let [h, inner, layers, heads, queries, keys] = [
             config.hidden_size(),
             config.intermediate_size(),
@@ -121,17 +139,19 @@ impl MemoryPlan {
             Head::Classification { labels } => tokens.min(16) * labels as u64,
         };
         Self {
-            parameters,
-            weights: parameters * size,
+            parameters: base + factor_count,
+            trained: own_count + factor_count,
+            weights: base * size + factor_count * factor_size,
             master: if work.dtype == DType::F32 {
                 0
             } else {
-                training * parameters * 4
+                training * own_count * 4
             },
-            gradients: training * parameters * size,
+            gradients: training * (own_count * size + factor_count * factor_size),
             moments: match work.training {
-                true => shapes
-                    .values()
+                true => own
+                    .iter()
+                    .chain(&factors)
                     .map(|s| work.moments.bytes(s.iter().product()) as u64)
                     .sum(),
                 false => 0,
@@ -180,7 +200,7 @@ impl MemoryPlan {
     }
 
     fn moments_name(&self) -> &'static str {
-        match self.moments < 8 * self.parameters {
+        match self.moments < 8 * self.trained {
             true => "AdamW moments (8 bit)",
             false => "AdamW moments (f32)",
         }
@@ -308,9 +328,41 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_is_what_a_step_changes() {
+        let lora = LoraConfig {
+            rank: 8,
+            alpha: 16.0,
+            target_modules: vec!["query_key_value".into()],
+            use_rslora: false,
+        };
+        let work = Workload {
+            dtype: DType::BF16,
+            training: true,
+            lora: Some(&lora),
+            ..Workload::default()
+        };
+        let plan = MemoryPlan::new(&pythia_14m(), Head::CausalLm, &work);
+        // Six blocks of A [8, 128] and B [384, 8].
+        let adapter = 6 * 8 * (128 + 384);
+        assert_eq!(
+            (plan.parameters, plan.trained),
+            (14_067_712 + adapter, adapter)
+        );
+        assert_eq!(
+            (plan.weights, plan.master, plan.gradients, plan.moments),
+            (2 * 14_067_712 + 4 * adapter, 0, 4 * adapter, 8 * adapter)
+        );
+        // A reward head is trained with it, in the type of the base.
+        let reward = MemoryPlan::new(&pythia_14m(), Head::Classification { labels: 1 }, &work);
+        assert_eq!((reward.trained, reward.master), (adapter + 128, 4 * 128));
+        assert_eq!(reward.gradients, 4 * adapter + 2 * 128);
+    }
+
+    #[test]
     fn a_plan_that_does_not_fit_is_refused_with_both_sizes() {
         let plan = MemoryPlan {
             parameters: 1 << 30,
+            trained: 1 << 30,
             weights: 3 << 30,
             master: 0,
             gradients: 0,

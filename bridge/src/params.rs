@@ -62,7 +62,8 @@ impl Params {
         })
     }
 
-    /// Takes over loaded weights, all frozen, without a copy: a reference or reward model.
+    /// Takes over loaded weights, all frozen, without a copy: a reference or reward model, or a base that adapters share. Nobody may
+    /// write into their memory from then on, so they must not be a trained network's [`Params::tensors`].
     ///
     /// # Errors
     /// As [`Params::new`].
@@ -129,17 +130,33 @@ impl Params {
             .collect()
     }
 
-    /// An independent copy, all frozen.
+    /// The weights as they are now, all frozen. Trained ones are copied; frozen ones never change, so their memory is shared.
     ///
     /// # Errors
     /// What candle reports.
     pub fn snapshot(&self) -> Result<Self> {
-        let copy = |(name, w): (&String, &Weight)| {
-            Ok((name.clone(), Weight::Frozen(w.tensor().copy()?.detach())))
+        self.snapshot_where(|_| true)
+    }
+
+    /// As [`Params::snapshot`], of the weights that `keep` keeps by name.
+    pub(crate) fn snapshot_where(&self, keep: impl Fn(&str) -> bool) -> Result<Self> {
+        let share = |(name, w): (&String, &Weight)| {
+            let tensor = match w {
+                Weight::Trained(var) => var.as_tensor().copy()?.detach(),
+                Weight::Frozen(tensor) => tensor.clone(),
+            };
+            Ok((name.clone(), Weight::Frozen(tensor)))
         };
+        let kept = self.weights.iter().filter(|(name, _)| keep(name));
         Ok(Self {
-            weights: self.weights.iter().map(copy).collect::<Result<_>>()?,
+            weights: kept.map(share).collect::<Result<_>>()?,
         })
+    }
+
+    /// Adds or replaces a frozen weight, without a copy.
+    pub(crate) fn insert_frozen(&mut self, name: &str, tensor: Tensor) {
+        self.weights
+            .insert(name.into(), Weight::Frozen(tensor.detach()));
     }
 
     /// The weight called `name`; part of the graph if it is trainable.
@@ -185,6 +202,11 @@ impl Params {
     /// Number of scalars.
     pub fn count(&self) -> usize {
         self.weights.values().map(|w| w.tensor().elem_count()).sum()
+    }
+
+    /// Number of scalars that are trained.
+    pub fn trained_count(&self) -> usize {
+        self.trained().map(|(_, var)| var.elem_count()).sum()
     }
 
     /// Checks names and shapes against an architecture.
@@ -390,6 +412,15 @@ impl Gradients {
                 Ok(Some(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?))
             }
         }
+    }
+
+    /// Number of scalars held.
+    pub fn count(&self) -> usize {
+        let count = |part: &Gradient| match part {
+            Gradient::Slice(values) => values.len(),
+            Gradient::Tensor(tensor) => tensor.as_ref().map_or(0, Tensor::elem_count),
+        };
+        self.parts.values().map(count).sum()
     }
 
     /// Sorted names of the trained weights.

@@ -74,7 +74,7 @@ impl NeoxPolicy {
         self.max_new_tokens
     }
 
-    /// An independent, frozen copy.
+    /// The policy as it is now, frozen; trained weights are copied, frozen ones are shared.
     ///
     /// # Errors
     /// What candle reports.
@@ -102,7 +102,7 @@ impl NeoxPolicy {
             return Ok(engine.clone());
         }
         let config = self.scorer.config();
-        let mut weights = self.scorer.model.params().tensors();
+        let mut weights = self.scorer.model.merged_weights()?;
         let expected = config.tensors(Head::CausalLm);
         weights.retain(|name, _| expected.contains_key(name));
         let on_cpu = weights.values().all(|t| t.device().is_cpu());

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use rto::Result;
+use rto::seed::SeedTree;
 use rto::seq::{Channel, Episode, PerToken, TokenScorer};
 
 use super::backend;
 use super::channels::{append, pack, per_token, request};
 use crate::config::{Head, ModelConfig};
+use crate::lora::LoraConfig;
 use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
 use crate::params::Params;
 
@@ -126,38 +128,69 @@ impl NeoxScorer {
         &mut self.model
     }
 
-    /// An independent, frozen copy that gives the same channels.
+    /// The network as it is now, frozen, with the same channels. Trained weights are copied, frozen ones are shared.
     ///
     /// # Errors
     /// What candle reports.
     pub fn snapshot(&self) -> crate::Result<Self> {
-        let mut model = Model::try_new(self.config(), self.model.params().snapshot()?)?;
-        model.set_temperature(self.model.temperature())?;
-        *model.options_mut() = self.model.options();
-        Ok(Self {
+        Ok(self.with_model(self.model.snapshot()?))
+    }
+
+    fn with_model(&self, model: Model) -> Self {
+        Self {
             model,
             channels: self.channels.clone(),
             reference: self.reference.clone(),
             micro_batch: self.micro_batch,
-        })
+        }
     }
 
-    /// Every weight as an independent copy, to start another network from.
+    /// The same network with a fresh adapter on its weights, which are frozen; see [`Model::with_adapter`]. Several policies on one
+    /// base: call it on a [`NeoxScorer::snapshot`] each.
+    ///
+    /// # Errors
+    /// As [`Model::with_adapter`].
+    pub fn with_adapter(mut self, config: LoraConfig, seeds: &SeedTree) -> crate::Result<Self> {
+        self.model = self.model.with_adapter(config, seeds)?;
+        Ok(self)
+    }
+
+    /// The same network with an adapter of PEFT's or [`NeoxScorer::save_adapter`]'s.
+    ///
+    /// # Errors
+    /// As [`Model::load_adapter`].
+    pub fn load_adapter(mut self, folder: &std::path::Path) -> crate::Result<Self> {
+        self.model = self.model.load_adapter(folder)?;
+        Ok(self)
+    }
+
+    /// Writes the adapter for PEFT; `base` is the name or folder of the base.
+    ///
+    /// # Errors
+    /// As [`Model::save_adapter`].
+    pub fn save_adapter(&self, folder: &std::path::Path, base: &str) -> crate::Result<()> {
+        self.model.save_adapter(folder, base)
+    }
+
+    /// The base alone, frozen, in shared memory: π_ref of a policy that trains an adapter.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn without_adapter(&self) -> crate::Result<Self> {
+        Ok(self.with_model(self.model.without_adapter()?))
+    }
+
+    /// Every weight as an independent copy, an adapter merged into its base, to start another network from.
     ///
     /// # Errors
     /// What candle reports.
     pub fn weights(&self) -> crate::Result<std::collections::BTreeMap<String, Tensor>> {
         let copy = |(name, t): (String, Tensor)| Ok((name, t.copy()?));
-        self.model
-            .params()
-            .tensors()
-            .into_iter()
-            .map(copy)
-            .collect()
+        self.model.merged_weights()?.into_iter().map(copy).collect()
     }
 
     /// Writes a Hugging Face folder that `transformers` loads: a causal language model, or a sequence classifier with one
-    /// label where there is a reward head only. A value head has no place in it and is left out.
+    /// label where there is a reward head only. A value head has no place in it and is left out; an adapter is merged into its base.
     ///
     /// # Errors
     /// As [`crate::checkpoint::save`]; [`crate::Error::Setting`] for a network with a value head alone.
@@ -179,7 +212,7 @@ impl NeoxScorer {
             });
         };
         let expected = self.config().tensors(head);
-        let mut weights = self.model.params().tensors();
+        let mut weights = self.model.merged_weights()?;
         weights.retain(|name, _| expected.contains_key(name));
         let dtype = weights
             .values()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::train::Core;
@@ -16,21 +16,60 @@ const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const LEARNER: &str = "learner.json";
 
-/// Replaces `folder` by weights, moments, master weights, step count and learning rate, in one step.
+/// Replaces `folder` by weights, moments, master weights, step count and learning rate, in one step. A network with an adapter has its
+/// trained weights written and a fingerprint of its base, which does not change.
 fn save(scorer: &NeoxScorer, core: &Core, folder: &Path) -> Result<()> {
     let ours = |name: &str| [WEIGHTS, OPTIMIZER, LEARNER].contains(&name);
     checkpoint::atomic::replace_folder(folder, ours, |new| {
-        let weights = scorer.model.params().tensors();
-        let dtype = weights.values().next().map_or(DType::F32, |t| t.dtype());
+        let params = scorer.model.params();
+        let mut weights = params.tensors();
+        let mut learner = json!({"format": "rto-learner-1", "steps": core.optimizer.steps(), "learning_rate": core.learning_rate});
+        let mut dtype = weights.values().next().map_or(DType::F32, |t| t.dtype());
+        if scorer.model.adapter().is_some() {
+            weights.retain(|name, _| params.is_trained(name));
+            // Wide enough for all: an adapter in f32 beside a head in bf16.
+            dtype = DType::F32;
+            learner["base"] = fingerprint(params)?.into();
+        }
         write_tensors(&new.join(WEIGHTS), &weights, dtype)?;
         core.optimizer.save(&new.join(OPTIMIZER))?;
-        let learner = json!({"format": "rto-learner-1", "steps": core.optimizer.steps(), "learning_rate": core.learning_rate});
         checkpoint::atomic::replace_file(&new.join(LEARNER), format!("{learner}\n").as_bytes())
     })
 }
 
+/// FNV-1a over names, shapes and up to 4096 evenly spaced values of every frozen weight: another base is noticed, a few changed values
+/// may not be.
+fn fingerprint(params: &Params) -> Result<String> {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for (name, tensor) in params.tensors() {
+        if params.is_trained(&name) {
+            continue;
+        }
+        add(format!("{name} {:?} ", tensor.dims()).as_bytes());
+        let count = tensor.elem_count();
+        let places = (0..count).step_by(count.div_ceil(4096).max(1));
+        let places: Vec<u32> = places.filter_map(|i| u32::try_from(i).ok()).collect();
+        let places = Tensor::new(places, tensor.device())?;
+        let values = tensor.flatten_all()?.index_select(&places, 0)?;
+        for value in values.to_dtype(DType::F32)?.to_vec1::<f32>()? {
+            add(&value.to_bits().to_le_bytes());
+        }
+    }
+    Ok(format!("{hash:016x}"))
+}
+
 /// Takes up what [`save`] wrote.
 fn load(scorer: &mut NeoxScorer, options: LearnerOptions, folder: &Path) -> Result<Core> {
+    if scorer.model.adapter().is_some() {
+        let read = adapter(scorer.model.params(), folder)?;
+        *scorer.model.params_mut() = read;
+        return rest(scorer, options, folder);
+    }
     let params = scorer.model.params();
     let frozen: Vec<String> = params
         .names()
@@ -48,6 +87,48 @@ fn load(scorer: &mut NeoxScorer, options: LearnerOptions, folder: &Path) -> Resu
     read.check(&shapes.collect())
         .map_err(|e| Error::file(folder.join(WEIGHTS), e))?;
     *scorer.model.params_mut() = read;
+    rest(scorer, options, folder)
+}
+
+/// The trained weights of a network with an adapter, on the base that is there.
+fn adapter(params: &Params, folder: &Path) -> Result<Params> {
+    let path = folder.join(LEARNER);
+    let (found, expected) = (read_json(&path)?["base"].clone(), fingerprint(params)?);
+    if found != expected.as_str() {
+        let why = format!("base: found {found}, expected \"{expected}\" as of the network given");
+        return Err(Error::file(path, why));
+    }
+    let path = folder.join(WEIGHTS);
+    let device = params
+        .trained()
+        .next()
+        .map_or(Device::Cpu, |(_, var)| var.device().clone());
+    let weights = load_tensors(&path, None, &device)?;
+    let mut read = params.snapshot()?;
+    for (name, var) in params.trained() {
+        let tensor = weights
+            .get(name)
+            .filter(|tensor| tensor.dims() == var.dims())
+            .ok_or_else(|| {
+                let found = weights.get(name).map(Tensor::dims);
+                let why = format!(
+                    "tensor {name}: found shape {found:?}, expected {:?}",
+                    var.dims()
+                );
+                Error::file(&path, why)
+            })?;
+        read.insert(name, &tensor.to_dtype(var.dtype())?)?;
+    }
+    match weights.keys().find(|name| !params.is_trained(name)) {
+        Some(name) => Err(Error::file(
+            path,
+            format!("tensor {name}: is not trained by this learner"),
+        )),
+        None => Ok(read),
+    }
+}
+
+fn rest(scorer: &NeoxScorer, options: LearnerOptions, folder: &Path) -> Result<Core> {
     let mut core = Core::try_new(scorer, options)?;
     let path = folder.join(OPTIMIZER);
     let settings = core.options.optimizer.clone();
@@ -57,16 +138,19 @@ fn load(scorer: &mut NeoxScorer, options: LearnerOptions, folder: &Path) -> Resu
 }
 
 fn learning_rate(path: &Path) -> Result<f64> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, e))?;
-    value["learning_rate"]
+    read_json(path)?["learning_rate"]
         .as_f64()
         .filter(|r| r.is_finite())
         .ok_or_else(|| Error::file(path, "learning_rate: not there, expected a number"))
 }
 
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::file(path, e))
+}
+
 impl NeoxLearner {
-    /// Writes weights, moments, step count and learning rate, whole or not at all.
+    /// Writes weights (with an adapter, the trained ones), moments, step count and learning rate, whole or not at all.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -74,7 +158,7 @@ impl NeoxLearner {
         save(&self.policy.scorer, &self.core, folder)
     }
 
-    /// A learner as [`NeoxLearner::save`] left it; shape, channels and temperature are those of `policy`.
+    /// A learner as [`NeoxLearner::save`] left it; shape, channels, temperature and the base of an adapter are those of `policy`.
     ///
     /// # Errors
     /// [`Error::File`] for a file that is damaged or belongs to another network.

@@ -1,10 +1,12 @@
 //! What a family of models must say of itself; the passes over the whole model are written once, on top of it.
 
 use crate::Result;
+use crate::lora::{A_SUFFIX, B_SUFFIX};
 use crate::ops::buffer::{Buffer, Pool};
 use crate::ops::composite;
 use crate::ops::gemm::Update;
 use crate::ops::linear::{self, Linear};
+use crate::ops::lora::{self, Lora};
 use crate::ops::rotary::RotaryTable;
 use crate::params::{Gradients, Params, Slices};
 use candle_core::Tensor;
@@ -15,6 +17,8 @@ pub(crate) struct Pass<'a> {
     pub lengths: &'a [usize],
     pub rotary: &'a RotaryTable,
     pub pool: &'a Pool,
+    /// The adapter's factor s; `None` leaves the low-rank products out.
+    pub adapter: Option<f64>,
 }
 
 /// What a block keeps for its backward pass, in an order of its own.
@@ -26,6 +30,8 @@ pub(crate) struct TensorPass<'a> {
     pub cos: Tensor,
     pub sin: Tensor,
     pub mask: Tensor,
+    /// As in [`Pass`].
+    pub adapter: Option<f64>,
 }
 
 /// A family of decoder-only transformers, one a file. What a configuration knows ([`crate::config::ModelConfig`]) is not asked here.
@@ -70,7 +76,7 @@ pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
 }
 
 impl<'a> Pass<'a> {
-    /// The layer `name.weight`, `name.bias`.
+    /// The layer `name.weight`, `name.bias`, without an adapter.
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Linear<'a> {
         Linear {
             weight: self.weights.get(&format!("{name}.weight")),
@@ -80,7 +86,21 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `y = x Wᵀ + b` (or `+=`).
+    /// What the adapter adds to that layer, if it adapts it.
+    fn lora(&self, name: &str, inputs: usize, outputs: usize) -> Option<Lora<'a>> {
+        let scale = self.adapter? as f32;
+        let a = self.weights.find(&format!("{name}{A_SUFFIX}"))?;
+        Some(Lora {
+            a,
+            b: self.weights.get(&format!("{name}{B_SUFFIX}")),
+            rank: a.len() / inputs,
+            inputs,
+            outputs,
+            scale,
+        })
+    }
+
+    /// `y = x Wᵀ + b` (or `+=`), with `s (x Aᵀ) Bᵀ` where the layer is adapted.
     pub fn linear_forward(
         &self,
         name: &str,
@@ -91,12 +111,15 @@ impl<'a> Pass<'a> {
         update: Update,
     ) {
         linear::forward(&self.linear(name, inputs, outputs), x, y, update);
+        if let Some(lora) = self.lora(name, inputs, outputs) {
+            lora::forward(&lora, x, y, self.pool);
+        }
     }
 
-    /// Gradients of weight and bias (unless frozen) and of the input.
+    /// Gradients of the layer's weights (unless frozen) and of its input.
     #[allow(
         clippy::too_many_arguments,
-        reason = "a layer by name and sizes, its input, the gradients of output and input"
+        reason = "a layer, its input, and the three gradients"
     )]
     pub fn linear_backward(
         &self,
@@ -109,11 +132,16 @@ impl<'a> Pass<'a> {
         update: Update,
         grads: &mut Gradients,
     ) {
-        self.linear_weights_backward(name, inputs, outputs, x, dy, grads);
-        self.linear_input_backward(name, inputs, outputs, dy, dx, update);
+        base_weights_backward(name, inputs, outputs, x, dy, grads);
+        linear::backward_input(&self.linear(name, inputs, outputs), dy, dx, update);
+        if let Some(lora) = self.lora(name, inputs, outputs) {
+            let v = lora::pulled(&lora, dy, self.pool);
+            self.factors_backward(name, &lora, x, dy, &v, grads);
+            lora::backward_input(&lora, &v, dx);
+        }
     }
 
-    /// Gradients of weight and bias, unless frozen.
+    /// Gradients of the layer's weights, unless frozen.
     pub fn linear_weights_backward(
         &self,
         name: &str,
@@ -123,15 +151,14 @@ impl<'a> Pass<'a> {
         dy: &[f32],
         grads: &mut Gradients,
     ) {
-        if let Some(dw) = grads.slice_mut(&format!("{name}.weight")) {
-            linear::backward_weight(x, dy, dw, inputs, outputs);
-        }
-        if let Some(db) = grads.slice_mut(&format!("{name}.bias")) {
-            linear::backward_bias(dy, db);
+        base_weights_backward(name, inputs, outputs, x, dy, grads);
+        if let Some(lora) = self.lora(name, inputs, outputs) {
+            let v = lora::pulled(&lora, dy, self.pool);
+            self.factors_backward(name, &lora, x, dy, &v, grads);
         }
     }
 
-    /// The gradient of the input (or adds it).
+    /// The gradient of the layer's input alone.
     pub fn linear_input_backward(
         &self,
         name: &str,
@@ -142,14 +169,58 @@ impl<'a> Pass<'a> {
         update: Update,
     ) {
         linear::backward_input(&self.linear(name, inputs, outputs), dy, dx, update);
+        if let Some(lora) = self.lora(name, inputs, outputs) {
+            lora::backward_input(&lora, &lora::pulled(&lora, dy, self.pool), dx);
+        }
+    }
+
+    fn factors_backward(
+        &self,
+        name: &str,
+        lora: &Lora<'_>,
+        x: &[f32],
+        dy: &[f32],
+        v: &[f32],
+        grads: &mut Gradients,
+    ) {
+        if let Some(da) = grads.slice_mut(&format!("{name}{A_SUFFIX}")) {
+            lora::backward_a(lora, x, v, da);
+        }
+        if let Some(db) = grads.slice_mut(&format!("{name}{B_SUFFIX}")) {
+            lora::backward_b(lora, x, dy, db, self.pool);
+        }
+    }
+}
+
+/// Gradients of weight and bias, unless frozen.
+fn base_weights_backward(
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+    x: &[f32],
+    dy: &[f32],
+    grads: &mut Gradients,
+) {
+    if let Some(dw) = grads.slice_mut(&format!("{name}.weight")) {
+        linear::backward_weight(x, dy, dw, inputs, outputs);
+    }
+    if let Some(db) = grads.slice_mut(&format!("{name}.bias")) {
+        linear::backward_bias(dy, db);
     }
 }
 
 impl TensorPass<'_> {
-    /// `x Wᵀ + b` with `name.weight` and, where there is one, `name.bias`.
+    /// The layer `name`, with its adapter; the low-rank part in the adapter's own type, which may be wider than the base's.
     pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let bias = self.params.get(&format!("{name}.bias")).ok();
         let weight = self.params.get(&format!("{name}.weight"))?;
-        Ok(composite::linear(x, weight, bias)?)
+        let y = composite::linear(x, weight, bias)?;
+        let (Some(scale), Ok(a)) = (self.adapter, self.params.get(&format!("{name}{A_SUFFIX}")))
+        else {
+            return Ok(y);
+        };
+        let b = self.params.get(&format!("{name}{B_SUFFIX}"))?;
+        let u = (composite::linear(&x.to_dtype(a.dtype())?, a, None)? * scale)?;
+        Ok((&y + composite::linear(&u, b, None)?.to_dtype(y.dtype())?)?)
     }
 }

@@ -28,6 +28,7 @@
 //! # Ok::<(), rto_bridge::Error>(())
 //! ```
 
+mod adapter;
 mod architecture;
 mod gpt_neox;
 mod llama;
@@ -39,6 +40,7 @@ pub use scores::{Forward, Keep, Request, Scores};
 
 use crate::batch::Batch;
 use crate::config::{Head, ModelConfig};
+use crate::lora::LoraConfig;
 use crate::ops::buffer::Pool;
 use crate::ops::rotary::RotaryTable;
 use crate::params::{Gradients, Init, Params};
@@ -50,6 +52,7 @@ use llama::Llama;
 use rto::seed::SeedTree;
 use scores::Tape;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The value head `V(s) = w·h + b` on the last hidden state: `[1, hidden]`.
 pub const VALUE_WEIGHT: &str = "v_head.weight";
@@ -80,11 +83,14 @@ impl Default for ModelOptions {
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    architecture: Box<dyn Architecture>,
+    architecture: Arc<dyn Architecture>,
     params: Params,
     pool: Pool,
     options: ModelOptions,
     temperature: f64,
+    adapter: Option<LoraConfig>,
+    /// What [`Model::unmerge`] goes back to.
+    unmerged: Option<Box<(Params, LoraConfig)>>,
 }
 
 /// Which heads a new model gets.
@@ -106,21 +112,7 @@ impl Model {
     pub fn try_new(config: impl Into<ModelConfig>, params: Params) -> Result<Self> {
         let config = config.into();
         let architecture = architecture(&config)?;
-        let heads = Heads {
-            language_model: config.tied_embeddings() || params.contains(config.head_weight()),
-            value: params.contains(VALUE_WEIGHT),
-            reward: params.contains(REWARD_WEIGHT),
-        };
-        // Without any head, the complaint is about the one that is usually there.
-        let heads = if heads == Heads::default() {
-            Heads {
-                language_model: true,
-                ..heads
-            }
-        } else {
-            heads
-        };
-        params.check(&shapes(&config, heads))?;
+        params.check(&shapes(&config, heads(&config, &params)))?;
         Ok(Self {
             config,
             architecture,
@@ -128,6 +120,8 @@ impl Model {
             pool: Pool::default(),
             options: ModelOptions::default(),
             temperature: 1.0,
+            adapter: None,
+            unmerged: None,
         })
     }
 
@@ -337,11 +331,25 @@ impl Model {
 }
 
 /// The passes of a configuration's family; sizes that do not fit one another are refused.
-fn architecture(config: &ModelConfig) -> Result<Box<dyn Architecture>> {
+fn architecture(config: &ModelConfig) -> Result<Arc<dyn Architecture>> {
     Ok(match config {
-        ModelConfig::GptNeoX(config) => Box::new(GptNeoX::new(config)?),
-        ModelConfig::Llama(config) => Box::new(Llama::new(config)?),
+        ModelConfig::GptNeoX(config) => Arc::new(GptNeoX::new(config)?),
+        ModelConfig::Llama(config) => Arc::new(Llama::new(config)?),
     })
+}
+
+/// The heads whose weights are there.
+fn heads(config: &ModelConfig, params: &Params) -> Heads {
+    let heads = Heads {
+        language_model: config.tied_embeddings() || params.contains(config.head_weight()),
+        value: params.contains(VALUE_WEIGHT),
+        reward: params.contains(REWARD_WEIGHT),
+    };
+    // Without any head, the complaint is about the one that is usually there.
+    Heads {
+        language_model: heads.language_model || heads == Heads::default(),
+        ..heads
+    }
 }
 
 fn shapes(config: &ModelConfig, heads: Heads) -> BTreeMap<String, Vec<usize>> {

@@ -168,6 +168,7 @@ impl Model {
             lengths: &lengths,
             rotary: &rotary,
             pool: &self.pool,
+            adapter: self.adapter_scale(),
         };
         let mut x = self.embed(batch, weights);
         let lowest = self.lowest_trained().unwrap_or(0);
@@ -250,6 +251,7 @@ impl Model {
             lengths: &lengths,
             rotary: &trunk.rotary,
             pool: &self.pool,
+            adapter: self.adapter_scale(),
         };
         let mut dbefore = self.pool.zeros(dhidden.len());
         self.architecture.final_norm_backward(
@@ -401,6 +403,7 @@ impl Model {
             lengths: &lengths,
             rotary: &rotary,
             pool: &self.pool,
+            adapter: self.adapter_scale(),
         };
         let mut x = self.embed(batch, &weights);
         for block in 0..self.config.n_layers() {

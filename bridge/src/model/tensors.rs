@@ -37,6 +37,7 @@ impl Model {
             cos: shaped(cos)?,
             sin: shaped(sin)?,
             mask,
+            adapter: self.adapter_scale(),
         })
     }
 

@@ -16,6 +16,7 @@ pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod log_prob_head;
+pub mod lora;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scalar_head;

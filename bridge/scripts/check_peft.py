@@ -1,0 +1,77 @@
+"""Adapters written by this crate load in PEFT with the same logits, and the other way round.
+
+    pip install torch transformers peft safetensors
+    python bridge/scripts/check_peft.py [FOLDER ...]      # from anywhere in the repository
+
+Runs over the fixtures and over every model folder named, with several ranks, targets and scales. The example `lora` is our half. Agreement
+is to 1e-5 of the largest number. Ends with 'all N adapters agree' or a non-zero exit.
+"""
+import json, os, subprocess, sys, tempfile
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from make_lora_fixtures import FIXTURES, IDS, randomise
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TOLERANCE = 1e-5
+EVERY = "query_key_value,attention.dense,dense_h_to_4h,dense_4h_to_h"
+# rank, alpha, targets, rank-stabilised
+SETTINGS = [(4, 8, "query_key_value", False), (3, 2.5, EVERY, False), (5, 4, "mlp.dense_4h_to_h,attention.dense", True),
+            (40, 16, "layers.0.attention.query_key_value", False)]
+
+
+def ours(*arguments):
+    command = ["cargo", "run", "-q", "-p", "rto-bridge", "--example", "lora", "--", *map(str, arguments)]
+    found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return found["beside"], found["merged"]
+
+
+def task(folder):
+    return "SEQ_CLS" if "SequenceClassification" in AutoConfig.from_pretrained(folder).architectures[0] else "CAUSAL_LM"
+
+
+def base(folder):
+    kind = AutoModelForCausalLM if task(folder) == "CAUSAL_LM" else AutoModelForSequenceClassification
+    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def theirs(net):
+    with torch.no_grad():
+        return net.eval()(torch.tensor([IDS])).logits[0]
+
+
+def compare(what, found, expected, plain):
+    assert (expected - plain).abs().max() > 1e-2 * plain.abs().max(), f"{what}: the adapter changes nothing"
+    for way, numbers in zip(("beside", "merged"), found):
+        numbers = torch.tensor(numbers["logits"]) if "logits" in numbers else torch.tensor([numbers["reward"]])
+        apart = float((numbers - expected).abs().max() / expected.abs().max())
+        print(f"{what}, {way}: {apart:.1e}")
+        assert apart < TOLERANCE, (what, way, apart)
+
+
+def main():
+    folders = [os.path.join(FIXTURES, f) for f in ("neox_parallel_rot25/policy", "neox_sequential_rot100/policy", "generation/reward")]
+    folders += [os.path.abspath(f) for f in sys.argv[1:]]
+    count = 0
+    for folder in folders:
+        plain, ids = theirs(base(folder)), ",".join(map(str, IDS))
+        for rank, alpha, targets, rslora in SETTINGS:
+            with tempfile.TemporaryDirectory() as scratch:
+                name = f"{os.path.relpath(folder, ROOT)} r={rank} {targets}"
+                adapter = os.path.join(scratch, "ours")
+                found = ours("make", folder, adapter, rank, alpha, targets, str(rslora).lower(), ids)
+                compare(f"{name}: ours in PEFT", found, theirs(PeftModel.from_pretrained(base(folder), adapter)), plain)
+                config = LoraConfig(task_type=task(folder), r=rank, lora_alpha=alpha, use_rslora=rslora,
+                                    target_modules=targets.split(","))
+                net = get_peft_model(base(folder), config)
+                randomise(net, rank)
+                adapter = os.path.join(scratch, "theirs")
+                net.save_pretrained(adapter)
+                compare(f"{name}: PEFT's in ours", ours("load", folder, adapter, ids), theirs(net), plain)
+                count += 2
+    print(f"all {count} adapters agree")
+
+
+if __name__ == "__main__":
+    main()
