@@ -4,7 +4,8 @@
 //!     lora load BASE FROM ID,ID,...
 //!
 //! `make` writes an adapter of random `A` and `B` for the folder BASE, `load` reads one. Both print one JSON object: `logits`
-//! `[tokens][vocab]` or the `reward` of the whole text, computed with the adapter beside the base and `merged` into it.
+//! `[tokens][vocab]` or the `rewards` of every beginning of the text from two tokens on, computed with the adapter `beside` the
+//! base and `merged` into it.
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -69,7 +70,8 @@ fn with_random_adapter(model: Model, config: LoraConfig) -> Outcome<Model> {
 }
 
 fn computed(model: &Model, ids: &[u32]) -> Outcome<Value> {
-    let batch = Batch::new(&[(&ids[..1], &ids[1..])])?;
+    let texts: Vec<_> = (2..=ids.len()).map(|n| (&ids[..1], &ids[1..n])).collect();
+    let batch = Batch::new(&texts[texts.len() - 1..])?;
     if !model.params().contains(REWARD_WEIGHT) {
         return Ok(json!({"logits": model.logits(&batch)?.to_vec2::<f32>()?}));
     }
@@ -77,6 +79,6 @@ fn computed(model: &Model, ids: &[u32]) -> Outcome<Value> {
         rewards: true,
         ..Request::default()
     };
-    let rewards = model.scores(&batch, &request)?.rewards.unwrap_or_default();
-    Ok(json!({"reward": rewards[0]}))
+    let scores = model.scores(&Batch::new(&texts)?, &request)?;
+    Ok(json!({"rewards": scores.rewards}))
 }

@@ -110,11 +110,14 @@ impl Params {
 
     /// Freezes every weight whose name matches one of the patterns (`*` stands for any characters); returns how many.
     pub fn freeze(&mut self, patterns: &[&str]) -> usize {
+        self.freeze_where(|name| patterns.iter().any(|p| matches_pattern(p, name)))
+    }
+
+    /// As [`Params::freeze`], of the weights that `matches` says.
+    pub(crate) fn freeze_where(&mut self, matches: impl Fn(&str) -> bool) -> usize {
         let mut frozen = 0;
         for (name, weight) in &mut self.weights {
-            if matches!(weight, Weight::Trained(_))
-                && patterns.iter().any(|p| matches_pattern(p, name))
-            {
+            if matches!(weight, Weight::Trained(_)) && matches(name) {
                 *weight = Weight::Frozen(weight.tensor().detach());
                 frozen += 1;
             }

@@ -27,8 +27,11 @@ fn save(scorer: &NeoxScorer, core: &Core, folder: &Path) -> Result<()> {
         let mut dtype = weights.values().next().map_or(DType::F32, |t| t.dtype());
         if scorer.model.adapter().is_some() {
             weights.retain(|name, _| params.is_trained(name));
-            // Wide enough for all: an adapter in f32 beside a head in bf16.
-            dtype = DType::F32;
+            // Wide enough for all: an adapter in f32 beside a head in bf16. f64 has no place in the file and is refused, not rounded.
+            dtype = match weights.values().any(|t| t.dtype() == DType::F64) {
+                true => DType::F64,
+                false => DType::F32,
+            };
             learner["base"] = fingerprint(params)?.into();
         }
         write_tensors(&new.join(WEIGHTS), &weights, dtype)?;

@@ -116,8 +116,8 @@ pub(crate) fn load(
     let found = load_tensors(&path, Some(DType::F32), device)?;
     let mut weights = BTreeMap::new();
     for (full, tensor) in found {
-        let name = full.strip_prefix(PREFIX).unwrap_or(&full);
-        let Some(shape) = expected.get(name) else {
+        let name = full.strip_prefix(PREFIX);
+        let Some((name, shape)) = name.and_then(|name| expected.get_key_value(name)) else {
             let why = format!("tensor {full}: belongs to no layer that {ADAPTER_CONFIG} adapts");
             return Err(Error::file(path, why));
         };
@@ -128,7 +128,7 @@ pub(crate) fn load(
             );
             return Err(Error::file(path, why));
         }
-        weights.insert(name.to_string(), tensor);
+        weights.insert(name.clone(), tensor);
     }
     match expected
         .iter()

@@ -30,10 +30,7 @@ impl Model {
     pub fn with_adapter(self, config: LoraConfig, seeds: &SeedTree) -> Result<Self> {
         let shapes = self.adapter_shapes(&config)?;
         let table = self.params.get(self.config.embedding())?;
-        let dtype = match table.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
+        let dtype = at_least_f32(table.dtype());
         let weights = LoraConfig::draw(&shapes, seeds, dtype, table.device())?;
         self.adapted(config, &weights)
     }
@@ -70,10 +67,7 @@ impl Model {
                 self.params.insert(&name, &tensor)?;
             }
         }
-        let base: Vec<String> = self.params.names().map(String::from).collect();
-        let base: Vec<&str> = base.iter().map(String::as_str).collect();
-        let base: Vec<&str> = base.into_iter().filter(|name| !is_head(name)).collect();
-        self.params.freeze(&base);
+        self.params.freeze_where(|name| !is_head(name));
         for (name, tensor) in weights {
             if self.params.contains(name) && !is_head(name) {
                 return Err(Error::Weight {
@@ -180,7 +174,7 @@ impl Model {
         Ok(self)
     }
 
-    /// Writes the adapter as PEFT does (`adapter_config.json`, `adapter_model.safetensors`), in one step; a reward head goes with it where
+    /// Writes the adapter as PEFT does (`adapter_config.json`, `adapter_model.safetensors`), in `f32` and in one step; a reward head goes with it where
     /// it is the only head, a value head is left out. `base` is the name or folder of the base that PEFT will look for.
     ///
     /// # Errors
@@ -204,10 +198,7 @@ impl Model {
     /// [`Error::File`] naming the key or tensor that is damaged, missing, left over, misshapen or asks for what is not supported.
     pub fn load_adapter(self, folder: &Path) -> Result<Self> {
         let table = self.params.get(self.config.embedding())?;
-        let dtype = match table.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
+        let dtype = at_least_f32(table.dtype());
         let mut network = self.config.tensors(Head::CausalLm);
         let reward = self.sequence_classifier()?;
         if reward {
@@ -241,6 +232,14 @@ impl Model {
                     .into(),
             }),
         }
+    }
+}
+
+/// The type of an adapter's weights on a base of this type.
+fn at_least_f32(base: DType) -> DType {
+    match base {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
     }
 }
 

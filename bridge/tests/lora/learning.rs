@@ -1,5 +1,6 @@
 //! Training an adapter through the seam.
 
+use super::sharing::address;
 use super::*;
 use rto::objective::BradleyTerry;
 use rto::seq::{Episode, Finish, Policy, PolicyLearner, StreamKey, Trainable};
