@@ -28,6 +28,7 @@
 
 mod peft;
 
+use crate::config::ModelConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
@@ -58,6 +59,33 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
+    /// An adapter on every linear layer of the blocks, with s = α/r.
+    pub fn every_layer(network: &ModelConfig, rank: usize, alpha: f64) -> Self {
+        let targets: &[&str] = match network {
+            ModelConfig::GptNeoX(_) => &[
+                "attention.query_key_value",
+                "attention.dense",
+                "mlp.dense_h_to_4h",
+                "mlp.dense_4h_to_h",
+            ],
+            ModelConfig::Llama(_) => &[
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "o_proj",
+                "gate_proj",
+                "up_proj",
+                "down_proj",
+            ],
+        };
+        Self {
+            rank,
+            alpha,
+            target_modules: targets.iter().map(ToString::to_string).collect(),
+            use_rslora: false,
+        }
+    }
+
     /// s, the factor on `(x Aᵀ) Bᵀ`.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;

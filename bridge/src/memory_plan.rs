@@ -341,7 +341,7 @@ mod tests {
             lora: Some(&lora),
             ..Workload::default()
         };
-        let plan = MemoryPlan::new(&pythia_14m(), Head::CausalLm, &work);
+        let plan = MemoryPlan::new(pythia_14m(), Head::CausalLm, &work);
         // Six blocks of A [8, 128] and B [384, 8].
         let adapter = 6 * 8 * (128 + 384);
         assert_eq!(
@@ -353,7 +353,7 @@ mod tests {
             (2 * 14_067_712 + 4 * adapter, 0, 4 * adapter, 8 * adapter)
         );
         // A reward head is trained with it, in the type of the base.
-        let reward = MemoryPlan::new(&pythia_14m(), Head::Classification { labels: 1 }, &work);
+        let reward = MemoryPlan::new(pythia_14m(), Head::Classification { labels: 1 }, &work);
         assert_eq!((reward.trained, reward.master), (adapter + 128, 4 * 128));
         assert_eq!(reward.gradients, 4 * adapter + 2 * 128);
     }

@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 mod faults;
 #[path = "cli_rto_llm/files.rs"]
 mod files;
+#[path = "cli_rto_llm/lora.rs"]
+mod lora;
 #[path = "cli_rto_llm/training.rs"]
 mod training;
 

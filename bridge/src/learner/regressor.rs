@@ -45,16 +45,8 @@ impl NeoxRegressor {
         trunk: BTreeMap<String, Tensor>,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
-        let config = config.into();
-        let mut weights = only_trunk(&config, trunk);
-        let device = device(&weights);
-        let dtype = candle_core::DType::F32;
-        weights.insert(
-            VALUE_WEIGHT.into(),
-            Tensor::zeros((1, config.hidden_size()), dtype, &device)?,
-        );
-        weights.insert(VALUE_BIAS.into(), Tensor::zeros(1, dtype, &device)?);
-        Self::headed(config, weights, options)
+        let scorer = NeoxScorer::with_value_head(config, trunk, Params::new)?;
+        Self::try_new(scorer.with_micro_batch(options.micro_batch)?, options)
     }
 
     /// A reward model on the trunk of another network (π_ref); its head is drawn from N(0, 1/(hidden + 1)).
@@ -67,34 +59,7 @@ impl NeoxRegressor {
         seeds: &SeedTree,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
-        let config = config.into();
-        let mut weights = only_trunk(&config, trunk);
-        let (mut rng, std) = (
-            seeds.child(REWARD_WEIGHT).rng(),
-            1.0 / (config.hidden_size() as f64 + 1.0).sqrt(),
-        );
-        let head: Vec<f32> = (0..config.hidden_size())
-            .map(|_| (std * rng.sample::<f64, _>(StandardNormal)) as f32)
-            .collect();
-        let head = Tensor::from_vec(head, (1, config.hidden_size()), &device(&weights))?;
-        weights.insert(REWARD_WEIGHT.into(), head);
-        Self::headed(config, weights, options)
-    }
-
-    fn headed(
-        config: ModelConfig,
-        weights: BTreeMap<String, Tensor>,
-        options: LearnerOptions,
-    ) -> crate::Result<Self> {
-        let dtype = weights.values().next().map(Tensor::dtype);
-        let cast = |(name, t): (String, Tensor)| -> crate::Result<_> {
-            Ok((name, dtype.map_or(Ok(t.clone()), |d| t.to_dtype(d))?))
-        };
-        let weights = weights
-            .into_iter()
-            .map(cast)
-            .collect::<crate::Result<_>>()?;
-        let scorer = NeoxScorer::try_new(config, Params::new(weights)?)?;
+        let scorer = NeoxScorer::with_reward_head(config, trunk, seeds, Params::new)?;
         Self::try_new(scorer.with_micro_batch(options.micro_batch)?, options)
     }
 
@@ -114,14 +79,65 @@ impl NeoxRegressor {
     }
 }
 
-/// Without the heads.
-fn only_trunk(
-    config: &ModelConfig,
+/// How weights become a network's: [`Params::new`] to train them, [`Params::frozen`] to share them.
+type Take = fn(BTreeMap<String, Tensor>) -> crate::Result<Params>;
+
+impl NeoxScorer {
+    /// The trunk of another network with a value head V ≡ 0.
+    ///
+    /// # Errors
+    /// As [`NeoxScorer::try_new`].
+    pub fn with_value_head(
+        config: impl Into<ModelConfig>,
+        trunk: BTreeMap<String, Tensor>,
+        take: Take,
+    ) -> crate::Result<Self> {
+        let config = config.into();
+        let (device, dtype) = (device(&trunk), candle_core::DType::F32);
+        let weight = Tensor::zeros((1, config.hidden_size()), dtype, &device)?;
+        let bias = Tensor::zeros(1, dtype, &device)?;
+        let head = [(VALUE_WEIGHT, weight), (VALUE_BIAS, bias)];
+        headed(config, trunk, head, take)
+    }
+
+    /// The trunk of another network with a reward head drawn from N(0, 1/(hidden + 1)).
+    ///
+    /// # Errors
+    /// As [`NeoxScorer::try_new`].
+    pub fn with_reward_head(
+        config: impl Into<ModelConfig>,
+        trunk: BTreeMap<String, Tensor>,
+        seeds: &SeedTree,
+        take: Take,
+    ) -> crate::Result<Self> {
+        let config = config.into();
+        let hidden = config.hidden_size();
+        let mut rng = seeds.child(REWARD_WEIGHT).rng();
+        let std = 1.0 / (hidden as f64 + 1.0).sqrt();
+        let head: Vec<f32> = (0..hidden)
+            .map(|_| (std * rng.sample::<f64, _>(StandardNormal)) as f32)
+            .collect();
+        let head = Tensor::from_vec(head, (1, hidden), &device(&trunk))?;
+        headed(config, trunk, [(REWARD_WEIGHT, head)], take)
+    }
+}
+
+fn headed<const N: usize>(
+    config: ModelConfig,
     mut weights: BTreeMap<String, Tensor>,
-) -> BTreeMap<String, Tensor> {
+    head: [(&str, Tensor); N],
+    take: Take,
+) -> crate::Result<NeoxScorer> {
     let trunk = config.trunk();
     weights.retain(|name, _| trunk.contains_key(name));
-    weights
+    let dtype = weights
+        .values()
+        .next()
+        .map_or(candle_core::DType::F32, Tensor::dtype);
+    for (name, tensor) in head {
+        weights.insert(name.into(), tensor.to_dtype(dtype)?);
+    }
+    NeoxScorer::try_new(config, take(weights)?)
 }
 
 fn device(weights: &BTreeMap<String, Tensor>) -> Device {

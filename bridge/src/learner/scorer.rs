@@ -155,6 +155,19 @@ impl NeoxScorer {
         Ok(self)
     }
 
+    /// The same network with an adapter of these weights; see [`Model::with_adapter_weights`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_adapter_weights(
+        mut self,
+        config: LoraConfig,
+        weights: &std::collections::BTreeMap<String, Tensor>,
+    ) -> crate::Result<Self> {
+        self.model = self.model.with_adapter_weights(config, weights)?;
+        Ok(self)
+    }
+
     /// The same network with an adapter of PEFT's or [`NeoxScorer::save_adapter`]'s.
     ///
     /// # Errors

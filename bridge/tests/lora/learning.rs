@@ -113,7 +113,7 @@ fn a_policy_with_an_adapter_writes_and_saves_as_its_merged_network() {
     // The engine is made anew after a step.
     assert_ne!(written, at_start);
     let merged = NeoxScorer::try_new(
-        &small_config(true),
+        small_config(true),
         Params::new(policy.scorer().weights().unwrap()).unwrap(),
     )
     .unwrap();

@@ -7,6 +7,7 @@ use rto::token_reward::{AdaptiveKl, KlEstimator};
 use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::data::Rule;
 use rto_bridge::learner::LearnerOptions;
+use rto_bridge::lora::LoraConfig;
 use rto_bridge::optimizer::AdamWConfig;
 use rto_harness::config::{self, Layers};
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,9 @@ pub struct Config {
     pub max_positions: usize,
     pub max_new_tokens: usize,
     pub temperature: f64,
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
+    pub lora_targets: Vec<String>,
     pub demonstrations: usize,
     pub pairs: usize,
     pub reward_scale: f64,
@@ -183,6 +187,7 @@ pub fn resolve(args: &Args) -> Result<Config> {
         model: args.model.as_deref(),
         oracle: args.oracle.as_deref(),
         device: args.device.as_deref(),
+        lora_rank: args.lora,
     })?;
     let mut config: Config = config::resolve(&layers)?;
     config.methods.sort();
@@ -199,6 +204,7 @@ struct Flags<'a> {
     model: Option<&'a str>,
     oracle: Option<&'a str>,
     device: Option<&'a str>,
+    lora_rank: Option<usize>,
 }
 
 /// `key = value` in TOML; a word without quotes is text.
@@ -315,6 +321,18 @@ impl Config {
             eos_token: Some(words.eos),
             pad_token: Some(words.pad),
         })
+    }
+
+    /// The adapters that are trained instead of all weights, if any.
+    pub fn lora(&self, network: &ModelConfig) -> Option<LoraConfig> {
+        if self.lora_rank == 0 {
+            return None;
+        }
+        let mut lora = LoraConfig::every_layer(network, self.lora_rank, self.lora_alpha);
+        if !self.lora_targets.is_empty() {
+            lora.target_modules.clone_from(&self.lora_targets);
+        }
+        Some(lora)
     }
 
     /// How every network is trained.

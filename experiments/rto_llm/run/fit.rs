@@ -70,7 +70,7 @@ impl Run {
             return Ok(());
         }
         let mut stage = Stage::open(self.root(), name)?;
-        let policy = self.policy(start()?)?;
+        let policy = self.policy(self.adapted(start()?, name)?)?;
         let mut learner = match stage.checkpoint() {
             Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
             None => NeoxLearner::try_new(policy, self.options())?,
@@ -123,13 +123,12 @@ impl Run {
         let mut stage = Stage::open(self.root(), name)?;
         let (trunk, options) = (trunk()?, self.options());
         let seeds = self.seeds.child(name);
-        let fresh =
-            NeoxRegressor::reward_model(trunk.config(), trunk.weights()?, &seeds, options.clone())?;
+        let fresh = self
+            .reward_start(&trunk, name)?
+            .with_micro_batch(options.micro_batch)?;
         let mut learner = match stage.checkpoint() {
-            Some(folder) => {
-                NeoxRegressor::load(fresh.into_scorer(), options, &folder.join("policy"))?
-            }
-            None => fresh,
+            Some(folder) => NeoxRegressor::load(fresh, options, &folder.join("policy"))?,
+            None => NeoxRegressor::try_new(fresh, options)?,
         };
         let config = self.config.reward()?;
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
@@ -153,8 +152,10 @@ impl Run {
         let pairs = &self.data.pairs;
         let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
         let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
-        let reference = Memo::new(&self.frozen("sft")?, &episodes)?;
-        let policy = self.policy(self.trained("sft")?)?;
+        let sft = self.frozen("sft")?;
+        let reference = Memo::new(&sft, &episodes)?;
+        let policy = self.policy(self.adapted(self.start(&sft, "dpo")?, "dpo")?)?;
+        drop(sft);
         let mut learner = match stage.checkpoint() {
             Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
             None => NeoxLearner::try_new(policy, self.options())?,

@@ -1,5 +1,6 @@
 //! The paper's experiment: SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and what they are worth.
 
+mod adapters;
 mod cards;
 mod choices;
 mod codec;
@@ -75,6 +76,9 @@ pub struct Args {
     /// Change one setting; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Train low-rank adapters on a frozen base instead of all weights: LoRA of this rank, 16 without one
+    #[arg(long, value_name = "RANK", num_args = 0..=1, default_missing_value = "16")]
+    lora: Option<usize>,
     /// Stages trained at once where they need nothing of one another; no number depends on it. Without it: as many as there
     /// are cores for small networks on a CPU, one after the other otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -135,6 +139,7 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     let device = device(&config.device)?;
     // Bad settings and bad data leave nothing behind.
     let data = Data::new(&config, &seeds)?;
+    adapters::check(&config, &data)?;
     if !config.oracle.is_empty() {
         oracle::check(&config.oracle)?;
     }
@@ -338,8 +343,11 @@ impl Run {
         self.root().join("policies").join(name)
     }
 
-    /// Saves a network as a Hugging Face folder.
+    /// Saves a network as a Hugging Face folder, an adapter merged into its base and beside it.
     fn keep(&self, name: &str, scorer: &NeoxScorer) -> Result<()> {
+        if scorer.model().adapter().is_some() {
+            scorer.save_adapter(&self.adapter(name), self.base_of(name))?;
+        }
         Ok(scorer.save_hugging_face(&self.saved(name), Some(&self.tokenizer))?)
     }
 

@@ -16,6 +16,7 @@ use super::estimate;
 /// Prints settings, memory plan and work.
 pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
     let network = &data.network;
+    let lora = config.lora(network);
     let plan = |head, training| {
         let work = Workload {
             batch: config.micro_batch,
@@ -23,6 +24,7 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
             training,
             moments: config.moments.of(),
             checkpointing: config.checkpoint_activations,
+            lora: lora.as_ref().filter(|_| training),
             ..Workload::default()
         };
         MemoryPlan::new(network, head, &work)
@@ -56,7 +58,13 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
     let critics = u64::from(config.critic == CriticKind::Separate);
     // The largest stage: policy and critic in training; reference, DPO policy, reward model and oracle frozen.
     let oracle = u64::from(data.world.is_none());
-    let peak = (1 + critics) * policy.total() + (3 + oracle) * frozen.total();
+    let mut peak = (1 + critics) * policy.total() + (3 + oracle) * frozen.total();
+    // Policy, critic, reference, DPO policy and reward model are one base with adapters of their own.
+    if lora.is_some() {
+        peak -= (critics + 3) * frozen.weights;
+    }
+    // Text is written from weights in another layout, an adapter merged into them.
+    peak += frozen.weights;
     say!(
         reporter,
         "# at most about {} MB at once",

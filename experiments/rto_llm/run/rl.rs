@@ -78,13 +78,14 @@ impl Models {
 
 impl Run {
     fn models(&self) -> Result<Models> {
-        let reward = self.frozen("reward")?;
+        let sft = Arc::new(self.frozen("sft")?);
+        let reward = self.on_base(&sft, "reward")?;
         let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
         let scores = SentenceReward::new(&reward).rewards(few)?.row_sums();
         let mean = scores.iter().sum::<f64>() / few.len() as f64;
         Ok(Models {
-            sft: Arc::new(self.frozen("sft")?),
-            dpo: self.frozen("dpo")?,
+            dpo: self.on_base(&sft, "dpo")?,
+            sft,
             reward,
             reward_mean: mean,
         })
@@ -98,7 +99,7 @@ impl Run {
         }
         let mut stage = Stage::open(self.root(), name)?;
         let (models, config) = (self.models()?, self.config.ppo(method)?);
-        let mut learner = self.rl_learner(&models, stage.checkpoint())?;
+        let mut learner = self.rl_learner(&models, name, stage.checkpoint())?;
         let mut critic = match self.config.critic {
             CriticKind::Separate => Some(self.critic(&models, stage.checkpoint())?),
             CriticKind::Shared => None,
@@ -164,16 +165,17 @@ impl Run {
         stage.finish()
     }
 
-    fn rl_learner(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxLearner> {
-        let mut weights = models.sft.weights()?;
-        if self.config.critic == CriticKind::Shared {
-            add_value_head(
-                &mut weights,
-                models.sft.config().hidden_size(),
-                &self.device,
-            )?;
-        }
-        let mut scorer = NeoxScorer::try_new(models.sft.config(), Params::new(weights)?)?;
+    fn rl_learner(
+        &self,
+        models: &Models,
+        method: &str,
+        checkpoint: Option<&Path>,
+    ) -> Result<NeoxLearner> {
+        let mut scorer = match self.config.critic {
+            CriticKind::Separate => self.start(&models.sft, method)?,
+            CriticKind::Shared => self.with_value_head(&models.sft, method)?,
+        };
+        scorer = self.adapted(scorer, method)?;
         if self.config.kl_estimator == Estimator::Exact {
             scorer = scorer.with_reference(models.sft.clone());
         }
@@ -185,14 +187,24 @@ impl Run {
     }
 
     fn critic(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxRegressor> {
-        let (shape, options) = (models.reward.config(), self.options());
-        let fresh = NeoxRegressor::critic(shape, models.reward.weights()?, options.clone())?;
+        let options = self.options();
+        let fresh = self
+            .critic_start(&models.reward)?
+            .with_micro_batch(options.micro_batch)?;
         Ok(match checkpoint {
-            Some(folder) => {
-                NeoxRegressor::load(fresh.into_scorer(), options, &folder.join("critic"))?
-            }
-            None => fresh,
+            Some(folder) => NeoxRegressor::load(fresh, options, &folder.join("critic"))?,
+            None => NeoxRegressor::try_new(fresh, options)?,
         })
+    }
+
+    /// π with a value head on its trunk.
+    fn with_value_head(&self, sft: &NeoxScorer, method: &str) -> Result<NeoxScorer> {
+        let (mut weights, take): (_, fn(_) -> _) = match self.lora(method) {
+            Some(_) => (sft.model().params().tensors(), Params::frozen),
+            None => (sft.weights()?, Params::new),
+        };
+        add_value_head(&mut weights, sft.config().hidden_size(), &self.device)?;
+        Ok(NeoxScorer::try_new(sft.config(), take(weights)?)?)
     }
 }
 

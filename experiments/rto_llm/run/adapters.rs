@@ -1,0 +1,130 @@
+//! With low-rank adapters one copy of a base serves the policy in training, π_ref, π_dpo, the reward model and the critic.
+//!
+//! SFT adapts the model that was named; what it gives, merged, is the base of everything after it. Each stage leaves its adapter in
+//! `adapters/STAGE`, as PEFT reads it, beside the merged network in `policies/STAGE`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+use rto_bridge::config::Head;
+use rto_bridge::learner::NeoxScorer;
+use rto_bridge::lora::LoraConfig;
+use rto_bridge::params::Params;
+
+use super::Run;
+use super::config::Config;
+use super::data::Data;
+
+/// Refuses adapters that do not fit the network, before anything is written.
+pub fn check(config: &Config, data: &Data) -> Result<()> {
+    if let Some(lora) = config.lora(&data.network) {
+        let shapes = data.network.tensors(Head::CausalLm);
+        lora.shapes(&shapes)
+            .context("lora_rank, lora_alpha, lora_targets")?;
+    }
+    Ok(())
+}
+
+/// The stages whose networks are full, whatever is asked: from scratch there is no base worth keeping.
+const FROM_SCRATCH: [&str; 4] = ["pretrain", "sft", "oracle_pretrain", "oracle"];
+
+impl Run {
+    /// The adapter of a stage, unless it trains every weight.
+    pub fn lora(&self, stage: &str) -> Option<LoraConfig> {
+        if self.data.base.is_none() && FROM_SCRATCH.contains(&stage) {
+            return None;
+        }
+        self.config.lora(&self.data.network)
+    }
+
+    /// Where a stage's adapter is.
+    pub fn adapter(&self, name: &str) -> PathBuf {
+        self.root().join("adapters").join(name)
+    }
+
+    /// What a stage's adapter is an adapter of: the model by the name it was given, or a folder of the run, so that the file is
+    /// the same wherever the run is.
+    pub fn base_of(&self, stage: &str) -> &str {
+        match stage {
+            "sft" | "oracle" => &self.config.model,
+            _ => "policies/sft",
+        }
+    }
+
+    /// The network of a stage before its first step: as it is, or frozen with a fresh adapter.
+    pub fn adapted(&self, scorer: NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+        let seeds = self.seeds.child(stage).child("adapter");
+        Ok(match self.lora(stage) {
+            Some(lora) => scorer.with_adapter(lora, &seeds)?,
+            None => scorer,
+        })
+    }
+
+    /// A network to train on from: its own copy of the weights, or the same memory where an adapter is trained.
+    pub fn start(&self, from: &NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+        let params = self.take(from, stage)?;
+        Ok(NeoxScorer::try_new(from.config(), params)?)
+    }
+
+    /// The weights of a frozen network for a stage.
+    fn take(&self, from: &NeoxScorer, stage: &str) -> Result<Params> {
+        Ok(match self.lora(stage) {
+            Some(_) => Params::frozen(from.model().params().tensors())?,
+            None => Params::new(from.weights()?)?,
+        })
+    }
+
+    /// A reward model before its first step.
+    pub fn reward_start(&self, trunk: &NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+        let seeds = self.seeds.child(stage);
+        let (weights, take): (_, fn(BTreeMap<String, Tensor>) -> _) = match self.lora(stage) {
+            Some(_) => (trunk.model().params().tensors(), Params::frozen),
+            None => (trunk.weights()?, Params::new),
+        };
+        let scorer = NeoxScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
+        self.adapted(scorer, stage)
+    }
+
+    /// A critic before its first step: on the reward model, with its adapter where it has one.
+    pub fn critic_start(&self, reward: &NeoxScorer) -> Result<NeoxScorer> {
+        let Some(adapter) = reward.model().adapter() else {
+            let weights = reward.weights()?;
+            return Ok(NeoxScorer::with_value_head(
+                reward.config(),
+                weights,
+                Params::new,
+            )?);
+        };
+        let (factors, base): (BTreeMap<_, _>, BTreeMap<_, _>) = reward
+            .model()
+            .params()
+            .tensors()
+            .into_iter()
+            .partition(|(name, _)| name.contains(".lora_"));
+        let critic = NeoxScorer::with_value_head(reward.config(), base, Params::frozen)?;
+        let copy = |(name, t): (String, Tensor)| Ok((name, t.copy()?));
+        let factors = factors.into_iter().map(copy).collect::<Result<_>>()?;
+        Ok(critic.with_adapter_weights(adapter.clone(), &factors)?)
+    }
+
+    /// π_dpo and the reward model, frozen, on the weights of π_ref where they are adapters of it.
+    pub fn on_base(&self, sft: &NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+        if self.lora(stage).is_none() {
+            return self.frozen(stage);
+        }
+        let weights = sft.model().params().tensors();
+        let scorer = match stage {
+            "reward" => {
+                let seeds = self.seeds.child(stage);
+                NeoxScorer::with_reward_head(sft.config(), weights, &seeds, Params::frozen)?
+            }
+            _ => NeoxScorer::try_new(sft.config(), Params::frozen(weights)?)?,
+        };
+        let scorer = scorer.load_adapter(&self.adapter(stage))?.snapshot()?;
+        Ok(scorer
+            .with_micro_batch(self.config.micro_batch)?
+            .with_temperature(self.config.temperature)?)
+    }
+}
