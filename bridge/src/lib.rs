@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`device`], [`error`] | a device by name; errors that name file, tensor or request |
 //! | [`config`], [`checkpoint`], [`tokenizer`], [`memory_plan`] | Hugging Face folders, and what a model will need |
+//! | [`gguf`] | weights and tokenizers of GGUF files |
 //! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX and the Llama family with a backward pass of their own, on packed rows |
 //! | [`lora`] | low-rank adapters: training with one copy of the base, PEFT's files |
 //! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
@@ -26,6 +27,7 @@ pub mod embedding_policy;
 pub mod error;
 pub mod evaluator;
 pub mod generate;
+pub mod gguf;
 #[cfg(feature = "judge")]
 pub mod judge;
 pub mod learner;

@@ -2,11 +2,11 @@
 
 use crate::config::ModelConfig;
 use crate::tokenizer_training::TrainedTokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, gguf};
 use rto::Token;
 use std::path::{Path, PathBuf};
 
-/// A folder's `tokenizer.json`.
+/// The tokenizer of a folder or GGUF file.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -23,16 +23,28 @@ impl From<TrainedTokenizer> for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder and checks that every id has a row in the network's embedding.
+    /// Reads `tokenizer.json` of a folder, or the metadata of a GGUF file, and checks that every id has a row in the network's embedding.
     ///
     /// # Errors
     /// [`Error::File`]: no such file, a damaged one, or ids outside the network's vocabulary.
     pub fn load(folder: &Path, config: &ModelConfig) -> Result<Self> {
-        let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(Error::file(path, "no such file"));
-        }
-        let inner = tokenizers::Tokenizer::from_file(&path)
+        let (path, text) = match gguf::is_gguf(folder) {
+            true => {
+                let [(_, text), ..] = gguf::tokenizer_files(folder)?;
+                (folder.to_path_buf(), text)
+            }
+            false => {
+                let path = folder.join("tokenizer.json");
+                if !path.is_file() {
+                    return Err(Error::file(path, "no such file"));
+                }
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
+                (path, text)
+            }
+        };
+        let inner: tokenizers::Tokenizer = text
+            .parse()
             .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
         let highest = inner.get_vocab(true).into_values().max();
         if let Some(id) = highest
@@ -51,7 +63,7 @@ impl Tokenizer {
 
     /// Whether a folder has one.
     pub fn is_in(folder: &Path) -> bool {
-        folder.join("tokenizer.json").is_file()
+        gguf::is_gguf(folder) || folder.join("tokenizer.json").is_file()
     }
 
     /// Token ids of a text. The text of a special token becomes that token; none is put in front or after.

@@ -271,7 +271,7 @@ fn damaged_folders_are_refused_by_name() {
         fs::write(&weights, bytes).unwrap();
         load(&folder).unwrap_err()
     };
-    assert!(say(b"").ends_with("model.safetensors: is empty, expected a safetensors file"));
+    assert!(say(b"").ends_with("model.safetensors: is empty, expected a file of weights"));
     for cut in [4, 100, good.len() / 2, good.len() - 1] {
         assert!(
             say(&good[..cut]).contains("model.safetensors: not a complete safetensors file"),

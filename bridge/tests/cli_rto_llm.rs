@@ -568,7 +568,7 @@ fn damaged_models_end_in_one_line() {
     fs::write(&weights, nan).unwrap();
     assert!(info().ends_with("is NaN or infinite"));
     fs::write(&weights, "").unwrap();
-    assert!(info().ends_with("model.safetensors: is empty, expected a safetensors file"));
+    assert!(info().ends_with("model.safetensors: is empty, expected a file of weights"));
     fs::write(&weights, whole).unwrap();
     let config = dir.path().join("config.json");
     let text = fs::read_to_string(&config).unwrap();

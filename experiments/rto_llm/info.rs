@@ -3,7 +3,7 @@
 use crate::model::{Common, resolve};
 use anyhow::Result;
 use candle_core::Device;
-use rto_bridge::checkpoint::{self, CONFIG};
+use rto_bridge::checkpoint;
 use rto_bridge::config::{Activation, Head, ModelConfig, RopeScaling};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         quiet: false,
     };
     let folder = resolve(&args.model, &common)?;
-    let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;
+    let (config, head) = checkpoint::read_config(&folder)?;
     let dtype = common.dtype();
     let sequence = args.sequence.unwrap_or(512).min(config.max_positions());
     let work = |training: bool| Workload {

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use rto::seq::StreamKey;
-use rto_bridge::checkpoint::{self, CONFIG, Checkpoint, hub};
+use rto_bridge::checkpoint::{self, Checkpoint, hub};
 use rto_bridge::config::{Head, ModelConfig};
 use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
@@ -123,13 +123,7 @@ impl Model {
     ) -> Result<Self> {
         let device = rto_bridge::device::device(&common.device)?;
         let folder = resolve(name, common)?;
-        let (config, head) = match folder.is_dir() {
-            true => ModelConfig::read(&folder.join(CONFIG))?,
-            false => {
-                let loaded = checkpoint::load(&folder, Some(DType::F32), &Device::Cpu)?;
-                (loaded.config, loaded.head)
-            }
-        };
+        let (config, head) = checkpoint::read_config(&folder)?;
         if head != Head::CausalLm {
             bail!(
                 "{name}: is a classification model, expected one that writes text (GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM)"

@@ -1,5 +1,7 @@
 //! Hugging Face folders: `config.json`, `model.safetensors` (whole or sharded), tokenizer, generation settings.
 //!
+//! A GGUF file of the Llama family is read where a folder is ([`crate::gguf`]).
+//!
 //! Weights travel as a map from their Hugging Face names to tensors. [`load`] reads through a memory map and names
 //! every tensor that is missing, left over, misshapen or not finite; [`save`] replaces a whole folder in one step, so
 //! that a process killed in the middle leaves the previous checkpoint as it was.
@@ -12,8 +14,9 @@ mod read;
 mod safetensors_file;
 mod write;
 
+pub(crate) use mmap::map;
 pub use names::is_published_buffer;
-pub use read::{Checkpoint, load, load_tensors};
+pub use read::{Checkpoint, load, load_tensors, read_config};
 pub use safetensors_file::{check_finite, write_tensors};
 pub use write::{Contents, dtype_name, save, save_with};
 

@@ -3,7 +3,7 @@
 use super::safetensors_file::{tensor, with_file};
 use super::{CONFIG, INDEX, WEIGHTS, atomic, is_published_buffer};
 use crate::config::{Head, ModelConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, gguf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// A loaded folder.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Where it was read.
+    /// The folder, or GGUF file, it was read from.
     pub folder: PathBuf,
     /// Shape of the network.
     pub config: ModelConfig,
@@ -27,12 +27,36 @@ pub struct Checkpoint {
     pub notes: Vec<String>,
 }
 
-/// Reads a Hugging Face folder onto a device, as `dtype` or as stored.
+/// The shape of the network in a folder or GGUF file, without its weights.
+///
+/// # Errors
+/// As [`load`], where they concern the shape.
+pub fn read_config(path: &Path) -> Result<(ModelConfig, Head)> {
+    if gguf::is_gguf(path) {
+        return Ok((gguf::config(path)?.into(), Head::CausalLm));
+    }
+    let folder = present(path, &mut Vec::new())?;
+    ModelConfig::read(&folder.join(CONFIG))
+}
+
+/// Reads a Hugging Face folder, or a GGUF file, onto a device, as `dtype` or as stored (`f32` from a GGUF file).
 ///
 /// # Errors
 /// [`Error::File`] naming the file and the key or tensor: something missing, left over, of another shape or type, not
 /// finite, or a damaged file.
 pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Checkpoint> {
+    if gguf::is_gguf(folder) {
+        let dtype = dtype.unwrap_or(DType::F32);
+        let (config, weights) = gguf::load(folder, dtype, device)?;
+        return Ok(Checkpoint {
+            folder: folder.into(),
+            config: config.into(),
+            head: Head::CausalLm,
+            stored_dtype: dtype,
+            weights,
+            notes: Vec::new(),
+        });
+    }
     let mut notes = Vec::new();
     let folder = present(folder, &mut notes)?;
     let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;

@@ -7,7 +7,7 @@ use minijinja::{Environment, ErrorKind, context};
 use serde_json::{Value, json};
 
 use super::{ASSISTANT, HUMAN, Place, at, in_file};
-use crate::Result;
+use crate::{Result, gguf};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +39,20 @@ pub struct Jinja {
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
-    /// The template of a tokenizer's folder or of its `tokenizer_config.json`; a `chat_template.jinja` beside it goes first.
+    /// The template of a tokenizer's folder, of its `tokenizer_config.json` or of a GGUF file; a `chat_template.jinja` beside it goes first.
     ///
     /// # Errors
     /// [`crate::Error::Data`] naming the file: unreadable, malformed, without a template, a template that does not compile.
     pub fn from_tokenizer(path: &Path) -> Result<Self> {
+        if gguf::is_gguf(path) {
+            let [_, (_, text), _] =
+                gguf::tokenizer_files(path).map_err(|e| in_file(path, e.to_string()))?;
+            let value: Value = serde_json::from_str(&text)
+                .map_err(|e| in_file(path, format!("malformed JSON: {e}")))?;
+            let source = template_in(&value["chat_template"])
+                .ok_or_else(|| in_file(path, "holds no chat_template"))?;
+            return Self::compiled(source.into(), &value, path);
+        }
         let config = match path.is_dir() {
             true => path.join("tokenizer_config.json"),
             false => path.into(),
@@ -60,9 +69,14 @@ impl ChatTemplate {
                 None => return Err(in_file(&config, "holds no chat_template")),
             },
         };
-        let [bos, eos] = ["bos_token", "eos_token"].map(|key| special(&value[key]));
+        Self::compiled(source, &value, &file)
+    }
+
+    /// A template and the special tokens that a `tokenizer_config.json` names.
+    fn compiled(source: String, config: &Value, file: &Path) -> Result<Self> {
+        let [bos, eos] = ["bos_token", "eos_token"].map(|key| special(&config[key]));
         Self::jinja(source, bos, eos)
-            .map_err(|e| in_file(&file, format!("chat_template: {}", brief(&e))))
+            .map_err(|e| in_file(file, format!("chat_template: {}", brief(&e))))
     }
 
     /// A template from its source.

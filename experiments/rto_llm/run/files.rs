@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,11 +11,12 @@ use rto::Token;
 use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
-use rto_bridge::checkpoint::hub;
+use rto_bridge::checkpoint::{self, hub};
 use rto_bridge::config::{Head, ModelConfig};
 use rto_bridge::data::{
     self, ChatTemplate, CleanOptions, Lengths, ReadOptions, Roles, Rule, Split, SplitKey,
 };
+use rto_bridge::gguf;
 use rto_bridge::tokenizer::Tokenizer;
 use rto_bridge::tokenizer_training::{self, TrainingOptions};
 use serde_json::json;
@@ -27,11 +29,11 @@ use super::data::{Data, Prompt, distinct, spread};
 const EOS: Token = 0;
 const PAD: Token = 1;
 
-/// Folder and shape of a model on disk (or on the hub, with that feature).
+/// Folder (or GGUF file) and shape of a model on disk (or on the hub, with that feature).
 pub fn base(name: &str) -> Result<(PathBuf, ModelConfig)> {
     let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
         .with_context(|| format!("--model {name}"))?;
-    let (config, head) = ModelConfig::read(&folder.join("config.json"))?;
+    let (config, head) = checkpoint::read_config(&folder)?;
     if head != Head::CausalLm {
         bail!("--model {name}: is a classification model, expected one that writes text");
     }
@@ -56,7 +58,10 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         None => fresh(config, &roles.train)?,
         Some((folder, network)) => {
             let tokenizer = Tokenizer::load(folder, network)?;
-            let files = TokenizerFiles::Of(folder.clone());
+            let files = match gguf::is_gguf(folder) {
+                true => TokenizerFiles::Own(gguf::tokenizer_files(folder)?.into()),
+                false => TokenizerFiles::Of(folder.clone()),
+            };
             (tokenizer, files, network.clone())
         }
     };
@@ -274,6 +279,16 @@ pub fn fingerprint(folder: Option<&Path>) -> Result<Option<String>> {
     let Some(folder) = folder else {
         return Ok(None);
     };
+    if gguf::is_gguf(folder) {
+        // Its metadata and size; the weights are long.
+        let mut start = Vec::new();
+        let file = std::fs::File::open(folder).with_context(|| folder.display().to_string())?;
+        let size = file.metadata()?.len();
+        file.take(1 << 16).read_to_end(&mut start)?;
+        let text = format!("{size} {}", String::from_utf8_lossy(&start));
+        let key = SeedTree::new(0).child(&text).key64();
+        return Ok(Some(format!("{key:016x}")));
+    }
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut files: Vec<String> = Vec::new();
     for entry in entries.flatten() {
