@@ -1,5 +1,6 @@
 //! Language models: scoring with token rewards (4.5), generation, and what a folder holds.
 
+mod convert;
 mod generate;
 mod html;
 mod info;
@@ -39,6 +40,8 @@ enum Command {
     Generate(generate::Args),
     /// Architecture, parameter count and memory plan of a folder
     Info(info::Args),
+    /// Write a model as a Hugging Face folder: from a GGUF file, an adapter merged, in another float type
+    Convert(convert::Args),
     /// One page that shows a run: tables, curves, samples, token credit
     Report(report::Args),
     /// Let a language model compare the responses of a run
@@ -53,8 +56,10 @@ Examples:
                                                       human preferences, everything learned from your files
   rto_llm --preset pythia-160m --model ./pythia-160m --data helpful-base/train.jsonl.gz --dry-run
   rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
+  rto_llm --preset smollm2-135m-hh --model SmolLM2-135M-Instruct.Q4_1.gguf --data helpful-base/train.jsonl.gz --lora
   rto_llm judge --run runs/mine --endpoint http://localhost:8000/v1 --judge-model NAME --key-env none
   rto_llm info --model pythia-14m
+  rto_llm convert --model SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   rto_llm generate --model pythia-14m --prompt 'Once upon a time' --max-new-tokens 40
   rto_llm score --model dpo --reference sft --input pairs.jsonl --json > rewards.jsonl
   rto_llm score --model dpo --reference sft --input pairs.jsonl --html rewards.html
@@ -76,6 +81,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Score(args) => score::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Info(args) => info::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Report(args) => report::run(args),
         Command::Judge(args) => judge::run(args),
     }

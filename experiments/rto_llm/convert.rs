@@ -1,0 +1,116 @@
+//! A model in another form: GGUF to a Hugging Face folder, an adapter into its base, another float type.
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+use rto_bridge::checkpoint::{self, Contents, hub};
+use rto_bridge::gguf;
+use rto_bridge::model::Model;
+use rto_bridge::params::Params;
+use std::path::PathBuf;
+
+/// Writes a model as a Hugging Face folder: from a GGUF file, with an adapter merged into it, or in another float type.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The model: a Hugging Face folder or a GGUF file of the Llama family
+    #[arg(long, value_name = "FOLDER or FILE")]
+    model: String,
+    /// An adapter of PEFT or of a run with --lora, to be merged
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    /// Float type of the weights that are written; as stored without it
+    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16", "bf16"])]
+    dtype: Option<String>,
+    /// The folder to write; an earlier model there is replaced in one step
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rto_llm convert --model SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
+  rto_llm convert --model runs/mine/policies/sft --adapter runs/mine/adapters/rto --out merged
+  rto_llm convert --model pythia-160m --dtype bf16 --out pythia-160m-bf16";
+
+pub fn run(args: &Args) -> Result<()> {
+    let path = hub::resolve(&args.model, &mut |text| eprintln!("{text}"))?;
+    // Sums of an adapter are made in f32, whatever is written.
+    let read = args.adapter.as_ref().map(|_| DType::F32);
+    let loaded = checkpoint::load(&path, read, &Device::Cpu)?;
+    for note in &loaded.notes {
+        eprintln!("{}: {note}", args.model);
+    }
+    let dtype = match &args.dtype {
+        Some(name) => crate::model::dtype(name),
+        None => loaded.stored_dtype,
+    };
+    let weights = match &args.adapter {
+        None => loaded.weights,
+        Some(adapter) => {
+            let base = Model::try_new(&loaded.config, Params::frozen(loaded.weights)?)?;
+            base.load_adapter(adapter)?.merged_weights()?
+        }
+    };
+    let carried = tokenizer_of(&path)?;
+    if args.out == path {
+        bail!(
+            "--out {}: is the model itself, expected another folder",
+            args.out.display()
+        );
+    }
+    let contents = Contents {
+        config: &loaded.config,
+        head: loaded.head,
+        weights: &weights,
+        dtype,
+        shard_bytes: 5_000_000_000,
+        carry: Some(carried.path()),
+    };
+    checkpoint::save(&args.out, &contents)?;
+    println!(
+        "{}: {} tensors as {}",
+        args.out.display(),
+        weights.len(),
+        checkpoint::dtype_name(dtype)
+    );
+    Ok(())
+}
+
+/// Where the tokenizer's files are: the model's own folder, or one that is filled from a GGUF file and removed afterwards.
+enum Carried {
+    Own(PathBuf),
+    Filled(PathBuf),
+}
+
+impl Carried {
+    fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Own(path) | Self::Filled(path) => path,
+        }
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if let Self::Filled(path) = self {
+            // Left behind, it is a small folder among the system's temporary files.
+            std::fs::remove_dir_all(path).ok();
+        }
+    }
+}
+
+fn tokenizer_of(path: &std::path::Path) -> Result<Carried> {
+    if !gguf::is_gguf(path) {
+        return Ok(Carried::Own(path.into()));
+    }
+    let folder = std::env::temp_dir().join(format!("rto_llm-tokenizer-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("{}: cannot make", folder.display()))?;
+    let carried = Carried::Filled(folder);
+    for (name, text) in gguf::tokenizer_files(path)? {
+        let file = carried.path().join(name);
+        std::fs::write(&file, text)
+            .with_context(|| format!("{}: cannot write", file.display()))?;
+    }
+    Ok(carried)
+}
