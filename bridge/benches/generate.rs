@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, StreamKey};
-use rto_bridge::config::{Activation, GptNeoXConfig, Head, ModelConfig};
+use rto_bridge::config::{Activation, GptNeoXConfig, Head, LlamaConfig, LlamaFamily, ModelConfig};
 use rto_bridge::generate::{Engine, Sampling};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ struct Shape {
     new: usize,
 }
 
-const SHAPES: [Shape; 2] = [
+const SHAPES: [Shape; 3] = [
     Shape {
         name: "tiny",
         sizes: [64, 64, 2, 4, 256, 64],
@@ -37,9 +37,52 @@ const SHAPES: [Shape; 2] = [
         prompt: 32,
         new: 64,
     },
+    Shape {
+        name: "smollm2",
+        sizes: [49152, 576, 30, 9, 1536, 2048],
+        prompt: 32,
+        new: 64,
+    },
 ];
 
-fn config(sizes: [usize; 6]) -> GptNeoXConfig {
+/// SmolLM2-135M.
+fn smollm2(
+    [
+        vocab_size,
+        hidden_size,
+        n_layers,
+        n_heads,
+        intermediate_size,
+        max_positions,
+    ]: [usize; 6],
+) -> LlamaConfig {
+    LlamaConfig {
+        family: LlamaFamily::Llama,
+        vocab_size,
+        hidden_size,
+        n_layers,
+        n_heads,
+        n_kv_heads: 3,
+        head_dim: 64,
+        intermediate_size,
+        rope_base: 1e5,
+        rope_scaling: None,
+        max_positions,
+        rms_norm_eps: 1e-5,
+        window: None,
+        attention_bias: false,
+        mlp_bias: false,
+        tied_embeddings: true,
+        bos_token: None,
+        eos_token: Some(0),
+        pad_token: None,
+    }
+}
+
+fn config(sizes: [usize; 6]) -> ModelConfig {
+    if sizes[3] == 9 {
+        return smollm2(sizes).into();
+    }
     let [
         vocab_size,
         hidden_size,
@@ -48,7 +91,7 @@ fn config(sizes: [usize; 6]) -> GptNeoXConfig {
         intermediate_size,
         max_positions,
     ] = sizes;
-    GptNeoXConfig {
+    ModelConfig::GptNeoX(GptNeoXConfig {
         vocab_size,
         hidden_size,
         n_layers,
@@ -65,11 +108,11 @@ fn config(sizes: [usize; 6]) -> GptNeoXConfig {
         bos_token: Some(0),
         eos_token: Some(0),
         pad_token: None,
-    }
+    })
 }
 
 /// Weights of the spread a fresh model has (0.02), norms at one.
-fn weights(config: &GptNeoXConfig) -> BTreeMap<String, Tensor> {
+fn weights(config: &ModelConfig) -> BTreeMap<String, Tensor> {
     let seeds = SeedTree::new(0).child("weights");
     let one = |(name, shape): (String, Vec<usize>)| {
         let mut rng = seeds.child(&name).rng();
@@ -86,7 +129,7 @@ fn weights(config: &GptNeoXConfig) -> BTreeMap<String, Tensor> {
             .expect("as many values as the shape says");
         (name, tensor)
     };
-    ModelConfig::from(config)
+    config
         .tensors(Head::CausalLm)
         .into_iter()
         .map(one)
@@ -114,7 +157,7 @@ fn main() {
         let prompts: Vec<Arc<[u32]>> = (0..BATCH)
             .map(|_| {
                 (0..shape.prompt)
-                    .map(|_| rng.random_range(1..config.vocab_size as u32))
+                    .map(|_| rng.random_range(1..config.vocab_size() as u32))
                     .collect()
             })
             .collect();

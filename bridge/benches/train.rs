@@ -1,7 +1,8 @@
 //! Tokens (or preference pairs) per CPU second of a training step, and its peak memory, on random weights.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p rto-bridge --bench train -- MODEL TASK [--checkpointing] [--repetitions N]`, where MODEL is
-//! `tiny` (2 layers of 64), `14m` (Pythia-14m) or `wide` (12 layers of 768, small vocabulary, 4 texts of 512), TASK is `sft`, `dpo` or
+//! `tiny` (2 layers of 64), `14m` (Pythia-14m), `wide` (12 layers of 768, small vocabulary, 4 texts of 512) or `smollm2`
+//! (SmolLM2-135M, 4 texts of 128), TASK is `sft`, `dpo` or
 //! `ppo`: samples of RTO iterations of 16 prompts, written, scored and learned from.
 //! A line of JSON: medians over the repetitions after one warm-up step; `activations_mb` is the peak without the program itself and
 //! without weights, gradients and moments (16 bytes a weight, 4 for a weight of the reference).
@@ -10,7 +11,7 @@ use candle_core::Device;
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::config::{Activation, GptNeoXConfig, LlamaConfig, LlamaFamily, ModelConfig};
 use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
 use rto_bridge::optimizer::{AdamW, AdamWConfig};
 use rto_bridge::params::{Gradients, Init};
@@ -33,6 +34,7 @@ fn shape(name: &str) -> Option<Shape> {
         "tiny" => (64, 64, 2, 4, 64, 8, 64),
         "14m" => (50304, 128, 6, 4, 2048, 8, 128),
         "wide" => (512, 768, 12, 12, 2048, 4, 512),
+        "smollm2" => (49152, 576, 30, 9, 2048, 4, 128),
         _ => return None,
     };
     Some(Shape {
@@ -46,8 +48,11 @@ fn shape(name: &str) -> Option<Shape> {
     })
 }
 
-fn config(s: &Shape) -> GptNeoXConfig {
-    GptNeoXConfig {
+fn config(s: &Shape) -> ModelConfig {
+    if s.n_heads == 9 {
+        return ModelConfig::Llama(smollm2(s));
+    }
+    ModelConfig::GptNeoX(GptNeoXConfig {
         vocab_size: s.vocab_size,
         hidden_size: s.hidden_size,
         n_layers: s.n_layers,
@@ -61,6 +66,31 @@ fn config(s: &Shape) -> GptNeoXConfig {
         activation: Activation::Gelu,
         attention_bias: true,
         tied_embeddings: false,
+        bos_token: None,
+        eos_token: Some(0),
+        pad_token: None,
+    })
+}
+
+/// SmolLM2-135M.
+fn smollm2(s: &Shape) -> LlamaConfig {
+    LlamaConfig {
+        family: LlamaFamily::Llama,
+        vocab_size: s.vocab_size,
+        hidden_size: s.hidden_size,
+        n_layers: s.n_layers,
+        n_heads: s.n_heads,
+        n_kv_heads: 3,
+        head_dim: 64,
+        intermediate_size: 1536,
+        rope_base: 1e5,
+        rope_scaling: None,
+        max_positions: s.max_positions,
+        rms_norm_eps: 1e-5,
+        window: None,
+        attention_bias: false,
+        mlp_bias: false,
+        tied_embeddings: true,
         bos_token: None,
         eos_token: Some(0),
         pad_token: None,
@@ -212,10 +242,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter(|a| a != "--bench")
         .collect();
     let [name, task, options @ ..] = arguments.as_slice() else {
-        println!("name a model (tiny, 14m, wide) and a task (sft, dpo, ppo)");
+        println!("name a model (tiny, 14m, wide, smollm2) and a task (sft, dpo, ppo)");
         return Ok(());
     };
-    let shape = shape(name).ok_or("expected tiny, 14m or wide")?;
+    let shape = shape(name).ok_or("expected tiny, 14m, wide or smollm2")?;
     let after = |flag: &str| {
         options
             .iter()

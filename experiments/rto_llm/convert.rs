@@ -109,8 +109,7 @@ fn tokenizer_of(path: &std::path::Path) -> Result<Carried> {
     let carried = Carried::Filled(folder);
     for (name, text) in gguf::tokenizer_files(path)? {
         let file = carried.path().join(name);
-        std::fs::write(&file, text)
-            .with_context(|| format!("{}: cannot write", file.display()))?;
+        std::fs::write(&file, text).with_context(|| format!("{}: cannot write", file.display()))?;
     }
     Ok(carried)
 }

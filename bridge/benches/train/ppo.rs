@@ -8,7 +8,7 @@ use rto::algorithm2::{CriticSlot, PpoConfig, PpoRun, PpoState};
 use rto::seed::SeedTree;
 use rto::seq::PolicyLearner;
 use rto::token_reward::DpoReward;
-use rto_bridge::config::GptNeoXConfig;
+use rto_bridge::config::ModelConfig;
 use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
 use rto_bridge::model::{Model, VALUE_BIAS, VALUE_WEIGHT};
 use rto_bridge::optimizer::AdamWConfig;
@@ -35,16 +35,17 @@ impl Work {
     /// The same for `llm_torch.py --task ppo`: a value head on the policy's trunk, 2 epochs of minibatches of 8.
     pub fn new(
         models: [Model; 3],
-        config: &GptNeoXConfig,
+        config: &ModelConfig,
         prompt: usize,
         new: usize,
     ) -> Result<Self, Failure> {
         let [policy, reference, dpo] = models;
         // Responses never end by themselves, so that both sides write the same number of tokens.
-        let config_of = GptNeoXConfig {
-            eos_token: None,
-            ..config.clone()
-        };
+        let mut config_of = config.clone();
+        match &mut config_of {
+            ModelConfig::GptNeoX(c) => c.eos_token = None,
+            ModelConfig::Llama(c) => c.eos_token = None,
+        }
         let frozen = |model: Model| -> Result<NeoxScorer, Failure> {
             Ok(NeoxScorer::try_new(
                 &config_of,
@@ -53,7 +54,7 @@ impl Work {
         };
         let mut weights = policy.params().tensors();
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
-        weights.insert(VALUE_WEIGHT.into(), zeros(&[1, config.hidden_size])?);
+        weights.insert(VALUE_WEIGHT.into(), zeros(&[1, config.hidden_size()])?);
         weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
         let scorer = NeoxScorer::try_new(&config_of, Params::new(weights)?)?;
         drop(policy);
@@ -69,7 +70,7 @@ impl Work {
         let mut rng = SeedTree::new(0).child("prompts").rng();
         let mut draw = |_| {
             (0..prompt)
-                .map(|_| rng.random_range(1..config.vocab_size as u32))
+                .map(|_| rng.random_range(1..config.vocab_size() as u32))
                 .collect()
         };
         let config = PpoConfig {
