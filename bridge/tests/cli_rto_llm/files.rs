@@ -285,31 +285,50 @@ fn every_preset_resolves() {
         "pythia-1b",
         "pythia-1.4b",
         "pythia-2.8b-hh",
+        "smollm2-135m-hh",
     ];
+    let resolve = |name: &str, more: &[&str]| {
+        let sets = [
+            "eval_prompts=1",
+            "cut_prompts=true",
+            "cut_replies=true",
+            "max_prompt_tokens=24",
+            "max_new_tokens=24",
+            "held_out_share=0.2",
+        ];
+        let mut args = vec!["--preset", name, "--dry-run", "--quiet"];
+        args.extend(["--data", &data, "--model", &model]);
+        args.extend(sets.iter().flat_map(|set| ["--set", *set]));
+        args.extend(more);
+        ok(&args)
+    };
+    // Another model and the rates of the code that was released for it; adapters on every preset that is asked for them.
+    let text = resolve("llama3-8b-ultrafeedback", &[]);
+    for line in [
+        "methods = [\"ppo\", \"rto_released\"]",
+        "released_beta1 = 0.05",
+        "released_clip = 0.05",
+        "released_beta2 = 0.01",
+        "rl_prompts = 1024",
+        "rl_minibatch_size = 128",
+        "rl_epochs = 1",
+        "aggregation = \"sequence_mean\"",
+        "moments = \"8bit\"",
+        "lora_rank = 16",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no line {line}");
+    }
+    let plan = |text: &str| {
+        let line = text.lines().find(|l| l.contains("MB at once")).unwrap();
+        let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+        digits.parse::<u64>().unwrap()
+    };
+    let [full, adapted] = [&[][..], &["--lora", "4"]].map(|more| resolve("pythia-14m", more));
+    assert!(adapted.contains("lora_rank = 4"));
+    assert!(plan(&adapted) <= plan(&full));
     for name in names {
         // The paper's own numbers: Tables 2 to 5.
-        let text = ok(&[
-            "--preset",
-            name,
-            "--dry-run",
-            "--quiet",
-            "--data",
-            &data,
-            "--model",
-            &model,
-            "--set",
-            "eval_prompts=1",
-            "--set",
-            "cut_prompts=true",
-            "--set",
-            "cut_replies=true",
-            "--set",
-            "max_prompt_tokens=24",
-            "--set",
-            "max_new_tokens=24",
-            "--set",
-            "held_out_share=0.2",
-        ]);
+        let text = resolve(name, &[]);
         for line in [
             "sft_learning_rate = 0.00001",
             "sft_batch_size = 32",

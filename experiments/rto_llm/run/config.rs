@@ -45,7 +45,7 @@ const PAPER: (&str, &str) = ("experiments/configs/rto_llm.pythia.toml", PYTHIA);
 type Text = (&'static str, &'static str);
 
 /// Named settings: what each changes of `tiny`, layer upon layer.
-const PRESETS: [(&str, &[Text]); 9] = [
+const PRESETS: [(&str, &[Text]); 11] = [
     ("tiny", &[]),
     preset!("hh-scratch",),
     preset!("pythia-14m", PAPER),
@@ -55,6 +55,8 @@ const PRESETS: [(&str, &[Text]); 9] = [
     preset!("pythia-1b", PAPER),
     preset!("pythia-1.4b", PAPER),
     preset!("pythia-2.8b-hh", PAPER),
+    preset!("smollm2-135m-hh", PAPER),
+    preset!("llama3-8b-ultrafeedback", PAPER),
 ];
 
 /// A resolved configuration; `experiments/configs/rto_llm.tiny.toml` documents the keys.
