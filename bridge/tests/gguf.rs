@@ -199,7 +199,7 @@ fn damage_is_named_in_one_line() {
         ),
         (
             with("smollm", "smoll0"),
-            "tokenizer.ggml.pre: found \"smoll0\", expected a known way to split words: gpt-2, smollm, starcoder, llama-bpe, llama3 or qwen2",
+            "tokenizer.ggml.pre: found \"smoll0\", expected a known way to split words: gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, qwen2 or default",
         ),
     ] {
         assert_eq!(read(&bytes), Err(said.to_string()));

@@ -3,6 +3,7 @@
 use super::file::File;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -97,23 +98,31 @@ fn vocabulary(tokens: &[&str]) -> Map<String, Value> {
 fn byte_level(file: &File<'_>, tokens: &[&str]) -> Result<Value> {
     let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes = |words: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": words});
-    let known = "a known way to split words: gpt-2, smollm, starcoder, llama-bpe, llama3 or qwen2";
+    let known = "a known way to split words: gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, qwen2 or default";
     let words = match file.find_text(WORDS)? {
-        Some("gpt-2") => vec![split(GPT2), bytes(false)],
-        Some("smollm" | "starcoder" | "refact" | "command-r") => {
+        Some("gpt-2" | "phi-2") => vec![split(GPT2), bytes(false)],
+        Some("smollm" | "starcoder" | "refact" | "command-r" | "codeshell") => {
             let digits = json!({"type": "Digits", "individual_digits": true});
             vec![digits, bytes(true)]
         }
-        Some("llama-bpe" | "llama3" | "llama-v3") => {
+        Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe") => {
             vec![split(&newer_words(r"\p{N}{1,3}")), bytes(false)]
         }
-        Some("qwen2") => vec![split(&newer_words(r"\p{N}")), bytes(false)],
+        // Runs of punctuation, GPT-2's words, runs of digits, and those by threes.
+        Some("default") => {
+            let rules = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"];
+            let rules = rules.into_iter().map(split);
+            rules.chain([bytes(false)]).collect()
+        }
+        Some("qwen2" | "deepseek-r1-qwen" | "megrez") => {
+            vec![split(&newer_words(r"\p{N}")), bytes(false)]
+        }
         Some(_) => return Err(file.wrong(WORDS, known)),
         None => return Err(file.missing(WORDS, known)),
     };
     let llama3 = matches!(
         file.find_text(WORDS)?,
-        Some("llama-bpe" | "llama3" | "llama-v3")
+        Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3")
     );
     let merges = file.texts("tokenizer.ggml.merges")?;
     let pairs: Option<Vec<_>> = merges.iter().map(|m| m.split_once(' ')).collect();
@@ -157,10 +166,14 @@ fn pieces(file: &File<'_>, path: &Path, tokens: &[&str]) -> Result<Value> {
         let mut cuts: Vec<_> = cuts
             .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, l, r)))
             .collect();
-        cuts.sort_unstable();
+        // The order Hugging Face's conversion gives pairs of one score: those with the longer left half first.
+        cuts.sort_by_key(|&(left, right, l, r)| {
+            let length = |text: &str| Reverse(text.chars().count());
+            (length(l), length(r), left, right)
+        });
         merges.extend(cuts.into_iter().map(|(_, _, l, r)| (*score, l, r)));
     }
-    // Stable: pairs of one score stay in the order of their tokens.
+    // Stable: pairs of one score stay in the order of their unions.
     merges.sort_by(|a, b| b.0.total_cmp(&a.0));
     let pairs: Vec<_> = merges.into_iter().map(|(_, l, r)| (l, r)).collect();
     let unknown = file.find_size("tokenizer.ggml.unknown_token_id")?;
