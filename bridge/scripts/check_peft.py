@@ -17,8 +17,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TOLERANCE = 1e-5
 EVERY = "query_key_value,attention.dense,dense_h_to_4h,dense_4h_to_h"
 # rank, alpha, targets, rank-stabilised
-SETTINGS = [(4, 8, "query_key_value", False), (3, 2.5, EVERY, False), (5, 4, "mlp.dense_4h_to_h,attention.dense", True),
-            (40, 16, "layers.0.attention.query_key_value", False)]
+NEOX = [(4, 8, "query_key_value", False), (3, 2.5, EVERY, False), (5, 4, "mlp.dense_4h_to_h,attention.dense", True),
+        (40, 16, "layers.0.attention.query_key_value", False)]
+LLAMA = [(4, 8, "q_proj,v_proj", False), (3, 2.5, "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", True),
+         (20, 16, "layers.1.mlp.down_proj,layers.0.self_attn.k_proj", False)]
 
 
 def ours(*arguments):
@@ -54,12 +56,13 @@ def compare(what, found, expected, plain):
 
 
 def main():
-    folders = [os.path.join(FIXTURES, f) for f in ("neox_parallel_rot25/policy", "neox_sequential_rot100/policy", "generation/reward")]
+    folders = [os.path.join(FIXTURES, f) for f in ("neox_parallel_rot25/policy", "neox_sequential_rot100/policy", "generation/reward", "llama_scaled_untied/policy",
+                                                        "llama_grouped_tied/policy", "mistral_window/policy", "generation/judge")]
     folders += [os.path.abspath(f) for f in sys.argv[1:]]
     count = 0
     for folder in folders:
         plain, ids = theirs(base(folder)), ",".join(map(str, IDS))
-        for rank, alpha, targets, rslora in SETTINGS:
+        for rank, alpha, targets, rslora in NEOX if AutoConfig.from_pretrained(folder).model_type == "gpt_neox" else LLAMA:
             with tempfile.TemporaryDirectory() as scratch:
                 name = f"{os.path.relpath(folder, ROOT)} r={rank} {targets}"
                 adapter = os.path.join(scratch, "ours")

@@ -50,3 +50,5 @@ if __name__ == "__main__":
     write("sequential", "neox_sequential_rot100/policy", "CAUSAL_LM", 2, r=2, lora_alpha=3, use_rslora=True,
           target_modules=["query_key_value", "layers.1.mlp.dense_4h_to_h"])
     write("reward", "generation/reward", "SEQ_CLS", 3, r=2, lora_alpha=4, target_modules=["query_key_value"])
+    write("llama", "llama_scaled_untied/policy", "CAUSAL_LM", 4, r=2, lora_alpha=4,
+          target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])

@@ -141,10 +141,7 @@ fn larger_fixtures_agree_where_given() {
     for entry in std::fs::read_dir(root).unwrap().flatten() {
         let folder = entry.path();
         let policy = folder.join("policy");
-        let Ok(config) = std::fs::read_to_string(policy.join("config.json")) else {
-            continue;
-        };
-        if !config.contains("gpt_neox") {
+        if !policy.join("config.json").is_file() {
             continue;
         }
         checked += 1;
@@ -192,7 +189,7 @@ fn larger_fixtures_agree_where_given() {
         );
         assert!(plain.max(padded) < PARITY && warp[0].max(warp[1]) < PARITY);
     }
-    assert!(checked > 0, "no GPT-NeoX fixture found");
+    assert!(checked > 0, "no fixture found");
 }
 
 fn warp_deviation(

@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
             3 => Value::Int(i16::from_le_bytes(self.number()?).into()),
             4 => Value::Int(self.u32()?.into()),
             5 => Value::Int(i32::from_le_bytes(self.number()?).into()),
-            6 => Value::Float(f32::from_le_bytes(self.number()?).into()),
+            6 => Value::Float(decimal(f32::from_le_bytes(self.number()?))),
             7 => Value::Bool(self.take(1)?[0] != 0),
             8 => Value::Text(self.text()?),
             9 if depth < DEEPEST => {
@@ -127,6 +127,11 @@ impl<'a> Reader<'a> {
             other => return self.fail(format!("a value has the unknown type {other}")),
         })
     }
+}
+
+/// The number that was meant: 1e-5 is not 0.0000099999997, its nearest `f32`.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 impl<'a> File<'a> {

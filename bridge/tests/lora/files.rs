@@ -31,7 +31,7 @@ fn numbers(model: &Model, ids: &[u32]) -> Vec<f64> {
 
 #[test]
 fn adapters_of_peft_give_its_numbers() {
-    for name in ["causal", "sequential", "reward"] {
+    for name in ["causal", "sequential", "reward", "llama"] {
         let folder = fixtures().join("lora").join(name);
         let text = std::fs::read_to_string(folder.with_extension("json")).unwrap();
         let expected: Value = serde_json::from_str(&text).unwrap();
