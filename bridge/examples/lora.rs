@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
-use rto_bridge::learner::NeoxScorer;
+use rto_bridge::learner::NeuralScorer;
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::model::{Model, REWARD_WEIGHT, Request};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let base = |folder: &str| -> Outcome<Model> {
-        let scorer = NeoxScorer::load(Path::new(folder), false, &Device::Cpu)?;
+        let scorer = NeuralScorer::load(Path::new(folder), false, &Device::Cpu)?;
         Ok(scorer.model().snapshot()?)
     };
     let (model, ids) = match arguments[..] {

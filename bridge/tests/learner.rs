@@ -21,7 +21,7 @@ use rto::seq::{
 use rto::token_reward::{SentenceReward, log_probs};
 use rto_bridge::config::{Activation, GptNeoXConfig};
 use rto_bridge::learner::{
-    LearnerOptions, NeoxLearner, NeoxPolicy, NeoxRegressor, NeoxScorer, Restricted,
+    LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer, Restricted,
 };
 use rto_bridge::model::Heads;
 use rto_bridge::params::{Init, Params};
@@ -61,20 +61,20 @@ fn weights(config: &GptNeoXConfig, heads: Heads, seed: u64) -> BTreeMap<String, 
     model.unwrap().params().tensors()
 }
 
-fn scorer(heads: Heads, seed: u64) -> NeoxScorer {
+fn scorer(heads: Heads, seed: u64) -> NeuralScorer {
     let config = config(6, 12);
     let params = Params::new(weights(&config, heads, seed)).unwrap();
-    NeoxScorer::try_new(&config, params).unwrap()
+    NeuralScorer::try_new(&config, params).unwrap()
 }
 
-fn policy(seed: u64) -> NeoxPolicy {
+fn policy(seed: u64) -> NeuralPolicy {
     let reference = Arc::new(scorer(TEXT, seed + 100).snapshot().unwrap());
     let scorer = scorer(TEXT, seed)
         .with_temperature(0.8)
         .unwrap()
         .with_entropy()
         .with_reference(reference);
-    NeoxPolicy::try_new(scorer, 3).unwrap()
+    NeuralPolicy::try_new(scorer, 3).unwrap()
 }
 
 fn options(micro_batch: usize) -> LearnerOptions {
@@ -118,7 +118,7 @@ fn dpo(policy: &impl TokenScorer, batch: &[Episode]) -> BradleyTerry {
 }
 
 /// The clipped surrogate away from the kink, with entropy bonus and exact KL, and the value loss.
-fn ppo(policy: &NeoxPolicy, batch: &[Episode], with_value: bool) -> Sum<'static> {
+fn ppo(policy: &NeuralPolicy, batch: &[Episode], with_value: bool) -> Sum<'static> {
     let behaviour = log_probs(policy, batch).unwrap();
     let behaviour = behaviour
         .zip("noise", &noise(batch, 0.1, 7), |a, b| a + b)
@@ -141,7 +141,7 @@ fn loss_at(weights: &BTreeMap<String, Tensor>, heads: Heads, loss: &dyn TokenObj
     let config = config(6, 12);
     let params = Params::frozen(weights.clone()).unwrap();
     let reference = Arc::new(scorer(TEXT, 101).snapshot().unwrap());
-    let scorer = NeoxScorer::try_new(&config, params)
+    let scorer = NeuralScorer::try_new(&config, params)
         .and_then(|s| s.with_temperature(0.8))
         .unwrap()
         .with_entropy()
@@ -155,10 +155,10 @@ fn loss_at(weights: &BTreeMap<String, Tensor>, heads: Heads, loss: &dyn TokenObj
 /// Central differences of an f32 network along the gradient of each weight: with step h = 2e-3 in the direction
 /// g/‖g‖, (ℒ(w + hd) − ℒ(w − hd))/2h = ‖g‖ up to O(h²) and rounding of ~1e-7·|ℒ|/h = 5e-5, hence the bound
 /// 2e-4 + 1% of ‖g‖.
-fn check_gradient(policy: NeoxPolicy, heads: Heads, loss: &dyn TokenObjective) {
+fn check_gradient(policy: NeuralPolicy, heads: Heads, loss: &dyn TokenObjective) {
     let batch = rows(10);
     let weights = policy.scorer().weights().unwrap();
-    let mut learner = NeoxLearner::try_new(policy, options(3)).unwrap();
+    let mut learner = NeuralLearner::try_new(policy, options(3)).unwrap();
     let (_, gradients) = learner.loss_and_gradients(&batch, loss).unwrap();
     let h = 2e-3;
     let mut largest = 0.0f64;
@@ -204,7 +204,7 @@ fn ppo_with_a_shared_trunk_has_the_gradient_of_its_loss() {
         .unwrap()
         .with_entropy()
         .with_reference(reference);
-    let policy = NeoxPolicy::try_new(scorer, 3).unwrap();
+    let policy = NeuralPolicy::try_new(scorer, 3).unwrap();
     let loss = ppo(&policy, &rows(10), true);
     check_gradient(policy, heads, &loss);
 }
@@ -221,7 +221,7 @@ fn micro_batches_leave_loss_and_gradient_unchanged() {
                 0 => Box::new(dpo(&policy, &batch)),
                 _ => Box::new(ppo(&policy, &batch, false)),
             };
-            let mut learner = NeoxLearner::try_new(policy, options(micro_batch)).unwrap();
+            let mut learner = NeuralLearner::try_new(policy, options(micro_batch)).unwrap();
             let (loss, grads) = learner.loss_and_gradients(&batch, &*loss).unwrap();
             let names: Vec<_> = grads.names().map(String::from).collect();
             let all: Vec<f32> = names
@@ -338,7 +338,7 @@ fn a_model_of_the_world_is_evaluated_exactly_on_its_corner() {
     let small = SmallWorld::try_new(&world).unwrap();
     let config = config(WORDS.len(), 24);
     let params = Params::new(weights(&config, TEXT, 3)).unwrap();
-    let scorer = NeoxScorer::try_new(&config, params).unwrap();
+    let scorer = NeuralScorer::try_new(&config, params).unwrap();
     let policy = Restricted {
         scorer: &scorer,
         tokens: &small.tokens,
@@ -392,7 +392,7 @@ fn pairs(batch: &[Episode]) -> Vec<Pair> {
     batch.chunks_exact(2).map(pair).collect()
 }
 
-fn bits(scorer: &NeoxScorer) -> Vec<u32> {
+fn bits(scorer: &NeuralScorer) -> Vec<u32> {
     let all = scorer.weights().unwrap().into_values();
     all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
         .map(f32::to_bits)
@@ -411,16 +411,16 @@ fn a_saved_learner_goes_on_bit_for_bit() {
         ..FitConfig::paper_sft()
     };
     let config = config.check().unwrap();
-    let run = |learner: &mut NeoxLearner, steps| {
+    let run = |learner: &mut NeuralLearner, steps| {
         sft(learner, &batch, &config, &seeds, steps, &mut |_, _| Ok(())).unwrap();
     };
-    let mut whole = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    let mut whole = NeuralLearner::try_new(policy(1), options(3)).unwrap();
     run(&mut whole, 0..10);
-    let mut first = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    let mut first = NeuralLearner::try_new(policy(1), options(3)).unwrap();
     run(&mut first, 0..5);
     first.save(&folder.path().join("policy")).unwrap();
     let mut second =
-        NeoxLearner::load(policy(2), options(3), &folder.path().join("policy")).unwrap();
+        NeuralLearner::load(policy(2), options(3), &folder.path().join("policy")).unwrap();
     assert_eq!(second.steps(), 5);
     run(&mut second, 5..10);
     assert_eq!(
@@ -430,7 +430,7 @@ fn a_saved_learner_goes_on_bit_for_bit() {
     assert_ne!(bits(whole.policy().scorer()), bits(first.policy().scorer()));
 
     let critic = || {
-        NeoxRegressor::critic(
+        NeuralRegressor::critic(
             self::config(6, 12),
             weights(&self::config(6, 12), TEXT, 1),
             options(3),
@@ -451,8 +451,8 @@ fn a_saved_learner_goes_on_bit_for_bit() {
     first.save(&folder.path().join("critic")).unwrap();
     let again = critic().scorer().snapshot().unwrap();
     let params = Params::new(again.weights().unwrap()).unwrap();
-    let blank = NeoxScorer::try_new(again.config(), params).unwrap();
-    let mut second = NeoxRegressor::load(
+    let blank = NeuralScorer::try_new(again.config(), params).unwrap();
+    let mut second = NeuralRegressor::load(
         blank.with_micro_batch(3).unwrap(),
         options(3),
         &folder.path().join("critic"),
@@ -467,19 +467,19 @@ fn a_saved_learner_goes_on_bit_for_bit() {
 #[test]
 fn a_folder_of_another_network_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let learner = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    let learner = NeuralLearner::try_new(policy(1), options(3)).unwrap();
     learner.save(folder.path()).unwrap();
     let config = config(7, 12);
     let params = Params::new(weights(&config, TEXT, 1)).unwrap();
-    let other = NeoxPolicy::try_new(NeoxScorer::try_new(&config, params).unwrap(), 3).unwrap();
-    let said = NeoxLearner::load(other, options(3), folder.path()).unwrap_err();
+    let other = NeuralPolicy::try_new(NeuralScorer::try_new(&config, params).unwrap(), 3).unwrap();
+    let said = NeuralLearner::load(other, options(3), folder.path()).unwrap_err();
     assert!(said.to_string().contains("weights.safetensors"), "{said}");
 }
 
 #[test]
 fn snapshots_stay_while_the_learner_moves() {
     let batch = rows(10);
-    let mut learner = NeoxLearner::try_new(policy(1), options(3)).unwrap();
+    let mut learner = NeuralLearner::try_new(policy(1), options(3)).unwrap();
     let snapshot = learner.snapshot().unwrap();
     let before = snapshot.scores(&batch).unwrap();
     assert_eq!(before, learner.policy().scores(&batch).unwrap());
@@ -491,7 +491,7 @@ fn snapshots_stay_while_the_learner_moves() {
     // The sampler reads the new weights.
     let keys = StreamKey::batch(&SeedTree::new(1), 500);
     let prompts = vec![StateMap::prompt(1); 500];
-    let draw = |p: &NeoxPolicy| p.sample(&prompts, &keys).unwrap();
+    let draw = |p: &NeuralPolicy| p.sample(&prompts, &keys).unwrap();
     let old = draw(learner.policy());
     learner.set_learning_rate(0.3);
     learner.step(&batch, &loss).unwrap();
@@ -511,7 +511,7 @@ fn algorithm_2_runs_on_it_unchanged() {
         pair[1].response.iter_mut().for_each(|t| *t = (*t).max(2));
     }
     let mut model =
-        NeoxRegressor::reward_model(&config, weights(&config, TEXT, 1), &seeds, options(7))
+        NeuralRegressor::reward_model(&config, weights(&config, TEXT, 1), &seeds, options(7))
             .unwrap();
     let fit = FitConfig {
         learning_rate: 5e-3,
@@ -555,11 +555,11 @@ fn algorithm_2_runs_on_it_unchanged() {
             value: shared,
             ..TEXT
         };
-        let policy = NeoxPolicy::try_new(scorer(heads, 1), 3).unwrap();
-        let mut learner = NeoxLearner::try_new(policy, options(3)).unwrap();
+        let policy = NeuralPolicy::try_new(scorer(heads, 1), 3).unwrap();
+        let mut learner = NeuralLearner::try_new(policy, options(3)).unwrap();
         let reference = learner.snapshot().unwrap();
         let mut critic =
-            NeoxRegressor::critic(&config, weights(&config, TEXT, 1), options(3)).unwrap();
+            NeuralRegressor::critic(&config, weights(&config, TEXT, 1), options(3)).unwrap();
         let critic: &mut dyn Critic = &mut critic;
         let mut slot = match shared {
             true => CriticSlot::SharedTrunk,
@@ -594,7 +594,7 @@ fn what_a_network_cannot_do_is_refused() {
         value: true,
         ..Heads::default()
     };
-    assert!(NeoxPolicy::try_new(scorer(value, 1), 3).is_err());
+    assert!(NeuralPolicy::try_new(scorer(value, 1), 3).is_err());
     assert!(scorer(TEXT, 1).with_temperature(0.0).is_err());
     let scores: PerToken = policy.scores(&rows(2)).unwrap();
     assert!(scores.get(Channel::Value).is_err());

@@ -9,7 +9,7 @@ use rto::seed::SeedTree;
 use rto::seq::PolicyLearner;
 use rto::token_reward::DpoReward;
 use rto_bridge::config::ModelConfig;
-use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
+use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Model, VALUE_BIAS, VALUE_WEIGHT};
 use rto_bridge::optimizer::AdamWConfig;
 use rto_bridge::params::Params;
@@ -21,9 +21,9 @@ pub const BATCH: usize = 16;
 
 /// Where everything is kept between iterations.
 pub struct Work {
-    reference: Arc<NeoxScorer>,
-    dpo: NeoxScorer,
-    learner: NeoxLearner,
+    reference: Arc<NeuralScorer>,
+    dpo: NeuralScorer,
+    learner: NeuralLearner,
     prompts: Vec<Arc<[u32]>>,
     config: rto::algorithm2::Checked<PpoConfig>,
     state: PpoState,
@@ -46,8 +46,8 @@ impl Work {
             ModelConfig::GptNeoX(c) => c.eos_token = None,
             ModelConfig::Llama(c) => c.eos_token = None,
         }
-        let frozen = |model: Model| -> Result<NeoxScorer, Failure> {
-            Ok(NeoxScorer::try_new(
+        let frozen = |model: Model| -> Result<NeuralScorer, Failure> {
+            Ok(NeuralScorer::try_new(
                 &config_of,
                 Params::frozen(model.params().tensors())?,
             )?)
@@ -56,9 +56,9 @@ impl Work {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         weights.insert(VALUE_WEIGHT.into(), zeros(&[1, config.hidden_size()])?);
         weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
-        let scorer = NeoxScorer::try_new(&config_of, Params::new(weights)?)?;
+        let scorer = NeuralScorer::try_new(&config_of, Params::new(weights)?)?;
         drop(policy);
-        let policy = NeoxPolicy::try_new(scorer, new)?.with_generation(64, 1);
+        let policy = NeuralPolicy::try_new(scorer, new)?.with_generation(64, 1);
         let options = LearnerOptions {
             optimizer: AdamWConfig {
                 max_grad_norm: Some(1.0),
@@ -89,7 +89,7 @@ impl Work {
         Ok(Self {
             reference: Arc::new(frozen(reference)?),
             dpo: frozen(dpo)?,
-            learner: NeoxLearner::try_new(policy, options)?,
+            learner: NeuralLearner::try_new(policy, options)?,
             prompts: (0..BATCH).map(&mut draw).collect(),
             state: PpoState::new(&config),
             config,

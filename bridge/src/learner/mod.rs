@@ -2,10 +2,10 @@
 //!
 //! | type | role |
 //! |---|---|
-//! | [`NeoxScorer`] | a network and the channels it gives per response token |
-//! | [`NeoxPolicy`] | a scorer with a language-model head that samples from its own distribution |
-//! | [`NeoxLearner`] | a policy in training |
-//! | [`NeoxRegressor`] | a network with a scalar head in training: a critic, or a reward model |
+//! | [`NeuralScorer`] | a network and the channels it gives per response token |
+//! | [`NeuralPolicy`] | a scorer with a language-model head that samples from its own distribution |
+//! | [`NeuralLearner`] | a policy in training |
+//! | [`NeuralRegressor`] | a network with a scalar head in training: a critic, or a reward model |
 //! | [`Restricted`] | a policy on a few words of its vocabulary, for exact evaluation on an enumerable tree |
 //!
 //! A step has two phases, so that groups of an objective may span micro-batches: a forward pass of every row without
@@ -21,7 +21,7 @@
 //! use rto::seq::{Episode, Finish, PolicyLearner, Trainable};
 //! use rto::token_reward::log_probs;
 //! use rto_bridge::config::{Activation, GptNeoXConfig};
-//! use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
+//! use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 //! use rto_bridge::model::{Heads, Model};
 //! use rto_bridge::params::{Init, Params};
 //!
@@ -32,9 +32,9 @@
 //! };
 //! let heads = Heads { language_model: true, ..Heads::default() };
 //! let model = Model::random(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
-//! let scorer = NeoxScorer::try_new(&config, Params::new(model.params().tensors())?)?;
-//! let policy = NeoxPolicy::try_new(scorer, 4)?;
-//! let mut learner = NeoxLearner::try_new(policy, LearnerOptions { learning_rate: 1e-2, ..LearnerOptions::default() })?;
+//! let scorer = NeuralScorer::try_new(&config, Params::new(model.params().tensors())?)?;
+//! let policy = NeuralPolicy::try_new(scorer, 4)?;
+//! let mut learner = NeuralLearner::try_new(policy, LearnerOptions { learning_rate: 1e-2, ..LearnerOptions::default() })?;
 //! let prompt: std::sync::Arc<[u32]> = [5, 6].into();
 //! let answer = |y: &[u32]| Episode::try_new(prompt.clone(), y.to_vec(), Finish::Eos);
 //! let batch = [answer(&[1, 0])?, answer(&[2, 3, 0])?]; // winner, loser
@@ -54,11 +54,11 @@ mod scorer;
 mod state;
 mod train;
 
-pub use policy::NeoxPolicy;
-pub use regressor::NeoxRegressor;
+pub use policy::NeuralPolicy;
+pub use regressor::NeuralRegressor;
 pub use restricted::Restricted;
-pub use scorer::NeoxScorer;
-pub use train::{LearnerOptions, NeoxLearner};
+pub use scorer::NeuralScorer;
+pub use train::{LearnerOptions, NeuralLearner};
 
 /// One line of a bridge error, as the seam carries it.
 pub(crate) fn backend(error: crate::Error) -> rto::Error {

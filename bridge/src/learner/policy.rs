@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rto::seq::{Channel, Decoder, Episode, PerToken, Policy, StreamKey, TokenScorer};
 use rto::{Error, Result, Token};
 
-use super::{NeoxScorer, backend};
+use super::{NeuralScorer, backend};
 use crate::config::Head;
 use crate::generate::{Engine, Sampled, Sampling, TensorEngine};
 
@@ -14,8 +14,8 @@ use crate::generate::{Engine, Sampled, Sampling, TensorEngine};
 /// Text is written with a key–value cache by the engines of [`crate::generate`], whose log-probabilities agree with
 /// [`TokenScorer::scores`] to the rounding of `f32`; training compares scores with scores only.
 #[derive(Debug)]
-pub struct NeoxPolicy {
-    pub(super) scorer: NeoxScorer,
+pub struct NeuralPolicy {
+    pub(super) scorer: NeuralScorer,
     max_new_tokens: usize,
     side_by_side: usize,
     threads: usize,
@@ -30,12 +30,12 @@ enum Writer {
     Tensors(Box<TensorEngine>),
 }
 
-impl NeoxPolicy {
+impl NeuralPolicy {
     /// A policy whose responses have at most `max_new_tokens` tokens, the end-of-sentence token included.
     ///
     /// # Errors
     /// [`crate::Error::Setting`] without a language-model head or for `max_new_tokens` = 0.
-    pub fn try_new(scorer: NeoxScorer, max_new_tokens: usize) -> crate::Result<Self> {
+    pub fn try_new(scorer: NeuralScorer, max_new_tokens: usize) -> crate::Result<Self> {
         let refused = |field, found: &str, expected: &str| crate::Error::Setting {
             field,
             found: found.into(),
@@ -65,7 +65,7 @@ impl NeoxPolicy {
     }
 
     /// The network.
-    pub fn scorer(&self) -> &NeoxScorer {
+    pub fn scorer(&self) -> &NeuralScorer {
         &self.scorer
     }
 
@@ -185,7 +185,7 @@ impl NeoxPolicy {
     }
 }
 
-impl TokenScorer for NeoxPolicy {
+impl TokenScorer for NeuralPolicy {
     fn channels(&self) -> &[Channel] {
         self.scorer.channels()
     }
@@ -195,7 +195,7 @@ impl TokenScorer for NeoxPolicy {
     }
 }
 
-impl Policy for NeoxPolicy {
+impl Policy for NeuralPolicy {
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
         StreamKey::check_one_per_prompt(prompts, keys)?;
         self.check_room(prompts)?;

@@ -10,7 +10,7 @@ use rto::seed::SeedTree;
 use rto::seq::{Channel, Episode, PerToken, StepReport, TokenObjective, TokenScorer, Trainable};
 
 use super::train::Core;
-use super::{LearnerOptions, NeoxScorer};
+use super::{LearnerOptions, NeuralScorer};
 use crate::config::ModelConfig;
 use crate::model::{REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT};
 use crate::params::Params;
@@ -19,17 +19,17 @@ use crate::params::Params;
 /// (fitted by [`rto::algorithm2::fit_reward`] with [`rto::objective::Readout::Last`], then read through
 /// [`rto::token_reward::SentenceReward`]).
 #[derive(Debug)]
-pub struct NeoxRegressor {
-    pub(super) scorer: NeoxScorer,
+pub struct NeuralRegressor {
+    pub(super) scorer: NeuralScorer,
     pub(super) core: Core,
 }
 
-impl NeoxRegressor {
+impl NeuralRegressor {
     /// A network that already has its head.
     ///
     /// # Errors
-    /// As [`NeoxScorer::try_new`] and [`crate::optimizer::AdamW::new`].
-    pub fn try_new(scorer: NeoxScorer, options: LearnerOptions) -> crate::Result<Self> {
+    /// As [`NeuralScorer::try_new`] and [`crate::optimizer::AdamW::new`].
+    pub fn try_new(scorer: NeuralScorer, options: LearnerOptions) -> crate::Result<Self> {
         Ok(Self {
             core: Core::try_new(&scorer, options)?,
             scorer,
@@ -39,37 +39,37 @@ impl NeoxRegressor {
     /// A critic on the trunk of another network (a reward model or π_ref); its head starts at V ≡ 0.
     ///
     /// # Errors
-    /// As [`NeoxRegressor::try_new`].
+    /// As [`NeuralRegressor::try_new`].
     pub fn critic(
         config: impl Into<ModelConfig>,
         trunk: BTreeMap<String, Tensor>,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
-        let scorer = NeoxScorer::with_value_head(config, trunk, Params::new)?;
+        let scorer = NeuralScorer::with_value_head(config, trunk, Params::new)?;
         Self::try_new(scorer.with_micro_batch(options.micro_batch)?, options)
     }
 
     /// A reward model on the trunk of another network (π_ref); its head is drawn from N(0, 1/(hidden + 1)).
     ///
     /// # Errors
-    /// As [`NeoxRegressor::try_new`].
+    /// As [`NeuralRegressor::try_new`].
     pub fn reward_model(
         config: impl Into<ModelConfig>,
         trunk: BTreeMap<String, Tensor>,
         seeds: &SeedTree,
         options: LearnerOptions,
     ) -> crate::Result<Self> {
-        let scorer = NeoxScorer::with_reward_head(config, trunk, seeds, Params::new)?;
+        let scorer = NeuralScorer::with_reward_head(config, trunk, seeds, Params::new)?;
         Self::try_new(scorer.with_micro_batch(options.micro_batch)?, options)
     }
 
     /// The network.
-    pub fn scorer(&self) -> &NeoxScorer {
+    pub fn scorer(&self) -> &NeuralScorer {
         &self.scorer
     }
 
     /// The network alone.
-    pub fn into_scorer(self) -> NeoxScorer {
+    pub fn into_scorer(self) -> NeuralScorer {
         self.scorer
     }
 
@@ -82,11 +82,11 @@ impl NeoxRegressor {
 /// How weights become a network's: [`Params::new`] to train them, [`Params::frozen`] to share them.
 type Take = fn(BTreeMap<String, Tensor>) -> crate::Result<Params>;
 
-impl NeoxScorer {
+impl NeuralScorer {
     /// The trunk of another network with a value head V ≡ 0.
     ///
     /// # Errors
-    /// As [`NeoxScorer::try_new`].
+    /// As [`NeuralScorer::try_new`].
     pub fn with_value_head(
         config: impl Into<ModelConfig>,
         trunk: BTreeMap<String, Tensor>,
@@ -103,7 +103,7 @@ impl NeoxScorer {
     /// The trunk of another network with a reward head drawn from N(0, 1/(hidden + 1)).
     ///
     /// # Errors
-    /// As [`NeoxScorer::try_new`].
+    /// As [`NeuralScorer::try_new`].
     pub fn with_reward_head(
         config: impl Into<ModelConfig>,
         trunk: BTreeMap<String, Tensor>,
@@ -127,7 +127,7 @@ fn headed<const N: usize>(
     mut weights: BTreeMap<String, Tensor>,
     head: [(&str, Tensor); N],
     take: Take,
-) -> crate::Result<NeoxScorer> {
+) -> crate::Result<NeuralScorer> {
     let trunk = config.trunk();
     weights.retain(|name, _| trunk.contains_key(name));
     let dtype = weights
@@ -137,7 +137,7 @@ fn headed<const N: usize>(
     for (name, tensor) in head {
         weights.insert(name.into(), tensor.to_dtype(dtype)?);
     }
-    NeoxScorer::try_new(config, take(weights)?)
+    NeuralScorer::try_new(config, take(weights)?)
 }
 
 fn device(weights: &BTreeMap<String, Tensor>) -> Device {
@@ -145,7 +145,7 @@ fn device(weights: &BTreeMap<String, Tensor>) -> Device {
     first.map_or(Device::Cpu, |t| t.device().clone())
 }
 
-impl TokenScorer for NeoxRegressor {
+impl TokenScorer for NeuralRegressor {
     fn channels(&self) -> &[Channel] {
         self.scorer.channels()
     }
@@ -155,7 +155,7 @@ impl TokenScorer for NeoxRegressor {
     }
 }
 
-impl Trainable for NeoxRegressor {
+impl Trainable for NeuralRegressor {
     fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport> {
         self.core.step(&mut self.scorer, batch, objective)
     }

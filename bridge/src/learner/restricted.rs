@@ -10,7 +10,7 @@ use rto::seq::{Channel, Episode, PerToken, Policy, Ragged, StreamKey, TokenScore
 use rto::{Error, Result, Token};
 
 use super::channels::pack;
-use super::{NeoxScorer, backend};
+use super::{NeuralScorer, backend};
 
 /// π(a|s) / Σ_{b ∈ A'} π(b|s) over a set A' of tokens, spoken in the numbers of an enumerable tree: prompt p is `[p]` and
 /// action a the a-th token, as in [`rto::policy::StateMap`].
@@ -19,7 +19,7 @@ use super::{NeoxScorer, backend};
 #[derive(Debug, Clone, Copy)]
 pub struct Restricted<'a> {
     /// The network.
-    pub scorer: &'a NeoxScorer,
+    pub scorer: &'a NeuralScorer,
     /// Token of each action, `[A]`.
     pub tokens: &'a [Token],
     /// Prompts in the network's tokens, `[P]`.

@@ -19,17 +19,17 @@ use crate::params::Params;
 /// [`Channel::LogProb`] with a language-model head, [`Channel::Value`] and [`Channel::FinalValue`] with a value head (on the
 /// same trunk or alone), [`Channel::Reward`] with a reward head, r(x, y) at the last token and 0 elsewhere.
 #[derive(Debug)]
-pub struct NeoxScorer {
+pub struct NeuralScorer {
     pub(super) model: Model,
     pub(super) channels: Vec<Channel>,
-    pub(super) reference: Option<Arc<NeoxScorer>>,
+    pub(super) reference: Option<Arc<NeuralScorer>>,
     pub(super) micro_batch: usize,
 }
 
 /// Responses scored side by side unless told otherwise.
 const MICRO_BATCH: usize = 64;
 
-impl NeoxScorer {
+impl NeuralScorer {
     /// A network with the channels of the heads whose weights are there.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl NeoxScorer {
     }
 
     /// Also gives [`Channel::KlToReference`], exact over the vocabulary.
-    pub fn with_reference(mut self, reference: Arc<NeoxScorer>) -> Self {
+    pub fn with_reference(mut self, reference: Arc<NeuralScorer>) -> Self {
         self.reference = Some(reference);
         self.channels.push(Channel::KlToReference);
         self
@@ -146,7 +146,7 @@ impl NeoxScorer {
     }
 
     /// The same network with a fresh adapter on its weights, which are frozen; see [`Model::with_adapter`]. Several policies on one
-    /// base: call it on a [`NeoxScorer::snapshot`] each.
+    /// base: call it on a [`NeuralScorer::snapshot`] each.
     ///
     /// # Errors
     /// As [`Model::with_adapter`].
@@ -168,7 +168,7 @@ impl NeoxScorer {
         Ok(self)
     }
 
-    /// The same network with an adapter of PEFT's or [`NeoxScorer::save_adapter`]'s.
+    /// The same network with an adapter of PEFT's or [`NeuralScorer::save_adapter`]'s.
     ///
     /// # Errors
     /// As [`Model::load_adapter`].
@@ -243,7 +243,7 @@ impl NeoxScorer {
     }
 
     pub(super) fn request(&self, channels: &[Channel]) -> Result<Request<'_>> {
-        request(channels, self.reference.as_deref().map(NeoxScorer::model))
+        request(channels, self.reference.as_deref().map(NeuralScorer::model))
     }
 
     /// Some channels of a batch, in micro-batches.
@@ -259,7 +259,7 @@ impl NeoxScorer {
     }
 }
 
-impl TokenScorer for NeoxScorer {
+impl TokenScorer for NeuralScorer {
     fn channels(&self) -> &[Channel] {
         &self.channels
     }

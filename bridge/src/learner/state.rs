@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::train::Core;
-use super::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxRegressor, NeoxScorer};
+use super::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
 use crate::checkpoint::{self, load_tensors, write_tensors};
 use crate::optimizer::AdamW;
 use crate::params::Params;
@@ -18,7 +18,7 @@ const LEARNER: &str = "learner.json";
 
 /// Replaces `folder` by weights, moments, master weights, step count and learning rate, in one step. A network with an adapter has its
 /// trained weights written and a fingerprint of its base, which does not change.
-fn save(scorer: &NeoxScorer, core: &Core, folder: &Path) -> Result<()> {
+fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
     let ours = |name: &str| [WEIGHTS, OPTIMIZER, LEARNER].contains(&name);
     checkpoint::atomic::replace_folder(folder, ours, |new| {
         let params = scorer.model.params();
@@ -67,7 +67,7 @@ fn fingerprint(params: &Params) -> Result<String> {
 }
 
 /// Takes up what [`save`] wrote.
-fn load(scorer: &mut NeoxScorer, options: LearnerOptions, folder: &Path) -> Result<Core> {
+fn load(scorer: &mut NeuralScorer, options: LearnerOptions, folder: &Path) -> Result<Core> {
     if scorer.model.adapter().is_some() {
         let read = adapter(scorer.model.params(), folder)?;
         *scorer.model.params_mut() = read;
@@ -131,7 +131,7 @@ fn adapter(params: &Params, folder: &Path) -> Result<Params> {
     }
 }
 
-fn rest(scorer: &NeoxScorer, options: LearnerOptions, folder: &Path) -> Result<Core> {
+fn rest(scorer: &NeuralScorer, options: LearnerOptions, folder: &Path) -> Result<Core> {
     let mut core = Core::try_new(scorer, options)?;
     let path = folder.join(OPTIMIZER);
     let settings = core.options.optimizer.clone();
@@ -152,7 +152,7 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| Error::file(path, e))
 }
 
-impl NeoxLearner {
+impl NeuralLearner {
     /// Writes weights (with an adapter, the trained ones), moments, step count and learning rate, whole or not at all.
     ///
     /// # Errors
@@ -161,19 +161,19 @@ impl NeoxLearner {
         save(&self.policy.scorer, &self.core, folder)
     }
 
-    /// A learner as [`NeoxLearner::save`] left it; shape, channels, temperature and the base of an adapter are those of `policy`.
+    /// A learner as [`NeuralLearner::save`] left it; shape, channels, temperature and the base of an adapter are those of `policy`.
     ///
     /// # Errors
     /// [`Error::File`] for a file that is damaged or belongs to another network.
-    pub fn load(mut policy: NeoxPolicy, options: LearnerOptions, folder: &Path) -> Result<Self> {
+    pub fn load(mut policy: NeuralPolicy, options: LearnerOptions, folder: &Path) -> Result<Self> {
         let core = load(&mut policy.scorer, options, folder)?;
         policy.forget_engine();
         Ok(Self { policy, core })
     }
 }
 
-impl NeoxRegressor {
-    /// As [`NeoxLearner::save`].
+impl NeuralRegressor {
+    /// As [`NeuralLearner::save`].
     ///
     /// # Errors
     /// [`Error::File`].
@@ -181,11 +181,11 @@ impl NeoxRegressor {
         save(&self.scorer, &self.core, folder)
     }
 
-    /// As [`NeoxLearner::load`].
+    /// As [`NeuralLearner::load`].
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn load(mut scorer: NeoxScorer, options: LearnerOptions, folder: &Path) -> Result<Self> {
+    pub fn load(mut scorer: NeuralScorer, options: LearnerOptions, folder: &Path) -> Result<Self> {
         let core = load(&mut scorer, options, folder)?;
         Ok(Self { scorer, core })
     }

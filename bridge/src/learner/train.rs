@@ -7,7 +7,7 @@ use rto::seq::{
 use rto::{Error, Result};
 
 use super::channels::{append, gradient, pack, per_token};
-use super::{NeoxPolicy, NeoxScorer, backend};
+use super::{NeuralPolicy, NeuralScorer, backend};
 use crate::model::{Keep, Scores};
 use crate::optimizer::{AdamW, AdamWConfig};
 use crate::params::Gradients;
@@ -43,7 +43,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn try_new(scorer: &NeoxScorer, options: LearnerOptions) -> crate::Result<Self> {
+    pub(super) fn try_new(scorer: &NeuralScorer, options: LearnerOptions) -> crate::Result<Self> {
         if options.micro_batch == 0 {
             return Err(crate::Error::Setting {
                 field: "micro_batch",
@@ -62,7 +62,7 @@ impl Core {
     /// Sets the gradient of ℒ in the weights and returns ℒ.
     pub(super) fn accumulate(
         &mut self,
-        scorer: &NeoxScorer,
+        scorer: &NeuralScorer,
         batch: &[Episode],
         objective: &dyn TokenObjective,
     ) -> Result<f64> {
@@ -83,7 +83,7 @@ impl Core {
 
     fn one_pass(
         &mut self,
-        scorer: &NeoxScorer,
+        scorer: &NeuralScorer,
         batch: &[Episode],
         objective: &dyn TokenObjective,
     ) -> Result<f64> {
@@ -108,7 +108,7 @@ impl Core {
     /// Adds the gradient of the rows from `start` on.
     fn pull_back(
         &mut self,
-        scorer: &NeoxScorer,
+        scorer: &NeuralScorer,
         rows: &[Episode],
         channels: &[Channel],
         grad: &PerToken,
@@ -128,7 +128,7 @@ impl Core {
 
     pub(super) fn step(
         &mut self,
-        scorer: &mut NeoxScorer,
+        scorer: &mut NeuralScorer,
         batch: &[Episode],
         objective: &dyn TokenObjective,
     ) -> Result<StepReport> {
@@ -157,19 +157,19 @@ impl Core {
     }
 }
 
-/// A [`NeoxPolicy`] in training.
+/// A [`NeuralPolicy`] in training.
 #[derive(Debug)]
-pub struct NeoxLearner {
-    pub(super) policy: NeoxPolicy,
+pub struct NeuralLearner {
+    pub(super) policy: NeuralPolicy,
     pub(super) core: Core,
 }
 
-impl NeoxLearner {
+impl NeuralLearner {
     /// A learner that starts at `policy`.
     ///
     /// # Errors
     /// As [`AdamW::new`]; a micro-batch of 0.
-    pub fn try_new(policy: NeoxPolicy, options: LearnerOptions) -> crate::Result<Self> {
+    pub fn try_new(policy: NeuralPolicy, options: LearnerOptions) -> crate::Result<Self> {
         Ok(Self {
             core: Core::try_new(&policy.scorer, options)?,
             policy,
@@ -177,7 +177,7 @@ impl NeoxLearner {
     }
 
     /// The policy as it is now, also where no trait is in scope.
-    pub fn policy_ref(&self) -> &NeoxPolicy {
+    pub fn policy_ref(&self) -> &NeuralPolicy {
         &self.policy
     }
 
@@ -202,7 +202,7 @@ impl NeoxLearner {
     }
 }
 
-impl Trainable for NeoxLearner {
+impl Trainable for NeuralLearner {
     fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport> {
         let report = self.core.step(&mut self.policy.scorer, batch, objective)?;
         self.policy.forget_engine();
@@ -214,14 +214,14 @@ impl Trainable for NeoxLearner {
     }
 }
 
-impl PolicyLearner for NeoxLearner {
-    type Policy = NeoxPolicy;
+impl PolicyLearner for NeuralLearner {
+    type Policy = NeuralPolicy;
 
-    fn policy(&self) -> &NeoxPolicy {
+    fn policy(&self) -> &NeuralPolicy {
         &self.policy
     }
 
-    fn snapshot(&self) -> Result<NeoxPolicy> {
+    fn snapshot(&self) -> Result<NeuralPolicy> {
         self.policy.snapshot().map_err(backend)
     }
 }

@@ -4,7 +4,7 @@ use super::ok;
 use super::training::{contents, same};
 use candle_core::{DType, Device, Tensor};
 use rto_bridge::batch::Batch;
-use rto_bridge::learner::NeoxScorer;
+use rto_bridge::learner::NeuralScorer;
 use rto_bridge::model::Request;
 use std::fs;
 use std::path::Path;
@@ -54,7 +54,7 @@ fn a_run_with_adapters_stops_goes_on_and_leaves_what_peft_reads() {
     // The merged policy is the base with the adapter beside it.
     let text = [(&[5, 6, 7][..], &[8, 9, 0][..])];
     let batch = Batch::new(&text).unwrap();
-    let log_probs = |scorer: &NeoxScorer| {
+    let log_probs = |scorer: &NeuralScorer| {
         let scores = scorer.model().scores(&batch, &Request::log_probs());
         scores.unwrap().log_probs.unwrap()
     };
@@ -71,11 +71,11 @@ fn a_run_with_adapters_stops_goes_on_and_leaves_what_peft_reads() {
             "policies/sft"
         };
         assert!(config.contains(&format!("{named:?}")), "{config}");
-        let plain = NeoxScorer::load(&on, false, &Device::Cpu).unwrap();
+        let plain = NeuralScorer::load(&on, false, &Device::Cpu).unwrap();
         let before = log_probs(&plain);
         let beside = log_probs(&plain.load_adapter(&adapter).unwrap());
         let merged = whole.join("policies").join(stage);
-        let merged = log_probs(&NeoxScorer::load(&merged, false, &Device::Cpu).unwrap());
+        let merged = log_probs(&NeuralScorer::load(&merged, false, &Device::Cpu).unwrap());
         let apart = |a: &[f64], b: &[f64]| {
             let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
             gaps.fold(0.0, f64::max)

@@ -1,7 +1,7 @@
 //! PEFT's files, read and written.
 
 use super::*;
-use rto_bridge::learner::NeoxScorer;
+use rto_bridge::learner::NeuralScorer;
 use rto_bridge::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn base(folder: &str) -> Model {
-    let scorer = NeoxScorer::load(&fixtures().join(folder), false, &Device::Cpu).unwrap();
+    let scorer = NeuralScorer::load(&fixtures().join(folder), false, &Device::Cpu).unwrap();
     scorer.model().snapshot().unwrap()
 }
 

@@ -5,15 +5,15 @@ use super::*;
 use rto::objective::BradleyTerry;
 use rto::seq::{Episode, Finish, Policy, PolicyLearner, StreamKey, Trainable};
 use rto::token_reward::log_probs as sums;
-use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
+use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 use rto_bridge::params::Params;
 use std::path::Path;
 use std::sync::Arc;
 
-fn scorer(seed: u64) -> NeoxScorer {
+fn scorer(seed: u64) -> NeuralScorer {
     let config = small_config(true);
     let weights = small_model(&config, TEXT, seed).params().tensors();
-    NeoxScorer::try_new(&config, Params::frozen(weights).unwrap()).unwrap()
+    NeuralScorer::try_new(&config, Params::frozen(weights).unwrap()).unwrap()
 }
 
 fn options() -> LearnerOptions {
@@ -24,12 +24,12 @@ fn options() -> LearnerOptions {
     }
 }
 
-fn policy(base: &NeoxScorer) -> NeoxPolicy {
+fn policy(base: &NeuralScorer) -> NeuralPolicy {
     let scorer = base.snapshot().unwrap();
     let scorer = scorer
         .with_adapter(lora(3, &EVERY), &SeedTree::new(5))
         .unwrap();
-    NeoxPolicy::try_new(scorer, 6).unwrap()
+    NeuralPolicy::try_new(scorer, 6).unwrap()
 }
 
 /// Winners, then losers.
@@ -60,7 +60,7 @@ fn a_step_of_dpo_moves_the_adapter_alone() {
     let before = bits(base.model());
     let policy = policy(&base);
     let reference = policy.scorer().without_adapter().unwrap();
-    let mut learner = NeoxLearner::try_new(policy, options()).unwrap();
+    let mut learner = NeuralLearner::try_new(policy, options()).unwrap();
     let batch = pairs();
     let sum = sums(&reference, &batch).unwrap().row_sums();
     assert_eq!(sums(learner.policy(), &batch).unwrap().row_sums(), sum);
@@ -94,7 +94,7 @@ fn a_step_of_dpo_moves_the_adapter_alone() {
 fn a_policy_with_an_adapter_writes_and_saves_as_its_merged_network() {
     let dir = tempfile::tempdir().unwrap();
     let base = scorer(1);
-    let mut learner = NeoxLearner::try_new(policy(&base), options()).unwrap();
+    let mut learner = NeuralLearner::try_new(policy(&base), options()).unwrap();
     let batch = pairs();
     let sum = sums(&base, &batch).unwrap().row_sums();
     let loss = BradleyTerry::dpo(&batch, &sum, 0.1).unwrap();
@@ -112,12 +112,12 @@ fn a_policy_with_an_adapter_writes_and_saves_as_its_merged_network() {
     let written = policy.sample(&prompts, &keys).unwrap();
     // The engine is made anew after a step.
     assert_ne!(written, at_start);
-    let merged = NeoxScorer::try_new(
+    let merged = NeuralScorer::try_new(
         small_config(true),
         Params::new(policy.scorer().weights().unwrap()).unwrap(),
     )
     .unwrap();
-    let merged = NeoxPolicy::try_new(merged, 6).unwrap();
+    let merged = NeuralPolicy::try_new(merged, 6).unwrap();
     assert_eq!(merged.sample(&prompts, &keys).unwrap(), written);
     let (a, b) = (
         sums(policy, &written).unwrap(),
@@ -126,12 +126,12 @@ fn a_policy_with_an_adapter_writes_and_saves_as_its_merged_network() {
     assert!(distance(a.values(), b.values()) < 2e-5);
     // A saved folder is the merged network too.
     policy.scorer().save_hugging_face(dir.path(), None).unwrap();
-    let saved = NeoxScorer::load(dir.path(), false, &Device::Cpu).unwrap();
+    let saved = NeuralScorer::load(dir.path(), false, &Device::Cpu).unwrap();
     assert_eq!(bits(saved.model()), bits(merged.scorer().model()));
 }
 
 /// Loss of every step from `from` on.
-fn steps(learner: &mut NeoxLearner, base: &NeoxScorer, count: usize) -> Vec<f64> {
+fn steps(learner: &mut NeuralLearner, base: &NeuralScorer, count: usize) -> Vec<f64> {
     let batch = pairs();
     let sum = sums(base, &batch).unwrap().row_sums();
     let loss = BradleyTerry::dpo(&batch, &sum, 0.1).unwrap();
@@ -144,13 +144,13 @@ fn steps(learner: &mut NeoxLearner, base: &NeoxScorer, count: usize) -> Vec<f64>
 fn a_learner_resumes_from_its_adapter_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let base = scorer(1);
-    let mut straight = NeoxLearner::try_new(policy(&base), options()).unwrap();
+    let mut straight = NeuralLearner::try_new(policy(&base), options()).unwrap();
     let mut expected = steps(&mut straight, &base, 3);
     let folder = dir.path().join("halfway");
     straight.save(&folder).unwrap();
     expected.extend(steps(&mut straight, &base, 3));
 
-    let mut again = NeoxLearner::load(policy(&base), options(), &folder).unwrap();
+    let mut again = NeuralLearner::load(policy(&base), options(), &folder).unwrap();
     assert_eq!(again.steps(), 3);
     assert_eq!(steps(&mut again, &base, 3), expected[3..]);
     assert_eq!(
@@ -168,7 +168,7 @@ fn a_learner_resumes_from_its_adapter_bit_for_bit() {
     assert!(names.keys().all(|name| name.contains(".lora_")) && names.len() == 3 * 4 * 2);
 
     refused(
-        NeoxLearner::load(policy(&scorer(2)), options(), &folder),
+        NeuralLearner::load(policy(&scorer(2)), options(), &folder),
         &folder.join("learner.json"),
         "base",
     );
@@ -177,9 +177,9 @@ fn a_learner_resumes_from_its_adapter_bit_for_bit() {
         .unwrap()
         .with_adapter(lora(4, &EVERY), &SeedTree::new(5))
         .unwrap();
-    let wider = NeoxPolicy::try_new(wider, 6).unwrap();
+    let wider = NeuralPolicy::try_new(wider, 6).unwrap();
     refused(
-        NeoxLearner::load(wider, options(), &folder),
+        NeuralLearner::load(wider, options(), &folder),
         &file,
         "expected [4, 24]",
     );
@@ -188,15 +188,15 @@ fn a_learner_resumes_from_its_adapter_bit_for_bit() {
         .unwrap()
         .with_adapter(lora(3, &EVERY[..1]), &SeedTree::new(5))
         .unwrap();
-    let fewer = NeoxPolicy::try_new(fewer, 6).unwrap();
+    let fewer = NeuralPolicy::try_new(fewer, 6).unwrap();
     refused(
-        NeoxLearner::load(fewer, options(), &folder),
+        NeuralLearner::load(fewer, options(), &folder),
         &file,
         "is not trained",
     );
 }
 
-fn refused(result: rto_bridge::Result<NeoxLearner>, path: &Path, part: &str) {
+fn refused(result: rto_bridge::Result<NeuralLearner>, path: &Path, part: &str) {
     let error = result.unwrap_err().to_string();
     assert!(
         error.starts_with(path.to_str().unwrap()) && error.contains(part),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use rto_bridge::config::Head;
-use rto_bridge::learner::NeoxScorer;
+use rto_bridge::learner::NeuralScorer;
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::params::Params;
 
@@ -54,7 +54,7 @@ impl Run {
     }
 
     /// The network of a stage before its first step: as it is, or frozen with a fresh adapter.
-    pub fn adapted(&self, scorer: NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+    pub fn adapted(&self, scorer: NeuralScorer, stage: &str) -> Result<NeuralScorer> {
         let seeds = self.seeds.child(stage).child("adapter");
         Ok(match self.lora(stage) {
             Some(lora) => scorer.with_adapter(lora, &seeds)?,
@@ -63,13 +63,13 @@ impl Run {
     }
 
     /// A network to train on from: its own copy of the weights, or the same memory where an adapter is trained.
-    pub fn start(&self, from: &NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+    pub fn start(&self, from: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
         let params = self.take(from, stage)?;
-        Ok(NeoxScorer::try_new(from.config(), params)?)
+        Ok(NeuralScorer::try_new(from.config(), params)?)
     }
 
     /// The weights of a frozen network for a stage.
-    fn take(&self, from: &NeoxScorer, stage: &str) -> Result<Params> {
+    fn take(&self, from: &NeuralScorer, stage: &str) -> Result<Params> {
         Ok(match self.lora(stage) {
             Some(_) => Params::frozen(from.model().params().tensors())?,
             None => Params::new(from.weights()?)?,
@@ -77,21 +77,21 @@ impl Run {
     }
 
     /// A reward model before its first step.
-    pub fn reward_start(&self, trunk: &NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+    pub fn reward_start(&self, trunk: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
         let seeds = self.seeds.child(stage);
         let (weights, take): (_, fn(BTreeMap<String, Tensor>) -> _) = match self.lora(stage) {
             Some(_) => (trunk.model().params().tensors(), Params::frozen),
             None => (trunk.weights()?, Params::new),
         };
-        let scorer = NeoxScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
+        let scorer = NeuralScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
         self.adapted(scorer, stage)
     }
 
     /// A critic before its first step: on the reward model, with its adapter where it has one.
-    pub fn critic_start(&self, reward: &NeoxScorer) -> Result<NeoxScorer> {
+    pub fn critic_start(&self, reward: &NeuralScorer) -> Result<NeuralScorer> {
         let Some(adapter) = reward.model().adapter() else {
             let weights = reward.weights()?;
-            return Ok(NeoxScorer::with_value_head(
+            return Ok(NeuralScorer::with_value_head(
                 reward.config(),
                 weights,
                 Params::new,
@@ -103,14 +103,14 @@ impl Run {
             .tensors()
             .into_iter()
             .partition(|(name, _)| name.contains(".lora_"));
-        let critic = NeoxScorer::with_value_head(reward.config(), base, Params::frozen)?;
+        let critic = NeuralScorer::with_value_head(reward.config(), base, Params::frozen)?;
         let copy = |(name, t): (String, Tensor)| Ok((name, t.copy()?));
         let factors = factors.into_iter().map(copy).collect::<Result<_>>()?;
         Ok(critic.with_adapter_weights(adapter.clone(), &factors)?)
     }
 
     /// π_dpo and the reward model, frozen, on the weights of π_ref where they are adapters of it.
-    pub fn on_base(&self, sft: &NeoxScorer, stage: &str) -> Result<NeoxScorer> {
+    pub fn on_base(&self, sft: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
         if self.lora(stage).is_none() {
             return self.frozen(stage);
         }
@@ -118,9 +118,9 @@ impl Run {
         let scorer = match stage {
             "reward" => {
                 let seeds = self.seeds.child(stage);
-                NeoxScorer::with_reward_head(sft.config(), weights, &seeds, Params::frozen)?
+                NeuralScorer::with_reward_head(sft.config(), weights, &seeds, Params::frozen)?
             }
-            _ => NeoxScorer::try_new(sft.config(), Params::frozen(weights)?)?,
+            _ => NeuralScorer::try_new(sft.config(), Params::frozen(weights)?)?,
         };
         let scorer = scorer.load_adapter(&self.adapter(stage))?.snapshot()?;
         Ok(scorer

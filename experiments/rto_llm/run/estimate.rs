@@ -8,7 +8,7 @@ use rto::algorithm2::{fit_steps, sft};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
 use rto_bridge::config::ModelConfig;
-use rto_bridge::learner::{LearnerOptions, NeoxLearner, NeoxPolicy, NeoxScorer};
+use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
 
@@ -136,8 +136,8 @@ pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
     let model = Model::random(&probe, heads, Init::Small, &seeds, &Device::Cpu)?;
     let params = Params::new(model.params().tensors())?;
     drop(model);
-    let policy = NeoxPolicy::try_new(NeoxScorer::try_new(&probe, params)?, length)?;
-    let mut learner = NeoxLearner::try_new(
+    let policy = NeuralPolicy::try_new(NeuralScorer::try_new(&probe, params)?, length)?;
+    let mut learner = NeuralLearner::try_new(
         policy,
         LearnerOptions {
             micro_batch: config.micro_batch,

@@ -9,7 +9,7 @@ use rto::policy::{ExactEvaluator, StateMap};
 use rto::seq::{Channel, Decoder, Episode, Finish, StreamKey, TokenReward, TokenScorer};
 use rto::token_reward::{DpoReward, SentenceReward};
 use rto_bridge::generate::Sampled;
-use rto_bridge::learner::{NeoxScorer, Restricted};
+use rto_bridge::learner::{NeuralScorer, Restricted};
 use rto_bridge::win_rate::{Answer, Method, WinRates};
 use rto_bridge::world::{EOS, SmallWorld, World};
 use rto_harness::stats::{Sample, clopper_pearson};
@@ -142,7 +142,7 @@ impl Run {
     }
 
     /// How often what was trained ranks held-out pairs as people did.
-    fn agreement(&self, oracle: &Oracle<'_>, sft: &NeoxScorer) -> Result<Table> {
+    fn agreement(&self, oracle: &Oracle<'_>, sft: &NeuralScorer) -> Result<Table> {
         let pairs = &self.data.held_out_pairs;
         let both = |p: &rto::algorithm2::Pair| [p.winner.clone(), p.loser.clone()];
         let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
@@ -178,7 +178,7 @@ impl Run {
     }
 
     /// (4.5), and the true reward where it is known, token by token, on responses of π_ref.
-    fn credits(&self, sft: &NeoxScorer) -> Result<String> {
+    fn credits(&self, sft: &NeuralScorer) -> Result<String> {
         let dpo = self.frozen("dpo")?;
         let policy = self.policy(self.frozen("sft")?)?;
         let prompts: Vec<Arc<[Token]>> = self

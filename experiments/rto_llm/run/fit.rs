@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rto::algorithm2::{Checked, FitConfig, OnStep, Pair, dpo, fit_reward, fit_steps, sft};
 use rto::objective::Readout;
 use rto::seq::{Channel, Episode, PerToken, Trainable};
-use rto_bridge::learner::{NeoxLearner, NeoxRegressor, NeoxScorer};
+use rto_bridge::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
 use serde_json::Value;
 
 use super::Run;
@@ -21,13 +21,13 @@ trait Saved: Trainable {
     fn save_to(&self, folder: &Path) -> rto_bridge::Result<()>;
 }
 
-impl Saved for NeoxLearner {
+impl Saved for NeuralLearner {
     fn save_to(&self, folder: &Path) -> rto_bridge::Result<()> {
         self.save(folder)
     }
 }
 
-impl Saved for NeoxRegressor {
+impl Saved for NeuralRegressor {
     fn save_to(&self, folder: &Path) -> rto_bridge::Result<()> {
         self.save(folder)
     }
@@ -64,7 +64,7 @@ impl Run {
         name: &str,
         data: &[Episode],
         config: &Checked<FitConfig>,
-        start: impl FnOnce() -> Result<NeoxScorer>,
+        start: impl FnOnce() -> Result<NeuralScorer>,
     ) -> Result<()> {
         if is_done(self.root(), name) {
             return Ok(());
@@ -72,8 +72,8 @@ impl Run {
         let mut stage = Stage::open(self.root(), name)?;
         let policy = self.policy(self.adapted(start()?, name)?)?;
         let mut learner = match stage.checkpoint() {
-            Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
-            None => NeoxLearner::try_new(policy, self.options())?,
+            Some(folder) => NeuralLearner::load(policy, self.options(), &folder.join("policy"))?,
+            None => NeuralLearner::try_new(policy, self.options())?,
         };
         let seeds = self.seeds.child(name);
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
@@ -115,7 +115,7 @@ impl Run {
         &self,
         name: &str,
         pairs: &[Pair],
-        trunk: impl FnOnce() -> Result<NeoxScorer>,
+        trunk: impl FnOnce() -> Result<NeuralScorer>,
     ) -> Result<()> {
         if is_done(self.root(), name) {
             return Ok(());
@@ -127,8 +127,8 @@ impl Run {
             .reward_start(&trunk, name)?
             .with_micro_batch(options.micro_batch)?;
         let mut learner = match stage.checkpoint() {
-            Some(folder) => NeoxRegressor::load(fresh, options, &folder.join("policy"))?,
-            None => NeoxRegressor::try_new(fresh, options)?,
+            Some(folder) => NeuralRegressor::load(fresh, options, &folder.join("policy"))?,
+            None => NeuralRegressor::try_new(fresh, options)?,
         };
         let config = self.config.reward()?;
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
@@ -157,8 +157,8 @@ impl Run {
         let policy = self.policy(self.adapted(self.start(&sft, "dpo")?, "dpo")?)?;
         drop(sft);
         let mut learner = match stage.checkpoint() {
-            Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
-            None => NeoxLearner::try_new(policy, self.options())?,
+            Some(folder) => NeuralLearner::load(policy, self.options(), &folder.join("policy"))?,
+            None => NeuralLearner::try_new(policy, self.options())?,
         };
         let (config, seeds) = (self.config.dpo()?, self.seeds.child("dpo"));
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {

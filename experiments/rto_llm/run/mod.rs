@@ -26,7 +26,7 @@ use candle_core::Device;
 use rto::seed::SeedTree;
 use rto_bridge::config::Head;
 use rto_bridge::device::device;
-use rto_bridge::learner::{LearnerOptions, NeoxPolicy, NeoxScorer};
+use rto_bridge::learner::{LearnerOptions, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
 use rto_harness::cli::{Common, Reporter};
@@ -313,9 +313,9 @@ impl Run {
     }
 
     /// The model that was named, or new weights from a stream of this name.
-    fn first_network(&self, stream: &str) -> Result<NeoxScorer> {
+    fn first_network(&self, stream: &str) -> Result<NeuralScorer> {
         if let Some(folder) = &self.data.base {
-            return Ok(NeoxScorer::load(folder, true, &self.device)?);
+            return Ok(NeuralScorer::load(folder, true, &self.device)?);
         }
         let (shape, seeds) = (&self.data.network, self.seeds.child(stream));
         let heads = Heads {
@@ -324,17 +324,17 @@ impl Run {
         };
         let model = Model::random(shape, heads, Init::Small, &seeds, &self.device)?;
         let params = Params::new(model.params().tensors())?;
-        Ok(NeoxScorer::try_new(shape, params)?)
+        Ok(NeuralScorer::try_new(shape, params)?)
     }
 
     /// A finished stage's network, to train on from.
-    fn trained(&self, name: &str) -> Result<NeoxScorer> {
-        Ok(NeoxScorer::load(&self.saved(name), true, &self.device)?)
+    fn trained(&self, name: &str) -> Result<NeuralScorer> {
+        Ok(NeuralScorer::load(&self.saved(name), true, &self.device)?)
     }
 
     /// A finished stage's network, as it is.
-    fn frozen(&self, name: &str) -> Result<NeoxScorer> {
-        Ok(NeoxScorer::load(&self.saved(name), false, &self.device)?
+    fn frozen(&self, name: &str) -> Result<NeuralScorer> {
+        Ok(NeuralScorer::load(&self.saved(name), false, &self.device)?
             .with_micro_batch(self.config.micro_batch)?
             .with_temperature(self.config.temperature)?)
     }
@@ -344,7 +344,7 @@ impl Run {
     }
 
     /// Saves a network as a Hugging Face folder, an adapter merged into its base and beside it.
-    fn keep(&self, name: &str, scorer: &NeoxScorer) -> Result<()> {
+    fn keep(&self, name: &str, scorer: &NeuralScorer) -> Result<()> {
         if scorer.model().adapter().is_some() {
             scorer.save_adapter(&self.adapter(name), self.base_of(name))?;
         }
@@ -352,13 +352,13 @@ impl Run {
     }
 
     /// A policy with what every stage wants of it.
-    fn policy(&self, scorer: NeoxScorer) -> Result<NeoxPolicy> {
+    fn policy(&self, scorer: NeuralScorer) -> Result<NeuralPolicy> {
         let mut scorer = scorer
             .with_temperature(self.config.temperature)?
             .with_entropy()
             .with_micro_batch(self.config.micro_batch)?;
         scorer.model_mut().options_mut().checkpointing = self.config.checkpoint_activations;
-        let policy = NeoxPolicy::try_new(scorer, self.config.max_new_tokens)?;
+        let policy = NeuralPolicy::try_new(scorer, self.config.max_new_tokens)?;
         Ok(policy.with_generation(64, rayon::current_num_threads()))
     }
 }

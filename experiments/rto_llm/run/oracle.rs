@@ -5,7 +5,7 @@ use candle_core::Device;
 use rto::seq::{Episode, Finish};
 use rto::token_reward::SentenceReward;
 use rto_bridge::checkpoint::hub;
-use rto_bridge::learner::NeoxScorer;
+use rto_bridge::learner::NeuralScorer;
 use rto_bridge::tokenizer::Tokenizer;
 
 use super::Run;
@@ -16,10 +16,10 @@ pub enum Oracle<'a> {
     /// Known.
     World(&'a rto_bridge::world::World),
     /// Trained on pairs that nothing else of the run has seen.
-    Trained(Box<NeoxScorer>),
+    Trained(Box<NeuralScorer>),
     /// The user's, which reads text in tokens of its own.
     Given {
-        scorer: Box<NeoxScorer>,
+        scorer: Box<NeuralScorer>,
         tokenizer: Box<Tokenizer>,
         codec: &'a Codec,
     },
@@ -59,7 +59,7 @@ impl Oracle<'_> {
     }
 }
 
-fn last(scorer: &NeoxScorer, batch: &[Episode]) -> Result<Vec<f64>> {
+fn last(scorer: &NeuralScorer, batch: &[Episode]) -> Result<Vec<f64>> {
     use rto::seq::TokenReward;
     Ok(SentenceReward::new(scorer).rewards(batch)?.row_sums())
 }
@@ -67,7 +67,7 @@ fn last(scorer: &NeoxScorer, batch: &[Episode]) -> Result<Vec<f64>> {
 /// The same dialogue in the tokens of another model; too long a prompt loses its start.
 fn translate(
     episode: &Episode,
-    scorer: &NeoxScorer,
+    scorer: &NeuralScorer,
     tokenizer: &Tokenizer,
     codec: &Codec,
 ) -> Result<Episode> {
@@ -95,10 +95,10 @@ pub fn check(name: &str) -> Result<()> {
     load(name, &Device::Cpu).map(drop)
 }
 
-fn load(name: &str, device: &Device) -> Result<(NeoxScorer, Tokenizer)> {
+fn load(name: &str, device: &Device) -> Result<(NeuralScorer, Tokenizer)> {
     let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
         .with_context(|| format!("--oracle {name}"))?;
-    let scorer = NeoxScorer::load(&folder, false, device)?;
+    let scorer = NeuralScorer::load(&folder, false, device)?;
     use rto::seq::{Channel, TokenScorer};
     if !scorer.channels().contains(&Channel::Reward) {
         bail!(
@@ -122,7 +122,7 @@ impl Run {
                 codec: &self.data.codec,
             });
         }
-        let scorer = NeoxScorer::load(&self.saved("oracle"), false, &self.device)?;
+        let scorer = NeuralScorer::load(&self.saved("oracle"), false, &self.device)?;
         let scorer = scorer.with_micro_batch(self.config.micro_batch)?;
         Ok(Oracle::Trained(Box::new(scorer)))
     }

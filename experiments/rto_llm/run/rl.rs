@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use rto::algorithm2::{CriticSlot, IterationReport, PpoConfig, PpoRun, PpoState};
 use rto::seq::{Episode, Finish, Ragged, TokenReward};
 use rto::token_reward::{Both, DpoReward, PaidAtEnd, SentenceReward, released};
-use rto_bridge::learner::{NeoxLearner, NeoxPolicy, NeoxRegressor, NeoxScorer};
+use rto_bridge::learner::{NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
 use rto_bridge::params::Params;
 use serde_json::{Value, json};
@@ -43,15 +43,15 @@ impl TokenReward for MissingEos {
 
 /// The models that rewards are made of.
 struct Models {
-    sft: Arc<NeoxScorer>,
-    dpo: NeoxScorer,
-    reward: NeoxScorer,
+    sft: Arc<NeuralScorer>,
+    dpo: NeuralScorer,
+    reward: NeuralScorer,
     /// Mean of the reward model over demonstrations, which becomes 0.
     reward_mean: f64,
 }
 
 impl Models {
-    fn sentence(&self) -> Result<SentenceReward<&NeoxScorer>> {
+    fn sentence(&self) -> Result<SentenceReward<&NeuralScorer>> {
         Ok(SentenceReward::new(&self.reward).normalised(self.reward_mean, 1.0)?)
     }
 
@@ -170,7 +170,7 @@ impl Run {
         models: &Models,
         method: &str,
         checkpoint: Option<&Path>,
-    ) -> Result<NeoxLearner> {
+    ) -> Result<NeuralLearner> {
         let mut scorer = match self.config.critic {
             CriticKind::Separate => self.start(&models.sft, method)?,
             CriticKind::Shared => self.with_value_head(&models.sft, method)?,
@@ -179,32 +179,32 @@ impl Run {
         if self.config.kl_estimator == Estimator::Exact {
             scorer = scorer.with_reference(models.sft.clone());
         }
-        let policy: NeoxPolicy = self.policy(scorer)?;
+        let policy: NeuralPolicy = self.policy(scorer)?;
         Ok(match checkpoint {
-            Some(folder) => NeoxLearner::load(policy, self.options(), &folder.join("policy"))?,
-            None => NeoxLearner::try_new(policy, self.options())?,
+            Some(folder) => NeuralLearner::load(policy, self.options(), &folder.join("policy"))?,
+            None => NeuralLearner::try_new(policy, self.options())?,
         })
     }
 
-    fn critic(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeoxRegressor> {
+    fn critic(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeuralRegressor> {
         let options = self.options();
         let fresh = self
             .critic_start(&models.reward)?
             .with_micro_batch(options.micro_batch)?;
         Ok(match checkpoint {
-            Some(folder) => NeoxRegressor::load(fresh, options, &folder.join("critic"))?,
-            None => NeoxRegressor::try_new(fresh, options)?,
+            Some(folder) => NeuralRegressor::load(fresh, options, &folder.join("critic"))?,
+            None => NeuralRegressor::try_new(fresh, options)?,
         })
     }
 
     /// π with a value head on its trunk.
-    fn with_value_head(&self, sft: &NeoxScorer, method: &str) -> Result<NeoxScorer> {
+    fn with_value_head(&self, sft: &NeuralScorer, method: &str) -> Result<NeuralScorer> {
         let (mut weights, take): (_, fn(_) -> _) = match self.lora(method) {
             Some(_) => (sft.model().params().tensors(), Params::frozen),
             None => (sft.weights()?, Params::new),
         };
         add_value_head(&mut weights, sft.config().hidden_size(), &self.device)?;
-        Ok(NeoxScorer::try_new(sft.config(), take(weights)?)?)
+        Ok(NeuralScorer::try_new(sft.config(), take(weights)?)?)
     }
 }
 
