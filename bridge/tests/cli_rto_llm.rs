@@ -608,5 +608,6 @@ fn the_commands_of_the_readme_run() {
     assert!(dir.path().join("rewards.html").exists());
     assert!(dir.path().join("smoke/report.html").exists());
     assert!(dir.path().join("hh/agreement.csv").exists());
-    assert_eq!(commands.len(), 8);
+    assert!(dir.path().join("converted/model.safetensors").exists());
+    assert_eq!(commands.len(), 9);
 }

@@ -75,6 +75,9 @@ fn both_styles_say_the_same() {
     assert_eq!(factor, Some(RopeScaling::Linear { factor: 2.0 }));
     value["rope_scaling"] = Value::Null;
     assert_eq!(llama(&value).rope_scaling, None);
+    // Chat models end a text, a message or a turn.
+    value["eos_token_id"] = json!([128_001, 128_008, 128_009]);
+    assert_eq!(llama(&value).eos_token, Some(128_009));
 }
 
 #[test]
@@ -189,6 +192,7 @@ fn errors_name_file_key_found_and_expected() {
         ("rope_scaling", json!({"rope_type": "linear"}), "rope_scaling.factor: not there, expected a number".into()),
         ("rope_scaling", json!({"rope_type": "linear", "factor": -1}), "rope_scaling.factor: found -1, expected a number above 0".into()),
         ("rope_scaling", json!([1]), "rope_scaling: found [1], expected an object or null".into()),
+        ("eos_token_id", json!([1, "end"]), "eos_token_id: found [1,\"end\"], expected token ids or null".into()),
         ("rms_norm_eps", json!(2), "rms_norm_eps: found 2, must be positive and below 1".into()),
         ("eos_token_id", json!(128_256), "eos_token_id: found 128256, must be below vocab_size (128256)".into()),
     ];

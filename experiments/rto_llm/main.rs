@@ -50,7 +50,7 @@ enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
-  rto_llm                                             the whole experiment, some minutes on two cores
+  rto_llm                                             the whole experiment, three minutes on two cores
   rto_llm --smoke --out runs/smoke                    every stage in seconds; nothing is learned
   rto_llm --preset hh-scratch --data harmless-base/test.jsonl.gz
                                                       human preferences, everything learned from your files

@@ -134,6 +134,26 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// As [`Keys::token`]; of several it is the last, which ends a turn where Llama 3's chat models list what ends a text, a message
+    /// and a turn.
+    pub fn last_token(
+        &self,
+        key: &str,
+        default: Option<u32>,
+        vocab_size: usize,
+    ) -> Result<Option<u32>> {
+        let Some(Value::Array(items)) = self.object.get(key) else {
+            return self.token(key, default, vocab_size);
+        };
+        let tokens = items
+            .iter()
+            .map(|item| item.as_u64().and_then(|t| u32::try_from(t).ok()));
+        match tokens.collect::<Option<Vec<u32>>>().as_deref() {
+            Some([.., last]) => Ok(Some(*last)),
+            _ => Err(self.wrong(key, &self.object[key], "token ids or null")),
+        }
+    }
+
     pub fn refuse(&self, why: String) -> Error {
         Error::file(self.path, why)
     }

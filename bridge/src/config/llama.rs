@@ -99,7 +99,7 @@ pub struct LlamaConfig {
     pub tied_embeddings: bool,
     /// Token that begins a text.
     pub bos_token: Option<u32>,
-    /// Token that ends a response.
+    /// Token that ends a response; the last of those that `config.json` lists.
     pub eos_token: Option<u32>,
     /// Token that fills a batch up.
     pub pad_token: Option<u32>,
@@ -145,7 +145,7 @@ impl LlamaConfig {
             mlp_bias: keys.flag("mlp_bias", false)?,
             tied_embeddings: keys.flag("tie_word_embeddings", false)?,
             bos_token: keys.token("bos_token_id", Some(1), vocab_size)?,
-            eos_token: keys.token("eos_token_id", Some(2), vocab_size)?,
+            eos_token: keys.last_token("eos_token_id", Some(2), vocab_size)?,
             pad_token: keys.token("pad_token_id", None, vocab_size)?,
         };
         if let Err(Error::Setting {
