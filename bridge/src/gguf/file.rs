@@ -17,6 +17,15 @@ pub(super) enum Value {
     List(Vec<Value>),
 }
 
+impl Value {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// A row of the table of tensors.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -253,21 +262,13 @@ impl<'a> File<'a> {
 
     /// A list of texts.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>> {
-        let text = |value: &'_ Value| match value {
-            Value::Text(_) => true,
-            _ => false,
+        let items = match self.values.get(key) {
+            Some(Value::List(items)) => items,
+            Some(_) => return Err(self.wrong(key, "a list of texts")),
+            None => return Err(self.missing(key, "a list of texts")),
         };
-        match self.values.get(key) {
-            Some(Value::List(items)) if items.iter().all(text) => Ok(items
-                .iter()
-                .filter_map(|item| match item {
-                    Value::Text(text) => Some(text.as_str()),
-                    _ => None,
-                })
-                .collect()),
-            Some(_) => Err(self.wrong(key, "a list of texts")),
-            None => Err(self.missing(key, "a list of texts")),
-        }
+        let texts: Option<Vec<&str>> = items.iter().map(Value::text).collect();
+        texts.ok_or_else(|| self.wrong(key, "a list of texts"))
     }
 
     /// A list of numbers, where the key is there.
