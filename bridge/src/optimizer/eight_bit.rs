@@ -60,18 +60,19 @@ const fn power(exponent: i32) -> f32 {
 #[inline(always)]
 fn decode(code: u32, last: u32) -> f32 {
     let small = code as i32 as f32 * power(-(last as i32) - 2);
-    let normal = f32::from_bits((code + ((127 - last) << 3)) << 20);
+    let normal = f32::from_bits(code.wrapping_add((127 - last) << 3) << 20);
     if code < 8 { small } else { normal }
 }
 
-/// The inverse for `y ≥ 0`, rounded up for a share of the 20-bit `dither`.
+/// The inverse for `y ≥ 0`, rounded up for a share of the 20-bit `dither`. Nothing here can overflow; additions wrap, because a check
+/// for it would keep the loops around this from running on vectors.
 #[inline(always)]
 fn encode(y: f32, dither: u32, last: u32) -> u32 {
     let u = dither as i32 as f32 * power(-20) - 0.5;
     let small = (y.mul_add(power(last as i32 + 2), u) + ROUND)
         .to_bits()
         .wrapping_sub(ROUND.to_bits());
-    let normal = ((y.to_bits() + dither) >> 20).wrapping_sub((127 - last) << 3);
+    let normal = (y.to_bits().wrapping_add(dither) >> 20).wrapping_sub((127 - last) << 3);
     if y < power(1 - last as i32) {
         small
     } else {
@@ -97,10 +98,26 @@ fn scale_of(largest: f32) -> f32 {
     if s > FLOOR { s } else { FLOOR }
 }
 
+/// Bytes as words: widened on their own, the loops after it run on vectors of words.
+#[inline(always)]
+fn widen(codes: &[u8], wide: &mut [u32; BLOCK]) {
+    for (w, &c) in wide.iter_mut().zip(codes) {
+        *w = u32::from(c);
+    }
+}
+
+#[inline(always)]
+fn narrow(wide: &[u32; BLOCK], codes: &mut [u8]) {
+    for (c, &w) in codes.iter_mut().zip(wide) {
+        *c = w as u8;
+    }
+}
+
 #[inline(always)]
 fn decode_m(codes: &[u8], scale: f32, out: &mut [f32]) {
-    for (x, &c) in out.iter_mut().zip(codes) {
-        let c = u32::from(c);
+    let mut wide = [0; BLOCK];
+    widen(codes, &mut wide);
+    for (x, &c) in out.iter_mut().zip(&wide) {
         let size = decode(c & 0x7f, 15) * scale;
         *x = f32::from_bits(size.to_bits() | ((c & 0x80) << 24));
     }
@@ -108,8 +125,10 @@ fn decode_m(codes: &[u8], scale: f32, out: &mut [f32]) {
 
 #[inline(always)]
 fn decode_v(codes: &[u8], scale: f32, out: &mut [f32]) {
-    for (x, &c) in out.iter_mut().zip(codes) {
-        *x = decode(u32::from(c), 31) * scale;
+    let mut wide = [0; BLOCK];
+    widen(codes, &mut wide);
+    for (x, &c) in out.iter_mut().zip(&wide) {
+        *x = decode(c, 31) * scale;
     }
 }
 
@@ -122,10 +141,14 @@ fn encode_m(values: &[f32], first: u32, step: u32, codes: &mut [u8]) -> f32 {
     }
     let scale = scale_of(max(sizes));
     let inverse = 1.0 / scale;
-    for (i, ((c, x), s)) in codes.iter_mut().zip(values).zip(sizes.iter()).enumerate() {
-        let code = encode(s * inverse, dither(first.wrapping_add(i as u32), step), 15).min(0x7f);
-        *c = (code | ((x.to_bits() >> 24) & 0x80)) as u8;
+    let mut wide = [0; BLOCK];
+    let mut index = first;
+    for ((w, x), s) in wide.iter_mut().zip(values).zip(sizes.iter()) {
+        let code = encode(s * inverse, dither(index, step), 15).min(0x7f);
+        *w = code | ((x.to_bits() >> 24) & 0x80);
+        index = index.wrapping_add(1);
     }
+    narrow(&wide, codes);
     scale
 }
 
@@ -133,12 +156,16 @@ fn encode_m(values: &[f32], first: u32, step: u32, codes: &mut [u8]) -> f32 {
 fn encode_v(values: &[f32], first: u32, step: u32, codes: &mut [u8]) -> f32 {
     let scale = scale_of(max(values));
     let inverse = 1.0 / scale;
-    for (i, (c, x)) in codes.iter_mut().zip(values).enumerate() {
+    let mut wide = [0; BLOCK];
+    let mut index = first;
+    for (w, x) in wide.iter_mut().zip(values) {
         // The other half of the turn: both moments of a weight do not round up together.
-        let u = dither(first.wrapping_add(i as u32), step) ^ 0x8_0000;
+        let u = dither(index, step) ^ 0x8_0000;
         let least = u32::from(*x > 0.0);
-        *c = encode(x * inverse, u, 31).clamp(least, 0xff) as u8;
+        *w = encode(x * inverse, u, 31).max(least).min(0xff);
+        index = index.wrapping_add(1);
     }
+    narrow(&wide, codes);
     scale
 }
 
