@@ -76,7 +76,7 @@ impl GptNeoXConfig {
     /// Reads a `config.json` file.
     ///
     /// # Errors
-    /// [`Error::File`] naming the file, the key, what was found and what was expected.
+    /// [`crate::Error::File`] naming the file, the key, what was found and what was expected.
     pub fn read(path: &Path) -> Result<(Self, Head)> {
         Self::parse(path, &bytes_of(path)?)
     }
