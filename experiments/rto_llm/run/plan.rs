@@ -59,11 +59,13 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
     // The largest stage: policy and critic in training; reference, DPO policy, reward model and oracle frozen.
     let oracle = u64::from(data.world.is_none());
     let mut peak = (1 + critics) * policy.total() + (3 + oracle) * frozen.total();
-    // Policy, critic, reference, DPO policy and reward model are one base with adapters of their own.
+    // Policy, critic, reference, DPO policy and reward model are one base with adapters of their own; merging one for writing
+    // makes a copy that is dropped again.
     if lora.is_some() {
         peak -= (critics + 3) * frozen.weights;
+        peak += frozen.weights;
     }
-    // Text is written from weights in another layout, an adapter merged into them.
+    // Text is written from weights in another layout.
     peak += frozen.weights;
     say!(
         reporter,
