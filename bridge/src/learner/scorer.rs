@@ -84,6 +84,26 @@ impl NeuralScorer {
         Ok(self)
     }
 
+    /// Also gives [`Channel::LogProb`]: a policy with a value head on its trunk. Needed where the output head is the embedding, which
+    /// every network has; a network with another head and tied embeddings is otherwise taken for a critic or a reward model.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] without a language-model head.
+    pub fn with_log_probs(mut self) -> crate::Result<Self> {
+        let head = self.config().head_weight();
+        if !self.model.params().contains(head) {
+            return Err(crate::Error::Setting {
+                field: "head",
+                found: format!("no weight {head}"),
+                expected: "a network with a language-model head".into(),
+            });
+        }
+        if !self.channels.contains(&Channel::LogProb) {
+            self.channels.insert(0, Channel::LogProb);
+        }
+        Ok(self)
+    }
+
     /// Also gives [`Channel::Entropy`].
     pub fn with_entropy(mut self) -> Self {
         self.channels.push(Channel::Entropy);

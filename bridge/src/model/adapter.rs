@@ -218,9 +218,8 @@ impl Model {
     /// Whether this is what PEFT calls a sequence classifier, as against a language model.
     fn sequence_classifier(&self) -> Result<bool> {
         let heads = heads(&self.config, &self.params);
-        let alone = heads.reward || heads.value;
-        let tied = self.config.head_weight() == self.config.embedding();
-        if heads.language_model && !(tied && alone) {
+        // Tied embeddings are there in every network: only a reward head says what it is for.
+        if heads.language_model && !(self.config.tied_embeddings() && heads.reward) {
             return Ok(false);
         }
         match heads.reward {

@@ -3,9 +3,13 @@
 use super::ok;
 use super::training::{contents, same};
 use candle_core::{DType, Device, Tensor};
+use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
+use rto_bridge::config::{LlamaConfig, LlamaFamily};
 use rto_bridge::learner::NeuralScorer;
-use rto_bridge::model::Request;
+use rto_bridge::model::{Heads, Model, Request};
+use rto_bridge::params::{Init, Params};
+use rto_bridge::world::{EOS, PAD, WORDS};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -115,4 +119,69 @@ fn adapters_that_fit_no_layer_are_refused() {
     assert!(!out.exists());
     let plan = ok(&["--smoke", "--lora", "2", "--dry-run"]);
     assert!(plan.contains("lora_rank = 2"), "{plan}");
+}
+
+/// Tied embeddings, queries in groups, a window shorter than a dialogue; the critic on a trunk of its own and on the policy's.
+#[test]
+fn a_network_of_the_llama_family_goes_through_every_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LlamaConfig {
+        family: LlamaFamily::Mistral,
+        vocab_size: WORDS.len(),
+        hidden_size: 16,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 4,
+        intermediate_size: 24,
+        rope_base: 1e4,
+        rope_scaling: None,
+        max_positions: 48,
+        rms_norm_eps: 1e-5,
+        window: Some(6),
+        attention_bias: false,
+        mlp_bias: false,
+        tied_embeddings: true,
+        bos_token: None,
+        eos_token: Some(EOS),
+        pad_token: Some(PAD),
+    };
+    let heads = Heads {
+        language_model: true,
+        ..Heads::default()
+    };
+    let seeds = SeedTree::new(1);
+    let model = Model::random(&config, heads, Init::Small, &seeds, &Device::Cpu).unwrap();
+    let params = Params::frozen(model.params().tensors()).unwrap();
+    let base = dir.path().join("base");
+    let scorer = NeuralScorer::try_new(&config, params).unwrap();
+    scorer.save_hugging_face(&base, None).unwrap();
+    let base = base.to_str().unwrap();
+    for (i, more) in [
+        &["--set", "critic=separate"][..],
+        &["--set", "critic=shared"],
+        &["--set", "critic=shared", "--lora", "2"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let out = dir.path().join(format!("run{i}"));
+        let args = [
+            "--smoke",
+            "--quiet",
+            "--methods",
+            "ppo,rto",
+            "--model",
+            base,
+        ];
+        ok(&[&args[..], more, &["--out", out.to_str().unwrap()]].concat());
+        for (policy, class) in [
+            ("rto", "MistralForCausalLM"),
+            ("reward", "MistralForSequenceClassification"),
+        ] {
+            let config = out.join("policies").join(policy).join("config.json");
+            let config = fs::read_to_string(config).unwrap();
+            assert!(config.contains(class), "{config}");
+        }
+    }
 }

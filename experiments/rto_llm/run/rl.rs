@@ -204,7 +204,7 @@ impl Run {
             None => (sft.weights()?, Params::new),
         };
         add_value_head(&mut weights, sft.config().hidden_size(), &self.device)?;
-        Ok(NeuralScorer::try_new(sft.config(), take(weights)?)?)
+        Ok(NeuralScorer::try_new(sft.config(), take(weights)?)?.with_log_probs()?)
     }
 }
 
