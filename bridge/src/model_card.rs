@@ -26,6 +26,8 @@ pub struct ModelCard {
     pub name: String,
     /// How it was trained: `sft`, `dpo`, `ppo`, `dppo`, `rto`, …
     pub method: String,
+    /// What `config.json` calls the architecture: `gpt_neox`, `llama`, `mistral`.
+    pub family: String,
     /// The preset of the run.
     pub preset: String,
     /// The seed of the run.
@@ -101,7 +103,7 @@ impl ModelCard {
                 let _ = writeln!(text, "- {}", quoted(data));
             }
         }
-        text.push_str("tags:\n- rlhf\n- gpt_neox\n");
+        let _ = writeln!(text, "tags:\n- rlhf\n- {}", quoted(&self.family));
         let _ = writeln!(text, "- {}", quoted(&self.method));
         if !self.metrics.is_empty() {
             let _ = write!(

@@ -95,6 +95,7 @@ fn hopeless_training_is_refused() {
 
 fn card() -> ModelCard {
     ModelCard {
+        family: "gpt_neox".into(),
         name: "rto-tiny-seed1".into(),
         method: "rto".into(),
         preset: "tiny".into(),

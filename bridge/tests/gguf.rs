@@ -204,6 +204,16 @@ fn damage_is_named_in_one_line() {
     ] {
         assert_eq!(read(&bytes), Err(said.to_string()));
     }
+    // A count of layers that would fill the memory with their names.
+    let mut bytes = whole.clone();
+    let key = b"llama.block_count";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&(1_u32 << 30).to_le_bytes());
+    let said = read(&bytes).unwrap_err();
+    assert!(
+        said.starts_with("llama.block_count: found 1073741824, expected no more than"),
+        "{said}"
+    );
     // Cut anywhere, it is never a model.
     for cut in (0..whole.len()).step_by(whole.len() / 150) {
         assert!(read(&whole[..cut]).is_err(), "cut at {cut}");

@@ -6,7 +6,7 @@ use rto_bridge::checkpoint::{self, Contents, hub};
 use rto_bridge::gguf;
 use rto_bridge::model::Model;
 use rto_bridge::params::Params;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Writes a model as a Hugging Face folder: from a GGUF file, with an adapter merged into it, or in another float type.
 #[derive(Debug, clap::Args)]
@@ -34,6 +34,14 @@ Examples:
 
 pub fn run(args: &Args) -> Result<()> {
     let path = hub::resolve(&args.model, &mut |text| eprintln!("{text}"))?;
+    // Two names of one folder, through a link or another working directory, are the same folder.
+    let real = |path: &Path| path.canonicalize().ok();
+    if real(&args.out).is_some_and(|out| Some(out) == real(&path)) {
+        bail!(
+            "--out {}: is the model itself, expected another folder",
+            args.out.display()
+        );
+    }
     // Sums of an adapter are made in f32, whatever is written.
     let read = args.adapter.as_ref().map(|_| DType::F32);
     let loaded = checkpoint::load(&path, read, &Device::Cpu)?;
@@ -52,12 +60,6 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     let carried = tokenizer_of(&path)?;
-    if args.out == path {
-        bail!(
-            "--out {}: is the model itself, expected another folder",
-            args.out.display()
-        );
-    }
     let contents = Contents {
         config: &loaded.config,
         head: loaded.head,
@@ -83,7 +85,7 @@ enum Carried {
 }
 
 impl Carried {
-    fn path(&self) -> &std::path::Path {
+    fn path(&self) -> &Path {
         match self {
             Self::Own(path) | Self::Filled(path) => path,
         }
@@ -99,7 +101,7 @@ impl Drop for Carried {
     }
 }
 
-fn tokenizer_of(path: &std::path::Path) -> Result<Carried> {
+fn tokenizer_of(path: &Path) -> Result<Carried> {
     if !gguf::is_gguf(path) {
         return Ok(Carried::Own(path.into()));
     }

@@ -14,6 +14,9 @@ pub fn resolve(name: &str, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     if path.exists() || previous.is_some_and(|p| p.is_dir()) {
         return Ok(path.into());
     }
+    if crate::gguf::is_gguf(path) {
+        return Err(Error::file(path, "no such file"));
+    }
     if !is_hub_id(name) {
         return Err(Error::file(path, "no such folder"));
     }

@@ -25,7 +25,7 @@ impl LlamaFamily {
         }
     }
 
-    fn model_type(self) -> &'static str {
+    pub(super) fn model_type(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
@@ -191,6 +191,20 @@ impl LlamaConfig {
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             let expected = format!("a divisor of num_attention_heads ({})", self.n_heads);
             return refuse("num_key_value_heads", self.n_kv_heads, expected);
+        }
+        if !(self.rope_base.is_finite() && self.rope_base > 0.0) {
+            return Err(Error::Setting {
+                field: "rope_theta",
+                found: self.rope_base.to_string(),
+                expected: "a finite number above 0".into(),
+            });
+        }
+        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
+            return Err(Error::Setting {
+                field: "rms_norm_eps",
+                found: self.rms_norm_eps.to_string(),
+                expected: "a number above 0 and below 1".into(),
+            });
         }
         if !self.head_dim.is_multiple_of(2) {
             return refuse("head_dim", self.head_dim, "an even number".into());

@@ -263,6 +263,14 @@ impl ModelConfig {
         h * (2 * queries + 2 * keys) + inners * h * inner
     }
 
+    /// What `config.json` calls the architecture.
+    pub fn model_type(&self) -> &'static str {
+        match self {
+            Self::GptNeoX(_) => "gpt_neox",
+            Self::Llama(c) => c.family.model_type(),
+        }
+    }
+
     /// What a reader would call the family.
     pub fn family(&self) -> &'static str {
         match self {

@@ -178,7 +178,9 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
     if file.find_size("llama.expert_count")?.is_some_and(|n| n > 0) {
         return Err(file.wrong("llama.expert_count", "no experts, which are not supported"));
     }
-    let window = file.find_size("llama.attention.sliding_window")?;
+    let window = file
+        .find_size("llama.attention.sliding_window")?
+        .filter(|w| *w > 0);
     let rope_base = file.find_number("llama.rope.freq_base")?.unwrap_or(1e4);
     let token = |name: &str| -> Result<Option<u32>> {
         Ok(file
@@ -215,6 +217,14 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
         eos_token: token("eos")?,
         pad_token: token("padding")?,
     };
+    if config.n_layers > file.tensors.len() {
+        let why = format!(
+            "llama.block_count: found {}, expected no more than its {} tensors",
+            config.n_layers,
+            file.tensors.len()
+        );
+        return Err(Error::file(path, why));
+    }
     if let Err(Error::Setting {
         field,
         found,

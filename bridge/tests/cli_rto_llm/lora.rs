@@ -185,3 +185,27 @@ fn a_network_of_the_llama_family_goes_through_every_stage() {
         }
     }
 }
+
+#[test]
+fn a_model_is_not_converted_onto_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let fixture = super::fixture("plain");
+    let to = |from: &str, out: &Path| {
+        ["convert", "--model", from, "--out", out.to_str().unwrap()].map(String::from)
+    };
+    let words = |v: &[String]| v.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    let made = to(&fixture, &model);
+    ok(&made.iter().map(String::as_str).collect::<Vec<_>>());
+    let before = fs::read(model.join("model.safetensors")).unwrap();
+    // The same folder by another name.
+    let other = dir.path().join("model/../model");
+    let again = to(model.to_str().unwrap(), &other);
+    let said = super::error(&again.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(
+        said.contains("is the model itself"),
+        "{} {said}",
+        words(&again)
+    );
+    assert_eq!(fs::read(model.join("model.safetensors")).unwrap(), before);
+}

@@ -1,19 +1,22 @@
 //! With low-rank adapters one copy of a base serves the policy in training, π_ref, π_dpo, the reward model and the critic.
 //!
 //! SFT adapts the model that was named; what it gives, merged, is the base of everything after it. Each stage leaves its adapter in
-//! `adapters/STAGE`, as PEFT reads it, beside the merged network in `policies/STAGE`.
+//! `adapters/STAGE`, as PEFT reads it, beside the merged network in `policies/STAGE`. Its file names the base relative to the run's
+//! folder: PEFT finds it when it is started there, or is given the base by its caller.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use clap::ValueEnum;
 use rto_bridge::config::Head;
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::params::Params;
 
 use super::Run;
+use super::choices::Method;
 use super::config::Config;
 use super::data::Data;
 
@@ -55,7 +58,12 @@ impl Run {
 
     /// The network of a stage before its first step: as it is, or frozen with a fresh adapter.
     pub fn adapted(&self, scorer: NeuralScorer, stage: &str) -> Result<NeuralScorer> {
-        let seeds = self.seeds.child(stage).child("adapter");
+        // As everything else in them, the first adapters of all methods are equal: what differs is the reward.
+        let stream = match Method::value_variants().iter().any(|m| m.name() == stage) {
+            true => "rl",
+            false => stage,
+        };
+        let seeds = self.seeds.child(stream).child("adapter");
         Ok(match self.lora(stage) {
             Some(lora) => scorer.with_adapter(lora, &seeds)?,
             None => scorer,
@@ -109,8 +117,11 @@ impl Run {
         Ok(critic.with_adapter_weights(adapter.clone(), &factors)?)
     }
 
-    /// π_dpo and the reward model, frozen, on the weights of π_ref where they are adapters of it.
+    /// A finished stage's network, frozen, in the memory of π_ref where it is π_ref or an adapter of it.
     pub fn on_base(&self, sft: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
+        if stage == "sft" {
+            return Ok(sft.snapshot()?);
+        }
         if self.lora(stage).is_none() {
             return self.frozen(stage);
         }

@@ -64,6 +64,7 @@ impl Run {
                     summary.name, self.config.preset, self.config.seed
                 ),
                 method: summary.name.clone(),
+                family: self.data.network.model_type().into(),
                 preset: self.config.preset.clone(),
                 seed: self.config.seed,
                 base_model: (!self.config.model.is_empty()).then(|| base_name(&self.config.model)),

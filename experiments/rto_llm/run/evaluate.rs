@@ -52,7 +52,7 @@ impl Run {
             .progress
             .bar(self.policies().len() as u64, self.title("evaluate"));
         for name in self.policies() {
-            let scorer = self.frozen(name)?.with_reference(sft.clone());
+            let scorer = self.on_base(&sft, name)?.with_reference(sft.clone());
             let policy = self.policy(scorer)?;
             let decoder = Decoder {
                 temperature: self.config.eval_temperature,
@@ -146,7 +146,7 @@ impl Run {
         let pairs = &self.data.held_out_pairs;
         let both = |p: &rto::algorithm2::Pair| [p.winner.clone(), p.loser.clone()];
         let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
-        let (dpo, reward) = (self.frozen("dpo")?, self.frozen("reward")?);
+        let (dpo, reward) = (self.on_base(sft, "dpo")?, self.on_base(sft, "reward")?);
         let implicit = DpoReward::try_new(&dpo, sft, 1.0)?;
         let scores = [
             ("oracle", oracle.rewards(&episodes)?),
@@ -179,8 +179,8 @@ impl Run {
 
     /// (4.5), and the true reward where it is known, token by token, on responses of π_ref.
     fn credits(&self, sft: &NeuralScorer) -> Result<String> {
-        let dpo = self.frozen("dpo")?;
-        let policy = self.policy(self.frozen("sft")?)?;
+        let dpo = self.on_base(sft, "dpo")?;
+        let policy = self.policy(self.on_base(sft, "sft")?)?;
         let prompts: Vec<Arc<[Token]>> = self
             .shown()
             .map(|i| self.data.held_out[i].clone())

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -280,12 +280,19 @@ pub fn fingerprint(folder: Option<&Path>) -> Result<Option<String>> {
         return Ok(None);
     };
     if gguf::is_gguf(folder) {
-        // Its metadata and size; the weights are long.
-        let mut start = Vec::new();
-        let file = std::fs::File::open(folder).with_context(|| folder.display().to_string())?;
-        let size = file.metadata()?.len();
-        file.take(1 << 16).read_to_end(&mut start)?;
-        let text = format!("{size} {}", String::from_utf8_lossy(&start));
+        // Its size and a little of everything: metadata and weights.
+        let named = || folder.display().to_string();
+        let mut file = std::fs::File::open(folder).with_context(named)?;
+        let size = file.metadata().with_context(named)?.len();
+        let mut text = format!("{size}");
+        for part in 0..256 {
+            let mut bytes = Vec::new();
+            file.seek(SeekFrom::Start(size / 256 * part))
+                .with_context(named)?;
+            let mut piece = (&mut file).take(1 << 10);
+            piece.read_to_end(&mut bytes).with_context(named)?;
+            text.extend(bytes.iter().map(|b| char::from(*b)));
+        }
         let key = SeedTree::new(0).child(&text).key64();
         return Ok(Some(format!("{key:016x}")));
     }

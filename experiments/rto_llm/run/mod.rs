@@ -55,7 +55,7 @@ pub struct Args {
     /// columns prompt, chosen, rejected
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Option<Vec<String>>,
-    /// Model to start from: a Hugging Face folder, or a name on the hub with that feature
+    /// Model to start from: a Hugging Face folder, a GGUF file of the Llama family, or a name on the hub with that feature
     #[arg(long, value_name = "FOLDER")]
     model: Option<String>,
     /// What judges held-out responses: a folder with a reward model (sequence classification, its own tokenizer)
@@ -143,8 +143,11 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     if !config.oracle.is_empty() {
         oracle::check(&config.oracle)?;
     }
+    let jobs = args
+        .jobs
+        .map_or_else(|| jobs(&config, &data, &device), usize::from);
     if args.dry_run {
-        return plan::print(&config, &data, reporter);
+        return plan::print(&config, &data, jobs, reporter);
     }
     let out = match &args.common.out {
         Some(out) => Some(out.clone()),
@@ -169,7 +172,6 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     if !run.data.said.is_empty() {
         say!(reporter, "{}", run.data.said)?;
     }
-    let jobs = args.jobs.map_or_else(|| run.jobs(), usize::from);
     // What stands in one row needs all rows above it, and nothing of its neighbours.
     let rows: [&[Fitted]; 3] = [
         &[(Last::Sft, "pretrain", Run::pretrain)],
@@ -230,6 +232,19 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     say!(reporter, "results in {}", run.root().display())
 }
 
+/// How many stages are trained at once unless that is said: one for each core, where all their networks are small. Each loads what
+/// it needs, so a reward model of the user's, whose size is not known here, is a reason for one at a time.
+fn jobs(config: &Config, data: &Data, device: &Device) -> usize {
+    // Policy, critic, reference, DPO and reward model, gradients and moments; activations come on top.
+    const WEIGHTS: usize = 16_000_000;
+    let shapes = data.network.tensors(Head::CausalLm);
+    let weights: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
+    match device.is_cpu() && weights <= WEIGHTS && config.oracle.is_empty() {
+        true => rayon::current_num_threads(),
+        false => 1,
+    }
+}
+
 /// The newest numbered folder of an unfinished run with these settings: without --out, the same command goes on.
 fn unfinished(config: &Config, data: &Data) -> Option<PathBuf> {
     let wanted = toml::to_string(config).ok()?;
@@ -271,18 +286,6 @@ fn remove_temporaries(dir: &Path) {
 impl Run {
     fn root(&self) -> &Path {
         self.dir.root()
-    }
-
-    /// How many stages are trained at once unless that is said: one for each core, where all their networks are small.
-    fn jobs(&self) -> usize {
-        // Policy, critic, reference, DPO and reward model, gradients and moments; activations come on top.
-        const WEIGHTS: usize = 16_000_000;
-        let shapes = self.data.network.tensors(Head::CausalLm);
-        let weights: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
-        match self.device.is_cpu() && weights <= WEIGHTS {
-            true => rayon::current_num_threads(),
-            false => 1,
-        }
     }
 
     /// A stage's place among all, for progress bars.

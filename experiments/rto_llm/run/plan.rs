@@ -14,23 +14,23 @@ use super::data::Data;
 use super::estimate;
 
 /// Prints settings, memory plan and work.
-pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
+pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> Result<()> {
     let network = &data.network;
     let lora = config.lora(network);
-    let plan = |head, training| {
+    let with = |head, training, lora| {
         let work = Workload {
             batch: config.micro_batch,
             sequence: data.longest_prompt() + config.max_new_tokens,
             training,
             moments: config.moments.of(),
             checkpointing: config.checkpoint_activations,
-            lora: lora.as_ref().filter(|_| training),
+            lora,
             ..Workload::default()
         };
         MemoryPlan::new(network, head, &work)
     };
-    let policy = plan(Head::CausalLm, true);
-    let frozen = plan(Head::CausalLm, false);
+    let policy = with(Head::CausalLm, true, lora.as_ref());
+    let frozen = with(Head::CausalLm, false, None);
     let (n, reward) = (data.pairs.len(), config.reward()?);
     let mut fit = vec![
         ("sft", fit_steps(data.demonstrations.len(), &*config.sft()?)),
@@ -67,6 +67,12 @@ pub fn print(config: &Config, data: &Data, reporter: &Reporter) -> Result<()> {
     }
     // Text is written from weights in another layout.
     peak += frozen.weights;
+    // Methods at once share nothing.
+    peak *= jobs.clamp(1, config.methods.len().max(1)) as u64;
+    if lora.is_some() && data.base.is_none() {
+        // From scratch SFT trains every weight.
+        peak = peak.max(with(Head::CausalLm, true, None).total());
+    }
     say!(
         reporter,
         "# at most about {} MB at once",

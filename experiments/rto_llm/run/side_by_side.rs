@@ -4,11 +4,12 @@
 //! how many run at once. For small networks it is the better use of the cores: their kernels are too short to be shared out.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// A stage by name.
 pub struct Task<'a> {
@@ -67,7 +68,17 @@ pub fn run(
                 };
                 while let Some(task) = next() {
                     let start = Instant::now();
-                    let done = stop.check().and_then(|()| pool.install(task.work));
+                    // A panic must stop the others as an error does.
+                    let work = AssertUnwindSafe(|| pool.install(task.work));
+                    let done = stop.check().and_then(|()| {
+                        let crashed = |_| {
+                            Err(anyhow!(
+                                "stage {}: ended by a fault of the program",
+                                task.name
+                            ))
+                        };
+                        catch_unwind(work).unwrap_or_else(crashed)
+                    });
                     let failed = done.is_err();
                     let sent = sender.send((task.name, start.elapsed(), done));
                     // Only now: what it stops reports after the cause.
@@ -141,5 +152,19 @@ mod tests {
             assert_eq!(error.to_string(), "the loss is NaN");
             assert!(!late.load(Ordering::Relaxed));
         }
+    }
+
+    #[test]
+    fn a_fault_of_one_task_stops_the_others_too() {
+        let stop = Stop::default();
+        let wait = || {
+            while stop.check().is_ok() {
+                std::thread::yield_now();
+            }
+            stop.check()
+        };
+        let tasks = vec![task("broken", || panic!("on purpose")), task("waits", wait)];
+        let error = run(tasks, 2, &stop, &mut |_, _| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("stage broken"), "{error}");
     }
 }
