@@ -78,6 +78,36 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Token ids of a prompt: [`Tokenizer::encode`] after [`Tokenizer::beginning`], unless the text begins with that already (a chat
+    /// template may print it).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<Token>> {
+        let (mut start, tokens) = (self.beginning()?, self.encode(text)?);
+        if tokens.starts_with(&start) {
+            return Ok(tokens);
+        }
+        start.extend(tokens);
+        Ok(start)
+    }
+
+    /// What the tokenizer puts in front of every text: the begin token of Llama and Mistral, nothing for most others.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn beginning(&self) -> Result<Vec<Token>> {
+        const WORD: &str = "a";
+        let plain = self.encode(WORD)?;
+        let whole = self
+            .inner
+            .encode(WORD, true)
+            .map_err(|e| Error::file(&self.path, format!("cannot encode: {e}")))?;
+        let whole = whole.get_ids();
+        let at = whole.windows(plain.len().max(1)).position(|w| w == plain);
+        Ok(whole[..at.unwrap_or(0)].to_vec())
+    }
+
     /// Text of token ids; special tokens are shown or left out.
     ///
     /// # Errors
@@ -98,6 +128,8 @@ impl Tokenizer {
             let text = self.decode(&[id], true)?;
             Ok(match self.inner.id_to_token(id) {
                 None => format!("<{id}>"),
+                // SentencePiece's blank, which the decoder takes off the start of a text: here every piece is one.
+                Some(token) if token.starts_with('▁') => token.replace('▁', " "),
                 Some(token) if text.is_empty() || text.contains('\u{fffd}') => token,
                 Some(_) => text,
             })

@@ -87,7 +87,24 @@ fn tokens_are_those_of_the_reference_tokenizers() {
                 .map(|t| t.as_u64().unwrap() as u32)
                 .collect();
             let ours = tokenizer.encode(text).unwrap();
+            // SentencePiece's kind begins a prompt with its token, once; the other does not.
+            let begin: &[u32] = if name == "pieces" { &[1] } else { &[] };
+            assert_eq!(tokenizer.beginning().unwrap(), begin);
+            let prompt = tokenizer.encode_prompt(text).unwrap();
+            assert_eq!(prompt, [begin, &ours].concat());
             assert_eq!(ours, wanted, "{name}: {text:?}");
+            if name == "pieces" && text.is_ascii() && !text.is_empty() {
+                let shown = tokenizer.pieces(&ours).unwrap().concat();
+                assert!(
+                    shown.starts_with(' ') || text.starts_with('\t'),
+                    "{shown:?}"
+                );
+                assert_eq!(
+                    shown.matches(' ').count(),
+                    text.matches(' ').count() + 1,
+                    "{text:?}"
+                );
+            }
             if name == "bytes" {
                 assert_eq!(tokenizer.decode(&ours, true).unwrap(), text);
             }

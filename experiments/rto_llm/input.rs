@@ -72,7 +72,11 @@ impl Line {
                         model.name
                     )
                 })?;
-                tokenizer.encode(text).with_context(|| place.clone())?
+                let tokens = match field {
+                    "prompt" => tokenizer.encode_prompt(text),
+                    _ => tokenizer.encode(text),
+                };
+                tokens.with_context(|| place.clone())?
             }
             (Some(other), None) => {
                 bail!("{place}: {field}: found {}, expected a text", short(other))

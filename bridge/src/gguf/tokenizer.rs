@@ -49,6 +49,15 @@ pub(super) fn files(file: &File<'_>, path: &Path) -> Result<[(&'static str, Stri
                "special": *kind != ADDED})
     });
     tokenizer["added_tokens"] = added.collect();
+    if let Some(begin) = begins_with(file, &tokens)? {
+        let (id, text) = begin;
+        let token = json!({"SpecialToken": {"id": text, "type_id": 0}});
+        let sequence = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+        tokenizer["post_processor"] = json!({
+            "type": "TemplateProcessing", "single": [token, sequence("A")], "pair": [token, sequence("A"), token, sequence("B")],
+            "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
+        });
+    }
     let mut special = Map::new();
     for (ours, theirs) in [
         ("bos_token", "bos"),
@@ -87,6 +96,23 @@ pub(super) fn files(file: &File<'_>, path: &Path) -> Result<[(&'static str, Stri
             format!("{:#}\n", Value::Object(special)),
         ),
     ])
+}
+
+/// The token that begins every text: where the file says so, or says nothing and its kind has one.
+fn begins_with<'a>(file: &File<'_>, tokens: &[&'a str]) -> Result<Option<(usize, &'a str)>> {
+    let kind = file.find_text(MODEL)? == Some("llama")
+        || matches!(
+            file.find_text(WORDS)?,
+            Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3")
+        );
+    if !file
+        .find_flag("tokenizer.ggml.add_bos_token")?
+        .unwrap_or(kind)
+    {
+        return Ok(None);
+    }
+    let id = file.find_size("tokenizer.ggml.bos_token_id")?;
+    Ok(id.and_then(|id| Some((id, *tokens.get(id)?))))
 }
 
 fn vocabulary(tokens: &[&str]) -> Map<String, Value> {

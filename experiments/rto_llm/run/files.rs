@@ -387,15 +387,21 @@ impl Maker<'_> {
 
     /// Its last tokens: what was said last is what is answered.
     fn prompt(&self, text: &str) -> Result<Prompt> {
-        let tokens = self.tokenizer.encode(text)?;
+        let tokens = self.tokenizer.encode_prompt(text)?;
         let longest = self
             .config
             .max_prompt_tokens
             .min(self.positions - self.config.max_new_tokens);
-        let start = tokens.len().saturating_sub(longest);
+        let over = tokens.len().saturating_sub(longest);
         self.prompts_cut
-            .set(self.prompts_cut.get() + usize::from(start > 0));
-        Ok(tokens[start..].into())
+            .set(self.prompts_cut.get() + usize::from(over > 0));
+        // What begins every text is not what is cut.
+        let begin = self.tokenizer.beginning()?;
+        let kept = match tokens.starts_with(&begin) {
+            true => begin.len().min(longest),
+            false => 0,
+        };
+        Ok([&tokens[..kept], &tokens[kept + over..]].concat().into())
     }
 
     /// With its end, or cut without one.

@@ -77,7 +77,7 @@ fn translate(
     }
     let positions = scorer.config().max_positions();
     response.truncate(positions - 1);
-    let prompt = tokenizer.encode(&codec.text(&episode.prompt)?)?;
+    let prompt = tokenizer.encode_prompt(&codec.text(&episode.prompt)?)?;
     if response.is_empty() {
         // A response without words that did not end: its prompt's last token is read.
         response.extend(prompt.last());
