@@ -8,11 +8,15 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, StreamKey};
-use rto_bridge::config::{Activation, GptNeoXConfig, Head, LlamaConfig, LlamaFamily, ModelConfig};
+use rto_bridge::config::{Activation, GptNeoXConfig, Head, ModelConfig};
 use rto_bridge::generate::{Engine, Sampling};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+#[path = "shapes/smollm2.rs"]
+mod shapes;
+use shapes::smollm2;
 
 const BATCH: usize = 16;
 const REPETITIONS: usize = 5;
@@ -45,43 +49,9 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
-/// SmolLM2-135M.
-fn smollm2(
-    [
-        vocab_size,
-        hidden_size,
-        n_layers,
-        n_heads,
-        intermediate_size,
-        max_positions,
-    ]: [usize; 6],
-) -> LlamaConfig {
-    LlamaConfig {
-        family: LlamaFamily::Llama,
-        vocab_size,
-        hidden_size,
-        n_layers,
-        n_heads,
-        n_kv_heads: 3,
-        head_dim: 64,
-        intermediate_size,
-        rope_base: 1e5,
-        rope_scaling: None,
-        max_positions,
-        rms_norm_eps: 1e-5,
-        window: None,
-        attention_bias: false,
-        mlp_bias: false,
-        tied_embeddings: true,
-        bos_token: None,
-        eos_token: Some(0),
-        pad_token: None,
-    }
-}
-
-fn config(sizes: [usize; 6]) -> ModelConfig {
-    if sizes[3] == 9 {
-        return smollm2(sizes).into();
+fn config(shape: &Shape) -> ModelConfig {
+    if shape.name == "smollm2" {
+        return smollm2().into();
     }
     let [
         vocab_size,
@@ -90,7 +60,7 @@ fn config(sizes: [usize; 6]) -> ModelConfig {
         n_heads,
         intermediate_size,
         max_positions,
-    ] = sizes;
+    ] = shape.sizes;
     ModelConfig::GptNeoX(GptNeoXConfig {
         vocab_size,
         hidden_size,
@@ -150,7 +120,7 @@ fn main() {
         .iter()
         .filter(|s| wanted.is_empty() || wanted.iter().any(|w| w == s.name))
     {
-        let config = config(shape.sizes);
+        let config = config(shape);
         let engine =
             Engine::new(&config, Head::CausalLm, &weights(&config)).expect("weights of this shape");
         let mut rng = SeedTree::new(0).child("prompts").rng();

@@ -11,13 +11,16 @@ use candle_core::Device;
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::{Activation, GptNeoXConfig, LlamaConfig, LlamaFamily, ModelConfig};
+use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
 use rto_bridge::optimizer::{AdamW, AdamWConfig};
 use rto_bridge::params::{Gradients, Init};
 
 #[path = "train/ppo.rs"]
 mod ppo;
+#[path = "shapes/smollm2.rs"]
+mod shapes;
+use shapes::smollm2;
 
 struct Shape {
     vocab_size: usize,
@@ -49,8 +52,9 @@ fn shape(name: &str) -> Option<Shape> {
 }
 
 fn config(s: &Shape) -> ModelConfig {
-    if s.n_heads == 9 {
-        return ModelConfig::Llama(smollm2(s));
+    let llama = smollm2();
+    if s.hidden_size == llama.hidden_size {
+        return llama.into();
     }
     ModelConfig::GptNeoX(GptNeoXConfig {
         vocab_size: s.vocab_size,
@@ -70,31 +74,6 @@ fn config(s: &Shape) -> ModelConfig {
         eos_token: Some(0),
         pad_token: None,
     })
-}
-
-/// SmolLM2-135M.
-fn smollm2(s: &Shape) -> LlamaConfig {
-    LlamaConfig {
-        family: LlamaFamily::Llama,
-        vocab_size: s.vocab_size,
-        hidden_size: s.hidden_size,
-        n_layers: s.n_layers,
-        n_heads: s.n_heads,
-        n_kv_heads: 3,
-        head_dim: 64,
-        intermediate_size: 1536,
-        rope_base: 1e5,
-        rope_scaling: None,
-        max_positions: s.max_positions,
-        rms_norm_eps: 1e-5,
-        window: None,
-        attention_bias: false,
-        mlp_bias: false,
-        tied_embeddings: true,
-        bos_token: None,
-        eos_token: Some(0),
-        pad_token: None,
-    }
 }
 
 fn model(s: &Shape, seed: u64) -> Result<Model, rto_bridge::Error> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
+    beginning: Vec<Token>,
 }
 
 impl From<TrainedTokenizer> for Tokenizer {
@@ -18,6 +19,7 @@ impl From<TrainedTokenizer> for Tokenizer {
         Self {
             inner: trained.into_inner(),
             path: "the tokenizer trained here".into(),
+            beginning: Vec::new(),
         }
     }
 }
@@ -58,7 +60,25 @@ impl Tokenizer {
                 ),
             ));
         }
-        Ok(Self { inner, path })
+        let mut tokenizer = Self {
+            inner,
+            path,
+            beginning: Vec::new(),
+        };
+        tokenizer.beginning = tokenizer.read_beginning()?;
+        Ok(tokenizer)
+    }
+
+    fn read_beginning(&self) -> Result<Vec<Token>> {
+        const WORD: &str = "a";
+        let plain = self.encode(WORD)?;
+        let whole = self
+            .inner
+            .encode(WORD, true)
+            .map_err(|e| Error::file(&self.path, format!("cannot encode: {e}")))?;
+        let whole = whole.get_ids();
+        let at = whole.windows(plain.len().max(1)).position(|w| w == plain);
+        Ok(whole[..at.unwrap_or(0)].to_vec())
     }
 
     /// Whether a folder has one.
@@ -84,28 +104,16 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<Token>> {
-        let (mut start, tokens) = (self.beginning()?, self.encode(text)?);
-        if tokens.starts_with(&start) {
-            return Ok(tokens);
-        }
-        start.extend(tokens);
-        Ok(start)
+        let tokens = self.encode(text)?;
+        Ok(match tokens.starts_with(&self.beginning) {
+            true => tokens,
+            false => [&self.beginning[..], &tokens].concat(),
+        })
     }
 
     /// What the tokenizer puts in front of every text: the begin token of Llama and Mistral, nothing for most others.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn beginning(&self) -> Result<Vec<Token>> {
-        const WORD: &str = "a";
-        let plain = self.encode(WORD)?;
-        let whole = self
-            .inner
-            .encode(WORD, true)
-            .map_err(|e| Error::file(&self.path, format!("cannot encode: {e}")))?;
-        let whole = whole.get_ids();
-        let at = whole.windows(plain.len().max(1)).position(|w| w == plain);
-        Ok(whole[..at.unwrap_or(0)].to_vec())
+    pub fn beginning(&self) -> &[Token] {
+        &self.beginning
     }
 
     /// Text of token ids; special tokens are shown or left out.

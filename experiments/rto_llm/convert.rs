@@ -42,6 +42,8 @@ pub fn run(args: &Args) -> Result<()> {
             args.out.display()
         );
     }
+    // A tokenizer that cannot be read is known before the weights are.
+    let carried = tokenizer_of(&path)?;
     // Sums of an adapter are made in f32, whatever is written.
     let read = args.adapter.as_ref().map(|_| DType::F32);
     let loaded = checkpoint::load(&path, read, &Device::Cpu)?;
@@ -59,7 +61,6 @@ pub fn run(args: &Args) -> Result<()> {
             base.load_adapter(adapter)?.merged_weights()?
         }
     };
-    let carried = tokenizer_of(&path)?;
     let contents = Contents {
         config: &loaded.config,
         head: loaded.head,

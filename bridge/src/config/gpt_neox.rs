@@ -3,6 +3,7 @@
 use super::keys::Keys;
 use super::{Head, bytes_of, describe_head, object_of};
 use crate::Result;
+use crate::ops::rotary::HeadLayout;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -138,6 +139,19 @@ impl GptNeoXConfig {
         });
         describe_head(&mut value, head, CAUSAL, CLASSIFICATION);
         value
+    }
+
+    /// Query, key and value of a head beside each other.
+    pub(crate) fn head_layout(&self) -> HeadLayout {
+        let head_dim = self.head_dim();
+        HeadLayout {
+            row: 3 * self.hidden_size,
+            head_dim,
+            heads: self.n_heads,
+            kv_heads: self.n_heads,
+            step: 3 * head_dim,
+            offsets: [0, head_dim, 2 * head_dim],
+        }
     }
 
     /// Name and shape of every weight but the head's.

@@ -2,7 +2,7 @@
 
 use super::keys::Keys;
 use super::{Head, describe_head};
-use crate::ops::rotary;
+use crate::ops::rotary::{self, HeadLayout};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -268,6 +268,20 @@ impl LlamaConfig {
         let (causal, classification) = self.family.classes();
         describe_head(&mut value, head, &causal, &classification);
         value
+    }
+
+    /// Queries of all heads, then keys, then values.
+    pub(crate) fn head_layout(&self) -> HeadLayout {
+        let queries = self.n_heads * self.head_dim;
+        let keys = self.n_kv_heads * self.head_dim;
+        HeadLayout {
+            row: queries + 2 * keys,
+            head_dim: self.head_dim,
+            heads: self.n_heads,
+            kv_heads: self.n_kv_heads,
+            step: self.head_dim,
+            offsets: [0, queries, queries + keys],
+        }
     }
 
     /// Name and shape of every weight but the head's.

@@ -14,6 +14,7 @@ mod llama;
 pub use gpt_neox::{Activation, GptNeoXConfig};
 pub use llama::{LlamaConfig, LlamaFamily, RopeScaling};
 
+use crate::ops::rotary::HeadLayout;
 use crate::{Error, Result};
 use keys::Keys;
 use serde_json::{Map, Value, json};
@@ -180,6 +181,14 @@ impl ModelConfig {
         match self {
             Self::GptNeoX(c) => c.intermediate_size,
             Self::Llama(c) => c.intermediate_size,
+        }
+    }
+
+    /// Where queries, keys and values lie in a row of the packed projection.
+    pub(crate) fn head_layout(&self) -> HeadLayout {
+        match self {
+            Self::GptNeoX(c) => c.head_layout(),
+            Self::Llama(c) => c.head_layout(),
         }
     }
 

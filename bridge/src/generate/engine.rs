@@ -44,13 +44,7 @@ struct Shape {
 
 impl Shape {
     fn new(config: &ModelConfig) -> Self {
-        let (heads, kv_heads, head_dim) =
-            (config.n_heads(), config.n_kv_heads(), config.head_dim());
-        let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
-        let (step, offsets) = match config {
-            ModelConfig::GptNeoX(_) => (3 * head_dim, [0, head_dim, 2 * head_dim]),
-            ModelConfig::Llama(_) => (head_dim, [0, queries, queries + keys]),
-        };
+        let layout = config.head_layout();
         let (parallel, eps, activation) = match config {
             ModelConfig::GptNeoX(c) => (c.parallel_residual, c.layer_norm_eps, Some(c.activation)),
             ModelConfig::Llama(c) => (false, c.rms_norm_eps, None),
@@ -58,16 +52,9 @@ impl Shape {
         Self {
             hidden: config.hidden_size(),
             inner: config.intermediate_size(),
-            layout: HeadLayout {
-                row: queries + 2 * keys,
-                head_dim,
-                heads,
-                kv_heads,
-                step,
-                offsets,
-            },
-            queries,
-            keys,
+            queries: layout.heads * layout.head_dim,
+            keys: layout.kv_heads * layout.head_dim,
+            layout,
             window: config.window().unwrap_or(usize::MAX),
             parallel,
             eps: eps as f32,

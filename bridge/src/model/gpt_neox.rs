@@ -4,7 +4,7 @@ use super::architecture::{Architecture, BlockTape, Pass, TensorPass};
 use crate::config::GptNeoXConfig;
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
-use crate::ops::rotary::{HeadLayout, Turn, rotate};
+use crate::ops::rotary::{Turn, rotate};
 use crate::ops::{attention, composite, gelu, layer_norm, linear};
 use crate::params::{Gradients, Params};
 use crate::{Error, Result};
@@ -68,19 +68,6 @@ impl GptNeoX {
         })
     }
 
-    fn layout(&self) -> HeadLayout {
-        let c = &self.config;
-        let head_dim = c.hidden_size / c.n_heads;
-        HeadLayout {
-            row: 3 * c.hidden_size,
-            head_dim,
-            heads: c.n_heads,
-            kv_heads: c.n_heads,
-            step: 3 * head_dim,
-            offsets: [0, head_dim, 2 * head_dim],
-        }
-    }
-
     fn name(block: usize, part: &str) -> String {
         format!("gpt_neox.layers.{block}.{part}")
     }
@@ -133,7 +120,7 @@ impl GptNeoX {
         let mut qkv = pass.pool.take(n * 3 * h);
         let name = Self::name(block, "attention.query_key_value");
         pass.linear_forward(&name, h, 3 * h, norm, &mut qkv, Update::Set);
-        let layout = self.layout();
+        let layout = self.config.head_layout();
         rotate(&mut qkv, &layout, pass.rotary, Turn::Forward);
         let (mut out, mut log_sum) = (
             pass.pool.take(n * h),
@@ -210,7 +197,7 @@ impl GptNeoX {
         grads: &mut Gradients,
     ) -> Buffer {
         let h = self.config.hidden_size;
-        let layout = self.layout();
+        let layout = self.config.head_layout();
         let mut dqkv = pass.pool.take(tape[QKV].len());
         attention::backward(
             &tape[QKV],

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::config::LlamaConfig;
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
-use crate::ops::rotary::{HeadLayout, Turn, rotate};
+use crate::ops::rotary::{Turn, rotate};
 use crate::ops::{attention, composite, rms_norm, swiglu};
 use crate::params::{Gradients, Params};
 use candle_core::Tensor;
@@ -45,22 +45,9 @@ impl Llama {
         })
     }
 
-    /// Queries of all heads, then keys, then values.
-    fn layout(&self) -> HeadLayout {
-        let c = &self.config;
-        HeadLayout {
-            row: self.queries + 2 * self.keys,
-            head_dim: c.head_dim,
-            heads: c.n_heads,
-            kv_heads: c.n_kv_heads,
-            step: c.head_dim,
-            offsets: [0, self.queries, self.queries + self.keys],
-        }
-    }
-
     /// The three projections: name, width, and where they stand in a packed row.
     fn projections(&self, block: usize) -> [(String, usize, usize); 3] {
-        let [q, k, v] = self.layout().offsets;
+        let [q, k, v] = self.config.head_layout().offsets;
         [
             (Self::name(block, "self_attn.q_proj"), self.queries, q),
             (Self::name(block, "self_attn.k_proj"), self.keys, k),
@@ -101,7 +88,7 @@ impl Llama {
 
     /// Rotated queries, keys and values of `norm`; attended values; logarithms of the softmax sums.
     fn attend(&self, pass: &Pass<'_>, block: usize, norm: &[f32]) -> [Buffer; 3] {
-        let (h, layout) = (self.config.hidden_size, self.layout());
+        let (h, layout) = (self.config.hidden_size, self.config.head_layout());
         let n = norm.len() / h;
         let mut qkv = pass.pool.take(n * layout.row);
         for (name, width, at) in self.projections(block) {
@@ -137,7 +124,7 @@ impl Llama {
         dout: &[f32],
         grads: &mut Gradients,
     ) -> Buffer {
-        let (h, layout) = (self.config.hidden_size, self.layout());
+        let (h, layout) = (self.config.hidden_size, self.config.head_layout());
         let n = norm.len() / h;
         let mut dqkv = pass.pool.take(tape[QKV].len());
         attention::backward(

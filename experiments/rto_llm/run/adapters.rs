@@ -70,50 +70,39 @@ impl Run {
         })
     }
 
-    /// A network to train on from: its own copy of the weights, or the same memory where an adapter is trained.
-    pub fn start(&self, from: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
-        let params = self.take(from, stage)?;
-        Ok(NeuralScorer::try_new(from.config(), params)?)
+    /// How a stage takes over the weights of a frozen network: a copy to train, or the same memory under an adapter.
+    pub fn take(&self, stage: &str) -> fn(BTreeMap<String, Tensor>) -> rto_bridge::Result<Params> {
+        match self.lora(stage) {
+            Some(_) => Params::frozen,
+            None => Params::new,
+        }
     }
 
-    /// The weights of a frozen network for a stage.
-    fn take(&self, from: &NeuralScorer, stage: &str) -> Result<Params> {
-        Ok(match self.lora(stage) {
-            Some(_) => Params::frozen(from.model().params().tensors())?,
-            None => Params::new(from.weights()?)?,
-        })
+    /// A network to train on from.
+    pub fn start(&self, from: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
+        let params = self.take(stage)(from.model().params().tensors())?;
+        Ok(NeuralScorer::try_new(from.config(), params)?)
     }
 
     /// A reward model before its first step.
     pub fn reward_start(&self, trunk: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
-        let seeds = self.seeds.child(stage);
-        let (weights, take): (_, fn(BTreeMap<String, Tensor>) -> _) = match self.lora(stage) {
-            Some(_) => (trunk.model().params().tensors(), Params::frozen),
-            None => (trunk.weights()?, Params::new),
-        };
+        let (weights, seeds) = (trunk.model().params().tensors(), self.seeds.child(stage));
+        let take = self.take(stage);
         let scorer = NeuralScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
         self.adapted(scorer, stage)
     }
 
     /// A critic before its first step: on the reward model, with its adapter where it has one.
     pub fn critic_start(&self, reward: &NeuralScorer) -> Result<NeuralScorer> {
+        let weights = reward.model().params().tensors();
         let Some(adapter) = reward.model().adapter() else {
-            let weights = reward.weights()?;
-            return Ok(NeuralScorer::with_value_head(
-                reward.config(),
-                weights,
-                Params::new,
-            )?);
+            let critic = NeuralScorer::with_value_head(reward.config(), weights, Params::new)?;
+            return Ok(critic);
         };
-        let (factors, base): (BTreeMap<_, _>, BTreeMap<_, _>) = reward
-            .model()
-            .params()
-            .tensors()
+        let (factors, base): (BTreeMap<_, _>, BTreeMap<_, _>) = weights
             .into_iter()
             .partition(|(name, _)| name.contains(".lora_"));
         let critic = NeuralScorer::with_value_head(reward.config(), base, Params::frozen)?;
-        let copy = |(name, t): (String, Tensor)| Ok((name, t.copy()?));
-        let factors = factors.into_iter().map(copy).collect::<Result<_>>()?;
         Ok(critic.with_adapter_weights(adapter.clone(), &factors)?)
     }
 

@@ -236,15 +236,20 @@ fn clean(
         return Ok(data::clean_pairs(pairs, &options)?);
     };
     let count = |text: &str| Ok(maker.tokenizer.encode(text)?.len());
+    // What is put in front of a prompt takes its room.
+    let begin = maker.tokenizer.beginning().len();
     let options = CleanOptions {
         on: rules.into_iter().filter(|r| *r == Rule::Overlong).collect(),
         lengths: Some(Lengths {
             tokens: &count,
-            prompt: limit(config.cut_prompts, config.max_prompt_tokens),
+            prompt: limit(
+                config.cut_prompts,
+                config.max_prompt_tokens.saturating_sub(begin),
+            ),
             reply: limit(config.cut_replies, config.max_new_tokens - 1),
             total: limit(
                 config.cut_prompts || config.cut_replies,
-                maker.positions - 1,
+                (maker.positions - 1).saturating_sub(begin),
             ),
         }),
     };
@@ -396,8 +401,8 @@ impl Maker<'_> {
         self.prompts_cut
             .set(self.prompts_cut.get() + usize::from(over > 0));
         // What begins every text is not what is cut.
-        let begin = self.tokenizer.beginning()?;
-        let kept = match tokens.starts_with(&begin) {
+        let begin = self.tokenizer.beginning();
+        let kept = match tokens.starts_with(begin) {
             true => begin.len().min(longest),
             false => 0,
         };

@@ -12,7 +12,6 @@ use rto::seq::{Episode, Finish, Ragged, TokenReward};
 use rto::token_reward::{Both, DpoReward, PaidAtEnd, SentenceReward, released};
 use rto_bridge::learner::{NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
-use rto_bridge::params::Params;
 use serde_json::{Value, json};
 
 use super::Run;
@@ -199,12 +198,10 @@ impl Run {
 
     /// π with a value head on its trunk.
     fn with_value_head(&self, sft: &NeuralScorer, method: &str) -> Result<NeuralScorer> {
-        let (mut weights, take): (_, fn(_) -> _) = match self.lora(method) {
-            Some(_) => (sft.model().params().tensors(), Params::frozen),
-            None => (sft.weights()?, Params::new),
-        };
+        let mut weights = sft.model().params().tensors();
         add_value_head(&mut weights, sft.config().hidden_size(), &self.device)?;
-        Ok(NeuralScorer::try_new(sft.config(), take(weights)?)?.with_log_probs()?)
+        let params = self.take(method)(weights)?;
+        Ok(NeuralScorer::try_new(sft.config(), params)?.with_log_probs()?)
     }
 }
 
