@@ -431,7 +431,7 @@ fn names_that_are_no_folder() {
             .to_string();
         assert_eq!(
             error,
-            "EleutherAI/pythia-14m: no such folder; to download a model of that id from the Hugging Face hub, build with --features rto-bridge/hub"
+            "EleutherAI/pythia-14m: no such folder; to download a model of that id from the Hugging Face hub, build with --features rto-llm/hub"
         );
     }
 }

@@ -62,7 +62,7 @@ fn program(name: &str) -> Result<PathBuf> {
         if folder.ends_with("release") {
             build.arg("--release");
         }
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
         build.arg("--manifest-path").arg(manifest);
         let status = build.status().context("cargo could not be started")?;
         if !status.success() {

@@ -46,7 +46,7 @@ pub struct Args {
 #[cfg(not(feature = "judge"))]
 pub fn run(_: &Args) -> anyhow::Result<()> {
     anyhow::bail!(
-        "judge: this program was built without it, expected `cargo run --features rto-bridge/judge --bin rto_llm -- judge …`"
+        "judge: this program was built without it, expected `cargo run --features rto-llm/judge --bin rto_llm -- judge …`"
     )
 }
 

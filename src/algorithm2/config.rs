@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Line 7 of Algorithm 2, "PPO-Update", leaves it open: How advantages are estimated from token rewards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "snake_case", deny_unknown_fields)
 )]
@@ -35,7 +35,7 @@ pub enum Advantage {
 /// Line 7 of Algorithm 2: The loss of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "snake_case")
 )]
@@ -50,7 +50,7 @@ pub enum PolicyLoss {
 /// Line 6 of Algorithm 2, or GRPO: Where the KL term acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "snake_case")
 )]
@@ -65,7 +65,7 @@ pub enum KlPlacement {
 /// Not stated in the paper: Masked whitening of advantages or rewards over the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "snake_case")
 )]
@@ -82,7 +82,7 @@ pub enum Whitening {
 /// The PPO trainer of Algorithm 2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]
@@ -304,7 +304,7 @@ impl PpoConfig {
 /// Algorithm 2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]

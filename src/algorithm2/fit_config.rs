@@ -20,7 +20,7 @@ impl<T> Deref for Checked<T> {
 /// Not stated in the paper: How a learning rate moves over a run of T steps, after a linear warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "snake_case", deny_unknown_fields)
 )]
@@ -91,7 +91,7 @@ impl Schedule {
 /// Minibatch training on a fixed data set: SFT, DPO, reward fitting.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]
@@ -150,7 +150,7 @@ impl FitConfig {
 /// DPO (C.4).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]

@@ -25,7 +25,7 @@ use crate::{Error, Result, Token};
 /// Every stream is keyed by iteration and every order by epoch, so no generator has a state to save.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(deny_unknown_fields)
 )]

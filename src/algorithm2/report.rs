@@ -6,7 +6,7 @@ use crate::seq::{Channel, Episode, Finish, PerToken, Ragged, StepReport};
 
 /// Lines 4 to 7 of Algorithm 2: One iteration, measured on its rollout. Rewards and KL are those of π_{t−1}, before the steps.
 #[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "experiments", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct IterationReport {
     /// t, from 1.
     pub iteration: u64,

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// of the distributions sampled from. [`Decoder::check_on_policy`] is where that is refused.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 /// token, with d = log π(y_h|s_h) − log π_ref(y_h|s_h), y ~ π.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(rename_all = "snake_case")
 )]
@@ -55,7 +55,7 @@ impl KlEstimator {
 /// After an iteration of n responses with mean sequence KL k: β₂ ← β₂ (1 + clip(k/target − 1, −0.2, 0.2) n/horizon).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
-    feature = "experiments",
+    feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(deny_unknown_fields)
 )]

@@ -36,7 +36,7 @@ fn is_hub_id(name: &str) -> bool {
 fn download(name: &str, _say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     Err(Error::file(
         name,
-        "no such folder; to download a model of that id from the Hugging Face hub, build with --features rto-bridge/hub",
+        "no such folder; to download a model of that id from the Hugging Face hub, build with --features rto-llm/hub",
     ))
 }
 

@@ -185,7 +185,7 @@ fn scores_that_depend_on_the_batch_are_caught_at_the_first_minibatch() {
     assert!(leaky.logits.is_empty(), "nothing was stepped");
 }
 
-#[cfg(feature = "experiments")]
+#[cfg(feature = "serde")]
 #[test]
 fn settings_survive_a_file_and_unknown_keys_do_not() {
     let config = RtoConfig::released();

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Closed-form entries.
 const EXACT: f64 = 1e-9;
 /// Entries that come from an iterative solver on the other side.
@@ -52,7 +52,7 @@ fn example(name: &str) -> Value {
 }
 
 fn golden() -> Value {
-    serde_json::from_str(include_str!("golden/theory.json")).unwrap()
+    serde_json::from_str(include_str!("../../tests/golden/theory.json")).unwrap()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {

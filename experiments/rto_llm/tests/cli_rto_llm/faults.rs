@@ -190,7 +190,7 @@ fn a_dry_run_says_how_long() {
 
 #[test]
 fn the_committed_figure_is_what_its_table_draws() {
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../figures/rto_llm");
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../figures/rto_llm");
     let dir = tempfile::tempdir().unwrap();
     let table = "frontier.csv";
     fs::copy(committed.join(table), dir.path().join(table)).unwrap();

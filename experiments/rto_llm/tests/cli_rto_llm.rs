@@ -16,7 +16,7 @@ mod training;
 
 fn fixture(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/generation")
+        .join("../../bridge/tests/fixtures/generation")
         .join(name);
     path.to_str().unwrap().into()
 }
@@ -586,7 +586,7 @@ fn damaged_models_end_in_one_line() {
 
 #[test]
 fn the_commands_of_the_readme_run() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     let commands: Vec<&str> = readme
         .lines()

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROP32: &str = env!("CARGO_BIN_EXE_prop32");
 const THM42: &str = env!("CARGO_BIN_EXE_thm42");
 const ALGORITHM2: &str = env!("CARGO_BIN_EXE_algorithm2");
