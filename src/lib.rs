@@ -18,6 +18,7 @@
 //! | [`objective`], [`token_reward`], [`advantage`] | (2.2), (2.3), (4.5), (5.1), (C.4): losses and rewards per token |
 //! | [`algorithm2`] | Algorithm 2 and its baselines |
 //! | [`policy`] | Section 4.2: policies, critics and rewards on a table, exact evaluation of any policy |
+//! | [`preference`] | preference optimisation at large: DPO, IPO, SimPO, χPO, KTO … to their exact minimisers |
 //! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
 //!
 //! From a token MDP to the exact suboptimality of Algorithm 1 and its bound:
@@ -67,6 +68,7 @@ pub mod numerics;
 pub mod objective;
 pub mod plan;
 pub mod policy;
+pub mod preference;
 pub mod reward;
 pub mod search;
 pub mod seed;

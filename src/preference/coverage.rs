@@ -1,0 +1,54 @@
+//! Coverage of additive rewards: by how much data from one law can mislead about another.
+
+use nalgebra::{DMatrix, SymmetricEigen};
+
+use crate::mdp::check_len;
+use crate::{Error, Result};
+
+/// Directions with less than this share of the largest second moment are outside the data's span.
+const SPAN: f64 = 1e-12;
+
+/// C_add = max over f of E_π[(ψᵀf)²]/E_μ[(ψᵀf)²], the change-of-trajectory-measure coefficient of rewards that are linear in
+/// the features ψ(τ) (`[n, d]`, row by row) of n trajectories; π and μ are laws on them. Directions that μ never moves in are
+/// left out, as a reward along them is identified by neither.
+///
+/// # Errors
+/// [`Error::Shape`]; [`Error::NonFinite`] should a feature not be finite.
+pub fn additive_coverage(
+    features: &[f64],
+    dim: usize,
+    target: &[f64],
+    data: &[f64],
+) -> Result<f64> {
+    let n = target.len();
+    check_len("data law", n, data.len())?;
+    check_len("features", n * dim, features.len())?;
+    if let Some(&value) = features.iter().find(|v| !v.is_finite()) {
+        return Err(Error::NonFinite {
+            what: "features".into(),
+            value,
+        });
+    }
+    let moment = |law: &[f64]| -> DMatrix<f64> {
+        let mut m = DMatrix::<f64>::zeros(dim, dim);
+        for (row, p) in features.chunks(dim).zip(law) {
+            for (i, x) in row.iter().enumerate().filter(|(_, x)| **x != 0.0) {
+                for (j, y) in row.iter().enumerate() {
+                    m[(i, j)] += p * x * y;
+                }
+            }
+        }
+        m
+    };
+    let eigen = SymmetricEigen::new(moment(data));
+    let largest = eigen.eigenvalues.max();
+    let kept: Vec<usize> = (0..dim)
+        .filter(|&k| eigen.eigenvalues[k] > SPAN * largest)
+        .collect();
+    let whitened = DMatrix::from_fn(dim, kept.len(), |i, k| {
+        eigen.eigenvectors[(i, kept[k])] / eigen.eigenvalues[kept[k]].sqrt()
+    });
+    Ok((whitened.transpose() * moment(target) * &whitened)
+        .symmetric_eigenvalues()
+        .max())
+}

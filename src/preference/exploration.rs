@@ -1,0 +1,263 @@
+//! Online preference optimisation: the exponential trap of passive sampling and the bonus of optimism, in closed form, and loops
+//! whose regret is exact in every round.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use super::evaluation::{kl, soft_optimum};
+use super::planner::{bounds, tilt};
+use super::responses::Responses;
+use crate::mdp::Beta;
+use crate::numerics::{log_sigmoid, log_sum_exp, sigmoid};
+use crate::{Error, Result};
+
+/// Two responses, π_ref(b) = ε = e^{−c/β}, R(b) = 1, R(a) = 0: until b is drawn nothing is learned, and every passive policy
+/// is π_ref.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trap {
+    /// ε.
+    pub mass: f64,
+    /// SubOpt(π_ref) = β log(1 + ε(e^{1/β} − 1)) − ε.
+    pub subopt_reference: f64,
+    /// log ½ / (2 log(1 − ε)): the rounds of two draws after which b was met with probability ½.
+    pub rounds_to_half: f64,
+}
+
+impl Trap {
+    /// The trap of depth `c` in (0, 1).
+    ///
+    /// # Errors
+    /// [`Error::Config`] for c outside (0, 1) or β = 0.
+    pub fn try_new(beta: Beta, c: f64) -> Result<Self> {
+        if !(c > 0.0 && c < 1.0) {
+            return Err(Error::config("c", c, "in (0, 1)"));
+        }
+        let b = beta.get();
+        if b <= 0.0 {
+            return Err(Error::config("beta", b, "a positive number"));
+        }
+        let mass = (-c / b).exp();
+        // log(1 − ε + ε e^{1/β}) without overflow of e^{1/β}.
+        let log_z = log_sum_exp(&[(-mass).ln_1p(), (1.0 - c) / b]);
+        Ok(Self {
+            mass,
+            subopt_reference: b * log_z - mass,
+            rounds_to_half: 0.5f64.ln() / (2.0 * (-mass).ln_1p()),
+        })
+    }
+
+    /// SubOpt(π_ref) (1 − (1 − ε)^{2T})/(1 − (1 − ε)²): a lower bound on the expected regret of T rounds for the samplers
+    /// (ref, ref), (π_t, ref) and (π_t, π_t).
+    pub fn passive_regret(&self, rounds: f64) -> f64 {
+        let log_miss = 2.0 * (-self.mass).ln_1p();
+        self.subopt_reference * (rounds * log_miss).exp_m1() / log_miss.exp_m1()
+    }
+
+    /// The limit of [`Trap::passive_regret`].
+    pub fn passive_regret_limit(&self) -> f64 {
+        -self.subopt_reference / (2.0 * (-self.mass).ln_1p()).exp_m1()
+    }
+}
+
+/// The bonus of XPO and VPO online with nothing seen yet, in the class 0 ≤ R ≤ V: raising a set of reference mass q by
+/// v = V/β gains log(1 + q(e^v − 1)) − qv, most at q = 1/v − 1/(e^v − 1). Returns that q and the gain there.
+pub fn optimism_bonus(v: f64) -> (f64, f64) {
+    let best = 1.0 / v - 1.0 / v.exp_m1();
+    (best, optimism_gain(v, best))
+}
+
+/// log(1 + q(e^v − 1)) − qv.
+pub fn optimism_gain(v: f64, q: f64) -> f64 {
+    log_sum_exp(&[(-q).ln_1p(), q.ln() + v]) - q * v
+}
+
+/// XPO's update for two responses from counts (`wins` and `losses` of the second against the first), |R₁ − R₀| ≤ `bound`: the
+/// global minimiser d of −(wins log σ(d) + losses log σ(−d))/N + α E_ref log π_d on the interval, by a grid and a polish of
+/// its best cell.
+///
+/// # Errors
+/// [`Error::Shape`] unless there are two responses.
+pub fn xpo_two_responses(
+    log_reference: &[f64],
+    beta: Beta,
+    (wins, losses): (f64, f64),
+    alpha: f64,
+    bound: f64,
+) -> Result<f64> {
+    crate::mdp::check_len("ref", 2, log_reference.len())?;
+    let total = (wins + losses).max(1.0);
+    if alpha == 0.0 && wins + losses == 0.0 {
+        return Ok(0.0); // everything ties
+    }
+    let loss = |d: f64| {
+        let logits = [log_reference[0], log_reference[1] + d / beta.get()];
+        let z = log_sum_exp(&logits);
+        let bonus: f64 = log_reference
+            .iter()
+            .zip(logits)
+            .map(|(u, x)| u.exp() * (x - z))
+            .sum();
+        let part = |count: f64, d: f64| {
+            if count > 0.0 {
+                count * log_sigmoid(d)
+            } else {
+                0.0
+            }
+        };
+        -(part(wins, d) + part(losses, -d)) / total + alpha * bonus
+    };
+    const CELLS: usize = 400;
+    let point = |k: usize| -bound + 2.0 * bound * k as f64 / CELLS as f64;
+    let best = (0..=CELLS)
+        .min_by(|&a, &b| loss(point(a)).total_cmp(&loss(point(b))))
+        .expect("a grid");
+    let (mut low, mut high) = (point(best.saturating_sub(1)), point((best + 1).min(CELLS)));
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    for _ in 0..100 {
+        let (a, b) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
+        if loss(a) < loss(b) { high = b } else { low = a }
+    }
+    let mut candidates = vec![point(best), 0.5 * (low + high)];
+    candidates.extend([-bound, bound]);
+    Ok(candidates
+        .into_iter()
+        .min_by(|&a, &b| loss(a).total_cmp(&loss(b)))
+        .expect("four points"))
+}
+
+/// Where the two responses of a round come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampler {
+    /// Both from the current policy.
+    PolicyPolicy,
+    /// One from the current policy, one from π_ref.
+    PolicyReference,
+    /// Both from π_ref.
+    ReferenceReference,
+    /// Both uniform over the responses.
+    Uniform,
+}
+
+/// What decides the policy of a round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Learner {
+    /// Online DPO without a bonus: the maximum-likelihood scores with a small ridge, clipped to |R − mean| ≤ `bound`.
+    Greedy {
+        /// The bound.
+        bound: f64,
+        /// The ridge on the summed loss.
+        ridge: f64,
+    },
+    /// XPO with the weight α√t on the summed loss, two responses only.
+    Xpo {
+        /// α.
+        alpha: f64,
+        /// The bound on |R₁ − R₀|.
+        bound: f64,
+    },
+}
+
+/// Runs `rounds` rounds: plan, add SubOpt(π_t) (exact), draw a pair, label it by (2.1). Returns the cumulative regret after
+/// each round.
+///
+/// # Errors
+/// [`Error::Config`] for XPO on other than two responses, or constants that are not positive.
+pub fn online_regret(
+    responses: &Responses,
+    beta: Beta,
+    learner: Learner,
+    sampler: Sampler,
+    rounds: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<f64>> {
+    let n = responses.len();
+    if let Learner::Xpo { .. } = learner
+        && n != 2
+    {
+        return Err(Error::config(
+            "learner",
+            format!("xpo on {n} responses"),
+            "on two responses",
+        ));
+    }
+    let (star, _) = soft_optimum(responses, beta);
+    let reference: Vec<f64> = responses.log_reference().iter().map(|u| u.exp()).collect();
+    let uniform = vec![1.0 / n as f64; n];
+    let (mut wins, mut scores) = (vec![0.0; n * n], vec![0.0; n]);
+    let (mut total, mut curve) = (0.0, Vec::with_capacity(rounds));
+    for round in 0..rounds {
+        let planned: Vec<f64> = match learner {
+            Learner::Greedy { bound, ridge } => {
+                newton_scores(&wins, &mut scores, ridge);
+                let mean = scores.iter().sum::<f64>() / n as f64;
+                scores
+                    .iter()
+                    .map(|s| (s - mean).clamp(-bound, bound) / beta.get())
+                    .collect()
+            }
+            Learner::Xpo { alpha, bound } => {
+                // Counts are those of the second response against the first; α√t is a weight on the summed loss.
+                let (won, lost) = (wins[2], wins[1]);
+                let weight = alpha * ((round + 1) as f64).sqrt() / (won + lost).max(1.0);
+                let d =
+                    xpo_two_responses(responses.log_reference(), beta, (won, lost), weight, bound)?;
+                vec![0.0, d / beta.get()]
+            }
+        };
+        let log_policy = tilt(responses, &planned)?;
+        total += beta.get() * kl(&log_policy, &star);
+        curve.push(total);
+        let policy: Vec<f64> = log_policy.iter().map(|u| u.exp()).collect();
+        let (first, second) = match sampler {
+            Sampler::PolicyPolicy => (&policy, &policy),
+            Sampler::PolicyReference => (&policy, &reference),
+            Sampler::ReferenceReference => (&reference, &reference),
+            Sampler::Uniform => (&uniform, &uniform),
+        };
+        let (y, z) = (draw(first, rng), draw(second, rng));
+        let label: f64 = rng.random();
+        if y != z {
+            let won = label < sigmoid(responses.rewards()[y] - responses.rewards()[z]);
+            let (w, l) = if won { (y, z) } else { (z, y) };
+            wins[w * n + l] += 1.0;
+        }
+    }
+    Ok(curve)
+}
+
+fn draw(law: &[f64], rng: &mut ChaCha8Rng) -> usize {
+    crate::mdp::pick(law.iter().copied(), rng)
+}
+
+/// Two warm Newton steps on the summed logistic loss with a ridge; each step is cut to 1, which keeps the first ones in hand.
+fn newton_scores(wins: &[f64], scores: &mut [f64], ridge: f64) {
+    let n = scores.len();
+    for _ in 0..2 {
+        let mut hessian = nalgebra::DMatrix::from_diagonal_element(n, n, ridge);
+        let mut gradient = nalgebra::DVector::from_iterator(n, scores.iter().map(|s| ridge * s));
+        for i in 0..n {
+            for j in i + 1..n {
+                let (won, lost) = (wins[i * n + j], wins[j * n + i]);
+                if won + lost > 0.0 {
+                    let s = sigmoid(scores[i] - scores[j]);
+                    let (slope, bend) = ((won + lost) * s - won, (won + lost) * s * (1.0 - s));
+                    gradient[i] += slope;
+                    gradient[j] -= slope;
+                    hessian[(i, i)] += bend;
+                    hessian[(j, j)] += bend;
+                    hessian[(i, j)] -= bend;
+                    hessian[(j, i)] -= bend;
+                }
+            }
+        }
+        let Some(factor) = nalgebra::Cholesky::new(hessian) else {
+            return;
+        };
+        let step = factor.solve(&gradient);
+        for (s, d) in scores.iter_mut().zip(step.iter()) {
+            *s -= d.clamp(-1.0, 1.0);
+        }
+    }
+    let (low, high) = bounds(scores);
+    debug_assert!(low.is_finite() && high.is_finite());
+}
