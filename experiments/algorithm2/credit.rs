@@ -95,15 +95,26 @@ fn text(study: &Study, credit: &Credit<'_>) -> Result<String> {
     for ((s, a), weight) in d.pair.indexed_iter() {
         all.push((*weight, credit.at(StateIx(s as u32), ActionIx(a as u32))));
     }
-    let with = |k: usize| shown(correlation(&all, 0, k)).text();
+    let (advantage, reward) = (correlation(&all, 0, 1), correlation(&all, 0, 2));
     Ok(format!(
         "(e) {}: over the tokens that pi_ref writes, the credit (4.5) of the fitted pi_dpo correlates {} with r + V*(s') - V*(s), and {} with r itself.\n\
-         => (4.5) pays the advantage, not the reward; V* itself at the prompt, {}, is paid to nobody.\n",
+         => {}; V* itself at the prompt, {}, is paid to nobody.\n",
         Instance::Long.title(&study.config),
-        with(1),
-        with(2),
+        shown(advantage).text(),
+        shown(reward).text(),
+        verdict(advantage, reward),
         shown(mean_value(mdp, &credit.values)).text(),
     ))
+}
+
+/// What (4.5) of a fitted π_dpo goes with; of an exact one it is the advantage (errata, B2).
+fn verdict(advantage: f64, reward: f64) -> &'static str {
+    match advantage > reward {
+        true => "(4.5) pays the advantage, not the reward",
+        false => {
+            "(4.5) of an exact pi_dpo pays the advantage; this one, fitted to these pairs, is too far from it to show that"
+        }
+    }
 }
 
 /// Weighted correlation of two of the three numbers.
@@ -119,5 +130,18 @@ fn correlation(all: &[(f64, [f64; 3])], i: usize, k: usize) -> f64 {
 impl Credits {
     pub fn text(&self) -> &str {
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advantage_is_named_where_the_credit_goes_with_it() {
+        assert!(verdict(0.9, 0.3).ends_with("not the reward"));
+        for (advantage, reward) in [(0.3, 0.3), (0.2, 0.9), (f64::NAN, 0.1)] {
+            assert!(verdict(advantage, reward).ends_with("to show that"));
+        }
     }
 }

@@ -9,7 +9,7 @@ use rto_harness::table::{Cell, Table};
 
 use crate::method::{Knobs, Method, Point, Yardsticks, mean_over_run, run};
 use crate::problem::Problem;
-use crate::tables::{Group, Ratio, blocks, groups, interval_text, means};
+use crate::tables::{Group, Ratio, blocks, gap_text, groups, means};
 use crate::{Instance, Study};
 
 const COLUMNS: &[&str] = &[
@@ -273,7 +273,7 @@ fn one_instance(
         "KL",
     ];
     let mut table = Table::new("curves", &columns);
-    for (policy, label) in [("reference", "pi_ref (SFT)"), ("dpo", "DPO")] {
+    for (policy, label) in [("reference", "SFT"), ("dpo", "DPO")] {
         let row = exact.filter("instance", name)?.filter("policy", policy)?;
         let cell = |column: &str| -> Result<Cell> { Ok(shown(row.floats(column)?[0])) };
         let empty = || Cell::Empty;
@@ -290,9 +290,9 @@ fn one_instance(
         let ratio = |k: usize| Ratio::of(&group.samples[k], &base.samples[k]).text();
         table.push([
             method.label().into(),
-            interval_text(&group.samples[0]).into(),
+            gap_text(&group.samples[0]).into(),
             ratio(0).into(),
-            interval_text(&group.samples[1]).into(),
+            gap_text(&group.samples[1]).into(),
             ratio(1).into(),
             end(2),
             end(6),
@@ -304,11 +304,7 @@ fn one_instance(
 fn conclusion(name: &str, per_run: &[Group], curves: &[Group]) -> String {
     let sample = |m: Method, k: usize| &find(per_run, name, m).samples[k];
     let against = |m: Method, k: usize| Ratio::of(sample(m, k), sample(Method::Dppo, k));
-    let verdict = |r: Ratio| match (r.is_less(), r.is_more()) {
-        (true, _) => "RTO wins",
-        (_, true) => "DPPO wins",
-        _ => "no significant difference",
-    };
+    let verdict = |r: Ratio| r.verdict("RTO", "DPPO");
     let (run, end) = (against(Method::Rto, 0), against(Method::Rto, 1));
     format!(
         "=> {name}: RTO / DPPO {} over the run ({}), {} at the end ({}).\n{}",
@@ -335,23 +331,55 @@ fn identity(name: &str, curves: &[Group]) -> String {
     let (mut same, mut worst) = (None, 0.0f64);
     for (a, b) in of(Method::Rto).zip(of(Method::DppoOffset)) {
         let off = furthest(&a.samples[0], &b.samples[0]);
-        if off > 1e-6 {
+        // NaN fails too.
+        if !off.le(&1e-6) {
             break;
         }
         (same, worst) = (Some(a.key[2].clone()), worst.max(off));
     }
+    let last = of(Method::Rto).next_back().map(|g| g.key[2].clone());
     let ends =
         [Method::Rto, Method::DppoOffset].map(|m| of(m).next_back().map(|g| g.samples[0].mean()));
-    format!(
-        "=> {name}: DPPO + C(s) is RTO: SubOpt of every run within {worst:.0e} up to iteration {}; means at the end {} and {}.\n",
-        same.unwrap_or_default(),
-        shown(ends[0].unwrap_or(f64::NAN)).text(),
-        shown(ends[1].unwrap_or(f64::NAN)).text()
-    )
+    let ends = ends.map(|e| shown(e.unwrap_or(f64::NAN)).text());
+    let what = identity_text(same.as_deref(), last.as_deref().unwrap_or_default(), worst);
+    let [rto, dppo] = ends;
+    format!("=> {name}: {what}; means at the end {rto} and {dppo}.\n")
+}
+
+/// `same`: the last iteration up to which no run differs, of `last`.
+fn identity_text(same: Option<&str>, last: &str, worst: f64) -> String {
+    match same {
+        Some(same) if same == last => {
+            format!("DPPO + C(s) is RTO: SubOpt of every run within {worst:.0e} to the end")
+        }
+        Some(same) => format!(
+            "DPPO + C(s) is RTO: SubOpt of every run within {worst:.0e} up to iteration {same}, where rounding turns a draw or a cut"
+        ),
+        None => "DPPO + C(s) is not RTO here: SubOpt differs from the start".into(),
+    }
 }
 
 impl Curves {
     pub fn text(&self) -> &str {
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_claimed_as_far_as_it_holds() {
+        let says = |same, last| identity_text(same, last, 1e-12);
+        assert!(
+            says(Some("30"), "30").contains("is RTO")
+                && says(Some("30"), "30").contains("to the end")
+        );
+        assert!(
+            says(Some("10"), "30").contains("is RTO")
+                && says(Some("10"), "30").contains("up to iteration 10")
+        );
+        assert!(says(None, "30").contains("is not RTO"));
     }
 }

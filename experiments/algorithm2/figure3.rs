@@ -8,7 +8,7 @@ use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::method::{Knobs, Method, Yardsticks, run};
-use crate::tables::{Group, blocks, differences, groups, interval_text, means};
+use crate::tables::{Group, blocks, differences, gain, groups, interval_text, means};
 use crate::{Instance, Study};
 
 const COLUMNS: &[&str] = &[
@@ -147,10 +147,11 @@ impl Figure3 {
                 exact(&optima[0]),
             ]);
         }
-        let gain = |rto, dppo| interval_text(&self.effect([rto, dppo], 2));
+        let gain = |rto, dppo| gain(&self.effect([rto, dppo], 2), "RTO", "DPPO");
         Ok(format!(
             "(d) Figure 3 of the paper shows the implicit reward, with the smaller beta2 for RTO ({small} here) and the larger for DPPO ({large}); {} paired runs, at their end:\n{}\
-             => Confounded, RTO gains {} in implicit reward; at equal beta2 {} ({small}) and {} ({large}).\n",
+             => Implicit reward at the end, RTO - DPPO, at different beta2: {}.\n\
+             => At equal beta2: {} at {small}, {} at {large}.\n",
             study.config.replicates,
             table.render(),
             gain(small, large),

@@ -1,6 +1,7 @@
 //! Figures from the CSV files alone.
 
 use anyhow::{Context, Result};
+use rto_harness::methods::{label, method};
 use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use rto_harness::table::Table;
 use std::path::Path;
@@ -54,39 +55,15 @@ impl Setting {
     }
 }
 
-/// Label and look of a method, the same in every figure. RTO comes before what coincides with it.
-const METHODS: [(&str, &str, Kind, usize, Marker); 7] = [
-    ("rto", "RTO (4.6)", Kind::LineMarkers, 2, Marker::Circle),
-    (
-        "dppo_offset",
-        "DPPO, critic from C(s)",
-        Kind::Dashed,
-        7,
-        Marker::Circle,
-    ),
-    ("dppo", "DPPO (5.1)", Kind::LineMarkers, 3, Marker::Square),
-    ("rloo", "RLOO", Kind::LineMarkers, 1, Marker::Triangle),
-    (
-        "ppo",
-        "PPO (2.3), sentence reward r_φ",
-        Kind::LineMarkers,
-        0,
-        Marker::Diamond,
-    ),
-    (
-        "ppo_dense",
-        "PPO, token reward r_φ",
-        Kind::Line,
-        4,
-        Marker::Circle,
-    ),
-    (
-        "rto_released",
-        "RTO as released",
-        Kind::LineMarkers,
-        6,
-        Marker::Cross,
-    ),
+/// The methods with the kind of their lines. RTO comes before what coincides with it.
+const METHODS: [(&str, Kind); 7] = [
+    ("rto", Kind::LineMarkers),
+    ("dppo_offset", Kind::Dashed),
+    ("dppo", Kind::LineMarkers),
+    ("rloo", Kind::LineMarkers),
+    ("ppo", Kind::LineMarkers),
+    ("ppo_dense", Kind::Line),
+    ("rto_released", Kind::LineMarkers),
 ];
 
 const INSTANCES: [(&str, &str); 2] = [("long", "long"), ("wide", "wide")];
@@ -96,16 +73,16 @@ pub const DPPO: &str = "DPPO is the paper's name for PPO with the DPO reward of 
 /// A measure of every method against sampled tokens, with 95% intervals of the mean.
 fn panel(rows: &Table, measure: &str, title: &str, y: Axis) -> Result<Figure> {
     let mut figure = Figure::new(title, Axis::linear("sampled response tokens"), y);
-    for (method, label, kind, color, marker) in METHODS {
-        let rows = thinned(&rows.filter("method", method)?, kind)?;
+    for (name, kind) in METHODS {
+        let rows = thinned(&rows.filter("method", name)?, kind)?;
         let points = rows.points("tokens", measure)?;
         if points.iter().all(|p| p.1.is_nan()) {
             continue;
         }
         let ends = rows.points(&format!("{measure}_low"), &format!("{measure}_high"))?;
-        let series = Series::new(label, points, SeriesStyle::new(kind, color, marker));
+        let series = Series::new(label(name), points, method(name).style(kind));
         // The same run as RTO needs no second band.
-        figure = figure.with(match method {
+        figure = figure.with(match name {
             "dppo_offset" => series,
             _ => series.band(ends),
         });
@@ -135,14 +112,10 @@ fn thinned(rows: &Table, kind: Kind) -> Result<Table> {
 }
 
 /// A level over the range of tokens.
-fn level(rows: &Table, y: f64, label: &str, kind: Kind, color: usize) -> Result<Series> {
+fn level(rows: &Table, y: f64, label: &str, style: SeriesStyle) -> Result<Series> {
     let tokens = rows.floats("tokens")?;
     let last = tokens.into_iter().fold(0.0, f64::max);
-    Ok(Series::new(
-        label,
-        vec![(0.0, y), (last, y)],
-        SeriesStyle::new(kind, color, Marker::Circle),
-    ))
+    Ok(Series::new(label, vec![(0.0, y), (last, y)], style))
 }
 
 fn curves(dir: &Path, setting: &Setting) -> Result<()> {
@@ -173,13 +146,10 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
             let mut figure = panel(&rows, measure, &title, Axis::log10(axis))?;
             if measure != "critic_error" {
                 let own = exact.filter("instance", instance)?;
-                for (policy, label, kind) in [
-                    ("reference", "π_ref (SFT)", Kind::Dotted),
-                    ("dpo", "π_dpo (DPO)", Kind::DashDot),
-                ] {
+                for (policy, name) in [("reference", "sft"), ("dpo", "dpo")] {
                     let y = own.filter("policy", policy)?.floats(measure)?;
                     let y = y.first().copied().unwrap_or(f64::NAN);
-                    figure = figure.with(level(&rows, y, label, kind, 5)?);
+                    figure = figure.with(level(&rows, y, label(name), method(name).curve())?);
                 }
             }
             figures.push(figure);
@@ -192,7 +162,7 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
     )
     .subtitle(&setting.betas()?)
     .caption(&format!(
-        "Exact values of the policy after every few iterations; means and 95% intervals of {} runs that share their streams. Upper row: the objective that RTO, DPPO and RLOO share. PPO and RTO as released have rewards of their own, so they are judged by the true reward (middle row). C(s): DPO rewards of the prefix. {DPPO}",
+        "Exact values of the policy after every few iterations; means and 95% intervals of {} runs that share their streams. Upper row: the objective that RTO, DPPO and RLOO share. SFT is π_ref. PPO and RTO as released have rewards of their own, so they are judged by the true reward (middle row). C(s): DPO rewards of the prefix. {DPPO}",
         setting.text("replicates")?
     ));
     panels.panel_size = (600, 340);
@@ -204,6 +174,7 @@ fn frontier(dir: &Path, setting: &Setting) -> Result<()> {
     let best = Table::from_csv(&dir.join("frontier.csv"))?;
     let exact = Table::from_csv(&dir.join("exact.csv"))?;
     let mut figures = Vec::new();
+    let mut below = true;
     for (instance, name) in INSTANCES {
         let rows = table.filter("instance", instance)?;
         let mut figure = Figure::new(
@@ -213,44 +184,50 @@ fn frontier(dir: &Path, setting: &Setting) -> Result<()> {
         );
         let reach = rows.floats("kl")?.into_iter().fold(0.0, f64::max);
         let line = best.filter("instance", instance)?.points("kl", "reward")?;
+        let optimum = exact
+            .filter("instance", instance)?
+            .filter("policy", "rto_optimum")?
+            .points("kl", "reward")?;
+        below &= optimum.first().is_some_and(|p| clearly_below(*p, &line));
         let line = line.into_iter().filter(|p| p.0 <= 1.15 * reach).collect();
         figure = figure.with(Series::new(
             "exact optimal frontier",
             line,
             SeriesStyle::new(Kind::Dashed, 7, Marker::Circle),
         ));
-        for (method, label, kind, color, marker) in METHODS {
-            if method == "dppo_offset" {
+        for (name, kind) in METHODS {
+            if name == "dppo_offset" {
                 continue;
             }
-            let kind = match kind {
-                Kind::Line => Kind::Line,
-                _ => Kind::LineMarkers,
-            };
-            let rows = rows.filter("method", method)?;
+            let rows = rows.filter("method", name)?;
             figure = figure.with(Series::new(
-                label,
+                label(name),
                 rows.points("kl", "reward")?,
-                SeriesStyle::new(kind, color, marker),
+                method(name).style(kind),
             ));
         }
         let own = exact.filter("instance", instance)?;
-        for (policy, label, marker) in [
-            ("dpo", "π_dpo (DPO)", Marker::Square),
-            (
-                "rto_optimum",
-                "exact optimum of RTO and DPPO",
-                Marker::Diamond,
-            ),
+        let dpo = method("dpo").style(Kind::Markers);
+        let optimum = SeriesStyle::new(Kind::Markers, 7, Marker::OpenSquare);
+        for (policy, label, style) in [
+            ("dpo", label("dpo"), dpo),
+            ("rto_optimum", "exact optimum of RTO and DPPO", optimum),
         ] {
-            let style = SeriesStyle::new(Kind::Markers, 5, marker);
             let points = own.filter("policy", policy)?.points("kl", "reward")?;
             figure = figure.with(Series::new(label, points, style));
         }
         figures.push(figure);
     }
+    let title = match below {
+        true => {
+            "Finitely many pairs keep even the exact optimum of RTO and DPPO below the best reward at its KL"
+        }
+        false => {
+            "Reward against KL: what is lost to the preference data, and what to the optimiser"
+        }
+    };
     let mut panels = Panels::new(
-        "Reward against KL: what is lost to the preference data, and what to the optimiser",
+        title,
         2,
         figures,
     )
@@ -261,6 +238,22 @@ fn frontier(dir: &Path, setting: &Setting) -> Result<()> {
     ));
     panels.panel_size = (600, 440);
     panels.save(dir, "frontier")
+}
+
+/// Whether a point lies below a frontier (KL rising) by more than a hundredth of the frontier's whole gain.
+fn clearly_below(point: (f64, f64), frontier: &[(f64, f64)]) -> bool {
+    let (Some(first), Some(last)) = (frontier.first(), frontier.last()) else {
+        return false;
+    };
+    // A concave curve lies above its chords, so that what is below a chord is below the curve.
+    let chord = frontier
+        .windows(2)
+        .find(|w| w[0].0 <= point.0 && point.0 <= w[1].0);
+    chord.is_some_and(|w| {
+        let share = (point.0 - w[0].0) / (w[1].0 - w[0].0);
+        let level = w[0].1 + share * (w[1].1 - w[0].1);
+        level - point.1 > 0.01 * (last.1 - first.1)
+    })
 }
 
 fn figure3(dir: &Path, setting: &Setting) -> Result<()> {
@@ -289,11 +282,9 @@ fn figure3(dir: &Path, setting: &Setting) -> Result<()> {
             let x = Axis::linear("sampled response tokens");
             let mut figure = Figure::new(&title, x, Axis::linear(axis));
             let best = optima.floats(measure)?;
-            for (method, i) in [(METHODS[0], rto), (METHODS[2], dppo)] {
-                let rows = table
-                    .filter("method", method.0)?
-                    .filter("beta2", &betas[i])?;
-                figure = against_optimum(figure, &rows, measure, method, best[i])?;
+            for (name, i) in [("rto", rto), ("dppo", dppo)] {
+                let rows = table.filter("method", name)?.filter("beta2", &betas[i])?;
+                figure = against_optimum(figure, &rows, measure, name, best[i])?;
             }
             row.push(figure);
         }
@@ -323,21 +314,21 @@ fn against_optimum(
     figure: Figure,
     rows: &Table,
     measure: &str,
-    method: (&str, &str, Kind, usize, Marker),
+    name: &str,
     optimum: f64,
 ) -> Result<Figure> {
-    let (name, label, kind, color, marker) = method;
-    let rows = thinned(rows, kind)?;
+    let look = method(name).style(Kind::LineMarkers);
+    let rows = thinned(rows, look.kind)?;
     let ends = rows.points(&format!("{measure}_low"), &format!("{measure}_high"))?;
-    let style = SeriesStyle::new(kind, color, marker);
-    let curve = Series::new(label, rows.points("tokens", measure)?, style).band(ends);
+    let points = rows.points("tokens", measure)?;
+    let curve = Series::new(label(name), points, look).band(ends);
     let (what, line) = match name {
         "rto" => ("exact optimum of RTO", Kind::Dashed),
         _ => ("exact optimum of DPPO", Kind::Dotted),
     };
     Ok(figure
         .with(curve)
-        .with(level(&rows, optimum, what, line, color)?))
+        .with(level(&rows, optimum, what, look.kind(line))?))
 }
 
 /// One range for figures that are read beside each other.
@@ -354,5 +345,27 @@ fn share_range(figures: &mut [Figure]) {
     let margin = 0.06 * (high - low);
     for figure in figures {
         figure.y = figure.y.clone().range(low - margin, high + margin);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_below_a_frontier_or_it_is_not() {
+        let frontier = [(0.0, 0.0), (1.0, 1.0), (4.0, 2.0)];
+        assert!(clearly_below((0.5, 0.4), &frontier));
+        assert!(clearly_below((2.5, 1.47), &frontier));
+        for point in [
+            (0.5, 0.5),
+            (2.5, 1.49),
+            (2.5, 1.6),
+            (5.0, 0.0),
+            (f64::NAN, 0.0),
+        ] {
+            assert!(!clearly_below(point, &frontier), "{point:?}");
+        }
+        assert!(!clearly_below((0.5, 0.0), &[]));
     }
 }

@@ -53,10 +53,8 @@ pub fn map(dir: &Path, setting: &Setting) -> Result<()> {
     let (width, ten) = (2.0 * size.0 + 80.0, 10f64.powf(full));
     let ahead = |lambda: Option<&String>| -> Result<bool> {
         let own = table.filter("lambda", lambda.map_or("", String::as_str))?;
-        Ok(own
-            .floats("mean_ratio_high")?
-            .iter()
-            .all(|high| *high < 0.5))
+        let highs = own.floats("mean_ratio_high")?;
+        Ok(!highs.is_empty() && highs.iter().all(|high| *high < 0.5))
     };
     let title = match ahead(rows.last())? && !ahead(rows.first())? {
         true => "Dense reward wins where GAE bootstraps through a critic that knows nothing yet",
@@ -126,7 +124,15 @@ pub fn credit(dir: &Path, setting: &Setting) -> Result<()> {
     };
     let size = grid("").size();
     let width = 3.0 * size.0 + 60.0;
-    let title = "(4.5) pays each token the advantage, not the reward";
+    // By the sum of squared differences over the tokens that are drawn; of an exact π_dpo the first is 0.
+    let off = |k: usize| -> f64 {
+        let pairs = all[0].iter().zip(&all[k]);
+        pairs.map(|(paid, v)| (paid - v).powi(2)).sum()
+    };
+    let title = match off(1) < off(2) {
+        true => "(4.5) pays each token the advantage, not the reward",
+        false => "What (4.5) pays each token, beside the true advantage and the true reward",
+    };
     let subtitle = format!(
         "{} responses of π_ref on the long instance ({}), best return first; β = β₁ = {}, |D| = {} pairs",
         responses.len(),

@@ -58,17 +58,9 @@ impl Method {
         }
     }
 
-    /// The name for people.
+    /// The name for people, the same in every program.
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Rto => "RTO",
-            Self::Dppo => "DPPO",
-            Self::DppoOffset => "DPPO, critic from C(s)",
-            Self::Ppo => "PPO, sentence r_phi",
-            Self::PpoDense => "PPO, token r_phi",
-            Self::RtoReleased => "RTO as released",
-            Self::Rloo => "RLOO",
-        }
+        rto_harness::methods::method(self.name()).label
     }
 }
 

@@ -1,6 +1,7 @@
 //! The figure of the sweeps.
 
 use anyhow::Result;
+use rto_harness::methods::{label, method};
 use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use rto_harness::table::Table;
 use std::path::Path;
@@ -23,21 +24,22 @@ pub fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
         (
             "rto_leaning",
             "RTO / DPPO, λ = 0.5".to_string(),
-            4,
-            Marker::Triangle,
+            method("rto").style(Kind::DashedMarkers),
         ),
-        ("rto", format!("RTO / DPPO, λ = {own}"), 2, Marker::Circle),
+        (
+            "rto",
+            format!("RTO / DPPO, λ = {own}"),
+            method("rto").style(Kind::LineMarkers),
+        ),
         (
             "rloo",
             format!("RLOO / DPPO, λ = {own}"),
-            1,
-            Marker::Diamond,
+            method("rloo").style(Kind::LineMarkers),
         ),
         (
             "ppo_true_reward",
-            format!("PPO with r_φ / DPPO, λ = {own}, for the true reward"),
-            0,
-            Marker::Square,
+            format!("PPO / DPPO, λ = {own}, for the true reward"),
+            method("ppo").style(Kind::LineMarkers),
         ),
     ];
     let axis = |label: &str, log: bool| match log {
@@ -53,12 +55,11 @@ pub fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
             axis(label, log),
             Axis::log10("SubOpt over the run, ratio"),
         );
-        for (name, label, color, marker) in &looks {
+        for (name, label, style) in &looks {
             let rows = rows.filter("comparison", name)?;
-            let style = SeriesStyle::new(Kind::LineMarkers, *color, *marker);
             let ends = rows.points("mean_ratio_low", "mean_ratio_high")?;
             figure = figure
-                .with(Series::new(label, rows.points("value", "mean_ratio")?, style).band(ends));
+                .with(Series::new(label, rows.points("value", "mean_ratio")?, *style).band(ends));
         }
         let xs = rows.floats("value")?;
         let one = xs.iter().map(|x| (*x, 1.0)).collect();
@@ -108,26 +109,19 @@ fn against_data(table: &Table, own: &str) -> Result<Figure> {
         Axis::log10("|D| (preference pairs)"),
         Axis::log10("SubOpt at β₂, at the end"),
     );
-    for (method, label, color, marker) in [
-        ("reference", "π_ref (SFT)", 5, Marker::Triangle),
-        ("dpo", "π_dpo (DPO)", 5, Marker::Square),
-        ("rto", "RTO", 2, Marker::Circle),
-        ("dppo", "DPPO", 3, Marker::Square),
-        ("rloo", "RLOO", 1, Marker::Diamond),
-        ("ppo", "PPO with r_φ", 0, Marker::Square),
-    ] {
-        let mut rows = rows.filter("method", method)?;
-        if !["reference", "dpo"].contains(&method) {
+    for name in ["sft", "dpo", "rto", "dppo", "rloo", "ppo"] {
+        let (column, kind) = match name {
+            "sft" => ("reference", Kind::Dotted),
+            "dpo" => ("dpo", Kind::DashDot),
+            _ => (name, Kind::LineMarkers),
+        };
+        let mut rows = rows.filter("method", column)?;
+        if kind == Kind::LineMarkers {
             rows = rows.filter("lambda", own)?;
         }
-        let kind = match method {
-            "reference" => Kind::Dotted,
-            "dpo" => Kind::Dashed,
-            _ => Kind::LineMarkers,
-        };
         let ends = rows.points("matched_gap_low", "matched_gap_high")?;
-        let style = SeriesStyle::new(kind, color, marker);
-        let series = Series::new(label, rows.points("value", "matched_gap")?, style);
+        let points = rows.points("value", "matched_gap")?;
+        let series = Series::new(label(name), points, method(name).style(kind));
         data = data.with(series.band(ends));
     }
     Ok(data)

@@ -8,7 +8,7 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::method::{Knobs, Method, Yardsticks, mean_over_run, run};
 use crate::problem::{Problem, Size};
-use crate::tables::{Group, Ratio, differences, groups, interval_text, means};
+use crate::tables::{Group, Ratio, differences, gap_text, groups, interval_text, means};
 
 const COLUMNS: &[&str] = &[
     "sweep",
@@ -335,7 +335,7 @@ impl Sweeps {
                 .groups
                 .iter()
                 .find(|g| g.key[0] == *sweep && g.key[1] == *value && g.key[2] == "dpo");
-            row.push(dpo.map_or(Cell::Empty, |g| interval_text(&g.samples[2]).into()));
+            row.push(dpo.map_or(Cell::Empty, |g| gap_text(&g.samples[2]).into()));
             let rto = find(&self.groups, sweep, value, Method::Rto, c.lambda);
             let both = rto.zip(dpo);
             row.push(both.map_or(Cell::Empty, |(rto, dpo)| {

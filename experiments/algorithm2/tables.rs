@@ -48,13 +48,23 @@ pub fn means(name: &str, groups: &[Group], keys: &[&str], measures: &[&str]) -> 
     for group in groups {
         let mut row: Vec<Cell> = group.key.iter().map(|k| parse(k)).collect();
         row.push(group.samples[0].len().into());
-        for sample in &group.samples {
+        for (measure, sample) in measures.iter().zip(&group.samples) {
             let (mean, low, high) = sample.interval();
-            row.extend([Some(mean), low, high].map(finite));
+            let ends = [Some(mean), low, high];
+            row.extend(match may_be_negative(measure) {
+                true => ends.map(finite),
+                false => ends.map(|v| finite(v.map(|v| v.max(0.0)))),
+            });
         }
         table.push(row);
     }
     table
+}
+
+/// Rewards may; gaps, divergences, entropies and errors may not, so that what lies below zero is cut off their intervals and
+/// their rounding.
+fn may_be_negative(measure: &str) -> bool {
+    ["reward", "implicit_reward"].contains(&measure)
 }
 
 /// A number, or nothing where there is none (no critic, no interval).
@@ -111,13 +121,45 @@ impl Ratio {
     pub fn is_more(self) -> bool {
         self.low > 1.0
     }
+
+    /// Which of two methods has the smaller SubOpt, `self` the ratio of the first to the second.
+    pub fn verdict(self, first: &str, second: &str) -> String {
+        match (self.is_less(), self.is_more()) {
+            (true, _) => format!("{first} wins"),
+            (_, true) => format!("{second} wins"),
+            _ if self.low.is_finite() => "no significant difference".into(),
+            _ => "one run gives no interval".into(),
+        }
+    }
+}
+
+/// What an interval of a difference says, with the difference.
+pub fn gain(difference: &Sample, first: &str, second: &str) -> String {
+    let (_, low, high) = difference.interval();
+    let what = match (low, high) {
+        (Some(low), _) if low > 0.0 => format!("{first} is higher"),
+        (_, Some(high)) if high < 0.0 => format!("{second} is higher"),
+        (Some(_), Some(_)) => "no significant difference".into(),
+        _ => "one run gives no interval".into(),
+    };
+    format!("{} ({what})", interval_text(difference))
 }
 
 /// `0.512 [0.480, 0.546]` of a sample's mean.
 pub fn interval_text(sample: &Sample) -> String {
     let (mean, low, high) = sample.interval();
-    let t = |v: Option<f64>| shown(v.unwrap_or(f64::NAN)).text();
-    format!("{} [{}, {}]", t(Some(mean)), t(low), t(high))
+    text([Some(mean), low, high])
+}
+
+/// The same of a gap, which is not negative.
+pub fn gap_text(sample: &Sample) -> String {
+    let (mean, low, high) = sample.interval();
+    text([Some(mean), low, high].map(|v| v.map(|v| v.max(0.0))))
+}
+
+fn text(ends: [Option<f64>; 3]) -> String {
+    let [mean, low, high] = ends.map(|v| shown(v.unwrap_or(f64::NAN)).text());
+    format!("{mean} [{low}, {high}]")
 }
 
 /// Differences of runs that share their seeds.
@@ -147,6 +189,34 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_names_the_side_that_the_interval_is_on() {
+        let ratio = |low, high| Ratio {
+            value: 1.0,
+            low,
+            high,
+        };
+        for (low, high, says) in [
+            (0.5, 0.99, "RTO wins"),
+            (1.01, 2.0, "DPPO wins"),
+            (0.5, 1.0, "no significant difference"),
+            (1.0, 2.0, "no significant difference"),
+            (f64::NAN, f64::NAN, "one run gives no interval"),
+        ] {
+            assert_eq!(ratio(low, high).verdict("RTO", "DPPO"), says);
+        }
+        for (values, says) in [
+            (vec![1.0, 1.1, 0.9], "RTO is higher"),
+            (vec![-1.0, -1.1, -0.9], "DPPO is higher"),
+            (vec![1.0, -1.1, 0.2], "no significant difference"),
+            (vec![0.0, 0.0], "no significant difference"),
+            (vec![1.0], "one run gives no interval"),
+        ] {
+            let text = gain(&Sample(values), "RTO", "DPPO");
+            assert!(text.ends_with(&format!("({says})")), "{text}");
+        }
+    }
+
+    #[test]
     fn groups_keep_the_order_of_replicates() {
         let mut runs = Table::new("runs", &["k", "x"]);
         for (k, x) in [("a", 1.0), ("b", 5.0), ("a", 3.0)] {
@@ -155,6 +225,9 @@ mod tests {
         let groups = groups(&runs, &["k"], &["x"]).unwrap();
         assert_eq!(groups[0].samples[0].0, [1.0, 3.0]);
         let table = means("m", &groups, &["k"], &["x"]);
+        assert_eq!(table.floats("x_low").unwrap()[0], 0.0);
+        let rewards = means("m", &groups, &["k"], &["reward"]);
+        assert!(rewards.floats("reward_low").unwrap()[0] < 0.0);
         assert_eq!(table.floats("x").unwrap(), [2.0, 5.0]);
         assert_eq!(table.columns()[2..], ["x", "x_low", "x_high"]);
     }

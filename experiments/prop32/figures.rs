@@ -322,8 +322,63 @@ fn noisy_preferences(dir: &Path) -> Result<()> {
         panels.push(figure);
     }
     let (a, target) = (value(&table, "n_actions")?, value(&table, "target")?);
-    Panels::new("The separation survives when feedback is a noisy preference", 2, panels)
+    let title = match separated(&table)? {
+        true => "The separation survives when feedback is a noisy preference",
+        false => "Sentence and token feedback when it is a noisy preference",
+    };
+    Panels::new(title, 2, panels)
         .subtitle(&format!("A = {a}; labels until the best response is found with probability {target}"))
         .caption("Bars: 95% interval from the success rate over replicates. Dashed: comparisons when labels come without noise (sentence: Aᴴ − 1).")
         .save(dir, "noisy_preferences")
+}
+
+/// Whether token labels need fewer comparisons at the longest horizon of the chains, beyond both intervals.
+fn separated(table: &Table) -> Result<bool> {
+    let rows = table.filter("family", "needle")?;
+    let last = |feedback: &str, column: &str| -> Result<Option<f64>> {
+        let rows = rows
+            .filter("feedback", feedback)?
+            .points("horizon", column)?;
+        let last = rows.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(last.map(|p| p.1))
+    };
+    // An end that is not known is NaN, and decides nothing.
+    Ok(last("token", "queries_high")?
+        .zip(last("sentence", "queries_low")?)
+        .is_some_and(|(token, sentence)| token < sentence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_separation_is_claimed_beyond_both_intervals() {
+        let claimed = |token_high: f64, sentence_low: f64| {
+            let columns = [
+                "family",
+                "feedback",
+                "horizon",
+                "queries_low",
+                "queries_high",
+            ];
+            let mut table = Table::new("preferences", &columns);
+            for (feedback, low, high) in
+                [("token", 1.0, token_high), ("sentence", sentence_low, 1e9)]
+            {
+                for (horizon, factor) in [(5, 1.0), (1, 100.0)] {
+                    table.push([
+                        "needle".into(),
+                        feedback.into(),
+                        horizon.into(),
+                        (low * factor).into(),
+                        high.into(),
+                    ]);
+                }
+            }
+            separated(&table).unwrap()
+        };
+        assert!(claimed(10.0, 11.0));
+        assert!(!claimed(10.0, 10.0) && !claimed(10.0, 9.0) && !claimed(f64::NAN, 9.0));
+    }
 }

@@ -258,11 +258,7 @@ impl Coverage {
                 Cell::Float(value) => *value,
                 _ => f64::NAN,
             };
-            let inside = number(3) <= number(5) && number(5) <= number(4);
-            let verdict = match inside {
-                true => "the predicted constant lies inside its interval",
-                false => "the predicted constant lies outside its interval",
-            };
+            let verdict = inside([number(3), number(4)], number(5));
             format!(
                 "=> At n = {}, {verdict}. Slope of SubOpt over the last {} sizes: {}; expected -1.\n",
                 row[0].text(),
@@ -275,5 +271,34 @@ impl Coverage {
             self.scaled.render(),
             last.unwrap_or_default()
         )
+    }
+}
+
+/// Whether a prediction is where an interval says.
+fn inside([low, high]: [f64; 2], predicted: f64) -> &'static str {
+    match (low <= predicted, predicted <= high) {
+        (true, true) => "the predicted constant lies inside its interval",
+        _ if low.is_finite() && high.is_finite() => {
+            "the predicted constant lies outside its interval"
+        }
+        _ => "one run gives no interval for the predicted constant",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prediction_is_inside_or_outside_of_an_interval_that_is_there() {
+        for (predicted, says) in [
+            (0.9, "outside"),
+            (1.0, "inside"),
+            (2.0, "inside"),
+            (2.1, "outside"),
+        ] {
+            assert!(inside([1.0, 2.0], predicted).contains(says), "{predicted}");
+        }
+        assert!(inside([f64::NAN, f64::NAN], 1.0).contains("no interval"));
     }
 }

@@ -138,11 +138,7 @@ impl Regimes {
                     .map_or(f64::NAN, |g| g.suboptimality.mean())
             };
             let greedy = last("greedy", "");
-            let against = |gap: f64| match gap / greedy {
-                r if r < 0.67 => format!("{} times better", shown(1.0 / r).text()),
-                r if r < 1.5 => "about equal".to_string(),
-                r => format!("{} times worse", shown(r).text()),
-            };
+            let against = |gap: f64| ratio_text(gap / greedy);
             lines += &format!(
                 "=> {regime}: at the largest n, against plain MLE, Algorithm 1 is {}, (B.1) with baseline {}.\n",
                 against(last("algorithm1", "wald")),
@@ -154,5 +150,37 @@ impl Regimes {
                 "=> Bounds that failed although their premise held: {}.\n",
                 violations(&self.groups)
             )
+    }
+}
+
+/// A ratio of mean suboptimalities in words; within a factor of 1.5 it is none.
+fn ratio_text(ratio: f64) -> String {
+    match ratio {
+        r if !r.is_finite() || r <= 0.0 => "not comparable".into(),
+        r if r * 1.5 < 1.0 => format!("{} times better", shown(1.0 / r).text()),
+        r if r <= 1.5 => "about equal".into(),
+        r => format!("{} times worse", shown(r).text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn better_and_worse_are_told_apart() {
+        for (ratio, says) in [
+            (0.5, "2.000 times better"),
+            (0.66, "1.515 times better"),
+            (0.67, "about equal"),
+            (1.0, "about equal"),
+            (1.5, "about equal"),
+            (1.51, "1.510 times worse"),
+            (f64::NAN, "not comparable"),
+            (f64::INFINITY, "not comparable"),
+            (0.0, "not comparable"),
+        ] {
+            assert_eq!(ratio_text(ratio), says);
+        }
     }
 }

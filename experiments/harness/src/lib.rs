@@ -137,6 +137,7 @@ pub mod html;
 pub mod json_error;
 pub mod jsonl;
 pub mod manifest;
+pub mod methods;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;

@@ -120,6 +120,8 @@ pub struct Painter {
     pub(crate) height: u32,
     pub(crate) shapes: Vec<Shape>,
     pub(crate) description: String,
+    /// The numbers of every plot in it.
+    pub(crate) plots: Vec<serde_json::Value>,
 }
 
 impl Painter {
@@ -130,6 +132,7 @@ impl Painter {
             height,
             shapes: Vec::new(),
             description: String::new(),
+            plots: Vec::new(),
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Series {
     pub band: Option<Vec<(f64, f64)>>,
     /// The look.
     pub style: SeriesStyle,
+    /// Its name, written beside its last point in place of a legend's entry.
+    pub tag: Option<String>,
 }
 
 impl Series {
@@ -44,6 +46,15 @@ impl Series {
             points,
             band: None,
             style,
+            tag: None,
+        }
+    }
+
+    /// The same series with its name beside its last point.
+    pub fn tag(self, name: &str) -> Self {
+        Self {
+            tag: Some(name.to_string()),
+            ..self
         }
     }
 
@@ -132,6 +143,12 @@ impl Figure {
     /// The drawing library fails.
     pub fn svg(&self) -> Result<String> {
         render::svg(&self.paint())
+    }
+
+    /// The same, and what it shows as JSON, for a page whose reader can point at it.
+    pub(crate) fn svg_and_data(&self) -> Result<(String, serde_json::Value)> {
+        let painter = self.paint();
+        Ok((render::svg(&painter)?, painter.plots.into()))
     }
 
     pub(crate) fn paint(&self) -> Painter {

@@ -5,7 +5,7 @@ use super::canvas::{Anchor, Font, LINE, Painter, Point, Stroke};
 use super::clip::Rect;
 use super::figure::{Figure, LegendPlace};
 use super::style::Color;
-use super::{legend, series};
+use super::{legend, series, tags};
 
 /// Text sizes of a page or a panel.
 pub(crate) struct Sizes {
@@ -260,7 +260,17 @@ fn plot(figure: &Figure, painter: &mut Painter, inner: Rect, sizes: &Sizes) -> R
         let at = inner.left + sizes.label_step() * (i as f64 + 0.5);
         painter.text_upward((at, (area.top + area.bottom) / 2.0), line, label_font);
     }
-    data(figure, painter, area, (&x.map, &y.map));
+    data(figure, painter, area, (&x.map, &y.map), sizes.tick);
+    let cover = Rect {
+        left: inner.left + y_label.len() as f64 * sizes.label_step(),
+        top: area.top - 7.0,
+        right: inner.right,
+        bottom: area.bottom + names_height,
+    };
+    let maps = (&x.map, &y.map);
+    painter
+        .plots
+        .extend(super::data::of(figure, (area, cover), maps));
     if points.is_empty() {
         let middle = ((left + right) / 2.0, (area.top + area.bottom) / 2.0);
         painter.text(
@@ -272,7 +282,7 @@ fn plot(figure: &Figure, painter: &mut Painter, inner: Rect, sizes: &Sizes) -> R
     area
 }
 
-fn data(figure: &Figure, painter: &mut Painter, area: Rect, maps: (&Mapped, &Mapped)) {
+fn data(figure: &Figure, painter: &mut Painter, area: Rect, maps: (&Mapped, &Mapped), size: f64) {
     // Far beyond the page, coordinates would overflow; lines keep their direction well enough.
     let far = |t: f64| t.clamp(-1e3, 1e3);
     let level = |value: f64, upper: bool| {
@@ -290,6 +300,7 @@ fn data(figure: &Figure, painter: &mut Painter, area: Rect, maps: (&Mapped, &Map
         ))
     };
     series::draw(painter, &figure.series, area, &at, &level);
+    tags::draw(painter, &figure.series, area, &at, size);
 }
 
 fn grid(painter: &mut Painter, area: Rect, x: &[Tick], y: &[Tick], figure: &Figure) {

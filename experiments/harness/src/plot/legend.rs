@@ -18,10 +18,11 @@ pub(crate) struct Entry {
 const SAMPLE: f64 = 36.0;
 const GAP: f64 = 8.0;
 
-/// The entries of some series: those with a label, each look once.
+/// The entries of some series: those with a label and no tag, each look once.
 pub(crate) fn entries<'a>(series: impl IntoIterator<Item = &'a Series>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
-    for s in series.into_iter().filter(|s| !s.label.trim().is_empty()) {
+    let named = |s: &&Series| !s.label.trim().is_empty() && s.tag.is_none();
+    for s in series.into_iter().filter(named) {
         let band = s.band.is_some() && s.style.kind != Kind::ErrorBars;
         match entries
             .iter_mut()

@@ -7,6 +7,7 @@
 mod axis;
 mod canvas;
 mod clip;
+mod data;
 mod figure;
 mod font;
 mod layout;
@@ -15,6 +16,7 @@ mod panels;
 mod render;
 mod series;
 mod style;
+mod tags;
 
 pub use axis::{Axis, Scale, superscript};
 pub use canvas::{Anchor, Font, Painter, Point, Stroke};

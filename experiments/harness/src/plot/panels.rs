@@ -70,6 +70,12 @@ impl Panels {
         render::svg(&self.paint())
     }
 
+    /// The same, and what it shows as JSON, for a page whose reader can point at it.
+    pub(crate) fn svg_and_data(&self) -> Result<(String, serde_json::Value)> {
+        let painter = self.paint();
+        Ok((render::svg(&painter)?, painter.plots.into()))
+    }
+
     pub(crate) fn paint(&self) -> Painter {
         let mut height = f64::from(self.panel_size.1.max(200));
         loop {

@@ -114,53 +114,81 @@ fn error_bars(painter: &mut Painter, series: &Series, area: Rect, at: At, level:
 pub(crate) fn marker(painter: &mut Painter, at: Point, style: SeriesStyle) {
     let color = Color::palette(style.color);
     let s = MARKER_SIZE;
-    if style.marker == Marker::Cross {
-        let arm = s * 0.9;
-        for (width, color) in [(4.2, Color::WHITE), (2.2, color)] {
-            let reach = arm + (width - 2.2) * 0.35;
-            let stroke = Stroke::solid(color, width);
+    if matches!(style.marker, Marker::Cross | Marker::Plus) {
+        return cross(painter, at, style.marker == Marker::Plus, color);
+    }
+    shape(painter, at, style.marker, s + 1.1, Color::WHITE);
+    shape(painter, at, style.marker, s, color);
+    if is_open(style.marker) {
+        // Drawn over: a drawing has no holes.
+        shape(painter, at, style.marker, 0.52 * s, Color::WHITE);
+    }
+}
+
+fn is_open(marker: Marker) -> bool {
+    use Marker::{OpenCircle, OpenDiamond, OpenSquare, OpenTriangle};
+    matches!(marker, OpenCircle | OpenSquare | OpenTriangle | OpenDiamond)
+}
+
+/// Two bars, diagonal or upright.
+fn cross(painter: &mut Painter, at: Point, upright: bool, color: Color) {
+    // As long upright as diagonal.
+    let arm = MARKER_SIZE * if upright { 1.2 } else { 0.9 };
+    for (width, color) in [(4.2, Color::WHITE), (2.2, color)] {
+        let r = arm + (width - 2.2) * 0.35;
+        let stroke = Stroke::solid(color, width);
+        let bars = match upright {
+            true => [((-r, 0.0), (r, 0.0)), ((0.0, -r), (0.0, r))],
+            false => [((-r, -r), (r, r)), ((-r, r), (r, -r))],
+        };
+        for (from, to) in bars {
             painter.line(
-                (at.0 - reach, at.1 - reach),
-                (at.0 + reach, at.1 + reach),
-                stroke,
-            );
-            painter.line(
-                (at.0 - reach, at.1 + reach),
-                (at.0 + reach, at.1 - reach),
+                (at.0 + from.0, at.1 + from.1),
+                (at.0 + to.0, at.1 + to.1),
                 stroke,
             );
         }
-        return;
     }
-    for (size, color) in [(s + 1.1, Color::WHITE), (s, color)] {
-        let corner = |dx: f64, dy: f64| (at.0 + dx * size, at.1 + dy * size);
-        match style.marker {
-            Marker::Circle | Marker::Cross => painter.circle(at, size, color),
-            Marker::Square => {
-                let r = 0.9;
-                painter.polygon(
-                    &[corner(-r, -r), corner(r, -r), corner(r, r), corner(-r, r)],
-                    color,
-                );
-            }
-            Marker::Triangle => {
-                painter.polygon(
-                    &[corner(0.0, -1.25), corner(1.15, 0.8), corner(-1.15, 0.8)],
-                    color,
-                );
-            }
-            Marker::Diamond => {
-                let r = 1.3;
-                painter.polygon(
-                    &[
-                        corner(0.0, -r),
-                        corner(r, 0.0),
-                        corner(0.0, r),
-                        corner(-r, 0.0),
-                    ],
-                    color,
-                );
-            }
+}
+
+/// A filled shape of a size.
+fn shape(painter: &mut Painter, at: Point, marker: Marker, size: f64, color: Color) {
+    let corner = |dx: f64, dy: f64| (at.0 + dx * size, at.1 + dy * size);
+    match marker {
+        Marker::Square | Marker::OpenSquare => {
+            let r = 0.9;
+            painter.polygon(
+                &[corner(-r, -r), corner(r, -r), corner(r, r), corner(-r, r)],
+                color,
+            );
+        }
+        Marker::Triangle => {
+            painter.polygon(
+                &[corner(0.0, -1.25), corner(1.15, 0.8), corner(-1.15, 0.8)],
+                color,
+            );
+        }
+        Marker::OpenTriangle => {
+            painter.polygon(
+                &[corner(0.0, 1.25), corner(1.15, -0.8), corner(-1.15, -0.8)],
+                color,
+            );
+        }
+        Marker::Diamond | Marker::OpenDiamond => {
+            let r = 1.3;
+            painter.polygon(
+                &[
+                    corner(0.0, -r),
+                    corner(r, 0.0),
+                    corner(0.0, r),
+                    corner(-r, 0.0),
+                ],
+                color,
+            );
+        }
+        // Crosses are drawn by bars.
+        Marker::Circle | Marker::OpenCircle | Marker::Cross | Marker::Plus => {
+            painter.circle(at, size, color);
         }
     }
 }

@@ -64,7 +64,7 @@ impl Color {
 }
 
 /// How many colours the palette has.
-pub const PALETTE_LEN: usize = 8;
+pub const PALETTE_LEN: usize = 10;
 
 /// Neighbours differ in lightness by at least 12, so that they stay apart in grey.
 const PALETTE: [Color; PALETTE_LEN] = [
@@ -76,6 +76,8 @@ const PALETTE: [Color; PALETTE_LEN] = [
     Color::rgb(0x6a, 0x3d, 0x9a), // purple
     Color::rgb(0xa8, 0x84, 0x1c), // ochre
     Color::rgb(0x3c, 0x3c, 0x3c), // grey
+    Color::rgb(0xe0, 0x6f, 0xa8), // pink
+    Color::rgb(0x6e, 0x3b, 0x12), // brown
 ];
 
 /// How the points of a series are drawn.
@@ -92,6 +94,8 @@ pub enum Kind {
     Dashed,
     /// A dotted line.
     Dotted,
+    /// A dashed line with markers: the same method in another setting.
+    DashedMarkers,
     /// Dashes and dots in turn.
     DashDot,
     /// Markers with vertical bars from `band` (low, high).
@@ -104,12 +108,13 @@ impl Kind {
     }
 
     pub(crate) fn has_marker(self) -> bool {
-        matches!(self, Kind::LineMarkers | Kind::Markers | Kind::ErrorBars)
+        use Kind::{DashedMarkers, ErrorBars, LineMarkers, Markers};
+        matches!(self, LineMarkers | DashedMarkers | Markers | ErrorBars)
     }
 
     pub(crate) fn dash(self) -> &'static [f64] {
         match self {
-            Kind::Dashed => &[8.0, 4.5],
+            Kind::Dashed | Kind::DashedMarkers => &[8.0, 4.5],
             Kind::Dotted => &[2.0, 3.5],
             Kind::DashDot => &[10.0, 3.5, 2.0, 3.5],
             _ => &[],
@@ -131,6 +136,16 @@ pub enum Marker {
     Cross,
     /// A square on its tip.
     Diamond,
+    /// An upright cross.
+    Plus,
+    /// The outline of a disc.
+    OpenCircle,
+    /// The outline of a square.
+    OpenSquare,
+    /// The outline of a triangle, tip down.
+    OpenTriangle,
+    /// The outline of a square on its tip.
+    OpenDiamond,
 }
 
 /// How a series looks.
