@@ -38,6 +38,8 @@ pub struct ModelCard {
     pub datasets: Vec<String>,
     /// What the metrics were measured on, for example `400 held-out prompts`.
     pub evaluated_on: String,
+    /// What a reader must know before the results, for example that nothing was trained yet.
+    pub caution: Option<String>,
     /// Results.
     pub metrics: Vec<Metric>,
     /// Settings worth reading, in this order.
@@ -69,6 +71,9 @@ impl ModelCard {
         }
         for data in &self.datasets {
             let _ = writeln!(text, "- Data: `{}`", line(data));
+        }
+        if let Some(caution) = &self.caution {
+            let _ = writeln!(text, "\n> **{}**", line(caution));
         }
         self.results(&mut text);
         if !self.settings.is_empty() {
@@ -105,7 +110,8 @@ impl ModelCard {
         }
         let _ = writeln!(text, "tags:\n- rlhf\n- {}", quoted(&self.family));
         let _ = writeln!(text, "- {}", quoted(&self.method));
-        if !self.metrics.is_empty() {
+        // A hub ranks by what stands here, so that what is worth nothing does not.
+        if !self.metrics.is_empty() && self.caution.is_none() {
             let _ = write!(
                 text,
                 "model-index:\n- name: {}\n  results:\n  - task:\n      type: text-generation\n",

@@ -103,6 +103,7 @@ fn card() -> ModelCard {
         base_model: None,
         datasets: vec!["hh: \"quoted\"\n- x".into()],
         evaluated_on: "400 held-out prompts".into(),
+        caution: None,
         metrics: vec![
             Metric {
                 name: "win rate against sft".into(),
@@ -148,6 +149,16 @@ fn a_card_says_what_the_model_is() {
         text.contains("not divergence PPO")
             && text.contains("base_model: \"EleutherAI/pythia-14m\"")
     );
+    // A caution stands before the results, on one line.
+    assert!(!text.contains("> **"));
+    let small = ModelCard {
+        caution: Some("two\niterations".into()),
+        ..card()
+    };
+    let text = small.to_markdown().unwrap();
+    let [caution, results] =
+        ["> **two iterations**", "## Results"].map(|part| text.find(part).unwrap());
+    assert!(caution < results && !text.contains("model-index"));
     let bad = Metric {
         name: "loss".into(),
         value: f64::NAN,

@@ -5,8 +5,8 @@ use rand_chacha::ChaCha8Rng;
 use rto::numerics::{sigmoid, wilson_interval};
 use rto::seed::SeedTree;
 use rto_bridge::win_rate::{
-    Answer, Comparison, Matrix, Method, WinRates, holm, interval, length_controlled, over_seeds,
-    sign_test,
+    Answer, Comparison, Estimate, Matrix, Method, WinRates, holm, interval, length_controlled,
+    over_seeds, sign_test,
 };
 
 const Z: f64 = 1.959963984540054;
@@ -338,13 +338,28 @@ fn runs_are_averaged_with_an_interval_over_runs() {
         let b: Vec<&[(f64, f64)]> = b.iter().map(|s| s.as_slice()).collect();
         WinRates::try_new(&[method("a", &a), method("b", &b)]).unwrap()
     };
-    // Rates ¼, ½, ¾: mean ½, s² = 1/16, t(2) at 0.975 = 4.302653.
+    // Rates ¼, ½, ¾: mean ½, s² = 1/16, t(2) at 0.975 = 4.302653; on log-odds divided by ½·½.
     let cells = over_seeds(&[run(1), run(2), run(3)]).unwrap();
     assert!(cells[0][0].is_none());
-    let (there, back) = (cells[0][1].unwrap(), cells[1][0].unwrap());
+    let (there, back) = (cells[0][1].unwrap().rate, cells[1][0].unwrap().rate);
     close(there.value, 0.5, 1e-15);
-    close(there.high, 0.5 + 4.302653 * 0.25 / 3f64.sqrt(), 1e-6);
+    let half: f64 = 4.302653 * 0.25 / 3f64.sqrt() / 0.25;
+    close(there.high, 1.0 / (1.0 + (-half).exp()), 1e-6);
     close(there.low + back.high, 1.0, 1e-12);
+    // All lengths agree here, so the rate at equal length is the rate itself.
+    let equal = cells[0][1].unwrap().length_controlled.unwrap();
+    close(equal.value, 0.5, 1e-9);
+    // Few runs with rates as far apart as they can be: still a share, where Student's t on the rates ends at −5.9 and 6.9.
+    let apart = over_seeds(&[run(0), run(4)]).unwrap()[0][1].unwrap();
+    assert!(apart.length_controlled.is_none());
+    let Estimate { value, low, high } = apart.rate;
+    assert!(value == 0.5 && (0.0..0.01).contains(&low) && high > 0.99 && high <= 1.0);
+    // Runs that agree say nothing of their spread; eight prompts do.
+    let agreed = over_seeds(&[run(4), run(4)]).unwrap()[0][1].unwrap().rate;
+    let wilson = interval(&[1.0; 8]);
+    assert_eq!((agreed.value, agreed.high), (1.0, 1.0));
+    close(agreed.low, wilson.low, 1e-12);
+    assert!(agreed.low < 0.7);
     assert!(over_seeds(&[run(1)]).is_err());
     let other = WinRates::try_new(&[method("a", &[&[(1.0, 1.0)]])]).unwrap();
     let said = over_seeds(&[run(1), other]).unwrap_err().to_string();
@@ -352,6 +367,36 @@ fn runs_are_averaged_with_an_interval_over_runs() {
         said,
         "win rates over seeds: run 1 has the methods a, expected a, b"
     );
+}
+
+/// A divergence and a length are not negative, whatever a few noisy answers say.
+#[test]
+fn what_cannot_be_negative_has_no_negative_end() {
+    let answers = |kls: [f64; 3]| Method {
+        name: "a".into(),
+        prompts: kls
+            .iter()
+            .map(|kl| {
+                vec![Answer {
+                    score: -1.0,
+                    length: kl.abs(),
+                    kl: Some(*kl),
+                }]
+            })
+            .collect(),
+    };
+    for kls in [[0.0, 0.0, 3.0], [-1.0, 0.2, 0.1], [-1.0, -2.0, -3.0]] {
+        let rates = WinRates::try_new(&[answers(kls)]).unwrap();
+        let summary = &rates.methods[0];
+        for e in [summary.kl.unwrap(), summary.length] {
+            assert!(
+                e.low >= 0.0 && e.low <= e.value && e.value <= e.high,
+                "{e:?}"
+            );
+        }
+        // Scores may be.
+        assert!(summary.score.low < 0.0);
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! | length-controlled | the win rate that a logistic regression expects at equal lengths, see [`length_controlled`] |
 //!
 //! One run's interval is over prompts, for the policies as trained; [`over_seeds`] gives intervals over training runs.
+//! No interval leaves the numbers that are possible: win rates lie in [0, 1], lengths and KL divergences at or above 0.
 //!
 //! A judge that prefers one of two texts gives preferences directly: [`Comparison::try_new`] and [`Matrix::try_new`].
 //!
@@ -45,7 +46,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 pub use length::length_controlled;
 pub use matrix::Matrix;
-pub use seeds::over_seeds;
+pub use seeds::{OverSeeds, over_seeds};
 pub use significance::{holm, sign_test};
 
 /// The 97.5% point of the normal distribution: all intervals here are at 95%.
@@ -82,6 +83,18 @@ pub struct Estimate {
     pub high: f64,
 }
 
+impl Estimate {
+    /// The same of a number that cannot be negative: what lies below zero is cut off, which costs no coverage.
+    pub fn at_least_zero(self) -> Self {
+        let Self { value, low, high } = self;
+        Self {
+            value: value.max(0.0),
+            low: low.max(0.0),
+            high: high.max(0.0),
+        }
+    }
+}
+
 /// One method on its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
@@ -89,9 +102,9 @@ pub struct Summary {
     pub name: String,
     /// Mean score over prompts, with Student's t interval (no width from a single prompt).
     pub score: Estimate,
-    /// Mean length.
+    /// Mean length; the interval ends at 0.
     pub length: Estimate,
-    /// Mean KL, where every answer has one.
+    /// Mean KL, where every answer has one; the interval ends at 0, and so does an estimate that noise has put below.
     pub kl: Option<Estimate>,
 }
 
@@ -235,7 +248,12 @@ pub fn interval(preferences: &[f64]) -> Estimate {
         true => (spread + extra) / (n * binomial + extra),
         false => 1.0,
     };
-    let m = n / effect;
+    wilson(rate, n / effect)
+}
+
+/// Wilson's interval of a rate seen on m trials.
+fn wilson(rate: f64, m: f64) -> Estimate {
+    let binomial = rate * (1.0 - rate);
     let scale = 1.0 + Z * Z / m;
     let centre = (rate + Z * Z / (2.0 * m)) / scale;
     let half = Z * (binomial / m + Z * Z / (4.0 * m * m)).sqrt() / scale;
@@ -286,23 +304,28 @@ fn summary(method: &Method) -> Summary {
     Summary {
         name: method.name.clone(),
         score: per_prompt(&|a| a.score),
-        length: per_prompt(&|a| a.length),
-        kl: known.then(|| per_prompt(&|a| a.kl.unwrap_or(f64::NAN))),
+        length: per_prompt(&|a| a.length).at_least_zero(),
+        kl: known.then(|| per_prompt(&|a| a.kl.unwrap_or(f64::NAN)).at_least_zero()),
     }
 }
 
 /// Mean ± t_{n−1} s/√n.
 fn mean_interval(values: &[f64]) -> Estimate {
-    let (n, value) = (values.len() as f64, mean(values));
-    let square: f64 = values.iter().map(|v| (v - value).powi(2)).sum();
-    let half = match StudentsT::new(0.0, 1.0, n - 1.0) {
-        Ok(t) if n > 1.0 => t.inverse_cdf(0.975) * (square / (n - 1.0) / n).sqrt(),
-        _ => 0.0,
-    };
+    let (value, half) = (mean(values), half_width(values));
     Estimate {
         value,
         low: value - half,
         high: value + half,
+    }
+}
+
+/// t_{n−1} s/√n at 97.5%; 0 of a single value.
+fn half_width(values: &[f64]) -> f64 {
+    let (n, centre) = (values.len() as f64, mean(values));
+    let square: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
+    match StudentsT::new(0.0, 1.0, n - 1.0) {
+        Ok(t) if n > 1.0 => t.inverse_cdf(0.975) * (square / (n - 1.0) / n).sqrt(),
+        _ => 0.0,
     }
 }
 

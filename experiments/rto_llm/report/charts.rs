@@ -3,6 +3,7 @@
 use super::load::{Run, Stage};
 use anyhow::Result;
 use rto_harness::html::Page;
+use rto_harness::methods;
 use rto_harness::plot::{Axis, Figure, Kind, LegendPlace, Panels, Series, SeriesStyle};
 use std::collections::BTreeSet;
 
@@ -53,24 +54,20 @@ impl Stage {
     /// Its name, with β₂ where it is logged.
     fn label(&self) -> String {
         match self.beta2() {
-            Some(beta2) => format!("{}, β₂ = {beta2}", self.name),
-            None => self.name.clone(),
+            Some(beta2) => format!("{}, β₂ = {beta2}", methods::label(&self.name)),
+            None => methods::label(&self.name).to_string(),
         }
     }
 }
 
-/// A colour per stage or method, the same in every figure.
+/// The look of a stage or method, the same in every figure of the page and of every other page.
 fn style(run: &Run, name: &str) -> SeriesStyle {
-    let mut names: Vec<&str> = Vec::new();
-    if let Ok(evaluation) = &run.evaluation {
-        names.extend(evaluation.methods.iter().map(|m| m.name.as_str()));
-    }
-    for stage in run.stages.iter().flatten() {
-        if !names.contains(&stage.name.as_str()) {
-            names.push(&stage.name);
-        }
-    }
-    SeriesStyle::nth(names.iter().position(|n| *n == name).unwrap_or(0))
+    let evaluated = run.evaluation.iter().flat_map(|e| &e.methods);
+    let names = evaluated.map(|m| m.name.as_str());
+    let stages = run.stages.iter().flatten().map(|s| s.name.as_str());
+    let looks = methods::curves(names.chain(stages));
+    let found = looks.into_iter().find(|(n, _)| *n == name);
+    found.map_or_else(SeriesStyle::default, |(_, look)| look)
 }
 
 /// Means of equal runs of points.
@@ -85,11 +82,10 @@ pub fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
 }
 
 fn line(run: &Run, stage: &Stage, points: &[(f64, f64)]) -> Series {
-    let i = style(run, &stage.name).color;
     Series::new(
         &stage.label(),
         thinned(points, POINTS),
-        SeriesStyle::nth_line(i),
+        style(run, &stage.name),
     )
 }
 
@@ -216,7 +212,7 @@ fn metric(run: &Run, stages: &[Stage], name: &str, axis: &str) -> Figure {
     for stage in stages {
         if let Some(points) = stage.series.get(name) {
             let mut series = line(run, stage, points);
-            series.label = stage.name.clone();
+            series.label = methods::label(&stage.name).to_string();
             figure.series.push(series);
         }
     }

@@ -1,10 +1,12 @@
 //! Reward against KL: what each method paid for what it got. As a table first, so that the figure can be drawn again from it.
 
 use super::charts::{KL, TRUE_REWARD, thinned};
+use super::finding;
 use super::load::{Run, Stage};
 use anyhow::{Result, bail};
 use rto_harness::html::Page;
-use rto_harness::plot::{Axis, Figure, Kind, Series, SeriesStyle};
+use rto_harness::methods::{curves, label};
+use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use rto_harness::table::Table;
 use std::path::Path;
 
@@ -12,74 +14,114 @@ use std::path::Path;
 pub const NAME: &str = "frontier";
 /// Of the way through the frontier, where single batches are mostly noise.
 const WAY: usize = 16;
+/// Rows of held-out prompts, with an interval of the reward.
 const MEAN: &str = "mean";
+/// Rows of batches during training.
+const WAY_KIND: &str = "way";
+/// Rows of policies on the part of the world that can be enumerated.
+const CORNER: &str = "corner";
+/// Rows of the best policies there, one for each β.
+const OPTIMUM: &str = "optimum";
 
-/// An empty table: `kind` is `mean` (held-out prompts, with an interval of the reward) or `way` (a batch during training).
+/// An empty table. `title` and `caption` are those of the figure, in every row.
 pub fn empty() -> Table {
     Table::new(
         NAME,
         &[
-            "kind", "method", "kl", "reward", "low", "high", "measure", "caption",
+            "kind", "method", "kl", "reward", "low", "high", "measure", "caption", "title",
         ],
     )
 }
 
-/// A row of [`empty`].
-pub struct Row<'a> {
-    pub kind: &'a str,
-    pub method: &'a str,
-    pub kl: f64,
-    pub reward: [f64; 3],
+/// The table of a figure being filled.
+pub struct Filler<'a> {
+    pub table: Table,
     pub measure: &'a str,
     pub caption: &'a str,
+    pub title: &'a str,
 }
 
-impl Row<'_> {
-    pub fn push(&self, table: &mut Table) {
-        let [reward, low, high] = self.reward.map(Into::into);
-        table.push([
-            self.kind.into(),
-            self.method.into(),
-            self.kl.into(),
+impl Filler<'_> {
+    fn push(&mut self, kind: &str, method: &str, kl: f64, reward: [f64; 3]) {
+        let [reward, low, high] = reward.map(Into::into);
+        self.table.push([
+            kind.into(),
+            method.into(),
+            kl.into(),
             reward,
             low,
             high,
             self.measure.into(),
             self.caption.into(),
+            self.title.into(),
         ]);
+    }
+
+    /// A method on held-out prompts, its reward with its interval.
+    pub fn mean(&mut self, method: &str, kl: f64, reward: [f64; 3]) {
+        self.push(MEAN, method, kl, reward);
+    }
+
+    /// A policy on the corner that can be enumerated, its reward with its interval, if it has one.
+    pub fn corner(&mut self, method: &str, kl: f64, reward: [f64; 3]) {
+        self.push(CORNER, method, kl, reward);
+    }
+
+    /// The best reward there at a KL.
+    pub fn optimum(&mut self, kl: f64, reward: f64) {
+        self.push(OPTIMUM, OPTIMUM, kl, [reward; 3]);
     }
 }
 
 /// Of a run; no row where nothing is known.
 fn table(run: &Run) -> Table {
-    let mut table = empty();
-    let caption = "Markers are held-out means with 95% intervals by prompt; lines are the way there during training: means of batches on training prompts, at its temperature and with its estimate of the KL, so that they need not end at the markers.";
-    let mut push = |kind, method: &str, kl, reward| {
-        let measure = run.reward_name();
-        Row {
-            kind,
-            method,
-            kl,
-            reward,
-            measure,
-            caption,
-        }
-        .push(&mut table);
+    let methods = run.evaluation.iter().flat_map(|e| &e.win_rates.methods);
+    let means: Vec<finding::Mean<'_>> = methods
+        .filter_map(|m| {
+            let reward = m.score;
+            Some(finding::Mean {
+                name: &m.name,
+                kl: m.kl?.value,
+                reward: [reward.value, reward.low, reward.high],
+            })
+        })
+        .collect();
+    let mut caption = "Markers are held-out means with 95% intervals by prompt; lines are the way there during training: means of batches on training prompts, at its temperature and with its estimate of the KL, so that they need not end at the markers.".to_string();
+    let known = run.exact_frontier.is_ok();
+    if known {
+        caption += CORNER_CAPTION;
+    }
+    let title = match run.too_small() {
+        Some(_) => finding::NO_FINDING.to_string(),
+        None => finding::title(&means),
+    };
+    let mut filler = Filler {
+        table: empty(),
+        measure: run.reward_name(),
+        caption: &caption,
+        title: &title,
     };
     for stage in run.stages.iter().flatten() {
         for (kl, reward) in way(stage) {
-            push("way", &stage.name, kl, [reward; 3]);
+            filler.push(WAY_KIND, &stage.name, kl, [reward; 3]);
         }
     }
-    let methods = run.evaluation.iter().flat_map(|e| &e.win_rates.methods);
-    for method in methods {
-        if let Some(kl) = method.kl {
-            let e = method.score;
-            push(MEAN, &method.name, kl.value, [e.value, e.low, e.high]);
+    for m in means {
+        filler.mean(m.name, m.kl, m.reward);
+    }
+    for (kl, reward) in run.exact_frontier.iter().flatten() {
+        filler.optimum(*kl, *reward);
+    }
+    for e in run.exact.iter().flatten().filter(|_| known) {
+        if let (Some(reward), true) = (e.reward, e.method != OPTIMUM) {
+            filler.corner(&e.method, e.numbers[2], [reward; 3]);
         }
     }
-    table
+    filler.table
 }
+
+/// What the right half of the figure is.
+pub const CORNER_CAPTION: &str = " Right: the corner of the world that can be enumerated, without sampling; no policy lies above the dashed line, the largest reward at each KL to the SFT policy.";
 
 /// Reward against KL during training.
 fn way(stage: &Stage) -> Vec<(f64, f64)> {
@@ -92,47 +134,101 @@ fn way(stage: &Stage) -> Vec<(f64, f64)> {
     thinned(&path.collect::<Vec<_>>(), WAY)
 }
 
+/// The columns of a table of [`empty`]'s form, x already the root of the KL.
+struct Columns {
+    kinds: Vec<String>,
+    methods: Vec<String>,
+    points: Vec<(f64, f64)>,
+    ends: Vec<(f64, f64)>,
+}
+
+impl Columns {
+    fn read(table: &Table) -> Result<Self> {
+        let (kl, reward) = (table.floats("kl")?, table.floats("reward")?);
+        let (low, high) = (table.floats("low")?, table.floats("high")?);
+        // An estimate below zero is noise about a number that is not.
+        let root = |kl: f64| kl.max(0.0).sqrt();
+        Ok(Self {
+            kinds: table.texts("kind")?,
+            methods: table.texts("method")?,
+            points: kl.into_iter().map(root).zip(reward).collect(),
+            ends: low.into_iter().zip(high).collect(),
+        })
+    }
+
+    fn rows(&self, kind: &str, method: &str) -> Vec<usize> {
+        let fits = |i: &usize| self.kinds[*i] == kind && self.methods[*i] == method;
+        (0..self.kinds.len()).filter(fits).collect()
+    }
+
+    fn points(&self, rows: &[usize]) -> Vec<(f64, f64)> {
+        rows.iter().map(|&i| self.points[i]).collect()
+    }
+
+    /// Methods of a kind of row, as markers with their names.
+    fn markers(&self, kind: &str, looks: &[(&str, SeriesStyle)]) -> Vec<Series> {
+        let one = |(name, look): &(&str, SeriesStyle)| {
+            let rows = self.rows(kind, name);
+            let bars = rows.iter().map(|&i| self.ends[i]).collect();
+            let look = look.kind(Kind::ErrorBars);
+            let series = Series::new("", self.points(&rows), look).band(bars);
+            (!rows.is_empty()).then(|| series.tag(label(name)))
+        };
+        looks.iter().filter_map(one).collect()
+    }
+}
+
+const ROOT_KL: &str = "√KL to the reference (√nats per response)";
+
 /// What a table of [`empty`]'s form shows.
-pub fn figure(table: &Table) -> Result<Figure> {
-    let (kinds, methods) = (table.texts("kind")?, table.texts("method")?);
-    let numbers = ["kl", "reward", "low", "high"].map(|name| table.floats(name));
-    let [kl, reward, low, high] = numbers;
-    let (kl, reward, low, high) = (kl?, reward?, low?, high?);
-    let texts = |name: &str| Ok::<_, anyhow::Error>(table.texts(name)?.into_iter().next());
-    let rows = |kind: &str, method: &str| -> Vec<usize> {
-        let fits = |i: &usize| (kinds[*i] == kind) && methods[*i] == method;
-        (0..table.len()).filter(fits).collect()
-    };
-    let measure = texts("measure")?.unwrap_or_else(|| "reward".into());
-    let mut figure = Figure::new(
-        "What each method pays in KL for its reward",
-        Axis::linear("KL to the reference per response (nats)"),
-        Axis::linear(&format!("{measure} per response")),
-    );
-    figure.caption = texts("caption")?;
-    figure.size = (800, 460);
+pub fn figure(table: &Table) -> Result<Panels> {
+    let columns = Columns::read(table)?;
+    let first = |name: &str| Ok::<_, anyhow::Error>(table.texts(name)?.into_iter().next());
+    let measure = first("measure")?.unwrap_or_else(|| "reward".into());
     let all = table.distinct("method")?;
-    let evaluated = all.iter().filter(|m| !rows(MEAN, m).is_empty());
-    let names: Vec<&String> = evaluated.collect();
-    for method in &all {
-        let points: Vec<_> = rows("way", method)
-            .iter()
-            .map(|&i| (kl[i], reward[i]))
-            .collect();
-        let color = names.iter().position(|n| *n == method).unwrap_or(0);
-        if !points.is_empty() {
-            let look = SeriesStyle::nth(color).kind(Kind::Line);
-            figure = figure.with(Series::new("", points, look));
+    let looks = curves(all.iter().map(String::as_str).filter(|m| *m != OPTIMUM));
+    let axes = |title: &str| {
+        Figure::new(
+            title,
+            Axis::linear(ROOT_KL),
+            Axis::linear(&format!("{measure} per response")),
+        )
+    };
+    let optimum = columns.points(&columns.rows(OPTIMUM, OPTIMUM));
+    let corner = columns.markers(CORNER, &looks);
+    let means = columns.markers(MEAN, &looks);
+    let mut figures = Vec::new();
+    if !means.is_empty() {
+        let mut figure = axes(match corner.is_empty() {
+            true => "",
+            false => "held-out prompts",
+        });
+        for (name, look) in &looks {
+            let points = columns.points(&columns.rows(WAY_KIND, name));
+            if !points.is_empty() {
+                let look = look.kind(Kind::Line);
+                figure = figure.with(Series::new("", points, look));
+            }
         }
+        figure.series.extend(means);
+        figures.push(figure);
     }
-    for (color, method) in names.into_iter().enumerate() {
-        let of = rows(MEAN, method);
-        let look = SeriesStyle::nth(color).kind(Kind::ErrorBars);
-        let points = of.iter().map(|&i| (kl[i], reward[i])).collect();
-        let bars = of.iter().map(|&i| (low[i], high[i])).collect();
-        figure = figure.with(Series::new(method, points, look).band(bars));
+    if !corner.is_empty() {
+        let mut figure = axes("the corner that can be enumerated, exactly");
+        let points = corner.iter().flat_map(|s| &s.points);
+        let reach = 1.15 * points.map(|p| p.0).fold(0.0, f64::max);
+        let line: Vec<(f64, f64)> = optimum.into_iter().filter(|p| p.0 <= reach).collect();
+        let look = SeriesStyle::new(Kind::Dashed, 7, Marker::Circle);
+        figure = figure.with(Series::new("", line, look).tag("exact optimum"));
+        figure.series.extend(corner);
+        figures.push(figure);
     }
-    Ok(figure)
+    let title = first("title")?.unwrap_or_else(|| finding::NO_FINDING.into());
+    let columns = figures.len().max(1);
+    let mut panels = Panels::new(&title, columns, figures);
+    panels.caption = first("caption")?;
+    panels.panel_size = if columns == 1 { (800, 420) } else { (500, 420) };
+    Ok(panels)
 }
 
 /// The section of the page.
@@ -143,11 +239,11 @@ pub fn section(page: &mut Page, run: &Run) -> Result<()> {
         return Ok(());
     }
     let figure = figure(&table(run))?;
-    if figure.series.is_empty() {
+    if figure.figures.is_empty() {
         page.say("<span class=\"absent\">evaluation.csv gives no KL.</span>");
         return Ok(());
     }
-    page.figure(&figure)
+    page.panels(&figure)
 }
 
 /// Writes table and figure of a run into its folder.

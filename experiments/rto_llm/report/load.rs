@@ -1,5 +1,7 @@
 //! Reading what there is of a run folder.
 
+use super::charts::KL;
+use super::finding::too_small;
 use anyhow::{Result, anyhow, bail};
 use rto_bridge::win_rate::{Answer, Comparison, Matrix, Method, WinRates};
 use rto_harness::json_error::explain;
@@ -44,6 +46,8 @@ pub struct Judged {
 }
 
 pub struct Sample {
+    /// Where the prompts of an evaluation have numbers.
+    pub prompt_id: Option<u64>,
     pub method: String,
     pub prompt: String,
     pub response: String,
@@ -62,6 +66,8 @@ pub struct Exact {
     pub method: String,
     /// Suboptimality, value, KL.
     pub numbers: [f64; 3],
+    /// E Σ r, where it was written.
+    pub reward: Option<f64>,
 }
 
 /// How often a model ranks held-out pairs as people did.
@@ -81,6 +87,10 @@ pub struct Run {
     pub judged: Part<Judged>,
     pub samples: Part<Vec<Sample>>,
     pub exact: Part<Vec<Exact>>,
+    /// (KL, reward) of the best policies where [`Self::exact`] is, one for each β.
+    pub exact_frontier: Part<Vec<(f64, f64)>>,
+    /// Every response of the evaluation; fewer are in `samples`.
+    pub responses: Part<Vec<Sample>>,
     pub credit: Part<Vec<Credit>>,
     /// Where people's labels are known; most runs of the synthetic world have none.
     pub agreement: Part<Vec<Agreement>>,
@@ -101,6 +111,12 @@ impl Run {
             judged: part(dir, "judge.csv", judged),
             samples: part(dir, "samples.jsonl", |path| lines(path, sample)),
             exact: part(dir, "exact.csv", exact),
+            exact_frontier: part(dir, "exact_frontier.csv", |path| {
+                let table = Table::from_csv(path)?;
+                let (kl, reward) = (table.floats("kl")?, table.floats("reward")?);
+                Ok(kl.into_iter().zip(reward).collect())
+            }),
+            responses: part(dir, "responses.jsonl", |path| lines(path, sample)),
             credit: part(dir, "credit.jsonl", |path| lines(path, credit)),
             agreement: part(dir, "agreement.csv", agreement),
         }
@@ -123,7 +139,7 @@ impl Run {
             .collect()
     }
 
-    fn absent(&self) -> [Option<&Absent>; 9] {
+    fn absent(&self) -> [Option<&Absent>; 11] {
         [
             self.config.as_ref().err(),
             self.versions.as_ref().err(),
@@ -132,9 +148,21 @@ impl Run {
             self.judged.as_ref().err(),
             self.samples.as_ref().err(),
             self.exact.as_ref().err(),
+            self.exact_frontier.as_ref().err(),
+            self.responses.as_ref().err(),
             self.credit.as_ref().err(),
             self.agreement.as_ref().err(),
         ]
+    }
+
+    /// Why this run says nothing about which method is better, where that is so: iterations of the shortest stage of
+    /// Algorithm 2, and held-out prompts.
+    pub fn too_small(&self) -> Option<String> {
+        let prompts = self.evaluation.as_ref().ok()?.methods[0].prompts.len();
+        let stages = self.stages.iter().flatten();
+        let ends = stages.filter_map(|s| s.series.get(KL)?.last());
+        let shortest = ends.map(|p| p.0).min_by(f64::total_cmp);
+        too_small(shortest.map(|steps| steps as u64), prompts)
     }
 
     /// What the policies are compared by.
@@ -211,6 +239,7 @@ fn text(map: &Map<String, Value>, key: &str) -> Result<String> {
 
 fn sample(map: &Map<String, Value>) -> Result<Sample> {
     Ok(Sample {
+        prompt_id: map.get("prompt_id").and_then(Value::as_u64),
         method: text(map, "method")?,
         prompt: text(map, "prompt")?,
         response: text(map, "response")?,
@@ -442,9 +471,14 @@ fn exact(path: &Path) -> Result<Vec<Exact>> {
     let columns = ["subopt", "value", "kl"].map(|c| table.floats(c));
     let [subopt, value, kl] = columns;
     let (subopt, value, kl) = (subopt?, value?, kl?);
+    let reward = match table.columns().iter().any(|c| c == "reward") {
+        true => Some(table.floats("reward")?),
+        false => None,
+    };
     let row = |(i, method): (usize, String)| Exact {
         method,
         numbers: [subopt[i], value[i], kl[i]],
+        reward: reward.as_ref().map(|r| r[i]),
     };
     Ok(names.into_iter().enumerate().map(row).collect())
 }

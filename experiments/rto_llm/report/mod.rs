@@ -10,14 +10,18 @@
 //! | `evaluation.csv` | `method,prompt_id,reward,kl,length,finished`, one row an answer |
 //! | `judge.csv` | `row,column,prompt_id,preference,length_difference`: 1, 0.5 or 0 for the row's answer, empty where the judge gave no verdict; only where one was asked |
 //! | `samples.jsonl` | `{"method", "prompt", "response", "reward"}` |
-//! | `exact.csv` | `method,subopt,value,kl` on a world small enough to enumerate |
+//! | `responses.jsonl` | the same with `prompt_id` for every held-out prompt; what a reader filters, where it is there |
+//! | `exact.csv` | `method,subopt,value,kl` and perhaps `reward` on a world small enough to enumerate |
+//! | `exact_frontier.csv` | `kl,reward` of the best policies there, one for each β |
 //! | `agreement.csv` | `model,accuracy,low,high,pairs` where people's labels are known |
 //! | `credit.jsonl` | `{"prompt", "tokens", "dpo_reward", "true_reward"}`, as long as the response |
 
 mod charts;
 mod credit;
+pub mod finding;
 pub mod frontier;
 mod load;
+pub mod over_seeds;
 mod samples;
 mod tables;
 
@@ -93,6 +97,11 @@ pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
     }
 }
 
+/// Why a run says nothing about which method is better, where that is so.
+pub fn too_small(folder: &Path) -> Option<String> {
+    Run::load(folder).too_small()
+}
+
 /// What the policies of a run are compared by.
 pub fn reward_name(folder: &Path) -> &'static str {
     Run::load(folder).reward_name()
@@ -107,10 +116,13 @@ pub fn judged_text(folder: &Path) -> Result<String> {
     };
     let names = judged.matrix.names();
     let line = |(row, column, c): (usize, usize, &rto_bridge::win_rate::Comparison)| {
-        let [value, low, high] = [c.rate.value, c.rate.low, c.rate.high].map(|x| 100.0 * x);
+        let equal = c.length_controlled.map(finding::share_range);
         format!(
-            "{} beats {}: {value:.1}% [{low:.1}, {high:.1}]",
-            names[row], names[column]
+            "{} is preferred to {} on {}, at equal length on {}",
+            names[row],
+            names[column],
+            finding::share_range(c.rate),
+            equal.unwrap_or_else(|| "–".into())
         )
     };
     let lines: Vec<String> = judged.matrix.pairs().map(line).collect();

@@ -1,57 +1,70 @@
 //! The tables: win rates, methods, exact suboptimality, config and versions.
 
+use super::finding::{self, ALPHA, p_value, percent, share_range};
 use super::load::Run;
 use rto_bridge::win_rate::{Comparison, Estimate, Matrix, Summary};
-use rto_harness::html::escape;
-use rto_harness::html::{Page, number};
+use rto_harness::html::{Page, escape, number};
+use rto_harness::methods;
 
-const ALPHA: f64 = 0.05;
-
-/// What came out, in a few sentences that are computed and not judged.
+/// What came out, in a few sentences that are computed and not judged; of a run too small to say anything, that.
 pub fn summary(page: &mut Page, run: &Run) {
     let Ok(evaluation) = &run.evaluation else {
         return;
     };
+    if let Some(few) = run.too_small() {
+        return page.banner(&small(&few));
+    }
     let rates = &evaluation.win_rates;
-    let by_score = |a: &usize, b: &usize| {
-        let score = |i: &usize| rates.methods[*i].score.value;
-        score(a).total_cmp(&score(b))
-    };
-    let Some(best) = (0..rates.methods.len()).max_by(by_score) else {
-        return;
-    };
-    let best_of = &rates.methods[best];
-    let mut text = format!(
-        "<b>{}</b> has the highest mean reward, {}.",
-        escape(&best_of.name),
-        range(best_of.score)
-    );
-    text += &rto_against_dppo(&rates.matrix).unwrap_or_default();
+    let index = |name: &str| rates.matrix.names().iter().position(|n| n == name);
+    let pair = index("rto").zip(index("dppo"));
+    let versus = pair.and_then(|(rto, dppo)| {
+        let c = rates.matrix.get(rto, dppo)?;
+        // The paper's main comparison.
+        Some(finding::versus("rto", "dppo", c))
+    });
     let apart = rates.matrix.pairs().filter(|(_, _, c)| c.p_holm <= ALPHA);
-    text += &format!(
-        " Of {} pairs of methods {} differ significantly.",
-        rates.matrix.pairs().count(),
-        apart.count()
-    );
-    page.say(&text);
+    let (apart, all) = (apart.count(), rates.matrix.pairs().count());
+    let pairs = match all {
+        0 => None,
+        1 => Some(format!(
+            "The two methods {}differ significantly.",
+            if apart == 1 { "" } else { "do not " }
+        )),
+        _ => Some(format!(
+            "Pairs of methods that differ significantly: {apart} of {all}."
+        )),
+    };
+    let best = finding::best(&rates.methods, &rates.matrix);
+    let sentences: Vec<String> = [best, versus, pairs].into_iter().flatten().collect();
+    page.lead(&sentences.join(" "));
 }
 
-/// The paper's main comparison.
-fn rto_against_dppo(matrix: &Matrix) -> Option<String> {
-    let index = |name: &str| matrix.names().iter().position(|n| n == name);
-    let c = matrix.get(index("rto")?, index("dppo")?)?;
-    let apart = match c.p_holm <= ALPHA {
-        true => "significant",
-        false => "not significant",
-    };
-    let p = match p_value(c.p_holm) {
-        p if p.starts_with('&') => p,
-        p => format!("= {p}"),
-    };
-    let rate = share_range(c.rate);
-    Some(format!(
-        " RTO beats DPPO on {rate} of the prompts, which is {apart} after Holm's correction (p {p})."
-    ))
+/// Why no method is called better.
+pub fn small(few: &str) -> String {
+    format!(
+        "<b>Too small to compare methods: {few}.</b> What follows shows that every part runs. Its numbers are noise, and no method is called better."
+    )
+}
+
+/// What the names mean.
+pub fn legend(page: &mut Page, names: &[String]) {
+    let known = names.iter().filter_map(|name| methods::find(name));
+    let rows: Vec<String> = known
+        .map(|m| {
+            format!(
+                "<dt>{}</dt><dd><code>{}</code>: {}</dd>",
+                escape(m.label),
+                m.name,
+                escape(m.what)
+            )
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.push(&format!(
+            "<details><summary>What the methods are</summary><dl>{}</dl></details>\n",
+            rows.concat()
+        ));
+    }
 }
 
 /// Table 1 with intervals.
@@ -63,11 +76,12 @@ pub fn win_rates(page: &mut Page, run: &Run) {
     };
     page.say(&format!(
         "How often the row's answer has a higher reward than the column's, in percent; ties count half. {} prompts, each answered by \
-         every method; 95% score intervals by prompt. <b>Bold</b>: still significant at 5% after Holm's correction of the exact sign test.",
+         every method; 95% score intervals by prompt, and “=” the win rate at equal length. <b>Bold</b>: still significant at 5% after Holm's correction of the exact sign test.",
         evaluation.methods[0].prompts.len()
     ));
     let rates = &evaluation.win_rates;
-    matrix(page, &rates.matrix);
+    legend(page, rates.matrix.names());
+    matrix(page, &rates.matrix, run);
     pair_table(page, &rates.matrix, &rates.methods);
 }
 
@@ -88,7 +102,7 @@ pub fn judged(page: &mut Page, run: &Run) {
         judged.prompts,
         judged.unreadable
     ));
-    matrix(page, &judged.matrix);
+    matrix(page, &judged.matrix, run);
     let methods = run
         .evaluation
         .as_ref()
@@ -96,31 +110,68 @@ pub fn judged(page: &mut Page, run: &Run) {
     pair_table(page, &judged.matrix, methods);
 }
 
-fn matrix(page: &mut Page, matrix: &Matrix) {
-    let names = matrix.names();
-    let head: Vec<&str> = std::iter::once("row beats column")
-        .chain(names.iter().map(String::as_str))
-        .collect();
-    let row = |(row, name): (usize, &String)| {
-        let cells = (0..names.len()).map(|column| cell(matrix.get(row, column)));
-        std::iter::once(escape(name)).chain(cells).collect()
+fn matrix(page: &mut Page, matrix: &Matrix, run: &Run) {
+    let plain = run.too_small().is_some();
+    let cell = |row, column| {
+        let c: &Comparison = matrix.get(row, column)?;
+        Some(Cell {
+            rate: c.rate,
+            equal_length: c.length_controlled,
+            bold: c.p_holm <= ALPHA,
+            plain,
+        })
     };
-    let rows: Vec<Vec<String>> = names.iter().enumerate().map(row).collect();
+    heat_map(page, matrix.names(), &cell);
+}
+
+/// A cell of a matrix of win rates.
+pub struct Cell {
+    pub rate: Estimate,
+    pub equal_length: Option<Estimate>,
+    pub bold: bool,
+    /// Without colour and weight: the numbers are noise.
+    pub plain: bool,
+}
+
+/// Row against column, coloured by how far from a half it is.
+pub fn heat_map(page: &mut Page, names: &[String], cell: &dyn Fn(usize, usize) -> Option<Cell>) {
+    let labels: Vec<&str> = names.iter().map(|n| methods::label(n)).collect();
+    let head: Vec<&str> = std::iter::once("row beats column")
+        .chain(labels.iter().copied())
+        .collect();
+    let rows: Vec<Vec<String>> = labels
+        .iter()
+        .enumerate()
+        .map(|(row, label)| {
+            let cells = (0..names.len()).map(|column| cell(row, column).map_or("–".into(), heat));
+            std::iter::once(escape(label)).chain(cells).collect()
+        })
+        .collect();
     page.table("matrix", &head, &rows);
 }
 
-fn cell(comparison: Option<&Comparison>) -> String {
-    let Some(c) = comparison else {
-        return "–".into();
+fn heat(cell: Cell) -> String {
+    let Cell {
+        rate,
+        equal_length,
+        bold,
+        plain,
+    } = cell;
+    let side = if rate.value < 0.5 { 'd' } else { 'u' };
+    let alpha = match plain {
+        true => 0.0,
+        false => 0.65 * (2.0 * (rate.value - 0.5)).abs(),
     };
-    let side = if c.rate.value < 0.5 { 'd' } else { 'u' };
-    let alpha = 0.65 * (2.0 * (c.rate.value - 0.5)).abs();
-    let class = if c.p_holm <= ALPHA { " sig" } else { "" };
+    let class = if bold && !plain { " sig" } else { "" };
+    let equal = match equal_length {
+        Some(e) => format!("<small title=\"win rate at equal length, {} to {}\">= {}</small>", percent(e.low), percent(e.high), percent(e.value)),
+        None => "<small title=\"no win rate at equal length: lengths decide everything, or all prompts go one way\">= –</small>".into(),
+    };
     format!(
-        "<td class=\"{side}{class}\" style=\"--a:{alpha:.3}\">{}<small>{} to {}</small>",
-        percent(c.rate.value),
-        percent(c.rate.low),
-        percent(c.rate.high)
+        "<td class=\"{side}{class}\" style=\"--a:{alpha:.3}\">{}<small>{} to {}</small>{equal}",
+        percent(rate.value),
+        percent(rate.low),
+        percent(rate.high)
     )
 }
 
@@ -146,7 +197,11 @@ fn pair_table(page: &mut Page, matrix: &Matrix, summaries: &[Summary]) {
         let [a, b] = [row, column].map(|i| matrix.names()[i].as_str());
         let [won, tied, lost] = c.won_tied_lost;
         vec![
-            format!("{} : {}", escape(a), escape(b)),
+            format!(
+                "{} : {}",
+                escape(methods::label(a)),
+                escape(methods::label(b))
+            ),
             format!("{won}, {tied}, {lost}"),
             share_range(c.rate),
             p_value(c.p_value),
@@ -158,7 +213,7 @@ fn pair_table(page: &mut Page, matrix: &Matrix, summaries: &[Summary]) {
     });
     let rows: Vec<Vec<String>> = rows.collect();
     page.push("<details><summary>Every pair: significance, equal lengths, KL</summary>\n");
-    page.table("", &head, &rows);
+    page.table("sortable", &head, &rows);
     page.push("<p class=\"note\">At equal length: what a logistic regression of wins on the difference in length expects at no difference; “–” where lengths decide everything.</p></details>\n");
 }
 
@@ -177,7 +232,7 @@ pub fn methods(page: &mut Page, run: &Run) {
         .map(|(i, m)| {
             let answers: usize = evaluation.methods[i].prompts.iter().map(Vec::len).sum();
             vec![
-                escape(&m.name),
+                escape(methods::label(&m.name)),
                 interval_cell(Some(m.score)),
                 interval_cell(m.kl),
                 interval_cell(Some(m.length)),
@@ -195,7 +250,7 @@ pub fn methods(page: &mut Page, run: &Run) {
     ];
     let rows: Vec<Vec<String>> = rows.collect();
     page.say("Means over held-out prompts with 95% intervals.");
-    page.table("", &head, &rows);
+    page.table("sortable", &head, &rows);
 }
 
 /// Where people's labels on held-out pairs are known.
@@ -219,7 +274,7 @@ pub fn agreement(page: &mut Page, run: &Run) {
         ]
     };
     let rows: Vec<Vec<String>> = agreement.iter().map(row).collect();
-    page.table("", &["model", "agreement", "pairs"], &rows);
+    page.table("sortable", &["model", "agreement", "pairs"], &rows);
 }
 
 /// On a world small enough to enumerate.
@@ -236,13 +291,13 @@ pub fn exact(page: &mut Page, run: &Run) {
     page.say("On a part of the world small enough to enumerate: no sampling, so no intervals. SubOpt is the value of the best policy less that of the method, in units of reward.");
     let row = |e: &super::load::Exact| {
         let numbers = e.numbers.map(number);
-        std::iter::once(escape(&e.method))
+        std::iter::once(escape(methods::label(&e.method)))
             .chain(numbers)
             .collect::<Vec<_>>()
     };
     let rows: Vec<Vec<String>> = exact.iter().map(row).collect();
     page.table(
-        "",
+        "sortable",
         &["method", "SubOpt", "value", "KL to the reference (nats)"],
         &rows,
     );
@@ -306,34 +361,5 @@ fn interval_cell(estimate: Option<Estimate>) -> String {
             number(e.low),
             number(e.high)
         ),
-    }
-}
-
-fn range(e: Estimate) -> String {
-    format!(
-        "{} [{}, {}]",
-        number(e.value),
-        number(e.low),
-        number(e.high)
-    )
-}
-
-fn share_range(e: Estimate) -> String {
-    format!(
-        "{}% [{}, {}]",
-        percent(e.value),
-        percent(e.low),
-        percent(e.high)
-    )
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
-}
-
-fn p_value(p: f64) -> String {
-    match p {
-        p if p < 1e-4 => "&lt; 0.0001".into(),
-        p => format!("{p:.4}"),
     }
 }

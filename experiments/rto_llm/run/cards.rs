@@ -8,6 +8,7 @@ use rto_bridge::win_rate::{Estimate, WinRates};
 use rto_harness::run_dir::Versions;
 
 use super::Run;
+use crate::report::finding::too_small;
 
 /// Settings of every card; those of the method go after them.
 const SHARED: [&str; 7] = [
@@ -40,6 +41,10 @@ impl Run {
     /// `README.md` in the folder of each policy that was evaluated.
     pub fn cards(&self, rates: &WinRates) -> Result<()> {
         let settings = toml::Table::try_from(&self.config)?;
+        let few = too_small(self.iterations(), self.data.held_out.len());
+        let caution = few.as_ref().map(|few| {
+            format!("Too small to say anything about a method ({few}): this shows that every part runs, and its numbers are noise.")
+        });
         for (i, summary) in rates.methods.iter().enumerate() {
             let mut metrics = vec![
                 metric(self.reward_name(), summary.score),
@@ -50,14 +55,10 @@ impl Run {
                     .kl
                     .map(|kl| metric("KL to the SFT policy (nats)", kl)),
             );
-            let against = |j: usize| Some((j, rates.get(i, j)?.rate));
-            metrics.extend(
-                (0..rates.methods.len())
-                    .filter_map(against)
-                    .map(|(j, rate)| {
-                        metric(&format!("win rate against {}", rates.methods[j].name), rate)
-                    }),
-            );
+            // An order of methods after a few iterations is noise, and a hub would list it as a result.
+            if few.is_none() {
+                metrics.extend(against(rates, i));
+            }
             let card = ModelCard {
                 name: format!(
                     "{}-{}-seed{}",
@@ -70,6 +71,7 @@ impl Run {
                 base_model: (!self.config.model.is_empty()).then(|| base_name(&self.config.model)),
                 datasets: self.config.data.iter().map(|d| file_name(d)).collect(),
                 evaluated_on: format!("{} held-out prompts", self.data.held_out.len()),
+                caution: caution.clone(),
                 metrics,
                 settings: relevant(&settings, &summary.name),
                 made_by: Versions::new(super::NAME, Default::default()).describe(),
@@ -79,6 +81,12 @@ impl Run {
         Ok(())
     }
 
+    /// Of the methods after DPO, where there are any.
+    fn iterations(&self) -> Option<u64> {
+        let any = !self.config.methods.is_empty();
+        any.then_some(self.config.rl_iterations)
+    }
+
     /// What a higher number of the evaluation is called.
     pub fn reward_name(&self) -> &'static str {
         match self.data.world {
@@ -86,6 +94,20 @@ impl Run {
             None => "reward by the oracle",
         }
     }
+}
+
+/// A method against every other, and the same at equal length.
+fn against(rates: &WinRates, method: usize) -> Vec<Metric> {
+    let compared = (0..rates.methods.len()).filter_map(|j| Some((j, rates.get(method, j)?)));
+    compared
+        .flat_map(|(j, c)| {
+            let name = &rates.methods[j].name;
+            let equal = c
+                .length_controlled
+                .map(|e| metric(&format!("win rate at equal length against {name}"), e));
+            std::iter::once(metric(&format!("win rate against {name}"), c.rate)).chain(equal)
+        })
+        .collect()
 }
 
 fn metric(name: &str, estimate: Estimate) -> Metric {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rto::Token;
-use rto::mdp::Beta;
+use rto::mdp::{Beta, TabularPolicy};
 use rto::policy::{ExactEvaluator, StateMap};
+use rto::reward::TabularReward;
 use rto::seq::{Channel, Decoder, Episode, Finish, StreamKey, TokenReward, TokenScorer};
 use rto::token_reward::{DpoReward, SentenceReward};
 use rto_bridge::generate::Sampled;
@@ -78,7 +79,9 @@ impl Run {
         self.dir.write_text("samples.jsonl", &samples)?;
         self.dir.write_text("responses.jsonl", &responses)?;
         if let Some(world) = &self.data.world {
-            self.dir.write_table("exact.csv", &self.exact(world)?)?;
+            let (exact, frontier) = self.exact(world)?;
+            self.dir.write_table("exact.csv", &exact)?;
+            self.dir.write_table("exact_frontier.csv", &frontier)?;
         }
         if !self.data.held_out_pairs.is_empty() {
             self.dir
@@ -203,8 +206,9 @@ impl Run {
         Ok(text)
     }
 
-    /// (3.5) with the true reward on the corner of the world that can be enumerated, every policy restricted to its words.
-    fn exact(&self, world: &World) -> Result<Table> {
+    /// (3.5) with the true reward on the corner of the world that can be enumerated, every policy restricted to its words; and
+    /// what the best policies there get at each KL to SFT.
+    fn exact(&self, world: &World) -> Result<(Table, Table)> {
         let small = SmallWorld::try_new(world)?;
         let uniform = vec![1.0 / small.prompts.len() as f64; small.prompts.len()];
         let map = StateMap::tree(&small.tree, &uniform)?;
@@ -220,7 +224,9 @@ impl Run {
             Ok(restricted.tabulate(&small.tree)?)
         };
         let beta = Beta::try_new(self.config.exact_beta)?;
-        let exact = ExactEvaluator::try_new(map, &small.reward, table("sft")?, beta)?;
+        let sft = table("sft")?;
+        let frontier = frontier(&map, &small.reward, &sft)?;
+        let exact = ExactEvaluator::try_new(map, &small.reward, sft, beta)?;
         let columns = ["method", "subopt", "value", "kl", "reward", "length"];
         let mut out = Table::new("exact", &columns);
         let optimal = exact.report(exact.optimal())?;
@@ -238,8 +244,26 @@ impl Run {
             push(name, exact.report(&table(name)?)?);
         }
         push("optimum", optimal);
-        Ok(out)
+        Ok((out, frontier))
     }
+}
+
+/// The optimum of (3.2) at β from 20 down to 0.02: nothing has a larger reward at its KL to the reference.
+fn frontier(
+    map: &Arc<StateMap>,
+    reward: &TabularReward,
+    reference: &TabularPolicy,
+) -> Result<Table> {
+    const POINTS: u32 = 48;
+    let mut out = Table::new("exact_frontier", &["beta", "kl", "reward"]);
+    for i in 0..=POINTS {
+        let beta = 20.0 * 0.001f64.powf(f64::from(i) / f64::from(POINTS));
+        let evaluator =
+            ExactEvaluator::try_new(map.clone(), reward, reference.clone(), Beta::try_new(beta)?)?;
+        let best = evaluator.report(evaluator.optimal())?;
+        out.push([beta.into(), best.kl.into(), best.reward.into()]);
+    }
+    Ok(out)
 }
 
 /// One answer per prompt.

@@ -1,17 +1,18 @@
 //! One experiment under several seeds: what holds for a method, not for one trained policy.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rto_bridge::win_rate::{Estimate, WinRates, over_seeds};
+use rto_bridge::win_rate::{Estimate, OverSeeds, WinRates, over_seeds};
 use rto_harness::cli::Reporter;
-use rto_harness::html::{Page, escape, number};
+use rto_harness::methods::label;
 use rto_harness::say;
 use rto_harness::stats::Sample;
 use rto_harness::table::Table;
 use serde_json::json;
 
 use super::Args;
+use crate::report::over_seeds::{Cells, NUMBERS, OverSeedsPage, frontier_table};
 
 /// `1,2,5` or `1..5`, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,19 +96,33 @@ pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
     write("seeds.csv", each.to_csv())?;
     write("methods.csv", means.to_csv())?;
     write("win_rates.csv", long(&names, &cells).to_csv())?;
-    let frontier = frontier(&means, runs.len(), measure)?;
+    let folders: Vec<PathBuf> = seeds.0.iter().map(|&seed| folder(out, seed)).collect();
+    let too_small = folders.iter().find_map(|f| crate::report::too_small(f));
+    let frontier = frontier_table(&means, &folders, measure.name(), too_small.is_some())?;
     crate::report::frontier::write(out, &frontier)?;
-    write(
-        "report.html",
-        page(&frontier, &names, &cells, &means, &seeds.0)?,
-    )?;
+    let page = OverSeedsPage {
+        names: &names,
+        cells: &cells,
+        means: &means,
+        frontier: &frontier,
+        seeds: &seeds
+            .0
+            .iter()
+            .map(|&s| (s, format!("seed-{s}")))
+            .collect::<Vec<_>>(),
+        measure: measure.name(),
+        too_small,
+    };
+    write("report.html", page.html()?)?;
     say!(reporter, "{}", means.render())?;
     say!(
         reporter,
-        "win rates over {} seeds, row beats column, with 95% intervals",
+        "win rates over {} seeds in percent, row beats column, with 95% intervals; = at equal length",
         runs.len()
     )?;
     say!(reporter, "{}", matrix(&names, &cells).render())?;
+    let report = out.join("report.html");
+    say!(reporter, "everything on one page: {}", report.display())?;
     say!(reporter, "results in {}", out.display())?;
     let rates = long(&names, &cells);
     reporter.json(&json!({ "run": out, "seeds": seeds.0, "win_rates": rates, "methods": means }))
@@ -152,19 +167,6 @@ impl Measure {
     }
 }
 
-/// Mean, lower and upper end of what is measured, in the order of columns.
-const NUMBERS: [&str; 9] = [
-    "reward",
-    "reward_low",
-    "reward_high",
-    "kl",
-    "kl_low",
-    "kl_high",
-    "length",
-    "length_low",
-    "length_high",
-];
-
 /// Means over seeds with Student's t intervals, and the numbers behind them.
 fn methods(runs: &[WinRates], seeds: &[u64], measure: Measure) -> (Table, Table) {
     let columns: Vec<&str> = std::iter::once("method").chain(NUMBERS).collect();
@@ -180,13 +182,16 @@ fn methods(runs: &[WinRates], seeds: &[u64], measure: Measure) -> (Table, Table)
             of(&|m| m.length.value),
         ];
         let mut row = vec![method.name.as_str().into()];
-        for column in &columns {
-            let (mean, low, high) = column.interval();
-            row.extend([
-                mean.into(),
-                low.unwrap_or(mean).into(),
-                high.unwrap_or(mean).into(),
-            ]);
+        for (c, column) in columns.iter().enumerate() {
+            let (value, low, high) = column.interval();
+            let (low, high) = (low.unwrap_or(value), high.unwrap_or(value));
+            let interval = Estimate { value, low, high };
+            // A reward may be negative, a KL and a length may not.
+            let Estimate { value, low, high } = match c {
+                0 => interval,
+                _ => interval.at_least_zero(),
+            };
+            row.extend([value.into(), low.into(), high.into()]);
         }
         means.push(row);
         for (k, seed) in seeds.iter().enumerate() {
@@ -203,122 +208,55 @@ fn methods(runs: &[WinRates], seeds: &[u64], measure: Measure) -> (Table, Table)
     (means, each)
 }
 
-/// Means over seeds.
-fn frontier(means: &Table, seeds: usize, measure: Measure) -> Result<Table> {
-    use crate::report::frontier::{Row, empty};
-    let caption = format!(
-        "Means over {seeds} seeds and their held-out prompts; bars: Student's 95% interval of the reward over seeds."
-    );
-    let measure = measure.name();
-    let column = |name: &str| means.floats(name);
-    let (kl, reward) = (column("kl")?, column("reward")?);
-    let (low, high) = (column("reward_low")?, column("reward_high")?);
-    let mut table = empty();
-    for (i, method) in means.texts("method")?.iter().enumerate() {
-        let row = Row {
-            kind: "mean",
-            method,
-            kl: kl[i],
-            reward: [reward[i], low[i], high[i]],
-            measure,
-            caption: &caption,
-        };
-        row.push(&mut table);
-    }
-    Ok(table)
-}
-
-type Cells = [Vec<Option<Estimate>>];
-
 fn long(names: &[&str], cells: &Cells) -> Table {
-    let mut table = Table::new("win_rates", &["row", "column", "rate", "low", "high"]);
+    let columns = ["row", "column", "rate", "low", "high"];
+    let equal = ["equal_length", "equal_length_low", "equal_length_high"];
+    let mut table = Table::new("win_rates", &[&columns[..], &equal[..]].concat());
     for (row, line) in cells.iter().enumerate() {
         for (column, cell) in line.iter().enumerate() {
-            if let Some(e) = cell {
-                table.push([
-                    names[row].into(),
-                    names[column].into(),
-                    e.value.into(),
-                    e.low.into(),
-                    e.high.into(),
-                ]);
-            }
+            let Some(OverSeeds {
+                rate,
+                length_controlled,
+            }) = cell
+            else {
+                continue;
+            };
+            let equal = |of: fn(&Estimate) -> f64| length_controlled.as_ref().map(of).into();
+            table.push([
+                names[row].into(),
+                names[column].into(),
+                rate.value.into(),
+                rate.low.into(),
+                rate.high.into(),
+                equal(|e| e.value),
+                equal(|e| e.low),
+                equal(|e| e.high),
+            ]);
         }
     }
     table
 }
 
-fn percent(cell: &Option<Estimate>) -> String {
-    let Some(e) = cell else { return "–".into() };
-    let [value, low, high] = [e.value, e.low, e.high].map(|x| format!("{:.1}", 100.0 * x));
-    format!("{value} [{low}, {high}]")
+fn percent(cell: &Option<OverSeeds>) -> String {
+    let Some(c) = cell else { return "–".into() };
+    let text = |x: f64| format!("{:.1}", 100.0 * x);
+    let [value, low, high] = [c.rate.value, c.rate.low, c.rate.high].map(text);
+    let equal = c.length_controlled.map(|e| text(e.value));
+    format!(
+        "{value} [{low}, {high}] = {}",
+        equal.unwrap_or_else(|| "–".into())
+    )
 }
 
 fn matrix(names: &[&str], cells: &Cells) -> Table {
     let head: Vec<&str> = std::iter::once("row beats column, %")
-        .chain(names.iter().copied())
+        .chain(names.iter().map(|n| label(n)))
         .collect();
     let mut table = Table::new("win_rates", &head);
     for (name, line) in names.iter().zip(cells) {
-        let row =
-            std::iter::once((*name).into()).chain(line.iter().map(|c| percent(c).as_str().into()));
+        let row = std::iter::once(label(name).into())
+            .chain(line.iter().map(|c| percent(c).as_str().into()));
         table.push(row.collect::<Vec<_>>());
     }
     table
-}
-
-/// Links the runs' own pages.
-fn page(
-    frontier: &Table,
-    names: &[&str],
-    cells: &Cells,
-    means: &Table,
-    seeds: &[u64],
-) -> Result<String> {
-    let mut page = Page::new(&format!("rto_llm over {} seeds", seeds.len()));
-    page.section("win-rates", "Win rates (Table 1)");
-    page.say("How often the row's answer has a higher reward than the column's, in percent: means over seeds with Student's 95% interval over seeds, which holds for the methods and not for single trained policies.");
-    let head: Vec<&str> = std::iter::once("row beats column")
-        .chain(names.iter().copied())
-        .collect();
-    let row = |(name, line): (&&str, &Vec<Option<Estimate>>)| {
-        std::iter::once(escape(name))
-            .chain(line.iter().map(percent))
-            .collect()
-    };
-    page.table(
-        "matrix",
-        &head,
-        &names.iter().zip(cells).map(row).collect::<Vec<_>>(),
-    );
-    page.section("methods", "Methods");
-    page.say("Means over held-out prompts and seeds, with 95% intervals over seeds.");
-    let columns: Vec<Vec<f64>> = NUMBERS
-        .iter()
-        .map(|name| means.floats(name))
-        .collect::<Result<_>>()?;
-    let shown = |i: usize, c: usize| {
-        let [value, low, high] = [0, 1, 2].map(|k| number(columns[3 * c + k][i]));
-        format!("{value} [{low}, {high}]")
-    };
-    let rows = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| vec![escape(name), shown(i, 0), shown(i, 1), shown(i, 2)]);
-    page.table(
-        "",
-        &[
-            "method",
-            "reward",
-            "KL to the reference (nats)",
-            "length (tokens)",
-        ],
-        &rows.collect::<Vec<_>>(),
-    );
-    page.section("frontier", "Reward against KL");
-    page.figure(&crate::report::frontier::figure(frontier)?)?;
-    page.section("runs", "Runs");
-    let link = |seed: &u64| format!("<a href=\"seed-{seed}/report.html\">seed {seed}</a>");
-    page.say(&seeds.iter().map(link).collect::<Vec<_>>().join(", "));
-    Ok(page.finish())
 }

@@ -599,7 +599,8 @@ fn a_finished_run_is_judged_once_and_shown() {
     );
     // Three of six won, three tied.
     assert!(
-        said.contains("6 comparisons, 6 requests") && said.contains("rto beats sft: 75.0%"),
+        said.contains("6 comparisons, 6 requests")
+            && said.contains("rto is preferred to sft on 75.0%"),
         "{said}"
     );
     let table = std::fs::read_to_string(dir.path().join("judge.csv")).unwrap();

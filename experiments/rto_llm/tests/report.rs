@@ -264,10 +264,12 @@ fn the_page_shows_the_whole_run_and_needs_nothing_else() {
     make_run(&dir);
     let page = page_of(&dir);
     for outside in [
-        "http:", "https:", "src=", "@import", "url(", "<script", "<link",
+        "http:", "https:", "src=", "@import", "url(", "<link", "fetch(", "import(",
     ] {
+        // A reference within the page is none.
         let found = page
             .replace("http://www.w3.org/2000/svg", "")
+            .replace("url(#", "")
             .contains(outside);
         assert!(!found, "the page refers to something outside: {outside}");
     }
@@ -308,6 +310,16 @@ fn the_page_shows_the_whole_run_and_needs_nothing_else() {
     let figure3 = section(&page, "figure3");
     assert!(figure3.contains("As printed: different β₂") && figure3.contains("Fair: equal β₂"));
     assert!(figure3.contains("dppo-fair, β₂ = 0.03") && figure3.matches("<svg").count() == 2);
+    // The first sentence says who is ahead, and it is RTO whose level is higher.
+    let lead = page.split_once("<p class=\"lead\">").unwrap().1;
+    let lead = &lead[..lead.find("</p>").unwrap()];
+    assert!(
+        lead.contains("<b>RTO</b> has the highest mean reward")
+            && lead.contains("RTO is ahead of DPPO: RTO has the higher reward on")
+            && lead.contains("at equal length on"),
+        "{lead}"
+    );
+    assert!(!page.contains("class=\"banner\""));
     assert!(section(&page, "frontier").contains("<svg"));
     assert!(section(&page, "exact").contains("0.700"));
     let samples = section(&page, "samples");
@@ -325,6 +337,102 @@ fn the_page_shows_the_whole_run_and_needs_nothing_else() {
     let again = folder("again");
     make_run(&again);
     assert_eq!(page_of(&again).replace("tiny: again", "tiny: whole"), page);
+}
+
+/// The reward of two methods exchanged: the first sentence turns with it.
+#[test]
+fn the_first_sentence_turns_with_the_data() {
+    let dir = folder("turned");
+    make_run(&dir);
+    let text = fs::read_to_string(dir.join("evaluation.csv")).unwrap();
+    let turned: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once(',') {
+            Some(("rto", rest)) => format!("dppo,{rest}"),
+            Some(("dppo", rest)) => format!("rto,{rest}"),
+            _ => line.to_string(),
+        })
+        .collect();
+    fs::write(dir.join("evaluation.csv"), turned.join("\n") + "\n").unwrap();
+    let page = page_of(&dir);
+    assert!(page.contains("RTO is behind DPPO: RTO has the higher reward on"));
+    assert!(page.contains("<b>DPPO</b> has the highest mean reward"));
+}
+
+/// A run of two iterations or of ten prompts says so first, and calls no method better.
+#[test]
+fn a_small_run_ranks_nothing() {
+    let dir = folder("two-iterations");
+    make_run(&dir);
+    for stage in ["ppo", "dppo", "rto"] {
+        let path = dir.join(format!("metrics/{stage}.jsonl"));
+        let text = fs::read_to_string(&path).unwrap();
+        let two: Vec<&str> = text.lines().take(2).collect();
+        fs::write(&path, two.join("\n") + "\n").unwrap();
+    }
+    let iterations = page_of(&dir);
+    let dir = folder("ten-prompts");
+    make_run(&dir);
+    let text = fs::read_to_string(dir.join("evaluation.csv")).unwrap();
+    let few = text.lines().filter(|line| {
+        let id = line.split(',').nth(1).unwrap_or_default();
+        id.parse::<u32>().map_or(true, |id| id < 10)
+    });
+    let few: Vec<&str> = few.collect();
+    fs::write(dir.join("evaluation.csv"), few.join("\n") + "\n").unwrap();
+    let prompts = page_of(&dir);
+    for (page, said) in [
+        (iterations, "2 iterations"),
+        (prompts, "10 held-out prompts"),
+    ] {
+        let banner = page.split_once("class=\"banner\"").unwrap().1;
+        assert!(banner[..400].contains(said), "{said}");
+        for ranks in [
+            "class=\"lead\"",
+            "highest mean reward",
+            "RTO is ahead",
+            "RTO pays more",
+            "RTO gets more",
+        ] {
+            assert!(!page.contains(ranks), "{said}: {ranks}");
+        }
+    }
+}
+
+/// Every response is there to be chosen among, and nothing in it ends the element that holds it.
+#[test]
+fn a_reader_can_choose_among_all_responses() {
+    let dir = folder("responses");
+    make_run(&dir);
+    let mut lines = String::new();
+    for id in 0..100 {
+        for (method, reward) in [("rto", 1.0), ("dppo", f64::from(id % 2) * 2.0)] {
+            let line = serde_json::json!({
+                "method": method, "prompt_id": id, "prompt": format!("question {id} </script><b>"),
+                "response": "an answer", "reward": reward, "length": 2,
+            });
+            let _ = writeln!(lines, "{line}");
+        }
+    }
+    fs::write(dir.join("responses.jsonl"), lines).unwrap();
+    let page = page_of(&dir);
+    let data = page.split_once("id=\"sample-data\">").unwrap().1;
+    let data = &data[..data.find("</script>").unwrap()];
+    let data: serde_json::Value = serde_json::from_str(data).unwrap();
+    assert_eq!(data["names"], serde_json::json!(["rto", "dppo"]));
+    assert_eq!(data["labels"], serde_json::json!(["RTO", "DPPO"]));
+    let prompts = data["prompts"].as_array().unwrap();
+    assert_eq!(prompts.len(), 100);
+    assert_eq!(
+        prompts[3],
+        serde_json::json!([
+            "question 3 </script><b>",
+            [["an answer", 1.0], ["an answer", 2.0]]
+        ])
+    );
+    // Without them the samples are what is chosen among.
+    fs::remove_file(dir.join("responses.jsonl")).unwrap();
+    assert!(page_of(&dir).contains("briefly : what do \\u003cb>bees"));
 }
 
 #[test]

@@ -139,6 +139,50 @@ fn seeds_are_compared_in_one_folder() {
         assert!(page.contains(&format!("seed-{seed}/report.html")));
         assert!(out.join(format!("seed-{seed}/report.html")).is_file());
     }
+    let said = format!(
+        "everything on one page: {}",
+        out.join("report.html").display()
+    );
+    assert!(text.contains(&said), "{text}");
+    // Two iterations and ten prompts rank nothing, and no interval leaves what is possible.
+    assert!(page.contains("class=\"banner\"") && !page.contains("highest mean reward"));
+    let within = |name: &str, columns: &[&str], most: f64| {
+        let text = read(name);
+        let mut lines = text.lines().map(|l| l.split(',').collect::<Vec<_>>());
+        let head = lines.next().unwrap();
+        for line in lines {
+            for column in columns {
+                let at = head.iter().position(|c| c == column).unwrap();
+                let value = line[at].parse().unwrap_or(0.0);
+                assert!((0.0..=most).contains(&value), "{name}: {column}: {value}");
+            }
+        }
+    };
+    let rates = [
+        "rate",
+        "low",
+        "high",
+        "equal_length",
+        "equal_length_low",
+        "equal_length_high",
+    ];
+    within("win_rates.csv", &rates, 1.0);
+    within(
+        "methods.csv",
+        &["kl", "kl_low", "length_low"],
+        f64::INFINITY,
+    );
+    no_policy_beats_the_frontier(&out.join("seed-2"));
+    let kinds = |kind: &str| {
+        read("frontier.csv")
+            .lines()
+            .filter(|l| l.starts_with(kind))
+            .count()
+    };
+    assert_eq!(
+        (kinds("mean,"), kinds("corner,"), kinds("optimum,")),
+        (3, 3, 49)
+    );
     // The figure is drawn again from its table.
     let drawn = read("frontier.svg");
     fs::remove_file(out.join("frontier.svg")).unwrap();
@@ -171,6 +215,31 @@ fn seeds_are_compared_in_one_folder() {
     let single = alone.to_str().unwrap();
     let said = error(&["--smoke", "--quiet", "--seeds", "2..4", "--out", single]);
     assert!(said.contains("holds a single run"), "{said}");
+}
+
+/// At every β the value E r − β KL of each policy is at most that of the best one, on the corner that is enumerated.
+fn no_policy_beats_the_frontier(run: &Path) {
+    let rows = |name: &str, columns: [&str; 3]| -> Vec<[f64; 3]> {
+        let text = fs::read_to_string(run.join(name)).unwrap();
+        let mut lines = text.lines().map(|l| l.split(',').collect::<Vec<_>>());
+        let head = lines.next().unwrap();
+        let at = columns.map(|c| head.iter().position(|h| *h == c).unwrap());
+        lines
+            .map(|l| at.map(|i| l[i].parse().unwrap_or(0.0)))
+            .collect()
+    };
+    let best = rows("exact_frontier.csv", ["beta", "kl", "reward"]);
+    let policies = rows("exact.csv", ["method", "kl", "reward"]);
+    assert!(best.len() == 49 && policies.len() >= 4);
+    for [beta, kl, reward] in best {
+        for [_, own_kl, own] in &policies {
+            let (own, top) = (own - beta * own_kl, reward - beta * kl);
+            assert!(
+                own <= top + 1e-9 * (1.0 + top.abs()),
+                "β = {beta}: {own} above {top}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn a_killed_run_ends_with_the_bytes_of_an_undisturbed_one() {
         "evaluation.csv",
         "evaluation_greedy.csv",
         "exact.csv",
+        "exact_frontier.csv",
         "frontier.csv",
         "frontier.svg",
         "responses.jsonl",

@@ -1,0 +1,452 @@
+//! Sentences about data, each true on both sides of its threshold.
+
+use rto_bridge::win_rate::{Comparison, Estimate, Matrix, OverSeeds, Summary};
+use rto_harness::html::{escape, number};
+use rto_harness::methods::label;
+
+/// Of the sign test, after Holm's correction.
+pub const ALPHA: f64 = 0.05;
+/// Where a figure has nothing to say.
+pub const NO_FINDING: &str = "What each method pays in KL for its reward";
+/// What the paper compares RTO with.
+const RIVALS: [&str; 3] = ["dpo", "ppo", "dppo"];
+
+/// Below these, an order of methods is an order of coin flips.
+pub const FEWEST_STEPS: u64 = 10;
+/// As [`FEWEST_STEPS`], of held-out prompts.
+pub const FEWEST_PROMPTS: usize = 50;
+
+/// Why a run says nothing about which method is better, where that is so.
+pub fn too_small(steps: Option<u64>, prompts: usize) -> Option<String> {
+    let few = [
+        steps
+            .filter(|n| *n < FEWEST_STEPS)
+            .map(|n| number_of(n as usize, "iteration")),
+        (prompts < FEWEST_PROMPTS).then(|| number_of(prompts, "held-out prompt")),
+    ];
+    let few: Vec<String> = few.into_iter().flatten().collect();
+    (!few.is_empty()).then(|| few.join(" and "))
+}
+
+/// A method's KL, and its reward with the ends of its interval.
+pub struct Mean<'a> {
+    pub name: &'a str,
+    pub kl: f64,
+    pub reward: [f64; 3],
+}
+
+/// What the figure of reward against KL shows about RTO and its rivals at the same settings.
+pub fn title(means: &[Mean<'_>]) -> String {
+    let Some(rto) = means.iter().find(|m| m.name == "rto") else {
+        return NO_FINDING.into();
+    };
+    let rivals = || means.iter().filter(|m| RIVALS.contains(&m.name));
+    let names = |some: Vec<&Mean<'_>>| {
+        let labels: Vec<&str> = some.iter().map(|m| label(m.name)).collect();
+        list(&labels)
+    };
+    let dearer = |m: &&Mean<'_>| rto.kl > m.kl && rto.reward[0] <= m.reward[0];
+    let better = |m: &&Mean<'_>| rto.kl <= m.kl && rto.reward[1] > m.reward[2];
+    let (dearer, better): (Vec<_>, Vec<_>) = (
+        rivals().filter(dearer).collect(),
+        rivals().filter(better).collect(),
+    );
+    match (dearer.is_empty(), better.is_empty()) {
+        (false, true) => format!(
+            "RTO pays more KL than {} here, for no more reward",
+            names(dearer)
+        ),
+        (true, false) => format!(
+            "RTO gets more reward than {} here, for no more KL",
+            names(better)
+        ),
+        _ => NO_FINDING.into(),
+    }
+}
+
+/// `A`, `A and B`, `A, B and C`.
+pub fn list(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_string(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// `1 seed`, `2 seeds`.
+pub fn number_of(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// Which method has the highest mean reward, and which others are significantly behind it. HTML.
+pub fn best(methods: &[Summary], matrix: &Matrix) -> Option<String> {
+    let names: Vec<&str> = methods.iter().map(|m| m.name.as_str()).collect();
+    let values: Vec<f64> = methods.iter().map(|m| m.score.value).collect();
+    highest(
+        &names,
+        &values,
+        &|i| range(methods[i].score),
+        &|row, column| {
+            let ahead = |c: &Comparison| standing(c) == Standing::Ahead;
+            matrix.get(row, column).is_some_and(ahead)
+        },
+    )
+}
+
+/// The same over seeds. HTML.
+pub fn best_over_seeds(
+    names: &[&str],
+    rewards: &[f64],
+    cells: &[Vec<Option<OverSeeds>>],
+) -> Option<String> {
+    highest(names, rewards, &|i| number(rewards[i]), &|row, column| {
+        cells[row][column].is_some_and(|c| side(&c.rate) == Standing::Ahead)
+    })
+}
+
+/// Method by method: a mean, how it is written, and whether a row is significantly ahead of a column.
+fn highest(
+    names: &[&str],
+    values: &[f64],
+    shown: &dyn Fn(usize) -> String,
+    ahead: &dyn Fn(usize, usize) -> bool,
+) -> Option<String> {
+    let top = values.iter().copied().max_by(f64::total_cmp)?;
+    let first: Vec<usize> = (0..names.len()).filter(|&i| values[i] == top).collect();
+    let bold: Vec<String> = first
+        .iter()
+        .map(|&i| format!("<b>{}</b>", escape(label(names[i]))))
+        .collect();
+    let bold: Vec<&str> = bold.iter().map(String::as_str).collect();
+    let [only] = first[..] else {
+        return Some(format!(
+            "{} share the highest mean reward, {}.",
+            list(&bold),
+            number(top)
+        ));
+    };
+    let others = (0..names.len()).filter(|&column| column != only);
+    let behind = others.filter(|&column| ahead(only, column)).count();
+    let rest = match (behind, names.len() - 1) {
+        (_, 0) => String::new(),
+        (0, 1) => "; the other method is not significantly behind it".into(),
+        (0, _) => "; no other method is significantly behind it".into(),
+        (1, 1) => "; the other method is significantly behind it".into(),
+        (n, all) if n == all => format!("; all {all} others are significantly behind it"),
+        (1, all) => format!("; 1 of the {all} others is significantly behind it"),
+        (n, all) => format!("; {n} of the {all} others are significantly behind it"),
+    };
+    Some(format!(
+        "{} has the highest mean reward, {}{rest}.",
+        bold[0],
+        shown(only)
+    ))
+}
+
+/// What a comparison says about its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Significantly better.
+    Ahead,
+    /// Significantly worse.
+    Behind,
+    /// Neither.
+    Open,
+}
+
+/// The sign test counts prompts and the rate averages over them; where they point to different sides nothing is said.
+pub fn standing(c: &Comparison) -> Standing {
+    let [won, _, lost] = c.won_tied_lost;
+    if c.p_holm > ALPHA {
+        return Standing::Open;
+    }
+    match (won.cmp(&lost), c.rate.value) {
+        (std::cmp::Ordering::Greater, rate) if rate > 0.5 => Standing::Ahead,
+        (std::cmp::Ordering::Less, rate) if rate < 0.5 => Standing::Behind,
+        _ => Standing::Open,
+    }
+}
+
+/// On which side of a half an interval lies.
+pub fn side(rate: &Estimate) -> Standing {
+    match rate {
+        rate if rate.low > 0.5 => Standing::Ahead,
+        rate if rate.high < 0.5 => Standing::Behind,
+        _ => Standing::Open,
+    }
+}
+
+/// A row against a column over seeds, in words. HTML.
+pub fn over_seeds(row: &str, column: &str, c: &OverSeeds) -> String {
+    let (row, column) = (escape(label(row)), escape(label(column)));
+    let what = match side(&c.rate) {
+        Standing::Ahead => format!("{row} is ahead of {column}"),
+        Standing::Behind => format!("{row} is behind {column}"),
+        Standing::Open => format!("{row} and {column} are not told apart"),
+    };
+    let equal = match c.length_controlled {
+        Some(e) => format!(", at equal length on {}", share_range(e)),
+        None => String::new(),
+    };
+    format!(
+        "{what}: {row} has the higher reward on {} of the prompts{equal}.",
+        share_range(c.rate)
+    )
+}
+
+/// A row of the matrix against a column, in words. HTML.
+pub fn versus(row: &str, column: &str, c: &Comparison) -> String {
+    let (row, column) = (escape(label(row)), escape(label(column)));
+    let p = match p_value(c.p_holm) {
+        p if p.starts_with('&') => p,
+        p => format!("= {p}"),
+    };
+    let rate = format!(
+        "{row} has the higher reward on {} of the prompts, ties counted half",
+        share_range(c.rate)
+    );
+    let equal = match c.length_controlled {
+        Some(e) => format!("; at equal length on {}", share_range(e)),
+        None => String::new(),
+    };
+    let (what, test) = match standing(c) {
+        Standing::Ahead => (format!("{row} is ahead of {column}"), "significant"),
+        Standing::Behind => (format!("{row} is behind {column}"), "significant"),
+        Standing::Open if c.p_holm <= ALPHA => (
+            format!("{row} and {column} are not told apart"),
+            "significant in the number of prompts, whose direction is not that of the mean",
+        ),
+        Standing::Open => (
+            format!("{row} and {column} are not told apart"),
+            "not significant",
+        ),
+    };
+    format!("{what}: {rate}{equal} ({test} after Holm's correction, p {p}).")
+}
+
+/// `1.234 [1.1, 1.4]`.
+pub fn range(e: Estimate) -> String {
+    format!(
+        "{} [{}, {}]",
+        number(e.value),
+        number(e.low),
+        number(e.high)
+    )
+}
+
+/// `42.4% [37.6, 47.3]`.
+pub fn share_range(e: Estimate) -> String {
+    format!(
+        "{}% [{}, {}]",
+        percent(e.value),
+        percent(e.low),
+        percent(e.high)
+    )
+}
+
+/// Without its sign.
+pub fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+/// Four decimals, or that it is smaller.
+pub fn p_value(p: f64) -> String {
+    match p {
+        p if p < 1e-4 => "&lt; 0.0001".into(),
+        p => format!("{p:.4}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(won: usize, tied: usize, lost: usize) -> Comparison {
+        let w: Vec<f64> = [(1.0, won), (0.5, tied), (0.0, lost)]
+            .into_iter()
+            .flat_map(|(w, n)| std::iter::repeat_n(w, n))
+            .collect();
+        Comparison::try_new(&w, &vec![0.0; w.len()]).unwrap()
+    }
+
+    #[test]
+    fn a_loss_is_called_one_and_a_gain_too() {
+        for (won, lost, says) in [
+            (
+                240,
+                160,
+                "RTO is ahead of DPPO: RTO has the higher reward on 60.0%",
+            ),
+            (
+                160,
+                240,
+                "RTO is behind DPPO: RTO has the higher reward on 40.0%",
+            ),
+            (
+                200,
+                200,
+                "RTO and DPPO are not told apart: RTO has the higher reward on 50.0%",
+            ),
+            (205, 195, "RTO and DPPO are not told apart"),
+            (195, 205, "RTO and DPPO are not told apart"),
+            (400, 0, "RTO is ahead of DPPO"),
+            (0, 400, "RTO is behind DPPO"),
+        ] {
+            let c = comparison(won, 0, lost);
+            let text = versus("rto", "dppo", &c);
+            assert!(text.starts_with(says), "{won}, {lost}: {text}");
+            let open = text.contains("not told apart");
+            assert_eq!(open, text.contains("(not significant"), "{text}");
+            // The other direction says the opposite.
+            let back = versus("dppo", "rto", &c.reversed());
+            let opposite = match text {
+                _ if open => "not told apart",
+                _ if text.contains("ahead") => "DPPO is behind RTO",
+                _ => "DPPO is ahead of RTO",
+            };
+            assert!(back.contains(opposite), "{back}");
+        }
+    }
+
+    /// At the level itself, and one step to either side of it.
+    #[test]
+    fn the_level_is_the_threshold() {
+        for (p, open) in [
+            (ALPHA, false),
+            (ALPHA.next_up(), true),
+            (ALPHA.next_down(), false),
+        ] {
+            let c = Comparison {
+                p_holm: p,
+                ..comparison(240, 0, 160)
+            };
+            assert_eq!(standing(&c) == Standing::Open, open, "{p}");
+        }
+    }
+
+    /// Many prompts won by a little and few lost by much: the test and the mean disagree, and neither is followed.
+    #[test]
+    fn a_test_against_its_own_mean_decides_nothing() {
+        let w: Vec<f64> = (0..100).map(|i| if i < 70 { 0.51 } else { 0.0 }).collect();
+        let c = Comparison::try_new(&w, &[0.0; 100]).unwrap();
+        assert!(c.p_holm < ALPHA && c.rate.value < 0.5);
+        assert_eq!(standing(&c), Standing::Open);
+        assert!(versus("rto", "dppo", &c).contains("not that of the mean"));
+    }
+
+    fn summary(name: &str, value: f64) -> Summary {
+        let score = Estimate {
+            value,
+            low: value - 0.1,
+            high: value + 0.1,
+        };
+        Summary {
+            name: name.into(),
+            score,
+            length: score,
+            kl: None,
+        }
+    }
+
+    #[test]
+    fn the_highest_mean_is_not_taken_for_significant() {
+        let two = |won, lost| {
+            let names = vec!["rto".to_string(), "sft".to_string()];
+            Matrix::try_new(names, vec![(0, 1, comparison(won, 0, lost))]).unwrap()
+        };
+        let methods = [summary("rto", 1.0), summary("sft", 0.5)];
+        let says = |won, lost| best(&methods, &two(won, lost)).unwrap();
+        assert!(says(300, 100).contains("the other method is significantly behind"));
+        for (won, lost) in [(200, 200), (210, 190), (100, 300)] {
+            assert!(says(won, lost).contains("the other method is not significantly behind"));
+        }
+        let equal = [summary("rto", 1.0), summary("sft", 1.0)];
+        let text = best(&equal, &two(300, 100)).unwrap();
+        assert!(text.contains("<b>RTO</b> and <b>SFT</b> share"), "{text}");
+        assert_eq!(best(&[], &two(1, 1)), None);
+    }
+
+    #[test]
+    fn over_seeds_an_interval_that_holds_a_half_decides_nothing() {
+        let cell = |low: f64, high: f64| OverSeeds {
+            rate: Estimate {
+                value: 0.5 * (low + high),
+                low,
+                high,
+            },
+            length_controlled: None,
+        };
+        for (low, high, says) in [
+            (
+                0.51,
+                0.7,
+                "RTO is ahead of SFT: RTO has the higher reward on 60.5%",
+            ),
+            (
+                0.3,
+                0.49,
+                "RTO is behind SFT: RTO has the higher reward on 39.5%",
+            ),
+            (0.5, 0.7, "RTO and SFT are not told apart"),
+            (0.3, 0.5, "RTO and SFT are not told apart"),
+        ] {
+            let text = over_seeds("rto", "sft", &cell(low, high));
+            assert!(text.starts_with(says), "{text}");
+        }
+        let cells = |low, high| {
+            vec![
+                vec![None, Some(cell(low, high))],
+                vec![Some(cell(1.0 - high, 1.0 - low)), None],
+            ]
+        };
+        let best =
+            |low, high| best_over_seeds(&["rto", "sft"], &[2.0, 1.0], &cells(low, high)).unwrap();
+        assert!(best(0.6, 0.7).contains("the other method is significantly behind"));
+        for (low, high) in [(0.5, 0.7), (0.3, 0.4)] {
+            assert!(best(low, high).contains("not significantly behind"));
+        }
+    }
+
+    #[test]
+    fn the_title_follows_the_numbers() {
+        let of = |kl: f64, reward: f64| {
+            let rto = Mean {
+                name: "rto",
+                kl,
+                reward: [reward, reward - 0.1, reward + 0.1],
+            };
+            let dpo = Mean {
+                name: "dpo",
+                kl: 1.0,
+                reward: [1.0, 0.9, 1.1],
+            };
+            title(&[rto, dpo])
+        };
+        let dearer = "RTO pays more KL than DPO here, for no more reward";
+        assert_eq!(of(2.0, 0.5), dearer);
+        assert_eq!(of(2.0, 1.0), dearer);
+        for (kl, reward) in [(2.0, 1.01), (2.0, 5.0), (1.0, 0.5), (0.5, 1.15)] {
+            assert_eq!(of(kl, reward), NO_FINDING, "{kl} {reward}");
+        }
+        for kl in [0.5, 1.0] {
+            assert_eq!(
+                of(kl, 1.25),
+                "RTO gets more reward than DPO here, for no more KL"
+            );
+        }
+        assert_eq!(title(&[]), NO_FINDING);
+    }
+
+    #[test]
+    fn small_runs_are_named() {
+        assert_eq!(too_small(Some(FEWEST_STEPS), FEWEST_PROMPTS), None);
+        assert_eq!(too_small(None, FEWEST_PROMPTS), None);
+        let said = too_small(Some(1), FEWEST_PROMPTS - 1);
+        assert_eq!(said.unwrap(), "1 iteration and 49 held-out prompts");
+        let said = too_small(Some(FEWEST_STEPS - 1), FEWEST_PROMPTS);
+        assert_eq!(said.unwrap(), "9 iterations");
+    }
+}
