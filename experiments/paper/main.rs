@@ -4,6 +4,7 @@ mod expectations;
 mod markdown;
 mod report;
 mod runs;
+mod verdict;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -97,6 +98,7 @@ fn summary(reporter: &Reporter, dir: &RunDir, outcomes: &[expectations::Outcome]
         table.push([o.figure.into(), holds.into(), o.found.as_str().into()]);
     }
     say!(reporter, "{}", table.render())?;
+    say!(reporter, "{}", report::tally_sentence())?;
     say!(
         reporter,
         "The whole paper on one page: {}",

@@ -4,6 +4,43 @@ use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, 
 
 /// HTML of a note, its headings two levels lower and with the anchors of [`anchor`].
 pub fn to_html(markdown: &str) -> String {
+    write(events(markdown))
+}
+
+/// The same with everything below a heading of the third level folded under it: the proofs of the errata.
+pub fn with_folded_proofs(markdown: &str) -> String {
+    // Headings are two levels lower by now.
+    let folds = |level: HeadingLevel| level == HeadingLevel::H4;
+    let raw = |html: &'static str| Event::Html(CowStr::from(html));
+    let (mut out, mut open) = (Vec::new(), false);
+    for event in events(markdown) {
+        let begins = match &event {
+            Event::Start(Tag::Heading { level, .. }) => Some(*level),
+            _ => None,
+        };
+        let ends = matches!(&event, Event::End(TagEnd::Heading(level)) if folds(*level));
+        if let Some(level) = begins.filter(|level| *level <= HeadingLevel::H4) {
+            if std::mem::take(&mut open) {
+                out.push(raw("</details>\n"));
+            }
+            if folds(level) {
+                out.push(raw("<details class=\"proof\"><summary>"));
+                open = true;
+            }
+        }
+        out.push(event);
+        if ends {
+            out.push(raw("</summary>\n"));
+        }
+    }
+    if open {
+        out.push(raw("</details>\n"));
+    }
+    write(out)
+}
+
+/// The parts of a note, its headings lowered and named.
+fn events(markdown: &str) -> Vec<Event<'_>> {
     let options = Options::ENABLE_TABLES | Options::ENABLE_MATH;
     let mut events: Vec<Event<'_>> = Parser::new_ext(markdown, options).collect();
     for i in 0..events.len() {
@@ -20,6 +57,10 @@ pub fn to_html(markdown: &str) -> String {
             _ => {}
         }
     }
+    events
+}
+
+fn write(events: Vec<Event<'_>>) -> String {
     let mut page = String::new();
     html::push_html(&mut page, events.into_iter());
     page.replace("<table>", "<div class=\"scroll\"><table class=\"notes\">")
@@ -54,5 +95,34 @@ fn lower(level: HeadingLevel) -> HeadingLevel {
         HeadingLevel::H1 | HeadingLevel::H2 => HeadingLevel::H3,
         HeadingLevel::H3 => HeadingLevel::H4,
         _ => HeadingLevel::H5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proofs_are_folded_under_their_headings_and_everything_else_is_not() {
+        let note = "# T\n\nintro\n\n## Claim\n\nfalse\n\n### A1. Proof\n\none\n\n### A2. Proof\n\ntwo\n\n## Next\n\nthree\n\n### B1. Last\n\nfour\n";
+        let html = with_folded_proofs(note);
+        assert_eq!(html.matches("<details").count(), 3);
+        assert_eq!(html.matches("</details>").count(), 3);
+        let inside = |text: &str| {
+            let before = &html[..html.find(text).unwrap()];
+            before.matches("<details").count() > before.matches("</details>").count()
+        };
+        for (text, folded) in [
+            ("intro", false),
+            ("false", false),
+            ("one", true),
+            ("two", true),
+            ("three", false),
+            ("four", true),
+        ] {
+            assert_eq!(inside(text), folded, "{text}");
+        }
+        assert!(html.contains("<summary>\n<h4 id=\"note-A1\">"), "{html}");
+        assert_eq!(to_html(note).matches("<details").count(), 0);
     }
 }

@@ -1,8 +1,9 @@
 //! `report.html` and `report.md`.
 
 use crate::expectations::Outcome;
-use crate::markdown::{anchor, to_html};
+use crate::markdown::{anchor, to_html, with_folded_proofs};
 use crate::runs::{self, EXPERIMENTS};
+use crate::verdict::{self, Statement, Tally, Verdict, badge, statements};
 use anyhow::{Context, Result};
 use rto_harness::html::{Page, escape};
 use rto_harness::run_dir::{RunDir, Versions};
@@ -10,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 
-const EQUATIONS: &str = include_str!("../../paper-notes/equations.md");
 const ERRATA: &str = include_str!("../../paper-notes/errata.md");
 const SECTION5: &str = include_str!("../../paper-notes/section5.md");
 const DEVIATIONS: &str = include_str!("../../paper-notes/deviations.md");
@@ -19,33 +19,6 @@ const FRONTIER: &str = include_str!("../../figures/rto_llm/frontier.svg");
 const FRONTIER_COMMAND: &str = "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds";
 const SYMBOLS: &str = include_str!("../../paper-notes/symbols.md");
 const TITLE: &str = "DPO Meets PPO, executed";
-
-/// A row of the table of statements.
-struct Statement<'a> {
-    item: &'a str,
-    verdict: &'a str,
-    functions: &'a str,
-    tests: &'a str,
-    figures: Vec<&'a str>,
-}
-
-fn statements() -> Vec<Statement<'static>> {
-    let lines = EQUATIONS.lines().filter(|l| l.starts_with('|')).skip(2);
-    let statement = |line: &'static str| {
-        let mut cells = line.trim_matches('|').split(" |").map(str::trim);
-        let mut cell = || cells.next().unwrap_or_default();
-        let (item, verdict, functions, tests) = (cell(), cell(), cell(), cell());
-        let quoted = cell().split('`').skip(1).step_by(2);
-        Statement {
-            item,
-            verdict,
-            functions,
-            tests,
-            figures: quoted.filter_map(|f| f.strip_prefix("figures/")).collect(),
-        }
-    };
-    lines.map(statement).collect()
-}
 
 /// Writes both reports.
 pub fn write(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<()> {
@@ -62,22 +35,31 @@ fn sizes(full: bool) -> &'static str {
 
 fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
     let mut page = Page::new(TITLE);
+    let all = statements();
+    let tally = Tally::of(all.iter().map(|s| s.verdict));
     let held = outcomes.iter().filter(|o| o.holds).count();
+    page.lead(&escape(&tally.sentence()));
     page.say(&format!(
         "Every numbered statement of <a href=\"https://arxiv.org/abs/2404.18922v1\">DPO Meets PPO: Reinforced Token \
          Optimization for RLHF</a> (version 1) with its verdict, what is true instead where it does not hold, and the figures that \
-         show it, drawn with {}. {held} of {} expectations about the figures hold.",
+         show it, drawn with {}. Of {} expectations about the figures {}.",
         inline(sizes(full)),
-        outcomes.len()
+        outcomes.len(),
+        match held {
+            all if all == outcomes.len() => "all hold".to_string(),
+            some => format!("{some} hold"),
+        }
     ));
     page.section("statements", "Statements");
-    table_of_statements(&mut page);
+    page.push(&tally.filters("#all-statements"));
+    table_of_statements(&mut page, &all);
     page.section("figures", "Figures");
     for outcome in outcomes {
         figure(&mut page, dir, full, outcome)?;
     }
     page.section("errata", "Corrections and proofs");
-    page.push(&to_html(ERRATA));
+    page.say("What is claimed and what is true instead; proofs unfold.");
+    page.push(&with_folded_proofs(ERRATA));
     page.section("section5", "The language-model experiment");
     frontier(&mut page);
     page.push(&to_html(
@@ -99,10 +81,11 @@ fn inline(markdown: &str) -> String {
     html.trim_end_matches("</p>").to_string()
 }
 
-fn table_of_statements(page: &mut Page) {
-    let rows: Vec<Vec<String>> = statements()
+fn table_of_statements(page: &mut Page, all: &[Statement<'_>]) {
+    let rows: Vec<(&str, Vec<String>)> = all
         .iter()
         .map(|s| {
+            let verdict = Verdict::of(s.verdict);
             let figures: Vec<String> = s.figures.iter().map(|f| figure_link(f)).collect();
             let code = format!(
                 "<details><summary>code and tests</summary>{}<br>{}</details>",
@@ -110,16 +93,23 @@ fn table_of_statements(page: &mut Page) {
                 inline(s.tests)
             );
             let cell = |html: String| format!("<td class=\"text\">{html}");
-            vec![
+            let cells = vec![
                 inline(s.item),
-                cell(with_errata_links(&inline(s.verdict))),
+                cell(format!(
+                    "{} {}",
+                    badge(verdict),
+                    with_errata_links(&inline(verdict.rest(s.verdict)))
+                )),
                 cell(figures.join("<br>")),
                 cell(code),
-            ]
+            ];
+            (verdict.class(), cells)
         })
         .collect();
     let head = ["statement", "verdict", "figures", "held by"];
-    page.table("statements", &head, &rows);
+    page.push("<div id=\"all-statements\">\n");
+    page.table_of_kinds("statements", &head, &rows);
+    page.push("</div>\n");
 }
 
 fn figure_link(name: &str) -> String {
@@ -154,7 +144,7 @@ fn figure(page: &mut Page, dir: &RunDir, full: bool, outcome: &Outcome) -> Resul
     let (experiment, _) = outcome.figure.split_once('/').unwrap_or_default();
     let (class, word) = match outcome.holds {
         true => ("holds", "as expected"),
-        false => ("damaged", "NOT as expected"),
+        false => ("false", "NOT as expected"),
     };
     let about: Vec<String> = statements()
         .iter()
@@ -162,7 +152,7 @@ fn figure(page: &mut Page, dir: &RunDir, full: bool, outcome: &Outcome) -> Resul
         .map(|s| inline(s.item))
         .collect();
     page.push(&format!(
-        "<h3 id=\"{}\">{}</h3>\n<p class=\"note\">{}</p>\n<p>{}</p>\n<p class=\"{class}\">Found, {word}: {}.</p>\n\
+        "<h3 id=\"{}\">{}</h3>\n<p class=\"note\">{}</p>\n<p>{}</p>\n<p><span class=\"badge {class}\">{word}</span> Found: {}.</p>\n\
          <div class=\"scroll\"><figure>{svg}</figure></div>\n<pre>{}</pre>\n",
         figure_id(outcome.figure),
         escape(outcome.figure),
@@ -213,7 +203,11 @@ fn provenance(page: &mut Page, dir: &RunDir, full: bool) -> Result<()> {
 }
 
 fn text(full: bool, outcomes: &[Outcome]) -> String {
-    let mut out = format!("# {TITLE}\n\nDrawn with {}.\n\n## Figures\n\n", sizes(full));
+    let mut out = format!(
+        "# {TITLE}\n\n{}\n\nDrawn with {}.\n\n## Figures\n\n",
+        tally_sentence(),
+        sizes(full)
+    );
     out += "| figure | expected | found | holds | command |\n|---|---|---|---|---|\n";
     for o in outcomes {
         let (experiment, _) = o.figure.split_once('/').unwrap_or_default();
@@ -232,8 +226,10 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
         out,
         "| [`rto_llm/frontier`](https://github.com/rto-toolkit/rto/blob/main/figures/rto_llm/frontier.svg) | | the committed figure | not checked | `{FRONTIER_COMMAND}` |"
     );
-    let body = EQUATIONS
-        .split_once('\n')
-        .map_or(EQUATIONS, |(_, rest)| rest);
-    out + "\n## Statements\n" + body
+    out + "\n## Statements\n" + verdict::table()
+}
+
+/// The answer in one sentence.
+pub fn tally_sentence() -> String {
+    Tally::of(statements().iter().map(|s| s.verdict)).sentence()
 }

@@ -48,9 +48,28 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
         links.difference(&ids).collect::<Vec<_>>(),
         Vec::<&&str>::new()
     );
-    for loads in ["src=", "<link", "<script", "@import", "url("] {
-        assert!(!page.contains(loads), "the page loads something: {loads}");
+    for loads in ["src=", "<link", "@import", "url(", "fetch(", "import("] {
+        // A reference within the page is none.
+        let found = page.replace("url(#", "").contains(loads);
+        assert!(!found, "the page loads something: {loads}");
     }
+    // The answer stands on top, its numbers are those of the badges, and proofs are folded.
+    let lead = page.split_once("<p class=\"lead\">").unwrap().1;
+    let lead = &lead[..lead.find("</p>").unwrap()];
+    let badges = |class: &str| {
+        page.matches(&format!("<span class=\"badge {class}\">{class}<"))
+            .count()
+    };
+    let (hold, wrong, repaired) = (badges("holds"), badges("false"), badges("repaired"));
+    assert!(hold > 0 && wrong > 0 && repaired > 0);
+    for said in [
+        format!("{hold} hold;"),
+        format!("{wrong} are false as printed"),
+        format!("{repaired} are repaired"),
+    ] {
+        assert!(lead.contains(&said), "{said}: {lead}");
+    }
+    assert!(page.contains("<details class=\"proof\"><summary>\n<h4 id=\"note-A3\">"));
     let text = fs::read_to_string(out.join("report.md")).unwrap();
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let manifest = fs::read_to_string(root.join("figures/manifest.toml")).unwrap();

@@ -88,7 +88,7 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 14);
+    assert_eq!(ran, 15);
 }
 
 /// The example instance is the file that is named, and `solve` prints what the README says.
