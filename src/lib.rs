@@ -17,9 +17,10 @@
 //! | [`seq`] | Section 4.2, Algorithm 2: the per-token seam between objectives and models |
 //! | [`objective`], [`token_reward`], [`advantage`] | (2.2), (2.3), (4.5), (5.1), (C.4): losses and rewards per token |
 //! | [`algorithm2`] | Algorithm 2 and its baselines |
+//! | [`audit`] | what the gradient of each recipe climbs, exactly |
 //! | [`policy`] | Section 4.2: policies, critics and rewards on a table, exact evaluation of any policy |
 //! | [`preference`] | preference optimisation at large: DPO, IPO, SimPO, χPO, KTO … to their exact minimisers |
-//! | [`numerics`], [`seed`], [`error`] | what everything else stands on |
+//! | [`numerics`], [`dual`], [`seed`], [`error`] | what everything else stands on |
 //!
 //! From a token MDP to the exact suboptimality of Algorithm 1 and its bound:
 //!
@@ -60,6 +61,8 @@
 pub mod advantage;
 pub mod algorithm1;
 pub mod algorithm2;
+pub mod audit;
+pub mod dual;
 pub mod error;
 pub mod estimate;
 pub mod features;

@@ -24,8 +24,13 @@ use std::ops::Range;
 use crate::seq::{Channel, Episode, Finish, PerToken, Ragged};
 use crate::{Error, Result};
 
+pub(crate) mod kernels;
+mod masked;
 #[cfg(test)]
 mod tests;
+
+pub use kernels::{MaskRule, ReturnRule, WhitenStd};
+pub use masked::{gae_masked, leave_one_out_of_score, remax, reward_to_go_masked};
 
 /// Added to the variance in [`whiten`].
 pub const WHITEN_EPS: f64 = 1e-8;
@@ -61,12 +66,7 @@ pub fn gae(
     let mut advantages = rewards.map(|_| 0.0);
     for (i, &last) in final_values.iter().enumerate() {
         let (r, v) = (rewards.row(i), values.row(i));
-        let (mut next, mut carried) = (last, 0.0);
-        for (h, a) in advantages.row_mut(i).iter_mut().enumerate().rev() {
-            carried = r[h] + gamma * next - v[h] + gamma * lambda * carried;
-            next = v[h];
-            *a = carried;
-        }
+        kernels::gae_row(r, v, None, last, gamma, lambda, advantages.row_mut(i));
     }
     let returns = advantages.zip("value", values, |a, v| a + v)?;
     Ok(Gae {
@@ -107,11 +107,7 @@ pub fn reward_to_go(rewards: &Ragged, gamma: f64) -> Result<Ragged> {
     rewards.check_finite("reward")?;
     let mut out = rewards.clone();
     for i in 0..out.n_rows() {
-        let mut carried = 0.0;
-        for r in out.row_mut(i).iter_mut().rev() {
-            carried = *r + gamma * carried;
-            *r = carried;
-        }
+        kernels::reward_to_go_row(out.row_mut(i), None, gamma);
     }
     Ok(out)
 }
@@ -125,11 +121,27 @@ pub fn reward_to_go(rewards: &Ragged, gamma: f64) -> Result<Ragged> {
 /// # Errors
 /// [`Error::Shape`]; [`Error::NonFinite`]; [`Error::Config`] when no token counts.
 pub fn whiten(x: &Ragged, mask: Option<&Ragged>, shift_mean: bool) -> Result<Ragged> {
+    whiten_by(x, mask, shift_mean, WhitenStd::Biased)
+}
+
+/// [`whiten`] with the standard deviation of another framework.
+///
+/// # Errors
+/// Those of [`whiten`].
+pub fn whiten_by(
+    x: &Ragged,
+    mask: Option<&Ragged>,
+    shift_mean: bool,
+    std: WhitenStd,
+) -> Result<Ragged> {
     x.check_finite("what is whitened")?;
-    let ones = x.map(|_| 1.0);
-    let mask = mask.unwrap_or(&ones);
-    x.check_same_shape("mask", mask)?;
-    let n: f64 = mask.values().iter().sum();
+    let n = match mask {
+        None => x.n_tokens() as f64,
+        Some(m) => {
+            x.check_same_shape("mask", m)?;
+            m.values().iter().sum()
+        }
+    };
     if n <= 0.0 {
         return Err(Error::config(
             "mask",
@@ -137,19 +149,10 @@ pub fn whiten(x: &Ragged, mask: Option<&Ragged>, shift_mean: bool) -> Result<Rag
             "at least one token that counts",
         ));
     }
-    let mean = x
-        .zip("mask", mask, |v, m| v * m)?
-        .values()
-        .iter()
-        .sum::<f64>()
-        / n;
-    let square = |v: f64, m: f64| m * (v - mean).powi(2);
-    let var = x.zip("mask", mask, square)?.values().iter().sum::<f64>() / n;
-    let (shift, scale) = (
-        if shift_mean { mean } else { 0.0 },
-        (var + WHITEN_EPS).sqrt().recip(),
-    );
-    x.zip("mask", mask, |v, m| m * (v - shift) * scale)
+    let mut out = x.clone();
+    let mask = mask.map(Ragged::values);
+    kernels::whiten_tokens(out.values_mut(), mask, n, shift_mean, std);
+    Ok(out)
 }
 
 /// RLOO (Ahmadian et al., 2024): R_i − mean of the other returns of its group, `[B]`.
@@ -157,14 +160,49 @@ pub fn whiten(x: &Ragged, mask: Option<&Ragged>, shift_mean: bool) -> Result<Rag
 /// # Errors
 /// [`Error::Config`] on a group of one; [`Error::Shape`]; [`Error::NonFinite`].
 pub fn leave_one_out(returns: &[f64], groups: &[Range<usize>]) -> Result<Vec<f64>> {
-    grouped(returns, groups, |group, out| {
-        let (n, sum) = (group.len() as f64, group.iter().sum::<f64>());
-        out.extend(group.iter().map(|r| r - (sum - r) / (n - 1.0)));
-    })
+    grouped(returns, groups, kernels::leave_one_out_group)
+}
+
+/// What the distance of a return from its group's mean is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case", deny_unknown_fields)
+)]
+pub enum Spread {
+    /// 1: Dr. GRPO (Liu et al., 2025).
+    #[default]
+    One,
+    /// The standard deviation of the group plus ε (GRPO). ε is 1e-4 in TRL, 1e-6 in verl, 1e-9 in OpenRLHF.
+    Group {
+        /// ε > 0.
+        eps: f64,
+    },
+    /// The standard deviation of all returns of the batch plus ε (`scale_rewards = batch` of TRL).
+    Batch {
+        /// ε > 0.
+        eps: f64,
+    },
+}
+
+impl Spread {
+    /// Refuses ε that is not positive.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Group { eps } | Self::Batch { eps } if !(eps.is_finite() && eps > 0.0) => {
+                Err(Error::config("spread.eps", eps, "finite and > 0"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// GRPO (Shao et al., 2024): (R_i − mean)/(std + 1e-4) over the group, `[B]`, with the unbiased standard deviation;
-/// without the division it is Dr. GRPO (Liu et al., 2025).
+/// without the division it is Dr. GRPO (Liu et al., 2025). [`group_relative_by`] has other spreads.
 ///
 /// # Errors
 /// [`Error::Config`] on a group of one; [`Error::Shape`]; [`Error::NonFinite`].
@@ -173,16 +211,38 @@ pub fn group_relative(
     groups: &[Range<usize>],
     divide_by_std: bool,
 ) -> Result<Vec<f64>> {
+    let spread = match divide_by_std {
+        true => Spread::Group { eps: 1e-4 },
+        false => Spread::One,
+    };
+    group_relative_by(returns, groups, spread)
+}
+
+/// R_i − mean over the group, over a [`Spread`], `[B]`, with unbiased standard deviations; 0 in a group of equal returns.
+///
+/// The mean includes R_i, which shrinks the expected gradient by (G − 1)/G but no KL term in the loss: β there acts as
+/// βG/(G − 1). A division by a standard deviation makes the expected gradient that of no function, unless rewards are binary
+/// (`paper-notes/estimators.md`, claims 07b, 08b, 08c, 17b).
+///
+/// # Errors
+/// [`Error::Config`] on a group of one or ε; [`Error::Shape`]; [`Error::NonFinite`].
+pub fn group_relative_by(
+    returns: &[f64],
+    groups: &[Range<usize>],
+    spread: Spread,
+) -> Result<Vec<f64>> {
+    spread.check()?;
+    let of_batch = match spread {
+        Spread::Batch { eps } if !returns.is_empty() => Some(kernels::inverse_std(returns, eps)),
+        _ => None,
+    };
     grouped(returns, groups, |group, out| {
-        let n = group.len() as f64;
-        let mean = group.iter().sum::<f64>() / n;
-        let var = group.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let scale = if divide_by_std {
-            1.0 / (var.sqrt() + 1e-4)
-        } else {
-            1.0
+        let scale = match spread {
+            Spread::One => None,
+            Spread::Group { eps } => Some(kernels::inverse_std(group, eps)),
+            Spread::Batch { .. } => of_batch,
         };
-        out.extend(group.iter().map(|r| (r - mean) * scale));
+        kernels::group_row(group, scale, out);
     })
 }
 
@@ -202,7 +262,7 @@ pub fn broadcast(per_row: &[f64], like: &Ragged) -> Result<Ragged> {
 fn grouped(
     returns: &[f64],
     groups: &[Range<usize>],
-    mut each: impl FnMut(&[f64], &mut Vec<f64>),
+    mut each: impl FnMut(&[f64], &mut [f64]),
 ) -> Result<Vec<f64>> {
     Ragged::from_rows([returns]).check_finite("return")?;
     let covered = groups.iter().map(Range::len).sum();
@@ -213,7 +273,8 @@ fn grouped(
             let must = "at least two consecutive rows that follow the group before";
             return Err(Error::config(format!("group {k}"), format!("{g:?}"), must));
         }
-        each(&returns[g.clone()], &mut out);
+        out.resize(g.end, 0.0);
+        each(&returns[g.clone()], &mut out[g.clone()]);
     }
     Ok(out)
 }

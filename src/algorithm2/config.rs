@@ -5,13 +5,14 @@
 use super::fit_config::{
     Checked, DpoConfig, Schedule, at_least_one, not_negative, positive, within,
 };
-use crate::objective::Aggregation;
+use crate::advantage::Spread;
+use crate::objective::{Aggregation, Ratio, Surrogate};
 use crate::seq::Decoder;
 use crate::token_reward::{AdaptiveKl, KlEstimator};
 use crate::{Error, Result};
 
 /// Line 7 of Algorithm 2, "PPO-Update", leaves it open: How advantages are estimated from token rewards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(
     feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
@@ -30,6 +31,13 @@ pub enum Advantage {
         /// Whether to divide.
         divide_by_std: bool,
     },
+    /// As [`Advantage::Group`], over the standard deviation of another framework.
+    GroupBy {
+        /// What the distance from the mean is divided by.
+        spread: Spread,
+    },
+    /// RLOO as OpenRLHF has it: leave-one-out of the score alone, then the KL term of the reward as a reward to go.
+    LeaveOneOutOfScore,
 }
 
 /// Line 7 of Algorithm 2: The loss of the policy.
@@ -59,7 +67,13 @@ pub enum KlPlacement {
     #[default]
     Reward,
     /// +β₂·kl in the loss (GRPO).
+    ///
+    /// Its expected gradient is that of the KL at each visited state, with the visitation held fixed: the KL of later states is
+    /// missing when H > 1, so that it is the gradient of KL(π ‖ π_ref) over responses only at H = 1
+    /// (`paper-notes/estimators.md`, claims 03b to 03h, 18a).
     Loss,
+    /// In both: for `exact` and k3 the two halves add up to the gradient of KL(π ‖ π_ref) over responses (claims 05d, 26).
+    Both,
 }
 
 /// Not stated in the paper: Masked whitening of advantages or rewards over the rollout.
@@ -77,6 +91,10 @@ pub enum Whitening {
     Scale,
     /// Mean removed, then divided by their standard deviation.
     ShiftAndScale,
+    /// As [`Whitening::ShiftAndScale`] with Bessel's correction (verl).
+    ShiftAndScaleUnbiased,
+    /// As [`Whitening::ShiftAndScale`] with the variance held above 1e-8 instead of 1e-8 added (OpenRLHF).
+    ShiftAndScaleClamped,
 }
 
 /// The PPO trainer of Algorithm 2.
@@ -117,6 +135,10 @@ pub struct PpoConfig {
     pub policy_loss: PolicyLoss,
     /// ε > 0: ratios beyond [1 − ε, 1 + ε] gain nothing. Not stated; 0.2.
     pub clip: f64,
+    /// Another upper end 1 + ε_high > 1 of the clip (clip-higher of DAPO). Not stated; `clip`.
+    pub clip_high: Option<f64>,
+    /// Which ratio the clipped loss is taken in. Not stated; each token's.
+    pub ratio: Ratio,
     /// Largest loss of a token with Â < 0 as a multiple of |Â|, > 1 (dual clip). Not stated; none.
     pub dual_clip: Option<f64>,
     /// Weight > 0 of ½(V − R)². Not stated; 0.1. Only its product with the critic's learning rate counts for a separate critic under SGD.
@@ -169,6 +191,8 @@ impl PpoConfig {
             advantage_whitening: Whitening::ShiftAndScale,
             policy_loss: PolicyLoss::Clipped,
             clip: 0.2,
+            clip_high: None,
+            ratio: Ratio::Token,
             dual_clip: None,
             value_coef: 0.1,
             value_clip: Some(0.2),
@@ -217,6 +241,16 @@ impl PpoConfig {
         self.prompts_per_iteration * self.responses_per_prompt
     }
 
+    /// The clipped loss.
+    pub fn surrogate(&self) -> Surrogate {
+        Surrogate {
+            ratio: self.ratio,
+            clip_low: self.clip,
+            clip_high: self.clip_high.unwrap_or(self.clip),
+            dual_clip: self.dual_clip,
+        }
+    }
+
     /// The checked configuration.
     ///
     /// # Errors
@@ -259,6 +293,14 @@ impl PpoConfig {
         if let Some(c) = self.dual_clip {
             within("dual_clip", c, c.is_finite() && c > 1.0, "finite and > 1")?;
         }
+        if let Some(c) = self.clip_high {
+            positive("clip_high", c)?;
+        }
+        if let Advantage::GroupBy { spread } = self.advantage {
+            spread.check()?;
+        }
+        self.aggregation.check()?;
+        self.surrogate().check()?;
         if let Some(adaptive) = self.adaptive_kl {
             adaptive.check()?;
         }
@@ -268,7 +310,10 @@ impl PpoConfig {
     fn check_choices(&self) -> Result<()> {
         let grouped = matches!(
             self.advantage,
-            Advantage::LeaveOneOut | Advantage::Group { .. }
+            Advantage::LeaveOneOut
+                | Advantage::LeaveOneOutOfScore
+                | Advantage::Group { .. }
+                | Advantage::GroupBy { .. }
         );
         if grouped && self.responses_per_prompt < 2 {
             let must = "at least 2 for an advantage that compares the responses to a prompt";
@@ -282,10 +327,8 @@ impl PpoConfig {
             let must = "false without a critic (advantage = gae)";
             return Err(Error::config("bootstrap_truncated", true, must));
         }
-        if self.kl_placement == KlPlacement::Loss && self.kl_estimator == KlEstimator::K1 {
-            let must = "k2, k3 or exact in the loss: the gradient of k1 has mean 0 on samples of the policy";
-            return Err(Error::config("kl_estimator", "k1", must));
-        }
+        self.check_kl()?;
+        self.check_ratio_choice()?;
         let pure = self.entropy_bonus == 0.0 && self.kl_placement == KlPlacement::Reward;
         if self.policy_loss == PolicyLoss::PolicyGradient && !pure {
             let must = "clipped with an entropy bonus or a KL term in the loss";
@@ -298,6 +341,66 @@ impl PpoConfig {
             return Err(Error::config("optimiser steps per iteration", steps, must));
         }
         Ok(())
+    }
+
+    /// Refuses KL terms without an effect of their own.
+    fn check_kl(&self) -> Result<()> {
+        let (place, kind) = (self.kl_placement, self.kl_estimator);
+        if place != KlPlacement::Reward && kind == KlEstimator::K1 {
+            let must = "k2, k3 or exact in the loss: the gradient of k1 has mean 0 on samples of the policy (claim 03a)";
+            return Err(Error::config("kl_estimator", "k1", must));
+        }
+        if place != KlPlacement::Loss
+            && let KlEstimator::K3Plus | KlEstimator::K3Corrected = kind
+        {
+            let must =
+                "loss with k3_plus or k3_corrected, which differ from k3 in their gradient only";
+            let found = match place {
+                KlPlacement::Both => "both",
+                _ => "reward",
+            };
+            return Err(Error::config("kl_placement", found, must));
+        }
+        Ok(())
+    }
+
+    /// Refuses ratios and clips that the loss does not read.
+    fn check_ratio_choice(&self) -> Result<()> {
+        if self.ratio == Ratio::LogProb {
+            let must = "another ratio: the loss without one is policy_loss = policy_gradient";
+            return Err(Error::config("ratio", "log_prob", must));
+        }
+        if self.policy_loss == PolicyLoss::PolicyGradient {
+            if self.ratio != Ratio::Token {
+                let must =
+                    "token, the default, with policy_loss = policy_gradient, which has no ratio";
+                return Err(Error::config("ratio", format!("{:?}", self.ratio), must));
+            }
+            if let Some(c) = self.clip_high {
+                let must = "left out with policy_loss = policy_gradient, which has no clip";
+                return Err(Error::config("clip_high", c, must));
+            }
+        }
+        let per_row = matches!(self.ratio, Ratio::Sequence | Ratio::GeometricMean);
+        let one = matches!(
+            self.advantage,
+            Advantage::LeaveOneOut | Advantage::Group { .. } | Advantage::GroupBy { .. }
+        );
+        if per_row && !(one && self.advantage_whitening == Whitening::Off) {
+            let must = "token or capped where the tokens of a response have advantages of their own (leave_one_out or group without whitening have one)";
+            return Err(Error::config("ratio", format!("{:?}", self.ratio), must));
+        }
+        match (self.ratio, self.clip_high, self.dual_clip) {
+            (Ratio::Capped { .. }, Some(c), _) => {
+                let must = "left out with a capped ratio, whose bounds are its own";
+                Err(Error::config("clip_high", c, must))
+            }
+            (Ratio::Capped { .. }, _, Some(c)) => {
+                let must = "left out with a capped ratio, whose bounds are its own";
+                Err(Error::config("dual_clip", c, must))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

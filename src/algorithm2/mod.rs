@@ -67,6 +67,7 @@ mod rto;
 mod step;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 pub use config::{Advantage, KlPlacement, PolicyLoss, PpoConfig, RtoConfig, Whitening};
 pub use critic::{Critic, CriticSlot, NoCritic};
@@ -75,3 +76,4 @@ pub use fit_config::{Checked, DpoConfig, FitConfig, Schedule};
 pub use ppo::{PpoRun, PpoState};
 pub use report::IterationReport;
 pub use rto::{Observer, RtoInput, RtoOutput, rto};
+pub use warnings::Biased;

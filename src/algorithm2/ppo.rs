@@ -9,7 +9,8 @@ use super::fit_config::not_negative;
 use super::report::{IterationReport, Measured};
 use super::{Advantage, Checked, CriticSlot, KlPlacement, PpoConfig, Whitening};
 use crate::advantage::{
-    broadcast, final_values, gae, group_relative, leave_one_out, reward_to_go, whiten,
+    WhitenStd, broadcast, final_values, gae, group_relative, group_relative_by, leave_one_out,
+    leave_one_out_of_score, reward_to_go, whiten_by,
 };
 use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
@@ -209,13 +210,14 @@ impl PpoRun<'_> {
             None => kl,
         };
         let mut measured = Measured::new(state.beta2, &kl, &scores);
-        let reward = self.reward(&batch, &kl, &mut measured)?;
+        let (reward, scores_alone) = self.reward(&batch, &kl, &mut measured)?;
         let value_scores = match critic {
             CriticSlot::Separate(c) => Some(c.scores(&batch)?),
             CriticSlot::SharedTrunk => Some(scores.clone()),
             CriticSlot::Absent => None,
         };
-        let (advantages, critic) = self.advantages(&batch, &reward, value_scores.as_ref())?;
+        let (advantages, critic) =
+            self.advantages(&batch, &reward, &scores_alone, value_scores.as_ref())?;
         if let Some((values, returns)) = &critic {
             measured.explained_variance(values, returns);
         }
@@ -230,8 +232,13 @@ impl PpoRun<'_> {
         Ok((rollout, measured))
     }
 
-    /// Line 6: the reward and its KL term.
-    fn reward(&self, batch: &[Episode], kl: &Ragged, measured: &mut Measured) -> Result<Ragged> {
+    /// Line 6: the reward with its KL term, and the score of each response without one.
+    fn reward(
+        &self,
+        batch: &[Episode],
+        kl: &Ragged,
+        measured: &mut Measured,
+    ) -> Result<(Ragged, Vec<f64>)> {
         let mut reward = Ragged::zeros(batch);
         for (name, part) in self.reward.components(batch)? {
             part.check_fits("reward", batch)?;
@@ -239,16 +246,19 @@ impl PpoRun<'_> {
             measured.component(name, &part);
             reward = reward.zip("reward", &part, |a, b| a + b)?;
         }
-        if self.config.kl_placement == KlPlacement::Reward {
+        let scores = reward.row_sums();
+        if self.config.kl_placement != KlPlacement::Loss {
             reward = add_kl_penalty(&reward, kl, measured.beta2)?;
         }
-        whitened(self.config.reward_whitening, reward, None)
+        let reward = whitened(self.config.reward_whitening, reward, None)?;
+        Ok((reward, scores))
     }
 
     fn advantages(
         &self,
         batch: &[Episode],
         reward: &Ragged,
+        scores_alone: &[f64],
         scores: Option<&PerToken>,
     ) -> Result<(Ragged, Option<ValuesAndReturns>)> {
         let (config, per) = (self.config, self.config.responses_per_prompt);
@@ -266,9 +276,16 @@ impl PpoRun<'_> {
             (Advantage::Gae | Advantage::RewardToGo, _) => {
                 return Ok((reward_to_go(reward, config.gamma)?, None));
             }
+            (Advantage::LeaveOneOutOfScore, _) => {
+                let out = leave_one_out_of_score(reward, scores_alone, &groups, None)?;
+                return Ok((out, None));
+            }
             (Advantage::LeaveOneOut, _) => leave_one_out(&reward.row_sums(), &groups)?,
             (Advantage::Group { divide_by_std }, _) => {
                 group_relative(&reward.row_sums(), &groups, divide_by_std)?
+            }
+            (Advantage::GroupBy { spread }, _) => {
+                group_relative_by(&reward.row_sums(), &groups, spread)?
             }
         };
         Ok((broadcast(&per_row, reward)?, None))
@@ -276,9 +293,12 @@ impl PpoRun<'_> {
 }
 
 fn whitened(how: Whitening, x: Ragged, mask: Option<&Ragged>) -> Result<Ragged> {
-    match how {
-        Whitening::Off => Ok(x),
-        Whitening::Scale => whiten(&x, mask, false),
-        Whitening::ShiftAndScale => whiten(&x, mask, true),
-    }
+    let (shift, std) = match how {
+        Whitening::Off => return Ok(x),
+        Whitening::Scale => (false, WhitenStd::Biased),
+        Whitening::ShiftAndScale => (true, WhitenStd::Biased),
+        Whitening::ShiftAndScaleUnbiased => (true, WhitenStd::Unbiased),
+        Whitening::ShiftAndScaleClamped => (true, WhitenStd::BiasedClamped),
+    };
+    whiten_by(&x, mask, shift, std)
 }

@@ -6,7 +6,7 @@ use super::report::Measured;
 use super::{CriticSlot, KlPlacement, PolicyLoss, PpoRun, PpoState};
 use crate::objective::{Nll, PpoClip, Sum, ValueLoss, ppo_diagnostics};
 use crate::seq::{Episode, Policy, PolicyLearner, Ragged, TokenObjective};
-use crate::token_reward::{KlEstimator, log_probs};
+use crate::token_reward::log_probs;
 use crate::{Error, Result};
 
 impl PpoRun<'_> {
@@ -68,16 +68,17 @@ impl PpoRun<'_> {
         }
         let behaviour = rollout.behaviour.select(rows);
         let mut loss = PpoClip::new(batch, behaviour, advantages, config.clip, how, mask)?
-            .with_entropy_bonus(config.entropy_bonus)?;
+            .with_entropy_bonus(config.entropy_bonus)?
+            .with_clip_high(config.clip_high.unwrap_or(config.clip))?
+            .with_ratio(config.ratio)?;
         if let Some(c) = config.dual_clip {
             loss = loss.with_dual_clip(c)?;
         }
-        if config.kl_placement == KlPlacement::Loss {
+        if config.kl_placement != KlPlacement::Reward {
             let reference = rollout.reference.select(rows);
-            loss = match config.kl_estimator {
-                KlEstimator::Exact => loss.with_exact_kl(beta2)?,
-                KlEstimator::K2 => loss.with_k2(beta2, reference)?,
-                KlEstimator::K1 | KlEstimator::K3 => loss.with_k3(beta2, reference)?,
+            loss = match config.kl_estimator.sampled() {
+                None => loss.with_exact_kl(beta2)?,
+                Some(kind) => loss.with_sampled_kl(kind, beta2, reference)?,
             };
         }
         Ok(Box::new(loss))

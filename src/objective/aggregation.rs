@@ -26,6 +26,17 @@ pub enum Aggregation {
     SequenceMean,
     /// w = 1 / B: the mean of each response's sum (Dr. GRPO up to its constant, REINFORCE, RLOO).
     SequenceSum,
+    /// w = 1 / (B n) with a fixed n, such as the longest length allowed (Dr. GRPO; Liu et al., 2025): the sequence sum over n.
+    Constant {
+        /// n ≥ 1.
+        length: usize,
+    },
+    /// w = 1 / n with a fixed n and no division by B: the step grows with the batch (verl before 0.7.1 named it
+    /// `seq-mean-token-sum-norm`).
+    PerBatch {
+        /// n ≥ 1.
+        length: usize,
+    },
 }
 
 impl Aggregation {
@@ -55,14 +66,36 @@ impl Aggregation {
                 "at least one token that counts",
             ));
         }
+        self.check()?;
         for (i, &n) in counts.iter().enumerate().filter(|(_, n)| **n > 0.0) {
-            let scale = match self {
-                Self::TokenMean => 1.0 / total,
-                Self::SequenceMean => 1.0 / (rows * n),
-                Self::SequenceSum => 1.0 / rows,
-            };
+            let scale = self.weight(rows, total, n);
             w.row_mut(i).iter_mut().for_each(|v| *v *= scale);
         }
         Ok(w)
+    }
+
+    /// w of the tokens of a row with n > 0 tokens that count, in a batch of so many rows and `total` such tokens.
+    #[inline(always)]
+    pub fn weight(self, rows: f64, total: f64, n: f64) -> f64 {
+        match self {
+            Self::TokenMean => 1.0 / total,
+            Self::SequenceMean => 1.0 / (rows * n),
+            Self::SequenceSum => 1.0 / rows,
+            Self::Constant { length } => 1.0 / (rows * length as f64),
+            Self::PerBatch { length } => 1.0 / length as f64,
+        }
+    }
+
+    /// Refuses a length of 0.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Constant { length: 0 } | Self::PerBatch { length: 0 } => {
+                Err(Error::config("aggregation.length", 0, "at least 1"))
+            }
+            _ => Ok(()),
+        }
     }
 }

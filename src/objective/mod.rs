@@ -8,7 +8,7 @@
 //! | [`BradleyTerry`] | DPO (4.4)/(C.4), reward fitting (2.2), cDPO, R-DPO, SimPO, IPO |
 //! | [`Tdpo`] | TDPO1 and TDPO2 |
 //! | [`Unpaired`] | KTO; outcome cross-entropy of an implicit reward |
-//! | [`PpoClip`] | PPO, RTO, REINFORCE++ and GRPO, by their [advantages](crate::advantage) |
+//! | [`PpoClip`] | PPO, RTO, REINFORCE++, GRPO and its kin, by their [advantages](crate::advantage) and their [`Ratio`] |
 //! | [`ValueLoss`] | the critic |
 //! | [`Sum`] | policy and critic on one trunk |
 //!
@@ -32,10 +32,12 @@
 //! ```
 
 mod aggregation;
+mod kl;
 mod nll;
 mod ppo;
 mod preference;
 mod sum;
+mod surrogate;
 mod tdpo;
 #[cfg(test)]
 mod tests;
@@ -45,11 +47,13 @@ mod value;
 use std::ops::Range;
 
 pub use aggregation::Aggregation;
+pub use kl::SampledKl;
 pub use nll::Nll;
 pub use ppo::{PpoClip, PpoDiagnostics, ppo_diagnostics};
 pub(crate) use preference::check_rows;
 pub use preference::{BradleyTerry, Readout};
 pub use sum::Sum;
+pub use surrogate::{Ratio, Surrogate};
 pub use tdpo::Tdpo;
 pub use unpaired::{Unpaired, kto_reference_point};
 pub use value::ValueLoss;

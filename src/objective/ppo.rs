@@ -2,30 +2,19 @@
 
 use std::ops::Range;
 
+use super::kl::SampledKl;
+use super::surrogate::{Ratio, Surrogate, exp};
 use super::{Aggregation, single_rows};
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
 use crate::{Error, Result};
-
-/// Past this log-ratio e^d goes on along its tangent: a loss must stay a number however far a policy has run.
-const TANGENT_FROM: f64 = 80.0;
-
-/// e^d and its derivative, linear from [`TANGENT_FROM`] on.
-fn exp(d: f64) -> (f64, f64) {
-    let e = d.min(TANGENT_FROM).exp();
-    (e * (1.0 + (d - TANGENT_FROM).max(0.0)), e)
-}
 
 /// A penalty on the divergence from π_ref inside the loss, with d = log π − log π_ref.
 #[derive(Debug, Clone)]
 enum KlLoss {
     Off,
-    /// β·d²/2: on samples of π its gradient is that of the KL.
-    K2 {
-        beta: f64,
-        reference: Ragged,
-    },
-    /// β·(e^{−d} − 1 + d), GRPO's: the value is an unbiased KL(π‖π_ref), but its gradient on samples of π is that of KL(π_ref‖π).
-    K3 {
+    /// β·k(d).
+    Sampled {
+        kind: SampledKl,
         beta: f64,
         reference: Ragged,
     },
@@ -39,6 +28,8 @@ enum KlLoss {
 /// = π(y_h|s_h)/π_old(y_h|s_h).
 ///
 /// The behaviour π_old and the advantages Â are fixed. Where the clipped branch is the larger the surrogate has no gradient.
+/// [`PpoClip::with_ratio`] puts another [`Ratio`] for ρ: that of the whole response (RLOO of TRL), its geometric mean (GSPO), a capped
+/// weight (CISPO) or none (REINFORCE).
 #[derive(Debug, Clone)]
 pub struct PpoClip {
     groups: Vec<Range<usize>>,
@@ -46,8 +37,7 @@ pub struct PpoClip {
     weights: Ragged,
     behaviour: Ragged,
     advantages: Ragged,
-    clip: f64,
-    dual_clip: f64,
+    surrogate: Surrogate,
     entropy_bonus: f64,
     kl: KlLoss,
 }
@@ -75,8 +65,11 @@ impl PpoClip {
             weights: aggregation.weights(batch, mask)?,
             behaviour,
             advantages,
-            clip,
-            dual_clip: f64::INFINITY,
+            surrogate: Surrogate {
+                clip_low: clip,
+                clip_high: clip,
+                ..Surrogate::default()
+            },
             entropy_bonus: 0.0,
             kl: KlLoss::Off,
         })
@@ -87,10 +80,32 @@ impl PpoClip {
     /// # Errors
     /// [`Error::Config`].
     pub fn with_dual_clip(mut self, c: f64) -> Result<Self> {
-        if !(c.is_finite() && c > 1.0) {
-            return Err(Error::config("dual_clip", c, "finite and > 1"));
+        self.surrogate.dual_clip = Some(c);
+        self.surrogate = self.surrogate.check()?;
+        Ok(self)
+    }
+
+    /// Another upper end 1 + ε_high of the clip (clip-higher of DAPO; Yu et al., 2025).
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn with_clip_high(mut self, clip_high: f64) -> Result<Self> {
+        self.surrogate.clip_high = clip_high;
+        self.surrogate = self.surrogate.check()?;
+        Ok(self)
+    }
+
+    /// Another ratio than a token's own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of its bounds, or of a row whose tokens have different advantages under a ratio of the whole response.
+    pub fn with_ratio(mut self, ratio: Ratio) -> Result<Self> {
+        self.surrogate.ratio = ratio;
+        self.surrogate = self.surrogate.check()?;
+        for i in 0..self.advantages.n_rows() {
+            self.surrogate
+                .check_row(i, self.advantages.row(i), self.weights.row(i))?;
         }
-        self.dual_clip = c;
         Ok(self)
     }
 
@@ -119,25 +134,43 @@ impl PpoClip {
         Ok(self)
     }
 
-    /// Adds β·d²/2 with log π_ref, `[B][H_i]`. On samples of π its gradient is that of KL(π ‖ π_ref).
+    /// Adds β·k with log π_ref, `[B][H_i]`: an estimate at the sampled token, weighed like the policy term.
+    ///
+    /// Not one of them has the gradient of the KL of whole responses when H > 1, since the KL of later states is missing. On samples of π,
+    /// [`SampledKl::K2`], [`SampledKl::K3Plus`] and [`SampledKl::K3Corrected`] have that of KL(π ‖ π_ref) at each visited state,
+    /// [`SampledKl::K3`] (GRPO) that of KL(π_ref ‖ π) there, and [`SampledKl::K1`] has mean 0.
     ///
     /// # Errors
     /// [`Error::Config`]; [`Error::Shape`]; [`Error::NonFinite`].
-    pub fn with_k2(mut self, beta: f64, reference: Ragged) -> Result<Self> {
+    pub fn with_sampled_kl(
+        mut self,
+        kind: SampledKl,
+        beta: f64,
+        reference: Ragged,
+    ) -> Result<Self> {
         self.check_reference(beta, &reference)?;
-        self.kl = KlLoss::K2 { beta, reference };
+        self.kl = KlLoss::Sampled {
+            kind,
+            beta,
+            reference,
+        };
         Ok(self)
     }
 
-    /// Adds β·(e^{−d} − 1 + d) with log π_ref, `[B][H_i]`, as GRPO does. On samples of π its gradient is that of
-    /// KL(π_ref ‖ π).
+    /// [`PpoClip::with_sampled_kl`] of [`SampledKl::K2`].
     ///
     /// # Errors
-    /// [`Error::Config`]; [`Error::Shape`]; [`Error::NonFinite`].
-    pub fn with_k3(mut self, beta: f64, reference: Ragged) -> Result<Self> {
-        self.check_reference(beta, &reference)?;
-        self.kl = KlLoss::K3 { beta, reference };
-        Ok(self)
+    /// Those of [`PpoClip::with_sampled_kl`].
+    pub fn with_k2(self, beta: f64, reference: Ragged) -> Result<Self> {
+        self.with_sampled_kl(SampledKl::K2, beta, reference)
+    }
+
+    /// [`PpoClip::with_sampled_kl`] of [`SampledKl::K3`], as GRPO does.
+    ///
+    /// # Errors
+    /// Those of [`PpoClip::with_sampled_kl`].
+    pub fn with_k3(self, beta: f64, reference: Ragged) -> Result<Self> {
+        self.with_sampled_kl(SampledKl::K3, beta, reference)
     }
 
     fn check_reference(&self, beta: f64, reference: &Ragged) -> Result<()> {
@@ -145,20 +178,6 @@ impl PpoClip {
         let what = "log_prob of the reference";
         self.behaviour.check_same_shape(what, reference)?;
         reference.check_finite(what)
-    }
-
-    /// The surrogate of one token and its derivative in log π.
-    fn surrogate(&self, log_ratio: f64, advantage: f64) -> (f64, f64) {
-        let (ratio, slope) = exp(log_ratio);
-        let plain = -ratio * advantage;
-        let clipped = -ratio.clamp(1.0 - self.clip, 1.0 + self.clip) * advantage;
-        if clipped > plain {
-            return (clipped, 0.0);
-        }
-        if advantage < 0.0 && plain > -self.dual_clip * advantage {
-            return (-self.dual_clip * advantage, 0.0);
-        }
-        (plain, -slope * advantage)
     }
 }
 
@@ -178,31 +197,21 @@ impl TokenObjective for PpoClip {
             self.advantages.row(i),
         );
         let log_prob = scores.row(Channel::LogProb, i);
-        let mut loss = 0.0;
-        for (h, g) in grad.row_mut(Channel::LogProb, i).iter_mut().enumerate() {
-            let (mut value, mut slope) = self.surrogate(log_prob[h] - old[h], adv[h]);
-            match &self.kl {
-                KlLoss::K2 { beta, reference } => {
-                    let d = log_prob[h] - reference.row(i)[h];
-                    value += beta * 0.5 * d * d;
-                    slope += beta * d;
-                }
-                KlLoss::K3 { beta, reference } => {
-                    let d = log_prob[h] - reference.row(i)[h];
-                    // expm1 keeps k3 ≥ 0 near d = 0, where e^{−d} − 1 + d cancels.
-                    let (e, de) = if d > -1.0 {
-                        ((-d).exp_m1(), (-d).exp())
-                    } else {
-                        let (e, de) = exp(-d);
-                        (e - 1.0, de)
-                    };
-                    value += beta * (e + d);
-                    slope += beta * (1.0 - de);
-                }
-                KlLoss::Off | KlLoss::Exact { .. } => {}
+        let slopes = grad.row_mut(Channel::LogProb, i);
+        let mut loss = self.surrogate.row(log_prob, old, adv, w, slopes);
+        if let KlLoss::Sampled {
+            kind,
+            beta,
+            reference,
+        } = &self.kl
+        {
+            let reference = reference.row(i);
+            for (h, g) in slopes.iter_mut().enumerate() {
+                let d = log_prob[h] - reference[h];
+                let (value, slope) = kind.value_slope(d, log_prob[h] - old[h]);
+                loss += w[h] * (beta * value);
+                *g += w[h] * (beta * slope);
             }
-            loss += w[h] * value;
-            *g += w[h] * slope;
         }
         let mut linear = |channel, c: f64| {
             for (h, g) in grad.row_mut(channel, i).iter_mut().enumerate() {

@@ -30,6 +30,21 @@ impl ValueLoss {
         clip: Option<f64>,
         aggregation: Aggregation,
     ) -> Result<Self> {
+        Self::masked(batch, (returns, old), coefficient, clip, aggregation, None)
+    }
+
+    /// [`ValueLoss::new`] of (returns, rollout values) that leaves tokens off a mask out of the loss and its normalisers.
+    ///
+    /// # Errors
+    /// Those of [`ValueLoss::new`].
+    pub fn masked(
+        batch: &[Episode],
+        (returns, old): (Ragged, Ragged),
+        coefficient: f64,
+        clip: Option<f64>,
+        aggregation: Aggregation,
+        mask: Option<&Ragged>,
+    ) -> Result<Self> {
         if !(coefficient.is_finite() && coefficient > 0.0) {
             return Err(Error::config("value_coef", coefficient, "finite and > 0"));
         }
@@ -42,7 +57,7 @@ impl ValueLoss {
         }
         Ok(Self {
             groups: single_rows(batch.len()),
-            weights: aggregation.weights(batch, None)?.map(|w| w * coefficient),
+            weights: aggregation.weights(batch, mask)?.map(|w| w * coefficient),
             returns,
             old,
             clip: clip.unwrap_or(f64::INFINITY),

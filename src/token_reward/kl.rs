@@ -1,5 +1,6 @@
 //! The −β₂ term: how the divergence from the reference is estimated per token, and how β₂ is controlled.
 
+use crate::objective::SampledKl;
 use crate::seq::{Channel, PerToken, Ragged};
 use crate::{Error, Result};
 
@@ -21,32 +22,39 @@ pub enum KlEstimator {
     K3,
     /// The sum over the vocabulary, read from [`Channel::KlToReference`]: unbiased and without sampling noise.
     Exact,
+    /// The value of k3 with the gradient of k2 (verl's k3+): in the loss only, in the reward it would be k3.
+    K3Plus,
+    /// k3 times the ratio π/π_old, which is not detached (TRL's `use_bias_correction_kl`): in the loss only, in the reward it would be k3.
+    K3Corrected,
 }
 
 impl KlEstimator {
+    /// The estimate at a sampled token; none for [`KlEstimator::Exact`].
+    pub fn sampled(self) -> Option<SampledKl> {
+        match self {
+            Self::K1 => Some(SampledKl::K1),
+            Self::K2 => Some(SampledKl::K2),
+            Self::K3 => Some(SampledKl::K3),
+            Self::K3Plus => Some(SampledKl::K3Plus),
+            Self::K3Corrected => Some(SampledKl::K3Corrected),
+            Self::Exact => None,
+        }
+    }
+
     /// The estimate of every token, `[B][H_i]`, from the scores of π and the log-probabilities of π_ref.
     ///
     /// # Errors
     /// A channel the policy does not provide; [`Error::Shape`]; [`Error::NonFinite`] where k2 or k3 overflow.
     pub fn per_token(self, policy: &PerToken, reference: &Ragged) -> Result<Ragged> {
-        if self == Self::Exact {
+        let Some(sampled) = self.sampled() else {
             return policy.get(Channel::KlToReference).cloned();
-        }
+        };
         let log_prob = policy.get(Channel::LogProb)?;
         let kl = log_prob.zip("log_prob of the reference", reference, |p, q| {
-            self.of(p - q)
+            sampled.value(p - q)
         })?;
         kl.check_finite("KL estimate")?;
         Ok(kl)
-    }
-
-    /// The estimate from d; of [`KlEstimator::Exact`] its k1 stand-in.
-    fn of(self, d: f64) -> f64 {
-        match self {
-            Self::K1 | Self::Exact => d,
-            Self::K2 => 0.5 * d * d,
-            Self::K3 => (-d).exp_m1() + d,
-        }
     }
 }
 

@@ -1,4 +1,7 @@
 use super::*;
+use crate::advantage::Spread;
+use crate::objective::{Aggregation, Ratio};
+use crate::token_reward::KlEstimator;
 
 #[test]
 fn the_presets_are_the_tables() {
@@ -199,4 +202,90 @@ fn settings_survive_a_file_and_unknown_keys_do_not() {
         said.to_string().contains("unknown field `kl_coef`"),
         "{said}"
     );
+}
+
+/// What the audit proves biased is allowed and named; what has no effect is refused.
+#[test]
+fn biased_settings_are_named_and_idle_ones_refused() {
+    let p = PpoConfig::paper;
+    let said = |c: PpoConfig| -> Vec<String> {
+        c.check().unwrap();
+        c.biased().iter().map(|b| b.setting.clone()).collect()
+    };
+    assert_eq!(said(p()), Vec::<String>::new());
+    for (estimator, n) in [
+        (KlEstimator::Exact, 1),
+        (KlEstimator::K2, 1),
+        (KlEstimator::K3, 1),
+    ] {
+        let c = PpoConfig {
+            kl_estimator: estimator,
+            ..p()
+        };
+        assert_eq!(said(c).len(), n, "{estimator:?} in the reward");
+        let both = PpoConfig {
+            kl_placement: KlPlacement::Both,
+            ..c
+        };
+        let biased = usize::from(estimator == KlEstimator::K2);
+        assert_eq!(said(both).len(), biased, "{estimator:?} in both");
+        assert_eq!(said(PpoConfig { beta2: 0.0, ..c }).len(), 0);
+    }
+    let grpo = PpoConfig {
+        kl_estimator: KlEstimator::K3,
+        kl_placement: KlPlacement::Loss,
+        advantage: Advantage::Group {
+            divide_by_std: true,
+        },
+        advantage_whitening: Whitening::Off,
+        responses_per_prompt: 4,
+        aggregation: Aggregation::SequenceMean,
+        ..p()
+    };
+    assert_eq!(said(grpo).len(), 4);
+    let text = grpo.biased()[1].to_string();
+    assert!(text.contains("G/(G-1)") && text.contains("17b"), "{text}");
+    let refused = |c: PpoConfig, field: &str| {
+        let said = c.check().unwrap_err().to_string();
+        assert!(said.starts_with(field), "{said}");
+    };
+    let plus = PpoConfig {
+        kl_estimator: KlEstimator::K3Plus,
+        ..p()
+    };
+    refused(plus, "kl_placement");
+    let ratio = PpoConfig {
+        ratio: Ratio::Sequence,
+        ..p()
+    };
+    refused(ratio, "ratio");
+    let capped = PpoConfig {
+        ratio: Ratio::Capped {
+            low: 0.0,
+            high: 5.0,
+        },
+        ..p()
+    };
+    assert_eq!(said(capped), Vec::<String>::new());
+    refused(
+        PpoConfig {
+            clip_high: Some(0.3),
+            ..capped
+        },
+        "clip_high",
+    );
+    refused(
+        PpoConfig {
+            clip_high: Some(-0.1),
+            ..p()
+        },
+        "clip_high",
+    );
+    let spread = Spread::Group { eps: 0.0 };
+    let grouped = PpoConfig {
+        advantage: Advantage::GroupBy { spread },
+        responses_per_prompt: 2,
+        ..p()
+    };
+    refused(grouped, "spread.eps");
 }

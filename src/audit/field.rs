@@ -1,0 +1,297 @@
+//! E[g]: what a recipe's loss does to the logits on average, and its covariance.
+
+use super::prepared::Prepared;
+use super::problem::{Problem, check};
+use super::recipe::{Critic, Estimator, Recipe};
+use super::tables::scores_to_logits;
+use super::units::{multisets, n_multisets};
+use crate::advantage::Spread;
+use crate::advantage::kernels::{
+    group_row, inverse_std, leave_one_out_group, no_spread, whiten_tokens,
+};
+use crate::dual::Real;
+use crate::{Error, Result};
+
+/// More units than this are refused: sample instead.
+pub const MOST_UNITS: f64 = 3e7;
+
+/// The coefficients of ∇ℓ in a unit's −∂ℒ/∂θ.
+pub(super) struct Unit<T> {
+    /// Of each response of the unit, the weight of its tokens in the loss.
+    pub weight: Vec<f64>,
+    /// The advantage of each response, where its tokens share one.
+    pub row: Vec<T>,
+    /// The advantage of each token otherwise, response after response.
+    pub token: Vec<T>,
+    scratch: Vec<T>,
+}
+
+impl<T: Real> Unit<T> {
+    pub fn new() -> Self {
+        Self {
+            weight: Vec::new(),
+            row: Vec::new(),
+            token: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Weights and advantages of a unit.
+    #[inline(always)]
+    pub fn fill(&mut self, p: &Prepared<'_, T>, unit: &[usize]) {
+        let (recipe, n) = (p.recipe, unit.len());
+        let length = |y: usize| p.tree.tokens(y).len() as f64;
+        let total: f64 = unit.iter().map(|y| length(*y)).sum();
+        self.weight.clear();
+        let weight = |y: &usize| recipe.aggregation.weight(n as f64, total, length(*y));
+        self.weight.extend(unit.iter().map(weight));
+        self.row.clear();
+        self.row.resize(n, T::constant(0.0));
+        self.scratch.clear();
+        match &recipe.advantage {
+            Estimator::LeaveOneOut => {
+                self.scratch.extend(unit.iter().map(|y| p.returns[*y]));
+                leave_one_out_group(&self.scratch, &mut self.row);
+            }
+            Estimator::Group { spread } => {
+                self.scratch.extend(unit.iter().map(|y| p.returns[*y]));
+                let scale = match spread {
+                    Spread::One => None,
+                    // A unit is one group, which is then the whole batch.
+                    Spread::Group { eps } | Spread::Batch { eps } => {
+                        Some(inverse_std(&self.scratch, *eps))
+                    }
+                };
+                group_row(&self.scratch, scale, &mut self.row);
+            }
+            Estimator::LeaveOneOutOfScore => {
+                let scores = unit.iter().map(|y| T::constant(p.scores[*y]));
+                self.scratch.extend(scores);
+                leave_one_out_group(&self.scratch, &mut self.row);
+                for (b, s) in self.row.iter_mut().zip(&self.scratch) {
+                    *b -= *s;
+                }
+            }
+            _ => {}
+        }
+        if recipe.one_advantage_per_row() {
+            return;
+        }
+        self.token.clear();
+        for (y, b) in unit.iter().zip(&self.row) {
+            let of = p.advantage[p.tree.tokens(*y)].iter();
+            self.token.extend(of.map(|a| *a + *b));
+        }
+        if let Some(std) = recipe.whitening {
+            whiten_tokens(&mut self.token, None, total, true, std);
+        }
+    }
+}
+
+/// Whether a unit is drawn at all.
+#[inline(always)]
+pub(super) fn kept<T: Real>(p: &Prepared<'_, T>, unit: &[usize], scratch: &mut Vec<f64>) -> bool {
+    if !p.recipe.drop_equal_groups {
+        return true;
+    }
+    scratch.clear();
+    scratch.extend(unit.iter().map(|y| p.scores[*y]));
+    !no_spread(&scratch[..])
+}
+
+/// Calls `each(unit, probability)` for all units that are drawn; probabilities sum to `Σ`, which is returned, 1 unless groups are dropped.
+pub(super) fn for_each_unit<T: Real>(p: &Prepared<'_, T>, mut each: impl FnMut(&[usize], T)) -> T {
+    let (recipe, tree) = (p.recipe, p.tree);
+    let (mut mass, mut scratch) = (T::constant(0.0), Vec::new());
+    let mut visit = |pool, prompt: f64| {
+        multisets(pool, recipe.unit(), |unit, multiplicity| {
+            if !kept(p, unit, &mut scratch) {
+                return;
+            }
+            let mut prob = T::constant(multiplicity * prompt);
+            for y in unit {
+                prob = prob * p.prob[*y];
+            }
+            mass += prob;
+            each(unit, prob);
+        });
+    };
+    if recipe.responses == 1 {
+        visit(0..tree.n_responses(), 1.0);
+    } else {
+        for (prompt, w) in tree.prompt_weights().iter().enumerate() {
+            visit(tree.responses_of(prompt), *w);
+        }
+    }
+    mass
+}
+
+/// The sums over units from which a field is assembled.
+pub(super) struct Sums<T> {
+    /// Of w·max(Â, 0) and w·max(−Â, 0), per response or per token.
+    sided: [Vec<T>; 2],
+    /// Of w, per response.
+    weight: Vec<T>,
+}
+
+/// Is shown every unit while a field is summed.
+pub(super) trait Watch<T> {
+    /// A unit with its coefficients and its probability.
+    fn add(&mut self, unit: &[usize], now: &Unit<T>, prob: T);
+
+    /// The probability of the units that are drawn, where some are not.
+    fn set_mass(&mut self, mass: T);
+}
+
+/// Watches nothing.
+impl<T> Watch<T> for () {
+    #[inline(always)]
+    fn add(&mut self, _: &[usize], _: &Unit<T>, _: T) {}
+
+    fn set_mass(&mut self, _: T) {}
+}
+
+/// E[g], `[S·A]`.
+pub(super) fn field<T: Real>(p: &Prepared<'_, T>, watch: &mut impl Watch<T>) -> Vec<T> {
+    let mut sums = Sums::new(p);
+    let mut now = Unit::new();
+    let mass = for_each_unit(p, |unit, prob| {
+        now.fill(p, unit);
+        sums.add(p, unit, &now, prob);
+        watch.add(unit, &now, prob);
+    });
+    let mut g = sums.assemble(p);
+    if p.recipe.drop_equal_groups {
+        let scale = mass.recip();
+        g.iter_mut().for_each(|v| *v = *v * scale);
+        watch.set_mass(mass);
+    }
+    g
+}
+
+impl<T: Real> Sums<T> {
+    pub fn new(p: &Prepared<'_, T>) -> Self {
+        let slots = match p.recipe.one_advantage_per_row() {
+            true => p.tree.n_responses(),
+            false => p.tree.pairs().len(),
+        };
+        let zeros = |n: usize| vec![T::constant(0.0); n];
+        Self {
+            sided: [zeros(slots), zeros(slots)],
+            weight: zeros(p.tree.n_responses()),
+        }
+    }
+
+    /// Adds a unit, `prob` times.
+    #[inline(always)]
+    pub fn add(&mut self, p: &Prepared<'_, T>, unit: &[usize], now: &Unit<T>, prob: T) {
+        let rows = p.recipe.one_advantage_per_row();
+        let mut at = 0;
+        for (i, y) in unit.iter().enumerate() {
+            let w = prob * now.weight[i];
+            self.weight[*y] += w;
+            if rows {
+                self.sided_add(*y, now.row[i], w);
+            } else {
+                for t in p.tree.tokens(*y) {
+                    self.sided_add(t, now.token[at], w);
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sided_add(&mut self, k: usize, advantage: T, weight: T) {
+        if advantage.value() < 0.0 {
+            self.sided[1][k] -= advantage * weight;
+        } else {
+            self.sided[0][k] += advantage * weight;
+        }
+    }
+
+    /// −∂ℒ/∂θ of what was added, `[S·A]`.
+    pub fn assemble(&self, p: &Prepared<'_, T>) -> Vec<T> {
+        let (tree, rows) = (p.tree, p.recipe.one_advantage_per_row());
+        let a = tree.n_actions();
+        let zero = T::constant(0.0);
+        let (mut c, mut exact) = (vec![zero; tree.n_pairs()], vec![zero; tree.n_states()]);
+        for y in 0..tree.n_responses() {
+            for t in tree.tokens(y) {
+                let k = if rows { y } else { t };
+                let mut sum = self.sided[0][k] * p.slope[0][t] + self.sided[1][k] * p.slope[1][t];
+                if let Some(kl) = &p.kl_slope {
+                    sum += self.weight[y] * kl[t];
+                }
+                let pair = tree.pairs()[t] as usize;
+                c[pair] += sum;
+                if p.exact_kl.is_some() {
+                    exact[pair / a] += self.weight[y];
+                }
+            }
+        }
+        scores_to_logits(&mut c, &p.pi, a);
+        if let Some(kl) = &p.exact_kl {
+            for (k, v) in c.iter_mut().enumerate() {
+                *v -= exact[k / a] * kl[k];
+            }
+        }
+        c
+    }
+}
+
+/// Refuses what cannot be enumerated, and logits that are none.
+pub(super) fn check_all(
+    problem: &Problem,
+    recipe: &Recipe,
+    theta: &[f64],
+    old: Option<&[f64]>,
+) -> Result<()> {
+    check_at(problem, recipe, theta, old)?;
+    check_enumerable(problem, recipe)
+}
+
+/// Refuses a recipe that is none, and tables of another shape.
+pub(super) fn check_at(
+    problem: &Problem,
+    recipe: &Recipe,
+    theta: &[f64],
+    old: Option<&[f64]>,
+) -> Result<()> {
+    recipe.check()?;
+    let tree = problem.tree();
+    check(tree, "theta", theta)?;
+    if let Some(o) = old {
+        check(tree, "theta_old", o)?;
+    }
+    if let Estimator::Gae {
+        critic: Critic::Given(v),
+        ..
+    } = &recipe.advantage
+        && v.len() != tree.n_states()
+    {
+        return Err(Error::Shape {
+            what: "advantage.gae.critic.given".into(),
+            expected: tree.n_states(),
+            got: v.len(),
+        });
+    }
+    Ok(())
+}
+
+fn check_enumerable(problem: &Problem, recipe: &Recipe) -> Result<()> {
+    let tree = problem.tree();
+    let units = match recipe.responses {
+        1 => n_multisets(tree.n_responses(), recipe.unit()),
+        _ => (0..tree.prompt_weights().len())
+            .map(|p| n_multisets(tree.responses_of(p).len(), recipe.unit()))
+            .sum(),
+    };
+    if units <= MOST_UNITS {
+        return Ok(());
+    }
+    let must = format!(
+        "such that there are at most {MOST_UNITS:e} units, which are {units:.3e}: sample instead"
+    );
+    Err(Error::config("prompts * responses", recipe.unit(), must))
+}

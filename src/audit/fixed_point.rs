@@ -1,0 +1,184 @@
+//! Where a recipe that follows its expected gradient comes to rest.
+
+use nalgebra::{DMatrix, DVector, Schur};
+
+use super::field::{check_all, field};
+use super::jacobian::{jacobian, largest};
+use super::prepared::Prepared;
+use super::problem::Problem;
+use super::recipe::Recipe;
+use super::tables::{log_softmax, visitation};
+use crate::Result;
+
+/// How the ascent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Status {
+    /// At a zero of E[g] inside the simplex.
+    Interior,
+    /// Some probability falls below every bound: the policy is a limit, known to about 1e-5.
+    Boundary,
+    /// The field does not vanish where it turns: whitening by a vanishing standard deviation.
+    Singular,
+}
+
+/// Where the flow from a start ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FixedPoint {
+    /// How.
+    pub status: Status,
+    /// π there, `[S·A]`.
+    pub policy: Vec<f64>,
+    /// Logits there, `[S·A]`.
+    pub theta: Vec<f64>,
+    /// The largest |E g| there; none unless interior.
+    pub residual: Option<f64>,
+    /// The largest real part of the eigenvalues of D apart from its null directions: below 0 the plain flow is locally attracted. None
+    /// unless interior, or where the eigenvalues were not found.
+    pub largest_eigenvalue: Option<f64>,
+    /// J* − J(π) for what the recipe means.
+    pub suboptimality: f64,
+    /// Steps of the ascent.
+    pub steps: usize,
+}
+
+/// Steps of the ascent at most.
+const MOST_STEPS: usize = 4000;
+
+/// Singular values below this share of the largest are null directions: a softmax has one per state.
+const NULL: f64 = 1e-9;
+
+impl FixedPoint {
+    /// From π_ref, or from other logits: ascent on E[g]/(d(s) π(a|s)), which has the zeros of E[g], then Newton.
+    ///
+    /// The field need not be a gradient, so that there may be several zeros; this is the one that is reached.
+    ///
+    /// # Errors
+    /// Those of [`Summary::at`](super::Summary::at).
+    pub fn find(problem: &Problem, recipe: &Recipe, start: Option<&[f64]>) -> Result<Self> {
+        let start = start.unwrap_or(problem.reference());
+        check_all(problem, recipe, start, None)?;
+        let (mut theta, mut status, steps) = ascend(problem, recipe, start.to_vec())?;
+        let (mut residual, mut largest_eigenvalue) = (None, None);
+        if status == Status::Interior {
+            newton(problem, recipe, &mut theta)?;
+            let left = largest(&at(problem, recipe, &theta)?);
+            residual = Some(left);
+            let d = jacobian(problem, recipe, &theta, None, None)?;
+            largest_eigenvalue = eigenvalue(&d, theta.len());
+            if !left.is_finite() {
+                status = Status::Singular;
+            }
+        }
+        let lp = log_softmax(&theta, problem.tree().n_actions());
+        Ok(Self {
+            status,
+            policy: lp.iter().map(|l| l.exp()).collect(),
+            suboptimality: problem.suboptimality(recipe, &theta)?,
+            theta,
+            residual,
+            largest_eigenvalue,
+            steps,
+        })
+    }
+}
+
+fn at(problem: &Problem, recipe: &Recipe, theta: &[f64]) -> Result<Vec<f64>> {
+    Ok(field(
+        &Prepared::new(problem, recipe, theta, None)?,
+        &mut (),
+    ))
+}
+
+fn ascend(
+    problem: &Problem,
+    recipe: &Recipe,
+    mut theta: Vec<f64>,
+) -> Result<(Vec<f64>, Status, usize)> {
+    let tree = problem.tree();
+    let a = tree.n_actions();
+    let (mut status, mut eta) = (Status::Singular, 0.5 / recipe.beta.max(0.3));
+    let mut last: Option<Vec<f64>> = None;
+    for step in 0..MOST_STEPS {
+        let lp = log_softmax(&theta, a);
+        let pi: Vec<f64> = lp.iter().map(|l| l.exp()).collect();
+        let g = at(problem, recipe, &theta)?;
+        if !g.iter().all(|v| v.is_finite()) {
+            return Ok((theta, Status::Boundary, step));
+        }
+        let d = visitation(tree, &lp);
+        let ahead = |(k, g): (usize, &f64)| g / (pi[k] * d[k / a]).max(1e-290);
+        let ahead: Vec<f64> = g.iter().enumerate().map(ahead).collect();
+        let (size, least) = (largest(&ahead), pi.iter().copied().fold(1.0, f64::min));
+        if least < 1e-7 && size > 1e-4 {
+            status = Status::Boundary;
+        }
+        if least < 1e-12 {
+            return Ok((theta, Status::Boundary, step));
+        }
+        if size < 1e-6 {
+            return Ok((theta, Status::Interior, step));
+        }
+        if eta * size < 1e-12 {
+            return Ok((theta, status, step));
+        }
+        if let Some(last) = &last {
+            let both = ahead.iter().zip(last).zip(&pi);
+            let onward: f64 = both.map(|((x, y), p)| x * y * p).sum();
+            eta *= if onward > 0.0 { 1.05 } else { 0.5 };
+        }
+        let shrink = (2.0 / (eta * size)).min(1.0);
+        for (t, x) in theta.iter_mut().zip(&ahead) {
+            *t += eta * x * shrink;
+        }
+        theta = log_softmax(&theta, a);
+        last = Some(ahead);
+    }
+    Ok((theta, status, MOST_STEPS))
+}
+
+/// A few Newton steps with the pseudo-inverse, as long as they are small.
+fn newton(problem: &Problem, recipe: &Recipe, theta: &mut Vec<f64>) -> Result<()> {
+    let n = theta.len();
+    for _ in 0..6 {
+        let g = at(problem, recipe, theta)?;
+        if largest(&g) < 1e-17 {
+            return Ok(());
+        }
+        let d = jacobian(problem, recipe, theta, None, None)?;
+        if !d.iter().all(|v| v.is_finite()) {
+            return Ok(());
+        }
+        let svd = DMatrix::from_row_slice(n, n, &d).svd(true, true);
+        let cut = NULL * svd.singular_values.max();
+        let down = DVector::from_iterator(n, g.iter().map(|v| -v));
+        let Ok(step) = svd.solve(&down, cut) else {
+            return Ok(());
+        };
+        let size = step.amax();
+        if !size.is_finite() || size > 0.1 {
+            return Ok(());
+        }
+        for (t, x) in theta.iter_mut().zip(step.iter()) {
+            *t += x;
+        }
+        *theta = log_softmax(theta, problem.tree().n_actions());
+    }
+    Ok(())
+}
+
+/// The largest real part among eigenvalues that are not null.
+fn eigenvalue(d: &[f64], n: usize) -> Option<f64> {
+    if !d.iter().all(|v| v.is_finite()) {
+        return None;
+    }
+    let schur = Schur::try_new(DMatrix::from_row_slice(n, n, d), f64::EPSILON, 100_000)?;
+    let real: Vec<f64> = schur.complex_eigenvalues().iter().map(|z| z.re).collect();
+    let scale = NULL * real.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let kept = real.into_iter().filter(|v| v.abs() > scale);
+    kept.max_by(f64::total_cmp)
+}
