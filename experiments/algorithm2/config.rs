@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use rto_harness::cli::Common;
 use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::list::List;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -62,7 +63,7 @@ pub struct Config {
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-#[command(next_help_heading = "Settings (defaults in experiments/configs/algorithm2.toml)")]
+#[command(next_help_heading = "Settings (a LIST is 1,2,8 or 1..5, both ends included)")]
 pub struct Flags {
     /// P, the number of prompts
     #[arg(long, value_name = "P")]
@@ -140,11 +141,11 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     replicates: Option<u64>,
     /// (b) Values of lambda
-    #[arg(long, value_name = "LAMBDA,...", value_delimiter = ',')]
-    lambdas: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    lambdas: Option<List<f64>>,
     /// (b) Learning rates of the critic
-    #[arg(long, value_name = "RATE,...", value_delimiter = ',')]
-    critic_learning_rates: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    critic_learning_rates: Option<List<f64>>,
     /// (b) Iterations of a run
     #[arg(long, value_name = "T")]
     map_iterations: Option<u64>,
@@ -164,20 +165,20 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     sweep_pairs: Option<usize>,
     /// (c) Responses per iteration
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    responses: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    responses: Option<List<usize>>,
     /// (c) Values of H
-    #[arg(long, value_name = "H,H,...", value_delimiter = ',')]
-    horizons: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    horizons: Option<List<usize>>,
     /// (c) Values of A
-    #[arg(long, value_name = "A,A,...", value_delimiter = ',')]
-    action_counts: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    action_counts: Option<List<usize>>,
     /// (c) Values of beta2
-    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
-    beta2s: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    beta2s: Option<List<f64>>,
     /// (c) Values of |D|
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    pair_counts: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    pair_counts: Option<List<usize>>,
     /// (c) Iterations of a run
     #[arg(long, value_name = "T")]
     sweep_iterations: Option<u64>,
@@ -185,8 +186,8 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     sweep_replicates: Option<u64>,
     /// (d) beta2 of RTO and of DPPO in the confounded comparison
-    #[arg(long, value_name = "BETA,BETA", value_delimiter = ',')]
-    figure3_beta2s: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    figure3_beta2s: Option<List<f64>>,
     /// (e) Responses shown
     #[arg(long, value_name = "N")]
     credit_responses: Option<usize>,
@@ -195,6 +196,7 @@ pub struct Flags {
 /// Defaults, smoke overlay, config file and flags, in this order, checked.
 pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
     let layers = Layers::new("experiments/configs/algorithm2.toml", DEFAULTS)?.common(
+        super::NAME,
         common,
         "experiments/configs/algorithm2.smoke.toml",
         SMOKE,

@@ -14,12 +14,13 @@ mod sweep_figure;
 mod sweeps;
 mod tables;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use config::{Config, Flags};
 use problem::{Problem, Size};
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, run_main};
+use rto_harness::cli::{Common, Reporter, parse, run_main};
+use rto_harness::lock::Sharing;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
@@ -46,7 +47,7 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     common: Common,
-    /// Continue the run in this folder, with its settings
+    /// Go on with the run in this folder, as --out does, and make none if it is not there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
     resume: Option<PathBuf>,
     /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
@@ -70,7 +71,7 @@ Examples:
   algorithm2                                          the whole experiment, about a minute on two cores
   algorithm2 --smoke                                  the same in seconds, small
   algorithm2 --long-horizon 12 --lambda 0.5 --beta2 0.2
-  algorithm2 --resume runs/algorithm2-0001                 continue after a crash, Ctrl-C or a time limit
+  algorithm2 --out runs/algorithm2-0001                    go on after a crash, Ctrl-C or a time limit
   algorithm2 --redraw runs/algorithm2-0001                 figures again, from the CSV files
 As an array of 20 Slurm jobs in one shared folder (sbatch --array=1-20), then once:
   algorithm2 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 500 --out shared
@@ -138,7 +139,7 @@ impl Instance {
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&Cli::parse()))
+    run_main(NAME, || run(&parse(config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -148,19 +149,20 @@ fn run(cli: &Cli) -> Result<()> {
     let common = &cli.common;
     let reporter = common.reporter();
     if let Some(dir) = &common.redraw {
-        return figures::draw_all(dir);
+        return study::redraw(NAME, dir, figures::draw_all, &reporter);
     }
-    let shard: Option<Shard> = match &cli.shard {
-        Some(text) => Some(text.parse().context("--shard")?),
-        None => None,
-    };
+    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
     let (config, out) = match &cli.resume {
         Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
         None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
     };
     let study = Study::new(config);
     // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let dir = RunDir::create_or_resume(NAME, out, &study.config)?;
+    let sharing = match shard {
+        Some(_) => Sharing::WithShards,
+        None => Sharing::Alone,
+    };
+    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
     let mut timings = Timings::new();
     timings.phase("instances", || study.prepare())?;
     let tasks = tasks(&study);
@@ -168,6 +170,7 @@ fn run(cli: &Cli) -> Result<()> {
     let progress = Progress::new(common.quiet);
     let share = shard.unwrap_or(Shard::WHOLE);
     let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    drop(progress);
     if let Some(shard) = shard {
         return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
     }
@@ -297,11 +300,13 @@ fn finish(
     let c = sweeps::summarise(study, &sweep_runs)?;
     let d = figure3::summarise(study, &figure3_runs)?;
     let e = credit::summarise(study)?;
-    say!(reporter, "{}", a.text())?;
-    for text in [b.text(study), c.text(study), d.text(study)?] {
-        say!(reporter, "{text}")?;
-    }
-    say!(reporter, "{}", e.text())?;
+    let texts = [
+        a.text().to_string(),
+        b.text(study),
+        c.text(study),
+        d.text(study)?,
+        e.text().to_string(),
+    ];
 
     let raw = [curve_runs, map_runs, sweep_runs, figure3_runs];
     let results = [
@@ -322,6 +327,10 @@ fn finish(
     dir.write_timings(&timings)?;
     store.tidy();
     dir.tidy();
+    // Files first: whoever stops reading loses no result.
+    for text in texts {
+        say!(reporter, "{text}")?;
+    }
     reporter.json(&json!({ "run": dir.root(), "results": all }))?;
     say!(reporter, "tables and figures in {}", dir.root().display())
 }

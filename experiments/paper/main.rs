@@ -8,12 +8,13 @@ mod verdict;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use rto_harness::cli::{Reporter, run_main};
+use rto_harness::cli::{Reporter, parse, run_main};
+use rto_harness::config::{self, Layers};
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
 use rto_harness::table::Table;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,13 +28,14 @@ struct Cli {
     /// The published sizes, those of the committed figures, in place of sizes that take seconds
     #[arg(long)]
     full: bool,
-    /// Write here: a new or empty directory, or an unfinished run to go on with [default: the next free runs/paper-0001]
+    /// Write results here: a new or empty directory, or an unfinished run to go on with, in its
+    /// settings [default: the next free runs/paper-0001]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print the results as JSON on standard output; text for people goes to standard error
     #[arg(long)]
     json: bool,
-    /// Draw no progress bars
+    /// Draw no progress bar
     #[arg(long)]
     quiet: bool,
 }
@@ -48,28 +50,49 @@ Examples:
 The experiments it runs are prop32, thm42 and algorithm2, with their own default settings; see their --help.";
 
 /// What a run is made of; saved, so that a folder goes on only as what it was.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Config {
     full: bool,
 }
 
+const DEFAULTS: &str = "full = false\n";
+
+/// What the command line says; the rest as in the run that goes on.
+#[derive(Serialize)]
+struct Flags {
+    full: Option<bool>,
+}
+
 fn main() -> ExitCode {
-    run_main(NAME, || run(&Cli::parse()))
+    run_main(NAME, || run(&parse(DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
     let reporter = Reporter::new(cli.json);
-    let dir = RunDir::create_or_resume(NAME, cli.out.as_deref(), &Config { full: cli.full })?;
-    let progress = Progress::new(cli.quiet);
+    let full = cli.full.then_some(true);
+    let layers = Layers::new("paper", DEFAULTS)?
+        .going_on(NAME, cli.out.as_deref())?
+        .flags(&Flags { full })?;
+    let config: Config = config::resolve(&layers)?;
+    let dir = RunDir::create_or_resume(NAME, cli.out.as_deref(), &config)?;
+    let progress = Progress::whole(cli.quiet, runs::SECONDS.iter().sum());
     let mut timings = Timings::new();
-    for experiment in runs::EXPERIMENTS {
+    for (experiment, seconds) in runs::EXPERIMENTS.into_iter().zip(runs::SECONDS) {
+        if runs::is_finished(experiment, &dir) {
+            progress.restored(seconds);
+            continue;
+        }
         timings.phase(experiment, || {
-            let _spinner = progress.spinner(experiment);
-            runs::run(experiment, &dir, cli.full)
+            let bar = progress.part(1, experiment, seconds);
+            runs::run(experiment, &dir, config.full)?;
+            bar.inc(1);
+            anyhow::Ok(())
         })?;
     }
+    drop(progress);
     let outcomes = expectations::check_all(dir.root())?;
-    report::write(&dir, cli.full, &outcomes)?;
+    report::write(&dir, config.full, &outcomes)?;
     dir.write_timings(&timings)?;
     dir.write_json("results.json", &outcomes)?;
     summary(&reporter, &dir, &outcomes)?;

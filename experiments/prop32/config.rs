@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 use rto::search::evaluator::Smoothing;
 use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers};
+use rto_harness::config::{self, Layers, within};
+use rto_harness::list::List;
 use serde::{Deserialize, Serialize};
 
 /// The default config, which documents every key.
@@ -34,7 +35,7 @@ pub struct Config {
     pub preference_actions: usize,
     pub preference_horizons: Vec<usize>,
     pub p_star: f64,
-    pub temperature: f64,
+    pub inverse_temperature: f64,
     pub success: f64,
     pub replicates: u64,
     pub most_labels: u64,
@@ -52,7 +53,7 @@ pub enum Unit {
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-#[command(next_help_heading = "Settings (defaults in experiments/configs/prop32.toml)")]
+#[command(next_help_heading = "Settings (a LIST is 1,2,8 or 1..5, both ends included)")]
 pub struct Flags {
     /// Vocabulary A of the sweeps over the horizon and over xi
     #[arg(long, value_name = "A")]
@@ -61,17 +62,17 @@ pub struct Flags {
     #[arg(long)]
     xi: Option<f64>,
     /// Horizons of the first sweep
-    #[arg(long, value_name = "H,H,...", value_delimiter = ',')]
-    horizons: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    horizons: Option<List<usize>>,
     /// Vocabularies of the second sweep
-    #[arg(long, value_name = "A,A,...", value_delimiter = ',')]
-    vocabularies: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    vocabularies: Option<List<usize>>,
     /// Horizon of the sweep over the vocabulary
     #[arg(long, value_name = "H")]
     vocabulary_horizon: Option<usize>,
     /// Values of xi of the third sweep
-    #[arg(long, value_name = "XI,XI,...", value_delimiter = ',')]
-    xis: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    xis: Option<List<f64>>,
     /// Horizon of the sweep over xi
     #[arg(long, value_name = "H")]
     xi_horizon: Option<usize>,
@@ -85,8 +86,8 @@ pub struct Flags {
     #[arg(long)]
     unit: Option<Unit>,
     /// Orders of the n-gram models
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    orders: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    orders: Option<List<usize>>,
     /// Smoothing: witten-bell, additive:ALPHA or absolute:DISCOUNT
     #[arg(long)]
     smoothing: Option<String>,
@@ -94,8 +95,8 @@ pub struct Flags {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Horizons of the n-gram searches
-    #[arg(long, value_name = "H,H,...", value_delimiter = ',')]
-    text_horizons: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    text_horizons: Option<List<usize>>,
     /// Scored responses after which an n-gram search gives up
     #[arg(long, value_name = "N")]
     text_budget: Option<u64>,
@@ -103,14 +104,14 @@ pub struct Flags {
     #[arg(long, value_name = "A")]
     preference_actions: Option<usize>,
     /// Horizons of the noisy preferences
-    #[arg(long, value_name = "H,H,...", value_delimiter = ',')]
-    preference_horizons: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    preference_horizons: Option<List<usize>>,
     /// Probability of the best response in the needle family
     #[arg(long, value_name = "P")]
     p_star: Option<f64>,
-    /// Temperature of the random softmax family; larger is more concentrated
-    #[arg(long, value_name = "T")]
-    temperature: Option<f64>,
+    /// Inverse temperature of the random softmax family: larger is more concentrated
+    #[arg(long, value_name = "X")]
+    inverse_temperature: Option<f64>,
     /// Probability with which the best response must be found
     #[arg(long, value_name = "P")]
     success: Option<f64>,
@@ -142,7 +143,12 @@ impl Flags {
 /// Defaults, smoke overlay, config file and flags, in this order, checked.
 pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
     let layers = Layers::new("experiments/configs/prop32.toml", DEFAULTS)?
-        .common(common, "experiments/configs/prop32.smoke.toml", SMOKE)?
+        .common(
+            super::NAME,
+            common,
+            "experiments/configs/prop32.smoke.toml",
+            SMOKE,
+        )?
         .flags(flags)?;
     let config: Config = config::resolve(&layers)?;
     config.check()?;
@@ -188,7 +194,7 @@ impl Config {
         within("enumeration_limit", self.enumeration_limit as f64, 0.0, 1e9)?;
         within("text_budget", self.text_budget as f64, 1.0, 1e8)?;
         within("p_star", self.p_star, 0.5, 1.0 - 1e-9)?;
-        within("temperature", self.temperature, 0.0, 500.0)?;
+        within("inverse_temperature", self.inverse_temperature, 0.0, 500.0)?;
         within("success", self.success, 0.01, 0.999)?;
         within("replicates", self.replicates as f64, 1.0, 1e6)?;
         within("most_labels", self.most_labels as f64, 1.0, 1e12)?;
@@ -230,13 +236,6 @@ impl Config {
             ),
         })
     }
-}
-
-fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
-    if !(least..=most).contains(&value) {
-        bail!("{key}: found {value}, expected a value from {least} to {most}");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

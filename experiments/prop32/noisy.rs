@@ -38,13 +38,11 @@ enum Feedback {
 }
 
 /// One row for each family, feedback and horizon.
-pub fn run(config: &Config, progress: &Progress) -> Result<Table> {
+pub fn run(config: &Config, progress: &Progress, work: f64) -> Result<Table> {
     let families = [(Family::Needle, "needle"), (Family::Softmax, "softmax")];
     let feedbacks = [(Feedback::Sentence, "sentence"), (Feedback::Token, "token")];
-    let bar = progress.bar(
-        4 * config.preference_horizons.len() as u64,
-        "asking for preferences",
-    );
+    let cells = 4 * config.preference_horizons.len() as u64;
+    let bar = progress.part(cells, "asking for preferences", work);
     let mut table = Table::new(
         "preferences",
         &[
@@ -179,7 +177,7 @@ fn table(
         Family::Softmax => LogMassTable::new(&SoftmaxTree::new(
             a,
             horizon,
-            config.temperature,
+            config.inverse_temperature,
             seeds.key64(),
         )?)?,
     })

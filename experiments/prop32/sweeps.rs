@@ -94,8 +94,8 @@ struct Setting {
     xi: f64,
 }
 
-/// All sweeps, one row for each setting and method.
-pub fn run(config: &Config, progress: &Progress) -> Result<Table> {
+/// All sweeps, one row for each setting and method; `work` is their share of the run.
+pub fn run(config: &Config, progress: &Progress, work: f64) -> Result<Table> {
     let mut settings: Vec<Setting> = Vec::new();
     let mut add = |sweep, n_actions, horizon, xi| {
         let id = format!("prop32/{sweep}/{}", settings.len());
@@ -120,7 +120,7 @@ pub fn run(config: &Config, progress: &Progress) -> Result<Table> {
         .iter()
         .for_each(|xi| add("xi", config.actions, config.xi_horizon, *xi));
 
-    let bar = progress.bar(settings.len() as u64, "counting queries");
+    let bar = progress.part(settings.len() as u64, "counting queries", work);
     let rows: Vec<Vec<Vec<Cell>>> = settings
         .par_iter()
         .map(|setting| {

@@ -138,11 +138,9 @@ fn split(text: &str, unit: Unit) -> Vec<String> {
 }
 
 /// One row for each order and horizon, up to the first horizon that the budget does not certify.
-pub fn run(config: &Config, corpus: &Corpus, progress: &Progress) -> Result<Table> {
-    let bar = progress.bar(
-        (config.orders.len() * config.text_horizons.len()) as u64,
-        "searching text",
-    );
+pub fn run(config: &Config, corpus: &Corpus, progress: &Progress, work: f64) -> Result<Table> {
+    let searches = config.orders.len() * config.text_horizons.len();
+    let bar = progress.part(searches as u64, "searching text", work);
     let mut horizons = config.text_horizons.clone();
     horizons.sort_unstable();
     let rows: Vec<Vec<Vec<Cell>>> = config

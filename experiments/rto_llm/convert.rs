@@ -6,7 +6,9 @@ use rto_bridge::checkpoint::{self, Contents, hub};
 use rto_bridge::gguf;
 use rto_bridge::model::Model;
 use rto_bridge::params::Params;
+use rto_harness::cli::print;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Writes a model as a Hugging Face folder: from a GGUF file, with an adapter merged into it, or in another float type.
 #[derive(Debug, clap::Args)]
@@ -70,34 +72,25 @@ pub fn run(args: &Args) -> Result<()> {
         carry: Some(carried.path()),
     };
     checkpoint::save(&args.out, &contents)?;
-    println!(
-        "{}: {} tensors as {}",
+    print(&format!(
+        "{}: {} tensors as {}\n",
         args.out.display(),
         weights.len(),
         checkpoint::dtype_name(dtype)
-    );
-    Ok(())
+    ))
 }
 
 /// Where the tokenizer's files are: the model's own folder, or one that is filled from a GGUF file and removed afterwards.
 enum Carried {
     Own(PathBuf),
-    Filled(PathBuf),
+    Filled(TempDir),
 }
 
 impl Carried {
     fn path(&self) -> &Path {
         match self {
-            Self::Own(path) | Self::Filled(path) => path,
-        }
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        if let Self::Filled(path) = self {
-            // Left behind, it is a small folder among the system's temporary files.
-            std::fs::remove_dir_all(path).ok();
+            Self::Own(path) => path,
+            Self::Filled(folder) => folder.path(),
         }
     }
 }
@@ -106,9 +99,7 @@ fn tokenizer_of(path: &Path) -> Result<Carried> {
     if !gguf::is_gguf(path) {
         return Ok(Carried::Own(path.into()));
     }
-    let folder = std::env::temp_dir().join(format!("rto_llm-tokenizer-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("{}: cannot make", folder.display()))?;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let carried = Carried::Filled(folder);
     for (name, text) in gguf::tokenizer_files(path)? {
         let file = carried.path().join(name);

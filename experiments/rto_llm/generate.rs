@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
 use rto_bridge::generate::{Sampled, Sampling};
+use rto_harness::cli::print;
 use serde_json::json;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -72,16 +72,21 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   rto_llm generate --model pythia-14m --prompt 'Once upon a time'
-  rto_llm generate --model sft --input prompts.jsonl --top-p 0.99 --temperature 0.9 --samples 4 --json
+  rto_llm generate --model sft --input prompts.jsonl --top-p 0.99 --samples 4
   rto_llm generate --model sft --prompt 'Human: Hi' --greedy --max-new-tokens 20";
 
 pub fn run(args: &Args) -> Result<()> {
+    check(args)?;
     let lines = match (&args.input, &args.prompt) {
         (Some(path), _) => input::read(path)?,
         (None, Some(text)) => vec![Line::of_text(text)],
         (None, None) => bail!("expected --prompt or --input"),
     };
     let model = Model::open(&args.model, args.batch, None, &args.common)?;
+    let vocabulary = model.engine.config().vocab_size();
+    if let Some(eos) = args.eos.filter(|eos| *eos as usize >= vocabulary) {
+        bail!("--eos: found {eos}, expected a token below the vocabulary's {vocabulary}");
+    }
     let sampling = sampling(args, &model);
     let mut prompts: Vec<Arc<[u32]>> = Vec::new();
     for line in &lines {
@@ -102,9 +107,29 @@ pub fn run(args: &Args) -> Result<()> {
             .collect();
         model.engine.write(&prompts, Some(&keys), &sampling)?
     };
-    let mut out = std::io::stdout().lock();
     for sampled in &sampled {
-        print(&mut out, args, &model, sampled)?;
+        print(&shown(args, &model, sampled)?)?;
+    }
+    Ok(())
+}
+
+/// What needs no model to be seen.
+fn check(args: &Args) -> Result<()> {
+    for (flag, n) in [
+        ("max-new-tokens", args.max_new_tokens),
+        ("samples", args.samples),
+        ("batch", args.batch),
+    ] {
+        if n == 0 {
+            bail!("--{flag}: found 0, expected at least 1");
+        }
+    }
+    if args.min_new_tokens > args.max_new_tokens {
+        bail!(
+            "--min-new-tokens: found {}, expected at most --max-new-tokens {}",
+            args.min_new_tokens,
+            args.max_new_tokens
+        );
     }
     Ok(())
 }
@@ -125,7 +150,7 @@ fn sampling(args: &Args, model: &Model) -> Sampling {
     }
 }
 
-fn print(out: &mut impl Write, args: &Args, model: &Model, sampled: &Sampled) -> Result<()> {
+fn shown(args: &Args, model: &Model, sampled: &Sampled) -> Result<String> {
     let episode = &sampled.episode;
     let finish = match episode.finish {
         Finish::Eos => "eos",
@@ -139,18 +164,14 @@ fn print(out: &mut impl Write, args: &Args, model: &Model, sampled: &Sampled) ->
     if args.json {
         let (prompt, ids) = (json!(episode.prompt.to_vec()), json!(episode.response));
         let (tokens, text, log_probs) = (json!(tokens), json!(text), json!(sampled.log_probs));
-        writeln!(
-            out,
-            "{{\"prompt_ids\":{prompt},\"token_ids\":{ids},\"tokens\":{tokens},\"text\":{text},\"finish\":\"{finish}\",\"log_probs\":{log_probs}}}"
-        )?;
-        return Ok(());
+        return Ok(format!(
+            "{{\"prompt_ids\":{prompt},\"token_ids\":{ids},\"tokens\":{tokens},\"text\":{text},\"finish\":\"{finish}\",\"log_probs\":{log_probs}}}\n"
+        ));
     }
     let shown = text.unwrap_or_else(|| format!("{:?}", episode.response));
     let total: f64 = sampled.log_probs.iter().sum();
-    writeln!(
-        out,
-        "{shown}\n[{} tokens, {finish}, log-prob {total:.4}]\n",
+    Ok(format!(
+        "{shown}\n[{} tokens, {finish}, log-prob {total:.4}]\n\n",
         episode.response.len()
-    )?;
-    Ok(())
+    ))
 }

@@ -1,14 +1,14 @@
 //! `rto_llm info`: what a folder holds and what running it takes.
 
 use crate::model::{Common, resolve};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Device;
 use rto_bridge::checkpoint;
 use rto_bridge::config::{Activation, Head, ModelConfig, RopeScaling};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
+use rto_harness::cli::print;
 use serde_json::json;
-use std::io::Write;
 
 /// Architecture, parameter count and memory plan of a folder; its files are read through and checked.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   rto_llm info --model pythia-14m
-  rto_llm info --model pythia-2.8b --dtype bf16 --batch 4 --sequence 512 --json";
+  rto_llm info --model pythia-2.8b --dtype bf16 --batch 4 --json";
 
 pub fn run(args: &Args) -> Result<()> {
     let common = Common {
@@ -49,6 +49,11 @@ pub fn run(args: &Args) -> Result<()> {
     let folder = resolve(&args.model, &common)?;
     let (config, head) = checkpoint::read_config(&folder)?;
     let dtype = common.dtype();
+    for (flag, n) in [("batch", Some(args.batch)), ("sequence", args.sequence)] {
+        if n == Some(0) {
+            bail!("--{flag}: found 0, expected at least 1");
+        }
+    }
     let sequence = args.sequence.unwrap_or(512).min(config.max_positions());
     let work = |training: bool| Workload {
         dtype,
@@ -59,17 +64,13 @@ pub fn run(args: &Args) -> Result<()> {
         ..Workload::default()
     };
     let plans = [false, true].map(|training| MemoryPlan::new(&config, head, &work(training)));
-    let mut out = std::io::stdout().lock();
     if !args.json {
-        write!(
-            out,
-            "{}",
-            describe(&args.model, &config, head, plans[0].parameters)
-        )?;
+        let shape = describe(&args.model, &config, head, plans[0].parameters);
         let size = format!("{} × {sequence} tokens, {}", args.batch, args.dtype);
-        writeln!(out, "\nmemory, forward only ({size})\n{}", plans[0])?;
-        writeln!(out, "\nmemory, training ({size})\n{}", plans[1])?;
-        out.flush()?;
+        print(&format!(
+            "{shape}\nmemory, forward only ({size})\n{}\n\nmemory, training ({size})\n{}\n",
+            plans[0], plans[1]
+        ))?;
     }
     // The plan is printed before anything large is read.
     let loaded = checkpoint::load(&folder, None, &Device::Cpu)?;
@@ -86,21 +87,19 @@ pub fn run(args: &Args) -> Result<()> {
         let value = json!({"config": config.to_json(head, stored), "parameters": plans[0].parameters, "tensors": loaded.weights.len(),
             "stored_dtype": stored, "tokenizer": has_tokenizer, "notes": loaded.notes,
             "memory_bytes": {"forward": plan(&plans[0]), "training": plan(&plans[1])}});
-        writeln!(out, "{value}")?;
-        return Ok(());
+        return print(&format!("{value}\n"));
     }
     let tokenizer = if has_tokenizer {
         "tokenizer.json fits"
     } else {
         "no tokenizer.json (token ids only)"
     };
-    writeln!(
-        out,
-        "\nfiles: {} tensors of type {stored}, all finite and of the right shape; {tokenizer}",
+    print(&format!(
+        "\nfiles: {} tensors of type {stored}, all finite and of the right shape; {tokenizer}\n",
         loaded.weights.len()
-    )?;
+    ))?;
     for note in &loaded.notes {
-        writeln!(out, "note: {note}")?;
+        print(&format!("note: {note}\n"))?;
     }
     Ok(())
 }

@@ -62,6 +62,8 @@ mod asking {
     use rto::seq::StreamKey;
     use rto_bridge::checkpoint::atomic::replace_file;
     use rto_bridge::judge::{Contest, Judge, JudgeConfig, Template};
+    use rto_harness::cli::print;
+    use rto_harness::lock::{self, Sharing};
     use rto_harness::progress::Progress;
     use rto_harness::table::Table;
     use serde::Deserialize;
@@ -93,6 +95,7 @@ mod asking {
             },
             ..JudgeConfig::new(&args.endpoint, &args.judge_model)
         };
+        let _hold = lock::hold(&args.run, Sharing::Alone)?;
         let judge = Judge::open(config, &args.run.join("judge_transcripts.jsonl"))?;
         let seeds = SeedTree::new(args.seed).child("judge");
         let mut contests = Vec::new();
@@ -117,7 +120,10 @@ mod asking {
             }
         }
         let open = judge.n_open(&contests);
-        println!("{} comparisons, {open} requests to send", contests.len());
+        print(&format!(
+            "{} comparisons, {open} requests to send\n",
+            contests.len()
+        ))?;
         if args.dry_run {
             return Ok(());
         }
@@ -155,9 +161,8 @@ mod asking {
         replace_file(&args.run.join("judge.csv"), table.to_csv().as_bytes())?;
         let page = args.run.join("report.html");
         report::write(&args.run, &page)?;
-        println!("{}", report::judged_text(&args.run)?);
-        println!("everything on one page: {}", page.display());
-        Ok(())
+        print(&format!("{}\n", report::judged_text(&args.run)?))?;
+        print(&format!("everything on one page: {}\n", page.display()))
     }
 
     /// Methods in the order of the file, and their responses.

@@ -13,7 +13,7 @@ mod score;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use rto_harness::cli::run_main;
+use rto_harness::cli::{parse, run_main};
 use std::process::ExitCode;
 
 /// RLHF with token rewards on language models: GPT-NeoX (Pythia), Llama, Mistral.
@@ -50,25 +50,32 @@ enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
-  rto_llm                                             the whole experiment, three minutes on two cores
-  rto_llm --smoke --out runs/smoke                    every stage in seconds; nothing is learned
-  rto_llm --preset hh-scratch --data harmless-base/test.jsonl.gz
-                                                      human preferences, everything learned from your files
-  rto_llm --preset pythia-160m --model ./pythia-160m --data helpful-base/train.jsonl.gz --dry-run
+  rto_llm                              the whole experiment, three minutes
+  rto_llm --smoke --out runs/smoke     every stage in seconds; nothing is learned
+  rto_llm --seeds 1..5 --out runs/five
+  rto_llm --out runs/five --seeds 1..5 goes on with it, in its settings
   rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
-  rto_llm --preset smollm2-135m-hh --model SmolLM2-135M-Instruct.Q4_1.gguf --data helpful-base/train.jsonl.gz --lora
-  rto_llm judge --run runs/mine --endpoint http://localhost:8000/v1 --judge-model NAME --key-env none
+Human preferences, everything learned from your files:
+  rto_llm --preset hh-scratch --data harmless-base/test.jsonl.gz
+From a model; what would that take?
+  rto_llm --preset pythia-160m --model ./pythia-160m \\
+    --data helpful-base/train.jsonl.gz --dry-run
+  rto_llm --preset smollm2-135m-hh --model SmolLM2-135M-Instruct.Q4_1.gguf \\
+    --data helpful-base/train.jsonl.gz --lora
+Afterwards:
+  rto_llm judge --run runs/mine --endpoint http://localhost:8000/v1 \\
+    --judge-model NAME --key-env none
+Models:
   rto_llm info --model pythia-14m
   rto_llm convert --model SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
-  rto_llm generate --model pythia-14m --prompt 'Once upon a time' --max-new-tokens 40
-  rto_llm score --model dpo --reference sft --input pairs.jsonl --json > rewards.jsonl
-  rto_llm score --model dpo --reference sft --input pairs.jsonl --html rewards.html
+  rto_llm generate --model pythia-14m --prompt 'Once upon a time'
+  rto_llm score --model dpo --reference sft --input pairs.jsonl --json
 where a line of pairs.jsonl is
   {\"prompt\": \"Human: Hi\\n\\nAssistant:\", \"response\": \" Hello.\"}   or
   {\"prompt_ids\": [510, 27], \"response_ids\": [12092, 15, 0]}";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = parse(run::DEFAULTS);
     run_main("rto_llm", || match &cli.command {
         Some(command) => dispatch(command),
         None => run::run(&cli.run),

@@ -4,8 +4,9 @@ use crate::html::{self, Scored};
 use crate::input::{self, Line};
 use crate::model::{Common, Model};
 use anyhow::{Result, bail};
+use rto_bridge::tokenizer::Tokenizer;
+use rto_harness::cli::{print, reader_is_gone};
 use serde_json::json;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Log-probabilities of given responses, one number per response token (temperature 1, full softmax).
@@ -41,8 +42,9 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   rto_llm score --model dpo --reference sft --input pairs.jsonl --json
-  rto_llm score --model dpo --reference sft --input pairs.jsonl --html rewards.html --quiet
-  echo '{\"prompt_ids\": [5, 6], \"response_ids\": [7, 0]}' > ids.jsonl; rto_llm score --model m --input ids.jsonl --json";
+  rto_llm score --model dpo --reference sft --input pairs.jsonl --html page.html
+  echo '{\"prompt_ids\": [5, 6], \"response_ids\": [7, 0]}' > ids.jsonl
+  rto_llm score --model dpo --input ids.jsonl --json";
 
 pub fn run(args: &Args) -> Result<()> {
     if !args.beta.is_finite() || args.beta <= 0.0 {
@@ -67,21 +69,28 @@ pub fn run(args: &Args) -> Result<()> {
             );
         }
     }
+    if let Some(reference) = &reference {
+        same_tokens(&model, reference)?;
+    }
     // Every line is read before the first is scored: a bad last line costs no time.
     let pairs = lines
         .iter()
         .map(|line| pair(line, &model, reference.as_ref()))
         .collect::<Result<Vec<_>>>()?;
-    let mut out = std::io::stdout().lock();
     let mut drawn = Vec::new();
     for (prompt, response) in &pairs {
         let scored = score(args.beta, prompt, response, &model, reference.as_ref())?;
         if args.json {
-            writeln!(out, "{}", json_line(&scored))?;
+            print(&format!("{}\n", json_line(&scored)))?;
         } else if args.html.is_none() {
-            write!(out, "{}", text(&scored))?;
+            print(&text(&scored))?;
         }
-        drawn.push(scored);
+        if args.html.is_some() {
+            drawn.push(scored);
+        } else if reader_is_gone() {
+            // There is no page to be written, and nobody reads the rest.
+            return Ok(());
+        }
     }
     if let Some(path) = &args.html {
         html::write(
@@ -95,12 +104,54 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Two tokenizers that read texts otherwise give rewards that mean nothing, however equal the sizes of their vocabularies.
+fn same_tokens(model: &Model, reference: &Model) -> Result<()> {
+    let (Some(ours), Some(theirs)) = (&model.tokenizer, &reference.tokenizer) else {
+        return Ok(());
+    };
+    // Padded vocabularies have ids without a token.
+    let piece = |tokenizer: &Tokenizer, id: u32| tokenizer.pieces(&[id]).ok();
+    let vocabulary = model.engine.config().vocab_size() as u32;
+    for id in 0..vocabulary {
+        let (a, b) = (piece(ours, id), piece(theirs, id));
+        if a != b {
+            let shown = |piece: Option<Vec<String>>| match piece.as_deref() {
+                Some([piece]) => format!("{piece:?}"),
+                _ => "nothing".into(),
+            };
+            bail!(
+                "--reference {}: its tokenizer is another one: token {id} is {} there and {} in {}; token rewards need one tokenizer",
+                reference.name,
+                shown(b),
+                shown(a),
+                model.name
+            );
+        }
+    }
+    Ok(())
+}
+
 type Pair = (Vec<u32>, Vec<u32>);
 
 fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<Pair> {
     let response = line.tokens("response", model)?;
     let prompt = line.prompt(model, response.len())?;
     if let Some(reference) = reference {
+        // Equal tokens may still be joined by other rules.
+        if reference.tokenizer.is_some() && model.tokenizer.is_some() {
+            let theirs = (
+                line.tokens("prompt", reference)?,
+                line.tokens("response", reference)?,
+            );
+            if (&theirs.0, &theirs.1) != (&prompt, &response) {
+                bail!(
+                    "{}: the tokenizer of {} reads this text in other tokens than that of {}; token rewards need one tokenizer",
+                    line.place,
+                    reference.name,
+                    model.name
+                );
+            }
+        }
         let context = reference.engine.config().max_positions();
         if prompt.len() + response.len() > context + 1 {
             let (p, r) = (prompt.len(), response.len());

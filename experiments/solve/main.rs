@@ -16,11 +16,10 @@ mod world;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use rto_harness::cli::{Reporter, run_main};
+use rto_harness::cli::{Reporter, note, parse, run_main};
 use rto_harness::run_dir::RunDir;
 use rto_harness::say;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +73,7 @@ A general table has \"states\": S, \"initial\": [S], \"horizon\": H and
 An array may be a path: \"r.npy\", \"all.npz:reward\", \"all.safetensors:reward\".";
 
 fn main() -> ExitCode {
-    run_main("solve", || run(&Cli::parse()))
+    run_main("solve", || run(&parse("")))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -83,8 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
     let instance = instance::Instance::read(&cli.instance)?;
     let report = solver::solve(&instance).with_context(|| file.to_string())?;
     for warning in &report.warnings {
-        // A closed standard error must not lose the result.
-        writeln!(std::io::stderr(), "warning: {file}: {warning}").ok();
+        note(&format!("warning: {file}: {warning}"));
     }
     if let Some(out) = &cli.out {
         let dir = RunDir::create("solve", Some(out))?;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use rto_harness::cli::Common;
 use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::list::List;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -46,7 +47,7 @@ pub struct Config {
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-#[command(next_help_heading = "Settings (defaults in experiments/configs/thm42.toml)")]
+#[command(next_help_heading = "Settings (a LIST is 1,2,8 or 1..5, both ends included)")]
 pub struct Flags {
     /// P, the number of prompts
     #[arg(long, value_name = "P")]
@@ -79,8 +80,8 @@ pub struct Flags {
     #[arg(long, value_name = "DELTA")]
     fail_prob: Option<f64>,
     /// (a, b, e) Sizes |D| of the data sets
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    sizes: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    sizes: Option<List<usize>>,
     /// (a, d) Independent data sets at each size
     #[arg(long, value_name = "N")]
     replicates: Option<u64>,
@@ -91,8 +92,8 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     coverage_replicates: Option<u64>,
     /// (c) Sizes |D| of the data sets
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    regime_sizes: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    regime_sizes: Option<List<usize>>,
     /// (c) Independent data sets at each size
     #[arg(long, value_name = "N")]
     regime_replicates: Option<u64>,
@@ -103,23 +104,23 @@ pub struct Flags {
     #[arg(long, value_name = "LAMBDA")]
     regime_ridge: Option<f64>,
     /// (d) Sizes |D| of the exact data sets
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    exact_sizes: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    exact_sizes: Option<List<f64>>,
     /// (d) Sizes |D| of the sampled data sets
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    sampled_sizes: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    sampled_sizes: Option<List<usize>>,
     /// (f) Values of beta
-    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
-    betas: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    betas: Option<List<f64>>,
     /// (f) Values of lambda
-    #[arg(long, value_name = "LAMBDA,...", value_delimiter = ',')]
-    ridges: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    ridges: Option<List<f64>>,
     /// (f) Values of d
-    #[arg(long, value_name = "D,D,...", value_delimiter = ',')]
-    dims: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    dims: Option<List<usize>>,
     /// (f) Values of H
-    #[arg(long, value_name = "H,H,...", value_delimiter = ',')]
-    horizons: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    horizons: Option<List<usize>>,
     /// (f) Size |D| of every data set
     #[arg(long, value_name = "N")]
     sweep_size: Option<usize>,
@@ -131,6 +132,7 @@ pub struct Flags {
 /// Defaults, smoke overlay, config file and flags, in this order, checked.
 pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
     let layers = Layers::new("experiments/configs/thm42.toml", DEFAULTS)?.common(
+        super::NAME,
         common,
         "experiments/configs/thm42.smoke.toml",
         SMOKE,

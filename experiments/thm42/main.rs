@@ -10,13 +10,14 @@ mod regimes;
 mod summary;
 mod sweeps;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use config::{Config, Flags};
 use problem::{Problem, random_problem};
 use rto::features::FeatureMap;
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, run_main};
+use rto_harness::cli::{Common, Reporter, parse, run_main};
+use rto_harness::lock::Sharing;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
@@ -41,7 +42,7 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     common: Common,
-    /// Continue the run in this folder, with its settings
+    /// Go on with the run in this folder, as --out does, and make none if it is not there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
     resume: Option<PathBuf>,
     /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
@@ -65,7 +66,7 @@ Examples:
   thm42                                          the whole experiment, under two minutes
   thm42 --smoke                                  the same in seconds, small
   thm42 --actions 2 --horizon 6 --dim 16 --beta 0.1
-  thm42 --resume runs/thm42-0001                 continue after a crash, Ctrl-C or a time limit
+  thm42 --out runs/thm42-0001                    go on after a crash, Ctrl-C or a time limit
   thm42 --redraw runs/thm42-0001                 figures again, from the CSV files
 As an array of 20 Slurm jobs in one shared folder (sbatch --array=1-20), then once:
   thm42 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 1000 --out shared
@@ -86,7 +87,7 @@ struct Study {
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&Cli::parse()))
+    run_main(NAME, || run(&parse(config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -96,25 +97,27 @@ fn run(cli: &Cli) -> Result<()> {
     let common = &cli.common;
     let reporter = common.reporter();
     if let Some(dir) = &common.redraw {
-        return figures::draw_all(dir);
+        return study::redraw(NAME, dir, figures::draw_all, &reporter);
     }
-    let shard: Option<Shard> = match &cli.shard {
-        Some(text) => Some(text.parse().context("--shard")?),
-        None => None,
-    };
+    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
     let (config, out) = match &cli.resume {
         Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
         None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
     };
     let study = Study::new(config)?;
     // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let dir = RunDir::create_or_resume(NAME, out, &study.config)?;
+    let sharing = match shard {
+        Some(_) => Sharing::WithShards,
+        None => Sharing::Alone,
+    };
+    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
     let tasks = tasks(&study);
     let store = CellStore::open(&dir)?;
     let progress = Progress::new(common.quiet);
     let mut timings = Timings::new();
     let share = shard.unwrap_or(Shard::WHOLE);
     let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    drop(progress);
     if let Some(shard) = shard {
         return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
     }
@@ -230,16 +233,14 @@ fn finish(
     let c = regimes::summarise(&regime_runs)?;
     let d = inconsistency::summarise(&inconsistency_runs)?;
     let f = sweeps::summarise(&sweep_runs)?;
-    for text in [
+    let texts = [
         a.text(study),
         b.text(study),
         c.text(study),
         d.text()?,
         b.constant_text(study),
         f.text(study),
-    ] {
-        say!(reporter, "{text}")?;
-    }
+    ];
 
     let raw = [
         curve_runs,
@@ -263,6 +264,10 @@ fn finish(
     dir.write_timings(&timings)?;
     store.tidy();
     dir.tidy();
+    // Files first: whoever stops reading loses no result.
+    for text in texts {
+        say!(reporter, "{text}")?;
+    }
     reporter.json(&json!({ "run": dir.root(), "results": all }))?;
     say!(reporter, "tables and figures in {}", dir.root().display())
 }

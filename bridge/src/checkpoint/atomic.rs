@@ -1,11 +1,17 @@
 //! Replacing a whole folder in one step: a reader sees the old one or the new one, never half of one.
 
 use crate::{Error, Result};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
+/// A temporary folder without a lock is a leftover from this age on: between making and locking it lies an instant.
+const UNLOCKED: Duration = Duration::from_secs(60);
+/// Where the file system has no locks, age alone decides.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+/// Inside a temporary folder, locked while the folder is filled.
+const LOCK: &str = ".filling";
 
 /// Replaces `folder` by what `fill` puts into the empty folder it is given.
 ///
@@ -26,13 +32,19 @@ pub fn replace_folder(
     let parent = parent(folder);
     fs::create_dir_all(&parent).map_err(|e| Error::file(&parent, format!("cannot create: {e}")))?;
     remove_leftovers(&parent, &name);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temporary = parent.join(format!(".{name}.{}-{n}.tmp", std::process::id()));
-    let done = fill_temporary(folder, &temporary, &drop_old, fill);
-    let done = done.and_then(|()| exchange(folder, &temporary));
-    // After an exchange this is the old folder; after a failure, the unfinished new one.
-    fs::remove_dir_all(&temporary).ok();
-    done
+    // A random name, tried again where it is taken: every container has a process 1.
+    let mut builder = tempfile::Builder::new();
+    let prefix = format!(".{name}.");
+    builder.prefix(&prefix).suffix(".tmp").rand_bytes(10);
+    // As any other folder: the umask says who reads it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    // Removed when dropped: after an exchange it is the old folder, after a failure the unfinished new one.
+    let temporary = builder
+        .tempdir_in(&parent)
+        .map_err(|e| Error::file(folder, format!("cannot write: {e}")))?;
+    fill_temporary(folder, temporary.path(), &drop_old, fill)?;
+    exchange(folder, temporary.path())
 }
 
 /// Replaces one file, in one step.
@@ -41,18 +53,19 @@ pub fn replace_folder(
 /// [`Error::File`]; the old file is then as it was.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |e: std::io::Error| Error::file(path, format!("cannot write: {e}"));
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = file_name(path)?;
-    let temporary = parent(path).join(format!(".{name}.{}-{n}.tmp", std::process::id()));
-    let done = fs::write(&temporary, bytes)
-        .and_then(|()| sync(&temporary))
-        .and_then(|()| fs::rename(&temporary, path))
-        // The rename itself must reach the disk too.
-        .and_then(|()| sync(&parent(path)));
-    done.map_err(|e| {
-        fs::remove_file(&temporary).ok();
-        failed(e)
-    })
+    let prefix = format!(".{}.", file_name(path)?);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(".tmp").rand_bytes(10);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.tempfile_in(parent(path)).map_err(failed)?;
+    temporary
+        .write_all(bytes)
+        .and_then(|()| temporary.as_file().sync_all())
+        .map_err(failed)?;
+    temporary.persist(path).map_err(|e| failed(e.error))?;
+    // The rename itself must reach the disk too.
+    sync(&parent(path)).map_err(failed)
 }
 
 /// Where the previous checkpoint is while a save is replacing it on a file system that cannot exchange folders.
@@ -68,12 +81,16 @@ fn fill_temporary(
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let failed = |e: std::io::Error| Error::file(temporary, format!("cannot write: {e}"));
-    fs::create_dir(temporary).map_err(failed)?;
+    let lock = temporary.join(LOCK);
+    let locked = File::create(&lock).map_err(failed)?;
+    // Where the file system has no locks, leftovers are told by their age.
+    locked.try_lock().ok();
     fill(temporary)?;
     if folder.is_dir() {
         keep_old(folder, temporary, drop_old).map_err(failed)?;
     }
-    sync_tree(temporary).map_err(failed)
+    sync_tree(temporary).map_err(failed)?;
+    fs::remove_file(&lock).map_err(failed)
 }
 
 fn exchange(folder: &Path, temporary: &Path) -> Result<()> {
@@ -151,22 +168,36 @@ fn parent(folder: &Path) -> PathBuf {
     }
 }
 
-/// Removes temporary folders of this name whose process is gone.
+/// Removes temporary folders of this name that nobody is filling any more.
 fn remove_leftovers(parent: &Path, name: &str) {
-    let Ok(entries) = fs::read_dir(parent) else {
-        return;
-    };
-    for entry in entries.flatten() {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let file = entry.file_name();
-        let owner = file
-            .to_str()
-            .and_then(|f| f.strip_prefix(&format!(".{name}."))?.strip_suffix(".tmp"))
-            .and_then(|owner| owner.split_once('-'))
-            .and_then(|(pid, _)| pid.parse::<u32>().ok());
-        let gone =
-            |pid| Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists();
-        if owner.is_some_and(gone) {
+        let ours = file.to_str().is_some_and(|f| {
+            f.strip_prefix(&format!(".{name}."))
+                .is_some_and(|rest| rest.ends_with(".tmp"))
+        });
+        if ours && is_left_over(&entry.path()) {
             fs::remove_dir_all(entry.path()).ok();
         }
+    }
+}
+
+fn is_left_over(folder: &Path) -> bool {
+    // The youngest of what it holds; a network of some gigabytes takes long to write.
+    let lock = folder.join(LOCK);
+    let modified = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let newest = files
+        .filter_map(|e| modified(&e.path()))
+        .chain(modified(folder))
+        .max();
+    // A clock that runs behind makes a folder seem young: it stays for now.
+    let age = newest.and_then(|t| t.elapsed().ok());
+    let old = |least: Duration| age.is_some_and(|age| age >= least);
+    match File::open(&lock).map(|file| file.try_lock()) {
+        Ok(Err(TryLockError::WouldBlock)) => false,
+        Ok(Err(TryLockError::Error(_))) => old(OLD),
+        // Nobody holds it, or the folder was whole (or empty) when its process ended.
+        Ok(Ok(())) | Err(_) => old(UNLOCKED),
     }
 }

@@ -1,16 +1,47 @@
 //! Whole-file writes: a reader sees the old file or the new one, never half of one.
+//!
+//! A file is written under a temporary name, `.NAME.RANDOM.tmp`, and renamed. The name is random and tried again where it is taken:
+//! process numbers are no names, as every container has a process 1. The temporary file is locked while it is written, so that what a
+//! killed process left is told from what another one is writing, on whatever machine that runs.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use tempfile::{NamedTempFile, TempPath};
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
+/// A file without a lock is a leftover from this age on: between making and locking it lies an instant.
+const UNLOCKED: Duration = Duration::from_secs(60);
+/// Where the file system has no locks, age alone decides.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Held for reading by whoever writes a file, so that an interrupt can wait for the end of it.
+static WRITING: RwLock<()> = RwLock::new(());
+
+fn writing() -> RwLockReadGuard<'static, ()> {
+    WRITING.read().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Keeps every file from being begun, once those in the making are whole; `None` when that takes too long.
+pub(crate) fn stop_writing(patience: Duration) -> Option<RwLockWriteGuard<'static, ()>> {
+    let start = Instant::now();
+    loop {
+        match WRITING.try_write() {
+            Ok(guard) => return Some(guard),
+            Err(std::sync::TryLockError::Poisoned(e)) => return Some(e.into_inner()),
+            Err(_) if start.elapsed() > patience => return None,
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
 
 /// Writes a file that must not exist yet.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let _writing = writing();
     let refuse = || {
         anyhow!(
             "{}: already exists; nothing was overwritten",
@@ -20,20 +51,13 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     if path.symlink_metadata().is_ok() {
         return Err(refuse());
     }
-    let (temp, file) = open_temp(path)?;
-    let done = fill(file, bytes).and_then(|()| match fs::hard_link(&temp, path) {
-        Ok(()) => fs::remove_file(&temp),
+    let temporary = filled(path, bytes)?;
+    match temporary.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Err(refuse()),
         // A file system without hard links: the check above is then the only guard.
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => fs::rename(&temp, path),
-        Err(e) => Err(e),
-    });
-    done.map_err(|e| {
-        fs::remove_file(&temp).ok();
-        match e.kind() {
-            ErrorKind::AlreadyExists => refuse(),
-            _ => anyhow!("{}: cannot write: {e}", path.display()),
-        }
-    })
+        Err(e) => persist(e.file.into_temp_path(), path),
+    }
 }
 
 /// Writes a file that may exist already with exactly these bytes, as when a run is continued or
@@ -56,63 +80,55 @@ pub(crate) fn write_same(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Whether a file name is that of a temporary file of this module.
 pub(crate) fn is_temporary(name: &str) -> bool {
-    parse_temporary(name).is_some()
+    let inner = |name: &str| Some(name.strip_prefix('.')?.rsplit_once(".tmp")?.1.to_string());
+    // `.figure.png.RANDOM.tmp.png` keeps the ending that its writer goes by.
+    inner(name).is_some_and(|rest| {
+        rest.is_empty() || (rest.starts_with('.') && name.contains(&format!("{rest}.")))
+    })
 }
 
-/// The file a temporary one stands for, and the process that made it.
-fn parse_temporary(name: &str) -> Option<(&str, u32)> {
-    let (stem, extension) = name.strip_prefix('.')?.rsplit_once('.')?;
-    let (target, owner) = stem.rsplit_once('.')?;
-    let (pid, n) = owner.split_once('-')?;
-    n.parse::<u64>().ok()?;
-    let ours = extension == "tmp" || target.ends_with(&format!(".{extension}"));
-    ours.then_some((target, pid.parse().ok()?))
-}
-
-/// Removes temporary files of processes that are gone, where the file they stood for is there.
-pub(crate) fn remove_leftovers(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let file = entry.file_name();
-        let Some((target, pid)) = file.to_str().and_then(parse_temporary) else {
-            continue;
-        };
-        let gone = Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists();
-        if gone && dir.join(target).is_file() {
+/// Removes temporary files that nobody is writing any more. Whoever works `alone` in the folder need not wait for them to be old.
+pub(crate) fn remove_leftovers(dir: &Path, alone: bool) {
+    let least = if alone { Duration::ZERO } else { UNLOCKED };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(is_temporary);
+        if ours && is_left_over(&entry.path(), least) {
             fs::remove_file(entry.path()).ok();
         }
     }
 }
 
+fn is_left_over(path: &Path, least: Duration) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    let modified = file.metadata().and_then(|m| m.modified());
+    // A clock that runs behind makes a file seem young: it stays for now.
+    let age = modified.ok().and_then(|t| t.elapsed().ok());
+    let old = |least: Duration| age.is_some_and(|age| age >= least);
+    match file.try_lock() {
+        Ok(()) => old(least),
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(_)) => old(OLD),
+    }
+}
+
 /// Writes a file, replacing what was there.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let (temp, file) = open_temp(path)?;
-    fill(file, bytes)
-        .and_then(|()| fs::rename(&temp, path))
-        .map_err(|e| {
-            fs::remove_file(&temp).ok();
-            anyhow!("{}: cannot write: {e}", path.display())
-        })
+    let _writing = writing();
+    persist(filled(path, bytes)?.into_temp_path(), path)
 }
 
 /// Replaces a file by what `make` writes to the temporary path it is given, which keeps the
 /// extension of `path`.
 pub(crate) fn replace_by(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let extension = path.extension().unwrap_or_default();
-    let (temp, file) = open_temp(path)?;
-    drop(file);
-    let typed = temp.with_extension(extension);
-    let done = fs::rename(&temp, &typed)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| make(&typed))
-        .and_then(|()| Ok(fs::rename(&typed, path)?));
-    done.map_err(|e| {
-        fs::remove_file(&temp).ok();
-        fs::remove_file(&typed).ok();
-        anyhow!("{}: cannot write: {e}", path.display())
-    })
+    let _writing = writing();
+    let extension = path.extension().and_then(OsStr::to_str);
+    let suffix = extension.map_or(".tmp".into(), |e| format!(".tmp.{e}"));
+    // The lock is kept until the file has its name.
+    let (_locked, temporary) = temporary(path, &suffix)?.into_parts();
+    make(&temporary).map_err(|e| anyhow!("{}: cannot write: {e}", path.display()))?;
+    persist(temporary, path)
 }
 
 /// Reads a text file; every failure is one line that names it.
@@ -143,24 +159,42 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-fn open_temp(path: &Path) -> Result<(PathBuf, File)> {
+fn temporary(path: &Path, suffix: &str) -> Result<NamedTempFile> {
+    let failed = |e: std::io::Error| anyhow!("{}: cannot write: {e}", path.display());
     let name = path
         .file_name()
         .with_context(|| format!("{}: expected a file name", path.display()))?
         .to_string_lossy();
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temp = path.with_file_name(format!(".{name}.{}-{n}.tmp", std::process::id()));
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&temp)
-        .map_err(|e| anyhow!("{}: cannot write: {e}", path.display()))?;
-    Ok((temp, file))
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let prefix = format!(".{name}.");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(suffix).rand_bytes(10);
+    // As any other file: the umask says who reads it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = builder.tempfile_in(folder).map_err(failed)?;
+    // Where the file system has no locks, leftovers are told by their age.
+    #[cfg(unix)]
+    temporary.as_file().try_lock().ok();
+    Ok(temporary)
 }
 
-fn fill(mut file: File, bytes: &[u8]) -> std::io::Result<()> {
-    file.write_all(bytes)?;
-    file.sync_all()
+fn filled(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+    let mut temporary = temporary(path, ".tmp")?;
+    temporary
+        .write_all(bytes)
+        .and_then(|()| temporary.as_file().sync_all())
+        .map_err(|e| anyhow!("{}: cannot write: {e}", path.display()))?;
+    Ok(temporary)
+}
+
+fn persist(temporary: TempPath, path: &Path) -> Result<()> {
+    temporary
+        .persist(path)
+        .map_err(|e| anyhow!("{}: cannot write: {}", path.display(), e.error))
 }
 
 #[cfg(test)]
@@ -198,27 +232,71 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_dead_processes_are_known_by_name() {
-        assert_eq!(parse_temporary(".a.csv.12-3.tmp"), Some(("a.csv", 12)));
-        assert_eq!(parse_temporary(".a.png.12-3.png"), Some(("a.png", 12)));
+    fn temporary_files_are_known_by_name() {
+        for ours in [".a.csv.Xa81.tmp", ".a.csv.12-3.tmp", ".a.png.Xa81.tmp.png"] {
+            assert!(is_temporary(ours), "{ours}");
+        }
         for other in [
             "a.csv",
             ".a.csv",
             ".gitignore",
-            ".a.12-x.tmp",
-            ".a.csv.12-3.txt",
+            "a.csv.x.tmp",
+            ".a.csv.x.tmp.txt",
         ] {
             assert!(!is_temporary(other), "{other}");
         }
+    }
+
+    #[test]
+    fn leftovers_are_known_by_age_and_lock() {
         let dir = tempfile::tempdir().unwrap();
-        let alive = format!(".a.{}-0.tmp", std::process::id());
-        for name in ["a", ".a.999999999-0.tmp", ".b.999999999-0.tmp", &alive] {
-            fs::write(dir.path().join(name), "x").unwrap();
-        }
-        remove_leftovers(dir.path());
-        let left = |name: &str| dir.path().join(name).exists();
-        assert!(left("a") && left(&alive) && left(".b.999999999-0.tmp"));
-        assert!(!left(".a.999999999-0.tmp") || !Path::new("/proc/self").exists());
+        let made = |name: &str, age: Duration| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            let then = std::time::SystemTime::now() - age;
+            file.set_modified(then).unwrap();
+            file
+        };
+        made(".a.csv.old.tmp", 2 * UNLOCKED);
+        // As the first version of this program left them, of a process number that may be in use here.
+        made(".a.csv.1-0.tmp", 2 * UNLOCKED);
+        made(".a.csv.young.tmp", Duration::ZERO);
+        made("a.csv", 2 * OLD);
+        let locked = made(".a.csv.locked.tmp", 2 * OLD);
+        locked.lock().unwrap();
+        let left = |alone: bool| {
+            remove_leftovers(dir.path(), alone);
+            let mut left: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .collect();
+            left.sort();
+            left
+        };
+        let old = [".a.csv.locked.tmp", ".a.csv.young.tmp", "a.csv"];
+        assert_eq!(left(false), old);
+        assert_eq!(left(true), [".a.csv.locked.tmp", "a.csv"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn files_are_as_readable_as_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            fs::metadata(dir.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+        };
+        fs::write(dir.path().join("plain"), "x").unwrap();
+        write_new(&dir.path().join("new"), b"x").unwrap();
+        replace_by(&dir.path().join("made.png"), |path| {
+            Ok(fs::write(path, "x")?)
+        })
+        .unwrap();
+        assert_eq!(mode("new"), mode("plain"));
+        assert_eq!(mode("made.png"), mode("plain"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use crate::{atomic, cli::Common};
+use crate::{atomic, cli::Common, run_dir};
 
 /// The layers of one config, lowest first. Built with [`Layers::new`], resolved with [`resolve`].
 #[derive(Debug, Clone)]
@@ -54,6 +54,19 @@ impl Layers {
         self.with_text(&path.display().to_string(), &text)
     }
 
+    /// Adds the settings of the run that `out` holds, if it holds one: `--out DIR` of an unfinished run goes on with it.
+    /// Settings that are given beside it must then agree, which [`crate::run_dir::RunDir::create_or_resume`] checks.
+    ///
+    /// # Errors
+    /// One line when the run is one of another program than `name`.
+    pub fn going_on(self, name: &str, out: Option<&Path>) -> Result<Self> {
+        let Some(out) = out.filter(|out| run_dir::is_run(out)) else {
+            return Ok(self);
+        };
+        run_dir::check_program(name, out)?;
+        self.user_file(Some(&out.join(run_dir::CONFIG)))
+    }
+
     /// Adds flags: a struct of `Option` fields named like the config keys; `None` is skipped.
     ///
     /// May be called more than once, for example for shared and own flags.
@@ -65,9 +78,24 @@ impl Layers {
         Ok(self)
     }
 
-    /// Adds what every binary shares, in the right order: the smoke overlay if `--smoke`, the
-    /// `--config` file, then `--seed`. Call [`Layers::flags`] after it for the binary's own flags.
-    pub fn common(self, common: &Common, smoke_name: &str, smoke_text: &str) -> Result<Self> {
+    /// Adds what every binary shares, in the right order: the settings of the run that `--out` goes on with, the smoke
+    /// overlay if `--smoke`, the `--config` file, then `--seed`. Call [`Layers::flags`] after it for the binary's own flags.
+    pub fn common(
+        self,
+        name: &str,
+        common: &Common,
+        smoke_name: &str,
+        smoke_text: &str,
+    ) -> Result<Self> {
+        self.going_on(name, common.out.as_deref())?
+            .given(common, smoke_name, smoke_text)
+    }
+
+    /// The part of [`Layers::common`] that this command line gives.
+    ///
+    /// # Errors
+    /// A config file that cannot be read.
+    pub fn given(self, common: &Common, smoke_name: &str, smoke_text: &str) -> Result<Self> {
         let layers = self
             .overlay(common.smoke, smoke_name, smoke_text)?
             .user_file(common.config.as_deref())?;

@@ -62,7 +62,7 @@ fn later_layers_win_and_tables_merge() {
         seed: Some(9),
         ..Common::default()
     };
-    let layers = base().common(&common, "smoke.toml", SMOKE).unwrap();
+    let layers = base().common("demo", &common, "smoke.toml", SMOKE).unwrap();
     let layers = layers
         .flags(&Flags {
             horizon: Some(8),

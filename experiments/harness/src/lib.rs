@@ -10,6 +10,7 @@
 //! use clap::Parser;
 //! use rto_harness::cli::Common;
 //! use rto_harness::config::{self, Layers};
+//! use rto_harness::list::List;
 //! use rto_harness::plot::{Axis, Figure, Kind, Series, SeriesStyle};
 //! use rto_harness::progress::Progress;
 //! use rto_harness::run_dir::{RunDir, Timings};
@@ -39,8 +40,8 @@
 //! #[derive(Debug, clap::Args, Serialize)]
 //! struct Flags {
 //!     /// Horizons to run, in tokens
-//!     #[arg(long, value_delimiter = ',')]
-//!     horizons: Option<Vec<u32>>,
+//!     #[arg(long, value_name = "LIST")]
+//!     horizons: Option<List<u32>>,
 //! }
 //!
 //! #[derive(Debug, Parser)]
@@ -58,13 +59,11 @@
 //!         return draw(dir);
 //!     }
 //!     let layers = Layers::new("experiments/configs/demo.toml", DEFAULTS)?
-//!         .common(common, "experiments/configs/demo.smoke.toml", SMOKE)?
+//!         .common("demo", common, "experiments/configs/demo.smoke.toml", SMOKE)?
 //!         .flags(&cli.flags)?;
 //!     let config: Config = config::resolve(&layers)?;
 //!
-//!     let run = RunDir::create("demo", common.out.as_deref())?;
-//!     run.write_config(&config)?;
-//!     run.write_versions(&BTreeMap::new())?;
+//!     let run = RunDir::create_or_resume("demo", common.out.as_deref(), &config)?;
 //!     let mut timings = Timings::new();
 //!     let mut table = Table::new("queries", &["horizon", "queries", "theory"]);
 //!     let bar = Progress::new(common.quiet).bar(config.horizons.len() as u64, "searching");
@@ -80,6 +79,7 @@
 //!     timings.phase("draw", || draw(run.root()))?;
 //!     run.write_timings(&timings)?;
 //!
+//!     // Printed last: nobody has to read on for the files to be there.
 //!     say!(reporter, "{}", table.render())?;
 //!     say!(reporter, "results in {}", run.root().display())?;
 //!     reporter.json(&BTreeMap::from([("rows", table.len())]))
@@ -102,7 +102,7 @@
 //!
 //! // In a binary:
 //! // fn main() -> std::process::ExitCode {
-//! //     rto_harness::cli::run_main("demo", || run(&Cli::parse()))
+//! //     rto_harness::cli::run_main("demo", || run(&rto_harness::cli::parse(DEFAULTS)))
 //! // }
 //! # let temp = std::env::temp_dir().join(format!("rto-harness-doc-{}", std::process::id()));
 //! # let out = temp.join("run");
@@ -110,7 +110,9 @@
 //! # run(&cli).unwrap();
 //! # let files = ["config.toml", "versions.json", "timings.json", "queries.csv", "queries.svg", "queries.png"];
 //! # assert!(files.iter().all(|file| out.join(file).is_file()));
-//! # assert!(run(&cli).is_err(), "a run was overwritten");
+//! # run(&cli).unwrap();
+//! # let other = Cli::parse_from(["demo", "--out", out.to_str().unwrap(), "--horizons", "2"]);
+//! # assert!(run(&other).is_err(), "a run was overwritten");
 //! # let before = std::fs::read(out.join("queries.png")).unwrap();
 //! # run(&Cli::parse_from(["demo", "--redraw", out.to_str().unwrap()])).unwrap();
 //! # assert_eq!(before, std::fs::read(out.join("queries.png")).unwrap());
@@ -128,21 +130,27 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod arguments;
 mod atomic;
 mod cell;
 pub mod cli;
 pub mod config;
 pub mod event_file;
 pub mod html;
+pub mod interrupt;
 pub mod json_error;
 pub mod jsonl;
+pub mod list;
+pub mod lock;
 pub mod manifest;
 pub mod methods;
 pub mod plot;
 pub mod progress;
+mod render;
 pub mod run_dir;
 pub mod stats;
 pub mod study;
 pub mod sweep;
 pub mod table;
+mod terminal;
 pub mod text;

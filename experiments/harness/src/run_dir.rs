@@ -1,7 +1,8 @@
 //! One folder per run: config, versions, results, timings. Nothing in it is ever overwritten with
-//! other contents, timings excepted where a run is continued.
+//! other contents, but for what a continued run adds to its timings. One program works in it at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::interrupt;
+use crate::lock::{self, Hold, LOCK, Sharing};
 use crate::table::Table;
 
 /// The folder of one run.
@@ -20,6 +23,8 @@ pub struct RunDir {
     root: PathBuf,
     /// Files may be there already, with the same contents.
     resumable: bool,
+    /// Nobody else works here meanwhile.
+    hold: Option<Hold>,
 }
 
 impl RunDir {
@@ -33,23 +38,40 @@ impl RunDir {
             Some(out) => claim(out)?,
             None => number(Path::new("runs"), name)?,
         };
+        let hold = lock::hold(&root, Sharing::Alone)?;
+        interrupt::works_in(&root);
         Ok(Self {
             name: name.to_string(),
             root,
             resumable: false,
+            hold: Some(hold),
         })
     }
 
     /// Makes the folder as [`RunDir::create`] does, with `config.toml` and `versions.json` in it; or goes on
     /// with the run in `out` when that was made by the same program with the same config. Files then may
-    /// be there already with the same contents, and several processes may share the folder.
+    /// be there already with the same contents.
     ///
     /// # Errors
-    /// As [`RunDir::create`]; one line naming the first setting, or the version, that differs.
+    /// As [`RunDir::create`]; one line naming the first setting, or the version, that differs; one line
+    /// when another program works there.
     pub fn create_or_resume(
         name: &str,
         out: Option<&Path>,
         config: &impl Serialize,
+    ) -> Result<Self> {
+        Self::open(name, out, config, Sharing::Alone)
+    }
+
+    /// [`RunDir::create_or_resume`], where other shards of the run may work in the folder too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(
+        name: &str,
+        out: Option<&Path>,
+        config: &impl Serialize,
+        sharing: Sharing,
     ) -> Result<Self> {
         let root = match out {
             Some(out) if holds_a_run(out) => out.to_path_buf(),
@@ -60,15 +82,19 @@ impl RunDir {
             })?,
             None => number(Path::new("runs"), name)?,
         };
+        let hold = lock::hold(&root, sharing)?;
         let run = Self {
             name: name.to_string(),
             root,
             resumable: true,
+            hold: Some(hold),
         };
         run.check_config(config)?;
         run.check_versions()?;
         run.write_text(CONFIG, &run.config_text(config)?)?;
         run.write_versions(&BTreeMap::new())?;
+        run.tidy();
+        interrupt::works_in(&run.root);
         Ok(run)
     }
 
@@ -81,6 +107,7 @@ impl RunDir {
             name: name.to_string(),
             root: dir.to_path_buf(),
             resumable: true,
+            hold: None,
         };
         atomic::read_text(&run.path(CONFIG))?;
         atomic::read_text(&run.path(VERSIONS))?;
@@ -164,9 +191,14 @@ impl RunDir {
         }
     }
 
-    /// Removes what killed processes left of files that are there by now.
+    /// Whether nobody else works in the folder meanwhile.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.hold.as_ref().is_some_and(Hold::is_alone)
+    }
+
+    /// Removes what killed processes left unfinished.
     pub fn tidy(&self) {
-        atomic::remove_leftovers(&self.root);
+        atomic::remove_leftovers(&self.root, self.is_alone());
     }
 
     /// Saves `versions.json`: which program, revision and compiler made the run, plus `extra`.
@@ -175,18 +207,34 @@ impl RunDir {
     }
 
     /// Saves `timings.json`, the only file of a run that differs between two runs of one seed.
-    /// A run that was continued has those of its last process.
+    ///
+    /// A phase that is recorded there keeps its time: a process that goes on with a run adds what it did, and one that
+    /// finds a finished run changes nothing.
     pub fn write_timings(&self, timings: &Timings) -> Result<()> {
-        const TIMINGS: &str = "timings.json";
-        if self.resumable {
-            fs::remove_file(self.path(TIMINGS)).ok();
+        let path = self.path(TIMINGS);
+        let mut all = match path.is_file() {
+            true if self.resumable => Timings::read(&path)?,
+            _ => Timings::new(),
+        };
+        let known = |phase: &&Phase| !all.phases.iter().any(|p| p.name == phase.name);
+        let new: Vec<Phase> = timings.phases.iter().filter(known).cloned().collect();
+        if new.is_empty() && path.is_file() {
+            return Ok(());
         }
-        self.write_json(TIMINGS, timings)
+        all.phases.extend(new);
+        match self.resumable {
+            true => {
+                let text = serde_json::to_string_pretty(&all).context("timings")?;
+                atomic::replace(&path, format!("{text}\n").as_bytes())
+            }
+            false => self.write_json(TIMINGS, &all),
+        }
     }
 }
 
-const CONFIG: &str = "config.toml";
-const VERSIONS: &str = "versions.json";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const VERSIONS: &str = "versions.json";
+const TIMINGS: &str = "timings.json";
 
 /// What made a run, as recorded when this package was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,12 +285,12 @@ impl Versions {
 }
 
 /// Wall-clock seconds of named phases, in the order they first ran.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Timings {
     phases: Vec<Phase>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Phase {
     name: String,
     seconds: f64,
@@ -252,6 +300,15 @@ impl Timings {
     /// No phases yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        serde_json::from_str(&atomic::read_text(path)?).map_err(|e| {
+            anyhow!(
+                "{}: not the timings of a run: {e}; delete it, and it is written again",
+                path.display()
+            )
+        })
     }
 
     /// Runs `f` and adds its time to the phase `name`.
@@ -283,6 +340,30 @@ impl Timings {
     }
 }
 
+/// Whether a folder holds a run whose settings and program are known.
+pub(crate) fn is_run(dir: &Path) -> bool {
+    dir.join(CONFIG).is_file() && dir.join(VERSIONS).is_file()
+}
+
+/// Refuses the run of another program.
+///
+/// # Errors
+/// One line that names both programs.
+pub fn check_program(name: &str, dir: &Path) -> Result<()> {
+    let path = dir.join(VERSIONS);
+    let text = atomic::read_text(&path)?;
+    let found: Option<Versions> = serde_json::from_str(&text).ok();
+    match found {
+        Some(found) if found.program != name => bail!(
+            "{}: holds a run of {}, expected one of {name}; nothing was overwritten",
+            dir.display(),
+            found.program
+        ),
+        // What is damaged is said where it is read.
+        _ => Ok(()),
+    }
+}
+
 /// Whether a run was begun here: its config is there, or a process is just writing it.
 fn holds_a_run(dir: &Path) -> bool {
     if dir.join(CONFIG).is_file() {
@@ -292,8 +373,12 @@ fn holds_a_run(dir: &Path) -> bool {
         return false;
     };
     let mut names = entries.flatten().map(|entry| entry.file_name()).peekable();
-    names.peek().is_some()
-        && names.all(|name| name == CONFIG || name.to_str().is_some_and(atomic::is_temporary))
+    names.peek().is_some() && names.all(|name| name == CONFIG || is_plumbing(&name))
+}
+
+/// Whether a file says nothing about what a folder is for.
+fn is_plumbing(name: &OsStr) -> bool {
+    name == LOCK || name.to_str().is_some_and(atomic::is_temporary)
 }
 
 /// The first setting in which two configs differ, in words.
@@ -322,8 +407,8 @@ fn difference(found: &str, expected: &str) -> Option<String> {
 
 fn claim(out: &Path) -> Result<PathBuf> {
     match fs::read_dir(out) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
+        Ok(entries) => {
+            if !entries.flatten().all(|e| is_plumbing(&e.file_name())) {
                 bail!(
                     "--out {}: not empty, expected a new or empty directory; nothing was overwritten",
                     out.display()
@@ -391,8 +476,10 @@ mod tests {
     fn out_must_be_new_or_empty() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("x/y");
+        drop(RunDir::create("a", Some(&out)).unwrap());
         let run = RunDir::create("a", Some(&out)).unwrap();
-        RunDir::create("a", Some(&out)).unwrap();
+        let error = RunDir::create("a", Some(&out)).unwrap_err().to_string();
+        assert!(error.contains("another program is at work"), "{error}");
         run.write_text("a.txt", "hello").unwrap();
         let error = RunDir::create("a", Some(&out)).unwrap_err().to_string();
         assert!(

@@ -1,13 +1,14 @@
 //! What every experiment made of sweeps does with its cells: report a shard, merge shards, write results.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::cli::Reporter;
-use crate::run_dir::{RunDir, Timings};
+use crate::cli::{Common, Reporter};
+use crate::plot;
+use crate::run_dir::{self, RunDir, Timings};
 use crate::say;
 use crate::sweep::{CellStore, Shard, Task};
 use crate::table::Table;
@@ -18,12 +19,52 @@ pub struct MergeArgs {
     /// Run folders of shards, all with the same settings
     #[arg(required = true, value_name = "DIR")]
     pub runs: Vec<PathBuf>,
-    /// Write results here: a new or empty directory [default: the next free folder in runs/]
+    /// Write results here: a new or empty directory, or an unfinished merge to go on with
+    /// [default: the next free folder in runs/]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print the results as JSON on standard output; text for people goes to standard error
     #[arg(long)]
     pub json: bool,
+}
+
+/// Reads `--shard`. Shards share a folder that somebody named: in a numbered folder of its own each would be alone.
+///
+/// # Errors
+/// A text that is no share; no folder.
+pub fn shard(text: Option<&str>, common: &Common, resume: Option<&Path>) -> Result<Option<Shard>> {
+    let Some(text) = text else { return Ok(None) };
+    let shard = text.parse().context("--shard")?;
+    if common.out.is_none() && resume.is_none() {
+        bail!(
+            "--shard {text}: needs --out DIR (or --resume DIR), the folder in which `merge` finds the cells of this share"
+        );
+    }
+    Ok(Some(shard))
+}
+
+/// `--redraw DIR`: draws the figures of a run of this program again, and says which files that wrote.
+///
+/// # Errors
+/// A folder of another program; what `draw` says.
+pub fn redraw(
+    experiment: &str,
+    dir: &Path,
+    draw: impl FnOnce(&Path) -> Result<()>,
+    reporter: &Reporter,
+) -> Result<()> {
+    if !dir.is_dir() {
+        bail!("--redraw {}: no such directory", dir.display());
+    }
+    // The committed figures, for one, are CSV files alone.
+    if dir.join(run_dir::VERSIONS).is_file() {
+        run_dir::check_program(experiment, dir)?;
+    }
+    let files = plot::drawn(|| draw(dir))?;
+    for file in &files {
+        say!(reporter, "wrote {}", file.display())?;
+    }
+    reporter.json(&json!({ "run": dir, "figures": files }))
 }
 
 /// The cells of one part: those with ids `experiment/letter/…`, which stand together in the list.

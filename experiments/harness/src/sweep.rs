@@ -143,6 +143,8 @@ impl fmt::Display for Shard {
 #[derive(Debug)]
 pub struct CellStore {
     dir: PathBuf,
+    /// Nobody else works in the run folder meanwhile.
+    alone: bool,
 }
 
 impl CellStore {
@@ -151,7 +153,8 @@ impl CellStore {
         let dir = run.path(CELLS);
         fs::create_dir_all(&dir)
             .map_err(|e| anyhow!("{}: cannot make the directory: {e}", dir.display()))?;
-        Ok(Self { dir })
+        let alone = run.is_alone();
+        Ok(Self { dir, alone })
     }
 
     /// The file of a cell.
@@ -172,7 +175,7 @@ impl CellStore {
             .map(|(_, task)| task)
             .partition(|task| self.path(&task.id).is_file());
         let bar = progress.bar((kept.len() + todo.len()) as u64, "computing cells");
-        bar.inc(kept.len() as u64);
+        bar.restored(kept.len() as u64);
         // One by one: cells differ in cost, and a long run of them must not wait for one thread.
         todo.par_iter()
             .with_max_len(1)
@@ -208,6 +211,7 @@ impl CellStore {
     fn inside(run: &Path) -> Self {
         Self {
             dir: run.join(CELLS),
+            alone: false,
         }
     }
 
@@ -258,9 +262,9 @@ impl CellStore {
         Ok(new)
     }
 
-    /// Removes what killed processes left of files that are there by now.
+    /// Removes what killed processes left unfinished.
     pub fn tidy(&self) {
-        atomic::remove_leftovers(&self.dir);
+        atomic::remove_leftovers(&self.dir, self.alone);
     }
 }
 

@@ -1,14 +1,12 @@
 //! Tables: the one form in which results are printed, saved as CSV and read back for figures.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Result, anyhow, bail};
-use unicode_width::UnicodeWidthStr;
-
 use crate::atomic;
 pub use crate::cell::Cell;
+use crate::{render, terminal};
+use anyhow::{Result, anyhow, bail};
 
 /// Named columns of cells. `name` is what errors call the table: a file path, or a title.
 #[derive(Debug, Clone, PartialEq)]
@@ -236,46 +234,10 @@ impl Table {
         })
     }
 
-    /// The table as aligned text for a terminal: words to the left, numbers to the right.
+    /// The table as aligned text: words to the left, numbers to the right. On a terminal that is too narrow, long words
+    /// break into lines, and columns that do not fit stand below, beside the first one again.
     pub fn render(&self) -> String {
-        let cells: Vec<Vec<String>> = self
-            .rows
-            .iter()
-            .map(|row| row.iter().map(Cell::shown).collect())
-            .collect();
-        let count = self.columns.len();
-        let numeric = |c: usize| {
-            let mut filled = self
-                .rows
-                .iter()
-                .map(|r| &r[c])
-                .filter(|c| **c != Cell::Empty)
-                .peekable();
-            filled.peek().is_some() && filled.all(|c| !matches!(c, Cell::Text(_)))
-        };
-        let right: Vec<bool> = (0..count).map(numeric).collect();
-        let widths: Vec<usize> = (0..count)
-            .map(|c| {
-                let body = cells.iter().map(|row| row[c].width()).max().unwrap_or(0);
-                body.max(self.columns[c].width())
-            })
-            .collect();
-        let mut out = String::new();
-        let mut line = |row: &[String]| {
-            let mut text = String::new();
-            for (c, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(widths[c].saturating_sub(cell.width()));
-                let gap = if c == 0 { "" } else { "  " };
-                let (a, b) = if right[c] { (&pad, cell) } else { (cell, &pad) };
-                write!(text, "{gap}{a}{b}").ok();
-            }
-            out.push_str(text.trim_end());
-            out.push('\n');
-        };
-        line(&self.columns);
-        line(&widths.iter().map(|w| "-".repeat(*w)).collect::<Vec<_>>());
-        cells.iter().for_each(|row| line(row));
-        out
+        render::render(self, terminal::width())
     }
 }
 

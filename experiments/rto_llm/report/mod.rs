@@ -64,6 +64,9 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     if !folder.is_dir() {
         bail!("--run {}: no such folder", folder.display());
     }
+    if folder.join("versions.json").is_file() {
+        rto_harness::run_dir::check_program("rto_llm", folder)?;
+    }
     let run = Run::load(folder);
     if run.is_empty() {
         bail!(

@@ -158,25 +158,20 @@ pub struct Config {
     pub samples: usize,
 }
 
-/// The layers that the command line asks for, merged.
+/// The layers that the command line asks for, merged. A run that goes on keeps what is not said again.
 pub fn resolve(args: &Args) -> Result<Config> {
-    let preset = PRESETS.iter().find(|(name, _)| *name == args.preset);
-    let Some((_, texts)) = preset else {
-        let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-        bail!(
-            "--preset {}: no such preset, expected one of {}",
-            args.preset,
-            names.join(", ")
-        );
-    };
-    let mut layers = Layers::new(TINY_NAME, TINY)?;
-    for (name, text) in *texts {
-        layers = layers.overlay(true, name, text)?;
+    let goes_on = args.like.as_ref().or(args.common.out.as_ref());
+    let mut layers = Layers::new(TINY_NAME, TINY)?.going_on(super::NAME, goes_on.map(|p| &**p))?;
+    if let Some(name) = &args.preset {
+        for (name, text) in preset(name)? {
+            layers = layers.overlay(true, name, text)?;
+        }
+        layers = layers.overlay(true, "--preset", &format!("preset = {name:?}"))?;
     }
-    let named = format!("preset = {:?}", args.preset);
-    layers = layers
-        .overlay(true, "--preset", &named)?
-        .common(&args.common, SMOKE_NAME, SMOKE)?;
+    layers = layers.given(&args.common, SMOKE_NAME, SMOKE)?;
+    if args.lora == Some(0) {
+        bail!("--lora 0: a rank is 1 or more; leave --lora out to train every weight");
+    }
     for set in &args.set {
         let (key, value) = set
             .split_once('=')
@@ -196,6 +191,18 @@ pub fn resolve(args: &Args) -> Result<Config> {
     config.methods.dedup();
     config.check()?;
     Ok(config)
+}
+
+fn preset(name: &str) -> Result<&'static [Text]> {
+    let names = || PRESETS.map(|(name, _)| name).join(", ");
+    let preset = PRESETS.iter().find(|(other, _)| *other == name);
+    let (_, texts) = preset.with_context(|| {
+        format!(
+            "--preset {name}: no such preset, expected one of {}",
+            names()
+        )
+    })?;
+    Ok(texts)
 }
 
 /// Settings with a flag of their own.

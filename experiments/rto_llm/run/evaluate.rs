@@ -27,6 +27,9 @@ struct Judged {
     kls: Vec<f64>,
 }
 
+/// Of the last stage.
+pub const EVALUATE: &str = "evaluate";
+
 impl Run {
     /// Every policy that this run trains, in order.
     fn policies(&self) -> Vec<&'static str> {
@@ -49,9 +52,8 @@ impl Run {
         );
         let (mut samples, mut responses) = (String::new(), String::new());
         let mut methods = Vec::new();
-        let bar = self
-            .progress
-            .bar(self.policies().len() as u64, self.title("evaluate"));
+        let policies = self.policies().len() as u64;
+        let bar = self.progress.part(policies, EVALUATE, self.work(EVALUATE));
         for name in self.policies() {
             let scorer = self.on_base(&sft, name)?.with_reference(sft.clone());
             let policy = self.policy(scorer)?;

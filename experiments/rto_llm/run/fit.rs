@@ -195,9 +195,8 @@ impl Run {
         drive: &mut Drive<'_>,
         measure: &Measure<'_>,
     ) -> Result<()> {
-        let title = self.title(name);
-        let bar = self.progress.bar(total, title.clone());
-        bar.inc(stage.step);
+        let bar = self.progress.part(total, name.to_string(), self.work(name));
+        bar.restored(stage.step);
         let (start, mut tokens) = (Instant::now(), 0);
         while stage.step < total {
             let end = total.min(stage.step + self.config.save_every);
@@ -224,8 +223,8 @@ impl Run {
                         .sum::<usize>();
                 }
                 bar.inc(1);
-                bar.label(format!(
-                    "{title}: loss {:.3}, {:.0} tokens/s",
+                bar.detail(format!(
+                    "loss {:.3}, {:.0} tokens/s",
                     report.loss,
                     tokens as f64 / start.elapsed().as_secs_f64()
                 ));

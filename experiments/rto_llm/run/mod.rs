@@ -30,29 +30,35 @@ use rto_bridge::learner::{LearnerOptions, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
 use rto_harness::cli::{Common, Reporter};
+use rto_harness::list::List;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
+use rto_harness::study;
 use serde_json::json;
 
 use choices::Method;
 use config::Config;
 use data::Data;
+use evaluate::EVALUATE;
 use side_by_side::{Stop, Task};
 
 /// Of the binary, its runs and its streams.
 const NAME: &str = "rto_llm";
+
+/// Every key of the settings, for the help of flags of that name.
+pub const DEFAULTS: &str = config::TINY;
 
 /// Flags of a run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     common: Common,
-    /// Named settings to start from
-    #[arg(long, value_name = "NAME", default_value = "tiny")]
-    preset: String,
-    /// Preference data: files or folders (.jsonl, .jsonl.gz; .parquet with that feature), HH-RLHF as published or with
-    /// columns prompt, chosen, rejected
+    /// Named settings to start from: tiny, hh-scratch, pythia-14m and others [default: tiny]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Preference data: files or folders (.jsonl, .jsonl.gz; .parquet with that feature), HH-RLHF
+    /// as published or with columns prompt, chosen, rejected [default: the synthetic world]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Option<Vec<String>>,
     /// Model to start from: a Hugging Face folder, a GGUF file of the Llama family, or a name on the hub with that feature
@@ -63,24 +69,28 @@ pub struct Args {
     oracle: Option<String>,
     /// Run under several seeds, as 1,2,5 or 1..5, each in a folder below --out, and compare over seeds
     #[arg(long, value_name = "LIST", conflicts_with = "seed")]
-    seeds: Option<seeds::Seeds>,
+    seeds: Option<List<u64>>,
+    /// The run whose settings are taken where this command line says nothing: that of another seed of a sweep.
+    #[arg(skip)]
+    like: Option<PathBuf>,
     /// Where networks run: cpu, cuda or cuda:N
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
     /// Stop after this stage; a later run with the same --out goes on
     #[arg(long, value_enum, default_value_t = Last::Evaluate)]
     stage: Last,
-    /// Methods after DPO
+    /// Methods after DPO [default: those of the preset]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     methods: Option<Vec<Method>>,
     /// Change one setting; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Train low-rank adapters on a frozen base instead of all weights: LoRA of this rank, 16 without one
+    /// Train low-rank adapters on a frozen base instead of all weights: LoRA of this rank, 16
+    /// where none is said [default: all weights]
     #[arg(long, value_name = "RANK", num_args = 0..=1, default_missing_value = "16")]
     lora: Option<usize>,
-    /// Stages trained at once where they need nothing of one another; no number depends on it. Without it: as many as there
-    /// are cores for small networks on a CPU, one after the other otherwise
+    /// Stages trained at once where they need nothing of one another; no number depends on it
+    /// [default: the cores for small networks on a CPU, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Print the settings, the memory plan and the work to be done; touch nothing
@@ -115,6 +125,8 @@ struct Run {
     data: Data,
     dir: RunDir,
     progress: Progress,
+    /// What each stage costs, in tokens.
+    work: Vec<(&'static str, f64)>,
     device: Device,
     stop: Stop,
     /// Tokenizer files that every saved policy carries.
@@ -125,7 +137,7 @@ struct Run {
 pub fn run(args: &Args) -> Result<()> {
     let reporter = args.common.reporter();
     if let Some(folder) = &args.common.redraw {
-        return crate::report::frontier::redraw(folder);
+        return study::redraw(NAME, folder, crate::report::frontier::redraw, &reporter);
     }
     match &args.seeds {
         Some(seeds) => seeds::run(args, seeds, &reporter),
@@ -157,9 +169,30 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     dir.write_json("data.json", &data.account)
         .context("the data, the model or the oracle are not those this run began with; give a new run another --out")?;
     let tokenizer = data.tokenizer.folder(dir.root())?;
+    let work = estimate::work(&config, &data)?;
+    let needed = |name: &str| {
+        let last = match name {
+            "pretrain" | "sft" => Last::Sft,
+            "reward" => Last::Reward,
+            "dpo" => Last::Dpo,
+            "oracle" => Last::Oracle,
+            EVALUATE => Last::Evaluate,
+            _ => Last::Rl,
+        };
+        args.stage >= last
+    };
+    let (done, left): (Vec<_>, Vec<_>) = work
+        .iter()
+        .filter(|(name, _)| needed(name))
+        .partition(|(name, _)| stage::is_done(dir.root(), name));
+    let sum = |stages: Vec<&(&str, f64)>| stages.iter().map(|(_, work)| work).sum::<f64>();
+    let (done, left) = (sum(done), sum(left));
+    let progress = Progress::whole(args.common.quiet, done + left);
+    progress.restored(done);
     let run = Run {
         device,
-        progress: Progress::new(args.common.quiet),
+        progress,
+        work,
         stop: Stop::default(),
         config,
         seeds,
@@ -183,8 +216,16 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
         ],
     ];
     let mut together = |tasks: Vec<Task<'_>>| {
+        let (done, tasks): (Vec<_>, Vec<_>) = tasks
+            .into_iter()
+            .partition(|task| stage::is_done(run.root(), task.name));
+        for task in done {
+            say!(reporter, "{}: done before", task.name)?;
+        }
         side_by_side::run(tasks, jobs, &run.stop, &mut |name, time| {
             timings.add(name, time);
+            // Now: a run that is stopped later goes on without this stage.
+            run.dir.write_timings(&timings)?;
             say!(reporter, "{name}: {:.1} s", time.as_secs_f64())
         })
     };
@@ -214,21 +255,25 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
         together(run.config.methods.iter().map(task).collect())?;
     }
     if args.stage >= Last::Evaluate {
-        let summary = timings.phase("evaluate", || run.evaluate())?;
-        say!(reporter, "evaluate: {:.1} s", timings.seconds("evaluate"))?;
+        let summary = timings.phase(EVALUATE, || run.evaluate())?;
+        // Files first: whoever stops reading loses no result.
+        run.dir.write_text("done", "")?;
+        let page = run.dir.path("report.html");
+        crate::report::write(run.root(), &page)?;
+        crate::report::frontier::save(run.root())?;
+        run.dir.write_timings(&timings)?;
+        remove_temporaries(run.root());
+        say!(reporter, "{EVALUATE}: {:.1} s", timings.seconds(EVALUATE))?;
         say!(reporter, "{}", summary.render())?;
         // A sweep prints one document, of its own.
         if args.common.json {
             reporter.json(&json!({ "run": run.root(), "summary": summary }))?;
         }
-        run.dir.write_text("done", "")?;
-        let page = run.dir.path("report.html");
-        crate::report::write(run.root(), &page)?;
-        crate::report::frontier::save(run.root())?;
         say!(reporter, "everything on one page: {}", page.display())?;
+    } else {
+        run.dir.write_timings(&timings)?;
+        remove_temporaries(run.root());
     }
-    run.dir.write_timings(&timings)?;
-    remove_temporaries(run.root());
     say!(reporter, "results in {}", run.root().display())
 }
 
@@ -288,27 +333,18 @@ impl Run {
         self.dir.root()
     }
 
-    /// A stage's place among all, for progress bars.
-    fn title(&self, name: &str) -> String {
-        let fixed = [
-            "pretrain",
-            "sft",
-            "reward",
-            "dpo",
-            "oracle_pretrain",
-            "oracle",
-        ];
-        let needed = |stage: &&str| match *stage {
-            "pretrain" => self.config.pretrains(),
-            "oracle_pretrain" => self.config.pretrains() && !self.data.oracle_pairs.is_empty(),
-            "oracle" => !self.data.oracle_pairs.is_empty(),
-            _ => true,
+    /// What a stage costs, in tokens.
+    fn work(&self, stage: &str) -> f64 {
+        let of = |name: &str| {
+            let known = self.work.iter().find(|(other, _)| *other == name);
+            known.map_or(0.0, |(_, work)| *work)
         };
-        let methods = self.config.methods.iter().map(|m| m.name());
-        let all: Vec<&str> = fixed.into_iter().filter(needed).chain(methods).collect();
-        // Evaluation comes last.
-        let place = all.iter().position(|n| *n == name).unwrap_or(all.len());
-        format!("[{}/{}] {name}", place + 1, all.len() + 1)
+        // An oracle that learns to read first does so in a stage of its own, which is counted with it.
+        match stage {
+            "oracle_pretrain" => of("oracle") / 2.0,
+            "oracle" if self.config.pretrains() => of("oracle") / 2.0,
+            name => of(name),
+        }
     }
 
     fn options(&self) -> LearnerOptions {

@@ -112,9 +112,8 @@ impl Run {
         // One seed for all methods: what differs between them is the reward.
         let seeds = self.seeds.child("rl");
         let every = (self.config.save_every / 10).max(1);
-        let title = self.title(name);
-        let bar = self.progress.bar(config.iterations, title.clone());
-        bar.inc(state.iteration);
+        let bar = self.progress.part(config.iterations, name, self.work(name));
+        bar.restored(state.iteration);
         let (start, first) = (Instant::now(), state.sampled_tokens);
         while state.iteration < config.iterations {
             let mut slot = match &mut critic {
@@ -143,8 +142,8 @@ impl Run {
                 .with_context(stopped)?;
             stage.write(state.iteration, &metrics(&report, truth, &config))?;
             bar.inc(1);
-            bar.label(format!(
-                "{title}: reward {:.2}, kl {:.2}, length {:.1}, {:.0} tokens/s",
+            bar.detail(format!(
+                "reward {:.2}, kl {:.2}, length {:.1}, {:.0} tokens/s",
                 truth.1,
                 report.kl,
                 report.response_length,

@@ -1,10 +1,14 @@
 //! One experiment under several seeds: what holds for a method, not for one trained policy.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rto_bridge::win_rate::{Estimate, OverSeeds, WinRates, over_seeds};
 use rto_harness::cli::Reporter;
+use rto_harness::interrupt;
+use rto_harness::list::List;
+use rto_harness::lock::{self, Sharing};
 use rto_harness::methods::label;
 use rto_harness::say;
 use rto_harness::stats::Sample;
@@ -14,46 +18,24 @@ use serde_json::json;
 use super::Args;
 use crate::report::over_seeds::{Cells, NUMBERS, OverSeedsPage, frontier_table};
 
-/// `1,2,5` or `1..5`, both ends included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seeds(pub Vec<u64>);
+/// More than this are a slip of the keyboard.
+const MOST: usize = 1000;
 
-impl std::str::FromStr for Seeds {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let number = |t: &str| {
-            let n: u64 = t
-                .trim()
-                .parse()
-                .map_err(|_| format!("found {t:?}, expected a whole number"))?;
-            // TOML integers stop there.
-            match i64::try_from(n) {
-                Ok(_) => Ok(n),
-                Err(_) => Err(format!("found {n}, expected at most {}", i64::MAX)),
-            }
-        };
-        let seeds: Vec<u64> = match text.split_once("..") {
-            Some((first, last)) => (number(first)?..=number(last.trim_start_matches('='))?)
-                .take(1001)
-                .collect(),
-            None => text
-                .split(',')
-                .map(number)
-                .collect::<std::result::Result<_, _>>()?,
-        };
-        let mut distinct = seeds.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if distinct.len() != seeds.len() || seeds.len() < 2 || seeds.len() > 1000 {
-            return Err("expected two or more different seeds, as 1,2,5 or 1..5".into());
-        }
-        Ok(Self(seeds))
+fn check(List(seeds): &List<u64>) -> Result<()> {
+    let distinct: BTreeSet<&u64> = seeds.iter().collect();
+    if distinct.len() != seeds.len() || seeds.len() < 2 || seeds.len() > MOST {
+        bail!(
+            "--seeds: found {} seeds, {} of them different, expected 2 to {MOST} different ones, as 1,2,5 or 1..5",
+            seeds.len(),
+            distinct.len()
+        );
     }
+    Ok(())
 }
 
 /// Runs each seed in a folder of its own, then compares. A sweep that was stopped goes on with the same command.
-pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
+pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
+    check(seeds)?;
     if args.dry_run {
         let mut one = args.clone();
         one.common.seed = seeds.0.first().copied();
@@ -73,9 +55,16 @@ pub fn run(args: &Args, seeds: &Seeds, reporter: &Reporter) -> Result<()> {
             out.display()
         );
     }
+    std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
+    let _hold = lock::hold(out, Sharing::Alone)?;
+    interrupt::works_in(out);
+    // A sweep that goes on has one setting: seeds that are not there yet take that of those that are.
+    let begun = |seed: &&u64| folder(out, **seed).join("config.toml").is_file();
+    let like = seeds.0.iter().find(begun).map(|seed| folder(out, *seed));
     for &seed in &seeds.0 {
         let mut one = args.clone();
         one.seeds = None;
+        one.like.clone_from(&like);
         one.common.seed = Some(seed);
         one.common.out = Some(folder(out, seed));
         one.common.json = false;

@@ -6,16 +6,16 @@ use crate::seed::SeedTree;
 use crate::{Error, Result, Token};
 use rand_distr::{Distribution, Gamma};
 
-/// A random softmax policy: π\*(a | prefix) ∝ exp(temperature · u(prefix, a)) with u uniform on \[0, 1).
+/// A random softmax policy: π\*(a | prefix) ∝ exp(inverse temperature · u(prefix, a)) with u uniform on \[0, 1).
 ///
 /// The logits are a hash of the prefix (the SplitMix64 finaliser), not a stream, so the policy is a
 /// function of `key` alone and any node can be evaluated without its siblings. Larger
-/// `temperature` means a more concentrated policy.
+/// `inverse_temperature` means a more concentrated policy.
 #[derive(Debug, Clone)]
 pub struct SoftmaxTree {
     n_actions: usize,
     horizon: usize,
-    temperature: f64,
+    inverse_temperature: f64,
     key: u64,
 }
 
@@ -31,30 +31,35 @@ impl SoftmaxTree {
     /// A tree with A = `n_actions`, H = `horizon`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a size out of range or a temperature that is not in \[0, 500\].
-    pub fn new(n_actions: usize, horizon: usize, temperature: f64, key: u64) -> Result<Self> {
+    /// [`Error::Config`] for a size out of range or an inverse temperature that is not in \[0, 500\].
+    pub fn new(
+        n_actions: usize,
+        horizon: usize,
+        inverse_temperature: f64,
+        key: u64,
+    ) -> Result<Self> {
         check_size(n_actions, horizon)?;
-        if !(0.0..=500.0).contains(&temperature) {
+        if !(0.0..=500.0).contains(&inverse_temperature) {
             return Err(Error::config(
-                "temperature",
-                temperature,
+                "inverse_temperature",
+                inverse_temperature,
                 "a number from 0 to 500",
             ));
         }
         Ok(Self {
             n_actions,
             horizon,
-            temperature,
+            inverse_temperature,
             key,
         })
     }
 
-    /// temperature · (u − 1) ≤ 0, so that exp never overflows and no maximum is needed.
+    /// inverse temperature · (u − 1) ≤ 0, so that exp never overflows and no maximum is needed.
     #[inline]
     fn logit(&self, hash: u64, token: u64) -> f64 {
         let uniform =
             (mix(hash.wrapping_add(token + 1)) >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
-        (uniform - 1.0) * self.temperature
+        (uniform - 1.0) * self.inverse_temperature
     }
 
     #[inline]
@@ -273,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn temperature_outside_its_range_is_refused() {
+    fn an_inverse_temperature_outside_its_range_is_refused() {
         for bad in [-1.0, f64::NAN, f64::INFINITY, 501.0] {
             assert!(SoftmaxTree::new(2, 2, bad, 0).is_err());
         }

@@ -22,7 +22,7 @@ pub use axis::{Axis, Scale, superscript};
 pub use canvas::{Anchor, Font, Painter, Point, Stroke};
 pub use figure::{Figure, LegendPlace, Series};
 pub use panels::Panels;
-pub use render::canvas;
+pub use render::{canvas, drawn};
 pub use style::{Color, Kind, Marker, PALETTE_LEN, SeriesStyle};
 
 #[cfg(test)]

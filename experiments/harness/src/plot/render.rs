@@ -1,6 +1,7 @@
 //! Renders a [`Painter`] through the plotters backends: SVG text, and PNG with smoothed edges.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
@@ -35,11 +36,29 @@ pub fn canvas(
     save(&painter, stem)
 }
 
+/// The files of figures that are saved meanwhile, where someone wants to know.
+static SAVED: Mutex<Option<Vec<PathBuf>>> = Mutex::new(None);
+
+fn saved() -> MutexGuard<'static, Option<Vec<PathBuf>>> {
+    SAVED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `draw`, and names the files of the figures it saved, in order.
+///
+/// # Errors
+/// Those of `draw`.
+pub fn drawn(draw: impl FnOnce() -> Result<()>) -> Result<Vec<PathBuf>> {
+    *saved() = Some(Vec::new());
+    let done = draw();
+    let files = saved().take().unwrap_or_default();
+    done.map(|()| files)
+}
+
 pub(crate) fn save(painter: &Painter, stem: &Path) -> Result<()> {
     let with = |extension: &str| {
         let mut name = stem.as_os_str().to_os_string();
         name.push(extension);
-        std::path::PathBuf::from(name)
+        PathBuf::from(name)
     };
     if let Some(parent) = stem.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent)
@@ -59,7 +78,11 @@ pub(crate) fn save(painter: &Painter, stem: &Path) -> Result<()> {
             .blit_bitmap((0, 0), size, &image)
             .map_err(|e| anyhow!("{e}"))?;
         backend.present().map_err(|e| anyhow!("{e}"))
-    })
+    })?;
+    if let Some(files) = saved().as_mut() {
+        files.extend([svg_path, png_path]);
+    }
+    Ok(())
 }
 
 /// The drawing as SVG text.

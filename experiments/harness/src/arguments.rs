@@ -1,0 +1,280 @@
+//! Reading the command line, in the same way in every binary.
+//!
+//! What clap does not do by itself: help that fits 80 columns and shows the defaults of settings that a config file holds; negative
+//! numbers and lists of them as values of any flag, so that our own checks see them; numbers that are refused in words; and a word
+//! that is the name of a flag gets the hint that it is one.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command, Parser};
+use toml::{Table, Value};
+
+use crate::list::{self, Number};
+
+/// Widest help.
+const COLUMNS: usize = 80;
+
+/// Reads the command line; ends the process with clap's message where it cannot be read.
+///
+/// `defaults` is the config whose keys flags are named after; their help shows its values.
+pub fn parse<P: Parser>(defaults: &str) -> P {
+    try_parse(defaults, std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+/// [`parse`] of given words, the first of which is the program.
+///
+/// # Errors
+/// clap's, with our hints.
+pub fn try_parse<P: Parser>(
+    defaults: &str,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<P, clap::Error> {
+    // A broken default config is reported when the config is read.
+    let defaults = defaults.parse::<Table>().unwrap_or_default();
+    let mut command = prepared(P::command(), &defaults);
+    // Short flags and help are clap's own; they are there once it is built.
+    command.build();
+    let mut flags = Flags::default();
+    flags.collect(&command);
+    let words = joined(words.into_iter().collect(), &flags);
+    let matches = command.try_get_matches_from_mut(words);
+    matches
+        .and_then(|matches| P::from_arg_matches(&matches).map_err(|e| e.format(&mut command)))
+        .map_err(|error| hinted(error, &flags))
+}
+
+fn prepared(command: Command, defaults: &Table) -> Command {
+    command
+        .max_term_width(COLUMNS)
+        .mut_args(|arg| numbers(with_default(arg, defaults)))
+        .mut_subcommands(|sub| prepared(sub, defaults))
+}
+
+fn with_default(arg: Arg, defaults: &Table) -> Arg {
+    let Some(value) = defaults.get(arg.get_id().as_str()) else {
+        return arg;
+    };
+    let Some(default) = shown(value).filter(|_| arg.get_default_values().is_empty()) else {
+        return arg;
+    };
+    let says = |text: &clap::builder::StyledStr| format!("{text} [default: {default}]");
+    let (help, long) = (arg.get_help().map(says), arg.get_long_help().map(says));
+    let arg = match help {
+        Some(help) if !help.contains("[default: the") => arg.help(help),
+        _ => arg,
+    };
+    match long {
+        Some(long) if !long.contains("[default: the") => arg.long_help(long),
+        _ => arg,
+    }
+}
+
+/// As it is typed; `None` for an empty text, which stands for none.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) if text.contains([' ', '\n']) => Some(format!("{text:?}")),
+        Value::String(text) => Some(text.clone()),
+        Value::Float(number) => Some(format!("{number}")),
+        Value::Array(items) if items.is_empty() => None,
+        Value::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(shown).collect();
+            Some(items?.join(","))
+        }
+        other => Some(other.to_string()),
+    }
+}
+
+/// Numbers are refused in words.
+fn numbers(arg: Arg) -> Arg {
+    use std::any::TypeId;
+    fn parser<T: Number + Send + Sync + 'static>() -> ValueParser {
+        ValueParser::new(|text: &str| list::number::<T>(text))
+    }
+    let is = |id: TypeId| arg.get_value_parser().type_id() == id;
+    if is(TypeId::of::<usize>()) {
+        arg.value_parser(parser::<usize>())
+    } else if is(TypeId::of::<u64>()) {
+        arg.value_parser(parser::<u64>())
+    } else if is(TypeId::of::<u32>()) {
+        arg.value_parser(parser::<u32>())
+    } else if is(TypeId::of::<f64>()) {
+        arg.value_parser(parser::<f64>())
+    } else {
+        arg
+    }
+}
+
+/// Long names, of this command and of those below it.
+#[derive(Debug, Default)]
+struct Flags {
+    all: BTreeSet<String>,
+    with_value: BTreeSet<String>,
+}
+
+impl Flags {
+    fn collect(&mut self, command: &Command) {
+        for arg in command.get_arguments() {
+            let Some(name) = arg.get_long() else { continue };
+            self.all.insert(name.into());
+            if arg.get_action().takes_values() {
+                self.with_value.insert(name.into());
+            }
+        }
+        command.get_subcommands().for_each(|sub| self.collect(sub));
+    }
+}
+
+/// `--flag -1` as `--flag=-1`: what begins with a minus and a number is a value.
+fn joined(words: Vec<OsString>, flags: &Flags) -> Vec<OsString> {
+    let mut out: Vec<OsString> = Vec::new();
+    let mut open = true;
+    for word in words {
+        let flag = out
+            .last()
+            .and_then(|last| last.to_str()?.strip_prefix("--"))
+            .is_some_and(|name| open && flags.with_value.contains(name));
+        match out.last_mut() {
+            Some(last) if flag && is_negative(&word) => {
+                last.push("=");
+                last.push(word);
+            }
+            _ => {
+                // What stands after `--` are words.
+                open &= word != "--";
+                out.push(word);
+            }
+        }
+    }
+    out
+}
+
+/// `-1`, `-.5`, `-1e-3`, `-1,2`, `-inf`, `-NaN`.
+fn is_negative(word: &OsStr) -> bool {
+    let Some(rest) = word.to_str().and_then(|w| w.strip_prefix('-')) else {
+        return false;
+    };
+    let first = rest
+        .split([',', ' '])
+        .next()
+        .unwrap_or("")
+        .to_ascii_lowercase();
+    let digits = first.strip_prefix('.').unwrap_or(&first);
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        || ["inf", "infinity", "nan"].contains(&first.as_str())
+}
+
+/// `rto_llm smoke`: the word is the name of a flag.
+fn hinted(mut error: clap::Error, flags: &Flags) -> clap::Error {
+    let kinds = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand];
+    let context = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let word = context.into_iter().find_map(|kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.clone()),
+        _ => None,
+    });
+    if let Some(word) = word.filter(|w| kinds.contains(&error.kind()) && flags.all.contains(w)) {
+        let hint = format!("a flag of that name exists: '--{word}'");
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![hint.into()]),
+        );
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::list::List;
+
+    /// A demonstration.
+    #[derive(Debug, Parser)]
+    struct Demo {
+        /// Coefficient
+        #[arg(long)]
+        beta: Option<f64>,
+        /// Sizes
+        #[arg(long, value_name = "LIST")]
+        sizes: Option<List<usize>>,
+        /// Small
+        #[arg(long)]
+        smoke: bool,
+        /// A file
+        file: Option<String>,
+        /// Steps
+        #[arg(long, default_value_t = 3)]
+        steps: u64,
+    }
+
+    const DEFAULTS: &str = "beta = 0.1\nsizes = [1, 2]\nsteps = 7\n";
+
+    fn read(words: &[&str]) -> Result<Demo, clap::Error> {
+        let words = std::iter::once("demo").chain(words.iter().copied());
+        try_parse(DEFAULTS, words.map(OsString::from))
+    }
+
+    #[test]
+    fn negative_numbers_are_values() {
+        for (text, value) in [
+            ("-1", -1.0),
+            ("-.5", -0.5),
+            ("-1e-3", -1e-3),
+            ("-2.5", -2.5),
+        ] {
+            assert_eq!(read(&["--beta", text]).unwrap().beta, Some(value));
+        }
+        assert_eq!(
+            read(&["--beta", "-inf"]).unwrap().beta,
+            Some(f64::NEG_INFINITY)
+        );
+        assert!(read(&["--beta", "-NaN"]).unwrap().beta.unwrap().is_nan());
+        let error = read(&["--sizes", "-1,2"]).unwrap_err().to_string();
+        assert!(
+            error.contains("found -1, expected a whole number, 0 or more"),
+            "{error}"
+        );
+        let error = read(&["--steps", "-4"]).unwrap_err().to_string();
+        assert!(
+            error.contains("found -4, expected a whole number, 0 or more"),
+            "{error}"
+        );
+        // A flag is not taken for a value, nor is what stands after `--`.
+        assert!(read(&["--beta", "--smoke"]).is_err());
+        assert_eq!(read(&["--", "-1"]).unwrap().file.as_deref(), Some("-1"));
+    }
+
+    #[test]
+    fn lists_may_be_ranges() {
+        assert_eq!(
+            read(&["--sizes", "1..3,8"]).unwrap().sizes,
+            Some(List(vec![1, 2, 3, 8]))
+        );
+    }
+
+    #[test]
+    fn help_shows_the_defaults_of_the_config() {
+        let help = read(&["--help"]).unwrap_err().to_string();
+        for expected in [
+            "Coefficient [default: 0.1]",
+            "Sizes [default: 1,2]",
+            "Steps [default: 3]",
+        ] {
+            assert!(help.contains(expected), "{help}");
+        }
+        assert!(
+            help.lines().all(|line| line.chars().count() <= COLUMNS),
+            "{help}"
+        );
+    }
+
+    #[test]
+    fn a_word_that_names_a_flag_gets_a_hint() {
+        let error = read(&["a.txt", "smoke"]).unwrap_err().to_string();
+        assert!(error.contains("'--smoke'"), "{error}");
+        let error = read(&["a.txt", "other"]).unwrap_err().to_string();
+        assert!(!error.contains("a flag of that name"), "{error}");
+    }
+}
