@@ -68,17 +68,22 @@ const NAME: &str = "algorithm2";
 
 const EXAMPLES: &str = "\
 Examples:
-  algorithm2                                          the whole experiment, about a minute on two cores
-  algorithm2 --smoke                                  the same in seconds, small
+  algorithm2                         the whole experiment, about a minute
+  algorithm2 --smoke                 the same in seconds, small
   algorithm2 --long-horizon 12 --lambda 0.5 --beta2 0.2
-  algorithm2 --out runs/algorithm2-0001                    go on after a crash, Ctrl-C or a time limit
-  algorithm2 --redraw runs/algorithm2-0001                 figures again, from the CSV files
-As an array of 20 Slurm jobs in one shared folder (sbatch --array=1-20), then once:
+  algorithm2 --out runs/algorithm2-0001
+                                     go on after a crash, Ctrl-C or a time limit
+  algorithm2 --redraw runs/algorithm2-0001
+                                     figures again, from the CSV files
+As an array of 20 Slurm jobs in one folder (sbatch --array=1-20), then once:
   algorithm2 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 500 --out shared
   algorithm2 merge shared --out runs/merged
 In folders of their own:
-  algorithm2 --shard 1/2 --out one; algorithm2 --shard 2/2 --out two; algorithm2 merge one two --out both
-The number of threads is RAYON_NUM_THREADS, by default that of the cores; it changes no result.";
+  algorithm2 --shard 1/2 --out one
+  algorithm2 --shard 2/2 --out two
+  algorithm2 merge one two --out both
+RAYON_NUM_THREADS says how many threads, by default as many as there are cores;
+no result depends on it.";
 
 /// A config with what all cells share.
 struct Study {

@@ -45,13 +45,18 @@ const NAME: &str = "prop32";
 
 const EXAMPLES: &str = "\
 Examples:
-  prop32                                       the whole experiment, under a minute
-  prop32 --smoke                               the same in seconds, small
-  prop32 --text book.txt --unit words          your own text, word by word
-  prop32 --text hh.jsonl.gz --prompt 'Human: ' dialogues in JSONL, gzipped
-  prop32 --redraw runs/prop32-0001             figures again, from the CSV files
-  prop32 --tree tree.json --json               one tree of your own, exactly, where tree.json is
-      {\"n_actions\": 2, \"horizon\": 2, \"leaf_weights\": [0.5, 0.25, 0.125, 0.125], \"xi\": 1}";
+  prop32                             the whole experiment, under a minute
+  prop32 --smoke                     the same in seconds, small
+  prop32 --horizons 1..20 --xis 0.5,1,2
+  prop32 --out runs/prop32-0001      go on after a crash or Ctrl-C
+  prop32 --redraw runs/prop32-0001   figures again, from the CSV files
+Your own text, word by word; dialogues in JSONL, gzipped:
+  prop32 --text book.txt --unit words
+  prop32 --text hh.jsonl.gz --prompt 'Human: '
+One tree of your own, exactly:
+  prop32 --tree tree.json --json     where tree.json is
+    {\"n_actions\": 2, \"horizon\": 2,
+     \"leaf_weights\": [0.5, 0.25, 0.125, 0.125], \"xi\": 1}";
 
 fn main() -> ExitCode {
     run_main(NAME, || run(&parse(config::DEFAULTS)))

@@ -18,9 +18,11 @@ const Z: f64 = 1.959_963_984_540_054;
 /// The heading of the table on the terminal.
 pub fn describe(config: &Config) -> String {
     format!(
-        "Noisy preferences (A = {}): labels until the best response is found with probability {}, {} replicates. One label is one\n\
-         Bradley-Terry comparison, of two responses (sentence) or of two tokens after a shared prefix (token). Intervals: the counts\n\
-         at which the 95% interval of the success rate first reaches, and first lies above, the target.",
+        "Noisy preferences (A = {}): labels until the best response is found with\n\
+         probability {}, {} replicates. One label is one Bradley-Terry comparison, of\n\
+         two responses (sentence) or of two tokens after a shared prefix (token).\n\
+         Intervals: the counts at which the 95% interval of the success rate first\n\
+         reaches, and first lies above, the target.",
         config.preference_actions, config.success, config.replicates
     )
 }

@@ -26,9 +26,11 @@ const DEEPEST_RUN: usize = 48;
 
 /// What the claim table shows.
 pub const CLAIM_TEXT: &str = "\
-Proposition 3.2 says that token feedback finds y* within A^min(xi+1,H) scored responses. It does not: each row is the
-first horizon at which a count exceeds that (A = 2, xi = 1, so the claim is 4), K chains of prefixes staying heavy.
-`exact minimax` is what the best deterministic learner needs against the worst pi*; it grows linearly in H.";
+Proposition 3.2 says that token feedback finds y* within A^min(xi+1,H) scored
+responses. It does not: each row is the first horizon at which a count exceeds
+that (A = 2, xi = 1, so the claim is 4), k chains of prefixes staying heavy;
+`zeros_allowed` says whether pi* may be zero. `exact minimax` is what the best
+deterministic learner needs against the worst pi*; it grows linearly in H.";
 
 /// The claim, the counterexample and the corrected bound.
 pub fn claim_table() -> Result<Table> {
@@ -36,13 +38,13 @@ pub fn claim_table() -> Result<Table> {
         "claim",
         &[
             "quantity",
-            "pi* may be zero",
-            "K",
+            "zeros_allowed",
+            "k",
             "claimed",
-            "first H above",
-            "value there",
-            "at H=16",
-            "corrected closed form",
+            "first_h_above",
+            "value_there",
+            "at_h_16",
+            "corrected_closed_form",
         ],
     );
     type Formula = fn(usize, usize, u128) -> u128;
@@ -80,9 +82,11 @@ pub fn claim_table() -> Result<Table> {
 
 /// What the sweep table shows.
 pub const SWEEP_TEXT: &str = "\
-Scored responses until the optimum is certain. `measured` are runs: the paper's algorithm and best-first search (luckiest
-and unluckiest child order) on K chains, best-first search against the adaptive adversary, sentence feedback by
-enumeration. Each measured worst case equals its closed form (K chains: K = ceil(A^xi)-1).";
+Scored responses until the optimum is certain. `measured` are runs: the paper's
+algorithm and best-first search (luckiest and unluckiest child order) on K
+chains, best-first search against the adaptive adversary, sentence feedback by
+enumeration. Each measured worst case equals its closed form (K chains:
+K = ceil(A^xi)-1).";
 
 /// One cell of a sweep.
 #[derive(Debug, Clone)]

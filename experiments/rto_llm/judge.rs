@@ -21,8 +21,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
     pub key_env: String,
     /// Pairs of methods, as rto:dppo,rto:sft [default: every pair]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub pairs: Vec<String>,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', alias = "pairs")]
+    pub compare: Vec<String>,
     /// Prompts to compare on, the first of the held-out ones (the paper: 100)
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
@@ -197,7 +197,7 @@ mod asking {
         if args.limit == 0 {
             bail!("--limit: found 0, expected at least 1");
         }
-        if args.pairs.is_empty() {
+        if args.compare.is_empty() {
             let after = |i: usize| {
                 order[i + 1..]
                     .iter()
@@ -210,17 +210,17 @@ mod asking {
                 Ok((a.to_string(), b.to_string()))
             }
             _ => Err(anyhow!(
-                "--pairs {text}: expected two different ones of {}, as rto:sft",
+                "--compare {text}: expected two different ones of {}, as rto:sft",
                 order.join(", ")
             )),
         };
-        let pairs: Vec<(String, String)> = args.pairs.iter().map(pair).collect::<Result<_>>()?;
+        let pairs: Vec<(String, String)> = args.compare.iter().map(pair).collect::<Result<_>>()?;
         let mut sorted: Vec<[&String; 2]> =
             pairs.iter().map(|(a, b)| [a.min(b), a.max(b)]).collect();
         sorted.sort_unstable();
         if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
             bail!(
-                "--pairs: found {}:{} twice, expected each pair once",
+                "--compare: found {}:{} twice, expected each pair once",
                 twice[0][0],
                 twice[0][1]
             );

@@ -134,7 +134,7 @@ fn the_committed_tables_are_as_expected_at_the_published_sizes() {
             fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
         // What tells a finished run, and its settings.
-        for name in ["results.json", "config.toml"] {
+        for name in ["results.json", "config.toml", "timings.json"] {
             fs::copy(small.join(experiment).join(name), to.join(name)).unwrap();
         }
     }

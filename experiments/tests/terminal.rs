@@ -72,7 +72,7 @@ fn manners_of(name: &str) {
     }
 
     let mut caught = 0;
-    for (i, moment) in moments(length).take(6).enumerate() {
+    for (i, moment) in moments(length).take(4).enumerate() {
         let out = format!("interrupted{i}");
         let (stopped, error) = interrupted(&mut command(&out), moment);
         if !stopped {
@@ -95,7 +95,7 @@ fn manners_of(name: &str) {
         assert!(output.status.success(), "{name} after {moment:?}: {error}");
         same(&whole, &dir.path().join(out));
     }
-    assert!(caught > 0, "{name}: no moment of six was caught");
+    assert!(caught > 0, "{name}: no moment was caught");
 
     // What is finished stays as it is, its times too.
     let timings = fs::read(whole.join("timings.json")).unwrap();
@@ -206,6 +206,23 @@ fn two_programs_do_not_share_a_folder() {
     }
 }
 
+/// In a process namespace of its own, as in a container, where the system allows that; every one has process 1.
+fn contained(command: &Command) -> Command {
+    let unshare = ["--pid", "--fork"];
+    let allowed = Command::new("unshare").args(unshare).arg("true").output();
+    let mut outer = match allowed.is_ok_and(|output| output.status.success()) {
+        true => {
+            let mut outer = Command::new("unshare");
+            outer.args(unshare).arg(command.get_program());
+            outer
+        }
+        false => Command::new(command.get_program()),
+    };
+    outer.args(command.get_args());
+    outer.current_dir(command.get_current_dir().unwrap());
+    outer
+}
+
 /// Shards share a folder, started at once and again and again.
 #[test]
 fn shards_started_at_once_lose_nothing() {
@@ -219,14 +236,11 @@ fn shards_started_at_once_lose_nothing() {
         let children: Vec<_> = (0..4)
             .map(|i| {
                 let shard = format!("{i}/4");
-                program(
-                    "thm42",
-                    dir.path(),
-                    &["--smoke", "--shard", &shard, "--out", &out],
-                )
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap()
+                let arguments = ["--smoke", "--shard", &shard, "--out", &out];
+                contained(&program("thm42", dir.path(), &arguments))
+                    .stdout(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap()
             })
             .collect();
         for child in children {

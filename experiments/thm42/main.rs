@@ -63,17 +63,20 @@ const NAME: &str = "thm42";
 
 const EXAMPLES: &str = "\
 Examples:
-  thm42                                          the whole experiment, under two minutes
-  thm42 --smoke                                  the same in seconds, small
+  thm42                              the whole experiment, under two minutes
+  thm42 --smoke                      the same in seconds, small
   thm42 --actions 2 --horizon 6 --dim 16 --beta 0.1
-  thm42 --out runs/thm42-0001                    go on after a crash, Ctrl-C or a time limit
-  thm42 --redraw runs/thm42-0001                 figures again, from the CSV files
-As an array of 20 Slurm jobs in one shared folder (sbatch --array=1-20), then once:
+  thm42 --out runs/thm42-0001        go on after a crash, Ctrl-C or a time limit
+  thm42 --redraw runs/thm42-0001     figures again, from the CSV files
+As an array of 20 Slurm jobs in one folder (sbatch --array=1-20), then once:
   thm42 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 1000 --out shared
   thm42 merge shared --out runs/merged
 In folders of their own:
-  thm42 --shard 1/2 --out one; thm42 --shard 2/2 --out two; thm42 merge one two --out both
-The number of threads is RAYON_NUM_THREADS, by default that of the cores; it changes no result.";
+  thm42 --shard 1/2 --out one
+  thm42 --shard 2/2 --out two
+  thm42 merge one two --out both
+RAYON_NUM_THREADS says how many threads, by default as many as there are cores;
+no result depends on it.";
 
 /// A config with what all cells share.
 struct Study {

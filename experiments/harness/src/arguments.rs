@@ -60,15 +60,19 @@ fn with_default(arg: Arg, defaults: &Table) -> Arg {
     let Some(default) = shown(value).filter(|_| arg.get_default_values().is_empty()) else {
         return arg;
     };
-    let says = |text: &clap::builder::StyledStr| format!("{text} [default: {default}]");
+    // Where the default is something else than a value, the help says so itself.
+    let says = |text: &clap::builder::StyledStr| match text.to_string() {
+        text if text.contains("[default: ") => text,
+        text => format!("{text} [default: {default}]"),
+    };
     let (help, long) = (arg.get_help().map(says), arg.get_long_help().map(says));
     let arg = match help {
-        Some(help) if !help.contains("[default: the") => arg.help(help),
-        _ => arg,
+        Some(help) => arg.help(help),
+        None => arg,
     };
     match long {
-        Some(long) if !long.contains("[default: the") => arg.long_help(long),
-        _ => arg,
+        Some(long) => arg.long_help(long),
+        None => arg,
     }
 }
 

@@ -62,8 +62,9 @@ pub fn run_main(name: &str, f: impl FnOnce() -> Result<()>) -> ExitCode {
     }
 }
 
-/// Prints a line on standard error, beside progress bars.
+/// Prints a line on standard error, beside progress bars; on a terminal it breaks between words.
 pub fn note(text: &str) {
+    let text = terminal::fit(text, terminal::width_of_stderr());
     // Nothing is left to tell anyone if standard error is closed too.
     progress::beside(|| writeln!(io::stderr(), "{text}").ok());
 }
@@ -109,15 +110,12 @@ impl Reporter {
     /// # Errors
     /// When standard output cannot be written. That its reader has gone away is none: see [`print`].
     pub fn say(&self, text: impl Display) -> Result<()> {
-        let mut text = text.to_string();
-        if let Some(width) = terminal::width() {
-            text = terminal::wrap(&text, width);
-        }
         if self.json {
             // Progress text is not the result: a closed standard error must not lose the run.
-            note(&text);
+            note(&text.to_string());
             Ok(())
         } else {
+            let text = terminal::fit(&text.to_string(), terminal::width());
             print(&format!("{text}\n"))
         }
     }

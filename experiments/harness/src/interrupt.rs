@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ const PARENT: &str = "RTO_PARENT";
 
 /// The run folder that the same command goes on with.
 static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Set once this process is being ended: what its children's end means is then known.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Programs started by this one that are still running.
 static CHILDREN: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
@@ -40,6 +44,10 @@ pub fn run_child(command: &mut Command) -> io::Result<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
+    while ENDING.load(Ordering::SeqCst) {
+        // The process has moments left, and must not spend them on complaining.
+        std::thread::sleep(Duration::from_secs(1));
+    }
     locked(&CHILDREN).retain(|other| !Arc::ptr_eq(other, &child));
     Ok(status)
 }
@@ -66,6 +74,7 @@ pub(crate) fn watch(_: &str) {}
 
 #[cfg(unix)]
 fn end(name: &str, signal: i32) {
+    ENDING.store(true, Ordering::SeqCst);
     // Held to the end: no file is begun from here on.
     let _writing = crate::atomic::stop_writing(Duration::from_secs(2));
     for child in locked(&CHILDREN).iter() {

@@ -215,9 +215,9 @@ fn made(quiet: bool, template: &str, state: Option<Arc<Mutex<State>>>) -> Progre
 /// Seconds as people say them, in eight columns at most.
 fn shown(seconds: f64) -> String {
     match seconds {
-        s if s < 100.0 => format!("{s:.0}s left"),
-        s if s < 100.0 * 60.0 => format!("{:.0}m left", s / 60.0),
-        s if s < 100.0 * 3600.0 => format!("{:.0}h left", s / 3600.0),
+        s if s < 99.5 => format!("{s:.0}s left"),
+        s if s < 99.5 * 60.0 => format!("{:.0}m left", s / 60.0),
+        s if s < 99.5 * 3600.0 => format!("{:.0}h left", s / 3600.0),
         s => format!("{:.0}d left", s / 86_400.0),
     }
 }

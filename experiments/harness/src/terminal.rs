@@ -1,6 +1,7 @@
 //! How wide the text may be that people read.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use terminal_size::{Width, terminal_size_of};
@@ -18,23 +19,61 @@ pub(crate) fn text_goes_to_stderr(yes: bool) {
 
 /// Columns of the terminal that shows the text; `None` where it goes to a file or a pipe.
 pub(crate) fn width() -> Option<usize> {
-    let size = match ON_STDERR.load(Ordering::Relaxed) {
-        true if io::stderr().is_terminal() => terminal_size_of(io::stderr()),
-        false if io::stdout().is_terminal() => terminal_size_of(io::stdout()),
-        _ => None,
+    match ON_STDERR.load(Ordering::Relaxed) {
+        true => width_of_stderr(),
+        false => width_of(&io::stdout()),
+    }
+}
+
+/// Columns of the terminal that shows notes and errors.
+pub(crate) fn width_of_stderr() -> Option<usize> {
+    width_of(&io::stderr())
+}
+
+fn width_of(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
+    let size = match stream.is_terminal() {
+        true => terminal_size_of(stream.as_fd()),
+        false => None,
     };
     // Some terminals do not say, and give 0.
     let columns = size.map(|(Width(w), _)| usize::from(w));
     columns.filter(|w| *w > 0).map(|w| w.max(LEAST))
 }
 
-/// Breaks lines that are wider than `width` between words; what follows begins as far in as its line.
+/// The text with lines that fit, where there is a terminal.
+pub(crate) fn fit(text: &str, width: Option<usize>) -> String {
+    width.map_or_else(|| text.to_string(), |width| wrap(text, width))
+}
+
+/// Breaks lines that are wider than `width` between words; what follows begins as far in as its line. The rest of a line
+/// in the middle of a sentence is joined to the next one.
 pub(crate) fn wrap(text: &str, width: usize) -> String {
-    let lines = text.split('\n').map(|line| match line.width() <= width {
-        true => line.to_string(),
-        false => fold(line, width).join("\n"),
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<String> = Vec::new();
+    let mut rest = String::new();
+    for line in text.split('\n') {
+        let goes_on = line.starts_with(|c: char| c.is_alphanumeric() || c == '`');
+        let mut line = line.to_string();
+        if !rest.is_empty() {
+            match goes_on {
+                true => line = format!("{rest} {line}"),
+                false => lines.push(rest),
+            }
+            rest = String::new();
+        }
+        if line.width() <= width {
+            lines.push(line);
+            continue;
+        }
+        lines.extend(fold(&line, width));
+        // A heading, or the end of a sentence, stays as it is.
+        if lines.last().is_some_and(|l| !l.ends_with([':', '.'])) {
+            rest = lines.pop().unwrap_or_default();
+        }
+    }
+    if !rest.is_empty() {
+        lines.push(rest);
+    }
+    lines.join("\n")
 }
 
 /// One line as several of at most `width` columns; a word that is wider by itself stands alone.
@@ -66,6 +105,23 @@ mod tests {
     #[test]
     fn lines_break_between_words() {
         assert_eq!(wrap("one two three\nfour", 8), "one two\nthree\nfour");
+        // A sentence flows on; a heading and its table do not.
+        assert_eq!(
+            wrap("one two three\nfour five", 13),
+            "one two three\nfour five"
+        );
+        assert_eq!(
+            wrap("one two three four\nfive", 13),
+            "one two three\nfour five"
+        );
+        assert_eq!(
+            wrap("one two three four:\nfive", 13),
+            "one two three\nfour:\nfive"
+        );
+        assert_eq!(
+            wrap("one two three four\n=> five", 13),
+            "one two three\nfour\n=> five"
+        );
         assert_eq!(wrap("  one two three", 9), "  one two\n  three");
         assert_eq!(wrap("incomprehensible", 8), "incomprehensible");
         assert_eq!(wrap("β₂ is β₂", 8), "β₂ is β₂");

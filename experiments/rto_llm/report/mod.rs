@@ -39,15 +39,15 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
     /// Where the page goes [default: report.html in the run folder]
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", alias = "out")]
+    html: Option<PathBuf>,
     /// Print no notes on standard error
     #[arg(long)]
     quiet: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let path = args.out.clone();
+    let path = args.html.clone();
     let path = path.unwrap_or_else(|| args.run.join("report.html"));
     let left_out = write(&args.run, &path)?;
     if !args.quiet {

@@ -636,10 +636,10 @@ fn a_judge_that_fails_is_one_line_and_leaves_no_table() {
         );
         assert!(!dir.path().join("judge.csv").exists());
     }
-    let output = judged_run(dir.path(), &odd.url, &["--pairs", "rto:dpo"]);
+    let output = judged_run(dir.path(), &odd.url, &["--compare", "rto:dpo"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        said.contains("--pairs rto:dpo: expected two different ones of rto, sft"),
+        said.contains("--compare rto:dpo: expected two different ones of rto, sft"),
         "{said}"
     );
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // every test program uses its own part
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -53,7 +54,10 @@ pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 todo.push(path);
-            } else if path.file_name().unwrap() != "timings.json" {
+            } else if !["timings.json", ".lock"]
+                .map(OsStr::new)
+                .contains(&path.file_name().unwrap())
+            {
                 let name = path.strip_prefix(dir).unwrap().display().to_string();
                 out.insert(name, fs::read(&path).unwrap());
             }

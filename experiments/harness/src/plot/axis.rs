@@ -193,8 +193,15 @@ impl Mapped {
             return self.short_log_ticks(first..=last, target);
         }
         let stride = inside.div_ceil(target.max(2)).max(1) as i32;
+        let labelled = |e: &i32| e.rem_euclid(stride) == 0;
+        // One form for the whole axis.
+        let mut shown = (first..=last).filter(|e| labelled(e) && self.has(10f64.powi(*e)));
+        let label: fn(i32) -> String = match shown.all(|e| (-2..=3).contains(&e)) {
+            true => plain_power,
+            false => power_label,
+        };
         let decades = (first..=last).filter_map(|e| {
-            let label = (e.rem_euclid(stride) == 0).then(|| power_label(e));
+            let label = labelled(&e).then(|| label(e));
             Some(Tick {
                 major: true,
                 ..self.tick(10f64.powi(e), label)?
@@ -343,14 +350,14 @@ fn plain(value: f64, places: usize) -> String {
     out
 }
 
-/// A power of ten as a reader knows it: 0.1, 1, 10, then 10², 10⁻³.
+/// A power of ten written out: 0.01, 1, 100.
+fn plain_power(exponent: i32) -> String {
+    plain(10f64.powi(exponent), (-exponent).max(0) as usize)
+}
+
+/// A power of ten: 10⁻³, 10⁰, 10¹, 10².
 pub(crate) fn power_label(exponent: i32) -> String {
-    match exponent {
-        -1 => "0.1".to_string(),
-        0 => "1".to_string(),
-        1 => "10".to_string(),
-        e => format!("10{}", superscript(e)),
-    }
+    format!("10{}", superscript(exponent))
 }
 
 /// A whole number in superscript characters.
@@ -379,12 +386,17 @@ mod tests {
     }
 
     #[test]
-    fn log_decades_have_superscripts() {
+    fn log_decades_have_one_form() {
         let ticks = labels(Axis::log10("n"), &[0.01, 20_000.0], 8, false);
-        assert_eq!(ticks, ["10⁻²", "0.1", "1", "10", "10²", "10³", "10⁴"]);
+        assert_eq!(ticks, ["10⁻²", "10⁻¹", "10⁰", "10¹", "10²", "10³", "10⁴"]);
         assert_eq!(
             labels(Axis::log10("n"), &[1.0, 1e30], 6, false),
-            ["1", "10⁶", "10¹²", "10¹⁸", "10²⁴", "10³⁰"]
+            ["10⁰", "10⁶", "10¹²", "10¹⁸", "10²⁴", "10³⁰"]
+        );
+        // Where every label is short, all are written out.
+        assert_eq!(
+            labels(Axis::log10("n"), &[0.01, 1000.0], 8, false),
+            ["0.01", "0.1", "1", "10", "100", "1000"]
         );
     }
 
