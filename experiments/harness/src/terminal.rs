@@ -1,10 +1,9 @@
 //! How wide the text may be that people read.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use terminal_size::{Width, terminal_size_of};
+use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr;
 
 /// Whether text for people goes to standard error, as with `--json`.
@@ -21,21 +20,21 @@ pub(crate) fn text_goes_to_stderr(yes: bool) {
 pub(crate) fn width() -> Option<usize> {
     match ON_STDERR.load(Ordering::Relaxed) {
         true => width_of_stderr(),
-        false => width_of(&io::stdout()),
+        false if io::stdout().is_terminal() => columns(terminal_size_of(io::stdout())),
+        false => None,
     }
 }
 
 /// Columns of the terminal that shows notes and errors.
 pub(crate) fn width_of_stderr() -> Option<usize> {
-    width_of(&io::stderr())
+    match io::stderr().is_terminal() {
+        true => columns(terminal_size_of(io::stderr())),
+        false => None,
+    }
 }
 
-fn width_of(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
-    let size = match stream.is_terminal() {
-        true => terminal_size_of(stream.as_fd()),
-        false => None,
-    };
-    // Some terminals do not say, and give 0.
+/// Some terminals do not say, and give 0.
+fn columns(size: Option<(Width, Height)>) -> Option<usize> {
     let columns = size.map(|(Width(w), _)| usize::from(w));
     columns.filter(|w| *w > 0).map(|w| w.max(LEAST))
 }
