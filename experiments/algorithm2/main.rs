@@ -172,14 +172,13 @@ fn run(cli: &Cli) -> Result<()> {
     timings.phase("instances", || study.prepare())?;
     let tasks = tasks(&study);
     let store = CellStore::open(&dir)?;
-    let progress = Progress::new(common.quiet);
     let share = shard.unwrap_or(Shard::WHOLE);
+    let progress = study::progress(common.quiet, &tasks, share);
     let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
-    drop(progress);
     if let Some(shard) = shard {
         return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
     }
-    finish(&dir, &study, &store, &tasks, timings, &reporter)
+    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
 impl Study {
@@ -282,7 +281,8 @@ fn run_merge(args: &MergeArgs) -> Result<()> {
     let mut timings = Timings::new();
     let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
     timings.phase("instances", || study.prepare())?;
-    finish(&dir, &study, &store, &tasks, timings, &reporter)
+    let progress = Progress::new(args.quiet);
+    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
 /// Tables, text and figures from the cells.
@@ -292,6 +292,7 @@ fn finish(
     store: &CellStore,
     tasks: &[Task<'_>],
     mut timings: Timings,
+    progress: Progress,
     reporter: &Reporter,
 ) -> Result<()> {
     let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
@@ -328,7 +329,10 @@ fn finish(
         e.credit,
     ];
     let all = study::write_results(dir, &raw, &results)?;
-    timings.phase("figures", || figures::draw_all(dir.root()))?;
+    study::draw(&progress, tasks, &mut timings, || {
+        figures::draw_all(dir.root())
+    })?;
+    drop(progress);
     dir.write_timings(&timings)?;
     store.tidy();
     dir.tidy();

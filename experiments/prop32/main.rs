@@ -83,7 +83,7 @@ fn run(cli: &Cli) -> Result<()> {
     let dir = RunDir::create_or_resume(NAME, cli.common.out.as_deref(), &config)?;
     let mut timings = Timings::new();
     let progress = Progress::whole(cli.common.quiet, WORK.iter().sum());
-    let [sweeps, of_text, preferences] = WORK;
+    let [sweeps, of_text, preferences, drawing] = WORK;
 
     let figure2 = timings.phase("figure2", figure2::run)?;
     let claim = sweeps::claim_table()?;
@@ -92,13 +92,14 @@ fn run(cli: &Cli) -> Result<()> {
     let noisy = timings.phase("preferences", || {
         noisy::run(&config, &progress, preferences)
     })?;
-    drop(progress);
 
     // Files first: whoever stops reading loses no result.
     let tables = [figure2.nodes, claim, counts, text, noisy];
     let results = save(&dir, &tables)?;
+    let bar = progress.part(1, "drawing figures", drawing);
     timings.phase("figures", || figures::draw_all(dir.root()))?;
     dir.write_timings(&timings)?;
+    drop((bar, progress));
 
     let [_, claim, counts, text, noisy] = &tables;
     say!(reporter, "{}", figure2.text)?;
@@ -117,8 +118,8 @@ fn run(cli: &Cli) -> Result<()> {
     say!(reporter, "tables and figures in {}", dir.root().display())
 }
 
-/// Shares of a run's time that sweeps, text and preferences take, measured at the default settings.
-const WORK: [f64; 3] = [1.0, 1.0, 1.0];
+/// Seconds of sweeps, text, preferences and figures at the default settings on two cores: their shares of the progress.
+const WORK: [f64; 4] = [1.0, 1.0, 1.0, 1.0];
 
 /// Writes every table as CSV and all of them as one JSON.
 fn save(dir: &RunDir, tables: &[Table]) -> Result<serde_json::Map<String, Value>> {

@@ -116,15 +116,14 @@ fn run(cli: &Cli) -> Result<()> {
     let dir = RunDir::open(NAME, out, &study.config, sharing)?;
     let tasks = tasks(&study);
     let store = CellStore::open(&dir)?;
-    let progress = Progress::new(common.quiet);
-    let mut timings = Timings::new();
     let share = shard.unwrap_or(Shard::WHOLE);
+    let progress = study::progress(common.quiet, &tasks, share);
+    let mut timings = Timings::new();
     let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
-    drop(progress);
     if let Some(shard) = shard {
         return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
     }
-    finish(&dir, &study, &store, &tasks, timings, &reporter)
+    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
 impl Study {
@@ -211,7 +210,8 @@ fn run_merge(args: &MergeArgs) -> Result<()> {
     let tasks = tasks(&study);
     let mut timings = Timings::new();
     let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
-    finish(&dir, &study, &store, &tasks, timings, &reporter)
+    let progress = Progress::new(args.quiet);
+    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
 /// Tables, text and figures from the cells.
@@ -221,6 +221,7 @@ fn finish(
     store: &CellStore,
     tasks: &[Task<'_>],
     mut timings: Timings,
+    progress: Progress,
     reporter: &Reporter,
 ) -> Result<()> {
     let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
@@ -263,7 +264,10 @@ fn finish(
         f.curves,
     ];
     let all = study::write_results(dir, &raw, &results)?;
-    timings.phase("figures", || figures::draw_all(dir.root()))?;
+    study::draw(&progress, tasks, &mut timings, || {
+        figures::draw_all(dir.root())
+    })?;
+    drop(progress);
     dir.write_timings(&timings)?;
     store.tidy();
     dir.tidy();

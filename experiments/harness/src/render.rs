@@ -1,5 +1,7 @@
 //! Tables as text, as wide as there is room.
 
+use std::collections::BTreeSet;
+
 use unicode_width::UnicodeWidthStr;
 
 use crate::table::{Cell, Table};
@@ -35,14 +37,16 @@ impl Column {
         }
     }
 
-    /// Where its words break, it can be as narrow as its longest word.
+    /// Where words break, it can be as narrow as its longest word; a number with its interval stays in one piece.
     fn least(&self) -> usize {
-        if self.numeric {
-            return self.width;
-        }
+        let words = |text: &str| match is_number(text) {
+            true => text.width(),
+            false => text.split(' ').map(|w| w.width()).max().unwrap_or(0),
+        };
         let texts = self.cells.iter().chain([&self.head]);
-        let words = texts.flat_map(|text| text.split(' ')).map(|w| w.width());
-        words.max().unwrap_or(0).max(NARROW).min(self.width)
+        let longest = texts.map(|text| words(text)).max().unwrap_or(0);
+        let least = if self.numeric { 0 } else { NARROW };
+        longest.max(least).min(self.width)
     }
 
     fn lines(&self, text: &str) -> Vec<String> {
@@ -59,6 +63,13 @@ impl Column {
             false => text.to_string() + &pad,
         }
     }
+}
+
+/// `0.73 [0.61, 0.88]`, `-1`, `<0.001`.
+fn is_number(text: &str) -> bool {
+    let sign = |c: char| "+-−<>≤≥~.".contains(c);
+    text.trim_start_matches(sign)
+        .starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// The table in at most `width` columns, or as wide as it is.
@@ -95,27 +106,47 @@ fn shrink(columns: &mut [Column], width: usize) {
     }
 }
 
-/// Columns that fit beside one another; the first column leads every block.
+/// Columns that fit beside one another; the columns that tell the rows apart lead every block.
 fn blocks(columns: &[Column], width: usize) -> Vec<Vec<&Column>> {
-    let Some((first, rest)) = columns.split_first() else {
-        return Vec::new();
-    };
-    let mut blocks = vec![vec![first]];
-    let mut used = first.width;
+    let (key, rest) = columns.split_at(key(columns, width));
+    let lead = || key.iter().collect::<Vec<&Column>>();
+    let mut blocks = vec![lead()];
+    let mut used = total(key);
     for column in rest {
         let with = used.saturating_add(GAP.len() + column.width);
         match blocks.last_mut() {
-            Some(block) if with <= width || block.len() == 1 => {
+            Some(block) if with <= width || block.len() == key.len() => {
                 block.push(column);
                 used = with;
             }
             _ => {
-                blocks.push(vec![first, column]);
-                used = first.width + GAP.len() + column.width;
+                let mut block = lead();
+                block.push(column);
+                blocks.push(block);
+                used = total(key) + GAP.len() + column.width;
             }
         }
     }
     blocks
+}
+
+/// How many of the first columns tell the rows apart, where they leave half of the width; else one.
+fn key(columns: &[Column], width: usize) -> usize {
+    let rows = columns.first().map_or(0, |c| c.cells.len());
+    let apart = |n: &usize| {
+        let row = |i: usize| {
+            columns[..*n]
+                .iter()
+                .map(|c| &c.cells[i])
+                .collect::<Vec<_>>()
+        };
+        (0..rows).map(row).collect::<BTreeSet<_>>().len() == rows
+    };
+    let n = (1..columns.len()).find(apart).unwrap_or(1);
+    match n <= columns.len() && total(&columns[..n.min(columns.len())]) <= width / 2 {
+        true => n,
+        false => columns.len().min(1),
+    }
 }
 
 fn print(columns: &[&Column], rows: usize, out: &mut String) {
@@ -189,6 +220,20 @@ mod tests {
         for name in ["alpha", "beta", "gamma", "delta", "8"] {
             assert_eq!(text.matches(name).count(), 1, "{name}\n{text}");
         }
+        // Rows are told apart by the first two columns, and numbers keep their intervals.
+        let mut pair = Table::new("pair", &["method", "n", "slope of the curve", "bound"]);
+        for n in [10, 20] {
+            pair.push([
+                "rto".into(),
+                n.into(),
+                "-0.5 [-0.61, -0.42]".into(),
+                4.into(),
+            ]);
+        }
+        let text = render(&pair, Some(35));
+        assert!(widest(&text) <= 35, "{text}");
+        assert_eq!(text.matches("rto     20").count(), 2, "{text}");
+        assert!(text.contains("-0.5 [-0.61, -0.42]"), "{text}");
         // A column that is wider than the terminal keeps its numbers whole.
         let mut long = Table::new("long", &["n", "a column with a long name"]);
         long.push([1.into(), 123456.into()]);

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{Common, Reporter};
 use crate::plot;
+use crate::progress::Progress;
 use crate::run_dir::{self, RunDir, Timings};
 use crate::say;
 use crate::sweep::{CellStore, Shard, Task};
@@ -26,6 +27,36 @@ pub struct MergeArgs {
     /// Print the results as JSON on standard output; text for people goes to standard error
     #[arg(long)]
     pub json: bool,
+    /// Draw no progress bar
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Drawing the figures takes about this share of the time of the cells, at the default settings.
+const DRAWING: f64 = 0.05;
+
+/// The progress of a run: its share of the cells, and the figures where it draws any.
+pub fn progress(quiet: bool, tasks: &[Task<'_>], share: Shard) -> Progress {
+    let cells = (0..tasks.len()).filter(|i| share.has(*i)).count() as f64;
+    let figures = match share.is_whole() {
+        true => DRAWING * cells,
+        false => 0.0,
+    };
+    Progress::whole(quiet, cells + figures)
+}
+
+/// Draws the figures of a run, as its last phase.
+///
+/// # Errors
+/// Those of `draw`.
+pub fn draw(
+    progress: &Progress,
+    tasks: &[Task<'_>],
+    timings: &mut Timings,
+    draw: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let _bar = progress.part(1, "drawing figures", DRAWING * tasks.len() as f64);
+    timings.phase("figures", draw)
 }
 
 /// Reads `--shard`. Shards share a folder that somebody named: in a numbered folder of its own each would be alone.
