@@ -6,6 +6,8 @@ mod manners;
 use manners::{
     check_terminal, goes_on_with, in_terminal, interrupted, into_closed_pipe, moments, same,
 };
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -33,6 +35,25 @@ fn program(name: &str, dir: &Path, arguments: &[&str]) -> Command {
     // Not under Cargo: `paper` starts the programs beside it as they are.
     command.args(arguments).current_dir(dir).env_remove("CARGO");
     command
+}
+
+/// Keys of a JSON value that are no snake_case words.
+fn odd_keys(value: &Value) -> BTreeSet<String> {
+    let plain = |key: &str| {
+        key.starts_with(|c: char| c.is_ascii_lowercase())
+            && key
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    match value {
+        Value::Array(items) => items.iter().flat_map(odd_keys).collect(),
+        Value::Object(fields) => {
+            let mut odd: BTreeSet<String> = fields.values().flat_map(odd_keys).collect();
+            odd.extend(fields.keys().filter(|key| !plain(key)).cloned());
+            odd
+        }
+        _ => BTreeSet::new(),
+    }
 }
 
 /// At 80 and 140 columns, through closed pipes, and interrupted and resumed: the same bytes.
@@ -96,6 +117,13 @@ fn manners_of(name: &str) {
         same(&whole, &dir.path().join(out));
     }
     assert!(caught > 0, "{name}: no moment was caught");
+
+    // Whoever reads the results in a program need not quote their names.
+    for file in ["results.json", "versions.json", "timings.json"] {
+        let text = fs::read_to_string(whole.join(file)).unwrap();
+        let odd = odd_keys(&serde_json::from_str(&text).unwrap());
+        assert_eq!(odd, BTreeSet::new(), "{name}: {file}");
+    }
 
     // What is finished stays as it is, its times too.
     let timings = fs::read(whole.join("timings.json")).unwrap();
