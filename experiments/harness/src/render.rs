@@ -65,11 +65,10 @@ impl Column {
     }
 }
 
-/// `0.73 [0.61, 0.88]`, `-1`, `<0.001`.
+/// `0.73 [0.61, 0.88]`, `-1`, `<0.001`, `1e-5`; a formula is none.
 fn is_number(text: &str) -> bool {
-    let sign = |c: char| "+-−<>≤≥~.".contains(c);
-    text.trim_start_matches(sign)
-        .starts_with(|c: char| c.is_ascii_digit())
+    let part = |c: char| c.is_ascii_digit() || "+-−<>≤≥~.,e[]% ".contains(c);
+    text.contains(|c: char| c.is_ascii_digit()) && text.chars().all(part)
 }
 
 /// The table in at most `width` columns, or as wide as it is.
@@ -234,6 +233,7 @@ mod tests {
         assert!(widest(&text) <= 35, "{text}");
         assert_eq!(text.matches("rto     20").count(), 2, "{text}");
         assert!(text.contains("-0.5 [-0.61, -0.42]"), "{text}");
+        assert!(is_number("-0.5 [-1e-3, 2.0]") && !is_number("1 + (A-1) M"));
         // A column that is wider than the terminal keeps its numbers whole.
         let mut long = Table::new("long", &["n", "a column with a long name"]);
         long.push([1.into(), 123456.into()]);
