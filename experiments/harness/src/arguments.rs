@@ -85,8 +85,12 @@ fn shown(value: &Value) -> Option<String> {
         Value::Float(number) => Some(format!("{number}")),
         Value::Array(items) if items.is_empty() => None,
         Value::Array(items) => {
-            let items: Option<Vec<String>> = items.iter().map(shown).collect();
-            Some(items?.join(","))
+            let items: Vec<String> = items.iter().map(shown).collect::<Option<_>>()?;
+            Some(match &items[..] {
+                // A long list would fill the page, and does not break.
+                [a, b, c, .., z] if items.len() > 8 => format!("{a},{b},{c},…,{z}"),
+                _ => items.join(","),
+            })
         }
         other => Some(other.to_string()),
     }
