@@ -154,3 +154,4 @@ pub mod sweep;
 pub mod table;
 mod terminal;
 pub mod text;
+mod timings;

@@ -6,7 +6,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use crate::atomic;
 use crate::interrupt;
 use crate::lock::{self, Hold, LOCK, Sharing};
 use crate::table::Table;
+pub use crate::timings::Timings;
 
 /// The folder of one run.
 #[derive(Debug)]
@@ -215,12 +215,10 @@ impl RunDir {
             true if self.resumable => Timings::read(&path)?,
             _ => Timings::new(),
         };
-        let known = |phase: &&Phase| !all.phases.iter().any(|p| p.name == phase.name);
-        let new: Vec<Phase> = timings.phases.iter().filter(known).cloned().collect();
-        if new.is_empty() && path.is_file() {
+        let adds = all.add_missing(timings);
+        if !adds && path.is_file() {
             return Ok(());
         }
-        all.phases.extend(new);
         match self.resumable {
             true => {
                 let text = serde_json::to_string_pretty(&all).context("timings")?;
@@ -280,62 +278,6 @@ impl Versions {
             "{} {} (revision {}{changed}, {}, {})",
             self.program, self.version, self.git_revision, self.rustc, self.target
         )
-    }
-}
-
-/// Wall-clock seconds of named phases, in the order they first ran.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Timings {
-    phases: Vec<Phase>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Phase {
-    name: String,
-    seconds: f64,
-}
-
-impl Timings {
-    /// No phases yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn read(path: &Path) -> Result<Self> {
-        serde_json::from_str(&atomic::read_text(path)?).map_err(|e| {
-            anyhow!(
-                "{}: not the timings of a run: {e}; delete it, and it is written again",
-                path.display()
-            )
-        })
-    }
-
-    /// Runs `f` and adds its time to the phase `name`.
-    pub fn phase<T>(&mut self, name: &str, f: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let value = f();
-        self.add(name, start.elapsed());
-        value
-    }
-
-    /// Adds a measured time to the phase `name`.
-    pub fn add(&mut self, name: &str, time: Duration) {
-        let seconds = time.as_secs_f64();
-        match self.phases.iter_mut().find(|phase| phase.name == name) {
-            Some(phase) => phase.seconds += seconds,
-            None => self.phases.push(Phase {
-                name: name.to_string(),
-                seconds,
-            }),
-        }
-    }
-
-    /// Seconds spent in the phase `name`, or 0.
-    pub fn seconds(&self, name: &str) -> f64 {
-        self.phases
-            .iter()
-            .find(|phase| phase.name == name)
-            .map_or(0.0, |phase| phase.seconds)
     }
 }
 

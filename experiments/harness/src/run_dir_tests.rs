@@ -1,6 +1,7 @@
 //! Tests of run folders.
 
 use super::*;
+use std::time::Duration;
 
 #[test]
 fn numbers_go_up_and_are_never_shared() {
