@@ -1,13 +1,20 @@
 //! What the paper prints and what is true instead (`paper-notes/errata.md`), on instances where they differ.
 
 use nalgebra::{DMatrix, DVector};
-use rto::estimate::{Design, Metric};
+use rand::Rng;
+use rto::algorithm1::{
+    Algorithm1, ConfidenceSet, Theorem42, algorithm1, policy_differences, theorem_4_2,
+};
+use rto::estimate::{
+    Curvature, Design, FitOptions, Metric, RadiusInputs, RadiusKind, RowSpace, curvature_bound,
+    fit_bradley_terry, printed_radius, radii,
+};
 use rto::features::{DenseFeatures, FeatureMap};
-use rto::mdp::zoo::{self, Instance, Kind, RandomSpec, random_instance};
+use rto::mdp::zoo::{self, Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{ActionIx, StateIx, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::numerics::sigmoid;
 use rto::plan::{
-    action_covariance, advantage_variance, natural_policy_gradient, npg_bound,
+    action_covariance, advantage_variance, evaluate, natural_policy_gradient, npg_bound,
     soft_value_iteration, visitation,
 };
 use rto::reward::{LinearReward, LogRatioReward, RewardModel};
@@ -368,4 +375,282 @@ fn slopes_away_from_one_half_are_transients_of_the_radii() {
     assert!((late[0] + 0.5).abs() < 1e-3, "{late:?}");
     // c grows as d log n, so that the second tends to −1/2 from above, as slowly as 1/(2 log n).
     assert!((-0.5..-0.47).contains(&late[1]), "{late:?}");
+}
+
+// ---------------------------------------------------------------- B3, B4: (A.2) as printed
+
+/// How large (A.2) is as printed with C = 1, beside the radius of its repaired proof (errata, B4).
+#[test]
+fn the_printed_radius_is_far_below_that_of_its_repaired_proof() {
+    for (horizon, printed, repaired) in [(5, 727.6, 53_689.0), (4, 268.4, 7_273.3)] {
+        let inputs = RadiusInputs {
+            horizon,
+            feature_bound: 1.0,
+            param_bound: 1.0,
+            ridge: 1.0,
+            fail_prob: 0.05,
+        };
+        let value = printed_radius(8, &inputs, 1.0).unwrap();
+        assert!((value - printed).abs() < 0.1, "{value}");
+        let c = 2.0 * (value - 1.0) + 1.0;
+        assert!((printed_radius(8, &inputs, 2.0).unwrap() - c).abs() < 1e-9);
+        let (theory, _) = rto::estimate::Radii::worst_case(8, &inputs, 1.0).unwrap();
+        assert!((theory / repaired - 1.0).abs() < 1e-3, "{theory}");
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(printed_radius(8, &inputs, bad).is_err(), "{bad}");
+        }
+    }
+}
+
+/// P(χ²_d ≤ x), by its series.
+fn chi_square_below(d: u32, x: f64) -> f64 {
+    let a = 0.5 * f64::from(d);
+    let (mut term, mut sum) = (1.0 / a, 1.0 / a);
+    for k in 1..500 {
+        term *= 0.5 * x / (a + f64::from(k));
+        sum += term;
+    }
+    let log_gamma: f64 = match d % 2 {
+        0 => (1..d / 2).map(|k| f64::from(k).ln()).sum(),
+        _ => {
+            (0..d / 2).map(|k| (f64::from(k) + 0.5).ln()).sum::<f64>()
+                + 0.5 * std::f64::consts::PI.ln()
+        }
+    };
+    sum * (a * (0.5 * x).ln() - 0.5 * x - log_gamma).exp()
+}
+
+/// Errata, B3: at a fixed δ the central limit theorem makes ‖Δ‖²_Σ at least 4χ²_d in the limit, so the coverage of (A.2)
+/// is at most P(χ²_d ≤ C² d log(1/δ)/(4Υ)) there. For every C and d ≥ 3 that is below 1 − δ for δ near enough to 1.
+#[test]
+fn the_printed_radius_covers_less_than_promised_near_delta_one() {
+    assert!((chi_square_below(8, 15.507_313_055_865_45) - 0.95).abs() < 1e-12);
+    assert!((chi_square_below(3, 7.814_727_903_251_18) - 0.95).abs() < 1e-12);
+    for (d, c, horizon) in [(3, 1.0, 1), (8, 1.0, 4), (3, 10.0, 4), (8, 100.0, 5)] {
+        let inputs = |fail_prob| RadiusInputs {
+            horizon,
+            feature_bound: 1.0,
+            param_bound: 1.0,
+            ridge: 1e-300,
+            fail_prob,
+        };
+        let limit = |fail_prob: f64| {
+            let radius = printed_radius(d as usize, &inputs(fail_prob), c).unwrap();
+            chi_square_below(d, 0.25 * radius * radius)
+        };
+        // 1 − δ = 2^{−k} down to 2^{−52}: it fails from some k on, and goes on failing.
+        let fails: Vec<bool> = (1..=52)
+            .map(|k| 0.5f64.powi(k))
+            .map(|promised| limit(1.0 - promised) < promised)
+            .collect();
+        let first = fails
+            .iter()
+            .position(|f| *f)
+            .expect("a δ at which it fails");
+        assert!(
+            fails[first..].iter().all(|f| *f),
+            "{d} {c} {horizon}: {fails:?}"
+        );
+    }
+}
+
+/// The same in samples, where short responses leave Υ near ¼: d = 8, H = 1, B = L = 0.1 and 1, C = 1, δ = ½. (A.2) covers
+/// in about P(χ²₈ ≤ 8 log 2/(4Υ)) = 0.31 of the data sets; the repaired radius keeps its promise.
+#[test]
+fn the_printed_radius_misses_in_samples_what_its_limit_says() {
+    let (d, each, replicates) = (8usize, 2_500, 300);
+    let inputs = RadiusInputs {
+        horizon: 1,
+        feature_bound: 1.0,
+        param_bound: 0.1,
+        ridge: 1e-6,
+        fail_prob: 0.5,
+    };
+    let (mut printed, mut repaired) = (0, 0);
+    for replicate in 0..replicates {
+        let mut rng = SeedTree::new(14).index(replicate).rng();
+        // Arms ±e_k, compared with each other; θ* = 0, so that either wins with probability ½.
+        let mut rows = vec![0.0; d * d * each];
+        for (i, row) in rows.chunks_exact_mut(d).enumerate() {
+            row[i / each] = if rng.random::<bool>() { 2.0 } else { -2.0 };
+        }
+        let design = Design::try_new(d, rows).unwrap();
+        let options = FitOptions {
+            param_bound: 0.1,
+            ..FitOptions::default()
+        };
+        let fit = fit_bradley_terry(&design, &options).unwrap();
+        let all = radii(&design, &fit.theta, &inputs).unwrap();
+        let metric = Metric::sigma_d(&design, inputs.ridge).unwrap();
+        let error = metric.norm(&fit.theta);
+        let inside = |kind| error <= all.radius(kind).unwrap().value;
+        printed += u32::from(inside(RadiusKind::Printed { constant: 1.0 }));
+        repaired += u32::from(inside(RadiusKind::Theory(Curvature::Upsilon)));
+    }
+    let limit = chi_square_below(8, 8.0 * 2f64.ln() / (4.0 * curvature_bound(&inputs)));
+    assert!((limit - 0.308_15).abs() < 1e-4, "{limit}");
+    let share = f64::from(printed) / replicates as f64;
+    // Three standard errors.
+    assert!(
+        (share - limit).abs() < 3.0 * (limit * (1.0 - limit) / 300.0).sqrt(),
+        "{share}"
+    );
+    assert!(f64::from(repaired) >= 0.5 * replicates as f64, "{repaired}");
+}
+
+// ---------------------------------------------------------------- B5: projections of the bonus
+
+fn both_sides(
+    g: &Instance,
+    set: &ConfidenceSet<'_>,
+    space: Option<&RowSpace>,
+) -> (Algorithm1, Theorem42) {
+    let (mdp, phi, reference, beta) = (&g.mdp, &g.features, &g.reference, g.beta);
+    let out = algorithm1(mdp, phi, reference, beta, set, space).unwrap();
+    let theorem = theorem_4_2(mdp, phi, reference, beta, &g.theta_star, set, &out).unwrap();
+    (out, theorem)
+}
+
+/// Errata, B5: three arms, two of them compared. The row space of X leaves out what sets the third apart: its bonus is
+/// 0, the policy stays far from optimal and the right side of Theorem 4.2 is below 0. The premise says so.
+#[test]
+fn a_projection_on_too_few_pairs_breaks_theorem_4_2_and_its_premise() {
+    let g = zoo::uncompared_arm().unwrap();
+    let theta = [0.1, -0.1, 0.0];
+    for (n, projected, bound, printed) in [
+        (1e4f64, 0.209_343, Some(-0.010_570), 0.000_202_206),
+        (1e8, 0.192_358, None, 0.000_202_103),
+    ] {
+        let design = Design::try_new(3, vec![n.sqrt(), -n.sqrt(), 0.0]).unwrap();
+        let sigma = Metric::sigma_d(&design, 1.0).unwrap();
+        let set = ConfidenceSet::try_new(&theta, &sigma, 2.0, 1.0).unwrap();
+        assert!((set.distance(&g.theta_star) - 0.9).abs() < 1e-9);
+
+        let (out, theorem) = both_sides(&g, &set, None);
+        assert!(out.bonus_is_whole && theorem.premise);
+        assert!(
+            (theorem.suboptimality - printed).abs() < 1e-9,
+            "{theorem:?}"
+        );
+        assert!(theorem.suboptimality <= theorem.bound);
+
+        let space = RowSpace::of(&design).unwrap();
+        assert_eq!(space.rank(), 1);
+        let (out, theorem) = both_sides(&g, &set, Some(&space));
+        assert!(
+            (theorem.suboptimality - projected).abs() < 1e-6,
+            "{theorem:?}"
+        );
+        if let Some(bound) = bound {
+            assert!((theorem.bound - bound).abs() < 1e-6, "{theorem:?}");
+        }
+        assert!(theorem.suboptimality > theorem.bound && theorem.bound < 0.0);
+        assert!(!out.bonus_is_whole && !theorem.premise);
+
+        let differences = policy_differences(&g.mdp, &g.features, &g.reference).unwrap();
+        let space = RowSpace::of(&differences).unwrap();
+        assert_eq!(space.rank(), 2);
+        let (out, theorem) = both_sides(&g, &set, Some(&space));
+        assert!(out.bonus_is_whole && theorem.premise, "{theorem:?}");
+        assert!(
+            theorem.suboptimality < 1e-5 && theorem.bound > 1.6,
+            "{theorem:?}"
+        );
+    }
+}
+
+/// The same on random trees, layered and stochastic tables with few pairs, the truth always in the set: whenever the
+/// premise holds so does the bound; it holds for the span of what policies differ in, and for the row space exactly
+/// when that contains this span, which two random policies test.
+#[test]
+fn the_premise_of_a_projected_bonus_is_that_it_measures_what_policies_differ_in() {
+    let (mut whole, mut broken) = (0, 0);
+    for i in 0..300 {
+        let g = instance(i);
+        let seeds = SeedTree::new(13).index(i);
+        let mut rng = seeds.rng();
+        let differences = policy_differences(&g.mdp, &g.features, &g.reference).unwrap();
+        let span = RowSpace::of(&differences).unwrap();
+        let random = |name| random_policy(g.mdp.n_states(), 3, 0.0, &seeds.child(name));
+        let (one, two) = (random("one"), random("two"));
+        let mean = |p: &TabularPolicy| {
+            let d = visitation(&g.mdp, p).unwrap();
+            d.features(&g.features).unwrap()
+        };
+        let gap: Vec<f64> = mean(&one)
+            .iter()
+            .zip(mean(&two))
+            .map(|(a, b)| a - b)
+            .collect();
+        let kept = span.project(&gap);
+        assert!(gap.iter().zip(&kept).all(|(g, k)| (g - k).abs() < 1e-12));
+
+        // One to four pairs, so that some designs span R³ and some do not.
+        let n = 1 + (i % 4) as usize;
+        let rows = (0..3 * n).map(|_| 30.0 * rng.random_range(-1.0..1.0));
+        let design = Design::try_new(3, rows.collect()).unwrap();
+        let sigma = Metric::sigma_d(&design, 1.0).unwrap();
+        let space = RowSpace::of(&design).unwrap();
+        let seen = space.project(&g.theta_star);
+        // The estimate is right about what is seen and 0 about the rest.
+        let unseen: f64 = g
+            .theta_star
+            .iter()
+            .zip(&seen)
+            .map(|(t, s)| (t - s).powi(2))
+            .sum();
+        let radius = unseen.sqrt() + 1e-6;
+        let set = ConfidenceSet::try_new(&seen, &sigma, radius, 10.0).unwrap();
+        for (space, must) in [(None, true), (Some(&span), true), (Some(&space), n >= 3)] {
+            let (out, theorem) = both_sides(&g, &set, space);
+            assert_eq!(out.bonus_is_whole, must, "instance {i}");
+            assert_eq!(theorem.premise, must, "instance {i}");
+            if theorem.premise {
+                assert!(
+                    theorem.suboptimality <= theorem.bound + 1e-9,
+                    "instance {i}"
+                );
+                whole += 1;
+            } else {
+                broken += usize::from(theorem.suboptimality > theorem.bound + 1e-9);
+            }
+        }
+    }
+    assert!(whole > 700 && broken > 20, "{whole} {broken}");
+}
+
+// ---------------------------------------------------------------- B9: fixed responses
+
+/// Appendix C.2 says that in deterministic MDPs a fixed response is as good as an autoregressive policy. With β > 0 it
+/// loses −β log π*(y|x), at best −β log max_y π*(y|x).
+#[test]
+fn a_fixed_response_loses_beta_log_of_its_optimal_probability() {
+    for i in (0..60).filter(|i| i % 3 != 2) {
+        let g = instance(i);
+        let (reward, beta) = (g.reward(), g.beta.get());
+        let star = soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap();
+        for (root, _) in g.mdp.roots() {
+            let (mut best, mut steps_of_best) = (f64::NEG_INFINITY, Vec::new());
+            for_each_trajectory(&g.mdp, root, |steps| {
+                let log_prob = steps.iter().map(|&(s, a)| star.policy.log_prob(s, a)).sum();
+                if log_prob > best {
+                    (best, steps_of_best) = (log_prob, steps.to_vec());
+                }
+            })
+            .unwrap();
+            let mut log_pi = ndarray::Array2::zeros(star.q.dim());
+            for (s, a) in steps_of_best {
+                log_pi.row_mut(s.ix()).fill(f64::NEG_INFINITY);
+                log_pi[[s.ix(), a.ix()]] = 0.0;
+            }
+            let fixed = TabularPolicy::from_logits(log_pi).unwrap();
+            let value = evaluate(&g.mdp, &reward, &fixed, &g.reference, g.beta).unwrap();
+            let loss = star.v[root.ix()] - value.v[root.ix()];
+            assert!(
+                (loss + beta * best).abs() < 1e-12,
+                "instance {i}: {loss} {best}"
+            );
+            assert!(loss > 0.01, "instance {i}: {loss}");
+        }
+    }
 }

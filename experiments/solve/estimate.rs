@@ -111,7 +111,7 @@ impl Solver<'_> {
             radius: radius.value,
             rank: all.rank,
             separation,
-            radii: report(&inputs, &all, e.param_bound.is_some())?,
+            radii: report(&inputs, &all, e)?,
             param_bound: options.param_bound,
             design,
             fit,
@@ -180,8 +180,8 @@ fn check_scale(e: &Estimation, radius: Radius) -> Result<()> {
 }
 
 /// The radii as they are reported; those that depend on B only where it is known.
-fn report(inputs: &RadiusInputs, all: &rto::estimate::Radii, bounded: bool) -> Result<Radii> {
-    let known = |x: f64| bounded.then_some(x);
+fn report(inputs: &RadiusInputs, all: &rto::estimate::Radii, e: &Estimation) -> Result<Radii> {
+    let known = |x: f64| e.param_bound.is_some().then_some(x);
     let value = |kind| -> Result<f64> { Ok(all.radius(kind)?.value) };
     let finite = RadiusKind::LikelihoodRatio {
         finite_sample: true,
@@ -189,6 +189,9 @@ fn report(inputs: &RadiusInputs, all: &rto::estimate::Radii, bounded: bool) -> R
     Ok(Radii {
         G_noise: all.noise,
         Upsilon_2HLB: known(rto::estimate::curvature_bound(inputs)),
+        rho_printed_Upsilon: known(value(RadiusKind::Printed {
+            constant: e.printed_constant,
+        })?),
         rho_theory_Upsilon: known(value(RadiusKind::Theory(Curvature::Upsilon))?),
         kappa_data: known(all.kappa),
         rho_theory_kappa: known(value(RadiusKind::Theory(Curvature::Data))?),

@@ -47,6 +47,8 @@ pub struct Estimation {
     pub ridge: f64,
     pub fail_prob: f64,
     pub scale: RadiusKind,
+    /// C of (A.2) as printed.
+    pub printed_constant: f64,
     /// What the user called the scale.
     pub scale_name: String,
     pub metric: Option<MetricKind>,
@@ -345,6 +347,9 @@ impl Estimation {
         let ridge = inner.number("ridge", must, positive)?.unwrap_or(1.0);
         let in_unit = |x: f64| x > 0.0 && x < 1.0;
         let fail_prob = inner.number("fail_prob", "in (0, 1)", in_unit)?;
+        let printed_constant = inner
+            .number("printed_constant", must, positive)?
+            .unwrap_or(1.0);
         let scale = inner.take("bonus_scale");
         let metric = match inner.take("metric") {
             None => None,
@@ -357,7 +362,7 @@ impl Estimation {
         inner.finish()?;
         let (scale, scale_name) = match scale {
             None => (RadiusKind::Wald { ridge_bias: false }, "wald".to_string()),
-            Some(Json::Text(name)) => (radius_kind(&name)?, name),
+            Some(Json::Text(name)) => (radius_kind(&name, printed_constant)?, name),
             Some(json) => {
                 let x = json.number("estimation.bonus_scale")?;
                 if x < 0.0 {
@@ -373,6 +378,7 @@ impl Estimation {
             ridge,
             fail_prob: fail_prob.unwrap_or(0.05),
             scale,
+            printed_constant,
             scale_name,
             metric,
         })
@@ -380,8 +386,9 @@ impl Estimation {
 }
 
 /// A radius by its name here or in the output's `radii`.
-fn radius_kind(name: &str) -> Result<RadiusKind> {
+fn radius_kind(name: &str, constant: f64) -> Result<RadiusKind> {
     Ok(match name {
+        "printed" | "rho_printed_Upsilon" => RadiusKind::Printed { constant },
         "theory" | "theory_upsilon" | "rho_theory_Upsilon" => {
             RadiusKind::Theory(Curvature::Upsilon)
         }
@@ -396,7 +403,7 @@ fn radius_kind(name: &str) -> Result<RadiusKind> {
         },
         "self_concordant" | "rho_selfconcordant_Hmetric" => RadiusKind::SelfConcordant,
         other => bail!(
-            "estimation.bonus_scale: found {other:?}, expected a number or one of theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic, self_concordant"
+            "estimation.bonus_scale: found {other:?}, expected a number or one of printed, theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic, self_concordant"
         ),
     })
 }

@@ -59,8 +59,9 @@ the tokens y_1 ... y_{h-1} is (A^{h-1} - 1)/(A - 1) + the base-A number y_1 ... 
    \"preferences\": [{\"prompt\": 0, \"winner\": [tokens], \"loser\": [tokens]}, ...] or \"pairs.jsonl\"
       or \"pairs.csv\" (columns prompt, winner, loser; tokens apart by spaces),
    \"estimation\": {\"param_bound\": B, \"feature_bound\": L, \"ridge\": 1, \"fail_prob\": 0.05,
-      \"bonus_scale\": a number, theory, theory_kappa, wald (the default), wald_ridge, likelihood_ratio,
-      likelihood_ratio_asymptotic or self_concordant, \"metric\": sigma_d or fisher},
+      \"bonus_scale\": a number, printed, theory, theory_kappa, wald (the default), wald_ridge, likelihood_ratio,
+      likelihood_ratio_asymptotic or self_concordant, \"printed_constant\": C of (A.2), 1 by default,
+      \"metric\": sigma_d or fisher},
    \"dpo\": {\"beta\": 0.1}, \"rto\": {\"beta1\": 0.1, \"beta2\": 0.03, \"source\": \"dpo\" or \"optimal\"}}
 
 A general table has \"states\": S, \"initial\": [S], \"horizon\": H and

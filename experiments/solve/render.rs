@@ -110,8 +110,18 @@ const ORDER: &[(&str, &str)] = &[
     ("mle.multiplier", "multiplier of the ball"),
     ("mle.separation", "separation of the data"),
     ("log_det_sigma", "log det Sigma_D"),
-    ("radii.rho_theory_Upsilon", "radius, theory with Upsilon"),
-    ("radii.rho_theory_kappa", "radius, theory with kappa"),
+    (
+        "radii.rho_printed_Upsilon",
+        "radius, (A.2) as printed, not proved",
+    ),
+    (
+        "radii.rho_theory_Upsilon",
+        "radius, repaired proof with Upsilon",
+    ),
+    (
+        "radii.rho_theory_kappa",
+        "radius, repaired proof with kappa",
+    ),
     ("radii.rho_LR_via_kappa", "radius, likelihood ratio"),
     ("radii.rho_wald_Hmetric", "radius, Wald, Fisher metric"),
     (

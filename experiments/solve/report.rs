@@ -78,6 +78,7 @@ pub struct Mle {
 pub struct Radii {
     pub G_noise: f64,
     pub Upsilon_2HLB: Option<f64>,
+    pub rho_printed_Upsilon: Option<f64>,
     pub rho_theory_Upsilon: Option<f64>,
     pub kappa_data: Option<f64>,
     pub rho_theory_kappa: Option<f64>,

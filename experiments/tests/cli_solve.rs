@@ -820,6 +820,41 @@ fn predetermined_responses_keep_to_the_support() {
     assert_eq!(got["predetermined_value"], Value::Null);
 }
 
+/// C sqrt(d log(1/delta)/Upsilon) + lambda B^2 with d = H = B = 2, L = sqrt 2, lambda = 1: (A.2) to the letter.
+#[test]
+fn the_radius_as_printed_is_a_choice() {
+    let slope = 2.0 + 2.0 * (8.0 * 2f64.sqrt()).cosh();
+    let root = (2.0 * 20f64.ln() * slope).sqrt();
+    for (constant, printed) in [(None, root + 4.0), (Some(2.5), 2.5 * root + 4.0)] {
+        let mut e = json!({"param_bound": 2, "bonus_scale": "printed"});
+        if let Some(constant) = constant {
+            e["printed_constant"] = json!(constant);
+        }
+        let got = solved(&own(json!({"estimation": e})));
+        close(
+            "radius",
+            &got["algorithm1"]["bonus_scale"],
+            &json!(printed),
+            1e-9,
+        );
+        close(
+            "report",
+            &got["radii"]["rho_printed_Upsilon"],
+            &json!(printed),
+            1e-9,
+        );
+        assert_eq!(got["algorithm1"]["metric"], "sigma_d");
+    }
+    refused(
+        &own(json!({"estimation": {"bonus_scale": "printed"}})),
+        &["estimation.param_bound: missing, the radius printed depends on it"],
+    );
+    refused(
+        &own(json!({"estimation": {"param_bound": 2, "printed_constant": 0}})),
+        &["estimation.printed_constant: found 0, must be > 0"],
+    );
+}
+
 #[test]
 fn extreme_settings() {
     let estimation = |key: &str, value: f64| {

@@ -162,6 +162,29 @@ fn json_is_alone_on_stdout_and_the_theorems_hold() {
     assert!((exact("algorithm1", 1_000_000) - 0.707_191_675_92).abs() < 1e-10);
     assert!((exact("b1", 100) - 2.456e-3).abs() < 1e-6);
     assert!((exact("b1", 1_000_000) / 3.46e-8 - 1.0).abs() < 2e-3);
+    // A bonus projected on the row space of too few pairs is far off, and its premise is false; projected on what
+    // responses differ in it is not.
+    let all = rows("inconsistency");
+    let unseen = |method: &str| {
+        let mut rows = all.iter();
+        let row =
+            rows.find(|r| r["data"] == "uncompared" && r["method"] == method && r["n"] == 10_000);
+        row.unwrap().clone()
+    };
+    let projected = unseen("projected");
+    assert!((number(&projected, "suboptimality") - 0.209_343).abs() < 1e-6);
+    assert!((number(&projected, "bound") + 0.010_570).abs() < 1e-6);
+    assert_eq!(projected["covered"], 0.0);
+    assert!((number(&unseen("algorithm1"), "suboptimality") - 2.022e-4).abs() < 1e-7);
+    let whole = unseen("projected_differences");
+    assert!(number(&whole, "suboptimality") < 3e-6 && whole["covered"] == 1.0);
+    // (A.2) as printed is sqrt(4 log 20 / Upsilon) + 1 at the smoke setting (d = 4, H = 3), and C multiplies its root.
+    let curves = rows("curves");
+    let printed = curves.iter().find(|r| r["radius"] == "printed").unwrap();
+    assert!(
+        (number(printed, "rho") - 70.701_2).abs() < 1e-3,
+        "{printed}"
+    );
     // Bounds of (B.1) with a fixed radius fall like n^(-1/2).
     let slopes = rows("slopes");
     let slope = slopes
@@ -382,6 +405,7 @@ fn bad_settings_are_refused_before_anything_is_written() {
         (&["--ridge", "0"], &["ridge", "0"]),
         (&["--theta-norm", "2"], &["theta_norm", "2"]),
         (&["--fail-prob", "1"], &["fail_prob", "1"]),
+        (&["--printed-constant", "0"], &["printed_constant", "0"]),
         (&["--sizes", "100,50"], &["sizes", "50 after 100"]),
         (&["--fit-points", "99"], &["fit_points", "99"]),
         (&["--replicates", "1"], &["replicates", "1"]),

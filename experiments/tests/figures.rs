@@ -132,7 +132,18 @@ fn committed_text_and_preference_rows_are_reproduced() {
     }
 }
 
-/// Some sizes and settings of every part are run again: each row is one of the committed rows, byte for byte.
+/// Whether two rows have the same texts and numbers, up to the rounding of sums of order 1.
+fn same_but_for_rounding(a: &str, b: &str) -> bool {
+    let (a, b): (Vec<&str>, Vec<&str>) = (a.split(',').collect(), b.split(',').collect());
+    let same = |(a, b): (&&str, &&str)| match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(x), Ok(y)) => a == b || (x - y).abs() <= 1e-12 + 1e-9 * y.abs(),
+        _ => a == b,
+    };
+    a.len() == b.len() && a.iter().zip(&b).all(same)
+}
+
+/// Some sizes and settings of every part are run again: each row is one of the committed rows. The bytes are the
+/// same on one CPU; another adds up in vectors of another width, so numbers may differ in their last digits.
 #[test]
 fn committed_suboptimality_rows_are_reproduced() {
     let dir = TempDir::new().unwrap();
@@ -142,20 +153,20 @@ fn committed_suboptimality_rows_are_reproduced() {
     run(THM42, &args, dir.path());
     for (name, rows) in [
         ("setting", 1),
-        ("curves", 34),
-        ("coverage", 16),
+        ("curves", 40),
+        ("coverage", 18),
         ("constant", 2),
         ("regimes", 30),
-        ("inconsistency", 36),
-        ("sweeps", 36),
+        ("inconsistency", 80),
+        ("sweeps", 60),
     ] {
         let file = format!("{name}.csv");
         let committed =
             fs::read_to_string(Path::new(ROOT).join("figures/thm42").join(&file)).unwrap();
-        let committed: BTreeSet<&str> = committed.lines().collect();
         let again = fs::read_to_string(dir.path().join("run").join(&file)).unwrap();
         for line in again.lines() {
-            assert!(committed.contains(line), "{file}: not committed: {line}");
+            let known = committed.lines().any(|c| same_but_for_rounding(c, line));
+            assert!(known, "{file}: not committed: {line}");
         }
         assert_eq!(again.lines().count(), 1 + rows, "{file}");
     }

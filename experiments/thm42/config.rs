@@ -27,6 +27,7 @@ pub struct Config {
     pub theta_norm: f64,
     pub ridge: f64,
     pub fail_prob: f64,
+    pub printed_constant: f64,
     pub sizes: Vec<usize>,
     pub replicates: u64,
     pub fit_points: usize,
@@ -79,6 +80,9 @@ pub struct Flags {
     /// delta, the probability with which a confidence set may miss the truth
     #[arg(long, value_name = "DELTA")]
     fail_prob: Option<f64>,
+    /// C of the radius (A.2) as printed
+    #[arg(long, value_name = "C")]
+    printed_constant: Option<f64>,
     /// (a, b, e) Sizes |D| of the data sets
     #[arg(long, value_name = "LIST")]
     sizes: Option<List<usize>>,
@@ -188,6 +192,7 @@ impl Config {
         // theta* of the bandits has norm at most 3.4.
         within("regime_param_bound", self.regime_param_bound, 3.4, 50.0)?;
         within("fail_prob", self.fail_prob, 1e-9, 0.5)?;
+        within("printed_constant", self.printed_constant, 1e-6, 1e6)?;
         let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
         for (key, list) in [
             ("sizes", &self.sizes),

@@ -6,7 +6,7 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::coverage::blocks;
-use crate::problem::RADII;
+use crate::problem::named_radii;
 use crate::summary::{Group, curves, groups, methods, of, slope_cell, slopes, violations};
 use rto_harness::stats::shown;
 
@@ -31,11 +31,12 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
         for block in blocks(study.config.replicates, BLOCK) {
             let id = format!("thm42/a/{}", tasks.len());
             tasks.push(Task::new(id, COLUMNS, move || {
+                let kinds = named_radii(study.config.printed_constant);
                 let mut rows = Vec::new();
                 for replicate in block.clone() {
                     let seeds = study.seeds.child("curves").index(n as u64);
                     let design = study.problem.sample(n, &seeds.index(replicate))?;
-                    let outcomes = study.problem.fit(&design)?.outcomes(&RADII)?;
+                    let outcomes = study.problem.fit(&design)?.outcomes(&kinds)?;
                     let key: [Cell; 2] = [n.into(), replicate.into()];
                     rows.extend(outcomes.iter().map(|o| o.cells(&key)));
                 }
@@ -118,7 +119,7 @@ impl Curves {
     fn conclusion(&self, study: &Study) -> String {
         let last = study.config.sizes.last().copied().unwrap_or(0).to_string();
         let reference = study.reference;
-        let worse: Vec<&str> = RADII
+        let worse: Vec<&str> = named_radii(study.config.printed_constant)
             .iter()
             .map(|(name, _)| *name)
             .filter(|radius| {

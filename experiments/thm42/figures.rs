@@ -52,14 +52,15 @@ impl Setting {
 }
 
 /// Label and look of a radius, the same in every figure.
-const RADII: [(&str, &str, usize, Marker); 5] = [
+const RADII: [(&str, &str, usize, Marker); 6] = [
+    ("printed", "(A.2) as printed", 5, Marker::Circle),
+    ("theory_upsilon", "repaired proof, Υ", 3, Marker::Square),
     (
-        "theory_upsilon",
-        "theory, Υ (the paper's)",
-        3,
-        Marker::Square,
+        "theory_kappa",
+        "repaired proof, κ of the data",
+        1,
+        Marker::Triangle,
     ),
-    ("theory_kappa", "theory, κ of the data", 1, Marker::Triangle),
     ("self_concordant", "self-concordant", 0, Marker::Diamond),
     ("likelihood_ratio", "likelihood ratio", 6, Marker::Cross),
     ("wald", "Wald", 2, Marker::Circle),
@@ -125,13 +126,28 @@ fn last_gap(table: &Table, method: &str, radius: &str) -> Result<f64> {
     Ok(last.unwrap_or(f64::NAN))
 }
 
+/// From which n on Algorithm 1 with this radius has a mean below `level`, in words.
+fn first_better(table: &Table, radius: &str, level: f64) -> Result<String> {
+    let rows = table
+        .filter("method", "algorithm1")?
+        .filter("radius", radius)?;
+    let points = rows.points("n", "suboptimality")?;
+    let better = points.iter().rev().take_while(|p| p.1 < level);
+    Ok(match better.last() {
+        None => "at no n".into(),
+        Some((n, _)) if *n == points[0].0 => "at every n".into(),
+        Some((n, _)) if *n == points[points.len() - 1].0 => format!("at n = {n} alone"),
+        Some((n, _)) => format!("from n = {n} on"),
+    })
+}
+
 /// A dashed line of slope `power` through the last of `points`, moved by `factor`.
 fn guide(points: &[(f64, f64)], power: f64, factor: f64, label: &str) -> Series {
     let line = points.last().map_or(Vec::new(), |last| {
         let at = |x: f64| (x, factor * last.1 * (x / last.0).powf(power));
         points.iter().map(|p| at(p.0)).collect()
     });
-    let style = SeriesStyle::new(Kind::Dashed, 5, Marker::Circle);
+    let style = SeriesStyle::new(Kind::Dashed, 4, Marker::Circle);
     Series::new(label, line, style)
 }
 
@@ -148,7 +164,7 @@ fn transient_slopes(dir: &Path) -> Result<String> {
         return Ok(String::new());
     };
     Ok(format!(
-        "Fitted slopes of the bound of Algorithm 1: {} with theory κ, as κ falls with every longer difference seen, and {} with self-concordant, as its term of order 1/√n fades; both tend to −1/2, beyond these n.",
+        "Fitted slopes of the bound of Algorithm 1: {} with κ, as κ falls with every longer difference seen, and {} with self-concordant, as its term of order 1/√n fades; both tend to −1/2, beyond these n.",
         signed(kappa),
         signed(concordant)
     ))
@@ -221,15 +237,19 @@ fn curves(dir: &Path, setting: &Setting) -> Result<()> {
         last_gap(&table, "reference", "")?,
     );
     let title = if upsilon > nothing && wald < 1.5 * plain {
-        "With the Wald radius pessimism costs little here; with the paper's radius it is worse than doing nothing"
+        format!(
+            "The Wald radius costs little; (A.2) as printed beats π_ref {}, its repaired proof's radius nowhere",
+            first_better(&table, "printed", nothing)?
+        )
     } else {
-        "Suboptimality and its bounds against the number of pairs"
+        "Suboptimality and its bounds against the number of pairs".into()
     };
-    let mut panels = Panels::new(title, 3, gaps)
+    let mut panels = Panels::new(&title, 3, gaps)
     .subtitle(&setting.instance()?)
     .caption(&format!(
-        "Means over {} independent data sets at each n; bands are the range of 95% of the data sets. Upper row: measured SubOpt. Lower row: the right side of Theorem 4.2 (left) and of Theorem B.1. Where the curves of (B.1) coincide, the radius exceeds what the ball ‖θ‖ ≤ B leaves, and the policy does not depend on the data. {}",
+        "Means over {} independent data sets at each n; bands are the range of 95% of the data sets. (A.2) as printed is drawn with C = {}; it has no proof. Upper row: measured SubOpt. Lower row: the right side of Theorem 4.2 (left) and of Theorem B.1. Where the curves of (B.1) coincide, the radius exceeds what the ball ‖θ‖ ≤ B leaves, and the policy does not depend on the data. {}",
         setting.text("replicates")?,
+        setting.text("printed_constant")?,
         transient_slopes(dir)?
     ));
     panels.panel_size = (430, 350);
@@ -249,13 +269,13 @@ fn coverage(dir: &Path, setting: &Setting) -> Result<()> {
         (
             "likelihood_set_finite",
             "set of high likelihood, finite n",
-            5,
+            7,
             Marker::Triangle,
         ),
         (
             "likelihood_set",
             "set of high likelihood, χ²",
-            5,
+            7,
             Marker::Diamond,
         ),
     ];
@@ -303,9 +323,7 @@ fn coverage(dir: &Path, setting: &Setting) -> Result<()> {
         .into_iter()
         .any(|high| high < target);
     let title = match low {
-        false => {
-            "Every set covers at least as often as promised, within the intervals; the sound ones are far too large"
-        }
+        false => "No set covers significantly less often than promised; most are far too large",
         true => "Some sets cover less often than promised",
     };
     let mut panels = Panels::new(title, 2, vec![cover, used])
@@ -402,17 +420,27 @@ fn inconsistency(dir: &Path) -> Result<()> {
         ("algorithm1", "Algorithm 1", 3, Marker::Square),
         (
             "projected",
-            "Algorithm 1, projected bonus",
+            "Algorithm 1, bonus projected on the row space of X",
             2,
             Marker::Circle,
+        ),
+        (
+            "projected_differences",
+            "Algorithm 1, bonus projected on response differences",
+            6,
+            Marker::Cross,
         ),
         ("b1", "(B.1)", 1, Marker::Triangle),
         ("baselined", "(B.1) with baseline", 0, Marker::Diamond),
     ];
     let mut panels = Vec::new();
     for (data, title) in [
-        ("exact", "exact data: θ_MLE = θ*, ϱ = 2√λB"),
-        ("sampled", "sampled data, radius theory κ"),
+        ("exact", "telescoping: exact data, θ_MLE = θ*, ϱ = 2"),
+        ("sampled", "telescoping: sampled data, radius with κ"),
+        (
+            "uncompared",
+            "one of 3 arms never compared: exact data, ϱ = 2",
+        ),
     ] {
         let rows = table.filter("data", data)?;
         let mut figure = Figure::new(
@@ -424,11 +452,12 @@ fn inconsistency(dir: &Path) -> Result<()> {
             let rows = rows.filter("method", method)?;
             let style = SeriesStyle::new(Kind::LineMarkers, color, marker);
             let mut curve = series(&rows, "n", "suboptimality", SPREAD, label, style)?;
-            if data == "exact" {
+            let exact = data != "sampled";
+            if exact {
                 curve.band = None;
             }
             // Curves that coincide would hide one another.
-            let shift = if data == "exact" { 1.25f64 } else { 1.1 }.powi(i as i32);
+            let shift = if exact { 1.25f64 } else { 1.1 }.powi(i as i32);
             curve.points.iter_mut().for_each(|p| p.0 *= shift);
             figure = figure.with(curve);
             if ["algorithm1", "b1"].contains(&method) {
@@ -441,13 +470,13 @@ fn inconsistency(dir: &Path) -> Result<()> {
     }
     share_decades(&mut panels, false);
     let mut panels = Panels::new(
-        "Algorithm 1 does not converge where a feature is invisible to comparisons; (B.1) does",
-        2,
+        "Algorithm 1 does not converge where a feature is invisible to comparisons; a projected bonus must keep what responses differ in",
+        3,
         panels,
     )
-    .subtitle("telescoping instance: A = 2, H = 2, λ = B = 1, β = 0.1, uniform π_ref")
-    .caption("On exact data Algorithm 1 tends to SubOpt 0.70719167592 although its estimate is the truth: the bonus of the second coordinate, which cancels in every comparison, does not shrink. The curves of (B.1), its baselined form and the projected bonus coincide; points of one n are drawn side by side. Sampled data: means, bands are the range of 95% of the data sets.");
-    panels.panel_size = (560, 420);
+    .subtitle("λ = B = 1, β = 0.1, uniform π_ref; telescoping instance: A = 2, H = 2; arms: A = 3, H = 1, θ* = (0.1, −0.1, −0.9), θ_MLE = (0.1, −0.1, 0)")
+    .caption("Telescoping: on exact data Algorithm 1 tends to SubOpt 0.70719167592 although its estimate is the truth: the bonus of the second coordinate, which cancels in every comparison, does not shrink. The curves of (B.1), its baselined form and both projected bonuses coincide; points of one n are drawn side by side. Sampled data: means, bands are the range of 95% of the data sets. Arms: the row space leaves out what sets the third arm apart, so that nothing warns of it; the right side of Theorem 4.2 is then negative from n = 10⁴ on, and its premise is false. The span of the response differences keeps it.");
+    panels.panel_size = (450, 400);
     panels.save(dir, "inconsistency")
 }
 
@@ -545,6 +574,19 @@ fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
             let style = SeriesStyle::new(Kind::LineMarkers, color, marker);
             figure = figure.with(series(&rows, "value", "suboptimality", MEAN, label, style)?);
         }
+        let printed = rows
+            .filter("method", "algorithm1")?
+            .filter("radius", "printed")?;
+        let style = SeriesStyle::new(Kind::LineMarkers, 5, Marker::Circle);
+        let label = "Algorithm 1, (A.2) as printed";
+        figure = figure.with(series(
+            &printed,
+            "value",
+            "suboptimality",
+            MEAN,
+            label,
+            style,
+        )?);
         let predicted = rows.filter("method", "predicted")?;
         let bound = |method: &str| -> Result<Vec<(f64, f64)>> {
             let rows = rows.filter("method", method)?.filter("radius", "wald")?;
@@ -587,8 +629,9 @@ fn sweeps(dir: &Path, setting: &Setting) -> Result<()> {
         setting.text("sweep_size")?
     ))
     .caption(&format!(
-        "Means over {} random instances, one data set each; bands are 95% intervals of the mean.{}",
+        "Means over {} random instances, one data set each; bands are 95% intervals of the mean. (A.2) as printed has C = {}.{}",
         setting.text("sweep_replicates")?,
+        setting.text("printed_constant")?,
         ridge_coverage(&table)?
     ));
     panels.panel_size = (560, 400);

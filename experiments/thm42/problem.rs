@@ -17,19 +17,25 @@ use rto_harness::table::Cell;
 
 use crate::config::Config;
 
-/// The radii of Algorithm 1, named as in the notes.
-pub const RADII: [(&str, RadiusKind); 5] = [
-    ("theory_upsilon", RadiusKind::Theory(Curvature::Upsilon)),
-    ("theory_kappa", RadiusKind::Theory(Curvature::Data)),
-    ("self_concordant", RadiusKind::SelfConcordant),
-    (
-        "likelihood_ratio",
-        RadiusKind::LikelihoodRatio {
-            finite_sample: false,
-        },
-    ),
-    ("wald", WALD),
-];
+/// A radius with its name in the tables.
+pub type NamedRadius = (&'static str, RadiusKind);
+
+/// The radii of Algorithm 1, named as in the notes, with C of (A.2).
+pub fn named_radii(constant: f64) -> [NamedRadius; 6] {
+    [
+        ("printed", RadiusKind::Printed { constant }),
+        ("theory_upsilon", RadiusKind::Theory(Curvature::Upsilon)),
+        ("theory_kappa", RadiusKind::Theory(Curvature::Data)),
+        ("self_concordant", RadiusKind::SelfConcordant),
+        (
+            "likelihood_ratio",
+            RadiusKind::LikelihoodRatio {
+                finite_sample: false,
+            },
+        ),
+        ("wald", WALD),
+    ]
+}
 
 /// The asymptotic radius in the metric of the observed information.
 pub const WALD: RadiusKind = RadiusKind::Wald { ridge_bias: false };
@@ -248,7 +254,7 @@ impl Fitted<'_> {
     }
 
     /// π_ref, plain MLE, and at each radius Algorithm 1, (B.1) and its baselined form.
-    pub fn outcomes(&self, kinds: &[(&'static str, RadiusKind)]) -> Result<Vec<Outcome>> {
+    pub fn outcomes(&self, kinds: &[NamedRadius]) -> Result<Vec<Outcome>> {
         let reference = self.problem.reference_suboptimality()?;
         let mut out = vec![
             Outcome::plain("reference", reference),
@@ -336,8 +342,9 @@ mod tests {
     fn outcomes_hold_their_bounds_where_the_truth_is_covered() {
         let problem = small();
         let design = problem.sample(300, &SeedTree::new(2)).unwrap();
-        let outcomes = problem.fit(&design).unwrap().outcomes(&RADII).unwrap();
-        assert_eq!(outcomes.len(), 2 + 3 * RADII.len());
+        let kinds = named_radii(1.0);
+        let outcomes = problem.fit(&design).unwrap().outcomes(&kinds).unwrap();
+        assert_eq!(outcomes.len(), 2 + 3 * kinds.len());
         for o in outcomes.iter().filter(|o| o.covered == Some(true)) {
             assert!(o.suboptimality <= o.bound.unwrap() + 1e-9, "{}", o.method);
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Algorithm 1, (4.2) | [`algorithm1`], [`PessimisticReward`] |
 //! | Theorem 4.2, both sides | [`theorem_4_2`] |
+//! | what a projected bonus must measure (errata, B5) | [`policy_differences`] |
 //! | (B.1), Theorem B.1, and the baselined form | [`maxmin`], [`theorem_b1`] |
 //! | Remark B.2 for counted transitions | [`robust_soft_value_iteration`] |
 //!
@@ -35,8 +36,10 @@
 mod convex;
 mod maxmin;
 mod pessimistic;
+mod projection;
 mod robust;
 
 pub use maxmin::{Baseline, ConfidenceSet, MaxMin, TheoremB1, maxmin, theorem_b1};
 pub use pessimistic::{Algorithm1, PessimisticReward, Theorem42, algorithm1, theorem_4_2};
+pub use projection::policy_differences;
 pub use robust::{KlBalls, robust_soft_value_iteration, worst_case_expectation};

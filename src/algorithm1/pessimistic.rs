@@ -4,6 +4,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::ConfidenceSet;
+use super::projection::holds_differences;
 use crate::estimate::RowSpace;
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy};
@@ -21,9 +22,10 @@ pub struct PessimisticReward {
 }
 
 impl PessimisticReward {
-    /// (4.2) on every pair. With a `projection`, the bonus measures only the part of φ in the row space
-    /// of X: the rest of a reward is invisible to preferences, and when the pairs span all trajectory
-    /// differences it is constant over the responses to a prompt, so that Theorem 4.2 still holds.
+    /// (4.2) on every pair. With a `projection`, the bonus measures only the part of φ in that space. Theorem 4.2
+    /// then holds if what is left out adds the same to the value of every policy
+    /// ([`super::policy_differences`]). The row space of X leaves out more than that when the pairs do not span
+    /// all differences of responses: no bonus then keeps the planner from what was never compared.
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -85,6 +87,8 @@ pub struct Algorithm1 {
     pub reward: PessimisticReward,
     /// π̂ and its values under r̂ (line 4).
     pub optimum: SoftOptimum,
+    /// Whether the bonus measures every direction that policies differ in, as it does without a projection.
+    pub bonus_is_whole: bool,
 }
 
 impl Algorithm1 {
@@ -111,8 +115,16 @@ pub fn algorithm1(
     let reward = PessimisticReward::try_new(features, set, projection)?;
     // Line 4: π̂ = argmax V^π_β(·; r̂).
     let optimum = soft_value_iteration(mdp, &reward, reference, beta)?;
+    let bonus_is_whole = match projection {
+        None => true,
+        Some(space) => holds_differences(mdp, features, reference, space)?,
+    };
     // Line 5: output.
-    Ok(Algorithm1 { reward, optimum })
+    Ok(Algorithm1 {
+        reward,
+        optimum,
+        bonus_is_whole,
+    })
 }
 
 /// Both sides of Theorem 4.2 and what its proof uses.
@@ -126,14 +138,16 @@ pub struct Theorem42 {
     pub kl: f64,
     /// 2ϱ E‖φ‖ − β E KL.
     pub bound: f64,
-    /// The premise ‖θ_MLE − θ*‖_M ≤ ϱ. Where it fails the bound proves nothing.
+    /// The premise: ‖θ_MLE − θ*‖_M ≤ ϱ, and a bonus that measures every direction that policies differ in
+    /// ([`Algorithm1::bonus_is_whole`]). Where it fails the bound proves nothing.
     pub premise: bool,
     /// The terms of (A.3).
     pub terms: Decomposition,
 }
 
 /// Theorem 4.2 for the output of Algorithm 1, given the truth θ*:
-/// SubOpt(π̂) ≤ 2ϱ E_{d*}\[‖φ‖_{M⁻¹}\] − β E_{d*}\[KL(π*_β ‖ π̂)\] whenever ‖θ_MLE − θ*‖_M ≤ ϱ.
+/// SubOpt(π̂) ≤ 2ϱ E_{d*}\[‖φ‖_{M⁻¹}\] − β E_{d*}\[KL(π*_β ‖ π̂)\] whenever ‖θ_MLE − θ*‖_M ≤ ϱ. With a projected bonus, P φ
+/// stands for φ in the bound, and (I − P)φ must add the same to the value of every policy.
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::NonFinite`] on θ*.
@@ -164,7 +178,7 @@ pub fn theorem_4_2(
         expected_bonus_norm,
         kl,
         bound: 2.0 * set.radius * expected_bonus_norm - discount,
-        premise: set.distance(theta_star) <= set.radius,
+        premise: set.distance(theta_star) <= set.radius && output.bonus_is_whole,
         terms: decompose(
             mdp,
             &truth,

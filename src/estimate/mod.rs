@@ -7,7 +7,7 @@
 //! | L_𝒟(θ), θ_MLE of (4.1) | [`fit_bradley_terry`], [`log_likelihood`], [`gradient`] |
 //! | whether (4.1) has a finite maximiser | [`separation()`] |
 //! | Σ_𝒟 of (4.2); observed information + λI | [`Metric`] |
-//! | ϱ of Lemma A.1 and its repairs | [`radii`], [`RadiusKind`] |
+//! | ϱ of (A.2) as printed, and its repairs | [`printed_radius`], [`radii`], [`RadiusKind`] |
 //!
 //! Three wins against one loss on a single feature: σ(θ) = ¾, unless the ball is smaller than log 3.
 //!
@@ -41,5 +41,7 @@ pub use design::{Design, gradient, information, log_likelihood};
 #[cfg(feature = "lapack")]
 pub use lapack::lapack_cholesky;
 pub use preference::{preference_probability, sample_preferences};
-pub use radius::{Curvature, Radii, Radius, RadiusInputs, RadiusKind, curvature_bound, radii};
+pub use radius::{
+    Curvature, Radii, Radius, RadiusInputs, RadiusKind, curvature_bound, printed_radius, radii,
+};
 pub use separation::{Separation, separation};

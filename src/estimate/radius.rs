@@ -18,8 +18,14 @@ pub enum Curvature {
 /// Lemma A.1 (errata, B3): A confidence radius ϱ.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RadiusKind {
-    /// ϱ = (G/κ + √((G/κ)² + 16λB²))/2 with G = ½√(d_eff + 2√(d_eff t) + 2t), t = log(1/δ): the corrected
-    /// form of (A.2). Metric Σ_𝒟.
+    /// C √(d log(1/δ)/Υ) + λB², metric Σ_𝒟: (A.2) to the letter. The paper leaves C open. Not proved: for every C
+    /// and d ≥ 3 it fails for δ near 1.
+    Printed {
+        /// C > 0.
+        constant: f64,
+    },
+    /// ϱ = (G/κ + √((G/κ)² + 16λB²))/2 with G = ½√(d_eff + 2√(d_eff t) + 2t), t = log(1/δ): what the
+    /// proof of (A.2) gives once repaired. Metric Σ_𝒟.
     Theory(Curvature),
     /// √χ²_{k,1−δ}, k = rank X, in the metric of the observed information; asymptotic. With
     /// `ridge_bias` √λ·B is added for the bias of λ.
@@ -48,7 +54,7 @@ pub struct Radius {
     pub value: f64,
     /// The metric of ‖θ_MLE − θ*‖ ≤ ϱ.
     pub metric: MetricKind,
-    /// Whether it covers θ* with probability at least 1 − δ at every sample size.
+    /// Whether it is proved to cover θ* with probability at least 1 − δ at every sample size.
     pub finite_sample: bool,
 }
 
@@ -92,6 +98,19 @@ impl RadiusInputs {
     fn log_inverse(&self) -> f64 {
         -self.fail_prob.ln()
     }
+}
+
+/// (A.2): C √(d log(1/δ)/Υ) + λB² as printed. No data enter.
+///
+/// # Errors
+/// [`Error::Config`] on the constants, C included.
+pub fn printed_radius(dim: usize, inputs: &RadiusInputs, constant: f64) -> Result<f64> {
+    inputs.check()?;
+    if !(constant > 0.0 && constant.is_finite()) {
+        return Err(Error::config("C of (A.2)", constant, "> 0 and finite"));
+    }
+    let variance = dim as f64 * inputs.log_inverse() / curvature_bound(inputs);
+    Ok(constant * variance.sqrt() + inputs.ridge * inputs.param_bound.powi(2))
 }
 
 /// Υ = 1/(2 + e^{2HLB} + e^{−2HLB}) of Lemma A.1: σ′ at the largest margin the assumptions allow.
@@ -249,6 +268,11 @@ impl Radii {
     pub fn radius(&self, kind: RadiusKind) -> Result<Radius> {
         let bias = self.inputs.ridge * self.inputs.param_bound.powi(2);
         let (value, metric, finite_sample) = match kind {
+            RadiusKind::Printed { constant } => (
+                printed_radius(self.dim, &self.inputs, constant)?,
+                MetricKind::SigmaD,
+                false,
+            ),
             RadiusKind::Theory(curvature) => {
                 let kappa = match curvature {
                     Curvature::Upsilon => self.upsilon,

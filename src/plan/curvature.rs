@@ -22,6 +22,25 @@ pub fn action_covariance(
     policy: &TabularPolicy,
     features: &impl FeatureMap,
 ) -> Result<DMatrix<f64>> {
+    let d = visitation(mdp, policy)?.state;
+    let mut out = DMatrix::zeros(features.dim(), features.dim());
+    for_each_feature_advantage(mdp, policy, features, |s, _, prob, row| {
+        add_outer(&mut out, row, d[s.ix()] * prob);
+    })?;
+    Ok(out)
+}
+
+/// Calls `visit(s, a, π(a|s), x)` on every pair, states from the last to the first, with
+/// x = φ(s, a) + E_{s′}\[m(s′)\] − m(s), m(s) = E_π\[Σ φ | s\], `[d]`: what Q − V is to a reward.
+///
+/// # Errors
+/// [`Error::Shape`] when the parts do not fit.
+pub(crate) fn for_each_feature_advantage(
+    mdp: &TabularMdp,
+    policy: &TabularPolicy,
+    features: &impl FeatureMap,
+    mut visit: impl FnMut(StateIx, ActionIx, f64, &[f64]),
+) -> Result<()> {
     check_policy(mdp, "policy", policy)?;
     let (n, na, dim) = (mdp.n_states(), mdp.n_actions(), features.dim());
     if features.shape() != (n, na) {
@@ -31,16 +50,15 @@ pub fn action_covariance(
             got: features.shape().0 * features.shape().1,
         });
     }
-    let d = visitation(mdp, policy)?.state;
     let mut m = vec![0.0; n * dim];
     let mut rows = vec![0.0; na * dim];
-    let mut out = DMatrix::zeros(dim, dim);
     for s in (0..n).rev() {
-        let probs = policy.probs(StateIx(s as u32));
+        let state = StateIx(s as u32);
+        let probs = policy.probs(state);
         let (head, later) = m.split_at_mut((s + 1) * dim);
         let mean = &mut head[s * dim..];
         for (a, row) in rows.chunks_exact_mut(dim).enumerate() {
-            features.write(StateIx(s as u32), ActionIx(a as u32), row);
+            features.write(state, ActionIx(a as u32), row);
             let (next, prob) = mdp.transition().row(s * na + a);
             for (to, p) in next.iter().zip(prob).filter(|(to, _)| **to != StateIx::END) {
                 let start = (to.ix() - s - 1) * dim;
@@ -52,17 +70,14 @@ pub fn action_covariance(
                 *m += probs[a] * r;
             }
         }
-        if d[s] == 0.0 {
-            continue;
-        }
-        for (row, p) in rows.chunks_exact_mut(dim).zip(&probs) {
+        for (a, row) in rows.chunks_exact_mut(dim).enumerate() {
             for (r, m) in row.iter_mut().zip(mean.iter()) {
                 *r -= m;
             }
-            add_outer(&mut out, row, d[s] * p);
+            visit(state, ActionIx(a as u32), probs[a], row);
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 fn add_outer(out: &mut DMatrix<f64>, x: &[f64], weight: f64) {

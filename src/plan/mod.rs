@@ -46,6 +46,7 @@ pub mod tree_kernel;
 mod visitation;
 
 pub use coverage::{concentrability, covering_behaviour, mix_occupancies};
+pub(crate) use curvature::for_each_feature_advantage;
 pub use curvature::{action_covariance, advantage_variance};
 pub use evaluate::{PolicyValue, evaluate};
 pub use natural_gradient::{NpgBound, NpgRun, natural_policy_gradient, npg_bound, npg_step};

@@ -8,7 +8,7 @@ pub use golden::{g0, g1, g1_other_policy, g1_preferences};
 pub use random::{Kind, RandomSpec, random_instance, random_policy};
 pub use regimes::{
     Comparison, pessimism_hurts, pessimism_is_neutral, pessimism_wins, predetermined_gap,
-    telescoping, token_chain,
+    telescoping, token_chain, uncompared_arm,
 };
 
 use super::{Beta, TabularMdp, TabularPolicy};

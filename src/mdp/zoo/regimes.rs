@@ -1,5 +1,5 @@
 //! Constructed instances: Proposition C.2, the telescoping instance on which Algorithm 1 is
-//! inconsistent, and bandits on which pessimism wins, does not matter, or hurts.
+//! inconsistent, an arm that is never compared, and bandits on which pessimism wins, does not matter, or hurts.
 
 use ndarray::Array2;
 
@@ -62,6 +62,15 @@ pub fn telescoping() -> Result<(TokenTree, Instance)> {
         theta_star: vec![1.0, 0.0],
     };
     Ok((tree, instance))
+}
+
+/// Three arms, rewards 0.1, −0.1 and −0.9, β = 0.1, uniform π_ref, of which only the first two are compared: the
+/// bonus projected on the row space of X is 0 on the third, and Algorithm 1 takes it for worth 0.
+///
+/// # Errors
+/// Never: the instance is fixed.
+pub fn uncompared_arm() -> Result<Instance> {
+    bandit(&[0.1, -0.1, -0.9], 0.1)
 }
 
 /// A design: `count` comparisons of two arms of a bandit.
