@@ -846,10 +846,6 @@ fn the_radius_as_printed_is_a_choice() {
         assert_eq!(got["algorithm1"]["metric"], "sigma_d");
     }
     refused(
-        &own(json!({"estimation": {"bonus_scale": "printed"}})),
-        &["estimation.param_bound: missing, the radius printed depends on it"],
-    );
-    refused(
         &own(json!({"estimation": {"param_bound": 2, "printed_constant": 0}})),
         &["estimation.printed_constant: found 0, must be > 0"],
     );
