@@ -258,7 +258,7 @@ fn sources(folders: &[&str]) -> String {
 #[test]
 fn every_test_and_figure_in_the_errata_exists() {
     let errata = fs::read_to_string(Path::new(ROOT).join("paper-notes/errata.md")).unwrap();
-    let sources = sources(&["src", "tests"]);
+    let sources = sources(&["src", "tests", "experiments/tests"]);
     let mut checked = 0;
     for name in names(&errata) {
         let exists = match name {
@@ -282,7 +282,14 @@ fn every_detail_of_ppo_is_held_by_a_test() {
     let notes = fs::read_to_string(Path::new(ROOT).join("paper-notes/deviations.md")).unwrap();
     let (_, rest) = notes.split_once("## PPO, detail by detail").unwrap();
     let (table, _) = rest.split_once("\n## ").unwrap();
-    let sources = sources(&["src", "tests", "bridge/tests"]);
+    let folders = [
+        "src",
+        "tests",
+        "bridge/tests",
+        "experiments/tests",
+        "experiments/rto_llm/tests",
+    ];
+    let sources = sources(&folders);
     let mut checked = 0;
     for row in table.lines().filter(|l| l.starts_with("| ")).skip(1) {
         let last = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
@@ -298,7 +305,7 @@ fn every_detail_of_ppo_is_held_by_a_test() {
 fn crates(manifest: &str) -> BTreeSet<String> {
     let manifest: toml::Table = manifest.parse().unwrap();
     let named = manifest["workspace"]["dependencies"].as_table().unwrap();
-    let ours = |name: &&String| !["rto", "rto-harness"].contains(&name.as_str());
+    let ours = |name: &&String| !["rto", "rto-bridge", "rto-harness"].contains(&name.as_str());
     named.keys().filter(ours).cloned().collect()
 }
 
