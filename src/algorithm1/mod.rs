@@ -33,6 +33,7 @@
 //! ```
 
 mod convex;
+mod frame;
 mod maxmin;
 mod pessimistic;
 mod robust;
