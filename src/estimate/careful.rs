@@ -144,11 +144,13 @@ pub(super) fn solve(
     let infinite = f64::INFINITY;
     let mut free = graded(&plain).minimise(start, infinite, infinite, patience)?;
     let mut strict = vec![false; design.n()];
-    if !free.converged && options.penalty == 0.0 {
+    // Weights of margins beyond this may be lost beside others, and a step that ought to be large with them.
+    let doubtful = !free.converged || free.largest_margin > 1.5 * PLAIN_MARGIN;
+    if doubtful && options.penalty == 0.0 {
         let theta = coordinates.theta(&free.y);
         // Where rounding leaves it undecided, all pairs are treated alike.
         strict = explained(design, theta.as_slice()).unwrap_or(strict);
-        if !strict.contains(&true) {
+        if !strict.contains(&true) && !free.converged {
             // Overlapping after all, only far out.
             let used = free.passes;
             free =
@@ -160,22 +162,32 @@ pub(super) fn solve(
     if separates && bound.is_infinite() {
         return Err(unbounded(&strict));
     }
-    if !separates {
-        if bound.is_infinite() || free.converged && free.y.norm() <= bound {
-            return converged(free, options).map(inside);
-        }
-        let zero = DVector::zeros(k);
-        let mut at = graded(&plain).minimise(zero, first, bound, options.max_passes)?;
-        at.passes += free.passes;
-        return converged(at, options).map(inside);
+    if !separates && (bound.is_infinite() || free.converged && free.y.norm() <= bound) {
+        return converged(free, options).map(inside);
     }
-    let (split, basis) = split(design, &strict)?;
-    let zero = DVector::zeros(split.dim);
-    let mut at = graded(&split).minimise(zero, first, bound, options.max_passes)?;
+    // Where the separated pairs have no direction to themselves, up to rounding, all are treated alike.
+    let divided = if separates {
+        Some(split(design, &strict)?)
+    } else {
+        None
+    };
+    let divided = divided.filter(|(split, _)| split.dim > split.overlap_dim);
+    let at = match &divided {
+        Some((split, _)) => {
+            let zero = DVector::zeros(split.dim);
+            graded(split).minimise(zero, first, bound, options.max_passes)?
+        }
+        None => graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?,
+    };
+    let mut at = converged(at, options)?;
     at.passes += free.passes;
-    let at = converged(at, options)?;
-    let theta = basis * &at.y;
-    Ok(finish(at, theta))
+    Ok(match &divided {
+        Some((_, basis)) => {
+            let theta = basis * &at.y;
+            finish(at, theta)
+        }
+        None => inside(at),
+    })
 }
 
 fn lengths(rows: &[f64], k: usize) -> impl Iterator<Item = f64> + '_ {

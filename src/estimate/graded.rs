@@ -45,6 +45,8 @@ pub(super) struct Iterate {
     pub passes: usize,
     /// Whether the last step was as small as it must be.
     pub converged: bool,
+    /// max |x_iᵀy|.
+    pub largest_margin: f64,
 }
 
 pub(super) struct Graded<'a> {
@@ -98,6 +100,7 @@ impl Graded<'_> {
             residual: f64::NAN,
             passes: 0,
             converged: false,
+            largest_margin: 0.0,
         };
         let mut ball = first.min(bound);
         while ball < bound {
@@ -162,6 +165,7 @@ impl Graded<'_> {
                 0.0
             };
             at.residual = self.residual(&model, &at.y, mu).1;
+            at.largest_margin = model.largest_margin;
             at.multiplier = mu * model.scale;
         }
         Ok(())
