@@ -9,6 +9,8 @@ use crate::{Error, Result};
 
 /// A convex function of θ that is smooth on the scale of β.
 pub(super) trait Objective {
+    /// A linear part of it, of which more than rounding need not be left: ν.
+    fn linear(&self) -> DVector<f64>;
     /// The β wanted.
     fn beta(&self) -> f64;
     fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>>;
@@ -30,8 +32,8 @@ pub(super) struct Solution {
 const MAX_STEPS: usize = 1000;
 /// The last barrier weight, relative to the scale of the objective.
 const LAST_WEIGHT: f64 = 1e-13;
-/// How far β falls from one barrier weight to the next.
-const SHARPEN: f64 = 0.25;
+/// How far β falls from one barrier weight to the next; the second for an objective on which the first fails.
+const SHARPEN: [f64; 2] = [0.25, 0.6];
 /// A squared Newton decrement that rounding explains.
 const STALLED: f64 = 1e-12;
 /// A gap, relative to the scale of the objective, that rounding explains.
@@ -75,22 +77,30 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
     let slope = frame.gradient(&objective.gradient(&theta, beta)?).norm();
     let spread = variance(objective, &frame, &theta, beta)?;
     // How much the gradient is, or may become within Θ; not so little that it is all rounding.
+    let size = spread.sqrt() + frame.gradient(&objective.linear()).norm();
     let scale = slope
         .max((spread / beta).min(spread.sqrt()))
-        .max(1e-5 * spread.sqrt());
+        .max(1e-5 * size);
     if scale == 0.0 {
         return Ok(alone((false, false)));
     }
     let constraints = frame.constraints(&v);
+    let multipliers: Vec<f64> = constraints.iter().map(|c| 0.1 / -c).collect();
     let mut state = State {
         objective,
         frame,
         scale,
-        m: constraints.iter().map(|c| 0.1 / -c).collect(),
-        v,
+        m: multipliers.clone(),
+        v: v.clone(),
         iterations: 0,
     };
-    let best = state.follow(beta)?;
+    let best = match state.follow(beta, SHARPEN[0]) {
+        Ok(best) => best,
+        Err(_) => {
+            (state.v, state.m, state.iterations) = (v, multipliers, 0);
+            state.follow(beta, SHARPEN[1])?
+        }
+    };
     let active: Vec<bool> = state
         .frame
         .constraints(&best.v)
@@ -127,7 +137,7 @@ fn variance(
 
 impl<O: Objective> State<'_, O> {
     /// From a wide barrier and a smooth objective to the ones wanted.
-    fn follow(&mut self, beta: f64) -> Result<Candidate> {
+    fn follow(&mut self, beta: f64, sharpen: f64) -> Result<Candidate> {
         let mut smooth = (0.3 * self.scale).max(beta);
         let mut weight = 0.1;
         loop {
@@ -135,10 +145,10 @@ impl<O: Objective> State<'_, O> {
             if smooth == beta && weight <= LAST_WEIGHT {
                 break;
             }
-            smooth = (SHARPEN * smooth).max(beta);
+            smooth = (sharpen * smooth).max(beta);
             // β leads where it falls, and the barrier follows quickly where it does not.
             let next = if smooth > beta {
-                0.2 * weight
+                0.8 * sharpen * weight
             } else {
                 (0.1 * weight).min(weight.powf(1.5))
             };
@@ -308,6 +318,10 @@ impl<O: Objective> State<'_, O> {
             ) else {
                 break;
             };
+            // Θ is not that long: what is left of the equations is rounding.
+            if step.norm() > 5.0 {
+                break;
+            }
             theta += self.frame.displacement(&step);
             v += step;
             for (&i, change) in which.iter().zip(&change) {

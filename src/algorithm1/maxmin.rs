@@ -134,6 +134,10 @@ impl<F: FeatureMap> SoftValue<'_, F> {
 }
 
 impl<F: FeatureMap> Objective for SoftValue<'_, F> {
+    fn linear(&self) -> DVector<f64> {
+        DVector::from_column_slice(self.nu)
+    }
+
     fn beta(&self) -> f64 {
         self.beta.get()
     }

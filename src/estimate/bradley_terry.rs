@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct FitOptions {
     /// B of Assumption 4.1; +∞ drops the constraint.
     pub param_bound: f64,
-    /// Large data: stop when the Newton decrement √(rᵀH⁻¹r) is at most this times √n, where r = ∇L − μθ is the KKT
+    /// Large data: stop when the Newton decrement √(rᵀH⁻¹r) is at most 2·tolerance·√(nd), where r = ∇L − μθ is the KKT
     /// residual and H = −∇²L + μI: the same in any units of the features. Others are solved to the accuracy of
     /// floating point.
     pub tolerance: f64,
@@ -112,7 +112,7 @@ pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit>
                 passes: solver.passes,
                 theta: point.theta,
             };
-            return Ok(report(found, &point.pass));
+            return Ok(report(design, found, &point.pass));
         }
         Ok(point) => point.theta,
         Err(_) => DVector::zeros(d),
@@ -124,20 +124,30 @@ pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit>
 
 fn finish(design: &Design, found: Careful) -> BtFit {
     let pass = kernels::pass(design.rows(), design.dim(), found.theta.as_slice());
-    report(found, &pass)
+    report(design, found, &pass)
 }
 
-fn report(found: Careful, pass: &Pass) -> BtFit {
+fn report(design: &Design, found: Careful, pass: &Pass) -> BtFit {
+    let theta = found.theta.as_slice();
+    let separable = design.n() > 0 && pass.min_margin > 0.0 && explains_all(design, theta);
     BtFit {
+        separable,
         norm: found.theta.norm(),
         log_likelihood: -pass.loss,
         at_bound: found.at_bound,
         multiplier: found.multiplier,
-        separable: pass.min_margin > 0.0 && pass.min_margin.is_finite(),
         residual: found.residual,
         passes: found.passes,
         theta: found.theta.as_slice().to_vec(),
     }
+}
+
+/// Whether every margin is positive beyond rounding of its sum.
+fn explains_all(design: &Design, theta: &[f64]) -> bool {
+    (0..design.n()).all(|i| {
+        let terms = || design.row(i).iter().zip(theta).map(|(x, t)| x * t);
+        terms().sum::<f64>() > 1e-13 * terms().map(f64::abs).sum::<f64>()
+    })
 }
 
 /// How many pairs the subset of a warm start has; `None` where the data are too few for one.
@@ -259,7 +269,7 @@ impl<'a> Solver<'a> {
     /// A step that does not shrink the residual enough is followed by a Newton step.
     fn iterate(&mut self, start: DVector<f64>, fresh: bool) -> Result<Point> {
         let mut point = self.evaluate(start, 0.0);
-        let target = self.options.tolerance * (self.n as f64).sqrt();
+        let target = 2.0 * self.options.tolerance * ((self.n * self.d) as f64).sqrt();
         let cheap = fresh && self.n * self.d * self.d <= CHEAP;
         let (mut stale, mut steps, mut shift) = (fresh, 0, 0.0);
         loop {

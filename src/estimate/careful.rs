@@ -172,22 +172,20 @@ pub(super) fn solve(
         None
     };
     let divided = divided.filter(|(split, _)| split.dim > split.overlap_dim);
-    let at = match &divided {
-        Some((split, _)) => {
-            let zero = DVector::zeros(split.dim);
-            graded(split).minimise(zero, first, bound, options.max_passes)?
+    if let Some((split, basis)) = &divided {
+        let zero = DVector::zeros(split.dim);
+        let at = graded(split).minimise(zero, first, bound, options.max_passes);
+        if let Ok(mut at) = at.and_then(|at| converged(at, options)) {
+            at.passes += free.passes;
+            let theta = basis * &at.y;
+            return Ok(finish(at, theta));
         }
-        None => graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?,
-    };
+        // The division was one of rounding.
+    }
+    let at = graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?;
     let mut at = converged(at, options)?;
     at.passes += free.passes;
-    Ok(match &divided {
-        Some((_, basis)) => {
-            let theta = basis * &at.y;
-            finish(at, theta)
-        }
-        None => inside(at),
-    })
+    Ok(inside(at))
 }
 
 fn lengths(rows: &[f64], k: usize) -> impl Iterator<Item = f64> + '_ {
