@@ -1,50 +1,20 @@
-//! A smooth convex function over ellipsoid ∩ ball: a log-barrier path, followed until Newton's method
-//! on the KKT equations of the constraints it shows to be active converges.
-//!
-//! (An infeasible primal–dual interior point jams here: it reaches the ellipsoid long before the dual
-//! residual is small.)
+//! A smooth convex function over ellipsoid ∩ ball: a primal–dual barrier path in the coordinates of [`Frame`], along
+//! which β falls to the one wanted too, and Newton's method on the KKT equations of the active constraints at its end.
 
 use nalgebra::{DMatrix, DVector};
 
 use super::ConfidenceSet;
+use super::frame::Frame;
 use crate::{Error, Result};
 
-/// A smooth convex function of θ.
+/// A convex function of θ that is smooth on the scale of β.
 pub(super) trait Objective {
-    fn value(&self, theta: &[f64]) -> Result<f64>;
-    fn gradient_hessian(&self, theta: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)>;
-}
-
-/// The objective as a function of u = θ/unit.
-struct Scaled<'a, O> {
-    objective: &'a O,
-    unit: f64,
-}
-
-impl<O: Objective> Objective for Scaled<'_, O> {
-    fn value(&self, u: &[f64]) -> Result<f64> {
-        self.objective.value(&self.theta(u))
-    }
-
-    fn gradient_hessian(&self, u: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)> {
-        let (gradient, hessian) = self.objective.gradient_hessian(&self.theta(u))?;
-        Ok((gradient * self.unit, hessian * self.unit.powi(2)))
-    }
-}
-
-impl<O> Scaled<'_, O> {
-    fn theta(&self, u: &[f64]) -> Vec<f64> {
-        u.iter().map(|u| u * self.unit).collect()
-    }
-}
-
-/// The unit of θ in which features of norm up to `bound` have norms near 1, so that the tolerances below mean
-/// the same whatever the features are measured in. A power of two, which rounds nothing.
-pub(super) fn unit_of(bound: f64) -> f64 {
-    match bound {
-        0.0 => 1.0,
-        bound => 2f64.powi(-bound.log2().round() as i32),
-    }
+    /// A linear part of it, of which more than rounding need not be left: ν.
+    fn linear(&self) -> DVector<f64>;
+    /// The β wanted.
+    fn beta(&self) -> f64;
+    fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>>;
+    fn hessian(&self, theta: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>>;
 }
 
 /// A KKT point.
@@ -53,301 +23,345 @@ pub(super) struct Solution {
     /// Of ‖θ−θ_MLE‖²_M − ϱ² and ‖θ‖² − B².
     pub multipliers: (f64, f64),
     pub active: (bool, bool),
+    /// An upper bound on gᵀθ − min_Θ gᵀ·, g the gradient there.
+    pub gap: f64,
     pub iterations: usize,
 }
 
 /// Newton steps at most.
-const MAX_STEPS: usize = 500;
-/// Factor between barrier weights.
-const SHRINK: f64 = 0.05;
-/// The smallest barrier weight, relative to the scale of the objective.
-const LAST_WEIGHT: f64 = 1e-11;
-/// KKT residual, relative to 1 + ‖∇F‖, that counts as solved.
-const RESIDUAL: f64 = 1e-12;
-
-/// One constraint c(θ) = (θ−o)ᵀQ(θ−o)/r² − 1 ≤ 0.
-struct Constraint {
-    quadratic: DMatrix<f64>,
-    origin: DVector<f64>,
-    square: f64,
-}
-
-impl Constraint {
-    fn value(&self, theta: &DVector<f64>) -> f64 {
-        let delta = theta - &self.origin;
-        delta.dot(&(&self.quadratic * &delta)) - 1.0
-    }
-
-    fn gradient(&self, theta: &DVector<f64>) -> DVector<f64> {
-        &self.quadratic * (theta - &self.origin) * 2.0
-    }
-}
-
-/// The two constraints on u = θ/unit.
-fn constraints(set: &ConfidenceSet<'_>, unit: f64) -> Vec<Constraint> {
-    let d = set.center.len();
-    let ellipsoid = set.radius * set.radius;
-    let ball = set.param_bound * set.param_bound;
-    let mut out = vec![Constraint {
-        quadratic: set.metric.matrix() / ellipsoid * unit.powi(2),
-        origin: DVector::from_column_slice(set.center) / unit,
-        square: ellipsoid,
-    }];
-    if set.param_bound.is_finite() {
-        out.push(Constraint {
-            quadratic: DMatrix::identity(d, d) / ball * unit.powi(2),
-            origin: DVector::zeros(d),
-            square: ball,
-        });
-    }
-    out
-}
-
-/// A strictly feasible start: the centre, pulled off the sphere when it lies on it.
-fn interior_start(set: &ConfidenceSet<'_>) -> DVector<f64> {
-    let center = DVector::from_column_slice(set.center);
-    let norm = center.norm();
-    let slack = set.param_bound - norm;
-    if !set.param_bound.is_finite() || slack > 0.05 * set.param_bound {
-        return center;
-    }
-    // Moving towards 0 by a share t costs t‖θ_MLE‖_M of the ellipsoid's radius.
-    let reach = set.metric.norm(set.center).max(f64::MIN_POSITIVE);
-    let share = (0.5 * set.radius / reach).min(0.1);
-    let on_sphere = center * (set.param_bound / norm).min(1.0);
-    on_sphere * (1.0 - share)
-}
+const MAX_STEPS: usize = 1000;
+/// The last barrier weight, relative to the scale of the objective.
+const LAST_WEIGHT: f64 = 1e-13;
+/// How far β falls from one barrier weight to the next; the second for an objective on which the first fails.
+const SHARPEN: [f64; 2] = [0.25, 0.6];
+/// A squared Newton decrement that rounding explains.
+const STALLED: f64 = 1e-12;
+/// A gap, relative to the scale of the objective, that rounding explains.
+const ROUNDED: f64 = 1e-8;
 
 struct State<'a, O> {
     objective: &'a O,
-    constraints: Vec<Constraint>,
-    theta: DVector<f64>,
-    lambda: Vec<f64>,
+    frame: Frame,
+    /// What the objective is divided by.
+    scale: f64,
+    v: DVector<f64>,
+    /// Multipliers of the constraints.
+    m: Vec<f64>,
     iterations: usize,
 }
 
-/// argmin of the objective over Θ, with numbers measured in `unit` ([`unit_of`]).
-pub(super) fn minimise(
-    objective: &impl Objective,
-    set: &ConfidenceSet<'_>,
-    unit: f64,
-) -> Result<Solution> {
-    if set.radius == 0.0 {
-        return Ok(Solution {
-            theta: set.center.to_vec(),
-            multipliers: (0.0, 0.0),
-            active: (true, false),
-            iterations: 0,
-        });
-    }
-    let objective = &Scaled { objective, unit };
-    let theta = interior_start(set) / unit;
-    let constraints = constraints(set, unit);
-    let (grad, _) = objective.gradient_hessian(theta.as_slice())?;
-    let scale = grad.norm().max(1e-8);
-    let mut state = State {
-        objective,
-        lambda: vec![0.0; constraints.len()],
-        constraints,
-        theta,
+/// A point, in both coordinates, with its multipliers and gap.
+struct Candidate {
+    theta: DVector<f64>,
+    v: DVector<f64>,
+    m: Vec<f64>,
+    gap: f64,
+}
+
+/// argmin of the objective over Θ.
+pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> Result<Solution> {
+    let alone = |active| Solution {
+        theta: set.center.to_vec(),
+        multipliers: (0.0, 0.0),
+        active,
+        gap: 0.0,
         iterations: 0,
     };
-    let mut weight = 0.1 * scale;
-    let active = loop {
-        state.centre(weight)?;
-        let (active, residual, taken) = state.polish(weight)?;
-        // A point that was taken over lies on the constraints, where the barrier is infinite.
-        if taken || residual <= RESIDUAL * (1.0 + scale) || weight <= LAST_WEIGHT * scale {
-            break active;
+    if set.radius == 0.0 {
+        return Ok(alone((true, false)));
+    }
+    let frame = Frame::of(set);
+    let v = frame.interior();
+    let beta = objective.beta();
+    let theta = frame.theta(&v);
+    let slope = frame.gradient(&objective.gradient(&theta, beta)?).norm();
+    let spread = variance(objective, &frame, &theta, beta)?;
+    // How much the gradient is, or may become within Θ; not so little that it is all rounding.
+    let size = spread.sqrt() + frame.gradient(&objective.linear()).norm();
+    let scale = slope
+        .max((spread / beta).min(spread.sqrt()))
+        .max(1e-5 * size);
+    if scale == 0.0 {
+        return Ok(alone((false, false)));
+    }
+    let constraints = frame.constraints(&v);
+    let multipliers: Vec<f64> = constraints.iter().map(|c| 0.1 / -c).collect();
+    let mut state = State {
+        objective,
+        frame,
+        scale,
+        m: multipliers.clone(),
+        v: v.clone(),
+        iterations: 0,
+    };
+    let best = match state.follow(beta, SHARPEN[0]) {
+        Ok(best) => best,
+        Err(_) => {
+            (state.v, state.m, state.iterations) = (v, multipliers, 0);
+            state.follow(beta, SHARPEN[1])?
         }
-        weight *= SHRINK;
     };
-    let multiplier = |i: usize| match state.constraints.get(i) {
-        Some(c) if active[i] => state.lambda[i] / c.square,
-        _ => 0.0,
-    };
+    let active: Vec<bool> = state
+        .frame
+        .constraints(&best.v)
+        .iter()
+        .zip(&best.m)
+        .map(|(c, m)| *m > -c)
+        .collect();
+    let used: Vec<f64> = best
+        .m
+        .iter()
+        .zip(&active)
+        .map(|(m, a)| if *a { m * scale } else { 0.0 })
+        .collect();
     Ok(Solution {
-        multipliers: (multiplier(0), multiplier(1)),
+        multipliers: state.frame.multipliers(set, &used),
         active: (active[0], active.get(1).copied().unwrap_or(false)),
+        gap: best.gap,
         iterations: state.iterations,
-        theta: objective.theta(state.theta.as_slice()),
+        theta: best.theta.as_slice().to_vec(),
     })
 }
 
+/// β times the trace of the Hessian in v.
+fn variance(
+    objective: &impl Objective,
+    frame: &Frame,
+    theta: &DVector<f64>,
+    beta: f64,
+) -> Result<f64> {
+    // At a β so small that the quotient is infinite, take it at one that is not.
+    let safe = beta.max(1e-150);
+    Ok(frame.hessian(&objective.hessian(theta, safe)?).trace() * safe)
+}
+
 impl<O: Objective> State<'_, O> {
-    fn values(&self, theta: &DVector<f64>) -> Vec<f64> {
-        self.constraints.iter().map(|c| c.value(theta)).collect()
-    }
-
-    /// ∇F + Σ λ∇c.
-    fn dual_residual(
-        &self,
-        theta: &DVector<f64>,
-        lambda: &[f64],
-        grad: &DVector<f64>,
-    ) -> DVector<f64> {
-        let terms = self.constraints.iter().zip(lambda);
-        terms.fold(grad.clone(), |sum, (c, l)| sum + c.gradient(theta) * *l)
-    }
-
-    /// F − w Σ log(−c) at a strictly feasible point, `None` outside.
-    fn barrier(&self, theta: &DVector<f64>, weight: f64) -> Result<Option<f64>> {
-        let c = self.values(theta);
-        if c.iter().any(|c| c.is_nan() || *c >= 0.0) {
-            return Ok(None);
-        }
-        let logs: f64 = c.iter().map(|c| (-c).ln()).sum();
-        Ok(Some(
-            self.objective.value(theta.as_slice())? - weight * logs,
-        ))
-    }
-
-    /// Damped Newton on the barrier function; leaves λ_i = w/(−c_i).
-    fn centre(&mut self, weight: f64) -> Result<()> {
-        let mut current =
-            self.barrier(&self.theta, weight)?
-                .ok_or_else(|| Error::NotConverged {
-                    what: "strictly feasible point for (B.1)".into(),
-                    iterations: self.iterations,
-                    residual: f64::NAN,
-                })?;
+    /// From a wide barrier and a smooth objective to the ones wanted.
+    fn follow(&mut self, beta: f64, sharpen: f64) -> Result<Candidate> {
+        let mut smooth = (0.3 * self.scale).max(beta);
+        let mut weight = 0.1;
         loop {
-            let (grad, hess) = self.objective.gradient_hessian(self.theta.as_slice())?;
-            let c = self.values(&self.theta);
-            let (mut matrix, mut slope) = (hess, grad);
-            for (con, c) in self.constraints.iter().zip(&c) {
-                let g = con.gradient(&self.theta);
-                matrix += &con.quadratic * (2.0 * weight / -c);
-                matrix.ger(weight / (c * c), &g, &g, 1.0);
-                slope += &g * (weight / -c);
+            self.centre(weight, smooth)?;
+            if smooth == beta && weight <= LAST_WEIGHT {
+                break;
             }
-            self.lambda = c.iter().map(|c| weight / -c).collect();
-            let step = solve_damped(matrix, &-&slope).ok_or_else(|| self.stuck(slope.norm()))?;
+            smooth = (sharpen * smooth).max(beta);
+            // β leads where it falls, and the barrier follows quickly where it does not.
+            let next = if smooth > beta {
+                0.8 * sharpen * weight
+            } else {
+                (0.1 * weight).min(weight.powf(1.5))
+            };
+            weight = next.max(LAST_WEIGHT);
+        }
+        let gradient = self.gradient(&self.v, beta)?;
+        let mut best = Candidate {
+            gap: self.gap(&self.v, &self.m, &gradient),
+            theta: self.frame.theta(&self.v),
+            v: self.v.clone(),
+            m: self.m.clone(),
+        };
+        // The stronger damping for an objective that is flat in some direction.
+        for damping in [1e-14, 1e-9] {
+            self.polish(beta, damping, &mut best)?;
+        }
+        if best.gap <= ROUNDED * self.scale {
+            Ok(best)
+        } else {
+            Err(self.stuck(beta, best.gap / self.scale))
+        }
+    }
+
+    fn gradient(&self, v: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
+        let g = self.objective.gradient(&self.frame.theta(v), beta)?;
+        Ok(self.frame.gradient(&g))
+    }
+
+    fn hessian(&self, v: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>> {
+        let h = self.objective.hessian(&self.frame.theta(v), beta)?;
+        Ok(self.frame.hessian(&h))
+    }
+
+    /// gᵀv − min_Θ gᵀ·, from above.
+    fn gap(&self, v: &DVector<f64>, m: &[f64], gradient: &DVector<f64>) -> f64 {
+        let m: Vec<f64> = m.iter().map(|m| m * self.scale).collect();
+        gradient.dot(v) - self.frame.linear_lower_bound(gradient, &m)
+    }
+
+    /// Primal–dual Newton steps towards the minimiser of F/scale − w Σ log(−c_i).
+    fn centre(&mut self, weight: f64, beta: f64) -> Result<()> {
+        let mut gradient = self.gradient(&self.v, beta)? / self.scale;
+        let (mut smallest, mut stalled) = (f64::INFINITY, 0);
+        loop {
+            let c = self.frame.constraints(&self.v);
+            let mut matrix = self.hessian(&self.v, beta)? / self.scale;
+            let mut slope = gradient.clone();
+            for (i, c) in c.iter().enumerate() {
+                let normal = self.frame.normal(i, &self.v);
+                let bend = self.frame.bend(i) * self.m[i];
+                for j in 0..bend.len() {
+                    matrix[(j, j)] += bend[j];
+                }
+                matrix.ger(self.m[i] / -c, &normal, &normal, 1.0);
+                slope.axpy(weight / -c, &normal, 1.0);
+            }
+            let step =
+                solve_damped(matrix, &-&slope).ok_or_else(|| self.stuck(beta, slope.norm()))?;
             let decrement = -slope.dot(&step);
+            self.dual_step(&c, &step, weight);
             // Close enough to the path: an error of this size in F is far below the barrier's own.
             if decrement <= 1e-3 * weight {
                 return Ok(());
             }
+            // Rounding keeps it from falling further.
+            stalled = if decrement < 0.5 * smallest {
+                0
+            } else {
+                stalled + 1
+            };
+            smallest = smallest.min(decrement);
+            if stalled > 4 && smallest <= STALLED {
+                return Ok(());
+            }
             self.iterations += 1;
             if self.iterations > MAX_STEPS {
-                return Err(self.stuck(slope.norm()));
+                return Err(self.stuck(beta, decrement));
             }
-            let Some((theta, value)) = self.descend(&step, decrement, current, weight)? else {
-                return Ok(());
-            };
-            (self.theta, current) = (theta, value);
+            match self.descend(&step, decrement, weight, beta)? {
+                Some((v, g)) => (self.v, gradient) = (v, g),
+                None => return Ok(()),
+            }
         }
     }
 
-    /// Backtracking along a Newton step; `None` when no step decreases the value in floating point.
+    /// The multipliers' part of a step, held near w/(−c_i).
+    fn dual_step(&mut self, c: &[f64], step: &DVector<f64>, weight: f64) {
+        for (i, c) in c.iter().enumerate() {
+            let slack = -c;
+            let target = weight / slack;
+            let m = target + self.m[i] / slack * self.frame.normal(i, &self.v).dot(step);
+            self.m[i] = m.clamp(1e-2 * target, 1e2 * target);
+        }
+    }
+
+    /// Backtracks along a step until it keeps a share of every slack and the barrier function does not rise steeply
+    /// at its end; `None` when no step does. Judged by slopes, which rounding spoils much later than values.
     fn descend(
         &self,
         step: &DVector<f64>,
         decrement: f64,
-        current: f64,
         weight: f64,
-    ) -> Result<Option<(DVector<f64>, f64)>> {
+        beta: f64,
+    ) -> Result<Option<(DVector<f64>, DVector<f64>)>> {
+        let before = self.frame.constraints(&self.v);
         let mut t = 1.0;
         for _ in 0..60 {
-            let theta = &self.theta + step * t;
-            if let Some(value) = self.barrier(&theta, weight)?
-                && value <= current - 0.1 * t * decrement
-                && value < current
-            {
-                return Ok(Some((theta, value)));
+            let v = &self.v + step * t;
+            let c = self.frame.constraints(&v);
+            let kept = c.iter().zip(&before).all(|(c, b)| *c <= 0.01 * b);
+            if kept {
+                let gradient = self.gradient(&v, beta)? / self.scale;
+                let mut slope = gradient.dot(step);
+                for (i, c) in c.iter().enumerate() {
+                    slope += weight / -c * self.frame.normal(i, &v).dot(step);
+                }
+                if slope <= 0.5 * decrement {
+                    return Ok(Some((v, gradient)));
+                }
             }
             t *= 0.5;
         }
         Ok(None)
     }
 
-    fn stuck(&self, residual: f64) -> Error {
+    fn stuck(&self, beta: f64, residual: f64) -> Error {
         Error::NotConverged {
-            what: "barrier method for (B.1)".into(),
+            what: format!(
+                "(B.1) at beta = {beta:e} (the smaller beta is beside the slope of V*, here {:.0e}, the sharper its kinks)",
+                self.scale
+            ),
             iterations: self.iterations,
             residual,
         }
     }
 
-    /// Newton on the KKT equations of the constraints whose multiplier exceeds their slack, from the
-    /// point on the path. Taken over when it ends feasible, with non-negative multipliers and a small
-    /// residual; returns the active set, the KKT residual reached, and whether it was taken over.
-    fn polish(&mut self, weight: f64) -> Result<(Vec<bool>, f64, bool)> {
-        let c = self.values(&self.theta);
-        let active: Vec<bool> = c.iter().zip(&self.lambda).map(|(c, l)| *l > -c).collect();
-        let which: Vec<usize> = (0..active.len()).filter(|&i| active[i]).collect();
-        let start: Vec<f64> = (0..active.len())
-            .map(|i| if active[i] { self.lambda[i] } else { 0.0 })
-            .collect();
-        let (mut theta, mut lambda) = (self.theta.clone(), start);
-        let mut best: Option<(f64, DVector<f64>, Vec<f64>)> = None;
-        for _ in 0..10 {
-            let (grad, hess) = self.objective.gradient_hessian(theta.as_slice())?;
-            let dual = self.dual_residual(&theta, &lambda, &grad);
-            let c = self.values(&theta);
-            let slack: f64 = which.iter().map(|&i| c[i].abs()).sum();
-            let residual = dual.norm() + slack;
-            let broken = (0..c.len()).any(|i| c[i] > 1e-13 && !active[i]);
-            let worse = best.as_ref().is_some_and(|(b, _, _)| residual >= *b);
-            if broken || worse || lambda.iter().any(|l| *l < 0.0) {
-                break;
+    /// Newton on the KKT equations of the constraints whose multiplier exceeds their slack. The point of least gap is
+    /// kept. Steps are added to θ itself: far from θ_MLE it is otherwise only as exact as θ_MLE is large.
+    fn polish(&mut self, beta: f64, damping: f64, best: &mut Candidate) -> Result<()> {
+        let c = self.frame.constraints(&self.v);
+        let which: Vec<usize> = (0..c.len()).filter(|&i| self.m[i] > -c[i]).collect();
+        let (mut v, mut m) = (self.v.clone(), vec![0.0; c.len()]);
+        let mut theta = self.frame.theta(&v);
+        which.iter().for_each(|&i| m[i] = self.m[i]);
+        for _ in 0..6 {
+            let gradient = self.frame.gradient(&self.objective.gradient(&theta, beta)?);
+            let hessian = self.frame.hessian(&self.objective.hessian(&theta, beta)?) / self.scale;
+            let c = self.frame.constraints(&v);
+            let feasible = c.iter().all(|c| *c <= 4e-16 * self.frame.dim() as f64);
+            let signs = m.iter().all(|m| *m >= 0.0);
+            let gap = self.gap(&v, &m, &gradient);
+            if feasible && signs && gap < best.gap {
+                *best = Candidate {
+                    theta: theta.clone(),
+                    v: v.clone(),
+                    m: m.clone(),
+                    gap,
+                };
             }
-            best = Some((residual, theta.clone(), lambda.clone()));
-            let Some((step, change)) = self.kkt_step(&theta, &lambda, hess, &dual, &c, &which)
-            else {
+            let Some((step, change)) = self.kkt_step(
+                &v,
+                &m,
+                (gradient / self.scale, hessian),
+                &c,
+                &which,
+                damping,
+            ) else {
                 break;
             };
-            theta += step;
+            // Θ is not that long: what is left of the equations is rounding.
+            if step.norm() > 5.0 {
+                break;
+            }
+            theta += self.frame.displacement(&step);
+            v += step;
             for (&i, change) in which.iter().zip(&change) {
-                lambda[i] += change;
+                m[i] += change;
             }
             self.iterations += 1;
         }
-        let (residual, theta, lambda) = match best {
-            Some(best) => best,
-            None => return Ok((active, f64::INFINITY, false)),
-        };
-        // Far from the solution the path stays the better point; at its end, take what is best.
-        let scale = 1.0 + self.objective.gradient_hessian(theta.as_slice())?.0.norm();
-        let taken = residual <= RESIDUAL * scale || weight <= 1e-10 * scale;
-        if taken {
-            (self.theta, self.lambda) = (theta, lambda);
-        }
-        Ok((active, residual, taken))
+        Ok(())
     }
 
     fn kkt_step(
         &self,
-        theta: &DVector<f64>,
-        lambda: &[f64],
-        hess: DMatrix<f64>,
-        dual: &DVector<f64>,
+        v: &DVector<f64>,
+        m: &[f64],
+        (mut dual, mut top): (DVector<f64>, DMatrix<f64>),
         c: &[f64],
         which: &[usize],
+        damping: f64,
     ) -> Option<(DVector<f64>, Vec<f64>)> {
-        let (d, k) = (theta.len(), which.len());
+        let (d, k) = (v.len(), which.len());
+        for (i, m) in m.iter().enumerate() {
+            dual.axpy(*m, &self.frame.normal(i, v), 1.0);
+            let bend = self.frame.bend(i) * *m;
+            (0..d).for_each(|j| top[(j, j)] += bend[j]);
+        }
+        let size = (top.trace() / d as f64).abs().max(f64::MIN_POSITIVE);
+        (0..d).for_each(|i| top[(i, i)] += damping * size);
         let mut matrix = DMatrix::zeros(d + k, d + k);
         let mut right = DVector::zeros(d + k);
-        let mut top = hess;
-        for (con, l) in self.constraints.iter().zip(lambda) {
-            top += &con.quadratic * (2.0 * l);
-        }
-        let damping = 1e-13 * (top.trace() / d as f64).abs();
-        for i in 0..d {
-            top[(i, i)] += damping;
-        }
         matrix.view_mut((0, 0), (d, d)).copy_from(&top);
         right.rows_mut(0, d).copy_from(&-dual);
         for (j, &i) in which.iter().enumerate() {
-            let g = self.constraints[i].gradient(theta);
+            let g = self.frame.normal(i, v);
             matrix.view_mut((0, d + j), (d, 1)).copy_from(&g);
             matrix
                 .view_mut((d + j, 0), (1, d))
                 .copy_from(&g.transpose());
             right[d + j] = -c[i];
             // Where both constraints have one gradient, this shares the multiplier between them.
-            matrix[(d + j, d + j)] =
-                -1e-10 * g.norm_squared() / (top.trace() / d as f64).abs().max(1e-300);
+            matrix[(d + j, d + j)] = -1e-12 * g.norm_squared() / size;
         }
         let solved = matrix.lu().solve(&right)?;
         if solved.iter().any(|x| !x.is_finite()) {
@@ -360,7 +374,10 @@ impl<O: Objective> State<'_, O> {
 
 fn solve_damped(mut matrix: DMatrix<f64>, right: &DVector<f64>) -> Option<DVector<f64>> {
     let d = right.len();
-    let mut damping = 1e-14 * (matrix.trace() / d as f64).abs().max(f64::MIN_POSITIVE);
+    if matrix.iter().any(|x| !x.is_finite()) {
+        return None;
+    }
+    let mut damping = 1e-16 * (matrix.trace() / d as f64).abs().max(f64::MIN_POSITIVE);
     for _ in 0..12 {
         for i in 0..d {
             matrix[(i, i)] += damping;

@@ -2,7 +2,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::convex::{Objective, Solution, minimise, unit_of};
+use super::convex::{Objective, Solution, minimise};
 use crate::estimate::Metric;
 use crate::features::FeatureMap;
 use crate::mdp::{Beta, TabularMdp, TabularPolicy, check_finite, check_len};
@@ -119,9 +119,9 @@ struct SoftValue<'a, F> {
 }
 
 impl<F: FeatureMap> SoftValue<'_, F> {
-    fn optimum(&self, theta: &[f64]) -> Result<SoftOptimum> {
+    fn optimum(&self, theta: &[f64], beta: Beta) -> Result<SoftOptimum> {
         let reward = LinearReward::try_new(self.features, theta)?;
-        soft_value_iteration(self.mdp, &reward, self.reference, self.beta)
+        soft_value_iteration(self.mdp, &reward, self.reference, beta)
     }
 
     fn gradient_at(&self, optimum: &SoftOptimum) -> Result<DVector<f64>> {
@@ -134,15 +134,22 @@ impl<F: FeatureMap> SoftValue<'_, F> {
 }
 
 impl<F: FeatureMap> Objective for SoftValue<'_, F> {
-    fn value(&self, theta: &[f64]) -> Result<f64> {
-        let shift: f64 = self.nu.iter().zip(theta).map(|(n, t)| n * t).sum();
-        Ok(self.optimum(theta)?.mean_value(self.mdp) - shift)
+    fn linear(&self) -> DVector<f64> {
+        DVector::from_column_slice(self.nu)
     }
 
-    fn gradient_hessian(&self, theta: &[f64]) -> Result<(DVector<f64>, DMatrix<f64>)> {
-        let optimum = self.optimum(theta)?;
+    fn beta(&self) -> f64 {
+        self.beta.get()
+    }
+
+    fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
+        self.gradient_at(&self.optimum(theta.as_slice(), Beta::try_new(beta)?)?)
+    }
+
+    fn hessian(&self, theta: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>> {
+        let optimum = self.optimum(theta.as_slice(), Beta::try_new(beta)?)?;
         let covariance = action_covariance(self.mdp, &optimum.policy, self.features)?;
-        Ok((self.gradient_at(&optimum)?, covariance / self.beta.get()))
+        Ok(covariance / beta)
     }
 }
 
@@ -178,13 +185,12 @@ pub fn maxmin(
         theta,
         multipliers,
         active,
+        gap,
         iterations,
-    } = minimise(&objective, set, unit_of(features.bound()))?;
-    let optimum = objective.optimum(&theta)?;
+    } = minimise(&objective, set)?;
+    let optimum = objective.optimum(&theta, beta)?;
     let gradient = objective.gradient_at(&optimum)?;
-    let linear = DVector::from_column_slice(&theta);
     let shift: f64 = nu.iter().zip(&theta).map(|(n, t)| n * t).sum();
-    let duality_gap = gradient.dot(&linear) - linear_lower_bound(&gradient, set, multipliers);
     Ok(MaxMin {
         value: optimum.mean_value(mdp) - shift,
         theta,
@@ -194,34 +200,9 @@ pub fn maxmin(
         ellipsoid_active: active.0,
         ball_active: active.1,
         multipliers,
-        duality_gap,
+        duality_gap: gap,
         iterations,
     })
-}
-
-/// A lower bound on min_{θ∈Θ} cᵀθ: the best of the ellipsoid alone, the ball alone, and the Lagrangian
-/// at the given multipliers.
-fn linear_lower_bound(c: &DVector<f64>, set: &ConfidenceSet<'_>, (m1, m2): (f64, f64)) -> f64 {
-    let center = DVector::from_column_slice(set.center);
-    let ellipsoid = c.dot(&center) - set.radius * set.metric.inverse_norm(c.as_slice());
-    let ball = if set.param_bound.is_finite() {
-        -set.param_bound * c.norm()
-    } else {
-        f64::NEG_INFINITY
-    };
-    let mut best = ellipsoid.max(ball);
-    if m1 > 0.0 && m2 > 0.0 {
-        let n = c.len();
-        let quadratic = set.metric.matrix() * (2.0 * m1) + DMatrix::identity(n, n) * (2.0 * m2);
-        let right = set.metric.matrix() * &center * (2.0 * m1) - c;
-        if let Some(chol) = quadratic.cholesky() {
-            let theta = chol.solve(&right);
-            let outside = set.distance(theta.as_slice()).powi(2) - set.radius.powi(2);
-            let beyond = theta.norm_squared() - set.param_bound.powi(2);
-            best = best.max(c.dot(&theta) + m1 * outside + m2 * beyond);
-        }
-    }
-    best
 }
 
 /// Both sides of Theorem B.1.

@@ -34,6 +34,7 @@
 //! ```
 
 mod convex;
+mod frame;
 mod maxmin;
 mod pessimistic;
 mod projection;

@@ -2,7 +2,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::covariance::RowSpace;
+use super::careful::{self, Careful};
 use super::design::Design;
 use super::kernels::{self, Pass, Weights};
 use super::newton::{minimise_in_ball, secant_update};
@@ -13,7 +13,9 @@ use crate::{Error, Result};
 pub struct FitOptions {
     /// B of Assumption 4.1; +∞ drops the constraint.
     pub param_bound: f64,
-    /// Stop when the norm of the KKT residual ∇L − μθ is at most this times n.
+    /// Large data: stop when the Newton decrement √(rᵀH⁻¹r) is at most 2·tolerance·√(nd), where r = ∇L − μθ is the KKT
+    /// residual and H = −∇²L + μI: the same in any units of the features. Others are solved to the accuracy of
+    /// floating point.
     pub tolerance: f64,
     /// Readings of the whole data at most.
     pub max_passes: usize,
@@ -43,7 +45,8 @@ pub struct BtFit {
     pub log_likelihood: f64,
     /// Whether ‖θ‖ ≤ B is active.
     pub at_bound: bool,
-    /// μ ≥ 0 with ∇L(θ_MLE) = μ θ_MLE; 0 inside the ball.
+    /// μ ≥ 0 with ∇L(θ_MLE) = μ θ_MLE; 0 inside the ball. Separable data in a ball of norm above about 700 units of
+    /// the margin leave a μ below the smallest number, which is then 0 too.
     pub multiplier: f64,
     /// Whether x_iᵀθ > 0 for every pair at the estimate: without the ball there is no finite maximiser.
     /// [`separation`](super::separation()) decides in general, quasi-separation included.
@@ -67,17 +70,21 @@ const CHEAP: usize = 20_000_000;
 const PATIENCE: usize = 25;
 /// Rows taken together into the subset.
 const STRIDE_ROWS: usize = 32;
+/// Least pivot of the information per pair, in units of the features' mean squares, below which a fit by secant
+/// steps is not trusted.
+const WELL_CONDITIONED: f64 = 1e-7;
 
 /// θ_MLE = argmax_{‖θ‖≤B} Σ log σ(x_iᵀθ) of (4.1), with its multiplier.
 ///
-/// BFGS steps from the exact Hessian, each minimising the quadratic model inside the ball, with a Newton
-/// step whenever one was slow. Large data: the same on a strided subset first; its Hessian, scaled, then
-/// starts the iteration over the whole data, one reading of X per step. Where the maximiser is not unique (rank-deficient X, d > n) the one
-/// of least norm is returned. No data: θ = 0.
+/// Newton steps inside the ball until a step changes no margin, which is the same in any units of the features; where
+/// the data separate, in balls that grow to the one wanted, with the weights of separated pairs in relation to each other
+/// so that they do not vanish. Large data: BFGS steps from the scaled Hessian of a strided subset, one reading of X per
+/// step, unless the information turns out to be nearly singular. Where the maximiser is not unique (rank-deficient X,
+/// d > n) the one of least norm is returned. No data: θ = 0.
 ///
 /// # Errors
 /// [`Error::Config`] on options; [`Error::Assumption`] when B = ∞, there is no penalty, and the data are
-/// separable (no finite maximiser); [`Error::NotConverged`] otherwise.
+/// separable or quasi-separable (no finite maximiser); [`Error::NotConverged`] otherwise.
 pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit> {
     if options.param_bound.is_nan() || options.param_bound <= 0.0 {
         return Err(Error::config("param_bound", options.param_bound, "> 0"));
@@ -88,10 +95,65 @@ pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit>
     if !(options.penalty >= 0.0 && options.penalty.is_finite()) {
         return Err(Error::config("penalty", options.penalty, ">= 0"));
     }
-    let start = DVector::zeros(design.dim());
-    let mut solver = Solver::new(design.rows(), design.dim(), options);
-    let fit = solver.run(start)?;
-    finish(design, options, &solver, fit)
+    let (n, d) = (design.n(), design.dim());
+    let start = DVector::zeros(d);
+    let subset = subset_of(n, d);
+    if subset.is_none() && n * d * d <= CHEAP {
+        let found = careful::solve(design, options, &start)?;
+        return Ok(finish(design, found));
+    }
+    let mut solver = Solver::new(design.rows(), d, options);
+    let from = match solver.run(start) {
+        Ok(point) if solver.trusted() => {
+            let found = Careful {
+                at_bound: point.multiplier > 0.0,
+                multiplier: point.multiplier,
+                residual: point.residual,
+                passes: solver.passes,
+                theta: point.theta,
+            };
+            return Ok(report(design, found, &point.pass));
+        }
+        Ok(point) => point.theta,
+        Err(_) => DVector::zeros(d),
+    };
+    let mut found = careful::solve(design, options, &from)?;
+    found.passes += solver.passes;
+    Ok(finish(design, found))
+}
+
+fn finish(design: &Design, found: Careful) -> BtFit {
+    let pass = kernels::pass(design.rows(), design.dim(), found.theta.as_slice());
+    report(design, found, &pass)
+}
+
+fn report(design: &Design, found: Careful, pass: &Pass) -> BtFit {
+    let theta = found.theta.as_slice();
+    let separable = design.n() > 0 && pass.min_margin > 0.0 && explains_all(design, theta);
+    BtFit {
+        separable,
+        norm: found.theta.norm(),
+        log_likelihood: -pass.loss,
+        at_bound: found.at_bound,
+        multiplier: found.multiplier,
+        residual: found.residual,
+        passes: found.passes,
+        theta: found.theta.as_slice().to_vec(),
+    }
+}
+
+/// Whether every margin is positive beyond rounding of its sum.
+fn explains_all(design: &Design, theta: &[f64]) -> bool {
+    (0..design.n()).all(|i| {
+        let terms = || design.row(i).iter().zip(theta).map(|(x, t)| x * t);
+        terms().sum::<f64>() > 1e-13 * terms().map(f64::abs).sum::<f64>()
+    })
+}
+
+/// How many pairs the subset of a warm start has; `None` where the data are too few for one.
+fn subset_of(n: usize, d: usize) -> Option<usize> {
+    let subset = (n / SUBSET).max(PER_PARAMETER * d);
+    (n >= SUBSET_FROM && 2 * subset <= n).then_some(subset)
 }
 
 /// What [`Solver::run`] ends with.
@@ -110,6 +172,8 @@ struct Solver<'a> {
     options: &'a FitOptions,
     passes: usize,
     hessian: DMatrix<f64>,
+    /// Mean of x_ik² for each k, over the pairs that the iteration started from, `[d]`.
+    squares: Vec<f64>,
 }
 
 impl<'a> Solver<'a> {
@@ -121,6 +185,7 @@ impl<'a> Solver<'a> {
             options,
             passes: 0,
             hessian: DMatrix::zeros(d, d),
+            squares: Vec::new(),
         }
     }
 
@@ -163,11 +228,11 @@ impl<'a> Solver<'a> {
     }
 
     fn run(&mut self, start: DVector<f64>) -> Result<Point> {
-        let subset = (self.n / SUBSET).max(PER_PARAMETER * self.d);
-        if self.n >= SUBSET_FROM && 2 * subset <= self.n {
+        if let Some(subset) = subset_of(self.n, self.d) {
             let start = self.warm_start(subset, start)?;
             self.iterate(start, false)
         } else {
+            self.squares = mean_squares(self.rows, self.d);
             self.iterate(start, true)
         }
     }
@@ -196,6 +261,7 @@ impl<'a> Solver<'a> {
             Err(_) => start,
         };
         self.hessian = inner.exact_hessian(&theta) / share;
+        self.squares = mean_squares(&picked, self.d);
         Ok(theta)
     }
 
@@ -203,27 +269,25 @@ impl<'a> Solver<'a> {
     /// A step that does not shrink the residual enough is followed by a Newton step.
     fn iterate(&mut self, start: DVector<f64>, fresh: bool) -> Result<Point> {
         let mut point = self.evaluate(start, 0.0);
-        let target = self.options.tolerance * self.n as f64;
-        // What rounding leaves of a gradient that is a sum of n terms.
-        let floor =
-            1e-15 * (self.n as f64).sqrt() * point.gradient.norm().max(self.n as f64 * 1e-3);
+        let target = 2.0 * self.options.tolerance * ((self.n * self.d) as f64).sqrt();
         let cheap = fresh && self.n * self.d * self.d <= CHEAP;
         let (mut stale, mut steps, mut shift) = (fresh, 0, 0.0);
-        while point.residual > target {
+        loop {
             self.refuse_separable(&point)?;
-            if self.passes >= self.options.max_passes {
-                return Err(self.not_converged(&point));
-            }
             if stale {
                 self.hessian = self.exact_hessian(&point.theta);
             }
             let model = self.shifted(shift);
             let bound = self.options.param_bound;
             let (to, multiplier) = minimise_in_ball(&model, &point.gradient, &point.theta, bound)?;
+            let slope = (&point.gradient + &point.theta * multiplier).dot(&(&to - &point.theta));
+            if shift == 0.0 && slope.abs().sqrt() <= target {
+                return Ok(point);
+            }
+            if self.passes >= self.options.max_passes {
+                return Err(self.not_converged(&point));
+            }
             let Some(next) = self.line_search(&point, &to, multiplier) else {
-                if point.residual <= floor.max(target) {
-                    break;
-                }
                 if stale && shift > 1.0 {
                     return Err(self.not_converged(&point));
                 }
@@ -247,7 +311,24 @@ impl<'a> Solver<'a> {
             );
             point = next;
         }
-        Ok(point)
+    }
+
+    /// Whether every direction of the parameters is seen well: the information per pair, in units of the features'
+    /// mean squares, has no small pivot. Otherwise the data may nearly separate, or be rank-deficient.
+    fn trusted(&self) -> bool {
+        let scale: Vec<f64> = self
+            .squares
+            .iter()
+            .map(|s| (s * self.n as f64).sqrt())
+            .collect();
+        let scaled = DMatrix::from_fn(self.d, self.d, |i, j| {
+            self.hessian[(i, j)] / (scale[i] * scale[j])
+        });
+        scaled.iter().all(|x| x.is_finite())
+            && scaled.cholesky().is_some_and(|c| {
+                let pivots = c.l_dirty().diagonal();
+                pivots.iter().all(|x| x * x > WELL_CONDITIONED)
+            })
     }
 
     /// H + shift·max(diag H)·I.
@@ -302,47 +383,13 @@ impl<'a> Solver<'a> {
     }
 }
 
-fn finish(
-    design: &Design,
-    options: &FitOptions,
-    solver: &Solver<'_>,
-    point: Point,
-) -> Result<BtFit> {
-    let mut theta = point.theta;
-    // The maximiser of least norm: remove what rounding put into the unobserved directions.
-    if options.penalty == 0.0 && design.n() > 0 && nearly_singular(&solver.hessian) {
-        let space = RowSpace::of(design)?;
-        if space.rank() < design.dim() {
-            theta = DVector::from_vec(space.project(theta.as_slice()));
-        }
+/// Mean of x_ik² for each k, `[d]`.
+fn mean_squares(rows: &[f64], d: usize) -> Vec<f64> {
+    let mut out = vec![0.0; d];
+    for x in rows.chunks_exact(d) {
+        out.iter_mut().zip(x).for_each(|(o, x)| *o += x * x);
     }
-    Ok(BtFit {
-        norm: theta.norm(),
-        log_likelihood: -point.pass.loss,
-        at_bound: point.multiplier > 0.0,
-        multiplier: point.multiplier,
-        separable: design.n() > 0 && point.pass.min_margin > 0.0,
-        residual: point.residual,
-        passes: solver.passes,
-        theta: theta.as_slice().to_vec(),
-    })
-}
-
-/// A cheap screen before the exact rank is computed.
-fn nearly_singular(hessian: &DMatrix<f64>) -> bool {
-    let scale: Vec<f64> = hessian
-        .diagonal()
-        .iter()
-        .map(|x| x.max(0.0).sqrt())
-        .collect();
-    let mut scaled = hessian.clone();
-    for i in 0..scaled.nrows() {
-        for j in 0..scaled.ncols() {
-            scaled[(i, j)] /= (scale[i] * scale[j]).max(f64::MIN_POSITIVE);
-        }
-    }
-    match scaled.cholesky() {
-        None => true,
-        Some(chol) => chol.l_dirty().diagonal().iter().any(|x| x * x < 1e-8),
-    }
+    let n = (rows.len() / d).max(1) as f64;
+    out.iter_mut().for_each(|o| *o /= n);
+    out
 }

@@ -1,6 +1,6 @@
 //! Σ_𝒟 of (4.2) and its kin: a positive definite metric with its Cholesky factor.
 
-use nalgebra::{Cholesky, DMatrix, DVector, Dyn, SymmetricEigen};
+use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use super::design::{Design, information};
 use crate::mdp::check_len;
@@ -81,6 +81,11 @@ impl Metric {
         &self.matrix
     }
 
+    /// L of M = LLᵀ.
+    pub(crate) fn lower(&self) -> DMatrix<f64> {
+        self.factor.l()
+    }
+
     /// log det M.
     pub fn log_det(&self) -> f64 {
         self.factor.ln_determinant()
@@ -141,46 +146,4 @@ fn factorise(matrix: &DMatrix<f64>) -> Option<Cholesky<f64, Dyn>> {
         return super::lapack::lapack_cholesky(matrix).ok();
     }
     Cholesky::new(matrix.clone())
-}
-
-/// Errata, B5: The row space of X: the parameter directions that preference data can see.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RowSpace {
-    basis: DMatrix<f64>,
-}
-
-impl RowSpace {
-    /// From the eigenvectors of XᵀX above rounding (relative 1e-11, which bounds singular values of X at
-    /// about 3e-6 of the largest).
-    ///
-    /// # Errors
-    /// [`Error::NotConverged`] when the eigensolver fails.
-    pub fn of(design: &Design) -> Result<Self> {
-        let d = design.dim();
-        let eigen = SymmetricEigen::try_new(design.gram(), 1e-15, 10_000).ok_or_else(|| {
-            Error::NotConverged {
-                what: "eigenvalues of the Gram matrix".into(),
-                iterations: 10_000,
-                residual: f64::NAN,
-            }
-        })?;
-        let top = eigen.eigenvalues.iter().copied().fold(0.0, f64::max);
-        let kept: Vec<usize> = (0..d)
-            .filter(|&k| eigen.eigenvalues[k] > 1e-11 * top)
-            .collect();
-        let basis = DMatrix::from_fn(d, kept.len(), |i, k| eigen.eigenvectors[(i, kept[k])]);
-        Ok(Self { basis })
-    }
-
-    /// rank X.
-    pub fn rank(&self) -> usize {
-        self.basis.ncols()
-    }
-
-    /// The orthogonal projection of v on the row space.
-    pub fn project(&self, v: &[f64]) -> Vec<f64> {
-        let v = DVector::from_column_slice(v);
-        let projected = &self.basis * self.basis.tr_mul(&v);
-        projected.as_slice().to_vec()
-    }
 }

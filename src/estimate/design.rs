@@ -4,8 +4,8 @@ use nalgebra::DMatrix;
 
 use super::kernels::{self, Weights};
 use crate::Result;
-use crate::features::{FeatureMap, trajectory_features};
-use crate::mdp::{PreferencePair, check_finite, check_len};
+use crate::features::FeatureMap;
+use crate::mdp::{PreferencePair, Trajectory, check_finite, check_len};
 use crate::{Error, mdp::TabularMdp};
 
 /// X with rows x_i = ψ(τ^w_i) − ψ(τ^l_i), ψ(τ) = Σ_h φ(s_h, a_h); shape `[n, d]`, row-major.
@@ -15,6 +15,8 @@ use crate::{Error, mdp::TabularMdp};
 pub struct Design {
     dim: usize,
     rows: Vec<f64>,
+    /// What rounding of the features may have put into an entry of each column, `[d]`; 0 for rows that were given.
+    rounding: Vec<f64>,
 }
 
 impl Design {
@@ -29,10 +31,15 @@ impl Design {
         check_len("design matrix", rows.len() / dim * dim, rows.len())?;
         let name = |i: usize| format!("design[{}][{}]", i / dim, i % dim);
         check_finite(name, &rows)?;
-        Ok(Self { dim, rows })
+        Ok(Self {
+            dim,
+            rows,
+            rounding: vec![0.0; dim],
+        })
     }
 
-    /// From preference pairs.
+    /// From preference pairs. An entry no larger than what rounding of the features leaves of a difference
+    /// that is 0 (0.1 + 0.2 − 0.3) is 0.
     ///
     /// # Errors
     /// [`Error::Shape`] when a pair names states or actions the features do not have.
@@ -49,6 +56,7 @@ impl Design {
             n * na,
         )?;
         let mut rows = Vec::with_capacity(pairs.len() * dim);
+        let mut rounding = vec![0.0f64; dim];
         for (i, pair) in pairs.iter().enumerate() {
             for trajectory in [pair.winner(), pair.loser()] {
                 let outside = trajectory
@@ -63,11 +71,28 @@ impl Design {
                     ));
                 }
             }
-            let winner = trajectory_features(features, pair.winner());
-            let loser = trajectory_features(features, pair.loser());
-            rows.extend(winner.iter().zip(&loser).map(|(w, l)| w - l));
+            let (winner, largest) = summed(features, pair.winner());
+            let (loser, other) = summed(features, pair.loser());
+            let terms = pair.winner().steps().len() + pair.loser().steps().len();
+            for k in 0..dim {
+                // Half a unit in the last place for each feature as it was read, and for each addition.
+                let lost = 0.5 * f64::EPSILON * (terms + 1) as f64 * (largest[k] + other[k]);
+                let difference = winner[k] - loser[k];
+                rounding[k] = rounding[k].max(lost);
+                rows.push(if difference.abs() <= lost {
+                    0.0
+                } else {
+                    difference
+                });
+            }
         }
-        Self::try_new(dim, rows)
+        let design = Self::try_new(dim, rows)?;
+        Ok(Self { rounding, ..design })
+    }
+
+    /// What rounding of the features may have put into an entry of each column, `[d]`.
+    pub(super) fn rounding(&self) -> &[f64] {
+        &self.rounding
     }
 
     /// n = |𝒟|.
@@ -114,6 +139,20 @@ impl Design {
             kernels::gram(&self.rows, self.dim, Weights::One),
         )
     }
+}
+
+/// ψ(τ) and Σ_h |φ(s_h, a_h)| entry by entry, `[d]` each.
+fn summed(features: &impl FeatureMap, trajectory: &Trajectory) -> (Vec<f64>, Vec<f64>) {
+    let mut phi = vec![0.0; features.dim()];
+    let (mut psi, mut size) = (phi.clone(), phi.clone());
+    for &(s, a) in trajectory.steps() {
+        features.write(s, a, &mut phi);
+        for (k, x) in phi.iter().enumerate() {
+            psi[k] += x;
+            size[k] += x.abs();
+        }
+    }
+    (psi, size)
 }
 
 /// L_𝒟(θ) = Σ_i log σ(x_iᵀθ) of (4.1), natural logarithm, ≤ 0.

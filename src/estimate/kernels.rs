@@ -147,6 +147,45 @@ pub(crate) enum Weights<'a> {
     One,
     /// w_i = σ′(x_iᵀθ): the observed information of (4.1).
     Slope(&'a [f64]),
+    /// w, `[n]`.
+    Given(&'a [f64]),
+}
+
+impl Weights<'_> {
+    /// The weights of run `i`: those that are given row by row belong to its rows only.
+    fn of_run(&self, i: usize, n: usize) -> Self {
+        match self {
+            Weights::Given(w) => Weights::Given(&w[i * RUN..i * RUN + n]),
+            shared => *shared,
+        }
+    }
+}
+
+/// Xᵀw, `[d]`.
+pub(crate) fn weighted_sum(rows: &[f64], d: usize, weights: &[f64]) -> Vec<f64> {
+    struct Sum<'a>(&'a [f64], usize, &'a [f64]);
+    impl Kernel for Sum<'_> {
+        type Output = Vec<f64>;
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f64> {
+            let mut out = vec![0.0; self.1];
+            let blocks = self.0.chunks(BLOCK * self.1).zip(self.2.chunks(BLOCK));
+            for (rows, w) in blocks {
+                accumulate(simd, rows, self.1, w, &mut out);
+            }
+            out
+        }
+    }
+    let runs: Vec<Vec<f64>> = rows
+        .par_chunks(RUN * d)
+        .zip(weights.par_chunks(RUN))
+        .map(|(rows, w)| dispatch(Sum(rows, d, w)))
+        .collect();
+    let mut out = vec![0.0; d];
+    for run in &runs {
+        out.iter_mut().zip(run).for_each(|(o, r)| *o += r);
+    }
+    out
 }
 
 /// Xᵀ·diag(w)·X, `[d, d]`, symmetric.
@@ -154,7 +193,11 @@ pub(crate) fn gram(rows: &[f64], d: usize, weights: Weights<'_>) -> Vec<f64> {
     let padded = d.next_multiple_of(LANES);
     let runs: Vec<Vec<f64>> = rows
         .par_chunks(RUN * d)
-        .map(|rows| dispatch(GramKernel { rows, d, weights }))
+        .enumerate()
+        .map(|(i, rows)| {
+            let weights = weights.of_run(i, rows.len() / d);
+            dispatch(GramKernel { rows, d, weights })
+        })
         .collect();
     let mut upper = vec![0.0; padded * padded];
     for run in &runs {
@@ -191,15 +234,22 @@ impl Kernel for GramKernel<'_> {
         let mut out = vec![0.0; padded * padded];
         let mut plain = vec![0.0; BLOCK * padded];
         let mut scaled = vec![0.0; BLOCK * padded];
-        for rows in self.rows.chunks(BLOCK * d) {
+        for (block, rows) in self.rows.chunks(BLOCK * d).enumerate() {
             let n = rows.len() / d;
             let mut w = [1.0; BLOCK];
-            if let Weights::Slope(theta) = self.weights {
-                for (w, x) in w.iter_mut().zip(rows.chunks_exact(d)) {
-                    *w = simd::dot(simd, x, theta);
+            match self.weights {
+                Weights::One => {}
+                Weights::Slope(theta) => {
+                    for (w, x) in w.iter_mut().zip(rows.chunks_exact(d)) {
+                        *w = simd::dot(simd, x, theta);
+                    }
+                    for w in &mut w {
+                        *w = sigmoid_slope(*w);
+                    }
                 }
-                for w in &mut w {
-                    *w = sigmoid_slope(*w);
+                Weights::Given(given) => {
+                    let given = &given[block * BLOCK..];
+                    w[..n].copy_from_slice(&given[..n]);
                 }
             }
             let packed = plain
@@ -299,6 +349,13 @@ mod tests {
                 assert!((a - b).abs() < scale.max(1e-13) * 10.0);
             }
             for (a, b) in gram(&x, d, Weights::Slope(&theta)).iter().zip(&h) {
+                assert!((a - b).abs() < scale.max(1e-13) * 10.0);
+            }
+            let slopes: Vec<f64> = z.iter().map(|z| sigmoid_slope(*z)).collect();
+            let given = gram(&x, d, Weights::Given(&slopes));
+            assert_eq!(given, gram(&x, d, Weights::Slope(&theta)));
+            let weights: Vec<f64> = z.iter().map(|z| -sigmoid(-z)).collect();
+            for (a, b) in weighted_sum(&x, d, &weights).iter().zip(&g) {
                 assert!((a - b).abs() < scale.max(1e-13) * 10.0);
             }
         }

@@ -25,18 +25,21 @@
 //! ```
 
 mod bradley_terry;
+mod careful;
 mod covariance;
 mod design;
+mod graded;
 mod kernels;
 #[cfg(feature = "lapack")]
 mod lapack;
 mod newton;
 mod preference;
 mod radius;
+mod row_space;
 mod separation;
 
 pub use bradley_terry::{BtFit, FitOptions, fit_bradley_terry};
-pub use covariance::{Metric, MetricKind, RowSpace};
+pub use covariance::{Metric, MetricKind};
 pub use design::{Design, gradient, information, log_likelihood};
 #[cfg(feature = "lapack")]
 pub use lapack::lapack_cholesky;
@@ -44,4 +47,5 @@ pub use preference::{preference_probability, sample_preferences};
 pub use radius::{
     Curvature, Radii, Radius, RadiusInputs, RadiusKind, curvature_bound, printed_radius, radii,
 };
+pub use row_space::RowSpace;
 pub use separation::{Separation, separation};

@@ -2,8 +2,9 @@
 
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 
-use super::covariance::{Metric, MetricKind, RowSpace};
+use super::covariance::{Metric, MetricKind};
 use super::design::Design;
+use super::row_space::RowSpace;
 use crate::{Error, Result};
 
 /// Lemma A.1 (errata, B3): Which lower bound on the curvature σ′ the `theory` radius uses.
@@ -98,6 +99,16 @@ impl RadiusInputs {
     fn log_inverse(&self) -> f64 {
         -self.fail_prob.ln()
     }
+
+    /// 2HLB, the largest margin the assumptions allow.
+    fn largest_margin(&self) -> f64 {
+        2.0 * self.horizon as f64 * self.feature_bound * self.param_bound
+    }
+
+    /// √λ·B.
+    fn root_bias(&self) -> f64 {
+        self.ridge.sqrt() * self.param_bound
+    }
 }
 
 /// (A.2): C √(d log(1/δ)/Υ) + λB² as printed. No data enter.
@@ -115,7 +126,7 @@ pub fn printed_radius(dim: usize, inputs: &RadiusInputs, constant: f64) -> Resul
 
 /// Υ = 1/(2 + e^{2HLB} + e^{−2HLB}) of Lemma A.1: σ′ at the largest margin the assumptions allow.
 pub fn curvature_bound(inputs: &RadiusInputs) -> f64 {
-    slope(2.0 * inputs.horizon as f64 * inputs.feature_bound * inputs.param_bound)
+    slope(inputs.largest_margin())
 }
 
 /// σ′(z) = 1/(2 + e^z + e^{−z}).
@@ -124,11 +135,18 @@ fn slope(z: f64) -> f64 {
     e / ((1.0 + e) * (1.0 + e))
 }
 
+/// 1/√σ′(z) = e^{z/2} + e^{−z/2}. Finite where σ′(z) itself is 0 in floating point.
+fn inverse_root_slope(z: f64) -> f64 {
+    2.0 * (0.5 * z).cosh()
+}
+
 /// Lemma A.1 (errata, B3): Everything the radii are made of, and the radii.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Radii {
     inputs: RadiusInputs,
     dim: usize,
+    /// B max ‖x_i‖, the margin at which the curvature is κ.
+    steepest: f64,
     /// d_eff = tr(XᵀX Σ_𝒟⁻¹) ≤ d.
     pub effective_dim: f64,
     /// G ≥ ‖Xᵀε‖_{Σ⁻¹} with probability 1 − δ.
@@ -162,28 +180,22 @@ pub fn radii(design: &Design, theta_mle: &[f64], inputs: &RadiusInputs) -> Resul
     } else {
         RowSpace::of(design)?.rank()
     };
-    // tr(XᵀX Σ⁻¹) = d − λ tr(Σ⁻¹).
-    let unit = |k: usize| {
-        (0..dim)
-            .map(|i| f64::from(u8::from(i == k)))
-            .collect::<Vec<_>>()
-    };
-    let inverse_trace: f64 = (0..dim).map(|k| sigma.inverse_norm(&unit(k)).powi(2)).sum();
-    let effective_dim = dim as f64 - inputs.ridge * inverse_trace;
-    let kappa = norms
-        .iter()
-        .map(|x| slope(inputs.param_bound * x))
-        .fold(0.25, f64::min);
+    // tr(XᵀX Σ⁻¹) as a sum over pairs: no term is negative, where d − λ tr(Σ⁻¹) loses all digits to a large λ.
+    let effective_dim: f64 = (0..design.n())
+        .map(|i| sigma.inverse_norm(design.row(i)).powi(2))
+        .sum();
+    let steepest = inputs.param_bound * norms.iter().copied().fold(0.0, f64::max);
     let leverage = (0..design.n())
         .map(|i| fisher.inverse_norm(design.row(i)))
         .fold(0.0, f64::max);
     let mut out = Radii {
         inputs: *inputs,
         dim,
+        steepest,
         effective_dim,
         noise: noise_level(effective_dim, inputs.log_inverse()),
         upsilon: curvature_bound(inputs),
-        kappa,
+        kappa: slope(steepest),
         rank,
         chi_square: chi_square_quantile(rank, inputs.fail_prob)?,
         lr_threshold: 0.0,
@@ -200,9 +212,10 @@ fn noise_level(effective_dim: f64, t: f64) -> f64 {
 
 /// c = log(1/δ) + d log max(e, 2eB·Lip/d), Lip = Σ‖x_i‖.
 fn lr_threshold(dim: usize, inputs: &RadiusInputs, lipschitz: f64) -> f64 {
-    let (d, e) = (dim as f64, std::f64::consts::E);
-    let prior = (2.0 * e * inputs.param_bound * lipschitz / d).max(e);
-    inputs.log_inverse() + d * prior.ln()
+    let d = dim as f64;
+    // The logarithm of each factor, as their product may be out of range.
+    let prior = 1.0 + std::f64::consts::LN_2 + inputs.param_bound.ln() + (lipschitz / d).ln();
+    inputs.log_inverse() + d * prior.max(1.0)
 }
 
 fn chi_square_quantile(dof: usize, fail_prob: f64) -> Result<f64> {
@@ -252,12 +265,12 @@ impl Radii {
     /// [`Error::Config`].
     pub fn worst_case(dim: usize, inputs: &RadiusInputs, lipschitz: f64) -> Result<(f64, f64)> {
         inputs.check()?;
-        let upsilon = curvature_bound(inputs);
         let noise = noise_level(dim as f64, inputs.log_inverse());
         let c = lr_threshold(dim, inputs, lipschitz);
+        let margin = inputs.largest_margin();
         Ok((
-            theory(noise, upsilon, inputs),
-            (2.0 * c / upsilon + 4.0 * inputs.ridge * inputs.param_bound.powi(2)).sqrt(),
+            theory(noise, margin, inputs),
+            likelihood_ratio(c, margin, inputs),
         ))
     }
 
@@ -266,7 +279,7 @@ impl Radii {
     /// # Errors
     /// [`Error::Config`] on a negative or infinite number.
     pub fn radius(&self, kind: RadiusKind) -> Result<Radius> {
-        let bias = self.inputs.ridge * self.inputs.param_bound.powi(2);
+        let bias = self.inputs.root_bias();
         let (value, metric, finite_sample) = match kind {
             RadiusKind::Printed { constant } => (
                 printed_radius(self.dim, &self.inputs, constant)?,
@@ -274,28 +287,28 @@ impl Radii {
                 false,
             ),
             RadiusKind::Theory(curvature) => {
-                let kappa = match curvature {
-                    Curvature::Upsilon => self.upsilon,
-                    Curvature::Data => self.kappa,
+                let margin = match curvature {
+                    Curvature::Upsilon => self.inputs.largest_margin(),
+                    Curvature::Data => self.steepest,
                 };
                 (
-                    theory(self.noise, kappa, &self.inputs),
+                    theory(self.noise, margin, &self.inputs),
                     MetricKind::SigmaD,
                     true,
                 )
             }
             RadiusKind::Wald { ridge_bias } => {
-                let extra = if ridge_bias { bias.sqrt() } else { 0.0 };
+                let extra = if ridge_bias { bias } else { 0.0 };
                 (self.chi_square.sqrt() + extra, MetricKind::Fisher, false)
             }
             RadiusKind::LikelihoodRatio { finite_sample } => {
                 let c = self.likelihood_threshold(finite_sample);
-                let value = (2.0 * c / self.kappa + 4.0 * bias).sqrt();
+                let value = likelihood_ratio(c, self.steepest, &self.inputs);
                 (value, MetricKind::SigmaD, finite_sample)
             }
             RadiusKind::SelfConcordant => {
                 let (x, c) = (self.leverage, self.lr_threshold);
-                let root = (x * x * c * c + 8.0 * c + 16.0 * bias).sqrt();
+                let root = (x * c).hypot((8.0 * c).sqrt()).hypot(4.0 * bias);
                 (0.5 * (x * c + root), MetricKind::Fisher, true)
             }
             RadiusKind::Number(value, metric) => {
@@ -327,10 +340,15 @@ impl Radii {
     }
 }
 
-fn theory(noise: f64, kappa: f64, inputs: &RadiusInputs) -> f64 {
-    let slope = noise / kappa;
-    let bias = inputs.ridge * inputs.param_bound.powi(2);
-    0.5 * (slope + (slope * slope + 16.0 * bias).sqrt())
+/// (G/κ + √((G/κ)² + 16λB²))/2 with κ = σ′(margin).
+fn theory(noise: f64, margin: f64, inputs: &RadiusInputs) -> f64 {
+    let slope = noise * inverse_root_slope(margin) * inverse_root_slope(margin);
+    0.5 * (slope + slope.hypot(4.0 * inputs.root_bias()))
+}
+
+/// √(2c/κ + 4λB²) with κ = σ′(margin).
+fn likelihood_ratio(c: f64, margin: f64, inputs: &RadiusInputs) -> f64 {
+    ((2.0 * c).sqrt() * inverse_root_slope(margin)).hypot(2.0 * inputs.root_bias())
 }
 
 #[cfg(test)]

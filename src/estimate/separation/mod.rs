@@ -7,6 +7,7 @@ use nalgebra::DVector;
 
 use self::nearest::Nearest;
 use super::design::Design;
+use super::row_space::column_scales;
 use crate::Result;
 use crate::mdp::check_len;
 use crate::numerics::sigmoid;
@@ -37,25 +38,12 @@ const LEAST_WEIGHT: f64 = 1e-3;
 /// u = Xᵀ(p₀ + q) of least norm over q ≥ 0 decides: u = 0 gives the p, and otherwise u itself is the
 /// direction, as Xu ≥ 0 is the optimality condition and p₀ᵀXu = ‖u‖² > 0. The rows with x_iᵀu = 0 are
 /// then searched again; where nothing but overlap is left, the rest is the largest set explained
-/// strictly. Rows are scaled to length 1, and numbers below 1e-9 count as 0.
+/// strictly. Columns and rows are scaled to one size, and numbers below 1e-9 count as 0.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] unless θ is `[d]`; [`crate::Error::NotConverged`].
 pub fn separation(design: &Design, theta: &[f64]) -> Result<Separation> {
-    check_len("theta", design.dim(), theta.len())?;
-    let (mut rest, mut weights) = scaled(design, theta)?;
-    let mut explained = 0;
-    while rest.n() > 0 {
-        let Some(direction) = separating_direction(&rest, &weights)? else {
-            break;
-        };
-        let margins = rest.margins(direction.as_slice())?;
-        let kept: Vec<usize> = (0..rest.n()).filter(|&i| margins[i] <= ZERO).collect();
-        explained += rest.n() - kept.len();
-        let rows = kept.iter().flat_map(|&i| rest.row(i)).copied().collect();
-        weights = kept.iter().map(|&i| weights[i]).collect();
-        rest = Design::try_new(design.dim(), rows)?;
-    }
+    let explained = explained(design, theta)?.iter().filter(|e| **e).count();
     Ok(match explained {
         0 => Separation::None,
         all if all == design.n() => Separation::Complete,
@@ -63,17 +51,63 @@ pub fn separation(design: &Design, theta: &[f64]) -> Result<Separation> {
     })
 }
 
-/// The rows other than 0, scaled to length 1, and for each the weight ℓσ(−z) it has in the gradient of the
-/// likelihood at `theta`, ℓ its length.
-fn scaled(design: &Design, theta: &[f64]) -> Result<(Design, Vec<f64>)> {
-    let margins = design.margins(theta)?;
-    let norms = design.norms();
-    let (mut rows, mut weights) = (Vec::new(), Vec::new());
-    for i in (0..design.n()).filter(|&i| norms[i] > 0.0) {
-        rows.extend(design.row(i).iter().map(|x| x / norms[i]));
-        weights.push(norms[i] * sigmoid(-margins[i]));
+/// For each pair, whether some direction u with Xu ≥ 0 explains it strictly, `[n]`.
+pub(super) fn explained(design: &Design, theta: &[f64]) -> Result<Vec<bool>> {
+    check_len("theta", design.dim(), theta.len())?;
+    let (mut rest, mut weights, mut origin) = scaled(design, theta)?;
+    let mut out = vec![false; design.n()];
+    while rest.n() > 0 {
+        let Some(direction) = separating_direction(&rest, &weights)? else {
+            break;
+        };
+        let margins = rest.margins(direction.as_slice())?;
+        let kept: Vec<usize> = (0..rest.n()).filter(|&i| margins[i] <= ZERO).collect();
+        if kept.len() == rest.n() {
+            break;
+        }
+        for i in (0..rest.n()).filter(|&i| margins[i] > ZERO) {
+            out[origin[i]] = true;
+        }
+        let rows = kept.iter().flat_map(|&i| rest.row(i)).copied().collect();
+        weights = kept.iter().map(|&i| weights[i]).collect();
+        origin = kept.iter().map(|&i| origin[i]).collect();
+        rest = Design::try_new(design.dim(), rows)?;
     }
-    Ok((Design::try_new(design.dim(), rows)?, weights))
+    Ok(out)
+}
+
+/// The rows other than 0, columns and rows scaled to one size; for each the weight ℓσ(−z) it has in the gradient of
+/// the likelihood at `theta`, ℓ its length, and which pair it is. Scaling by positive numbers separates nothing and
+/// joins nothing.
+fn scaled(design: &Design, theta: &[f64]) -> Result<(Design, Vec<f64>, Vec<usize>)> {
+    let margins = design.margins(theta)?;
+    let d = design.dim();
+    let origin: Vec<usize> = (0..design.n())
+        .filter(|&i| design.row(i).iter().any(|x| *x != 0.0))
+        .collect();
+    let mut rows: Vec<f64> = origin
+        .iter()
+        .flat_map(|&i| design.row(i))
+        .copied()
+        .collect();
+    let mut weights: Vec<f64> = origin.iter().map(|&i| sigmoid(-margins[i])).collect();
+    // Twice, as scaling rows spoils the columns; rows last.
+    for _ in 0..2 {
+        let columns = column_scales(&rows, d);
+        for (x, weight) in rows.chunks_exact_mut(d).zip(&mut weights) {
+            for (x, scale) in x
+                .iter_mut()
+                .zip(&columns)
+                .filter(|(_, scale)| **scale > 0.0)
+            {
+                *x /= scale;
+            }
+            let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            x.iter_mut().for_each(|x| *x /= length);
+            *weight *= length;
+        }
+    }
+    Ok((Design::try_new(d, rows)?, weights, origin))
 }
 
 /// A unit u with Xu ≥ 0 and Xu ≠ 0, or `None` when there is none. Rows have length 1.

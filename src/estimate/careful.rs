@@ -1,0 +1,274 @@
+//! (4.1) by Newton steps over the whole data, to the accuracy of floating point, whatever the units of the features,
+//! the size of the ball, and whether the data separate.
+
+use nalgebra::{DMatrix, DVector};
+
+use super::bradley_terry::FitOptions;
+use super::design::Design;
+use super::graded::{Graded, Iterate, Split};
+use super::row_space::{self, RowSpace};
+use super::separation::explained;
+use crate::{Error, Result};
+
+/// Margins up to this leave every weight of the gradient far above rounding.
+const PLAIN_MARGIN: f64 = 12.0;
+/// Steps without the ball before asking whether the data separate.
+const PATIENCE: usize = 40;
+/// Further steps without the ball for data that overlap.
+const FAR: usize = 400;
+/// Margins in the first of the balls that double.
+const FIRST_MARGIN: f64 = 4.0;
+
+/// The maximiser, with its multiplier and what it took.
+pub(super) struct Careful {
+    pub theta: DVector<f64>,
+    pub at_bound: bool,
+    pub multiplier: f64,
+    pub residual: f64,
+    pub passes: usize,
+}
+
+/// Coordinates in the row space of X, in which the maximiser of least norm lies.
+struct Coordinates {
+    /// `[d, k]`.
+    basis: DMatrix<f64>,
+    whole: bool,
+}
+
+impl Coordinates {
+    fn of(design: &Design, penalty: f64) -> Result<Self> {
+        let d = design.dim();
+        let basis = if penalty > 0.0 {
+            DMatrix::identity(d, d)
+        } else {
+            RowSpace::of(design)?.basis().clone()
+        };
+        let whole = basis.ncols() == d;
+        Ok(Self { basis, whole })
+    }
+
+    fn rows(&self, rows: &[f64]) -> Vec<f64> {
+        if self.whole {
+            rows.to_vec()
+        } else {
+            times(rows, &self.basis)
+        }
+    }
+
+    fn theta(&self, y: &DVector<f64>) -> DVector<f64> {
+        if self.whole {
+            y.clone()
+        } else {
+            &self.basis * y
+        }
+    }
+
+    fn y(&self, theta: &DVector<f64>) -> DVector<f64> {
+        if self.whole {
+            theta.clone()
+        } else {
+            self.basis.tr_mul(theta)
+        }
+    }
+}
+
+/// X·V row by row.
+fn times(rows: &[f64], v: &DMatrix<f64>) -> Vec<f64> {
+    let (d, k) = v.shape();
+    if k == 0 {
+        return Vec::new();
+    }
+    let mut out = vec![0.0; rows.len() / d * k];
+    for (x, o) in rows.chunks_exact(d).zip(out.chunks_exact_mut(k)) {
+        for (j, o) in o.iter_mut().enumerate() {
+            *o = v.column(j).iter().zip(x).map(|(v, x)| v * x).sum();
+        }
+    }
+    out
+}
+
+/// Solves (4.1) from `start`.
+pub(super) fn solve(
+    design: &Design,
+    options: &FitOptions,
+    start: &DVector<f64>,
+) -> Result<Careful> {
+    let coordinates = Coordinates::of(design, options.penalty)?;
+    let k = coordinates.basis.ncols();
+    if k == 0 {
+        return Ok(Careful {
+            theta: DVector::zeros(design.dim()),
+            at_bound: false,
+            multiplier: 0.0,
+            residual: 0.0,
+            passes: 1,
+        });
+    }
+    let plain = Split {
+        overlap: coordinates.rows(design.rows()),
+        overlap_dim: k,
+        strict: Vec::new(),
+        dim: k,
+    };
+    let graded = |split| Graded {
+        split,
+        penalty: options.penalty,
+    };
+    let bound = options.param_bound;
+    let longest = lengths(&plain.overlap, k).fold(0.0, f64::max);
+    let start = coordinates.y(start);
+    let finish = |at: Iterate, theta: DVector<f64>| Careful {
+        theta,
+        at_bound: at.at_bound,
+        multiplier: at.multiplier,
+        residual: at.residual,
+        passes: at.passes,
+    };
+    let inside = |at: Iterate| {
+        let theta = coordinates.theta(&at.y);
+        finish(at, theta)
+    };
+    // A small ball: nothing can go out of range.
+    if bound * longest <= PLAIN_MARGIN {
+        let at =
+            graded(&plain).minimise(clipped(&start, bound), bound, bound, options.max_passes)?;
+        return converged(at, options).map(inside);
+    }
+    let first = FIRST_MARGIN / longest;
+    // Without the ball: ends where the data overlap, and the maximiser is then the one inside a ball that holds it.
+    let patience = if options.penalty > 0.0 {
+        options.max_passes
+    } else {
+        PATIENCE.min(options.max_passes)
+    };
+    let infinite = f64::INFINITY;
+    let mut free = graded(&plain).minimise(start, infinite, infinite, patience)?;
+    let mut strict = vec![false; design.n()];
+    // Weights of margins beyond this may be lost beside others, and a step that ought to be large with them.
+    let doubtful = !free.converged || free.largest_margin > 1.5 * PLAIN_MARGIN;
+    if doubtful && options.penalty == 0.0 {
+        let theta = coordinates.theta(&free.y);
+        // Where rounding leaves it undecided, all pairs are treated alike.
+        strict = explained(design, theta.as_slice()).unwrap_or(strict);
+        if !strict.contains(&true) && !free.converged {
+            // Overlapping after all, only far out.
+            let used = free.passes;
+            free =
+                graded(&plain).minimise(free.y, infinite, infinite, FAR.min(options.max_passes))?;
+            free.passes += used;
+        }
+    }
+    let separates = strict.contains(&true);
+    if separates && bound.is_infinite() {
+        return Err(unbounded(&strict));
+    }
+    if !separates && (bound.is_infinite() || free.converged && free.y.norm() <= bound) {
+        return converged(free, options).map(inside);
+    }
+    // Where the separated pairs have no direction to themselves, up to rounding, all are treated alike.
+    let divided = if separates {
+        Some(split(design, &strict)?)
+    } else {
+        None
+    };
+    let divided = divided.filter(|(split, _)| split.dim > split.overlap_dim);
+    if let Some((split, basis)) = &divided {
+        let zero = DVector::zeros(split.dim);
+        let at = graded(split).minimise(zero, first, bound, options.max_passes);
+        if let Ok(mut at) = at.and_then(|at| converged(at, options)) {
+            at.passes += free.passes;
+            let theta = basis * &at.y;
+            return Ok(finish(at, theta));
+        }
+        // The division was one of rounding.
+    }
+    let at = graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?;
+    let mut at = converged(at, options)?;
+    at.passes += free.passes;
+    Ok(inside(at))
+}
+
+fn lengths(rows: &[f64], k: usize) -> impl Iterator<Item = f64> + '_ {
+    rows.chunks_exact(k)
+        .map(|x| x.iter().map(|x| x * x).sum::<f64>().sqrt())
+}
+
+fn clipped(y: &DVector<f64>, bound: f64) -> DVector<f64> {
+    let norm = y.norm();
+    if norm <= bound {
+        y.clone()
+    } else {
+        y * (bound / norm)
+    }
+}
+
+fn converged(at: Iterate, options: &FitOptions) -> Result<Iterate> {
+    if at.converged {
+        return Ok(at);
+    }
+    Err(Error::NotConverged {
+        what: "Bradley-Terry estimate (4.1)".into(),
+        iterations: at.passes.min(options.max_passes),
+        residual: at.residual,
+    })
+}
+
+/// Why (4.1) has no finite maximiser without the ball.
+fn unbounded(strict: &[bool]) -> Error {
+    let explained = strict.iter().filter(|s| **s).count();
+    let why = if explained == strict.len() {
+        format!(
+            "the data are separable: every one of the {explained} pairs is explained by one direction"
+        )
+    } else {
+        format!(
+            "the data are quasi-separable: one direction explains {explained} of the {} pairs and contradicts none",
+            strict.len()
+        )
+    };
+    Error::Assumption {
+        assumption: "a finite maximiser of (4.1) without the ball".into(),
+        why,
+    }
+}
+
+/// X in the coordinates of [`Split`], and their basis `[d, k]`.
+fn split(design: &Design, strict: &[bool]) -> Result<(Split, DMatrix<f64>)> {
+    let d = design.dim();
+    let of = |wanted: bool| -> Vec<f64> {
+        let rows = (0..design.n()).filter(|&i| strict[i] == wanted);
+        rows.flat_map(|i| design.row(i)).copied().collect()
+    };
+    let (overlap, separated) = (of(false), of(true));
+    let a = row_space::basis(&overlap, d, design.rounding());
+    // What the span of O leaves of the other rows.
+    let mut rest = separated.clone();
+    let inside = times(&separated, &a);
+    for (x, c) in rest
+        .chunks_exact_mut(d)
+        .zip(inside.chunks_exact(a.ncols().max(1)))
+    {
+        for (i, x) in x.iter_mut().enumerate() {
+            let part: f64 = c.iter().enumerate().map(|(j, c)| c * a[(i, j)]).sum();
+            let left = *x - part;
+            let lost = 8.0 * f64::EPSILON * (x.abs() + part.abs());
+            *x = if left.abs() <= lost { 0.0 } else { left };
+        }
+    }
+    let b = row_space::basis(&rest, d, design.rounding());
+    let (ka, kb) = (a.ncols(), b.ncols());
+    let basis = DMatrix::from_fn(
+        d,
+        ka + kb,
+        |i, j| if j < ka { a[(i, j)] } else { b[(i, j - ka)] },
+    );
+    Ok((
+        Split {
+            overlap: times(&overlap, &a),
+            overlap_dim: ka,
+            strict: times(&separated, &basis),
+            dim: ka + kb,
+        },
+        basis,
+    ))
+}

@@ -1,0 +1,768 @@
+//! Every reported quantity transforms as it must when features, rewards and β change their units and when actions,
+//! prompts and pairs change their names; and (B.1) is solved to 1e-9 whatever the instance.
+//!
+//! The seeds are fixed; `RTO_UNITS=seed,factor` runs `factor` times as many instances from another seed.
+
+use ndarray::{Array2, array};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rto::algorithm1::{
+    Algorithm1, Baseline, ConfidenceSet, MaxMin, algorithm1, maxmin, theorem_4_2, theorem_b1,
+};
+use rto::estimate::{
+    BtFit, Curvature, Design, FitOptions, Metric, MetricKind, Radii, RadiusInputs, RadiusKind,
+    RowSpace, Separation, fit_bradley_terry, radii, separation,
+};
+use rto::features::{DenseFeatures, FeatureMap};
+use rto::mdp::zoo::{Kind, RandomSpec, random_instance};
+use rto::mdp::{
+    ActionIx, Beta, PreferencePair, StateIx, TabularMdp, TabularPolicy, TokenTree, Trajectory,
+};
+use rto::plan::soft_value_iteration;
+use rto::reward::LinearReward;
+use rto::seed::SeedTree;
+
+/// The seed, and how many instances a test of `n` runs.
+fn runs(n: u64) -> (u64, u64) {
+    let given = std::env::var("RTO_UNITS").ok();
+    let parsed = given.as_deref().and_then(|s| s.split_once(','));
+    match parsed.map(|(seed, factor)| (seed.parse::<u64>(), factor.parse::<u64>())) {
+        Some((Ok(seed), Ok(factor))) => (seed, n * factor),
+        None if given.is_none() => (20, n),
+        _ => panic!("RTO_UNITS: expected seed,factor"),
+    }
+}
+
+fn log_uniform(rng: &mut ChaCha8Rng, from: f64, to: f64) -> f64 {
+    10f64.powf(rng.random_range(from..to))
+}
+
+/// A token tree with features, preferences and the constants of Section 4.1, by name of prompt and token.
+#[derive(Clone)]
+struct World {
+    prompts: usize,
+    actions: usize,
+    horizon: usize,
+    dim: usize,
+    initial: Vec<f64>,
+    /// By state and action.
+    reference: Vec<Vec<f64>>,
+    features: Vec<Vec<Vec<f64>>>,
+    pairs: Vec<(usize, Vec<u32>, Vec<u32>)>,
+    theta_star: Vec<f64>,
+    beta: f64,
+    ridge: f64,
+    bound: f64,
+    feature_bound: f64,
+}
+
+impl World {
+    fn random(rng: &mut ChaCha8Rng) -> Self {
+        let (prompts, actions) = (rng.random_range(1..3usize), rng.random_range(2..4usize));
+        let (horizon, dim) = (rng.random_range(1..3usize), rng.random_range(1..5usize));
+        let tree = TokenTree::try_new(prompts, actions, horizon, None).unwrap();
+        let n = tree.n_states();
+        let style = rng.random_range(0..4);
+        // Integers make ties, separable and rank-deficient data; a repeated column makes the rank deficient always.
+        let entry = |rng: &mut ChaCha8Rng| match style {
+            0 => f64::from(rng.random_range(-1..2i32)),
+            1 => f64::from(rng.random_range(-20..21i32)) / 10.0,
+            _ => rng.random_range(-1.5..1.5),
+        };
+        let mut features: Vec<Vec<Vec<f64>>> = (0..n)
+            .map(|_| {
+                (0..actions)
+                    .map(|_| (0..dim).map(|_| entry(rng)).collect())
+                    .collect()
+            })
+            .collect();
+        if dim > 1 && rng.random_range(0..4) == 0 {
+            features
+                .iter_mut()
+                .flatten()
+                .for_each(|x| x[dim - 1] = -2.0 * x[0]);
+        }
+        features[0][0][0] = 1.0;
+        let row = |rng: &mut ChaCha8Rng, k: usize| -> Vec<f64> {
+            let x: Vec<f64> = (0..k).map(|_| rng.random_range(0.1..1.0)).collect();
+            let sum: f64 = x.iter().sum();
+            x.iter().map(|x| x / sum).collect()
+        };
+        let response = |rng: &mut ChaCha8Rng| -> Vec<u32> {
+            (0..horizon)
+                .map(|_| rng.random_range(0..actions as u32))
+                .collect()
+        };
+        let pairs = (0..rng.random_range(0..13usize))
+            .map(|_| (rng.random_range(0..prompts), response(rng), response(rng)))
+            .filter(|(_, w, l)| w != l)
+            .collect();
+        Self {
+            initial: row(rng, prompts),
+            reference: (0..n).map(|_| row(rng, actions)).collect(),
+            features,
+            pairs,
+            theta_star: (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect(),
+            beta: log_uniform(rng, -1.5, 1.5),
+            ridge: log_uniform(rng, -2.0, 1.0),
+            bound: log_uniform(rng, -0.5, 2.5),
+            feature_bound: 4.0,
+            prompts,
+            actions,
+            horizon,
+            dim,
+        }
+    }
+
+    /// φ_k → c_k φ_k.
+    fn scaled(&self, c: &[f64]) -> Self {
+        let mut out = self.clone();
+        for x in out.features.iter_mut().flatten() {
+            x.iter_mut().zip(c).for_each(|(x, c)| *x *= c);
+        }
+        out.theta_star.iter_mut().zip(c).for_each(|(t, c)| *t /= c);
+        out
+    }
+
+    /// All features in the unit 1/c, and every constant with them.
+    fn in_unit(&self, c: f64) -> Self {
+        let mut out = self.scaled(&vec![c; self.dim]);
+        out.ridge *= c * c;
+        out.bound /= c;
+        out.feature_bound *= c;
+        out
+    }
+
+    /// Token a becomes `tokens[a]` and prompt x `prompts[x]`; states follow; pairs change their order.
+    fn renamed(&self, tokens: &[u32], prompts: &[usize], rng: &mut ChaCha8Rng) -> Self {
+        let mut out = self.clone();
+        let tree = self.tree();
+        for s in 0..tree.n_states() {
+            let (prompt, prefix) = tree.prefix(StateIx(s as u32));
+            let prefix: Vec<u32> = prefix.iter().map(|t| tokens[*t as usize]).collect();
+            let to = tree.state(prompts[prompt], &prefix).unwrap().ix();
+            for a in 0..self.actions {
+                let b = tokens[a] as usize;
+                out.reference[to][b] = self.reference[s][a];
+                out.features[to][b] = self.features[s][a].clone();
+            }
+        }
+        for (x, rho) in self.initial.iter().enumerate() {
+            out.initial[prompts[x]] = *rho;
+        }
+        let over = |y: &[u32]| y.iter().map(|t| tokens[*t as usize]).collect::<Vec<_>>();
+        let pairs = self.pairs.iter();
+        out.pairs = pairs
+            .map(|(x, w, l)| (prompts[*x], over(w), over(l)))
+            .collect();
+        out.pairs.shuffle(rng);
+        out
+    }
+
+    fn tree(&self) -> TokenTree {
+        TokenTree::try_new(self.prompts, self.actions, self.horizon, None).unwrap()
+    }
+
+    fn mdp(&self) -> TabularMdp {
+        self.tree().compile(&self.initial).unwrap()
+    }
+
+    fn policy(&self) -> TabularPolicy {
+        let (n, na) = (self.reference.len(), self.actions);
+        TabularPolicy::from_probs(&Array2::from_shape_fn((n, na), |(s, a)| {
+            self.reference[s][a]
+        }))
+        .unwrap()
+    }
+
+    fn map(&self) -> DenseFeatures {
+        let flat = self.features.iter().flatten().flatten().copied().collect();
+        DenseFeatures::try_new(self.features.len(), self.actions, self.dim, flat).unwrap()
+    }
+
+    fn design(&self) -> Design {
+        let (tree, mdp) = (self.tree(), self.mdp());
+        let of = |x: usize, y: &[u32]| tree.trajectory(x, y).unwrap();
+        let pairs: Vec<PreferencePair> = self
+            .pairs
+            .iter()
+            .map(|(x, w, l)| PreferencePair::try_new(of(*x, w), of(*x, l)).unwrap())
+            .collect();
+        Design::from_pairs(&mdp, &self.map(), &pairs).unwrap()
+    }
+}
+
+/// What is reported for a world and a radius.
+struct Solved {
+    fit: BtFit,
+    separation: Separation,
+    radii: Radii,
+    log_det: f64,
+    algorithm1: Algorithm1,
+    plain: MaxMin,
+    based: MaxMin,
+    /// Numbers that keep their value in any unit of the features.
+    same: Vec<(&'static str, f64)>,
+    /// log π(a|s) of Algorithm 1, (B.1) and its baselined form.
+    policies: [TabularPolicy; 3],
+}
+
+const KINDS: [RadiusKind; 6] = [
+    RadiusKind::Wald { ridge_bias: false },
+    RadiusKind::Wald { ridge_bias: true },
+    RadiusKind::Theory(Curvature::Data),
+    RadiusKind::LikelihoodRatio {
+        finite_sample: false,
+    },
+    RadiusKind::LikelihoodRatio {
+        finite_sample: true,
+    },
+    RadiusKind::SelfConcordant,
+];
+
+fn solve(world: &World, kind: usize) -> Option<Solved> {
+    let (mdp, map, reference, design) = (world.mdp(), world.map(), world.policy(), world.design());
+    let beta = Beta::try_new(world.beta).unwrap();
+    let fit = fit_bradley_terry(&design, &bounded(world.bound))
+        .unwrap_or_else(|e| panic!("{e}: {:?} in {}", design.rows(), world.bound));
+    let inputs = RadiusInputs {
+        horizon: world.horizon,
+        feature_bound: world.feature_bound,
+        param_bound: world.bound,
+        ridge: world.ridge,
+        fail_prob: 0.05,
+    };
+    let all = radii(&design, &fit.theta, &inputs).unwrap();
+    let radius = all.radius(KINDS[kind]).unwrap();
+    if radius.value > 1e6 {
+        return None;
+    }
+    let metric = match radius.metric {
+        MetricKind::SigmaD => Metric::sigma_d(&design, world.ridge),
+        MetricKind::Fisher => Metric::fisher(&design, &fit.theta, world.ridge),
+    }
+    .unwrap();
+    let set = ConfidenceSet::try_new(&fit.theta, &metric, radius.value, world.bound).unwrap();
+    let one = algorithm1(&mdp, &map, &reference, beta, &set, None).unwrap();
+    let star = &world.theta_star;
+    let t42 = theorem_4_2(&mdp, &map, &reference, beta, star, &set, &one).unwrap();
+    let b1 = |baseline| maxmin(&mdp, &map, &reference, beta, &set, baseline).unwrap();
+    let (plain, based) = (b1(Baseline::None), b1(Baseline::Reference));
+    let tb1 = theorem_b1(&mdp, &map, &reference, beta, star, &set, &plain).unwrap();
+    let truth = LinearReward::try_new(&map, star).unwrap();
+    let best = soft_value_iteration(&mdp, &truth, &reference, beta).unwrap();
+    let mut same = vec![
+        ("log_likelihood", fit.log_likelihood),
+        ("d_eff", all.effective_dim),
+        ("noise", all.noise),
+        ("upsilon", all.upsilon),
+        ("kappa", all.kappa),
+        ("chi_square", all.chi_square),
+        ("lr_threshold", all.lr_threshold),
+        ("leverage", all.leverage),
+        ("soft_value", best.mean_value(&mdp)),
+        ("pessimistic_value", one.pessimistic_value(&mdp)),
+        ("suboptimality", t42.suboptimality),
+        ("bound 4.2", t42.bound),
+        ("kl", t42.kl),
+        ("value B.1", plain.value),
+        ("value baselined", based.value),
+        ("suboptimality B.1", tb1.suboptimality),
+        ("bound B.1", tb1.bound),
+    ];
+    same.extend(
+        KINDS
+            .iter()
+            .map(|k| ("radius", all.radius(*k).unwrap().value)),
+    );
+    Some(Solved {
+        log_det: metric.log_det(),
+        separation: separation(&design, &fit.theta).unwrap(),
+        policies: [
+            one.optimum.policy.clone(),
+            plain.optimum.policy.clone(),
+            based.optimum.policy.clone(),
+        ],
+        fit,
+        radii: all,
+        algorithm1: one,
+        plain,
+        based,
+        same,
+    })
+}
+
+fn bounded(param_bound: f64) -> FitOptions {
+    FitOptions {
+        param_bound,
+        ..FitOptions::default()
+    }
+}
+
+#[track_caller]
+fn close(what: &str, a: f64, b: f64, tolerance: f64) {
+    let off = (a - b).abs();
+    assert!(
+        a == b || off <= tolerance * a.abs().max(b.abs()).max(1.0),
+        "{what}: {a} and {b}, {off:e} apart"
+    );
+}
+
+/// θ of `b`, each entry times c, is θ of `a`.
+#[track_caller]
+fn same_direction(what: &str, a: &[f64], b: &[f64], c: impl Fn(usize) -> f64, tolerance: f64) {
+    let size = a.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    for (k, (a, b)) in a.iter().zip(b).enumerate() {
+        let b = b * c(k);
+        assert!(
+            (a - b).abs() <= tolerance * size.max(1.0),
+            "{what}[{k}]: {a} and {b}"
+        );
+    }
+}
+
+fn compare(what: &str, a: &Solved, b: &Solved, unit: f64) {
+    assert_eq!(a.fit.at_bound, b.fit.at_bound, "{what}");
+    assert_eq!(a.fit.separable, b.fit.separable, "{what}");
+    assert_eq!(a.separation, b.separation, "{what}");
+    assert_eq!(a.radii.rank, b.radii.rank, "{what}");
+    for ((name, x), (_, y)) in a.same.iter().zip(&b.same) {
+        close(&format!("{what}, {name}"), *x, *y, 1e-7);
+    }
+    same_direction(what, &a.fit.theta, &b.fit.theta, |_| unit, 1e-8);
+    let multiplier = b.fit.multiplier / (unit * unit);
+    // A multiplier that is itself a difference of numbers of the size of the gradient.
+    let size = a.fit.multiplier.max(1e-10);
+    assert!(
+        (a.fit.multiplier - multiplier).abs() <= 1e-5 * size,
+        "{what}: multiplier"
+    );
+    let d = a.fit.theta.len() as f64;
+    close("log det", a.log_det, b.log_det - 2.0 * d * unit.ln(), 1e-8);
+}
+
+#[test]
+fn every_unit_of_the_features_gives_the_same_answers() {
+    let (seed, n) = runs(700);
+    let mut seen = [0usize; 4];
+    for i in 0..n {
+        let mut rng = SeedTree::new(seed).child("unit").index(i).rng();
+        let world = World::random(&mut rng);
+        let (kind, c) = (
+            rng.random_range(0..KINDS.len()),
+            log_uniform(&mut rng, -6.0, 6.0),
+        );
+        let what = format!("instance {i}, unit {c:e}");
+        let Some(a) = solve(&world, kind) else {
+            continue;
+        };
+        let b = solve(&world.in_unit(c), kind).expect("the radius has no unit");
+        compare(&what, &a, &b, c);
+        // At the prompts: where a policy never comes, (B.1) does not determine it.
+        for root in (0..world.prompts).map(|x| world.tree().root(x)) {
+            for (p, q) in a.policies.iter().zip(&b.policies) {
+                for (x, y) in p.probs(root).iter().zip(q.probs(root)) {
+                    close(&what, *x, y, 1e-6);
+                }
+            }
+        }
+        assert_eq!(a.plain.ball_active, b.plain.ball_active, "{what}");
+        seen[match a.separation {
+            Separation::None => 0,
+            Separation::Quasi { .. } => 1,
+            Separation::Complete => 2,
+        }] += 1;
+        seen[3] += usize::from(a.radii.rank < world.dim);
+    }
+    assert!(seen.iter().all(|s| *s as u64 > n / 20), "{seen:?}");
+}
+
+#[test]
+fn names_of_actions_prompts_and_pairs_do_not_matter() {
+    let (seed, n) = runs(700);
+    for i in 0..n {
+        let mut rng = SeedTree::new(seed).child("names").index(i).rng();
+        let world = World::random(&mut rng);
+        let kind = rng.random_range(0..KINDS.len());
+        let mut tokens: Vec<u32> = (0..world.actions as u32).collect();
+        let mut prompts: Vec<usize> = (0..world.prompts).collect();
+        tokens.shuffle(&mut rng);
+        prompts.shuffle(&mut rng);
+        let what = format!("instance {i}, tokens {tokens:?}");
+        let Some(a) = solve(&world, kind) else {
+            continue;
+        };
+        let b = solve(&world.renamed(&tokens, &prompts, &mut rng), kind).expect("no unit");
+        compare(&what, &a, &b, 1.0);
+        let tree = world.tree();
+        for x in 0..world.prompts {
+            let (from, to) = (tree.root(x), tree.root(prompts[x]));
+            for (p, q) in a.policies.iter().zip(&b.policies) {
+                for y in 0..world.actions as u32 {
+                    let left = p.prob(from, ActionIx(y));
+                    close(&what, left, q.prob(to, ActionIx(tokens[y as usize])), 1e-6);
+                }
+            }
+        }
+    }
+}
+
+/// Each coordinate in a unit of its own: what the ball and λ have no part in keeps its value.
+#[test]
+fn every_coordinate_may_have_its_own_unit() {
+    let (seed, n) = runs(800);
+    let mut fitted = 0;
+    for i in 0..n {
+        let mut rng = SeedTree::new(seed).child("diagonal").index(i).rng();
+        let world = World::random(&mut rng);
+        let c: Vec<f64> = (0..world.dim)
+            .map(|_| log_uniform(&mut rng, -6.0, 6.0))
+            .collect();
+        let what = format!("instance {i}, units {c:?}");
+        let (a, b) = (world.design(), world.scaled(&c).design());
+        let rank = |x: &Design| RowSpace::of(x).unwrap().rank();
+        assert_eq!(rank(&a), rank(&b), "{what}");
+        let zero = vec![0.0; world.dim];
+        let how = separation(&a, &zero).unwrap();
+        assert_eq!(how, separation(&b, &zero).unwrap(), "{what}");
+        let free = FitOptions::default();
+        let (x, y) = (fit_bradley_terry(&a, &free), fit_bradley_terry(&b, &free));
+        if how != Separation::None {
+            assert!(x.is_err() && y.is_err(), "{what}");
+            continue;
+        }
+        let (x, y) = (x.unwrap(), y.unwrap());
+        fitted += 1;
+        close(&what, x.log_likelihood, y.log_likelihood, 1e-12);
+        for (p, q) in a
+            .margins(&x.theta)
+            .unwrap()
+            .iter()
+            .zip(b.margins(&y.theta).unwrap())
+        {
+            close(&what, *p, q, 1e-7);
+        }
+        if rank(&a) == world.dim {
+            for (k, c) in c.iter().enumerate() {
+                close(&what, x.theta[k], y.theta[k] * c, 1e-7);
+            }
+        }
+        // The rank decides the Wald radius, which has no ball and, in itself, no λ.
+        let wald = |x: &Design, theta: &[f64]| {
+            let inputs = RadiusInputs {
+                horizon: 1,
+                feature_bound: 1.0,
+                param_bound: 1.0,
+                ridge: 1.0,
+                fail_prob: 0.05,
+            };
+            let all = radii(x, theta, &inputs).unwrap();
+            all.radius(RadiusKind::Wald { ridge_bias: false })
+                .unwrap()
+                .value
+        };
+        assert_eq!(wald(&a, &x.theta), wald(&b, &y.theta), "{what}");
+    }
+    assert!(fitted as u64 > n / 10, "{fitted}");
+}
+
+/// Rewards, β, θ_MLE, ϱ and B times c: values times c, the same policies.
+#[test]
+fn rewards_and_beta_may_be_measured_in_anything() {
+    let (seed, n) = runs(500);
+    for i in 0..n {
+        let mut rng = SeedTree::new(seed).child("reward").index(i).rng();
+        let world = World::random(&mut rng);
+        let c = log_uniform(&mut rng, -6.0, 6.0);
+        let what = format!("instance {i}, unit {c:e}");
+        let (mdp, map, reference, design) =
+            (world.mdp(), world.map(), world.policy(), world.design());
+        let fit = fit_bradley_terry(&design, &bounded(world.bound))
+            .unwrap_or_else(|e| panic!("{e}: {:?} in {}", design.rows(), world.bound));
+        let metric = Metric::sigma_d(&design, world.ridge).unwrap();
+        let radius = log_uniform(&mut rng, -2.0, 2.0);
+        let solve = |c: f64| {
+            let times = |x: &[f64]| x.iter().map(|x| x * c).collect::<Vec<f64>>();
+            let (center, star) = (times(&fit.theta), times(&world.theta_star));
+            let beta = Beta::try_new(c * world.beta).unwrap();
+            let set =
+                ConfidenceSet::try_new(&center, &metric, c * radius, c * world.bound).unwrap();
+            let truth = LinearReward::try_new(&map, &star).unwrap();
+            let best = soft_value_iteration(&mdp, &truth, &reference, beta).unwrap();
+            let one = algorithm1(&mdp, &map, &reference, beta, &set, None).unwrap();
+            let t = theorem_4_2(&mdp, &map, &reference, beta, &star, &set, &one).unwrap();
+            let b1 = |b| maxmin(&mdp, &map, &reference, beta, &set, b).unwrap();
+            let (plain, based) = (b1(Baseline::None), b1(Baseline::Reference));
+            let values = [
+                best.mean_value(&mdp),
+                one.pessimistic_value(&mdp),
+                t.suboptimality,
+                t.bound,
+                plain.value,
+                based.value,
+            ];
+            let policies = [
+                best.policy,
+                one.optimum.policy,
+                plain.optimum.policy,
+                based.optimum.policy,
+            ];
+            (values, policies)
+        };
+        let ((a, p), (b, q)) = (solve(1.0), solve(c));
+        for (a, b) in a.iter().zip(&b) {
+            close(&what, *a, b / c, 1e-8);
+        }
+        for root in (0..world.prompts).map(|x| world.tree().root(x)) {
+            for (p, q) in p.iter().zip(&q) {
+                for (x, y) in p.probs(root).iter().zip(q.probs(root)) {
+                    close(&what, *x, y, 1e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn b1_is_solved_to_nine_digits_on_moderate_instances() {
+    let (seed, n) = runs(5000);
+    let mut actives = [[0usize; 2]; 2];
+    for i in 0..n {
+        let seeds = SeedTree::new(seed).child("b1").index(i);
+        let mut rng = seeds.child("choices").rng();
+        let spec = RandomSpec {
+            kind: match rng.random_range(0..3) {
+                0 => Kind::Tree { eos: false },
+                1 => Kind::Tree { eos: true },
+                _ => Kind::Layered { width: 3 },
+            },
+            prompts: rng.random_range(1..3),
+            actions: rng.random_range(2..4),
+            horizon: rng.random_range(1..3),
+            dim: rng.random_range(1..6),
+            beta: log_uniform(&mut rng, -2.5, 2.5),
+            theta_norm: 1.0,
+            zeros: if rng.random_range(0..3) == 0 {
+                0.2
+            } else {
+                0.0
+            },
+        };
+        let g = random_instance(&spec, &seeds).unwrap();
+        let whole = rng.random_range(0..2) == 0;
+        let (states, actions) = (g.mdp.n_states(), g.mdp.n_actions());
+        let map = DenseFeatures::from_fn(states, actions, spec.dim, |s, a, k| {
+            let x = 3.0 * g.features.row(StateIx(s as u32), ActionIx(a as u32))[k];
+            if whole { x.round() } else { x }
+        })
+        .unwrap();
+        let rows: Vec<f64> = (0..[0, 1, 5, 40][rng.random_range(0..4)] * spec.dim)
+            .map(|_| f64::from(rng.random_range(-3..4i32)))
+            .collect();
+        let design = Design::try_new(spec.dim, rows).unwrap();
+        let bound = log_uniform(&mut rng, -1.0, 2.0);
+        let fit = fit_bradley_terry(&design, &bounded(bound)).unwrap();
+        let ridge = log_uniform(&mut rng, -3.0, 1.0);
+        let metric = match rng.random_range(0..2) {
+            0 => Metric::sigma_d(&design, ridge),
+            _ => Metric::fisher(&design, &fit.theta, ridge),
+        }
+        .unwrap();
+        let radius = log_uniform(&mut rng, -3.0, 6.0);
+        let set = ConfidenceSet::try_new(&fit.theta, &metric, radius, bound).unwrap();
+        // The largest |φᵀθ| in the ball, beside which a value that is 0 up to rounding has no digits.
+        let size = map.bound() * bound;
+        for baseline in [Baseline::None, Baseline::Reference] {
+            let solved = maxmin(&g.mdp, &map, &g.reference, g.beta, &set, baseline)
+                .unwrap_or_else(|e| panic!("instance {i}, {baseline:?}: {e}"));
+            let allowed = 1e-9 * solved.value.abs().max(1e-3 * size);
+            assert!(
+                (-1e-12 * size.max(1.0)..=allowed).contains(&solved.duality_gap),
+                "instance {i}, {baseline:?}: gap {:e}, value {}",
+                solved.duality_gap,
+                solved.value
+            );
+            let norm = solved.theta.iter().map(|t| t * t).sum::<f64>().sqrt();
+            assert!(norm <= bound * (1.0 + 1e-12), "instance {i}: {norm}");
+            let distance = set.distance(&solved.theta);
+            assert!(
+                distance <= radius * (1.0 + 1e-9) + 1e-12 * bound,
+                "instance {i}: {distance}"
+            );
+            let (e, b) = (solved.ellipsoid_active, solved.ball_active);
+            actives[usize::from(e)][usize::from(b)] += 1;
+        }
+    }
+    assert!(actives.iter().flatten().all(|k| *k > 50), "{actives:?}");
+}
+
+/// (B.1) of a table whose likelihood-ratio radius is 1e50: the ellipsoid is beyond the ball, and β is large.
+#[test]
+fn b1_with_a_radius_far_beyond_the_ball() {
+    let initial = [0.581_580_740_119_117_5, 0.418_419_259_880_882_5];
+    let mdp = TokenTree::try_new(2, 3, 1, None)
+        .unwrap()
+        .compile(&initial)
+        .unwrap();
+    let logits = array![[-0.6, 3.0, 0.2], [-0.7, -2.7, 1.8]];
+    let reference = TabularPolicy::from_logits(logits).unwrap();
+    let phi = [
+        [-1, 1, 1, 0],
+        [1, 2, 1, 3],
+        [-1, 0, 1, -1],
+        [0, 0, 1, 0],
+        [0, 0, 1, 0],
+        [1, 0, 1, 1],
+    ];
+    let flat = phi.iter().flatten().map(|x| f64::from(*x)).collect();
+    let map = DenseFeatures::try_new(2, 3, 4, flat).unwrap();
+    let one = |a| Trajectory::try_new(&mdp, vec![(StateIx(0), ActionIx(a))]).unwrap();
+    let pair = PreferencePair::try_new(one(1), one(0)).unwrap();
+    let design = Design::from_pairs(&mdp, &map, &[pair]).unwrap();
+    let fit = fit_bradley_terry(&design, &bounded(80.0)).unwrap();
+    let inputs = RadiusInputs {
+        horizon: 1,
+        feature_bound: map.bound(),
+        param_bound: 80.0,
+        ridge: 0.03,
+        fail_prob: 0.05,
+    };
+    let kind = RadiusKind::LikelihoodRatio {
+        finite_sample: false,
+    };
+    let radius = radii(&design, &fit.theta, &inputs)
+        .unwrap()
+        .radius(kind)
+        .unwrap()
+        .value;
+    let metric = Metric::sigma_d(&design, 0.03).unwrap();
+    let set = ConfidenceSet::try_new(&fit.theta, &metric, radius, 80.0).unwrap();
+    let solve = |beta: f64, baseline| {
+        maxmin(
+            &mdp,
+            &map,
+            &reference,
+            Beta::try_new(beta).unwrap(),
+            &set,
+            baseline,
+        )
+    };
+    let plain = solve(122.203_151_577_195_57, Baseline::None).unwrap();
+    close("value", plain.value, -172.303_461_017_512, 1e-12);
+    assert!(plain.duality_gap.abs() <= 1e-9 && plain.ball_active && !plain.ellipsoid_active);
+    let based = solve(122.203_151_577_195_57, Baseline::Reference).unwrap();
+    assert!(based.value.abs() <= 1e-9 && based.duality_gap.abs() <= 1e-9);
+    // At a β below rounding of every value the program is not solved, and says so.
+    let tiny = solve(1e-320, Baseline::None);
+    match tiny {
+        Ok(solved) => assert!(
+            solved.duality_gap <= 1e-9 * solved.value.abs(),
+            "{solved:?}"
+        ),
+        Err(e) => assert!(e.to_string().contains("beta"), "{e}"),
+    }
+}
+
+#[test]
+fn separable_data_reach_the_sphere_in_a_ball_of_any_size() {
+    // θ by Newton's method in 60 digits (mpmath): on the sphere, where −∇L is parallel to θ.
+    let separable = Design::try_new(2, vec![1.0, 0.5, 1.0, -0.2]).unwrap();
+    for (bound, want) in [
+        (30.0, [29.983_581_946_139_4, 0.992_377_790_532_1]),
+        (40.0, [39.986_095_062_626_9, 1.054_609_711_013_5]),
+        (700.0, [699.998_810_249_832, 1.290_600_178_068_3]),
+    ] {
+        let fit = fit_bradley_terry(&separable, &bounded(bound)).unwrap();
+        assert!(fit.at_bound && fit.separable);
+        for (got, want) in fit.theta.iter().zip(want) {
+            close("theta", *got, want, 1e-12);
+        }
+    }
+    // Beyond floating point of the likelihood, towards the direction of largest margin.
+    let far = fit_bradley_terry(&separable, &bounded(1e9)).unwrap();
+    assert!(far.at_bound && far.multiplier == 0.0 && far.log_likelihood == 0.0);
+    close("theta", far.theta[1], 1.308_97, 1e-4);
+    // Three pairs overlap on one direction, the fourth is explained as well as one likes.
+    let quasi = vec![1.0, 0.5, -1.0, -0.5, 1.0, 0.5, 0.3, 1.0];
+    let quasi = Design::try_new(2, quasi).unwrap();
+    for bound in [30.0, 100.0, 700.0, 1e5] {
+        let fit = fit_bradley_terry(&quasi, &bounded(bound)).unwrap();
+        assert!(fit.at_bound && !fit.separable);
+        close("norm", fit.norm, bound, 1e-12);
+        // On the pairs that overlap: two wins of three, σ(z) = 2/3.
+        close("margin", fit.theta[0] + 0.5 * fit.theta[1], 2f64.ln(), 1e-9);
+    }
+    let free = fit_bradley_terry(&quasi, &FitOptions::default()).unwrap_err();
+    assert!(free.to_string().contains("quasi-separable"), "{free}");
+}
+
+#[test]
+fn features_in_different_units_keep_their_rank() {
+    let phi = [[0.0, 3e-6], [1.0, 1e-5], [-1.0, 2e-6]];
+    let pairs = [
+        (1, 0),
+        (0, 1),
+        (2, 0),
+        (1, 2),
+        (0, 2),
+        (2, 1),
+        (1, 0),
+        (1, 0),
+    ];
+    let rows = pairs
+        .iter()
+        .flat_map(|&(w, l): &(usize, usize)| (0..2).map(move |k| phi[w][k] - phi[l][k]));
+    let design = Design::try_new(2, rows.collect()).unwrap();
+    let fit = fit_bradley_terry(&design, &FitOptions::default()).unwrap();
+    let inputs = RadiusInputs {
+        horizon: 1,
+        feature_bound: 1.1,
+        param_bound: 1.0,
+        ridge: 1e-3,
+        fail_prob: 0.05,
+    };
+    let all = radii(&design, &fit.theta, &inputs).unwrap();
+    assert_eq!(all.rank, 2);
+    let wald = all.radius(RadiusKind::Wald { ridge_bias: false }).unwrap();
+    close("Wald radius", wald.value, 2.447_746_830_680_8, 1e-12);
+    // A sum of decimals that is 0 is no direction.
+    let tree = TokenTree::try_new(1, 2, 2, None).unwrap();
+    let mdp = tree.compile(&[1.0]).unwrap();
+    let second = |s: usize, a: usize| [[0.1, 0.3], [0.2, 0.2], [0.0, 0.0]][s][a];
+    let map = DenseFeatures::from_fn(
+        3,
+        2,
+        2,
+        |s, a, k| if k == 0 { a as f64 } else { second(s, a) },
+    );
+    let of = |y: &[u32]| tree.trajectory(0, y).unwrap();
+    let pair = PreferencePair::try_new(of(&[0, 0]), of(&[1, 0])).unwrap();
+    let design = Design::from_pairs(&mdp, &map.unwrap(), &[pair]).unwrap();
+    assert_eq!(design.rows()[1], 0.0, "0.1 + 0.2 - 0.3");
+}
+
+#[test]
+fn radii_without_data_are_those_of_the_prior() {
+    let design = Design::try_new(1, Vec::new()).unwrap();
+    for ridge in [0.001, 0.02, 0.05, 3.0] {
+        let inputs = RadiusInputs {
+            horizon: 1,
+            feature_bound: 1.0,
+            param_bound: 1.0,
+            ridge,
+            fail_prob: 0.05,
+        };
+        let all = radii(&design, &[0.0], &inputs).unwrap();
+        // G = √(t/2), t = log 20, and κ = ¼.
+        let noise = (0.5 * 20f64.ln()).sqrt();
+        close("G", all.noise, noise, 1e-14);
+        let radius = all.radius(RadiusKind::Theory(Curvature::Data)).unwrap();
+        let want = 0.5 * (4.0 * noise + (16.0 * noise * noise + 16.0 * ridge).sqrt());
+        close("radius", radius.value, want, 1e-14);
+        if ridge == 3.0 {
+            close("G", all.noise, 1.223_87, 1e-5);
+            close("radius", radius.value, 6.689_4, 1e-5);
+        }
+    }
+}
