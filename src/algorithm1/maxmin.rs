@@ -5,7 +5,7 @@ use nalgebra::{DMatrix, DVector};
 use super::convex::{Objective, Solution, minimise, unit_of};
 use crate::estimate::Metric;
 use crate::features::FeatureMap;
-use crate::mdp::{Beta, TabularMdp, TabularPolicy, check_finite, check_len};
+use crate::mdp::{Beta, Reachable, TabularMdp, TabularPolicy, check_finite, check_len};
 use crate::plan::{SoftOptimum, action_covariance, evaluate, soft_value_iteration, visitation};
 use crate::reward::LinearReward;
 use crate::{Error, Result};
@@ -174,12 +174,17 @@ pub fn maxmin(
         beta,
         nu: &nu,
     };
+    let met = Reachable::new(mdp, reference)?;
     let Solution {
         theta,
         multipliers,
         active,
         iterations,
-    } = minimise(&objective, set, unit_of(features.bound()))?;
+    } = minimise(
+        &objective,
+        set,
+        unit_of(features.bound_over(&mut met.pairs())),
+    )?;
     let optimum = objective.optimum(&theta)?;
     let gradient = objective.gradient_at(&optimum)?;
     let linear = DVector::from_column_slice(&theta);

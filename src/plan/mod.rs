@@ -56,7 +56,7 @@ pub use suboptimality::{Decomposition, decompose, performance_difference, subopt
 pub use tilted::rto_optimum;
 pub use visitation::{Visitation, visitation};
 
-use crate::mdp::{TabularMdp, TabularPolicy};
+use crate::mdp::{Reachable, TabularMdp, TabularPolicy};
 use crate::{Error, Result};
 
 /// (3.2): V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
@@ -64,13 +64,18 @@ pub fn mean_value(mdp: &TabularMdp, v: &[f64]) -> f64 {
     mdp.roots().map(|(s, p)| p * v[s.ix()]).sum()
 }
 
-/// Refuses values in which rewards added up beyond floating point.
-pub(crate) fn check_values(v: &[f64]) -> Result<()> {
-    match v.iter().position(|v| !v.is_finite()) {
+/// Refuses values in which rewards added up beyond floating point, from states that an episode can meet. What
+/// the values of other states are is nobody's concern.
+pub(crate) fn check_values(mdp: &TabularMdp, reference: &TabularPolicy, v: &[f64]) -> Result<()> {
+    if v.iter().all(|v| v.is_finite()) {
+        return Ok(());
+    }
+    let met = Reachable::new(mdp, reference)?;
+    match met.states().find(|s| !v[s.ix()].is_finite()) {
         None => Ok(()),
         Some(s) => Err(Error::NonFinite {
-            what: format!("the sum of rewards from state {s}"),
-            value: v[s],
+            what: format!("the sum of rewards from state {}", s.0),
+            value: v[s.ix()],
         }),
     }
 }
