@@ -363,7 +363,7 @@ impl<'a> Problem<'a> {
                 gradient: gradient.amax(),
                 most: STATIONARY * scale.max(self.beta),
             };
-            if !(gradient.amax() > 1e-3 * stationary.most) {
+            if gradient.amax() <= 1e-3 * stationary.most || gradient.amax().is_nan() {
                 break;
             }
             let mut moved = false;

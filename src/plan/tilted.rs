@@ -10,9 +10,9 @@ use crate::reward::LogRatioReward;
 ///
 /// On a deterministic table the optimum is π(y|x) ∝ π_ref(y|x) (π_dpo(y|x)/π_ref(y|x))^{β₁/β₂} *over whole
 /// responses*: its token conditionals are the tempered ones times the continuations' normalisers, and
-/// equal the tempered ones only at the last token or when β₁ = β₂ (then π = π_dpo and V ≡ 0). If π_dpo is
-/// soft-optimal for r at β, the result is soft-optimal for r at β·β₂/β₁. With stochastic transitions neither
-/// holds, as β log(π_dpo/π_ref) then is no potential shaping of r; the optimum returned is exact all the same.
+/// equal the tempered ones only at the last token or when β₁ = β₂ (then π = π_dpo and V ≡ 0). On every table, if
+/// π_dpo is soft-optimal for r at β, the result is soft-optimal for r at β·β₂/β₁, as β log(π_dpo/π_ref) is then
+/// r + E\[V*(s′)\] − V*(s), a potential shaping in expectation.
 ///
 /// # Errors
 /// [`crate::Error::Shape`]; [`crate::Error::Assumption`] where π_dpo lacks support that π_ref has, in a state that an
