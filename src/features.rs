@@ -45,16 +45,22 @@ pub trait FeatureMap: Sync {
         phi.iter().zip(theta).map(|(p, t)| p * t).sum()
     }
 
-    /// max ‖φ(s, a)‖₂: the smallest L of Assumption 4.1.
+    /// max ‖φ(s, a)‖₂ over all pairs: an L of Assumption 4.1, of which pairs that no episode meets are part.
     fn bound(&self) -> f64 {
         let (n_states, n_actions) = self.shape();
+        let states = 0..n_states as u32;
+        let pairs = states.flat_map(|s| (0..n_actions as u32).map(move |a| (s, a)));
+        self.bound_over(&mut pairs.map(|(s, a)| (StateIx(s), ActionIx(a))))
+    }
+
+    /// max ‖φ(s, a)‖₂ over the given pairs; 0 over none. Over the [`pairs`](crate::mdp::Reachable::pairs) that an
+    /// episode can meet it is the smallest L of Assumption 4.1 that any statement needs.
+    fn bound_over(&self, pairs: &mut dyn Iterator<Item = (StateIx, ActionIx)>) -> f64 {
         let mut phi = vec![0.0; self.dim()];
         let mut max = 0.0f64;
-        for s in 0..n_states as u32 {
-            for a in 0..n_actions as u32 {
-                self.write(StateIx(s), ActionIx(a), &mut phi);
-                max = max.max(norm(&phi));
-            }
+        for (s, a) in pairs {
+            self.write(s, a, &mut phi);
+            max = max.max(norm(&phi));
         }
         max
     }
@@ -219,6 +225,10 @@ impl FeatureMap for OneHot {
 
     fn bound(&self) -> f64 {
         1.0
+    }
+
+    fn bound_over(&self, pairs: &mut dyn Iterator<Item = (StateIx, ActionIx)>) -> f64 {
+        f64::from(u8::from(pairs.next().is_some()))
     }
 }
 

@@ -20,7 +20,9 @@
 use ndarray::Array2;
 
 use crate::features::FeatureMap;
-use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_finite, check_len};
+use crate::mdp::{
+    ActionIx, Reachable, StateIx, TabularMdp, TabularPolicy, check_finite, check_len,
+};
 use crate::{Error, Result};
 
 /// Section 3.1: r(s, a). After the end of the episode r = 0, which needs no row.
@@ -169,27 +171,51 @@ impl LogRatioReward {
     /// [`Error::Shape`]; [`Error::Assumption`] where the reference has mass and the policy none.
     /// Actions without reference mass get reward 0: no admissible policy takes them.
     pub fn try_new(policy: &TabularPolicy, reference: &TabularPolicy, beta: f64) -> Result<Self> {
+        Self::checked(policy, reference, beta, |_, _| true)
+    }
+
+    /// The same where only some pairs can be met: the others get reward 0 where their log-ratio is −∞.
+    ///
+    /// # Errors
+    /// As [`Self::try_new`], for the reachable pairs alone.
+    pub fn within(
+        met: &Reachable,
+        policy: &TabularPolicy,
+        reference: &TabularPolicy,
+        beta: f64,
+    ) -> Result<Self> {
+        Self::checked(policy, reference, beta, |s, a| met.pair(s, a))
+    }
+
+    fn checked(
+        policy: &TabularPolicy,
+        reference: &TabularPolicy,
+        beta: f64,
+        counts: impl Fn(StateIx, ActionIx) -> bool,
+    ) -> Result<Self> {
         reference.check_shape("reference", policy.n_states(), policy.n_actions())?;
         if !beta.is_finite() {
             return Err(Error::config("beta", beta, "finite"));
         }
         let mut values = Array2::zeros(policy.log_probs().dim());
-        for ((i, v), (p, q)) in values
-            .iter_mut()
-            .enumerate()
-            .zip(policy.log_probs().iter().zip(reference.log_probs()))
-        {
-            if *q == f64::NEG_INFINITY {
+        for ((s, a), v) in values.indexed_iter_mut() {
+            let (state, action) = (StateIx(s as u32), ActionIx(a as u32));
+            let (p, q) = (
+                policy.log_prob(state, action),
+                reference.log_prob(state, action),
+            );
+            if q == f64::NEG_INFINITY {
                 continue;
             }
-            if *p == f64::NEG_INFINITY {
-                let (s, a) = (i / policy.n_actions(), i % policy.n_actions());
+            let ratio = beta * (p - q);
+            if ratio.is_finite() {
+                *v = ratio;
+            } else if counts(state, action) {
                 return Err(Error::Assumption {
                     assumption: "support of the policy of (4.6)".into(),
                     why: format!("policy[{s}][{a}] is 0 where the reference is not"),
                 });
             }
-            *v = beta * (p - q);
         }
         Ok(Self { values })
     }

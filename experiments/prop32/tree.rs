@@ -1,6 +1,6 @@
 //! `--tree FILE`: one given tree, searched exactly.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use num_bigint::BigUint;
 use rto::search::best_first::{BestFirst, Pick, best_first};
 use rto::search::bounds::{
@@ -12,24 +12,98 @@ use rto::search::mass::Mass;
 use rto::search::oracle::CountingOracle;
 use rto::search::paper::paper_search;
 use rto::search::profile::heavy_profile;
+use rto_harness::config::is_close;
 use rto_harness::json_error::explain;
 use rto_harness::table::{Cell, Table};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::fmt;
 use std::fs;
 use std::iter::Sum;
 use std::path::Path;
 
-/// The file, as `--help` shows it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The file, as `--help` shows it. Values are kept as text: decimals are read exactly.
+#[derive(Default)]
 struct TreeFile<'a> {
-    n_actions: usize,
-    horizon: usize,
-    /// Kept as text: decimals are read exactly.
-    #[serde(borrow)]
-    leaf_weights: Vec<&'a RawValue>,
-    xi: Option<f64>,
+    n_actions: Option<&'a RawValue>,
+    horizon: Option<&'a RawValue>,
+    leaf_weights: Option<&'a RawValue>,
+    xi: Option<&'a RawValue>,
+}
+
+const KEYS: [&str; 4] = ["n_actions", "horizon", "leaf_weights", "xi"];
+
+/// The entries of an object in the order of the file, a repeated key twice.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an object with the keys {}", KEYS.join(", "))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+impl<'a> TreeFile<'a> {
+    fn parse(text: &'a str) -> Result<Self> {
+        let Entries(entries) = serde_json::from_str(text).map_err(|e| explain(text, &e))?;
+        let mut file = Self::default();
+        for (key, value) in entries {
+            let slot = match key.as_str() {
+                "n_actions" => &mut file.n_actions,
+                "horizon" => &mut file.horizon,
+                "leaf_weights" => &mut file.leaf_weights,
+                "xi" => &mut file.xi,
+                _ => bail!("{}", unknown(&key)),
+            };
+            if slot.replace(value).is_some() {
+                bail!("{key}: given twice");
+            }
+        }
+        Ok(file)
+    }
+}
+
+fn unknown(key: &str) -> String {
+    let close: Vec<&str> = KEYS.into_iter().filter(|k| is_close(key, k)).collect();
+    let meant = if close.is_empty() {
+        String::new()
+    } else {
+        format!("; did you mean {}?", close.join(" or "))
+    };
+    format!(
+        "{key}: unknown key, expected one of {}{meant}",
+        KEYS.join(", ")
+    )
+}
+
+/// A required count.
+fn count(value: Option<&RawValue>, key: &str) -> Result<usize> {
+    let text = value.with_context(|| format!("{key}: missing"))?.get();
+    text.parse().map_err(|_| {
+        anyhow!(
+            "{key}: found {}, expected a whole number of at least 1",
+            shorten(text)
+        )
+    })
 }
 
 /// What is known of the tree; probabilities in \[0, 1\], counts exact.
@@ -72,32 +146,40 @@ pub fn run(file: &Path) -> Result<TreeReport> {
 
 fn report(bytes: &[u8]) -> Result<TreeReport> {
     let text = std::str::from_utf8(bytes).context("not UTF-8 text")?;
-    let file: TreeFile = serde_json::from_str(text).map_err(|e| explain(text, &e))?;
-    check_size(file.n_actions, file.horizon)?;
-    if let Some(xi) = file.xi
-        && !(xi >= 0.0 && xi.is_finite())
-    {
-        bail!("xi: found {xi}, expected a non-negative number");
-    }
-    let decimals = file.leaf_weights.iter().enumerate().map(|(i, raw)| {
-        Decimal::parse(raw.get()).with_context(|| {
-            format!(
-                "leaf_weights[{i}]: found {}, expected a non-negative integer or decimal",
-                shorten(raw.get())
-            )
+    let file = TreeFile::parse(text)?;
+    let (n_actions, horizon) = (
+        count(file.n_actions, "n_actions")?,
+        count(file.horizon, "horizon")?,
+    );
+    check_size(n_actions, horizon)?;
+    let xi = match file.xi.map(RawValue::get) {
+        None | Some("null") => None,
+        Some(text) => match text.parse::<f64>() {
+            Ok(xi) if xi >= 0.0 && xi.is_finite() => Some(xi),
+            _ => bail!(
+                "xi: found {}, expected a non-negative number",
+                shorten(text)
+            ),
+        },
+    };
+    let list = file.leaf_weights.context("leaf_weights: missing")?.get();
+    let leaf_weights: Vec<&RawValue> = serde_json::from_str(list).map_err(|_| {
+        anyhow!(
+            "leaf_weights: found {}, expected a list of numbers",
+            shorten(list)
+        )
+    })?;
+    let decimals = leaf_weights.iter().enumerate().map(|(i, raw)| {
+        Decimal::parse(raw.get()).map_err(|expected| {
+            let found = shorten(raw.get());
+            anyhow!("leaf_weights[{i}]: found {found}, expected {expected}")
         })
     });
     let weights = to_integers(&decimals.collect::<Result<Vec<_>>>()?);
     // Most trees fit machine integers, which are much faster; the results are the same.
     match narrow(&weights) {
-        Some(weights) => search(
-            LeafWeights::new(file.n_actions, file.horizon, weights)?,
-            file.xi,
-        ),
-        None => search(
-            LeafWeights::new(file.n_actions, file.horizon, weights)?,
-            file.xi,
-        ),
+        Some(weights) => search(LeafWeights::new(n_actions, horizon, weights)?, xi),
+        None => search(LeafWeights::new(n_actions, horizon, weights)?, xi),
     }
 }
 
@@ -119,10 +201,13 @@ struct Decimal {
 const MOST_PLACES: i64 = 400;
 
 impl Decimal {
-    fn parse(text: &str) -> Option<Self> {
+    /// The number, or what was expected in its place.
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let other = || "a non-negative integer or decimal".to_string();
+        let places = || format!("a number of at most {MOST_PLACES} places");
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
-            None => (text, 0),
+            Some((mantissa, exponent)) => (mantissa, exponent),
+            None => (text, "0"),
         };
         let mantissa = mantissa
             .strip_prefix("-")
@@ -131,18 +216,27 @@ impl Decimal {
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let fraction = fraction.trim_end_matches('0');
         let digits = format!("{whole}{fraction}");
-        if digits.is_empty()
-            || digits.len() as i64 > MOST_PLACES
-            || !digits.bytes().all(|b| b.is_ascii_digit())
-        {
-            return None;
+        let sign = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        if !is_number(&digits) || !is_number(sign) {
+            return Err(other());
         }
-        let digits: BigUint = digits.parse().ok()?;
-        let places = (fraction.len() as i64).checked_sub(exponent)?;
-        if digits == BigUint::ZERO {
-            return Some(Self { digits, places: 0 });
+        if digits.bytes().all(|b| b == b'0') {
+            let digits = BigUint::ZERO;
+            return Ok(Self { digits, places: 0 });
         }
-        (places.unsigned_abs() <= MOST_PLACES as u64).then_some(Self { digits, places })
+        let exponent: i64 = exponent.parse().map_err(|_| places())?;
+        let shift = (fraction.len() as i64)
+            .checked_sub(exponent)
+            .ok_or_else(places)?;
+        if digits.len() as i64 > MOST_PLACES || shift.unsigned_abs() > MOST_PLACES as u64 {
+            return Err(places());
+        }
+        let digits: BigUint = digits.parse().map_err(|_| other())?;
+        Ok(Self {
+            digits,
+            places: shift,
+        })
     }
 }
 
@@ -175,13 +269,20 @@ fn search<M: Mass + for<'a> Sum<&'a M>>(
     };
     let profile = heavy_profile(&tree, is_heavy)?;
     let mut oracle = CountingOracle::new(EvaluatorOracle::new(&tree));
+    let needed = -best.log_ratio(&total) / (a as f64).ln() + 0.0;
+    if let Some(xi) = xi.filter(|_| !is_heavy(best)) {
+        bail!(
+            "xi: found {xi}, but Assumption 3.1 does not hold for it: no response has probability at least {a}^(-{xi}); the smallest xi for which it holds is {}",
+            least_xi(needed, |xi| best.ratio(&total)
+                >= (a as f64).powf(-xi) * (1.0 - XI_SLACK))
+        );
+    }
     paper_search(&mut oracle, is_heavy, Pick::Lowest, |_| {})?;
     let k = match xi {
         Some(xi) => chains_for_xi(a, xi, tree.has_zeros()),
         None => chains_for_best(&tree, best),
     };
-    // Adding zero turns −0 into 0.
-    let xi = xi.unwrap_or_else(|| -best.log_ratio(&total) / (a as f64).ln()) + 0.0;
+    let xi = xi.unwrap_or(needed);
     let count = |pick, infer_last_leaf| -> Result<u64> {
         let mut oracle = CountingOracle::new(EvaluatorOracle::new(&tree));
         best_first(
@@ -211,6 +312,13 @@ fn search<M: Mass + for<'a> Sum<&'a M>>(
             .try_into()
             .context("A^H does not fit 64 bits")?,
     })
+}
+
+/// ξ in a few digits, rounded up so that the assumption holds for what is printed.
+fn least_xi(needed: f64, holds: impl Fn(f64) -> bool) -> f64 {
+    let up = |digits: f64| (needed * digits).ceil() / digits;
+    let short = [1e6, 1e9, 1e12].map(up);
+    short.into_iter().find(|xi| holds(*xi)).unwrap_or(needed)
 }
 
 /// K = max{k ≥ 1 : k·w_max < W}, or ≤ W when some weight is zero.
@@ -317,7 +425,7 @@ mod tests {
             "-0.5",
             "",
         ] {
-            assert!(Decimal::parse(bad).is_none(), "{bad}");
+            assert!(Decimal::parse(bad).is_err(), "{bad}");
         }
     }
 

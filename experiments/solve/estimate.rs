@@ -1,9 +1,11 @@
 //! (4.1), Σ_𝒟 and the radii of Lemma A.1 for the instance's preferences.
 
 use crate::instance::{Estimation, Instance};
+use crate::json::plain;
+use crate::notes::Notes;
 use crate::report::{Mle, Radii};
 use crate::solver::Solver;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use rto::algorithm1::ConfidenceSet;
 use rto::estimate::{
     BtFit, Curvature, Design, FitOptions, Metric, MetricKind, Radius, RadiusInputs, RadiusKind,
@@ -15,27 +17,45 @@ use rto::features::FeatureMap;
 pub struct Estimate {
     design: Design,
     pub fit: BtFit,
-    pub sigma: Metric,
-    /// The metric of the bonus, the ellipsoid and the bound.
+    pub sigma: Option<Metric>,
+    /// The metric of the bonus, the ellipsoid and the bound with ϱ, or why there is none.
+    chosen: Result<Chosen, String>,
+    param_bound: f64,
+    rank: Option<usize>,
+    separation: Option<Separation>,
+    pub radii: Option<Radii>,
+}
+
+/// The confidence set's metric and ϱ.
+pub struct Chosen {
     pub metric: Metric,
     pub radius: f64,
-    param_bound: f64,
-    rank: usize,
-    separation: Option<Separation>,
-    pub radii: Radii,
 }
 
 impl Estimate {
+    /// The metric and ϱ in use.
+    pub fn chosen(&self) -> Result<&Chosen> {
+        self.chosen.as_ref().map_err(|why| anyhow!("{why}"))
+    }
+
     pub fn set(&self) -> Result<ConfidenceSet<'_>> {
+        let chosen = self.chosen()?;
         Ok(ConfidenceSet::try_new(
             &self.fit.theta,
-            &self.metric,
-            self.radius,
+            &chosen.metric,
+            chosen.radius,
             self.param_bound,
         )?)
     }
 
-    pub fn mle(&self) -> Mle {
+    pub fn design(&self) -> &Design {
+        &self.design
+    }
+
+    pub fn mle(&self, notes: &mut Notes) -> Mle {
+        if self.separation.is_none() {
+            notes.say("mle.separation", "undecided: lost in rounding");
+        }
         Mle {
             theta: self.fit.theta.clone(),
             norm: self.fit.norm,
@@ -58,18 +78,20 @@ impl Estimate {
         let (n, d) = (self.design.n(), self.design.dim());
         if n == 0 {
             out.push("preferences: there are none, so the estimate is 0".into());
-        } else if self.rank < d {
+        } else if let Some(rank) = self.rank.filter(|rank| *rank < d) {
             let few = if d > n { ", d > n" } else { "" };
             out.push(format!(
-                "features: rank {} of d = {d} on the n = {n} pairs of preferences (rank-deficient{few}); the estimate of least norm is used",
-                self.rank
+                "features: rank {rank} of d = {d} on the n = {n} pairs of preferences (rank-deficient{few}); the estimate of least norm is used"
             ));
         }
-        if self.rank == 0 && self.radius == 0.0 {
+        if self.rank == Some(0) && self.chosen.as_ref().is_ok_and(|c| c.radius == 0.0) {
             out.push(format!(
                 "estimation.bonus_scale: {} is 0 when the preferences tell nothing about theta, so pessimism is off",
                 instance.estimation.scale_name
             ));
+        }
+        if let Err(why) = &self.chosen {
+            out.push(why.clone());
         }
         match self.separation.map(|s| separated(s, n)) {
             None => out.push(format!(
@@ -86,56 +108,212 @@ impl Estimate {
 }
 
 impl Solver<'_> {
-    pub fn estimate(&self) -> Result<Option<Estimate>> {
+    /// What the preferences tell; what only the user can mend is an error, what fails to be computed a note.
+    pub fn estimate(&self, notes: &mut Notes) -> Result<Option<Estimate>> {
         let (Some(pairs), Some(features)) = (&self.instance.pairs, &self.features) else {
             return Ok(None);
         };
         let e = &self.instance.estimation;
-        let feature_bound = feature_bound(features.bound(), e.feature_bound)?;
+        // Rows that neither an episode nor a pair meets have no say in L.
+        let largest = features.bound_over(&mut self.met.pairs());
+        let inputs = RadiusInputs {
+            horizon: self.instance.world.horizon,
+            feature_bound: feature_bound(largest, e.feature_bound)?,
+            // Without B the radii that need it are computed for B = 1 and not shown.
+            param_bound: e.param_bound.unwrap_or(1.0),
+            ridge: e.ridge,
+            fail_prob: e.fail_prob,
+        };
         let design = Design::from_pairs(&self.instance.world.mdp, features, pairs)?;
         let options = FitOptions {
             param_bound: e.param_bound.unwrap_or(f64::INFINITY),
             ..FitOptions::default()
         };
-        let (fit, separation) = fitted(&design, &options, e.param_bound)?;
-        let (inputs, all) = self.all_radii(feature_bound, &design, &fit)?;
-        let radius = all.radius(e.scale)?;
-        check_scale(e, radius)?;
-        let sigma = Metric::sigma_d(&design, e.ridge)?;
+        let (fit, separation) = match fitted(&design, &options, e.param_bound)? {
+            (Ok(fit), separation) => (fit, separation),
+            (Err(why), _) => {
+                notes.say("mle", format!("failed: {why}"));
+                let rest = ["sigma_d", "log_det_sigma", "radii", "algorithm1"];
+                for key in rest.iter().chain(&["theorem_b1", "baselined"]) {
+                    notes.say(*key, format!("needs mle, which failed: {why}"));
+                }
+                return Ok(None);
+            }
+        };
+        let sigma = notes.part(
+            "sigma_d",
+            Metric::sigma_d(&design, e.ridge)
+                .map(Some)
+                .map_err(Into::into),
+        );
+        if sigma.is_none() {
+            notes.say("log_det_sigma", "needs sigma_d, which failed");
+        }
+        let all = radii(&design, &fit.theta, &inputs).map(Some);
+        let all = notes.part("radii", all.map_err(Into::into));
+        if all.is_none() {
+            notes.say("mle.rank", "needs radii, which failed");
+        }
+        let chosen = match &all {
+            None => Err("needs radii, which failed".to_string()),
+            Some(all) => self.choose(all, &inputs, &design, &fit)?,
+        };
+        let radii = all
+            .as_ref()
+            .map(|all| self.report(&inputs, all, &design, notes));
         Ok(Some(Estimate {
-            metric: match radius.metric {
-                MetricKind::SigmaD => sigma.clone(),
-                MetricKind::Fisher => Metric::fisher(&design, &fit.theta, e.ridge)?,
-            },
             sigma,
-            radius: radius.value,
-            rank: all.rank,
+            chosen,
+            rank: all.as_ref().map(|all| all.rank),
             separation,
-            radii: report(&inputs, &all, e)?,
+            radii: radii.transpose()?,
             param_bound: options.param_bound,
             design,
             fit,
         }))
     }
 
-    /// The ingredients of the radii. Without B the ones that need it are computed for B = 1 and not shown.
-    fn all_radii(
+    /// The metric and ϱ of the radius that the instance asks for.
+    fn choose(
         &self,
-        feature_bound: f64,
+        all: &rto::estimate::Radii,
+        inputs: &RadiusInputs,
         design: &Design,
         fit: &BtFit,
-    ) -> Result<(RadiusInputs, rto::estimate::Radii)> {
+    ) -> Result<Result<Chosen, String>> {
         let e = &self.instance.estimation;
-        let inputs = RadiusInputs {
-            horizon: self.instance.world.horizon,
-            feature_bound,
-            param_bound: e.param_bound.unwrap_or(1.0),
-            ridge: e.ridge,
-            fail_prob: e.fail_prob,
+        let radius = all.radius(e.scale)?;
+        check_scale(e, radius)?;
+        if !radius.value.is_finite() {
+            let why = not_finite(radius.value, all, e.scale, inputs, design);
+            let name = &e.scale_name;
+            return Ok(Err(format!(
+                "estimation.bonus_scale: the radius {name} is {why}"
+            )));
+        }
+        let metric = match radius.metric {
+            MetricKind::SigmaD => Metric::sigma_d(design, e.ridge),
+            MetricKind::Fisher => Metric::fisher(design, &fit.theta, e.ridge),
         };
-        let all = radii(design, &fit.theta, &inputs)?;
-        Ok((inputs, all))
+        Ok(metric
+            .map(|metric| Chosen {
+                metric,
+                radius: radius.value,
+            })
+            .map_err(|error| format!("the metric of the radius failed: {error}")))
     }
+
+    /// The radii as they are reported; those that depend on B only where it is known.
+    #[allow(non_snake_case)]
+    fn report(
+        &self,
+        inputs: &RadiusInputs,
+        all: &rto::estimate::Radii,
+        design: &Design,
+        notes: &mut Notes,
+    ) -> Result<Radii> {
+        let bounded = self.instance.estimation.param_bound.is_some();
+        let mut known = |key: &str, x: f64, kind: Option<RadiusKind>| {
+            let key = format!("radii.{key}");
+            if !bounded {
+                let why = "unknown: depends on estimation.param_bound, which is not given";
+                notes.say(key, why);
+                return None;
+            }
+            if !x.is_finite() {
+                let why = kind.map_or("infinite or undefined in floating point".into(), |kind| {
+                    not_finite(x, all, kind, inputs, design)
+                });
+                notes.say(key, why);
+            }
+            x.is_finite().then_some(x)
+        };
+        let mut radius = |key: &str, kind| -> Result<Option<f64>> {
+            Ok(known(key, all.radius(kind)?.value, Some(kind)))
+        };
+        let likelihood = RadiusKind::LikelihoodRatio {
+            finite_sample: true,
+        };
+        let printed = RadiusKind::Printed {
+            constant: self.instance.estimation.printed_constant,
+        };
+        let rho_printed_Upsilon = radius("rho_printed_Upsilon", printed)?;
+        let (rho_theory_Upsilon, rho_theory_kappa, rho_LR_via_kappa, rho_selfconcordant_Hmetric) = (
+            radius("rho_theory_Upsilon", RadiusKind::Theory(Curvature::Upsilon))?,
+            radius("rho_theory_kappa", RadiusKind::Theory(Curvature::Data))?,
+            radius("rho_LR_via_kappa", likelihood)?,
+            radius("rho_selfconcordant_Hmetric", RadiusKind::SelfConcordant)?,
+        );
+        Ok(Radii {
+            rho_printed_Upsilon,
+            rho_theory_Upsilon,
+            rho_theory_kappa,
+            rho_LR_via_kappa,
+            rho_selfconcordant_Hmetric,
+            rho_wald_Hmetric: all.radius(RadiusKind::Wald { ridge_bias: false })?.value,
+            G_noise: all.noise,
+            Upsilon_2HLB: known("Upsilon_2HLB", rto::estimate::curvature_bound(inputs), None),
+            kappa_data: known("kappa_data", all.kappa, None),
+            c_LR_rigorous: known("c_LR_rigorous", all.lr_threshold, None),
+        })
+    }
+}
+
+/// Why a radius is not finite, and the largest B for which it is.
+fn not_finite(
+    value: f64,
+    all: &rto::estimate::Radii,
+    kind: RadiusKind,
+    inputs: &RadiusInputs,
+    design: &Design,
+) -> String {
+    if value.is_nan() {
+        return "undefined in floating point".into();
+    }
+    let infinite = format!(
+        "infinite for estimation.param_bound = {}, as the curvature at the bounds of the instance is 0 in floating point",
+        plain(inputs.param_bound)
+    );
+    match largest_bound(all, kind, inputs.param_bound, design) {
+        Some(b) => format!(
+            "{infinite}; the largest estimation.param_bound that works is {}",
+            plain(b)
+        ),
+        None => format!("{infinite}, whatever estimation.param_bound is"),
+    }
+}
+
+/// The largest B below `from` at which a radius is finite, rounded down to four digits.
+fn largest_bound(
+    all: &rto::estimate::Radii,
+    kind: RadiusKind,
+    from: f64,
+    design: &Design,
+) -> Option<f64> {
+    let finite = |b: f64| {
+        let radius = all.with_param_bound(design, b).radius(kind);
+        radius.is_ok_and(|r| r.value.is_finite())
+    };
+    let (mut low, mut high) = (1e-100f64, from);
+    if !finite(low) {
+        return None;
+    }
+    for _ in 0..200 {
+        let middle = low.sqrt() * high.sqrt();
+        if middle <= low || middle >= high {
+            break;
+        }
+        if finite(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    let unit = 10f64.powi(low.log10().floor() as i32 - 3);
+    let rounded: f64 = format!("{:e}", (low / unit).floor() * unit)
+        .parse()
+        .unwrap_or(low);
+    Some(if finite(rounded) { rounded } else { low })
 }
 
 /// L of Assumption 4.1: as given, or the data's.
@@ -148,15 +326,15 @@ fn feature_bound(largest: f64, given: Option<f64>) -> Result<f64> {
     }
     match given {
         Some(given) if given < largest * (1.0 - 1e-12) => bail!(
-            "estimation.feature_bound: found {given}, but the largest feature norm is {largest}"
+            "estimation.feature_bound: found {given}, but the largest feature norm where an episode or a preference can come is {largest}"
         ),
         Some(given) => Ok(given),
         None if largest > 0.0 => Ok(largest),
-        None => bail!("features: all are 0"),
+        None => bail!("features: all are 0 where an episode or a preference can come"),
     }
 }
 
-/// Refuses a metric that is not the radius's own, and a radius whose B is missing or that is infinite.
+/// Refuses a metric that is not the radius's own, and a radius whose B is missing.
 fn check_scale(e: &Estimation, radius: Radius) -> Result<()> {
     let name = e.scale_name.as_str();
     if let (Some(given), false) = (e.metric, matches!(e.scale, RadiusKind::Number(..)))
@@ -171,35 +349,7 @@ fn check_scale(e: &Estimation, radius: Radius) -> Result<()> {
     if e.param_bound.is_none() && needs_bound(e.scale) {
         bail!("estimation.param_bound: missing, the radius {name} depends on it");
     }
-    if !radius.value.is_finite() {
-        bail!(
-            "estimation.bonus_scale: the radius {name} is infinite, as the curvature at the bounds of the instance is 0 in floating point"
-        );
-    }
     Ok(())
-}
-
-/// The radii as they are reported; those that depend on B only where it is known.
-fn report(inputs: &RadiusInputs, all: &rto::estimate::Radii, e: &Estimation) -> Result<Radii> {
-    let known = |x: f64| e.param_bound.is_some().then_some(x);
-    let value = |kind| -> Result<f64> { Ok(all.radius(kind)?.value) };
-    let finite = RadiusKind::LikelihoodRatio {
-        finite_sample: true,
-    };
-    Ok(Radii {
-        G_noise: all.noise,
-        Upsilon_2HLB: known(rto::estimate::curvature_bound(inputs)),
-        rho_printed_Upsilon: known(value(RadiusKind::Printed {
-            constant: e.printed_constant,
-        })?),
-        rho_theory_Upsilon: known(value(RadiusKind::Theory(Curvature::Upsilon))?),
-        kappa_data: known(all.kappa),
-        rho_theory_kappa: known(value(RadiusKind::Theory(Curvature::Data))?),
-        c_LR_rigorous: known(all.lr_threshold),
-        rho_LR_via_kappa: known(value(finite)?),
-        rho_wald_Hmetric: value(RadiusKind::Wald { ridge_bias: false })?,
-        rho_selfconcordant_Hmetric: known(value(RadiusKind::SelfConcordant)?),
-    })
 }
 
 /// (4.1) and whether the data separate, which without the ball is an error.
@@ -207,7 +357,7 @@ fn fitted(
     design: &Design,
     options: &FitOptions,
     param_bound: Option<f64>,
-) -> Result<(BtFit, Option<Separation>)> {
+) -> Result<(rto::Result<BtFit>, Option<Separation>)> {
     let fit = fit_bradley_terry(design, options);
     let start = match &fit {
         Ok(fit) => fit.theta.clone(),
@@ -218,7 +368,7 @@ fn fitted(
     if let (None, Some(how)) = (param_bound, how) {
         bail!("preferences: {how}, so (4.1) has no finite maximiser; give estimation.param_bound");
     }
-    Ok((fit.context("preferences")?, separation))
+    Ok((fit, separation))
 }
 
 /// How data separate, in words; `None` when they do not.

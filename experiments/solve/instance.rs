@@ -1,15 +1,17 @@
 //! The file: every key, checked.
 
-use crate::arrays::{self, Allowed, Array, Axis, entry};
+use crate::arrays::{self, Allowed, entry};
 use crate::json::{Fields, Json};
+use crate::policies;
 use crate::preferences;
 use crate::transitions::Counts;
-use crate::world::{Kind, World, check_probabilities};
+use crate::world::{Kind, World};
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::Array2;
 use rto::estimate::{Curvature, MetricKind, RadiusKind};
 use rto::features::{DenseFeatures, OneHot};
-use rto::mdp::{Beta, PreferencePair, TabularPolicy};
+use rto::mdp::{Beta, PreferencePair, Reachable, StateIx, TabularPolicy};
+use rto::plan::PairLaw;
 use std::fs;
 use std::path::Path;
 
@@ -21,6 +23,8 @@ pub struct Instance {
     /// log π_ref over the user's states.
     pub reference_table: Array2<f64>,
     pub policy: Option<TabularPolicy>,
+    /// The policy that the responses of the data come from.
+    pub behaviour: Option<TabularPolicy>,
     /// The true reward over the user's states, where it is known.
     pub reward: Option<Array2<f64>>,
     /// φ over the user's states; one-hot when only a reward is given and there are preferences.
@@ -28,7 +32,7 @@ pub struct Instance {
     pub theta_star: Option<Vec<f64>>,
     pub pairs: Option<Vec<PreferencePair>>,
     pub estimation: Estimation,
-    pub dpo_beta: Option<Beta>,
+    pub dpo: DpoSettings,
     pub rto: Option<Rto>,
     pub counts: Option<Counts>,
 }
@@ -54,6 +58,21 @@ pub struct Estimation {
     pub metric: Option<MetricKind>,
 }
 
+/// β of DPO where it is not the instance's, and the law of infinitely many pairs.
+pub struct DpoSettings {
+    pub beta: Option<Beta>,
+    pub pairs: PairLaw,
+}
+
+impl Default for DpoSettings {
+    fn default() -> Self {
+        Self {
+            beta: None,
+            pairs: PairLaw::Reference,
+        }
+    }
+}
+
 /// The token reward that RTO maximises is built from …
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -70,6 +89,35 @@ pub struct Rto {
     pub beta2: Beta,
     pub source: Source,
 }
+
+/// The keys of every instance, of a token tree, and of a general table.
+const SHARED_KEYS: &[&str] = &[
+    "beta",
+    "initial",
+    "horizon",
+    "n_actions",
+    "reference",
+    "reference_logits",
+    "reward",
+    "features",
+    "theta",
+    "policy_logits",
+    "behaviour",
+    "behaviour_logits",
+    "preferences",
+    "estimation",
+    "dpo",
+    "rto",
+];
+const TREE_KEYS: &[&str] = &["eos"];
+const TABLE_KEYS: &[&str] = &[
+    "states",
+    "transition",
+    "terminal",
+    "layered",
+    "transition_counts",
+    "zeta",
+];
 
 /// One-hot features of a reward table have at most this many coordinates.
 const MOST_ONE_HOT: usize = 1024;
@@ -93,12 +141,15 @@ impl Instance {
 
     fn parse(text: &str, dir: &Path) -> Result<Self> {
         let mut fields = Fields::of(Json::parse(text)?, "")?;
+        let general = World::is_general(&fields);
+        fields.only(&[SHARED_KEYS, if general { TABLE_KEYS } else { TREE_KEYS }].concat())?;
         let beta = fields.number("beta", "a finite number >= 0", |b| b >= 0.0)?;
         let beta = Beta::try_new(beta.ok_or_else(|| anyhow!("beta: missing"))?)?;
         let (world, raw) = World::take(&mut fields, dir)?;
-        let reference_table = log_probs(&raw.array, raw.name, raw.is_logits, &world)?;
-        let reference = lifted(&world, &reference_table)?;
-        let policy = policy(&mut fields, &world, &reference, dir)?;
+        let reference_table = raw.table(&world)?;
+        let reference = policies::lifted(&world, &reference_table)?;
+        let policy = policies::policy(&mut fields, &world, &reference, dir)?;
+        let behaviour = policies::behaviour(&mut fields, &world, dir)?;
         let (mut reward, mut features, mut theta_star) = truth(&mut fields, &world, dir)?;
         let pairs = match fields.take("preferences") {
             None => None,
@@ -110,14 +161,15 @@ impl Instance {
         };
         if let (None, Some(table), Some(_)) = (&features, &reward, &pairs) {
             features = Some(Features::one_hot(&world)?);
-            theta_star = Some(table.iter().copied().collect());
+            let met = met(&world, &reference, pairs.as_deref())?;
+            theta_star = Some(met_entries(&world, table, &met));
         }
         if let (None, Some(f), Some(theta)) = (&reward, &features, &theta_star) {
             reward = Some(f.linear_reward(&world, theta));
         }
         let instance = Self {
             estimation: Estimation::take(&mut fields)?,
-            dpo_beta: dpo(&mut fields)?,
+            dpo: dpo(&mut fields)?,
             rto: rto(&mut fields, pairs.is_some())?,
             counts: match &world.kind {
                 Kind::Tree(_) => None,
@@ -128,6 +180,7 @@ impl Instance {
             reference,
             reference_table,
             policy,
+            behaviour,
             reward,
             features,
             theta_star,
@@ -138,91 +191,56 @@ impl Instance {
     }
 }
 
-/// log π over the user's states from probabilities or logits.
-fn log_probs(array: &Array, name: &str, logits: bool, world: &World) -> Result<Array2<f64>> {
-    let actions = world.n_actions();
-    let mut table = Array2::from_elem((world.n_states(), actions), -(actions as f64).ln());
-    for (s, row) in array.values.chunks_exact(actions).enumerate() {
-        if world.idle[s] {
-            continue;
-        }
-        let place = world.row_place(name, s);
-        let norm = if logits {
-            rto::numerics::log_sum_exp(row)
-        } else {
-            check_probabilities(&place, row, |a| format!("{place}[{a}]"))?;
-            0.0
-        };
-        if !norm.is_finite() {
-            bail!("{place}: no action has a finite logit");
-        }
-        for (a, x) in row.iter().enumerate() {
-            table[[s, a]] = if logits { x - norm } else { x.ln() };
-        }
+impl Instance {
+    /// What an episode can meet, and what the preferences show.
+    pub fn met(&self) -> Result<Reachable> {
+        met(&self.world, &self.reference, self.pairs.as_deref())
     }
-    Ok(table)
-}
 
-fn lifted(world: &World, table: &Array2<f64>) -> Result<TabularPolicy> {
-    Ok(TabularPolicy::from_log_probs(world.lift(table))?)
-}
+    /// ρ over the entries of `initial`.
+    pub fn initial(&self) -> Vec<f64> {
+        let rho = self.world.mdp.initial();
+        let share = |s: &Option<StateIx>| s.map_or(0.0, |s| rho[s.ix()]);
+        self.world.roots.iter().map(share).collect()
+    }
 
-/// π_ref as it was given.
-pub struct RawReference {
-    array: Array,
-    name: &'static str,
-    is_logits: bool,
-}
-
-impl RawReference {
-    /// Takes `reference` or `reference_logits`.
-    pub fn take(fields: &mut Fields, axes: &[Axis], dir: &Path) -> Result<Self> {
-        let (probs, logits) = (fields.take("reference"), fields.take("reference_logits"));
-        let (json, name, is_logits) = match (probs, logits) {
-            (Some(json), None) => (json, "reference", false),
-            (None, Some(json)) => (json, "reference_logits", true),
-            (None, None) => bail!("reference: missing, give reference or reference_logits"),
-            (Some(_), Some(_)) => {
-                bail!("reference_logits: give reference or reference_logits, not both")
-            }
-        };
-        let allowed = if is_logits {
-            Allowed::MinusInfinity
-        } else {
-            Allowed::Finite
-        };
-        Ok(Self {
-            array: arrays::read(&json, name, axes, allowed, dir)?,
-            name,
-            is_logits,
-        })
+    /// What a reader should know about the file as it stands.
+    pub fn warnings(&self) -> Vec<String> {
+        let pairs = self.pairs.as_deref().unwrap_or_default();
+        let same = |p: &&PreferencePair| p.winner() == p.loser();
+        let mut out = Vec::new();
+        if let Some(first) = pairs.iter().position(|p| same(&p)) {
+            let n = pairs.iter().filter(same).count();
+            let others = if n > 1 {
+                format!(" and {} others", n - 1)
+            } else {
+                String::new()
+            };
+            out.push(format!(
+                "preferences[{first}]{others}: winner and loser are the same response, which tells nothing"
+            ));
+        }
+        out
     }
 }
 
-fn policy(
-    fields: &mut Fields,
+fn met(
     world: &World,
     reference: &TabularPolicy,
-    dir: &Path,
-) -> Result<Option<TabularPolicy>> {
-    let name = "policy_logits";
-    let Some(json) = fields.take(name) else {
-        return Ok(None);
-    };
-    let array = arrays::read(&json, name, &world.axes(), Allowed::MinusInfinity, dir)?;
-    let policy = lifted(world, &log_probs(&array, name, true, world)?)?;
-    let pairs = policy.log_probs().iter().zip(reference.log_probs());
-    let outside = |(p, q): (&f64, &f64)| *q == f64::NEG_INFINITY && *p > f64::NEG_INFINITY;
-    if let Some(i) = pairs.into_iter().position(outside) {
-        let (s, a) = (i / world.n_actions(), i % world.n_actions());
-        if !world.idle[world.origin[s]] {
-            bail!(
-                "{}[{a}]: must be null (probability 0), as the reference is 0 there",
-                world.row_place(name, world.origin[s])
-            );
-        }
+    pairs: Option<&[PreferencePair]>,
+) -> Result<Reachable> {
+    let met = Reachable::new(&world.mdp, reference)?;
+    Ok(met.with_pairs(pairs.unwrap_or_default()))
+}
+
+/// The reward table as θ* of one-hot features; coordinates that nothing meets are 0, as no norm may count them.
+fn met_entries(world: &World, table: &Array2<f64>, met: &Reachable) -> Vec<f64> {
+    let mut out = vec![0.0; table.len()];
+    for (s, a) in met.pairs() {
+        let (state, action) = (world.origin[s.ix()], a.ix());
+        out[state * table.ncols() + action] = table[[state, action]];
     }
-    Ok(Some(policy))
+    out
 }
 
 type Truth = (Option<Array2<f64>>, Option<Features>, Option<Vec<f64>>);
@@ -408,14 +426,25 @@ fn radius_kind(name: &str, constant: f64) -> Result<RadiusKind> {
     })
 }
 
-fn dpo(fields: &mut Fields) -> Result<Option<Beta>> {
+fn dpo(fields: &mut Fields) -> Result<DpoSettings> {
     let Some(json) = fields.take("dpo") else {
-        return Ok(None);
+        return Ok(DpoSettings::default());
     };
     let mut inner = Fields::of(json, "dpo")?;
     let beta = inner.number("beta", "> 0", |b| b > 0.0)?;
+    let pairs = match inner.take("pairs") {
+        None => PairLaw::Reference,
+        Some(json) => match json.text("dpo.pairs")? {
+            "reference" => PairLaw::Reference,
+            "uniform" => PairLaw::Uniform,
+            other => bail!("dpo.pairs: found {other:?}, expected reference or uniform"),
+        },
+    };
     inner.finish()?;
-    Ok(beta.map(Beta::try_new).transpose()?)
+    Ok(DpoSettings {
+        beta: beta.map(Beta::try_new).transpose()?,
+        pairs,
+    })
 }
 
 fn rto(fields: &mut Fields, preferences: bool) -> Result<Option<Rto>> {

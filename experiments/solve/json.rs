@@ -1,6 +1,7 @@
 //! JSON with places: every error names the field it is about, as in `reference[0][2]`.
 
 use anyhow::{Result, anyhow, bail};
+use rto_harness::config::is_close;
 use rto_harness::json_error::explain;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -161,14 +162,26 @@ impl Fields {
 
     /// Refuses what nobody asked for.
     pub fn finish(self) -> Result<()> {
-        match self.left.first() {
-            None => Ok(()),
-            Some((key, _)) => bail!(
-                "{}: unknown key, expected one of {}",
-                self.place(key),
-                self.known.join(", ")
-            ),
-        }
+        self.only(&self.known)
+    }
+
+    /// Refuses a key that is none of `known`: a mistyped one is told before what it leaves missing.
+    pub fn only(&self, known: &[&str]) -> Result<()> {
+        let unknown = |(key, _): &&(String, Json)| !known.contains(&key.as_str());
+        let Some((key, _)) = self.left.iter().find(unknown) else {
+            return Ok(());
+        };
+        let close: Vec<&str> = known.iter().copied().filter(|k| is_close(key, k)).collect();
+        let meant = if close.is_empty() {
+            String::new()
+        } else {
+            format!("; did you mean {}?", close.join(" or "))
+        };
+        let place = self.place(key);
+        bail!(
+            "{place}: unknown key, expected one of {}{meant}",
+            known.join(", ")
+        )
     }
 }
 
@@ -255,7 +268,7 @@ mod tests {
             (r#"{"a": NaN}"#, "found NaN"),
             (r#"{"a": -Infinity}"#, "found Infinity"),
             (r#"{"a": 1, "a": 2}"#, "given twice"),
-            (r#"{"a": 1"#, "EOF"),
+            (r#"{"a": 1"#, "the text ends inside an object"),
             (r#"{"a": 1e999}"#, "out of range"),
         ] {
             let error = Json::parse(text).unwrap_err().to_string();

@@ -2,10 +2,13 @@
 
 mod arrays;
 mod closed_form;
+mod coverage;
 mod estimate;
 mod instance;
 mod json;
+mod notes;
 mod pessimism;
+mod policies;
 mod population;
 mod preferences;
 mod render;
@@ -27,8 +30,8 @@ use std::process::ExitCode;
 ///
 /// Reads an instance from JSON and prints its soft values and policies (3.2)-(3.4), suboptimalities
 /// (3.5), the Bradley-Terry estimate (4.1) with its confidence radii, Algorithm 1 and Theorem 4.2,
-/// Theorem B.1 plain and baselined, Remark B.2, and what DPO and RTO converge to. What the instance
-/// does not determine is null.
+/// Theorem B.1 plain and baselined, Remark B.2, what DPO and RTO converge to, and how the data cover the
+/// optimum (C_sa, C_tau, chi2, C_lin). What the instance does not determine is null, and `notes` says why.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
@@ -62,7 +65,10 @@ the tokens y_1 ... y_{h-1} is (A^{h-1} - 1)/(A - 1) + the base-A number y_1 ... 
       \"bonus_scale\": a number, printed, theory, theory_kappa, wald (the default), wald_ridge, likelihood_ratio,
       likelihood_ratio_asymptotic or self_concordant, \"printed_constant\": C of (A.2), 1 by default,
       \"metric\": sigma_d or fisher},
-   \"dpo\": {\"beta\": 0.1}, \"rto\": {\"beta1\": 0.1, \"beta2\": 0.03, \"source\": \"dpo\" or \"optimal\"}}
+   \"behaviour\": [P][S][A] or \"behaviour_logits\": the policy that the data come from, for coverage; without it
+      the preferences are the law of the data,
+   \"dpo\": {\"beta\": 0.1, \"pairs\": \"reference\" or \"uniform\", the law of infinitely many pairs, which matters with
+      stochastic transitions}, \"rto\": {\"beta1\": 0.1, \"beta2\": 0.03, \"source\": \"dpo\" or \"optimal\"}}
 
 A general table has \"states\": S, \"initial\": [S], \"horizon\": H and
    \"transition\": [S][A] of a next state or [[next, probability], ...] (null ends the episode),
@@ -90,6 +96,6 @@ fn run(cli: &Cli) -> Result<()> {
         dir.write_versions(&BTreeMap::new())?;
         dir.write_json("results.json", &report)?;
     }
-    say!(reporter, "{}", render::render(&report))?;
+    say!(reporter, "{}", render::render(&report, &instance.initial()))?;
     reporter.json(&report)
 }

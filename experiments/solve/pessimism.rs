@@ -1,6 +1,7 @@
 //! Algorithm 1 with Theorem 4.2, (B.1) plain and baselined, and Remark B.2.
 
-use crate::estimate::{Estimate, metric_name};
+use crate::estimate::{Chosen, Estimate, metric_name};
+use crate::notes::Notes;
 use crate::report::{Active, Algorithm1, MaxMin, Robust};
 use crate::solver::{Solver, Truth, root_rows};
 use crate::world::Kind;
@@ -18,10 +19,10 @@ const MOST_GAP: f64 = 1e-8;
 
 impl Solver<'_> {
     /// Algorithm 1 and both sides of Theorem 4.2.
-    pub fn algorithm1(&self, e: &Estimate) -> Result<Algorithm1> {
+    pub fn algorithm1(&self, e: &Estimate, notes: &mut Notes) -> Result<Algorithm1> {
         let i = self.instance;
         let features = self.features.as_ref().expect("an estimate has features");
-        let set = e.set()?;
+        let (set, chosen) = (e.set()?, e.chosen()?);
         let mdp = &i.world.mdp;
         let output = algorithm1(mdp, features, &i.reference, i.beta, &set, None)?;
         let policy = &output.optimum.policy;
@@ -33,17 +34,23 @@ impl Solver<'_> {
         let beta = i.beta.get();
         // At beta = 0 the KL of two greedy policies may be infinite, and counts for nothing.
         let discount = |kl: f64| if beta > 0.0 { beta * kl } else { 0.0 };
-        let bound = |(norm, kl): (f64, f64)| 2.0 * e.radius * norm - discount(kl);
+        let bound = |(norm, kl): (f64, f64)| 2.0 * chosen.radius * norm - discount(kl);
+        let bound = expected_bonus_norm.zip(kl).map(bound);
         let star = i.theta_star.as_ref();
+        let without = if beta > 0.0 {
+            "the policy gives probability 0 to an action that pi* takes"
+        } else {
+            "at beta = 0 both policies are greedy, and differ; the bound does not count it"
+        };
         Ok(Algorithm1 {
-            bonus_scale: e.radius,
+            bonus_scale: chosen.radius,
             pessimistic_value: output.pessimistic_value(mdp),
-            suboptimality: self.gap(policy)?,
+            suboptimality: notes.part("algorithm1.suboptimality", self.gap(policy)),
             expected_bonus_norm,
-            kl,
-            bound: expected_bonus_norm.zip(kl).map(bound),
-            theta_star_in_set: star.map(|theta| set.distance(theta) <= e.radius),
-            metric: metric_name(e.metric.kind()),
+            kl: kl.and_then(|kl| notes.finite("algorithm1.kl", kl, without)),
+            bound: bound.and_then(|b| notes.finite("algorithm1.bound", b, "it subtracts the KL")),
+            theta_star_in_set: star.map(|theta| set.distance(theta) <= chosen.radius),
+            metric: metric_name(chosen.metric.kind()),
             root_policy: root_rows(&i.world, |s| policy.probs(s)),
         })
     }
@@ -55,15 +62,20 @@ impl Solver<'_> {
         estimate: Option<&Estimate>,
         baseline: Baseline,
         warnings: &mut Vec<String>,
+        notes: &mut Notes,
     ) -> Result<Option<MaxMin>> {
         let i = self.instance;
         let (Some(e), Some(features)) = (estimate, &self.features) else {
             return Ok(None);
         };
         if i.beta.get() == 0.0 {
+            notes.say(
+                name,
+                "not computed: at beta = 0 the program (B.1) is not smooth",
+            );
             return Ok(None);
         }
-        let set = e.set()?;
+        let (set, chosen) = (e.set()?, e.chosen()?);
         let solved = maxmin(&i.world.mdp, features, &i.reference, i.beta, &set, baseline)?;
         let certified = solved.duality_gap <= MOST_GAP * solved.value.abs().max(1.0);
         if !certified {
@@ -72,13 +84,14 @@ impl Solver<'_> {
                 solved.duality_gap
             ));
         }
-        let norm_of_expectation = self.norm_of_expectation(e, features, &solved.nu)?;
+        let norm_of_expectation = self.norm_of_expectation(chosen, features, &solved.nu)?;
         let policy = &solved.optimum.policy;
+        let key = format!("{name}.suboptimality");
         Ok(Some(MaxMin {
             value: solved.value,
-            suboptimality: self.gap(policy)?,
+            suboptimality: notes.part(&key, self.gap(policy)),
             norm_of_expectation,
-            bound: norm_of_expectation.map(|norm| 2.0 * e.radius * norm),
+            bound: norm_of_expectation.map(|norm| 2.0 * chosen.radius * norm),
             theta_star_in_set: i.theta_star.as_ref().map(|theta| set.contains(theta)),
             active: Active {
                 ellipsoid: solved.ellipsoid_active,
@@ -93,7 +106,7 @@ impl Solver<'_> {
     /// ‖E_{d*}\[φ\] − ν‖ in the dual of the metric.
     fn norm_of_expectation(
         &self,
-        e: &Estimate,
+        chosen: &Chosen,
         features: &DenseFeatures,
         nu: &[f64],
     ) -> Result<Option<f64>> {
@@ -104,11 +117,11 @@ impl Solver<'_> {
         for (x, nu) in expectation.iter_mut().zip(nu) {
             *x -= nu;
         }
-        Ok(Some(e.metric.inverse_norm(&expectation)))
+        Ok(Some(chosen.metric.inverse_norm(&expectation)))
     }
 
     /// Remark B.2 on the table with P̂: with r̂ of (4.2) where there are preferences, else the given reward.
-    pub fn robust(&self, estimate: Option<&Estimate>) -> Result<Option<Robust>> {
+    pub fn robust(&self, estimate: Option<&Estimate>, notes: &mut Notes) -> Result<Option<Robust>> {
         let i = self.instance;
         let (Kind::General(general), Some(counts)) = (&i.world.kind, &i.counts) else {
             return Ok(None);
@@ -125,7 +138,11 @@ impl Solver<'_> {
                 (hat.tabulate(), "pessimistic")
             }
             (_, _, Some(table)) => (TabularReward::try_new(over(table))?, "given"),
-            _ => return Ok(None),
+            _ => {
+                let why = "unknown: neither a reward nor an estimate of it is there";
+                notes.say("robust", why);
+                return Ok(None);
+            }
         };
         let balls = KlBalls::from_counts(&over(&counts.visits), counts.zeta)?;
         let reference = TabularPolicy::from_log_probs(over(&i.reference_table))?;

@@ -7,13 +7,20 @@ use serde_json::Value;
 /// Numbers shown of a list.
 const MOST: usize = 6;
 
-/// One row for each quantity that has a value.
-pub fn render(report: &Report) -> String {
+/// One row for each quantity that has a value, then what has none, with the reason. `initial` is ρ over the prompts.
+pub fn render(report: &Report, initial: &[f64]) -> String {
     let value = serde_json::to_value(report).expect("a report is plain data");
-    // Values, and differences of values, are known to this much.
+    // Values, and differences of values, are known to this much; a prompt that never comes has no say.
     let values = [&report.soft_value, &report.reference_value];
-    let largest = |v: &&Option<Vec<f64>>| v.iter().flatten().fold(0.0f64, |m, x| m.max(x.abs()));
-    let rounding = ROUNDING * values.iter().map(largest).fold(0.0, f64::max);
+    let met = |v: &Vec<f64>| {
+        let shares = v
+            .iter()
+            .zip(initial)
+            .filter(|(v, p)| **p > 0.0 && v.is_finite());
+        shares.fold(0.0f64, |m, (v, _)| m.max(v.abs()))
+    };
+    let largest = values.into_iter().flatten().map(met).fold(0.0, f64::max);
+    let rounding = ROUNDING * largest;
     let mut table = Table::new("solve", &["quantity", "value"]);
     for (name, meaning) in ORDER {
         let found = name.split('.').try_fold(&value, |v, key| v.get(key));
@@ -25,7 +32,23 @@ pub fn render(report: &Report) -> String {
             ]);
         }
     }
-    table.render()
+    if report.notes.is_empty() {
+        return table.render();
+    }
+    format!("{}\nNot shown:\n{}", table.render(), reasons(report))
+}
+
+/// One line for each reason, with the quantities that are null for it.
+fn reasons(report: &Report) -> String {
+    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (key, why) in &report.notes {
+        match by_reason.iter_mut().find(|(known, _)| known == why) {
+            Some((_, keys)) => keys.push(key),
+            None => by_reason.push((why, vec![key])),
+        }
+    }
+    let line = |(why, keys): (&str, Vec<&str>)| format!("  {}: {why}\n", keys.join(", "));
+    by_reason.into_iter().map(line).collect()
 }
 
 /// A few units in the last place, relative to what a number is a sum or a difference of.
@@ -152,13 +175,32 @@ const ORDER: &[(&str, &str)] = &[
     ("baselined.theta_star_in_set", "premise of the bound holds"),
     ("baselined.duality_gap", "certificate"),
     ("baselined.root_policy", "first token"),
+    ("coverage.law", "law of the data"),
+    ("coverage.C_sa", "max d*/d^mu"),
+    ("coverage.C_sa_at", "attained at"),
+    ("coverage.C_tau", "max pi*(y)/mu(y)"),
+    ("coverage.C_tau_at", "attained at"),
+    ("coverage.chi2", "chi-square of pi* against mu"),
+    ("coverage.C_lin", "coverage of E phi"),
+    ("coverage.C_lin_baselined", "coverage of E phi - E_ref phi"),
+    (
+        "coverage.C_lin_baselined_direction",
+        "attained in the direction",
+    ),
+    ("coverage.C_lin_steps", "sum of E root C_lin(phi)"),
+    ("coverage.C_lin_steps_at", "largest at"),
+    ("coverage.theorem_4_2", "Theorem 4.2 through coverage"),
+    ("coverage.theorem_b1", "Theorem B.1 through coverage"),
+    ("coverage.baselined", "with baseline, through coverage"),
     ("robust.value", "V against the worst transitions"),
     ("robust.root_policy", "first action"),
     ("dpo.root_policy", "DPO at the first token"),
+    ("dpo.unique", "determined by (4.4)"),
     ("dpo.token_reward_root", "token reward (4.5)"),
     ("dpo.loss", "mean DPO loss"),
     ("dpo.population_loss", "expected DPO loss, all pairs"),
     ("dpo.suboptimality", "SubOpt"),
+    ("dpo.minimisation", "minimised over policies"),
     ("rto.root_policy", "RTO at the first token"),
     ("rto.value", "RTO objective by prompt"),
     ("rto.beta_effective", "beta it is optimal at"),

@@ -1,6 +1,9 @@
-//! What is printed: every key is always there, and null where the instance does not determine it.
+//! What is printed: every key is always there, and null where the instance does not determine it, with the reason
+//! in `notes`.
 
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// One probability row for each prompt; null for a state in which no episode starts.
 pub type Rows = Vec<Option<Vec<f64>>>;
@@ -39,6 +42,8 @@ pub struct Report {
     pub theorem_b1: Option<MaxMin>,
     /// (B.1) against E_{π_ref}\[φ\].
     pub baselined: Option<MaxMin>,
+    /// How the law of the data covers π*_β.
+    pub coverage: Option<Coverage>,
     /// Remark B.2.
     pub robust: Option<Robust>,
     /// (4.4), (4.5).
@@ -47,6 +52,8 @@ pub struct Report {
     pub rto: Option<RtoReport>,
     /// What a reader of the numbers should know about the data.
     pub warnings: Vec<String>,
+    /// The reason of every null, by key path: unknown, undefined, infinite, not computed, failed or not asked for.
+    pub notes: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,7 +75,7 @@ pub struct Mle {
     /// maximiser without the ball. Null where rounding leaves it undecided.
     pub separation: Option<&'static str>,
     /// Rank of the matrix of trajectory differences.
-    pub rank: usize,
+    pub rank: Option<usize>,
 }
 
 /// Names as in the audit's tables. Null where `estimation.param_bound` is missing, and where a number is too large
@@ -128,6 +135,42 @@ pub struct Active {
     pub ball: bool,
 }
 
+/// C_sa, C_τ and χ² of the data's law μ, C_lin of its pairs, and Theorems 4.2 and B.1 restated through C_lin:
+/// ‖v‖ ≤ √(C_lin(v)/n) in the dual of Σ_𝒟, and in that of the observed information with σ′(xᵀθ_MLE) xxᵀ in place of xxᵀ.
+#[derive(Debug, Serialize)]
+#[allow(non_snake_case)]
+pub struct Coverage {
+    /// `behaviour`, the policy that is given, or `preferences`, the empirical law of their responses.
+    pub law: &'static str,
+    /// max d*(s, a)/d^μ(s, a).
+    pub C_sa: Option<f64>,
+    /// The state and action that attain it.
+    pub C_sa_at: Value,
+    /// max P*(τ)/P^μ(τ).
+    pub C_tau: Option<f64>,
+    /// The response that attains it; when that is infinite, the most probable one under π* that the data lack.
+    pub C_tau_at: Value,
+    /// E_{π*}\[P*/P^μ\] − 1.
+    pub chi2: Option<f64>,
+    /// C_lin of E_{d*}\[φ\].
+    pub C_lin: Option<f64>,
+    /// The v that attains it, of length 1; when it is infinite, one that no pair differs in.
+    pub C_lin_direction: Vec<f64>,
+    /// C_lin of E_{d*}\[φ\] − E_{π_ref}\[φ\].
+    pub C_lin_baselined: Option<f64>,
+    pub C_lin_baselined_direction: Vec<f64>,
+    /// E_{d*}\[√C_lin(φ(s, a))\], summed over steps.
+    pub C_lin_steps: Option<f64>,
+    /// The state and action of the largest C_lin(φ(s, a)) that π* visits.
+    pub C_lin_steps_at: Value,
+    /// Theorem 4.2 through coverage: 2ϱ E_{d*}\[√(C_lin(φ)/n)\].
+    pub theorem_4_2: Option<f64>,
+    /// Theorem B.1 through coverage: 2ϱ √(C_lin/n).
+    pub theorem_b1: Option<f64>,
+    /// Its baselined form.
+    pub baselined: Option<f64>,
+}
+
 #[derive(Debug, Serialize)]
 pub struct Robust {
     /// V(ρ) against the worst transitions in the balls.
@@ -145,13 +188,32 @@ pub struct Dpo {
     /// Mean DPO loss (4.4) on the preferences; null where π_ref gives one of their responses probability 0.
     pub loss: Option<f64>,
     /// (4.4) in expectation: labels from (3.1), prompts from ρ, pairs uniform over the unordered pairs of
-    /// different responses of positive probability under π_ref.
+    /// different responses of positive probability under π_ref (on a stochastic table: of trajectories).
     pub population_loss: Option<f64>,
     pub suboptimality: Option<f64>,
     /// β of DPO.
     pub beta: f64,
     /// `preferences`, or `population`: what infinitely many preferences would give.
     pub source: &'static str,
+    /// Which pairs: `preferences`; of infinitely many, `any` that connect all responses (deterministic transitions),
+    /// or drawn from `reference`, or `uniform`.
+    pub pairs: &'static str,
+    /// Whether (4.4) determines the policy: false where the preferences do not span the differences of responses.
+    /// Null after a minimisation.
+    pub unique: Option<bool>,
+    /// Where no closed form holds.
+    pub minimisation: Option<Minimisation>,
+}
+
+/// (4.4) minimised over policies in expectation over `pairs`.
+#[derive(Debug, Serialize)]
+pub struct Minimisation {
+    pub loss: f64,
+    /// Largest entry of the gradient in token logits.
+    pub gradient: f64,
+    pub starts: usize,
+    /// Starts that ended in the lowest loss; others end in local minima.
+    pub starts_that_agree: usize,
 }
 
 #[derive(Debug, Serialize)]

@@ -1,57 +1,78 @@
 //! From an instance to its report, by the library's planners and estimators.
 
-use crate::estimate::Estimate;
 use crate::instance::{Features, Instance};
+use crate::notes::Notes;
 use crate::report::{Report, Rows, Suboptimality};
 use crate::world::World;
 use anyhow::{Context, Result};
 use nalgebra::DMatrix;
+use ndarray::Array2;
 use rto::algorithm1::Baseline;
 use rto::features::DenseFeatures;
-use rto::mdp::{StateIx, TabularPolicy};
+use rto::mdp::{Reachable, StateIx, TabularPolicy};
 use rto::plan::{
     PREDETERMINED_LIMIT, SoftOptimum, Visitation, best_predetermined, evaluate,
     soft_value_iteration, visitation,
 };
 use rto::reward::TabularReward;
 
-/// Everything the instance determines.
+/// Everything the instance determines. A part that fails is null, with its reason in `notes`; the others stand.
 pub fn solve(instance: &Instance) -> Result<Report> {
+    let mut notes = Notes::default();
     let solver = Solver::new(instance)?;
-    let estimate = solver.estimate()?;
+    let estimate = solver.estimate(&mut notes)?;
     let e = estimate.as_ref();
-    let mut warnings = e.map_or(Vec::new(), |e| e.warnings(instance));
-    let dpo = solver.dpo(e, &mut warnings)?;
-    let mut maxmin = |name, baseline| solver.maxmin(name, e, baseline, &mut warnings);
+    let mut warnings = instance.warnings();
+    warnings.extend(e.map_or(Vec::new(), |e| e.warnings(instance)));
+    let dpo = solver.dpo(e, &mut warnings, &mut notes);
+    let dpo = notes.part("dpo", dpo);
+    let algorithm1 = e.map(|e| solver.algorithm1(e, &mut notes)).transpose();
+    let algorithm1 = notes.part("algorithm1", algorithm1);
+    let mut maxmin = |name, baseline| {
+        let part = solver.maxmin(name, e, baseline, &mut warnings, &mut notes);
+        notes.part(name, part)
+    };
     let (theorem_b1, baselined) = (
-        maxmin("theorem_b1", Baseline::None)?,
-        maxmin("baselined", Baseline::Reference)?,
+        maxmin("theorem_b1", Baseline::None),
+        maxmin("baselined", Baseline::Reference),
     );
+    let coverage = solver.coverage(e, &mut notes);
+    let coverage = notes.part("coverage", coverage);
+    let robust = solver.robust(e, &mut notes);
+    let robust = notes.part("robust", robust);
+    let rto = solver.rto(dpo.as_ref().map(|d| &d.1), &mut notes);
+    let rto = notes.part("rto", rto);
+    let predetermined = solver.predetermined(&mut notes);
     let known = solver.known()?;
-    Ok(Report {
+    let mut report = Report {
         soft_value: known.soft_value,
         soft_value_mean: known.soft_value_mean,
-        reference_value: solver.root_values(&instance.reference)?,
-        policy_value: solver.given_policy(Solver::root_values)?,
+        reference_value: notes.part("reference_value", solver.root_values(&instance.reference)),
+        policy_value: notes.part("policy_value", solver.given_policy(Solver::root_values)),
         suboptimality: Suboptimality {
-            reference: solver.gap(&instance.reference)?,
-            policy: solver.given_policy(Solver::gap)?,
+            reference: notes.part("suboptimality.reference", solver.gap(&instance.reference)),
+            policy: notes.part("suboptimality.policy", solver.given_policy(Solver::gap)),
         },
         root_policy: known.root_policy,
         feature_expectation: known.feature_expectation,
-        predetermined_value: solver.predetermined()?,
-        mle: e.map(Estimate::mle),
-        sigma_d: e.map(|e| matrix_rows(e.sigma.matrix())),
-        log_det_sigma: e.map(|e| e.sigma.log_det()),
-        algorithm1: e.map(|e| solver.algorithm1(e)).transpose()?,
+        predetermined_value: notes.part("predetermined_value", predetermined),
+        mle: e.map(|e| e.mle(&mut notes)),
+        sigma_d: e.and_then(|e| Some(matrix_rows(e.sigma.as_ref()?.matrix()))),
+        log_det_sigma: e.and_then(|e| Some(e.sigma.as_ref()?.log_det())),
+        algorithm1,
         theorem_b1,
         baselined,
-        robust: solver.robust(e)?,
-        rto: solver.rto(dpo.as_ref().map(|d| &d.1))?,
+        coverage,
+        robust,
+        rto,
         dpo: dpo.map(|d| d.0),
         warnings,
-        radii: estimate.map(|e| e.radii),
-    })
+        radii: estimate.and_then(|e| e.radii),
+        notes: Default::default(),
+    };
+    let value = serde_json::to_value(&report)?;
+    report.notes = notes.complete(&value, instance);
+    Ok(report)
 }
 
 /// V at s₁ of each prompt; 0 where the episode is over before it starts.
@@ -83,6 +104,8 @@ pub struct Solver<'a> {
     pub truth: Option<Truth>,
     /// φ over the states of the table.
     pub features: Option<DenseFeatures>,
+    /// What an episode can meet, and what the preferences show.
+    pub met: Reachable,
 }
 
 /// The optimum of the true reward as it is reported; null where that is unknown.
@@ -100,7 +123,7 @@ impl<'a> Solver<'a> {
         let truth = match &instance.reward {
             None => None,
             Some(table) => {
-                let reward = TabularReward::try_new(world.lift(table))?;
+                let reward = TabularReward::try_new(met_rewards(instance, table)?)?;
                 let star =
                     soft_value_iteration(&world.mdp, &reward, &instance.reference, instance.beta)
                         .context("reward")?;
@@ -114,6 +137,7 @@ impl<'a> Solver<'a> {
         let over = |f: &Features| f.over(&world.origin, world.n_actions());
         Ok(Self {
             features: instance.features.as_ref().map(over).transpose()?,
+            met: instance.met()?,
             instance,
             truth,
         })
@@ -168,13 +192,41 @@ impl<'a> Solver<'a> {
         Ok(Some(truth.star.mean_value(mdp) - value))
     }
 
-    fn predetermined(&self) -> Result<Option<f64>> {
+    fn predetermined(&self, notes: &mut Notes) -> Result<Option<f64>> {
         let mdp = &self.instance.world.mdp;
+        let Some(truth) = &self.truth else {
+            return Ok(None);
+        };
+        let key = "predetermined_value";
         let sequences = (mdp.n_actions() as f64).powi(mdp.horizon() as i32);
         if sequences > PREDETERMINED_LIMIT as f64 {
+            notes.say(
+                key,
+                format!("not computed: A^H is above the {PREDETERMINED_LIMIT} responses that are gone through"),
+            );
             return Ok(None);
         }
-        let best = |t: &Truth| best_predetermined(mdp, &t.reward, &self.instance.reference);
-        Ok(self.truth.as_ref().map(best).transpose()?.map(|b| b.value))
+        let best = best_predetermined(mdp, &truth.reward, &self.instance.reference)?;
+        let why =
+            "no fixed response keeps to the support of the reference in every state it may lead to";
+        Ok(notes.finite(key, best.value, why))
     }
+}
+
+/// The reward over the states of the table. Sums φᵀθ beyond floating point count only where an episode from
+/// some prompt can meet them.
+fn met_rewards(instance: &Instance, table: &Array2<f64>) -> Result<Array2<f64>> {
+    let world = &instance.world;
+    let mut lifted = world.lift(table);
+    if lifted.iter().any(|r| !r.is_finite()) {
+        let starts = world.roots.iter().flatten().copied();
+        let met = Reachable::from_states(&world.mdp, &instance.reference, starts)?;
+        for ((s, a), r) in lifted.indexed_iter_mut() {
+            let at = (StateIx(s as u32), rto::mdp::ActionIx(a as u32));
+            if !r.is_finite() && !met.pair(at.0, at.1) {
+                *r = 0.0;
+            }
+        }
+    }
+    Ok(lifted)
 }

@@ -1,8 +1,8 @@
 //! Where an instance lives: a token tree or a general table, compiled for the planners.
 
 use crate::arrays::{Axis, entry};
-use crate::instance::RawReference;
 use crate::json::{Fields, Json};
+use crate::policies::RawReference;
 use crate::preferences::{Comparison, Response};
 use crate::transitions::{self, Rows};
 use anyhow::{Context, Result, anyhow, bail};
@@ -50,7 +50,7 @@ impl World {
     /// Takes the fields that define the table, and π_ref: an array of the right shape must be there before
     /// anything of that size is built.
     pub fn take(fields: &mut Fields, dir: &Path) -> Result<(Self, RawReference)> {
-        let general = fields.has("transition") || fields.has("states");
+        let general = Self::is_general(fields);
         let initial = initial(fields)?;
         let horizon = fields.require("horizon")?.index("horizon", 1_000_000)?;
         if horizon == 0 {
@@ -61,6 +61,11 @@ impl World {
         } else {
             Self::tree(fields, &initial, horizon, dir)
         }
+    }
+
+    /// Whether the file describes a general table and not a token tree.
+    pub fn is_general(fields: &Fields) -> bool {
+        fields.has("transition") || fields.has("states")
     }
 
     fn tree(
@@ -313,6 +318,11 @@ impl World {
 }
 
 impl General {
+    /// The (0-based) step of a state of the table.
+    pub fn step(&self, s: StateIx) -> usize {
+        self.unrolled.origin[s.ix()].0
+    }
+
     /// The same world with other transition rows: its table, and the user's state of each of its states.
     pub fn with_rows(&self, rows: &Rows, horizon: usize) -> Result<(TabularMdp, Vec<usize>)> {
         let actions = rows.len() / self.initial.len();

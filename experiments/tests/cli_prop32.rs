@@ -329,6 +329,72 @@ fn bad_trees_are_refused_in_one_line() {
     assert_refused(&prop32(&["--tree", "."], dir.path()), &["cannot read"]);
 }
 
+/// In the words of the file: keys, values found, what was expected, and no type of the program.
+#[test]
+fn bad_trees_are_told_in_the_words_of_the_file() {
+    let dir = TempDir::new().unwrap();
+    let places = format!("0.{}1", "0".repeat(450));
+    let long = format!("{{\"n_actions\": 2, \"horizon\": 1, \"leaf_weights\": [1, {places}]}}");
+    let xi = r#"{"n_actions": 2, "horizon": 2, "leaf_weights": [3, 2, 2, 2], "xi": 1}"#;
+    for (text, part) in [
+        ("", "empty, expected JSON"),
+        (
+            r#"{"n_actions": 2, "horizon": 1"#,
+            "line 1 column 29: the text ends inside an object",
+        ),
+        (
+            "[1, 2]",
+            "found a list, expected an object with the keys n_actions, horizon",
+        ),
+        (
+            r#"{"n_actions": 2.5, "horizon": 1, "leaf_weights": [1, 1]}"#,
+            "n_actions: found 2.5, expected a whole number",
+        ),
+        (
+            r#"{"n_actions": 2, "horizon": "1", "leaf_weights": [1, 1]}"#,
+            "horizon: found \"1\", expected a whole number",
+        ),
+        (
+            r#"{"n_actions": 2, "horizon": 1, "leaf_weight": [1, 1]}"#,
+            "leaf_weight: unknown key, expected one of n_actions, horizon, leaf_weights, xi; did you mean leaf_weights?",
+        ),
+        (
+            r#"{"n_actions": 2, "horizon": 1, "leaf_weights": {"a": 1}}"#,
+            "leaf_weights: found {\"a\": 1}, expected a list",
+        ),
+        (
+            r#"{"n_actions": 2, "n_actions": 2, "horizon": 1, "leaf_weights": [1, 1]}"#,
+            "n_actions: given twice",
+        ),
+        (
+            &long,
+            "leaf_weights[1]: found 0.00000000000000000000000000000000000..., expected a number of at most 400 places",
+        ),
+        (
+            xi,
+            "Assumption 3.1 does not hold for it: no response has probability at least 2^(-1); the smallest xi for which it holds is 1.584963",
+        ),
+    ] {
+        let tree = write(&dir, "tree.json", text);
+        let output = prop32(&["--tree", tree.to_str().unwrap(), "--json"], dir.path());
+        assert_refused(&output, &[part]);
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        for word in ["usize", "f64", "struct", "sequence", "EOF", "TreeFile"] {
+            assert!(!line.contains(word), "{line}");
+        }
+    }
+    // The ξ that is named does.
+    let named = write(
+        &dir,
+        "tree.json",
+        &xi.replace("\"xi\": 1", "\"xi\": 1.584963"),
+    );
+    assert_success(&prop32(
+        &["--tree", named.to_str().unwrap(), "--json"],
+        dir.path(),
+    ));
+}
+
 fn any_json() -> impl Strategy<Value = String> {
     let number = prop_oneof![
         any::<i64>().prop_map(|n| n.to_string()),

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::estimate::{Design, RowSpace};
 use crate::features::FeatureMap;
-use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{Reachable, TabularMdp, TabularPolicy};
 use crate::plan::for_each_feature_advantage;
 
 /// What rounding may leave of a coordinate of φ, relative to its largest value.
@@ -27,9 +27,9 @@ pub fn policy_differences(
     reference: &TabularPolicy,
 ) -> Result<Design> {
     let mut rows = Vec::new();
-    let met = reachable(mdp, reference);
+    let met = Reachable::new(mdp, reference)?;
     for_each_feature_advantage(mdp, reference, features, |s, a, _, row| {
-        if met[s.ix()] && reference.log_prob(s, a) > f64::NEG_INFINITY {
+        if met.pair(s, a) {
             rows.extend_from_slice(row);
         }
     })?;
@@ -45,7 +45,7 @@ pub(super) fn holds_differences(
     space: &RowSpace,
 ) -> Result<bool> {
     let differences = policy_differences(mdp, features, reference)?;
-    let largest = largest_coordinates(mdp, features);
+    let largest = largest_coordinates(&Reachable::new(mdp, reference)?, features);
     Ok((0..differences.n()).all(|i| {
         let row = differences.row(i);
         let kept = space.project(row);
@@ -54,40 +54,15 @@ pub(super) fn holds_differences(
     }))
 }
 
-/// max |φ_k(s, a)| for each k, `[d]`: rounding in a coordinate is relative to it.
-fn largest_coordinates(mdp: &TabularMdp, features: &impl FeatureMap) -> Vec<f64> {
+/// max |φ_k(s, a)| over what can be met, for each k, `[d]`: rounding in a coordinate is relative to it.
+fn largest_coordinates(met: &Reachable, features: &impl FeatureMap) -> Vec<f64> {
     let mut largest = vec![0.0f64; features.dim()];
     let mut phi = largest.clone();
-    for s in 0..mdp.n_states() as u32 {
-        for a in 0..mdp.n_actions() as u32 {
-            features.write(StateIx(s), ActionIx(a), &mut phi);
-            for (l, x) in largest.iter_mut().zip(&phi) {
-                *l = l.max(x.abs());
-            }
+    for (s, a) in met.pairs() {
+        features.write(s, a, &mut phi);
+        for (l, x) in largest.iter_mut().zip(&phi) {
+            *l = l.max(x.abs());
         }
     }
     largest
-}
-
-/// States that some policy with the support of π_ref reaches. Not by probabilities, which may underflow.
-fn reachable(mdp: &TabularMdp, reference: &TabularPolicy) -> Vec<bool> {
-    let (n, na) = (mdp.n_states(), mdp.n_actions());
-    let mut met: Vec<bool> = mdp.initial().iter().map(|p| *p > 0.0).collect();
-    for s in 0..n {
-        if !met[s] {
-            continue;
-        }
-        for (a, log_prob) in reference.row(s).iter().enumerate() {
-            let (next, prob) = mdp.transition().row(s * na + a);
-            if *log_prob == f64::NEG_INFINITY {
-                continue;
-            }
-            for (to, p) in next.iter().zip(prob) {
-                if *to != StateIx::END && *p > 0.0 {
-                    met[to.ix()] = true;
-                }
-            }
-        }
-    }
-    met
 }

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy, check_len};
+use crate::mdp::{ActionIx, Beta, Reachable, StateIx, TabularMdp, TabularPolicy, check_len};
 use crate::plan::{SoftOptimum, soft_value_iteration};
 use crate::reward::{RewardModel, TabularReward};
 use crate::{Error, Result};
@@ -63,7 +63,7 @@ pub fn robust_soft_value_iteration(
 ) -> Result<SoftOptimum> {
     let (n, na) = (mdp.n_states(), mdp.n_actions());
     check_len("transition counts", n * na, balls.radius.len())?;
-    let mut robust = Array2::zeros((n, na));
+    let mut robust = Array2::<f64>::zeros((n, na));
     // Nature's choice at (s, a) depends on later values only: one pass fixes it, state by state.
     let mut v = vec![0.0; n];
     let mut log_pi = vec![0.0; na];
@@ -87,6 +87,13 @@ pub fn robust_soft_value_iteration(
             *q += worst;
         }
         v[s] = crate::plan::solve_state(&mut row, reference.row(s), beta.get(), &mut log_pi);
+    }
+    // What nature cannot lead an episode to may add up to infinity, and stays out of the table.
+    let met = Reachable::through_listed(mdp, reference)?;
+    for ((s, a), r) in robust.indexed_iter_mut() {
+        if !r.is_finite() && !met.pair(StateIx(s as u32), ActionIx(a as u32)) {
+            *r = 0.0;
+        }
     }
     soft_value_iteration(mdp, &TabularReward::try_new(robust)?, reference, beta)
 }

@@ -325,6 +325,19 @@ impl Radii {
         })
     }
 
+    /// The same design and estimate with another B: Υ, κ and the likelihood threshold change with it.
+    #[must_use]
+    pub fn with_param_bound(&self, design: &Design, param_bound: f64) -> Self {
+        let mut out = *self;
+        out.inputs.param_bound = param_bound;
+        out.upsilon = curvature_bound(&out.inputs);
+        let norms = design.norms();
+        let slopes = norms.iter().map(|x| slope(param_bound * x));
+        out.kappa = slopes.fold(0.25, f64::min);
+        out.lr_threshold = lr_threshold(self.dim, &out.inputs, norms.iter().sum());
+        out
+    }
+
     /// c of the set {θ: L(θ_MLE) − L(θ) ≤ c}.
     pub fn likelihood_threshold(&self, finite_sample: bool) -> f64 {
         if finite_sample {

@@ -33,6 +33,7 @@
 mod general;
 mod layered;
 mod policy;
+mod reachable;
 mod tabular;
 mod token_tree;
 mod trajectory;
@@ -41,6 +42,7 @@ pub mod zoo;
 pub use general::{GeneralMdp, Unrolled};
 pub use layered::LayeredGraph;
 pub use policy::TabularPolicy;
+pub use reachable::Reachable;
 pub use tabular::{SparseRows, TabularMdp, Transition};
 pub use token_tree::TokenTree;
 pub(crate) use trajectory::pick;

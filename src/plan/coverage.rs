@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::{check_policy, soft_value_iteration, visitation};
+use super::{DataLaw, check_policy, pair_coverage, soft_value_iteration, visitation};
 use crate::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, TabularReward};
 use crate::{Error, Result};
@@ -18,9 +18,7 @@ pub fn concentrability(
     target: &TabularPolicy,
     behaviour: &TabularPolicy,
 ) -> Result<f64> {
-    let (d, mu) = (visitation(mdp, target)?, visitation(mdp, behaviour)?);
-    let met = d.pair.iter().zip(&mu.pair).filter(|(d, _)| **d > 0.0);
-    Ok(met.map(|(d, mu)| d / mu).fold(0.0, f64::max))
+    Ok(pair_coverage(mdp, target, DataLaw::Policy(behaviour))?.value)
 }
 
 /// Theorem 4.2, partial coverage: The Markov policy μ with d^μ = c·d^p + (1 − c)·d^q, for policies (p, q) and c in \[0, 1\].

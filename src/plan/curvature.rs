@@ -118,10 +118,11 @@ pub fn advantage_variance(
         for (a, r) in row.iter_mut().enumerate() {
             *r += mdp.expect_later(s * na + a, 0, &m);
         }
-        let mean: f64 = row.iter().zip(&probs).map(|(r, p)| r * p).sum();
-        let spread = row.iter().zip(&probs).map(|(r, p)| p * (r - mean).powi(2));
-        total += d[s] * spread.sum::<f64>();
-        m[s] = mean;
+        let taken = || row.iter().zip(&probs).filter(|(_, p)| **p > 0.0);
+        m[s] = taken().map(|(r, p)| r * p).sum();
+        if d[s] > 0.0 {
+            total += d[s] * taken().map(|(r, p)| p * (r - m[s]).powi(2)).sum::<f64>();
+        }
     }
     Ok(total)
 }

@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::{check_policy, check_values, mean_value};
-use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{Beta, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
 use crate::{Error, Result};
 
@@ -29,8 +29,8 @@ impl PolicyValue {
 /// V^π(s) = E_{a∼π}\[Q^π(s, a) − β log π(a|s)\].
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::Config`] naming a pair with π > 0 = π_ref, where (3.2) is −∞;
-/// [`Error::NonFinite`] naming a state from which rewards add up to infinity.
+/// [`Error::Shape`]; [`Error::Config`] naming a reachable state and an action with π > 0 = π_ref, where (3.2) is −∞;
+/// [`Error::NonFinite`] naming a reachable state from which rewards add up to infinity.
 pub fn evaluate(
     mdp: &TabularMdp,
     reward: &impl RewardModel,
@@ -62,11 +62,11 @@ pub fn evaluate(
         }
         v[s] = value;
     }
-    check_values(&v)?;
+    check_values(mdp, reference, &v)?;
     Ok(PolicyValue { v, q })
 }
 
-/// π ≪ π_ref at every state.
+/// π ≪ π_ref at every state that an episode can meet.
 pub(crate) fn check_support(
     mdp: &TabularMdp,
     policy: &TabularPolicy,
@@ -75,13 +75,19 @@ pub(crate) fn check_support(
     check_policy(mdp, "policy", policy)?;
     check_policy(mdp, "reference", reference)?;
     let pairs = policy.log_probs().iter().zip(reference.log_probs());
-    match pairs
+    let mut outside = pairs
         .enumerate()
-        .find(|(_, (p, q))| **q == f64::NEG_INFINITY && **p > f64::NEG_INFINITY)
-    {
+        .filter(|(_, (p, q))| **q == f64::NEG_INFINITY && **p > f64::NEG_INFINITY)
+        .map(|(i, (p, _))| (i / mdp.n_actions(), i % mdp.n_actions(), *p))
+        .peekable();
+    if outside.peek().is_none() {
+        return Ok(());
+    }
+    let met = Reachable::new(mdp, reference)?;
+    match outside.find(|(s, ..)| met.state(StateIx(*s as u32))) {
         None => Ok(()),
-        Some((i, (p, _))) => Err(Error::config(
-            format!("policy[{}][{}]", i / mdp.n_actions(), i % mdp.n_actions()),
+        Some((s, a, p)) => Err(Error::config(
+            format!("policy[{s}][{a}]"),
             p.exp(),
             "0, as the reference is 0 there",
         )),

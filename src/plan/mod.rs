@@ -8,8 +8,10 @@
 //! | SubOpt of (3.5), Lemma A.2, (A.3) | [`suboptimality`], [`performance_difference`], [`decompose`] |
 //! | ∇²V*_β in θ, variance of the return | [`action_covariance`], [`advantage_variance`] |
 //! | max d^{π*}/d^μ, behaviour policies with a chosen one | [`concentrability`], [`covering_behaviour`] |
+//! | coverage of π* by data: C_sa, C_τ, χ², C_lin, and what attains each | [`pair_coverage`], [`trajectory_coverage`], [`chi_square_coverage`], [`LinearCoverage`] |
 //! | Remark A.3 | [`natural_policy_gradient`] |
 //! | the exact optimum of the RTO objective, Section 4.2 | [`rto_optimum`] |
+//! | the minimiser of (4.4) on a stochastic table | [`population_dpo`] |
 //! | Proposition C.2 | [`best_predetermined`] |
 //!
 //! β log π_ref is part of Q, as in (3.3). An action with π_ref(a|s) = 0 has Q = −∞ and π(a|s) = 0 at
@@ -36,9 +38,12 @@
 
 mod coverage;
 mod curvature;
+mod data_law;
 mod evaluate;
+mod linear_coverage;
 mod natural_gradient;
 mod predetermined;
+mod preference_optimum;
 mod soft_value_iteration;
 mod suboptimality;
 mod tilted;
@@ -48,16 +53,19 @@ mod visitation;
 pub use coverage::{concentrability, covering_behaviour, mix_occupancies};
 pub(crate) use curvature::for_each_feature_advantage;
 pub use curvature::{action_covariance, advantage_variance};
+pub use data_law::{Attained, DataLaw, chi_square_coverage, pair_coverage, trajectory_coverage};
 pub use evaluate::{PolicyValue, evaluate};
+pub use linear_coverage::{LinearCoverage, response_covariance};
 pub use natural_gradient::{NpgBound, NpgRun, natural_policy_gradient, npg_bound, npg_step};
 pub use predetermined::{PREDETERMINED_LIMIT, Predetermined, best_predetermined};
+pub use preference_optimum::{PairLaw, PreferenceOptimum, population_dpo};
 pub(crate) use soft_value_iteration::solve_state;
 pub use soft_value_iteration::{SoftOptimum, soft_value_iteration};
 pub use suboptimality::{Decomposition, decompose, performance_difference, suboptimality};
 pub use tilted::rto_optimum;
 pub use visitation::{Visitation, visitation};
 
-use crate::mdp::{TabularMdp, TabularPolicy};
+use crate::mdp::{Reachable, TabularMdp, TabularPolicy};
 use crate::{Error, Result};
 
 /// (3.2): V(ρ) = E_{s∼ρ}\[V(s)\] for values `[n_states]`.
@@ -65,13 +73,18 @@ pub fn mean_value(mdp: &TabularMdp, v: &[f64]) -> f64 {
     mdp.roots().map(|(s, p)| p * v[s.ix()]).sum()
 }
 
-/// Refuses values in which rewards added up beyond floating point.
-pub(crate) fn check_values(v: &[f64]) -> Result<()> {
-    match v.iter().position(|v| !v.is_finite()) {
+/// Refuses values in which rewards added up beyond floating point, from states that an episode can meet. What
+/// the values of other states are is nobody's concern.
+pub(crate) fn check_values(mdp: &TabularMdp, reference: &TabularPolicy, v: &[f64]) -> Result<()> {
+    if v.iter().all(|v| v.is_finite()) {
+        return Ok(());
+    }
+    let met = Reachable::new(mdp, reference)?;
+    match met.states().find(|s| !v[s.ix()].is_finite()) {
         None => Ok(()),
         Some(s) => Err(Error::NonFinite {
-            what: format!("the sum of rewards from state {s}"),
-            value: v[s],
+            what: format!("the sum of rewards from state {}", s.0),
+            value: v[s.ix()],
         }),
     }
 }

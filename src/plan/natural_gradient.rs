@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::{evaluate, mean_value, soft_value_iteration};
-use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{Beta, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::numerics::log_sum_exp;
 use crate::reward::RewardModel;
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ pub struct NpgRun {
     pub policy: TabularPolicy,
     /// SubOpt(π_t) for t = 0..=T.
     pub gap: Vec<f64>,
-    /// max_{s,a} |log π_t(a|s) − log π*(a|s)| over the support of π_ref, for t = 0..=T.
+    /// max |log π_t(a|s) − log π*(a|s)| over the pairs that an episode can meet, for t = 0..=T.
     pub max_log_error: Vec<f64>,
 }
 
@@ -45,7 +45,12 @@ pub fn npg_step(
             *l = kept + c / b * (q - value.v[s]);
         }
         let norm = log_sum_exp(row.as_slice().expect("a fresh table is in row order"));
-        row -= norm;
+        if norm.is_finite() {
+            row -= norm;
+        } else {
+            // Q is infinite where no episode goes; nothing depends on the policy there.
+            row.assign(&policy.log_probs().row(s));
+        }
     }
     Ok(TabularPolicy::trusted(log_pi))
 }
@@ -64,6 +69,7 @@ pub fn natural_policy_gradient(
     steps: usize,
 ) -> Result<NpgRun> {
     let optimum = soft_value_iteration(mdp, reward, reference, beta)?;
+    let met = Reachable::new(mdp, reference)?;
     let mut run = NpgRun {
         policy: start.clone(),
         gap: Vec::new(),
@@ -76,14 +82,13 @@ pub fn natural_policy_gradient(
         let value = evaluate(mdp, reward, &run.policy, reference, beta)?;
         let lost: Vec<f64> = optimum.v.iter().zip(&value.v).map(|(a, b)| a - b).collect();
         run.gap.push(mean_value(mdp, &lost));
-        let pairs = run
-            .policy
-            .log_probs()
-            .iter()
-            .zip(optimum.policy.log_probs());
+        let pairs = met.pairs().map(|(s, a)| {
+            let star = optimum.policy.log_prob(s, a);
+            (run.policy.log_prob(s, a), star)
+        });
         let errors = pairs.filter(|(_, star)| star.is_finite());
-        run.max_log_error
-            .push(errors.map(|(l, star)| (l - star).abs()).fold(0.0, f64::max));
+        let largest = errors.map(|(l, star)| (l - star).abs()).fold(0.0, f64::max);
+        run.max_log_error.push(largest);
     }
     Ok(run)
 }
@@ -111,8 +116,8 @@ impl NpgBound {
 }
 
 /// Remark A.3 (errata, B8): The constants D_h = δ_h(0) + Σ_{k later} D_k²/(8β(1−c)) of the finite-horizon rate, where δ_h(0) is
-/// the largest span of β log(π₀/π*) over the states of a stage. Stages count actions to go (longest
-/// path), so that a transition always leads to a later stage. Needs 0 < c < 1.
+/// the largest span of β log(π₀/π*) over the reachable states of a stage. Stages count actions to go (longest
+/// path that an episode can take), so that a transition always leads to a later stage. Needs 0 < c < 1.
 ///
 /// The tempting bound gap_t ≤ (1−c)^t gap_0 is false in general and is not offered.
 ///
@@ -131,11 +136,13 @@ pub fn npg_bound(
         return Err(Error::config("eta * beta", c, "in (0, 1)"));
     }
     let optimum = soft_value_iteration(mdp, reward, reference, beta)?;
-    let stages = stages(mdp);
-    let n_stages = stages.iter().max().map_or(0, |s| s + 1);
+    let met = Reachable::new(mdp, reference)?;
+    let stages = stages(mdp, &met);
+    let n_stages = met.states().map(|s| stages[s.ix()] + 1).max().unwrap_or(0);
     let mut spread = vec![0.0f64; n_stages];
-    for (s, &stage) in stages.iter().enumerate() {
-        spread[stage] = spread[stage].max(b * span(start, &optimum.policy, s));
+    for s in met.states() {
+        let largest = &mut spread[stages[s.ix()]];
+        *largest = largest.max(b * span(start, &optimum.policy, s.ix()));
     }
     let mut squares = 0.0;
     let constants = spread
@@ -168,15 +175,15 @@ fn span(policy: &TabularPolicy, star: &TabularPolicy, s: usize) -> f64 {
     hi - lo
 }
 
-/// Actions to go after the current one, along the longest path, `[n_states]`.
-fn stages(mdp: &TabularMdp) -> Vec<usize> {
+/// Actions to go after the current one, along the longest path that an episode can take, `[n_states]`.
+fn stages(mdp: &TabularMdp, met: &Reachable) -> Vec<usize> {
     let mut stage = vec![0; mdp.n_states()];
-    for s in (0..mdp.n_states()).rev() {
-        for row in s * mdp.n_actions()..(s + 1) * mdp.n_actions() {
-            for next in mdp.transition().row(row).0 {
-                if *next != StateIx::END {
-                    stage[s] = stage[s].max(1 + stage[next.ix()]);
-                }
+    let pairs: Vec<_> = met.pairs().collect();
+    for (s, a) in pairs.into_iter().rev() {
+        let (next, prob) = mdp.successors(s, a);
+        for (to, p) in next.iter().zip(prob) {
+            if *to != StateIx::END && *p > 0.0 {
+                stage[s.ix()] = stage[s.ix()].max(1 + stage[to.ix()]);
             }
         }
     }

@@ -36,11 +36,12 @@ impl SoftOptimum {
 /// π*(a|s) = exp{(Q*(s, a) − V*(s))/β}.
 ///
 /// For β = 0: V* = max over the support of π_ref, and π* puts all mass on the first maximiser.
-/// Shapes: `v` `[n_states]`, `q` and `policy` `[n_states, n_actions]`; natural logarithms.
+/// Shapes: `v` `[n_states]`, `q` and `policy` `[n_states, n_actions]`; natural logarithms. In states that no
+/// episode can meet ([`crate::mdp::Reachable`]) rewards may add up to infinity, and V with them; π* is π_ref there.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] when reward or reference do not fit the table, [`crate::Error::NonFinite`] naming a
-/// state from which rewards add up to infinity.
+/// reachable state from which rewards add up to infinity.
 pub fn soft_value_iteration(
     mdp: &TabularMdp,
     reward: &impl RewardModel,
@@ -87,7 +88,10 @@ pub fn soft_value_iteration(
             .enumerate()
             .for_each(|(i, ((v, q), pi))| one(block.start + i * CHUNK, v, q, pi));
     }
-    check_values(&v)?;
+    check_values(mdp, reference, &v)?;
+    for (s, _) in v.iter().enumerate().filter(|(_, v)| !v.is_finite()) {
+        pi_all[s * na..(s + 1) * na].copy_from_slice(reference.row(s));
+    }
     Ok(SoftOptimum {
         v,
         q,
@@ -119,8 +123,12 @@ pub(crate) fn solve_state(q: &mut [f64], log_ref: &[f64], beta: f64, log_pi: &mu
         }
         return best;
     }
-    for ((l, q), p) in log_pi.iter_mut().zip(q.iter()).zip(log_ref) {
-        *l = (q - best) / beta + p;
+    for ((l, q), p) in log_pi.iter_mut().zip(q.iter_mut()).zip(log_ref) {
+        if !supported(*p) {
+            // What lies behind such an action may be infinite, and ∞ − ∞ is no probability.
+            *q = f64::NEG_INFINITY;
+        }
+        *l = (*q - best) / beta + p;
     }
     let norm = crate::numerics::log_sum_exp(log_pi);
     for ((l, q), p) in log_pi.iter_mut().zip(q.iter_mut()).zip(log_ref) {

@@ -2,18 +2,21 @@
 
 use super::{SoftOptimum, soft_value_iteration};
 use crate::Result;
-use crate::mdp::{Beta, TabularMdp, TabularPolicy};
+use crate::mdp::{Beta, Reachable, TabularMdp, TabularPolicy};
 use crate::reward::LogRatioReward;
 
-/// max_π E_{d^π}\[Σ_h β₁ log(π_dpo/π_ref) − β₂ log(π/π_ref)\], the objective of RTO with the token reward (4.5).
+/// max_π E_{d^π}\[Σ_h β₁ log(π_dpo/π_ref) − β₂ log(π/π_ref)\], the objective of RTO with the token reward (4.5). What
+/// π_dpo is in states that no episode can meet does not matter.
 ///
 /// On a deterministic table the optimum is π(y|x) ∝ π_ref(y|x) (π_dpo(y|x)/π_ref(y|x))^{β₁/β₂} *over whole
 /// responses*: its token conditionals are the tempered ones times the continuations' normalisers, and
-/// equal the tempered ones only at the last token or when β₁ = β₂ (then π = π_dpo and V ≡ 0). If π_dpo is
-/// soft-optimal for r at β, the result is soft-optimal for r at β·β₂/β₁.
+/// equal the tempered ones only at the last token or when β₁ = β₂ (then π = π_dpo and V ≡ 0). On every table, if
+/// π_dpo is soft-optimal for r at β, the result is soft-optimal for r at β·β₂/β₁, as β log(π_dpo/π_ref) is then
+/// r + E\[V*(s′)\] − V*(s), a potential shaping in expectation.
 ///
 /// # Errors
-/// [`crate::Error::Shape`]; [`crate::Error::Assumption`] where π_dpo lacks support that π_ref has.
+/// [`crate::Error::Shape`]; [`crate::Error::Assumption`] where π_dpo lacks support that π_ref has, in a state that an
+/// episode can meet.
 pub fn rto_optimum(
     mdp: &TabularMdp,
     dpo: &TabularPolicy,
@@ -21,7 +24,8 @@ pub fn rto_optimum(
     beta1: Beta,
     beta2: Beta,
 ) -> Result<SoftOptimum> {
-    let token_reward = LogRatioReward::try_new(dpo, reference, beta1.get())?;
+    let met = Reachable::new(mdp, reference)?;
+    let token_reward = LogRatioReward::within(&met, dpo, reference, beta1.get())?;
     soft_value_iteration(mdp, &token_reward, reference, beta2)
 }
 

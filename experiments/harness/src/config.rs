@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use crate::{atomic, cli::Common, run_dir};
+use crate::{atomic, cli::Common, run_dir, serde_words::in_users_words};
 
 /// The layers of one config, lowest first. Built with [`Layers::new`], resolved with [`resolve`].
 #[derive(Debug, Clone)]
@@ -203,7 +203,8 @@ fn parse(name: &str, text: &str) -> Result<Table> {
 }
 
 fn read<C: DeserializeOwned>(table: &Table) -> std::result::Result<C, String> {
-    C::deserialize(Value::Table(table.clone())).map_err(|e| e.message().trim().replace('\n', " "))
+    C::deserialize(Value::Table(table.clone()))
+        .map_err(|e| in_users_words(&e.message().trim().replace('\n', " ")))
 }
 
 /// Merges `over` into `base`: nested tables key by key, everything else replaced.
@@ -281,6 +282,12 @@ fn blame<C: DeserializeOwned>(layer: &Layer, before: &Table, message: &str) -> a
         merge(&mut probe, &nest(path, value.clone()));
         if let Err(message) = read::<C>(&probe) {
             let key = path.join(".");
+            // The value is told already.
+            let wanted = message.strip_prefix("found ");
+            let message = match wanted.and_then(|m| m.rsplit_once(", expected ")) {
+                Some((_, wanted)) => format!("expected {wanted}"),
+                None => message,
+            };
             found = Some(anyhow!(
                 "{}: key `{key}` is {}: {message}",
                 layer.origin.at(path),
@@ -340,7 +347,7 @@ fn describe(value: &Value) -> String {
 }
 
 /// Levenshtein distance at most 2 (and less than the word), or one name starts with the other.
-fn is_close(a: &str, b: &str) -> bool {
+pub fn is_close(a: &str, b: &str) -> bool {
     if a.len() >= 3 && (b.starts_with(a) || a.starts_with(b) && b.len() >= 3) {
         return true;
     }

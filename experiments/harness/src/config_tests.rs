@@ -101,15 +101,14 @@ fn an_unknown_key_names_file_line_and_the_close_key() {
 #[test]
 fn a_wrong_type_names_file_line_and_key() {
     let text = error(base().overlay(true, "my.toml", "[dpo]\nbeta = 2.0\nsteps = \"ten\""));
-    assert!(
-        text.starts_with("config my.toml:3: key `dpo.steps` is \"ten\": invalid type"),
-        "{text}"
+    assert_eq!(
+        text,
+        "config my.toml:3: key `dpo.steps` is \"ten\": expected a whole number of at least 0"
     );
-    assert!(text.contains("expected usize"), "{text}");
     let text = error(base().overlay(true, "my.toml", "horizon = -2"));
-    assert!(
-        text.starts_with("config my.toml:1: key `horizon` is -2: invalid value"),
-        "{text}"
+    assert_eq!(
+        text,
+        "config my.toml:1: key `horizon` is -2: expected a whole number of at least 0"
     );
     let text = error(base().overlay(true, "my.toml", "dpo = 3"));
     assert_eq!(text, "config my.toml:1: key `dpo` is 3, expected a table");
@@ -119,7 +118,7 @@ fn a_wrong_type_names_file_line_and_key() {
     };
     let text = error(base().flags(&flags));
     assert!(
-        text.starts_with("flag --mode: key `mode` is \"fast\": unknown variant"),
+        text.starts_with("flag --mode: key `mode` is \"fast\": expected"),
         "{text}"
     );
 }
@@ -135,7 +134,7 @@ fn broken_toml_and_missing_files_are_one_line() {
     assert_eq!(text, "config: no/such.toml: no such file");
     let text = error(Layers::new("defaults.toml", "seed = 1"));
     assert!(
-        text.starts_with("config defaults.toml: missing field"),
+        text.starts_with("config defaults.toml: ") && text.ends_with(": missing"),
         "{text}"
     );
 }

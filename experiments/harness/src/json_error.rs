@@ -1,23 +1,62 @@
 //! JSON syntax errors in one line, as every binary that reads JSON prints them.
 
+use crate::serde_words::in_users_words;
 use anyhow::{Error, anyhow};
 
 /// Literals that other languages write for numbers and JSON does not have.
 const NOT_NUMBERS: [&str; 6] = ["NaN", "nan", "Infinity", "infinity", "Inf", "inf"];
 
-/// The error of parsing `text`, with its line and column; a literal such as `NaN` or `-Infinity` at the
-/// place is called by its name.
+/// The error of parsing `text` in one line of plain words, with its line and column: an empty file, a file that was cut
+/// off, a literal such as `NaN` or `-Infinity`, a number that no float holds, a value of the wrong kind.
 pub fn explain(text: &str, error: &serde_json::Error) -> Error {
-    match (
-        error.is_syntax(),
-        literal_at(text, error.line(), error.column()),
-    ) {
-        (true, Some(name)) => anyhow!(
-            "line {} column {}: found {name}, expected a finite number",
-            error.line(),
-            error.column()
-        ),
-        _ => anyhow!("{error}"),
+    if text.trim_start_matches('\u{feff}').trim().is_empty() {
+        return anyhow!("empty, expected JSON");
+    }
+    let (line, column) = (error.line(), error.column());
+    let whole = error.to_string();
+    let said = whole
+        .strip_suffix(&format!(" at line {line} column {column}"))
+        .unwrap_or(&whole);
+    let place = if line == 0 {
+        String::new()
+    } else {
+        format!("line {line} column {column}: ")
+    };
+    if error.is_eof() {
+        let inside = said
+            .strip_prefix("EOF while parsing ")
+            .unwrap_or("the file");
+        let inside = inside.replace("a string", "a text");
+        return anyhow!(
+            "{place}the text ends inside {inside}; it is cut off, or a bracket or quote is not closed"
+        );
+    }
+    if error.is_data() {
+        let words = in_users_words(said);
+        return anyhow!("{place}{words}");
+    }
+    if let Some(name) = literal_at(text, line, column) {
+        return anyhow!("{place}found {name}, expected a finite number");
+    }
+    anyhow!("{place}{}", syntax(said))
+}
+
+/// Syntax errors of the parser in plain words.
+fn syntax(said: &str) -> String {
+    match said {
+        "number out of range" => {
+            "a number is out of range: beyond about 1.8e308, or with too many places".into()
+        }
+        "expected value" => {
+            "expected a value: a number, text, list, object, true, false or null".into()
+        }
+        "expected ident" => "found a word that is neither true, false nor null".into(),
+        "trailing comma" => "a comma before a closing bracket".into(),
+        "trailing characters" => "more text after the end of the JSON value".into(),
+        "key must be a string" => "expected a key in quotes".into(),
+        "recursion limit exceeded" => "lists or objects are nested too deeply".into(),
+        "invalid number" => "not a number as JSON writes them".into(),
+        other => other.replace('`', ""),
     }
 }
 
@@ -69,14 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_keep_their_own_words() {
+    fn other_errors_are_in_plain_words() {
         for (text, part) in [
-            (r#"{"a": 1"#, "EOF"),
+            (
+                r#"{"a": 1"#,
+                "line 1 column 7: the text ends inside an object",
+            ),
+            (r#"{"a": "x"#, "the text ends inside a text"),
             (r#"{"a": 1e999}"#, "out of range"),
-            (r#"{"a": nancy}"#, "expected"),
-            (r#"["NaN", x]"#, "expected value at line 1 column 9"),
-            (r#"{"NaN": }"#, "expected value"),
-            ("", "EOF"),
+            (r#"{"a": nancy}"#, "found a word that is neither"),
+            (r#"["NaN", x]"#, "line 1 column 9: expected a value"),
+            (r#"{"NaN": }"#, "expected a value"),
+            (r#"{a: 1}"#, "expected a key in quotes"),
+            ("[1] 2", "more text after the end"),
+            ("", "empty, expected JSON"),
+            (" \n", "empty, expected JSON"),
         ] {
             let line = explained::<serde_json::Value>(text);
             assert!(
@@ -86,6 +132,9 @@ mod tests {
         }
         // An error of the data, not of the syntax, beside a text that spells a literal.
         let line = explained::<Vec<u32>>(r#"["NaN"]"#);
-        assert!(line.contains("invalid type"), "{line}");
+        assert_eq!(
+            line,
+            "line 1 column 6: found \"NaN\", expected a whole number of at least 0"
+        );
     }
 }

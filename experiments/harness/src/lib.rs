@@ -148,6 +148,7 @@ pub mod plot;
 pub mod progress;
 mod render;
 pub mod run_dir;
+pub mod serde_words;
 pub mod stats;
 pub mod study;
 pub mod sweep;

@@ -1,0 +1,226 @@
+//! C_lin: how well pair differences cover a direction of the features.
+
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
+
+use super::data_law::Attained;
+use super::{DataLaw, action_covariance, check_policy, visitation};
+use crate::features::{FeatureMap, trajectory_features};
+use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_len};
+use crate::{Error, Result};
+
+/// Theorem B.1, partial coverage: E\[xxᵀ\], x = ψ(τ¹) − ψ(τ²), of the data, ready to be held against directions.
+///
+/// C_lin(v) = max_w (wᵀv)²/(wᵀE\[xxᵀ\]w) = vᵀE\[xxᵀ\]⁺v, +∞ off the range. With N pairs Σ_𝒟 ⪰ N·E\[xxᵀ\], so
+/// ‖v‖_{Σ_𝒟⁻¹} ≤ √(C_lin(v)/N).
+#[derive(Debug, Clone)]
+pub struct LinearCoverage {
+    second_moment: DMatrix<f64>,
+    /// √ of the diagonal: the unit of each coordinate.
+    unit: DVector<f64>,
+    /// Eigenvectors of positive eigenvalue of the matrix in these units, and those eigenvalues.
+    basis: DMatrix<f64>,
+    values: Vec<f64>,
+}
+
+/// Eigenvalues of the scaled matrix (diagonal 1) up to this times d count as 0.
+const RANK_TOLERANCE: f64 = 1e-12;
+/// A direction leaves the range when more than this share of it does.
+const RANGE_TOLERANCE: f64 = 1e-9;
+
+impl LinearCoverage {
+    /// Of the data: for a policy μ, pairs drawn independently from it at a prompt from ρ, so that
+    /// E\[xxᵀ\] = 2 E_x\[Cov_μ(ψ|x)\]; for given pairs the mean over them.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::Config`] without pairs; [`Error::NotConverged`] when the eigensolver fails.
+    pub fn of(mdp: &TabularMdp, law: DataLaw<'_>, features: &impl FeatureMap) -> Result<Self> {
+        match law {
+            DataLaw::Policy(mu) => Self::new(2.0 * response_covariance(mdp, mu, features)?),
+            DataLaw::Pairs([]) => Err(Error::config("preferences", "none", "at least one pair")),
+            DataLaw::Pairs(pairs) => {
+                let d = features.dim();
+                let mut sum = DMatrix::zeros(d, d);
+                for pair in pairs {
+                    let winner = trajectory_features(features, pair.winner());
+                    let loser = trajectory_features(features, pair.loser());
+                    let x =
+                        DVector::from_iterator(d, winner.iter().zip(&loser).map(|(w, l)| w - l));
+                    sum.ger(1.0 / pairs.len() as f64, &x, &x, 1.0);
+                }
+                Self::new(sum)
+            }
+        }
+    }
+
+    /// From E\[xxᵀ\], `[d, d]`, symmetric and positive semidefinite.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] when the eigensolver fails.
+    pub fn new(second_moment: DMatrix<f64>) -> Result<Self> {
+        let d = second_moment.nrows();
+        let unit = second_moment.diagonal().map(|x| x.max(0.0).sqrt());
+        // A coordinate that never differs is out of the range, whatever its unit is.
+        let scaled = DMatrix::from_fn(d, d, |i, j| match unit[i] * unit[j] {
+            0.0 => 0.0,
+            _ => second_moment[(i, j)] / unit[i] / unit[j],
+        });
+        let eigen = SymmetricEigen::try_new(scaled, f64::EPSILON, 10_000).ok_or_else(|| {
+            Error::NotConverged {
+                what: "eigenvalues of E[xx^T]".into(),
+                iterations: 10_000,
+                residual: f64::NAN,
+            }
+        })?;
+        let kept: Vec<usize> = (0..d)
+            .filter(|k| eigen.eigenvalues[*k] > RANK_TOLERANCE * d as f64)
+            .collect();
+        Ok(Self {
+            basis: DMatrix::from_fn(d, kept.len(), |i, k| eigen.eigenvectors[(i, kept[k])]),
+            values: kept.iter().map(|k| eigen.eigenvalues[*k]).collect(),
+            second_moment,
+            unit,
+        })
+    }
+
+    /// E\[xxᵀ\], `[d, d]`.
+    pub fn second_moment(&self) -> &DMatrix<f64> {
+        &self.second_moment
+    }
+
+    /// C_lin(v) with the w that attains the maximum, of length 1: E\[xxᵀ\]⁺v, or where that is +∞ a w with
+    /// E\[xxᵀ\]w = 0 and wᵀv > 0. For v = 0 the value is 0 and w = 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless v is `[d]`.
+    pub fn at(&self, v: &[f64]) -> Result<Attained<Vec<f64>>> {
+        let d = self.unit.len();
+        check_len("direction", d, v.len())?;
+        let top = v.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        // A coordinate of v in which no pair differs.
+        if let Some(k) =
+            (0..d).find(|k| self.unit[*k] == 0.0 && v[*k].abs() > RANGE_TOLERANCE * top)
+        {
+            let mut at = vec![0.0; d];
+            at[k] = v[k].signum();
+            let value = f64::INFINITY;
+            return Ok(Attained { value, at });
+        }
+        let in_units = |k: usize| {
+            if self.unit[k] == 0.0 {
+                0.0
+            } else {
+                v[k] / self.unit[k]
+            }
+        };
+        let u = DVector::from_fn(d, |k, _| in_units(k));
+        let coordinates = self.basis.tr_mul(&u);
+        let rest = &u - &self.basis * &coordinates;
+        if rest.norm() > RANGE_TOLERANCE * u.norm() {
+            return Ok(Attained {
+                value: f64::INFINITY,
+                at: self.direction(&rest),
+            });
+        }
+        let weights = coordinates.iter().zip(&self.values);
+        let value = weights.clone().map(|(c, l)| c * c / l).sum();
+        let inverse = DVector::from_iterator(self.values.len(), weights.map(|(c, l)| c / l));
+        Ok(Attained {
+            value,
+            at: self.direction(&(&self.basis * inverse)),
+        })
+    }
+
+    /// A direction of the scaled problem in the units of the features, of length 1.
+    fn direction(&self, scaled: &DVector<f64>) -> Vec<f64> {
+        let in_features = |(w, unit): (&f64, &f64)| if *unit == 0.0 { 0.0 } else { w / unit };
+        let w: Vec<f64> = scaled
+            .iter()
+            .zip(self.unit.iter())
+            .map(in_features)
+            .collect();
+        let top = w.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        if top == 0.0 {
+            return w;
+        }
+        let length = top * w.iter().map(|x| (x / top).powi(2)).sum::<f64>().sqrt();
+        w.iter().map(|x| x / length).collect()
+    }
+
+    /// Theorem 4.2 restated: Σ_h E_π\[√C_lin(φ(s_h, a_h))\], and the pair of the largest C_lin among those that π
+    /// visits. +∞ as soon as one of their features leaves the range, as one-hot tokens do.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn along(
+        &self,
+        mdp: &TabularMdp,
+        policy: &TabularPolicy,
+        features: &impl FeatureMap,
+    ) -> Result<Attained<(StateIx, ActionIx)>> {
+        let d = visitation(mdp, policy)?;
+        let mut phi = vec![0.0; features.dim()];
+        let mut total = 0.0;
+        let mut worst = (-1.0, (StateIx(0), ActionIx(0)));
+        for ((s, a), mass) in d.pair.indexed_iter().filter(|(_, d)| **d > 0.0) {
+            let at = (StateIx(s as u32), ActionIx(a as u32));
+            features.write(at.0, at.1, &mut phi);
+            let value = self.at(&phi)?.value;
+            total += mass * value.sqrt();
+            if value > worst.0 {
+                worst = (value, at);
+            }
+        }
+        Ok(Attained {
+            value: total,
+            at: worst.1,
+        })
+    }
+}
+
+/// Theorem B.1, partial coverage: E_{x∼ρ}\[Cov_π(ψ | x)\], `[d, d]`: [`action_covariance`] and what the environment's own randomness adds,
+/// E_{(s,a)∼d^π}\[Cov_{s′}(m(s′))\] with m(s) = E_π\[Σ φ | s\].
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn response_covariance(
+    mdp: &TabularMdp,
+    policy: &TabularPolicy,
+    features: &impl FeatureMap,
+) -> Result<DMatrix<f64>> {
+    let mut out = action_covariance(mdp, policy, features)?;
+    if mdp.is_deterministic() {
+        return Ok(out);
+    }
+    check_policy(mdp, "policy", policy)?;
+    let (n, na, dim) = (mdp.n_states(), mdp.n_actions(), features.dim());
+    let mut mean = vec![DVector::zeros(dim); n];
+    let mut phi = vec![0.0; dim];
+    let d = visitation(mdp, policy)?.pair;
+    for s in (0..n).rev() {
+        let mut here = DVector::zeros(dim);
+        for (a, p) in policy.probs(StateIx(s as u32)).into_iter().enumerate() {
+            if p == 0.0 {
+                continue;
+            }
+            let (next, prob) = mdp.transition().row(s * na + a);
+            let possible = || next.iter().zip(prob).filter(|(_, p)| **p > 0.0);
+            let value = |to: &StateIx| match *to {
+                StateIx::END => DVector::zeros(dim),
+                to => mean[to.ix()].clone(),
+            };
+            let expected = possible()
+                .map(|(to, p)| value(to) * *p)
+                .fold(DVector::zeros(dim), |sum, x| sum + x);
+            if d[[s, a]] > 0.0 {
+                for (to, p) in possible() {
+                    let off = value(to) - &expected;
+                    out.ger(d[[s, a]] * p, &off, &off, 1.0);
+                }
+            }
+            features.write(StateIx(s as u32), ActionIx(a as u32), &mut phi);
+            here += (DVector::from_column_slice(&phi) + expected) * p;
+        }
+        mean[s] = here;
+    }
+    Ok(out)
+}
