@@ -1,6 +1,7 @@
 //! What each figure must show, checked on the CSV files it is drawn from.
 
 mod algorithm2;
+mod audit;
 mod prop32;
 mod thm42;
 
@@ -50,6 +51,7 @@ pub fn figures() -> impl Iterator<Item = &'static Figure> {
         .iter()
         .chain(&thm42::FIGURES)
         .chain(&algorithm2::FIGURES)
+        .chain(&audit::FIGURES)
 }
 
 /// Checks every figure on the runs below `root`.

@@ -47,8 +47,8 @@ Examples:
   paper                           small sizes, under a minute after the build
   paper --full                    the committed figures, a few minutes
   paper --full --out runs/paper   the same command again goes on
-The experiments it runs are prop32, thm42 and algorithm2, with their own default
-settings; see their --help.";
+The experiments it runs are prop32, thm42, algorithm2 and audit, with their own
+default settings; see their --help.";
 
 /// What a run is made of; saved, so that a folder goes on only as what it was.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use std::fs;
 
 const ERRATA: &str = include_str!("../../paper-notes/errata.md");
 const SECTION5: &str = include_str!("../../paper-notes/section5.md");
+const ESTIMATORS: &str = include_str!("../../paper-notes/estimators.md");
 const DEVIATIONS: &str = include_str!("../../paper-notes/deviations.md");
 /// Of the language-model program, which takes five times five minutes: the committed figure, not drawn again here.
 const FRONTIER: &str = include_str!("../../figures/rto_llm/frontier.svg");
@@ -65,6 +66,8 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
     page.push(&to_html(
         &SECTION5.replace("(deviations.md)", "(#deviations)"),
     ));
+    page.section("estimators", "What the gradients of named recipes climb");
+    page.push(&to_html(ESTIMATORS));
     page.section("deviations", "Paper, released code, this toolkit");
     page.push(&to_html(DEVIATIONS));
     page.section("symbols", "Symbols");

@@ -34,13 +34,13 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
     assert!(output.status.success(), "{error}");
     let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let outcomes = outcomes.as_array().unwrap();
-    assert_eq!(outcomes.len(), 17);
+    assert_eq!(outcomes.len(), 23);
     assert!(outcomes.iter().all(|o| o["holds"] == true));
 
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.len() < 5_000_000);
     // One of them is committed: the language model's.
-    assert_eq!(page.matches("<svg").count(), 18);
+    assert_eq!(page.matches("<svg").count(), 24);
     let links = between(&page, "href=\"#", '"');
     let ids = between(&page, "id=\"", '"');
     assert!(links.len() > 20);
@@ -105,7 +105,7 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
     let line = error.lines().find(|l| l.starts_with("error: ")).unwrap();
     assert!(
         line.contains(
-            "2 of 17 expectations do not hold: prop32/queries_vs_horizon, prop32/queries_vs_xi"
+            "2 of 23 expectations do not hold: prop32/queries_vs_horizon, prop32/queries_vs_xi"
         ),
         "{line}"
     );
@@ -126,7 +126,7 @@ fn the_committed_tables_are_as_expected_at_the_published_sizes() {
     fs::copy(small.join("versions.json"), full.join("versions.json")).unwrap();
     fs::write(full.join("config.toml"), "full = true\n").unwrap();
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    for experiment in ["prop32", "thm42", "algorithm2"] {
+    for experiment in ["prop32", "thm42", "algorithm2", "audit"] {
         let (from, to) = (root.join("figures").join(experiment), full.join(experiment));
         fs::create_dir(&to).unwrap();
         for entry in fs::read_dir(from).unwrap() {
@@ -147,5 +147,5 @@ fn the_committed_tables_are_as_expected_at_the_published_sizes() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
     let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(outcomes.as_array().unwrap().len(), 17);
+    assert_eq!(outcomes.as_array().unwrap().len(), 23);
 }

@@ -11,6 +11,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROP32: &str = env!("CARGO_BIN_EXE_prop32");
 const THM42: &str = env!("CARGO_BIN_EXE_thm42");
 const ALGORITHM2: &str = env!("CARGO_BIN_EXE_algorithm2");
+const AUDIT: &str = env!("CARGO_BIN_EXE_audit");
 
 /// Runs a binary in `dir`, without anything of the caller's environment that moves results elsewhere.
 fn run(binary: &str, args: &[&str], dir: &Path) {
@@ -87,6 +88,11 @@ fn thm42_figures_are_drawn_from_their_csv_files() {
 #[test]
 fn algorithm2_figures_are_drawn_from_their_csv_files() {
     redraw(ALGORITHM2, "algorithm2");
+}
+
+#[test]
+fn audit_figures_are_drawn_from_their_csv_files() {
+    redraw(AUDIT, "audit");
 }
 
 /// The deterministic sweeps are run again and compared byte for byte with the committed numbers.

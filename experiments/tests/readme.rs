@@ -66,6 +66,7 @@ fn every_command_runs() {
             "solve" => env!("CARGO_BIN_EXE_solve"),
             "algorithm2" => env!("CARGO_BIN_EXE_algorithm2"),
             "thm42" => env!("CARGO_BIN_EXE_thm42"),
+            "audit" => env!("CARGO_BIN_EXE_audit"),
             "paper" => env!("CARGO_BIN_EXE_paper"),
             // Of the other package, whose tests run it.
             "rto_llm" => continue,
@@ -88,7 +89,7 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 15);
+    assert_eq!(ran, 17);
 }
 
 /// The example instance is the file that is named, and `solve` prints what the README says.

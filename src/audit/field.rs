@@ -12,8 +12,8 @@ use crate::advantage::kernels::{
 use crate::dual::Real;
 use crate::{Error, Result};
 
-/// More units than this are refused: sample instead.
-pub const MOST_UNITS: f64 = 3e7;
+/// More responses than this in all units together are refused: sample instead.
+pub const MOST_DRAWN: f64 = 2e8;
 
 /// The coefficients of ∇ℓ in a unit's −∂ℒ/∂θ.
 pub(super) struct Unit<T> {
@@ -287,11 +287,12 @@ fn check_enumerable(problem: &Problem, recipe: &Recipe) -> Result<()> {
             .map(|p| n_multisets(tree.responses_of(p).len(), recipe.unit()))
             .sum(),
     };
-    if units <= MOST_UNITS {
+    let drawn = units * recipe.unit() as f64;
+    if drawn <= MOST_DRAWN {
         return Ok(());
     }
     let must = format!(
-        "such that there are at most {MOST_UNITS:e} units, which are {units:.3e}: sample instead"
+        "smaller: all units have {drawn:.3e} responses, at most {MOST_DRAWN:e} are enumerated; sample instead"
     );
     Err(Error::config("prompts * responses", recipe.unit(), must))
 }

@@ -52,7 +52,7 @@ mod tree;
 mod units;
 mod variance;
 
-pub use field::MOST_UNITS;
+pub use field::MOST_DRAWN;
 pub use fixed_point::{FixedPoint, Status};
 pub use named::{Named, named};
 pub use problem::Problem;

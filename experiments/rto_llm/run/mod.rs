@@ -205,6 +205,7 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     if !run.data.said.is_empty() {
         say!(reporter, "{}", run.data.said)?;
     }
+    run.say_biased(reporter)?;
     // What stands in one row needs all rows above it, and nothing of its neighbours.
     let rows: [&[Fitted]; 3] = [
         &[(Last::Sft, "pretrain", Run::pretrain)],
@@ -329,6 +330,21 @@ fn remove_temporaries(dir: &Path) {
 }
 
 impl Run {
+    /// Settings whose expected gradient is not that of the objective, each once for all methods.
+    fn say_biased(&self, reporter: &Reporter) -> Result<()> {
+        let mut said = Vec::new();
+        for method in &self.config.methods {
+            for biased in self.config.ppo(*method)?.biased() {
+                let text = biased.to_string();
+                if !said.contains(&text) {
+                    say!(reporter, "warning: {text}")?;
+                    said.push(text);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn root(&self) -> &Path {
         self.dir.root()
     }

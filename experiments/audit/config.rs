@@ -1,0 +1,130 @@
+//! Settings of `audit`: unchecked from TOML and flags, then checked.
+
+use anyhow::Result;
+use rto_harness::cli::Common;
+use rto_harness::config::{self, Layers, increasing, within};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The default config, which documents every key.
+pub const DEFAULTS: &str = include_str!("../configs/audit.toml");
+const SMOKE: &str = include_str!("../configs/audit.smoke.toml");
+
+/// The resolved settings, saved with each run. Every key is documented in `experiments/configs/audit.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub seed: u64,
+    pub beta: f64,
+    pub group: usize,
+    pub batch: usize,
+    pub betas: Vec<f64>,
+    pub end_trees: u64,
+    pub wide_trees: u64,
+    pub noise_trees: u64,
+    pub steps: Vec<usize>,
+    pub lambda_trees: u64,
+    pub lambdas: Vec<f64>,
+    pub drawn_betas: Vec<f64>,
+    pub groups: Vec<usize>,
+}
+
+/// Flags named like the keys of the config; what is not given stays as the config has it.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Settings (defaults in experiments/configs/audit.toml)")]
+pub struct Flags {
+    /// beta of the KL term where it is not varied
+    #[arg(long, value_name = "BETA")]
+    beta: Option<f64>,
+    /// G, responses of a group
+    #[arg(long, value_name = "G")]
+    group: Option<usize>,
+    /// B, responses of a batch without groups
+    #[arg(long, value_name = "B")]
+    batch: Option<usize>,
+    /// (b) Values of beta
+    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
+    betas: Option<Vec<f64>>,
+    /// (b) Random trees of the two small sizes
+    #[arg(long, value_name = "N")]
+    end_trees: Option<u64>,
+    /// (b, c) Random trees of each further size
+    #[arg(long, value_name = "N")]
+    wide_trees: Option<u64>,
+    /// (c) Random trees of the two small sizes
+    #[arg(long, value_name = "N")]
+    noise_trees: Option<u64>,
+    /// (c, d) Responses per step
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    steps: Option<Vec<usize>>,
+    /// (d) Random trees
+    #[arg(long, value_name = "N")]
+    lambda_trees: Option<u64>,
+    /// (d) Values of lambda
+    #[arg(long, value_name = "LAMBDA,...", value_delimiter = ',')]
+    lambdas: Option<Vec<f64>>,
+    /// (e) Values of beta at which fixed points are drawn
+    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
+    drawn_betas: Option<Vec<f64>>,
+    /// (e) Group sizes at which the length bias is drawn
+    #[arg(long, value_name = "G,...", value_delimiter = ',')]
+    groups: Option<Vec<usize>>,
+}
+
+/// Defaults, smoke overlay, config file and flags, in this order, checked.
+pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
+    let layers = Layers::new("experiments/configs/audit.toml", DEFAULTS)?.common(
+        common,
+        "experiments/configs/audit.smoke.toml",
+        SMOKE,
+    )?;
+    checked(layers.flags(flags)?)
+}
+
+/// The settings of the run in `dir`, with flags on top.
+pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
+    let layers = Layers::new("experiments/configs/audit.toml", DEFAULTS)?
+        .user_file(Some(&dir.join("config.toml")))?;
+    checked(layers.flags(flags)?)
+}
+
+fn checked(layers: Layers) -> Result<Config> {
+    let config: Config = config::resolve(&layers)?;
+    config.check()?;
+    Ok(config)
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
+        within("beta", self.beta, 1e-3, 1e3)?;
+        within("group", self.group as f64, 2.0, 8.0)?;
+        within("batch", self.batch as f64, 1.0, 6.0)?;
+        for (key, n, least) in [
+            ("end_trees", self.end_trees, 2),
+            ("wide_trees", self.wide_trees, 2),
+            ("noise_trees", self.noise_trees, 2),
+            ("lambda_trees", self.lambda_trees, 2),
+        ] {
+            within(key, n as f64, f64::from(least), 1e6)?;
+        }
+        increasing("betas", &self.betas, 1e-3, 1e3)?;
+        increasing("drawn_betas", &self.drawn_betas, 1e-3, 1e3)?;
+        increasing("lambdas", &self.lambdas, 0.0, 1.0)?;
+        increasing("steps", &whole(&self.steps), 1.0, 1e9)?;
+        increasing("groups", &whole(&self.groups), 2.0, 16.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_the_keys_of_the_config() {
+        let mut flags = config::keys_of_flags::<Flags>();
+        flags.push("seed".into());
+        flags.sort();
+        assert_eq!(flags, config::keys_of(DEFAULTS).unwrap());
+    }
+}

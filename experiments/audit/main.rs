@@ -1,0 +1,349 @@
+//! What the gradient of each training recipe climbs, exactly.
+
+mod config;
+mod ends;
+mod explain;
+mod figures;
+mod input;
+mod lambda;
+mod noise;
+mod pictures;
+mod problem;
+mod report;
+mod statements;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use config::{Config, Flags};
+use problem::Instance;
+use rto::audit::named;
+use rto::seed::SeedTree;
+use rto_harness::cli::{Common, Reporter, run_main};
+use rto_harness::progress::Progress;
+use rto_harness::run_dir::{RunDir, Timings};
+use rto_harness::say;
+use rto_harness::study::{self, MergeArgs};
+use rto_harness::sweep::{CellStore, Shard, Task};
+use rto_harness::table::Table;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What does the gradient of a training recipe really climb? On token trees small enough to enumerate, exactly.
+///
+/// (a) 22 named recipes on three trees: expected gradient beside the gradient of the objective that is meant, covariance, curl, fixed
+/// point; (b) where each recipe ends, on random trees; (c) from how many responses on its bias outweighs its variance; (d) lambda of GAE
+/// for dense and sparse rewards; (e) pictures. With --tree, the same for a tree of your own. Every finished cell is kept in the run
+/// folder: a run that was stopped continues, and an array of jobs can share the work.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    common: Common,
+    /// Audit this tree alone (JSON); nothing is written
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw", "resume", "shard"])]
+    tree: Option<PathBuf>,
+    /// This recipe alone: a short name, or a TOML file of your own; without --tree on the third fixed tree
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["out", "redraw", "resume", "shard", "compare"])]
+    recipe: Option<String>,
+    /// Say term by term what each choice of the recipe costs
+    #[arg(long, requires = "recipe")]
+    explain: bool,
+    /// Two recipes beside each other
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["out", "redraw", "resume", "shard"])]
+    compare: Option<Vec<String>>,
+    /// Continue the run in this folder, with its settings
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
+    resume: Option<PathBuf>,
+    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
+    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
+    shard: Option<String>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Put the cells of sharded runs together: tables, figures and results as of one run
+    Merge(MergeArgs),
+    /// List the named recipes
+    Recipes,
+}
+
+/// Of the binary, its runs, its cells and its streams.
+const NAME: &str = "audit";
+
+const EXAMPLES: &str = "\
+Examples:
+  audit                                              the whole audit, within a minute on two cores
+  audit --smoke                                      the same in seconds, small
+  audit recipes                                      the named recipes with their short names
+  audit --recipe trl.grpo --explain                  what each choice of TRL's GRPO costs
+  audit --compare trl.rloo openrlhf.rloo
+  audit --tree tree.json --json                      all recipes on a tree of your own
+  audit --tree tree.json --recipe mine.toml --explain
+
+A tree is one object with the keys A, H, eos (an action or null), prompt_weights, theta, theta_old, ref_logits, dpo_logits, r (tables
+[states][A], states ordered by prompt, depth and prefix), beta, beta1 and dpo_clip.
+A recipe of your own is a TOML file; what is left out is REINFORCE's:
+  reward = \"sentence\"            # token, dpo, dpo_at_end, released, zero
+  kl = { placement = \"loss\", estimator = \"k3\" }    # reward, loss, both; k1, k2, k3, exact, k3_plus, k3_corrected
+  beta = 0.1
+  advantage = { group = { spread = { group = { eps = 1e-4 } } } }
+                                 # reward_to_go, leave_one_out, leave_one_out_of_score, greedy,
+                                 # { gae = { gamma = 1.0, lambda = 0.95, critic = \"zero\" } }
+  whitening = \"biased\"           # unbiased, biased_clamped, one
+  aggregation = \"token_mean\"     # sequence_mean, sequence_sum, { constant = { length = 3 } }
+  prompts = 1                    # B, with
+  responses = 4                  # G: one of the two is 1
+  [surrogate]
+  ratio = \"token\"                # sequence, geometric_mean, log_prob, { capped = { low = 0.0, high = 5.0 } }
+  clip_low = 0.2
+  clip_high = 0.28
+  dual_clip = 3.0";
+
+/// A config with what all cells share.
+struct Study {
+    config: Config,
+    seeds: SeedTree,
+}
+
+fn main() -> ExitCode {
+    run_main(NAME, || run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Some(Command::Merge(merge)) => return run_merge(merge),
+        Some(Command::Recipes) => return list(&cli.common.reporter()),
+        None => {}
+    }
+    let common = &cli.common;
+    if cli.tree.is_some() || cli.recipe.is_some() || cli.compare.is_some() {
+        return one_tree(cli);
+    }
+    let reporter = common.reporter();
+    if let Some(dir) = &common.redraw {
+        return figures::draw_all(dir);
+    }
+    let shard: Option<Shard> = match &cli.shard {
+        Some(text) => Some(text.parse().context("--shard")?),
+        None => None,
+    };
+    let (config, out) = match &cli.resume {
+        Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
+        None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
+    };
+    let study = Study::new(config);
+    // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
+    let dir = RunDir::create_or_resume(NAME, out, &study.config)?;
+    let mut timings = Timings::new();
+    let tasks = tasks(&study);
+    let store = CellStore::open(&dir)?;
+    let progress = Progress::new(common.quiet);
+    let share = shard.unwrap_or(Shard::WHOLE);
+    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    if let Some(shard) = shard {
+        return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
+    }
+    finish(&dir, &study, &store, &tasks, timings, &reporter)
+}
+
+impl Study {
+    fn new(config: Config) -> Self {
+        Self {
+            seeds: SeedTree::new(config.seed).child(NAME),
+            config,
+        }
+    }
+}
+
+/// All cells, part by part; those that take longest first within a part.
+fn tasks(study: &Study) -> Vec<Task<'_>> {
+    let mut all = recipe_tasks(study);
+    all.extend(ends::tasks(study));
+    all.extend(noise::tasks(study));
+    all.extend(lambda::tasks(study));
+    all.extend(pictures::field_tasks(study));
+    all.extend(pictures::beta_tasks(study));
+    all.extend(pictures::length_tasks(study));
+    all
+}
+
+/// (a) A cell per fixed tree.
+fn recipe_tasks(study: &Study) -> Vec<Task<'_>> {
+    let task = |k: usize| {
+        Task::new(format!("audit/a/{k}"), report::COLUMNS, move || {
+            let c = &study.config;
+            let instance = &problem::fixed(c.beta)?[k];
+            let horizon = instance.problem.tree().horizon();
+            let all = named(c.beta, c.group, c.batch, horizon);
+            let audited = report::Audited::all(instance, &all)?;
+            Ok(audited.iter().map(|r| r.row(&instance.name)).collect())
+        })
+    };
+    (0..3).map(task).collect()
+}
+
+fn run_merge(args: &MergeArgs) -> Result<()> {
+    let reporter = Reporter::new(args.json);
+    let study = Study::new(config::saved(&args.runs[0], &Flags::default())?);
+    let tasks = tasks(&study);
+    let mut timings = Timings::new();
+    let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
+    finish(&dir, &study, &store, &tasks, timings, &reporter)
+}
+
+/// Tables, text and figures from the cells.
+fn finish(
+    dir: &RunDir,
+    study: &Study,
+    store: &CellStore,
+    tasks: &[Task<'_>],
+    mut timings: Timings,
+    reporter: &Reporter,
+) -> Result<()> {
+    let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
+    let recipes = runs('a', "recipes")?;
+    let (end_runs, noise_runs, lambda_runs) = (
+        runs('b', "end_runs")?,
+        runs('c', "noise_runs")?,
+        runs('d', "lambda_runs")?,
+    );
+    let pictures = [
+        runs('e', "simplex")?,
+        runs('f', "over_beta")?,
+        runs('g', "length_bias")?,
+    ];
+
+    let (ends, noise) = (ends::summarise(&end_runs)?, noise::summarise(&noise_runs)?);
+    let (best, errors) = (
+        lambda::best(study, &lambda_runs)?,
+        lambda::errors(study, &lambda_runs)?,
+    );
+    let mut ratios = Vec::new();
+    for family in noise_runs.distinct("family")? {
+        let ratio = noise::both_over_k1(&noise_runs, &family)?;
+        ratios.push((family, ratio));
+    }
+    let statements = statements::judge(&ends, &noise, &ratios, &best)?;
+
+    let c = &study.config;
+    for tree in recipes.distinct("tree")? {
+        let text = report::text(&recipes, &tree)?;
+        say!(
+            reporter,
+            "(a) {tree}, beta = {}, G = {}, B = {}:\n{text}",
+            c.beta,
+            c.group,
+            c.batch
+        )?;
+    }
+    say!(reporter, "{}", ends::text(&ends)?)?;
+    say!(reporter, "{}", noise::text(&noise, &noise_runs, c.beta)?)?;
+    say!(reporter, "{}", lambda::text(&best, study)?)?;
+    say!(reporter, "{}", statements::text(&statements))?;
+
+    let raw = [end_runs, noise_runs, lambda_runs];
+    let [field, over_beta, lengths] = pictures;
+    let results = [
+        recipes, ends, noise, best, errors, statements, field, over_beta, lengths,
+    ];
+    let all = study::write_results(dir, &raw, &results)?;
+    timings.phase("figures", || figures::draw_all(dir.root()))?;
+    dir.write_timings(&timings)?;
+    store.tidy();
+    dir.tidy();
+    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
+    say!(reporter, "tables and figures in {}", dir.root().display())
+}
+
+/// The answers about one tree, which go to the terminal alone.
+fn one_tree(cli: &Cli) -> Result<()> {
+    let reporter = cli.common.reporter();
+    let config = config::resolve(&cli.common, &cli.flags)?;
+    let (group, batch) = (config.group, config.batch);
+    let instance = match &cli.tree {
+        Some(path) => input::tree(path)?,
+        None => match problem::fixed(config.beta)?.pop() {
+            Some(instance) => instance,
+            None => bail!("no fixed tree"),
+        },
+    };
+    if let Some(texts) = &cli.compare {
+        return compare(&instance, texts, group, batch, &reporter);
+    }
+    if let (Some(text), true) = (&cli.recipe, cli.explain) {
+        let (name, recipe) = input::recipe(text, &instance, group, batch)?;
+        let table = explain::explain(&instance, &name, &recipe)?;
+        reporter.json(&json!({ "tree": instance.name, "recipe": name, "explain": table }))?;
+        return say!(reporter, "{}", explain::text(&table, &instance)?);
+    }
+    let audited = match &cli.recipe {
+        Some(text) => {
+            let (name, recipe) = input::recipe(text, &instance, group, batch)?;
+            vec![report::Audited::new(&instance, &name, &recipe)?]
+        }
+        None => {
+            let horizon = instance.problem.tree().horizon();
+            report::Audited::all(&instance, &named(instance.beta, group, batch, horizon))?
+        }
+    };
+    print_audited(&instance, &audited, &reporter)
+}
+
+fn compare(
+    instance: &Instance,
+    texts: &[String],
+    group: usize,
+    batch: usize,
+    reporter: &Reporter,
+) -> Result<()> {
+    let mut audited = Vec::new();
+    for text in texts {
+        let (name, recipe) = input::recipe(text, instance, group, batch)?;
+        audited.push(report::Audited::new(instance, &name, &recipe)?);
+    }
+    print_audited(instance, &audited, reporter)?;
+    if let [a, b] = &audited[..] {
+        let (x, y) = (&a.on_policy.0.field, &b.on_policy.0.field);
+        let dot = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = dot(x, y) / (dot(x, x) * dot(y, y)).sqrt();
+        say!(
+            reporter,
+            "cosine between the two expected gradients: {cosine:.6}"
+        )?;
+    }
+    Ok(())
+}
+
+fn print_audited(
+    instance: &Instance,
+    audited: &[report::Audited],
+    reporter: &Reporter,
+) -> Result<()> {
+    let mut rows = Table::new("recipes", report::COLUMNS);
+    for r in audited {
+        rows.push(r.row(&instance.name));
+    }
+    reporter.json(&report::json(instance, audited))?;
+    let text = report::text(&rows, &instance.name)?;
+    say!(
+        reporter,
+        "{}, beta = {}:\n{text}",
+        instance.name,
+        instance.beta
+    )
+}
+
+fn list(reporter: &Reporter) -> Result<()> {
+    let all = named(0.3, 4, 4, 3);
+    let mut table = Table::new("recipes", &["short name", "name", "what it is"]);
+    for n in &all {
+        table.push([n.id.into(), n.name.into(), n.about.into()]);
+    }
+    reporter.json(&table)?;
+    say!(reporter, "{}", table.render())
+}
