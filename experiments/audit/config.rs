@@ -3,6 +3,7 @@
 use anyhow::Result;
 use rto_harness::cli::Common;
 use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::list::List;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -31,7 +32,7 @@ pub struct Config {
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-#[command(next_help_heading = "Settings (defaults in experiments/configs/audit.toml)")]
+#[command(next_help_heading = "Settings (a LIST is 1,2,8 or 1..5, both ends included)")]
 pub struct Flags {
     /// beta of the KL term where it is not varied
     #[arg(long, value_name = "BETA")]
@@ -43,8 +44,8 @@ pub struct Flags {
     #[arg(long, value_name = "B")]
     batch: Option<usize>,
     /// (b) Values of beta
-    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
-    betas: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    betas: Option<List<f64>>,
     /// (b) Random trees of the two small sizes
     #[arg(long, value_name = "N")]
     end_trees: Option<u64>,
@@ -55,25 +56,26 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     noise_trees: Option<u64>,
     /// (c, d) Responses per step
-    #[arg(long, value_name = "N,...", value_delimiter = ',')]
-    steps: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    steps: Option<List<usize>>,
     /// (d) Random trees
     #[arg(long, value_name = "N")]
     lambda_trees: Option<u64>,
     /// (d) Values of lambda
-    #[arg(long, value_name = "LAMBDA,...", value_delimiter = ',')]
-    lambdas: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    lambdas: Option<List<f64>>,
     /// (e) Values of beta at which fixed points are drawn
-    #[arg(long, value_name = "BETA,...", value_delimiter = ',')]
-    drawn_betas: Option<Vec<f64>>,
+    #[arg(long, value_name = "LIST")]
+    drawn_betas: Option<List<f64>>,
     /// (e) Group sizes at which the length bias is drawn
-    #[arg(long, value_name = "G,...", value_delimiter = ',')]
-    groups: Option<Vec<usize>>,
+    #[arg(long, value_name = "LIST")]
+    groups: Option<List<usize>>,
 }
 
 /// Defaults, smoke overlay, config file and flags, in this order, checked.
 pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
     let layers = Layers::new("experiments/configs/audit.toml", DEFAULTS)?.common(
+        super::NAME,
         common,
         "experiments/configs/audit.smoke.toml",
         SMOKE,

@@ -12,13 +12,14 @@ mod problem;
 mod report;
 mod statements;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use config::{Config, Flags};
 use problem::Instance;
 use rto::audit::named;
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, run_main};
+use rto_harness::cli::{Common, Reporter, parse, run_main};
+use rto_harness::lock::Sharing;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
@@ -54,7 +55,7 @@ struct Cli {
     /// Two recipes beside each other
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["out", "redraw", "resume", "shard"])]
     compare: Option<Vec<String>>,
-    /// Continue the run in this folder, with its settings
+    /// Go on with the run in this folder, as --out does, and make none if it is not there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
     resume: Option<PathBuf>,
     /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
@@ -111,7 +112,7 @@ struct Study {
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&Cli::parse()))
+    run_main(NAME, || run(&parse(config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -126,29 +127,30 @@ fn run(cli: &Cli) -> Result<()> {
     }
     let reporter = common.reporter();
     if let Some(dir) = &common.redraw {
-        return figures::draw_all(dir);
+        return study::redraw(NAME, dir, figures::draw_all, &reporter);
     }
-    let shard: Option<Shard> = match &cli.shard {
-        Some(text) => Some(text.parse().context("--shard")?),
-        None => None,
-    };
+    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
     let (config, out) = match &cli.resume {
         Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
         None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
     };
     let study = Study::new(config);
     // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let dir = RunDir::create_or_resume(NAME, out, &study.config)?;
+    let sharing = match shard {
+        Some(_) => Sharing::WithShards,
+        None => Sharing::Alone,
+    };
+    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
     let mut timings = Timings::new();
     let tasks = tasks(&study);
     let store = CellStore::open(&dir)?;
-    let progress = Progress::new(common.quiet);
     let share = shard.unwrap_or(Shard::WHOLE);
+    let progress = study::progress(common.quiet, &tasks, share);
     let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
     if let Some(shard) = shard {
         return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
     }
-    finish(&dir, &study, &store, &tasks, timings, &reporter)
+    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
 impl Study {
@@ -193,7 +195,8 @@ fn run_merge(args: &MergeArgs) -> Result<()> {
     let tasks = tasks(&study);
     let mut timings = Timings::new();
     let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
-    finish(&dir, &study, &store, &tasks, timings, &reporter)
+    let progress = Progress::new(args.quiet);
+    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
 /// Tables, text and figures from the cells.
@@ -203,6 +206,7 @@ fn finish(
     store: &CellStore,
     tasks: &[Task<'_>],
     mut timings: Timings,
+    progress: Progress,
     reporter: &Reporter,
 ) -> Result<()> {
     let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
@@ -252,7 +256,10 @@ fn finish(
         recipes, ends, noise, best, errors, statements, field, over_beta, lengths,
     ];
     let all = study::write_results(dir, &raw, &results)?;
-    timings.phase("figures", || figures::draw_all(dir.root()))?;
+    study::draw(&progress, tasks, &mut timings, || {
+        figures::draw_all(dir.root())
+    })?;
+    drop(progress);
     dir.write_timings(&timings)?;
     store.tidy();
     dir.tidy();

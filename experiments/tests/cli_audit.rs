@@ -184,7 +184,7 @@ fn what_is_wrong_is_said_in_one_line() {
     let dir = TempDir::new().unwrap();
     let refused = |args: &[&str], parts: &[&str]| assert_refused(&audit(args, dir.path()), parts);
     let good = golden().remove(0);
-    let mut tree = |change: &dyn Fn(&mut Value), parts: &[&str]| {
+    let tree = |change: &dyn Fn(&mut Value), parts: &[&str]| {
         let mut bad = good.clone();
         change(&mut bad);
         fs::write(dir.path().join("bad.json"), bad.to_string()).unwrap();

@@ -321,7 +321,11 @@ impl<'a> PreferenceProblem<'a> {
                 }
             }
             Method::HyPo { lambda } => {
-                let (policy, spread) = self.hypo(lambda, fit)?;
+                let Some((policy, spread)) = self.hypo(lambda, fit)? else {
+                    return Ok(Outcome::NoMinimiser(
+                        "the pairs are separable, and no start reached a stationary point".into(),
+                    ));
+                };
                 certificates.push(("spread_of_losses", spread));
                 policy
             }
@@ -398,8 +402,9 @@ impl<'a> PreferenceProblem<'a> {
         wins.iter().zip(&losses).map(|(a, b)| a - b).collect()
     }
 
-    /// The best of several starts, and the spread of the losses they end at.
-    fn hypo(&self, lambda: f64, fit: &[f64]) -> Result<(Vec<f64>, f64)> {
+    /// The best of several starts, and the spread of the losses they end at; `None` where no start ends at a stationary point,
+    /// which separable pairs allow.
+    fn hypo(&self, lambda: f64, fit: &[f64]) -> Result<Option<(Vec<f64>, f64)>> {
         let (n, b) = (self.responses.len(), self.beta.get());
         let penalty = Penalty::ReverseKl { lambda };
         let mut starts = vec![vec![0.0; n]];
@@ -415,13 +420,14 @@ impl<'a> PreferenceProblem<'a> {
             }
         }
         ends.sort_by(|a, b| a.certificate.loss.total_cmp(&b.certificate.loss));
-        let (Some(best), Some(worst)) = (ends.first(), ends.last()) else {
-            return Err(not_converged("HyPO's fit", f64::NAN));
-        };
-        Ok((
-            best.log_policy.clone(),
-            worst.certificate.loss - best.certificate.loss,
-        ))
+        match (ends.first(), ends.last()) {
+            (Some(best), Some(worst)) => {
+                let spread = worst.certificate.loss - best.certificate.loss;
+                Ok(Some((best.log_policy.clone(), spread)))
+            }
+            _ if !self.pairs.has_maximum() => Ok(None),
+            _ => Err(not_converged("HyPO's fit", f64::NAN)),
+        }
     }
 }
 

@@ -51,7 +51,11 @@ pub(super) struct Minimum {
     pub converged: bool,
 }
 
+/// The gradient that is rounding, relative to the loss.
+const GRADIENT: f64 = 2e-14;
 const MAX_STEPS: usize = 300;
+/// The most that an exponent moves in a step.
+const LONGEST_STEP: f64 = 12.0;
 /// The squared Newton decrement, relative to the loss, at which one more full step ends the work: its error is of this order.
 const DECREMENT: f64 = 1e-24;
 
@@ -68,12 +72,16 @@ pub(super) fn minimise(
             break;
         };
         let slope = at.gradient.dot(&step);
-        converged = -slope <= DECREMENT * (1.0 + at.value.abs());
+        // In a direction of little curvature the rounding of the gradient alone is more than the decrement asked for; the
+        // certificate then says how far the minimiser may be.
+        let rounding = at.gradient.amax() <= GRADIENT * (1.0 + at.value.abs());
+        converged = rounding || -slope <= DECREMENT * (1.0 + at.value.abs());
         if last || !slope.is_finite() {
             break;
         }
         last = converged;
-        let mut scale = 1.0;
+        // Where masses are tiny the Hessian is nearly flat, and its step leaves the region that it describes.
+        let mut scale = (LONGEST_STEP / step.amax()).min(1.0);
         let next = loop {
             let point = &x + &step * scale;
             let there = fun(&point);
@@ -82,7 +90,7 @@ pub(super) fn minimise(
                 break Some((point, there));
             }
             scale *= 0.5;
-            if scale < 1e-12 {
+            if scale * step.amax() < 1e-14 * x.amax().max(1.0) {
                 break None;
             }
         };

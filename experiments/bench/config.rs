@@ -1,0 +1,164 @@
+//! Settings of `bench`: unchecked from TOML and flags, then checked.
+
+use anyhow::{Result, bail};
+use rto_harness::cli::Common;
+use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::list::List;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The default config, which documents every key.
+pub const DEFAULTS: &str = include_str!("../configs/bench.toml");
+const SMOKE: &str = include_str!("../configs/bench.smoke.toml");
+
+/// The resolved settings, saved with each run. Every key is documented in `experiments/configs/bench.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub seed: u64,
+    pub beta: f64,
+    pub betas: Vec<f64>,
+    pub ridge: f64,
+    pub offline_seeds: u64,
+    pub pairs: Vec<usize>,
+    pub rounds: usize,
+    pub online_seeds: u64,
+    pub trap_betas: Vec<f64>,
+    pub trap_depth: f64,
+    pub five_betas: Vec<f64>,
+    pub xpo_alphas: Vec<f64>,
+    pub overopt_seeds: u64,
+    pub horizons: Vec<usize>,
+    pub coverage_seeds: u64,
+}
+
+/// Flags named like the keys of the config; what is not given stays as the config has it.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Settings (a LIST is 1,2,8 or 1..5, both ends included)")]
+pub struct Flags {
+    /// beta at which SubOpt is judged
+    #[arg(long)]
+    beta: Option<f64>,
+    /// (a) Betas from which each method's best is chosen
+    #[arg(
+        long,
+        value_name = "BETA,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    betas: Option<Vec<f64>>,
+    /// (a) Ridge on the Bradley-Terry scores
+    #[arg(long, value_name = "LAMBDA")]
+    ridge: Option<f64>,
+    /// (a) Random trees for each family
+    #[arg(long, value_name = "N")]
+    offline_seeds: Option<u64>,
+    /// (a) Preference pairs
+    #[arg(long, value_name = "LIST")]
+    pairs: Option<List<usize>>,
+    /// (b) Rounds of one pair each
+    #[arg(long, value_name = "T")]
+    rounds: Option<usize>,
+    /// (b) Independent runs of each setting
+    #[arg(long, value_name = "N")]
+    online_seeds: Option<u64>,
+    /// (b) Betas of the trap
+    #[arg(
+        long,
+        value_name = "BETA,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    trap_betas: Option<Vec<f64>>,
+    /// (b) The rare response has reference probability e^(-DEPTH/beta)
+    #[arg(long, value_name = "DEPTH")]
+    trap_depth: Option<f64>,
+    /// (b) Betas of the five responses
+    #[arg(
+        long,
+        value_name = "BETA,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    five_betas: Option<Vec<f64>>,
+    /// (b) Weights of XPO's bonus
+    #[arg(
+        long,
+        value_name = "ALPHA,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    xpo_alphas: Option<Vec<f64>>,
+    /// (c) Instances for each family of proxy error
+    #[arg(long, value_name = "N")]
+    overopt_seeds: Option<u64>,
+    /// (d) H of the layered graphs
+    #[arg(long, value_name = "LIST")]
+    horizons: Option<List<usize>>,
+    /// (d) Graphs at each H
+    #[arg(long, value_name = "N")]
+    coverage_seeds: Option<u64>,
+}
+
+/// Defaults, smoke overlay, config file and flags, in this order, checked.
+pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
+    let layers = Layers::new("experiments/configs/bench.toml", DEFAULTS)?.common(
+        super::NAME,
+        common,
+        "experiments/configs/bench.smoke.toml",
+        SMOKE,
+    )?;
+    checked(layers.flags(flags)?)
+}
+
+/// The settings of the run in `dir`, with flags on top.
+pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
+    let layers = Layers::new("experiments/configs/bench.toml", DEFAULTS)?
+        .user_file(Some(&dir.join("config.toml")))?;
+    checked(layers.flags(flags)?)
+}
+
+fn checked(layers: Layers) -> Result<Config> {
+    let config: Config = config::resolve(&layers)?;
+    config.check()?;
+    Ok(config)
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        within("beta", self.beta, 1e-3, 1e3)?;
+        increasing("betas", &self.betas, 1e-3, 1e3)?;
+        within("ridge", self.ridge, 1e-12, 1.0)?;
+        for (key, seeds) in [
+            ("offline_seeds", self.offline_seeds),
+            ("online_seeds", self.online_seeds),
+            ("overopt_seeds", self.overopt_seeds),
+            ("coverage_seeds", self.coverage_seeds),
+        ] {
+            // Intervals, and best betas chosen on other seeds, need two.
+            within(key, seeds as f64, 2.0, 1e5)?;
+        }
+        let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
+        increasing("pairs", &whole(&self.pairs), 1.0, 1e7)?;
+        within("rounds", self.rounds as f64, 8.0, 1e6)?;
+        for (key, list) in [
+            ("trap_betas", &self.trap_betas),
+            ("five_betas", &self.five_betas),
+        ] {
+            for beta in list {
+                within(key, *beta, 0.02, 1e2)?;
+            }
+        }
+        within("trap_depth", self.trap_depth, 1e-3, 0.999)?;
+        for alpha in &self.xpo_alphas {
+            within("xpo_alphas", *alpha, 1e-6, 10.0)?;
+        }
+        increasing("horizons", &whole(&self.horizons), 1.0, 10.0)?;
+        if self.trap_betas.is_empty() || self.five_betas.is_empty() || self.xpo_alphas.is_empty() {
+            bail!(
+                "trap_betas, five_betas, xpo_alphas: found an empty list, expected at least one value each"
+            );
+        }
+        Ok(())
+    }
+}

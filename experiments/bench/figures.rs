@@ -1,0 +1,207 @@
+//! Figures from the CSV files alone.
+
+use anyhow::Result;
+use rto_harness::plot::{Axis, Figure, Kind, LegendPlace, Marker, Panels, Series, SeriesStyle};
+use rto_harness::table::Table;
+use std::path::Path;
+
+use crate::{coverage, offline, overopt};
+
+/// Draws every figure of a run folder.
+pub fn draw_all(dir: &Path) -> Result<()> {
+    offline_figure(dir)?;
+    online_figure(dir)?;
+    overopt_figure(dir)?;
+    coverage_figure(dir)
+}
+
+fn read(dir: &Path, name: &str) -> Result<Table> {
+    Table::from_csv(&dir.join(format!("{name}.csv")))
+}
+
+/// Label and look of a method in the offline figure; the rest stands in the table.
+const SHOWN: [(&str, &str, usize, Marker); 6] = [
+    ("dpo", "DPO", 0, Marker::Square),
+    ("chipo", "χPO", 1, Marker::Circle),
+    ("rpo", "RPO, η = n^(−1/2)", 2, Marker::Triangle),
+    ("ipo", "IPO", 3, Marker::Diamond),
+    ("tdpo1", "TDPO-1", 5, Marker::Cross),
+    ("kto", "KTO", 7, Marker::Circle),
+];
+
+fn offline_figure(dir: &Path) -> Result<()> {
+    let table = read(dir, "offline")?;
+    let mut figures = Vec::new();
+    for family in &offline::FAMILIES {
+        let rows = table.filter("family", family.name)?;
+        let eos = if family.eos.is_some() {
+            ", end of sentence"
+        } else {
+            ""
+        };
+        let title = format!("A = {}, H = {}{eos}", family.actions, family.horizon);
+        let mut figure = Figure::new(
+            &title,
+            Axis::log10("preference pairs"),
+            Axis::log10("plain regret at the best β"),
+        );
+        for (name, label, color, marker) in SHOWN {
+            let rows = rows.filter("method", name)?;
+            let style = SeriesStyle::new(Kind::LineMarkers, color, marker);
+            // Regret is positive; an interval of few trees may reach below, which a log axis cannot show.
+            let positive =
+                |band: Vec<(f64, f64)>| band.iter().map(|(l, h)| (l.max(1e-6), *h)).collect();
+            let band = positive(rows.points("regret_low", "regret_high")?);
+            figure =
+                figure.with(Series::new(label, rows.points("pairs", "regret")?, style).band(band));
+        }
+        figures.push(figure.legend(LegendPlace::Below));
+    }
+    let trees = table.texts("trees")?.first().cloned().unwrap_or_default();
+    let mut panels = Panels::new("Offline methods at their best β: plain regret against pairs", 3, figures)
+        .subtitle("random token trees, pairs from π_ref, exact minimisers")
+        .caption(&format!(
+            "Means over {trees} trees with 95% intervals. β is chosen from six on the trees of the other parity. TDPO-1 and KTO target other policies than the soft optimum."
+        ));
+    panels.panel_size = (400, 340);
+    panels.save(dir, "offline")
+}
+
+fn online_figure(dir: &Path) -> Result<()> {
+    let table = read(dir, "online")?;
+    let mut figures = Vec::new();
+    for instance in ["rare good", "rare bad", "five"] {
+        let rows = table.filter("instance", instance)?;
+        let betas = rows.distinct("beta")?;
+        let Some(hardest) = betas.last() else {
+            continue;
+        };
+        let rows = rows.filter("beta", hardest)?;
+        let title = match instance {
+            "five" => format!("five responses, β = {hardest}"),
+            other => format!("the {} response, β = {hardest}", other),
+        };
+        let mut figure = Figure::new(
+            &title,
+            Axis::log10("rounds"),
+            Axis::log10("regret, exact per round"),
+        );
+        let mut i = 0;
+        for learner in rows.distinct("learner")? {
+            let rows = rows.filter("learner", &learner)?;
+            for sampler in rows.distinct("sampler")? {
+                let rows = rows.filter("sampler", &sampler)?;
+                let label = if instance == "five" {
+                    format!("{learner}: {sampler}")
+                } else {
+                    learner.clone()
+                };
+                let band = rows
+                    .points("regret_low", "regret_high")?
+                    .iter()
+                    .map(|(l, h)| (l.max(1e-4), *h))
+                    .collect();
+                figure = figure.with(
+                    Series::new(&label, rows.points("round", "regret")?, SeriesStyle::nth(i))
+                        .band(band),
+                );
+                i += 1;
+            }
+        }
+        if instance == "rare good" {
+            let first = rows
+                .distinct("learner")?
+                .into_iter()
+                .next()
+                .unwrap_or_default();
+            let bound = rows
+                .filter("learner", &first)?
+                .points("round", "passive_bound")?;
+            let style = SeriesStyle::new(Kind::Dashed, 7, Marker::Circle);
+            figure = figure.with(Series::new("lower bound, passive", bound, style));
+        }
+        figures.push(figure.legend(LegendPlace::Below));
+    }
+    let mut panels = Panels::new("Online learners: what optimism buys, and what it costs", 3, figures)
+        .subtitle("π_ref(rare) = e^(−0.5/β) in the first two; pairs from (π_t, π_ref) there")
+        .caption("Means with 95% intervals. The lower bound holds in expectation for every learner that draws from policies equal to π_ref until the rare response was met.");
+    panels.panel_size = (400, 340);
+    panels.save(dir, "online")
+}
+
+fn overopt_figure(dir: &Path) -> Result<()> {
+    let table = read(dir, "overopt")?;
+    let mut figures = Vec::new();
+    for error in overopt::ERRORS {
+        let rows = table.filter("error", error)?;
+        let title = match error {
+            "gaussian" => "Gaussian error",
+            "student" => "Student t(2) error",
+            "rare_trap" => "trap on rare responses",
+            "length" => "length error",
+            _ => "token-level error",
+        };
+        let mut figure = Figure::new(
+            title,
+            Axis::linear("√KL(π‖π_ref)"),
+            Axis::linear("gain in true reward"),
+        );
+        for (i, method) in overopt::METHODS.iter().enumerate() {
+            let rows = rows.filter("method", method)?;
+            let (label, style) = match *method {
+                "frontier" => (
+                    "exact frontier",
+                    SeriesStyle::new(Kind::Dashed, 7, Marker::Circle),
+                ),
+                "best_of_n" => ("best-of-N", SeriesStyle::nth_line(i)),
+                "soft_best_of_n" => ("soft best-of-N", SeriesStyle::nth_line(i)),
+                "tilt" => ("tilt: DPO, RTO, DPPO", SeriesStyle::nth_line(i)),
+                _ => ("χPO", SeriesStyle::nth_line(i)),
+            };
+            figure = figure.with(Series::new(label, rows.points("root_kl", "gain")?, style));
+        }
+        figures.push(figure.legend(LegendPlace::Below));
+    }
+    let runs = table.texts("runs")?.first().cloned().unwrap_or_default();
+    let mut panels = Panels::new("Over-optimising a proxy: true reward against √KL, exact populations", 3, figures)
+        .caption(&format!("Means over {runs} instances at each √KL that all reach. No policy lies above the frontier at its KL."));
+    panels.panel_size = (400, 340);
+    panels.save(dir, "overopt")
+}
+
+fn coverage_figure(dir: &Path) -> Result<()> {
+    let table = read(dir, "coverage")?;
+    let mut figures = Vec::new();
+    for family in coverage::FAMILIES {
+        let rows = table.filter("family", family)?;
+        let title = if family == "random" {
+            "random policies, medians"
+        } else {
+            "deterministic target, data 1 in 4"
+        };
+        let mut figure = Figure::new(title, Axis::linear("H"), Axis::log10("coefficient"));
+        for (i, (column, label)) in [
+            ("c_sa", "C_sa, states and actions"),
+            ("c_add", "C_add, additive rewards"),
+            ("c_tau", "C_τ, responses"),
+        ]
+        .iter()
+        .enumerate()
+        {
+            figure = figure.with(Series::new(
+                label,
+                rows.points("horizon", column)?,
+                SeriesStyle::nth(i),
+            ));
+        }
+        figures.push(figure.legend(LegendPlace::Below));
+    }
+    let mut panels = Panels::new(
+        "Coverage of additive rewards grows with states, not with responses",
+        2,
+        figures,
+    )
+    .subtitle("layered graphs: two states a layer, the next state is the action");
+    panels.panel_size = (440, 340);
+    panels.save(dir, "coverage")
+}

@@ -1,0 +1,317 @@
+//! (a) Regret and SubOpt of every offline method against the number of pairs.
+
+use anyhow::Result;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Exp1, StandardNormal};
+use rto::mdp::Beta;
+use rto::numerics::sigmoid;
+use rto::preference::{
+    Method, Outcome, PairTable, PreferenceProblem, Responses, SupervisedBase, evaluate,
+};
+use rto_harness::stats::Sample;
+use rto_harness::sweep::Task;
+use rto_harness::table::{Cell, Table};
+
+use crate::Study;
+
+const COLUMNS: &[&str] = &[
+    "family",
+    "tree",
+    "pairs",
+    "method",
+    "beta",
+    "subopt",
+    "plain_regret",
+    "kl",
+    "identified",
+];
+
+/// A family of random trees.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    pub name: &'static str,
+    pub actions: usize,
+    pub horizon: usize,
+    pub eos: Option<u32>,
+}
+
+pub const FAMILIES: [Family; 3] = [
+    Family {
+        name: "A2H3",
+        actions: 2,
+        horizon: 3,
+        eos: None,
+    },
+    Family {
+        name: "A4H2",
+        actions: 4,
+        horizon: 2,
+        eos: None,
+    },
+    Family {
+        name: "A2H4eos",
+        actions: 2,
+        horizon: 4,
+        eos: Some(0),
+    },
+];
+
+/// The methods, with constants that do not depend on β; RPO's weight falls like n^(-1/2).
+fn methods(pairs: usize) -> [(&'static str, Method); 12] {
+    let eta = (pairs as f64).powf(-0.5);
+    [
+        ("dpo", Method::Dpo),
+        ("rdpo", Method::RDpo { alpha: 0.05 }),
+        ("ipo", Method::Ipo),
+        ("ipo_mean", Method::IpoMean),
+        (
+            "simpo",
+            Method::SimPo {
+                beta: 2.0,
+                gamma: 0.0,
+            },
+        ),
+        (
+            "simpo_gamma",
+            Method::SimPo {
+                beta: 2.0,
+                gamma: 0.5,
+            },
+        ),
+        ("chipo", Method::ChiPo),
+        ("tdpo1", Method::Tdpo { alpha: 1.0 }),
+        (
+            "rpo",
+            Method::Rpo {
+                eta,
+                base: SupervisedBase::Reference,
+            },
+        ),
+        ("hypo", Method::HyPo { lambda: eta * 0.1 }),
+        ("kto", Method::Kto),
+        ("caldpo", Method::CalDpo),
+    ]
+}
+
+pub fn names() -> Vec<&'static str> {
+    methods(1).map(|(name, _)| name).to_vec()
+}
+
+/// Gaussian token rewards over √H and Dirichlet(1) rows of π_ref, kept off 0 by 0.001.
+pub fn random_tree(family: &Family, rng: &mut ChaCha8Rng) -> Result<Responses> {
+    let (a, eos) = (family.actions, family.eos);
+    let branch = a - usize::from(eos.is_some());
+    let states: usize = (0..family.horizon as u32).map(|h| branch.pow(h)).sum();
+    let mut reference = Vec::with_capacity(states * a);
+    for _ in 0..states {
+        let weights: Vec<f64> = (0..a).map(|_| Exp1.sample(rng)).collect();
+        let total: f64 = weights.iter().sum();
+        reference.extend(
+            weights
+                .iter()
+                .map(|w| (w / total + 1e-3) / (1.0 + a as f64 * 1e-3)),
+        );
+    }
+    let scale = 1.0 / (family.horizon as f64).sqrt();
+    let rewards: Vec<f64> = (0..states * a)
+        .map(|_| scale * Distribution::<f64>::sample(&StandardNormal, rng))
+        .collect();
+    Ok(Responses::try_new(
+        a,
+        family.horizon,
+        eos,
+        &reference,
+        &rewards,
+    )?)
+}
+
+/// Pairs of different responses, both from π_ref, labelled by (2.1).
+fn draw_pairs(responses: &Responses, n: usize, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+    let cumulative: Vec<f64> = responses
+        .log_reference()
+        .iter()
+        .scan(0.0, |sum, u| {
+            *sum += u.exp();
+            Some(*sum)
+        })
+        .collect();
+    let pick = |u: f64| {
+        cumulative
+            .partition_point(|c| *c <= u)
+            .min(cumulative.len() - 1)
+    };
+    let r = responses.rewards();
+    let mut pairs = Vec::with_capacity(n);
+    while pairs.len() < n {
+        let (y, z) = (pick(rng.random()), pick(rng.random()));
+        if y != z {
+            let first = rng.random::<f64>() < sigmoid(r[y] - r[z]);
+            pairs.push(if first { (y, z) } else { (z, y) });
+        }
+    }
+    pairs
+}
+
+/// A cell for each family and tree.
+pub fn tasks(study: &Study) -> Vec<Task<'_>> {
+    let mut tasks = Vec::new();
+    for family in &FAMILIES {
+        for tree in 0..study.config.offline_seeds {
+            let id = format!("bench/a/{}", tasks.len());
+            tasks.push(Task::new(id, COLUMNS, move || rows(study, family, tree)));
+        }
+    }
+    tasks
+}
+
+fn rows(study: &Study, family: &Family, tree: u64) -> Result<Vec<Vec<Cell>>> {
+    let c = &study.config;
+    let mut rng = study
+        .seeds
+        .child("offline")
+        .child(family.name)
+        .index(tree)
+        .rng();
+    let responses = random_tree(family, &mut rng)?;
+    let most = c.pairs.last().copied().unwrap_or(0);
+    let drawn = draw_pairs(&responses, most, &mut rng);
+    let judged = Beta::try_new(c.beta)?;
+    let mut rows = Vec::new();
+    for &n in &c.pairs {
+        let pairs = PairTable::from_counts(responses.len(), &drawn[..n])?;
+        let identified = u64::from(pairs.connected() && pairs.has_maximum());
+        let fitted = PreferenceProblem::with_ridge(&responses, &pairs, judged, c.ridge)?;
+        for &b in &c.betas {
+            let problem = fitted.at(Beta::try_new(b)?)?;
+            for (name, method) in methods(n) {
+                // SimPO's own β that corresponds to b is H b: with it, equal lengths and a uniform π_ref it is DPO. KTO needs β ≤ 1.
+                let method = match method {
+                    Method::SimPo { gamma, .. } => Method::SimPo {
+                        beta: family.horizon as f64 * b,
+                        gamma,
+                    },
+                    Method::Kto if b > 1.0 => continue,
+                    other => other,
+                };
+                let Outcome::Solved(solved) = problem.solve(&method)? else {
+                    continue;
+                };
+                let e = evaluate(&responses, judged, &solved.log_policy)?;
+                rows.push(vec![
+                    family.name.into(),
+                    tree.into(),
+                    n.into(),
+                    name.into(),
+                    b.into(),
+                    e.subopt.into(),
+                    e.plain_regret.into(),
+                    e.kl.into(),
+                    identified.into(),
+                ]);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// The best β of one half of the trees, judged on the other, and the common β.
+pub fn summarise(study: &Study, runs: &Table) -> Result<Table> {
+    let mut table = Table::new(
+        "offline",
+        &[
+            "family",
+            "method",
+            "pairs",
+            "trees",
+            "subopt",
+            "subopt_low",
+            "subopt_high",
+            "best_beta",
+            "regret",
+            "regret_low",
+            "regret_high",
+            "against_dpo",
+            "against_dpo_low",
+            "against_dpo_high",
+            "identified",
+        ],
+    );
+    let (family, method) = (runs.texts("family")?, runs.texts("method")?);
+    let (pairs, tree) = (runs.floats("pairs")?, runs.floats("tree")?);
+    let (beta, subopt) = (runs.floats("beta")?, runs.floats("subopt")?);
+    let (regret, identified) = (runs.floats("plain_regret")?, runs.floats("identified")?);
+    let mut index: std::collections::BTreeMap<(&str, &str, u64), Vec<usize>> = Default::default();
+    for i in 0..runs.len() {
+        index
+            .entry((&family[i], &method[i], pairs[i] as u64))
+            .or_default()
+            .push(i);
+    }
+    // Regret of each tree at the β that is best on the trees of the other parity.
+    let held_out = |rows: &[usize]| -> (Vec<(u64, f64)>, Vec<f64>) {
+        let mut out = Vec::new();
+        let mut chosen = Vec::new();
+        for fold in 0..2u64 {
+            let mean = |b: f64| {
+                let other = rows
+                    .iter()
+                    .filter(|&&i| beta[i] == b && tree[i] as u64 % 2 != fold);
+                Sample(other.map(|&i| regret[i]).collect()).mean()
+            };
+            let candidates = study
+                .config
+                .betas
+                .iter()
+                .copied()
+                .filter(|b| mean(*b).is_finite());
+            let Some(best) = candidates.min_by(|a, b| mean(*a).total_cmp(&mean(*b))) else {
+                continue;
+            };
+            chosen.push(best);
+            let own = rows
+                .iter()
+                .filter(|&&i| beta[i] == best && tree[i] as u64 % 2 == fold);
+            out.extend(own.map(|&i| (tree[i] as u64, regret[i])));
+        }
+        out.sort_by_key(|(t, _)| *t);
+        (out, chosen)
+    };
+    for f in &FAMILIES {
+        for name in names() {
+            for &n in &study.config.pairs {
+                let Some(rows) = index.get(&(f.name, name, n as u64)) else {
+                    continue;
+                };
+                let common = rows.iter().filter(|&&i| beta[i] == study.config.beta);
+                let sub = Sample(common.clone().map(|&i| subopt[i]).collect());
+                let share = Sample(common.map(|&i| identified[i]).collect());
+                let (own, chosen) = held_out(rows);
+                let sample = Sample(own.iter().map(|(_, r)| *r).collect());
+                let dpo = index
+                    .get(&(f.name, "dpo", n as u64))
+                    .map(|r| held_out(r).0)
+                    .unwrap_or_default();
+                let gap = own.iter().filter_map(|(t, r)| {
+                    let base = dpo.iter().find(|(u, _)| u == t)?;
+                    Some(r - base.1)
+                });
+                let gap = Sample(gap.collect());
+                let (s, r, g) = (sub.interval(), sample.interval(), gap.interval());
+                let low_high = |i: (f64, Option<f64>, Option<f64>)| {
+                    [Some(i.0).filter(|x| x.is_finite()), i.1, i.2]
+                        .map(|x| Cell::from(x.filter(|x| x.is_finite())))
+                };
+                let mut row: Vec<Cell> =
+                    vec![f.name.into(), name.into(), n.into(), sample.len().into()];
+                row.extend(low_high(s));
+                row.push(Sample(chosen).mean().into());
+                row.extend(low_high(r));
+                row.extend(low_high(g));
+                row.push(Some(share.mean()).filter(|x| x.is_finite()).into());
+                table.push(row);
+            }
+        }
+    }
+    Ok(table)
+}
