@@ -53,7 +53,7 @@ pub fn means(name: &str, groups: &[Group], keys: &[&str], measures: &[&str]) -> 
             let ends = [Some(mean), low, high];
             row.extend(match may_be_negative(measure) {
                 true => ends.map(finite),
-                false => ends.map(|v| finite(v.map(|v| v.max(0.0)))),
+                false => ends.map(|v| finite(v.map(not_below_zero))),
             });
         }
         table.push(row);
@@ -65,6 +65,11 @@ pub fn means(name: &str, groups: &[Group], keys: &[&str], measures: &[&str]) -> 
 /// their rounding.
 fn may_be_negative(measure: &str) -> bool {
     ["reward", "implicit_reward"].contains(&measure)
+}
+
+/// Cuts off what lies below zero; `max` would turn NaN, a number that is not there, into zero.
+fn not_below_zero(v: f64) -> f64 {
+    if v < 0.0 { 0.0 } else { v }
 }
 
 /// A number, or nothing where there is none (no critic, no interval).
@@ -154,7 +159,7 @@ pub fn interval_text(sample: &Sample) -> String {
 /// The same of a gap, which is not negative.
 pub fn gap_text(sample: &Sample) -> String {
     let (mean, low, high) = sample.interval();
-    text([Some(mean), low, high].map(|v| v.map(|v| v.max(0.0))))
+    text([Some(mean), low, high].map(|v| v.map(not_below_zero)))
 }
 
 fn text(ends: [Option<f64>; 3]) -> String {

@@ -86,11 +86,12 @@ pub struct Estimate {
 impl Estimate {
     /// The same of a number that cannot be negative: what lies below zero is cut off, which costs no coverage.
     pub fn at_least_zero(self) -> Self {
-        let Self { value, low, high } = self;
+        // `max` would turn NaN, a number that is not there, into zero.
+        let cut = |v: f64| if v < 0.0 { 0.0 } else { v };
         Self {
-            value: value.max(0.0),
-            low: low.max(0.0),
-            high: high.max(0.0),
+            value: cut(self.value),
+            low: cut(self.low),
+            high: cut(self.high),
         }
     }
 }

@@ -147,7 +147,7 @@ impl Columns {
         let (kl, reward) = (table.floats("kl")?, table.floats("reward")?);
         let (low, high) = (table.floats("low")?, table.floats("high")?);
         // An estimate below zero is noise about a number that is not.
-        let root = |kl: f64| kl.max(0.0).sqrt();
+        let root = |kl: f64| if kl < 0.0 { 0.0 } else { kl.sqrt() };
         Ok(Self {
             kinds: table.texts("kind")?,
             methods: table.texts("method")?,
