@@ -76,7 +76,7 @@ fn config(shape: &Shape) -> ModelConfig {
         attention_bias: true,
         tied_embeddings: false,
         bos_token: Some(0),
-        eos_token: Some(0),
+        eos_tokens: 0.into(),
         pad_token: None,
     })
 }
@@ -140,7 +140,7 @@ fn main() {
                 max_new_tokens: shape.new,
                 temperature: 0.9,
                 decoder: (top_p < 1.0).then_some(decoder),
-                eos: None,
+                ends: Default::default(),
                 batch: BATCH,
             };
             let mut seconds: Vec<f64> = (0..=REPETITIONS as u64)

@@ -71,7 +71,7 @@ fn config(s: &Shape) -> ModelConfig {
         attention_bias: true,
         tied_embeddings: false,
         bos_token: None,
-        eos_token: Some(0),
+        eos_tokens: 0.into(),
         pad_token: None,
     })
 }

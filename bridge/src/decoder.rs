@@ -40,14 +40,14 @@ impl Truncated {
         logits: &[f32],
         temperature: f64,
         decoder: &Decoder,
-        forbidden: Option<Token>,
+        forbidden: &[Token],
     ) -> Result<()> {
         let highest = self.highest_allowed(logits, forbidden);
         let scale = (1.0 / (temperature * decoder.temperature)) as f32;
         self.weigh(logits, highest, scale);
-        if let Some(token) = forbidden.filter(|&t| (t as usize) < logits.len()) {
-            self.weights[token as usize] = 0.0;
-            self.bucket_of[token as usize] = u16::MAX;
+        for token in forbidden.iter().filter(|&&t| (t as usize) < logits.len()) {
+            self.weights[*token as usize] = 0.0;
+            self.bucket_of[*token as usize] = u16::MAX;
         }
         self.fill_buckets();
         self.boundary.clear();
@@ -115,10 +115,20 @@ impl Truncated {
         self.bucket_of.iter().enumerate().filter_map(of).collect()
     }
 
-    fn highest_allowed(&self, logits: &[f32], forbidden: Option<Token>) -> f32 {
-        match forbidden.map(|t| t as usize).filter(|&t| t < logits.len()) {
-            None => highest(logits),
-            Some(t) => highest(&logits[..t]).max(highest(&logits[t + 1..])),
+    fn highest_allowed(&self, logits: &[f32], forbidden: &[Token]) -> f32 {
+        let mut cuts: Vec<usize> = forbidden.iter().map(|t| *t as usize).collect();
+        cuts.retain(|t| *t < logits.len());
+        cuts.sort_unstable();
+        let (mut best, mut start) = (f32::NEG_INFINITY, 0);
+        for cut in cuts {
+            if start < cut {
+                best = best.max(highest(&logits[start..cut]));
+            }
+            start = cut + 1;
+        }
+        match logits.get(start..) {
+            Some(rest) if !rest.is_empty() => best.max(highest(rest)),
+            _ => best,
         }
     }
 

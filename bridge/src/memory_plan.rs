@@ -7,7 +7,7 @@
 //! let config = GptNeoXConfig {
 //!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
 //!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
-//!     tied_embeddings: false, bos_token: None, eos_token: Some(0), pad_token: None,
+//!     tied_embeddings: false, bos_token: None, eos_tokens: 0.into(), pad_token: None,
 //! };
 //! let plan = |training| MemoryPlan::new(&config, Head::CausalLm, &Workload { training, ..Workload::default() });
 //! // f32 weights, gradients and two moments: 16 bytes a weight before any activation.
@@ -269,7 +269,7 @@ mod tests {
             attention_bias: true,
             tied_embeddings: false,
             bos_token: Some(0),
-            eos_token: Some(0),
+            eos_tokens: 0.into(),
             pad_token: None,
         }
     }

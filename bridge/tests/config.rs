@@ -49,7 +49,7 @@ fn pythia_14m() -> GptNeoXConfig {
         attention_bias: true,
         tied_embeddings: false,
         bos_token: Some(0),
-        eos_token: Some(0),
+        eos_tokens: 0.into(),
         pad_token: None,
     }
 }
@@ -93,11 +93,11 @@ fn absent_keys_have_the_defaults_of_transformers() {
     }
     assert_eq!(parse(&value).unwrap(), (pythia_14m(), Head::CausalLm));
     value.as_object_mut().unwrap().remove("eos_token_id");
-    assert_eq!(parse(&value).unwrap().0.eos_token, Some(2));
+    assert_eq!(parse(&value).unwrap().0.eos_tokens, 2.into());
     value["eos_token_id"] = Value::Null;
-    assert_eq!(parse(&value).unwrap().0.eos_token, None);
+    assert_eq!(parse(&value).unwrap().0.eos_tokens, None.into());
     value["eos_token_id"] = json!([5]);
-    assert_eq!(parse(&value).unwrap().0.eos_token, Some(5));
+    assert_eq!(parse(&value).unwrap().0.eos_tokens, 5.into());
 }
 
 #[test]

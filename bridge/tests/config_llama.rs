@@ -53,7 +53,7 @@ fn expected() -> LlamaConfig {
         mlp_bias: false,
         tied_embeddings: true,
         bos_token: Some(128_000),
-        eos_token: Some(128_001),
+        eos_tokens: 128_001.into(),
         pad_token: None,
     }
 }
@@ -77,7 +77,7 @@ fn both_styles_say_the_same() {
     assert_eq!(llama(&value).rope_scaling, None);
     // Chat models end a text, a message or a turn.
     value["eos_token_id"] = json!([128_001, 128_008, 128_009]);
-    assert_eq!(llama(&value).eos_token, Some(128_009));
+    assert_eq!(llama(&value).eos_tokens.reply(), Some(128_009));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn absent_keys_have_the_defaults_of_transformers() {
     let config = llama(&value);
     assert_eq!((config.n_kv_heads, config.head_dim), (32, 64));
     assert_eq!((config.rms_norm_eps, config.rope_base), (1e-6, 1e4));
-    assert_eq!((config.bos_token, config.eos_token), (Some(1), Some(2)));
+    assert_eq!((config.bos_token, config.eos_tokens), (Some(1), 2.into()));
     assert!(!config.tied_embeddings && config.window.is_none());
     value["model_type"] = json!("mistral");
     value["architectures"] = json!(["MistralForCausalLM"]);

@@ -296,8 +296,9 @@ fn a_tokenizers_template_is_followed() {
     assert_eq!(pairs[0].prompt, "<s><user>u<assistant>");
     assert_eq!(
         (pairs[0].chosen.as_str(), pairs[0].rejected.as_str()),
-        ("c", "r")
+        ("c</s>", "r</s>")
     );
+    assert!(pairs[0].templated);
 
     std::fs::write(dir.path().join("chat_template.jinja"), "{% for %}").unwrap();
     let said = ChatTemplate::from_tokenizer(dir.path())
@@ -429,6 +430,7 @@ fn the_oracle_and_the_held_out_prompts_share_no_conversation_with_training() {
         chosen: " yes".into(),
         rejected: " no".into(),
         rejected_prompt: None,
+        templated: false,
         place: data::Place {
             file: Path::new("made.jsonl").into(),
             line: 1,

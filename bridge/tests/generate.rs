@@ -208,7 +208,7 @@ fn warp_deviation(
     let mut truncated = Truncated::default();
     let mut worst = 0.0_f64;
     for (z, theirs) in z.iter().zip(expected.to_vec2::<f32>().unwrap()) {
-        truncated.set(z, 1.0, &decoder, None).unwrap();
+        truncated.set(z, 1.0, &decoder, &[]).unwrap();
         let mut ours = vec![0.0_f32; z.len()];
         for (token, p) in truncated.support() {
             ours[token as usize] = p as f32;
@@ -320,7 +320,7 @@ fn text_does_not_depend_on_the_batch_the_threads_the_order_or_the_cache() {
             max_new_tokens: 20,
             temperature: 0.8,
             decoder,
-            eos: Some(0),
+            ends: 0.into(),
             batch,
         };
         let one = sample(&engine, &sampling(1), 16);
@@ -388,7 +388,7 @@ fn the_tensor_path_writes_the_same_text() {
             max_new_tokens: 15,
             temperature: 0.9,
             decoder,
-            eos: Some(0),
+            ends: 0.into(),
             batch: 4,
         };
         let fast = sample(&engine, &sampling, 12);
@@ -460,7 +460,7 @@ fn truncated_frequencies_follow_the_reported_log_probabilities() {
         },
     ] {
         let mut truncated = Truncated::default();
-        truncated.set(&logits, 0.9, &decoder, Some(4)).unwrap();
+        truncated.set(&logits, 0.9, &decoder, &[4]).unwrap();
         let support: BTreeMap<u32, f64> = truncated.support().into_iter().collect();
         assert!(!support.contains_key(&4) && (support.values().sum::<f64>() - 1.0).abs() < 1e-12);
         let mut counts = vec![0_u32; logits.len()];
@@ -532,7 +532,7 @@ fn kept_sets_are_those_of_a_full_sort() {
             continue;
         };
         decided += 1;
-        truncated.set(&logits, 1.0, &decoder, None).unwrap();
+        truncated.set(&logits, 1.0, &decoder, &[]).unwrap();
         let kept: Vec<u32> = truncated.support().into_iter().map(|(t, _)| t).collect();
         assert_eq!(kept, expected, "case {case}: {decoder:?}");
         let first = (0..size as u32).max_by(|&a, &b| {
@@ -560,7 +560,7 @@ fn the_ends_of_the_unit_interval_draw_tokens_with_weight() {
                     top_p: 0.95,
                     ..Decoder::default()
                 },
-                None,
+                &[],
             )
             .unwrap();
         assert!((1..=2).contains(&truncated.draw(uniform).0));
@@ -571,7 +571,7 @@ fn the_ends_of_the_unit_interval_draw_tokens_with_weight() {
         assert!(sampler::normaliser(&logits, 1.0).is_err());
         assert!(
             Truncated::default()
-                .set(&logits, 1.0, &Decoder::paper(), None)
+                .set(&logits, 1.0, &Decoder::paper(), &[])
                 .is_err()
         );
     }

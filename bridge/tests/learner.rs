@@ -44,7 +44,7 @@ fn config(vocab_size: usize, context: usize) -> GptNeoXConfig {
         attention_bias: true,
         tied_embeddings: false,
         bos_token: None,
-        eos_token: Some(0),
+        eos_tokens: 0.into(),
         pad_token: None,
     }
 }

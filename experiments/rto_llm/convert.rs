@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use rto_bridge::checkpoint::{self, Contents, hub};
+use rto_bridge::config::ModelConfig;
 use rto_bridge::gguf;
 use rto_bridge::model::Model;
 use rto_bridge::params::Params;
@@ -63,8 +64,16 @@ pub fn run(args: &Args) -> Result<()> {
             base.load_adapter(adapter)?.merged_weights()?
         }
     };
+    // What config.json says of ends is kept as it is: nothing was trained here.
+    let config = match gguf::is_gguf(&path) {
+        true => loaded.config,
+        false => {
+            let (own, _) = ModelConfig::read(&loaded.folder.join(checkpoint::CONFIG))?;
+            loaded.config.with_end_tokens(own.end_tokens().clone())
+        }
+    };
     let contents = Contents {
-        config: &loaded.config,
+        config: &config,
         head: loaded.head,
         weights: &weights,
         dtype,

@@ -59,7 +59,7 @@ pub struct Args {
     /// Seed of every draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Id of the token that ends a response [default: that of config.json]
+    /// Id of the token that ends a response [default: all that config.json, generation_config.json and the tokenizer name]
     #[arg(long, value_name = "ID")]
     eos: Option<u32>,
     /// Print JSON lines instead of text
@@ -145,7 +145,10 @@ fn sampling(args: &Args, model: &Model) -> Sampling {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
         decoder: (decoder != Decoder::default()).then_some(decoder),
-        eos: args.eos.or(model.engine.config().eos_token()),
+        ends: match args.eos {
+            Some(eos) => eos.into(),
+            None => model.engine.config().end_tokens().clone(),
+        },
         batch: args.batch,
     }
 }
@@ -159,7 +162,7 @@ fn shown(args: &Args, model: &Model, sampled: &Sampled) -> Result<String> {
     let (mut tokens, mut text) = (None, None);
     if let Some(tokenizer) = &model.tokenizer {
         tokens = Some(tokenizer.pieces(&episode.response)?);
-        text = Some(tokenizer.decode(&episode.response, false)?);
+        text = Some(tokenizer.reply_text(&episode.prompt, &episode.response)?);
     }
     if args.json {
         let (prompt, ids) = (json!(episode.prompt.to_vec()), json!(episode.response));

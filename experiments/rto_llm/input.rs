@@ -94,9 +94,34 @@ impl Line {
         }
     }
 
-    /// [`Line::tokens`] that must hold at least one, and leave room in the context.
+    /// Prompt and response; where both are texts they are one text, cut into tokens as a whole.
+    pub fn pair(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
+        let (prompt, response) = self.both(model)?;
+        self.check_prompt(&prompt, response.len(), model)?;
+        Ok((prompt, response))
+    }
+
+    fn both(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
+        // Each field is looked at first, for its own errors.
+        let apart = (self.tokens("prompt", model)?, self.tokens("response", model)?);
+        let text = |field: &str| self.object.get(field).and_then(Value::as_str);
+        let (Some(prompt), Some(response), Some(tokenizer)) =
+            (text("prompt"), text("response"), &model.tokenizer)
+        else {
+            return Ok(apart);
+        };
+        let pair = tokenizer.pair(prompt, response, false);
+        pair.with_context(|| self.place.clone())
+    }
+
+    /// [`Line::tokens`] of a prompt that must hold at least one, and leave room in the context.
     pub fn prompt(&self, model: &Model, more: usize) -> Result<Vec<Token>> {
         let prompt = self.tokens("prompt", model)?;
+        self.check_prompt(&prompt, more, model)?;
+        Ok(prompt)
+    }
+
+    fn check_prompt(&self, prompt: &[Token], more: usize, model: &Model) -> Result<()> {
         let (place, n) = (&self.place, prompt.len());
         let context = model.engine.config().max_positions();
         if n == 0 {
@@ -107,7 +132,7 @@ impl Line {
                 "{place}: {n} prompt and {more} response tokens, the context has room for {context}"
             );
         }
-        Ok(prompt)
+        Ok(())
     }
 }
 

@@ -154,6 +154,9 @@ impl Model {
             true => Some(Tokenizer::load(&loaded.folder, &loaded.config)?),
             false => None,
         };
+        for note in tokenizer.iter().flat_map(Tokenizer::notes) {
+            common.say(&format!("{name}: {note}"));
+        }
         let engine = Network::new(&loaded, &device, common)?;
         Ok(Self {
             name: name.into(),

@@ -134,8 +134,7 @@ fn same_tokens(model: &Model, reference: &Model) -> Result<()> {
 type Pair = (Vec<u32>, Vec<u32>);
 
 fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<Pair> {
-    let response = line.tokens("response", model)?;
-    let prompt = line.prompt(model, response.len())?;
+    let (prompt, response) = line.pair(model)?;
     if let Some(reference) = reference {
         // Equal tokens may still be joined by other rules.
         if reference.tokenizer.is_some() && model.tokenizer.is_some() {

@@ -22,7 +22,7 @@ pub fn smollm2() -> LlamaConfig {
         mlp_bias: false,
         tied_embeddings: true,
         bos_token: None,
-        eos_token: Some(0),
+        eos_tokens: 0.into(),
         pad_token: None,
     }
 }

@@ -7,6 +7,7 @@
 //! that a process killed in the middle leaves the previous checkpoint as it was.
 
 pub mod atomic;
+mod ends;
 pub mod hub;
 mod mmap;
 mod names;
@@ -16,7 +17,7 @@ mod write;
 
 pub(crate) use mmap::map;
 pub use names::is_published_buffer;
-pub use read::{Checkpoint, load, load_tensors, read_config};
+pub use read::{Checkpoint, load, load_tensors, read_config, read_shape};
 pub use safetensors_file::{check_finite, write_tensors};
 pub use write::{Contents, dtype_name, save, save_with};
 

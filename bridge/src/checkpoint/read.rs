@@ -1,5 +1,6 @@
 //! Loading a folder.
 
+use super::ends::with_all_ends;
 use super::safetensors_file::{tensor, with_file};
 use super::{CONFIG, INDEX, WEIGHTS, atomic, is_published_buffer};
 use crate::config::{Head, ModelConfig};
@@ -32,11 +33,30 @@ pub struct Checkpoint {
 /// # Errors
 /// As [`load`], where they concern the shape.
 pub fn read_config(path: &Path) -> Result<(ModelConfig, Head)> {
+    read_shape(path, &mut Vec::new())
+}
+
+/// [`read_config`], with what a user should know of the folder's files.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_shape(path: &Path, notes: &mut Vec<String>) -> Result<(ModelConfig, Head)> {
     if gguf::is_gguf(path) {
         return Ok((gguf::config(path)?.into(), Head::CausalLm));
     }
-    let folder = present(path, &mut Vec::new())?;
-    ModelConfig::read(&folder.join(CONFIG))
+    let folder = present(path, notes)?;
+    let (mut config, head) = shape(&folder, notes)?;
+    // A folder whose weights cannot be opened says so where they are loaded.
+    if let Ok(files) = Files::open(&folder) {
+        config = files.untied(config, head, notes)?;
+    }
+    Ok((config, head))
+}
+
+/// `config.json` with the end tokens of the files beside it.
+fn shape(folder: &Path, notes: &mut Vec<String>) -> Result<(ModelConfig, Head)> {
+    let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;
+    Ok((with_all_ends(folder, config, notes)?, head))
 }
 
 /// Reads a Hugging Face folder, or a GGUF file, onto a device, as `dtype` or as stored (`f32` from a GGUF file).
@@ -59,8 +79,9 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
     }
     let mut notes = Vec::new();
     let folder = present(folder, &mut notes)?;
-    let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;
+    let (config, head) = shape(&folder, &mut notes)?;
     let files = Files::open(&folder)?;
+    let config = files.untied(config, head, &mut notes)?;
     let expected = config.tensors(head);
     let mut stored_dtype = None;
     let mut weights = BTreeMap::new();
@@ -190,6 +211,60 @@ impl Files {
             named: index,
             contents,
         })
+    }
+
+    /// The file that holds a tensor.
+    fn holding(&self, name: &str) -> Option<&Path> {
+        let holds = |(file, listed): &&(PathBuf, Option<BTreeSet<String>>)| match listed {
+            Some(listed) => listed.contains(name),
+            None => with_file(file, |tensors| Ok(tensors.tensor(name).is_ok())).unwrap_or(false),
+        };
+        self.contents.iter().find(holds).map(|(file, _)| &**file)
+    }
+
+    /// The network without the tie between head and embedding, where the files store a head of other values: `transformers` 5
+    /// then reads both.
+    fn untied(
+        &self,
+        config: ModelConfig,
+        head: Head,
+        notes: &mut Vec<String>,
+    ) -> Result<ModelConfig> {
+        if !config.tied_embeddings() || head != Head::CausalLm {
+            return Ok(config);
+        }
+        let untied = config.clone().untied();
+        let (name, embedding) = (untied.head_weight(), untied.embedding());
+        let (Some(theirs), Some(ours)) = (self.holding(name), self.holding(embedding)) else {
+            return Ok(config);
+        };
+        let equal = with_file(theirs, |a| {
+            with_file(ours, |b| {
+                let same = |a: &SafeTensors, b: &SafeTensors| {
+                    let (a, b) = (a.tensor(name).ok()?, b.tensor(embedding).ok()?);
+                    Some(a.dtype() == b.dtype() && a.shape() == b.shape() && a.data() == b.data())
+                };
+                if same(a, b) == Some(true) {
+                    return Ok(true);
+                }
+                // Other bytes can still be equal numbers.
+                let read = |path: &Path, file: &SafeTensors, name: &str| {
+                    tensor(path, file, name, Some(DType::F32), &Device::Cpu)
+                };
+                let (a, b) = (read(theirs, a, name)?, read(ours, b, embedding)?);
+                Ok(a.dims() == b.dims() && {
+                    let differ = a.ne(&b)?.to_dtype(DType::F32)?.sum_all()?;
+                    differ.to_vec0::<f32>()? == 0.0
+                })
+            })
+        })?;
+        if equal {
+            return Ok(config);
+        }
+        notes.push(format!(
+            "tie_word_embeddings is true, but {name} differs from {embedding}: both are read, as transformers 5 does"
+        ));
+        Ok(untied)
     }
 }
 

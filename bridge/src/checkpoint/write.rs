@@ -1,5 +1,6 @@
 //! Saving a folder.
 
+use super::ends::renewed;
 use super::safetensors_file::{check_finite, type_name, write_tensors};
 use super::{CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, atomic};
 use crate::config::{Activation, Head, ModelConfig};
@@ -69,16 +70,19 @@ fn described(contents: &Contents) -> Value {
     let mut config = contents
         .config
         .to_json(contents.head, dtype_name(contents.dtype));
-    let carried = contents.carry.map(|from| from.join(CONFIG));
-    let bytes = carried.and_then(|path| std::fs::read(path).ok());
-    let carried: Option<Value> = bytes.and_then(|b| serde_json::from_slice(&b).ok());
-    if let Some(name) = carried.and_then(|c| c["hidden_act"].as_str().map(String::from))
+    if let Some(name) = carried_config(contents).and_then(|c| c["hidden_act"].as_str().map(String::from))
         && let ModelConfig::GptNeoX(ours) = contents.config
         && Activation::named(&name) == Some(ours.activation)
     {
         config["hidden_act"] = name.into();
     }
     config
+}
+
+/// The `config.json` of the carried folder, where it has one that can be read.
+fn carried_config(contents: &Contents) -> Option<Value> {
+    let bytes = std::fs::read(contents.carry?.join(CONFIG)).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// What `config.json` calls a type.
@@ -144,8 +148,15 @@ fn carried_files(contents: &Contents) -> Result<BTreeMap<&'static str, Vec<u8>>>
         for name in TOKENIZER_FILES.into_iter().chain([GENERATION_CONFIG]) {
             let path = from.join(name);
             if path.is_file() {
-                let bytes = std::fs::read(&path)
+                let mut bytes = std::fs::read(&path)
                     .map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
+                if name == GENERATION_CONFIG
+                    && let Ok(generation) = serde_json::from_slice(&bytes)
+                    && let Some(new) =
+                        renewed(generation, carried_config(contents).as_ref(), contents.config.end_tokens())
+                {
+                    bytes = pretty(&new).into_bytes();
+                }
                 files.insert(name, bytes);
             }
         }
@@ -156,7 +167,7 @@ fn carried_files(contents: &Contents) -> Result<BTreeMap<&'static str, Vec<u8>>>
             pretty(&json!({
                 "_from_model_config": true,
                 "bos_token_id": config.bos_token(),
-                "eos_token_id": config.eos_token(),
+                "eos_token_id": config.end_tokens().to_json(),
                 "pad_token_id": config.pad_token(),
             }))
             .into_bytes()

@@ -1,7 +1,7 @@
 //! GPT-NeoX: the key names of published Pythia files and those of newer `transformers`.
 
 use super::keys::Keys;
-use super::{Head, bytes_of, describe_head, object_of};
+use super::{EndTokens, Head, bytes_of, describe_head, object_of};
 use crate::Result;
 use crate::ops::rotary::HeadLayout;
 use serde_json::{Value, json};
@@ -59,8 +59,8 @@ pub struct GptNeoXConfig {
     pub tied_embeddings: bool,
     /// Token that begins a text.
     pub bos_token: Option<u32>,
-    /// Token that ends a response.
-    pub eos_token: Option<u32>,
+    /// Tokens that end a response.
+    pub eos_tokens: EndTokens,
     /// Token that fills a batch up.
     pub pad_token: Option<u32>,
 }
@@ -128,7 +128,7 @@ impl GptNeoXConfig {
             "attention_bias": self.attention_bias,
             "tie_word_embeddings": self.tied_embeddings,
             "bos_token_id": self.bos_token,
-            "eos_token_id": self.eos_token,
+            "eos_token_id": self.eos_tokens.to_json(),
             "pad_token_id": self.pad_token,
             "attention_dropout": 0.0,
             "hidden_dropout": 0.0,
@@ -199,8 +199,7 @@ impl GptNeoXConfig {
                 self.head_dim()
             )));
         }
-        let tokens = [self.bos_token, self.eos_token, self.pad_token];
-        keys.check_tokens(tokens, self.vocab_size)
+        keys.check_tokens([self.bos_token, self.pad_token], &self.eos_tokens, self.vocab_size)
     }
 }
 
@@ -237,7 +236,7 @@ impl Keys<'_> {
             attention_bias: self.flag("attention_bias", true)?,
             tied_embeddings: self.flag("tie_word_embeddings", false)?,
             bos_token: self.token("bos_token_id", Some(0), vocab_size)?,
-            eos_token: self.token("eos_token_id", Some(2), vocab_size)?,
+            eos_tokens: self.end_tokens(Some(2), vocab_size)?,
             pad_token: self.token("pad_token_id", None, vocab_size)?,
         })
     }

@@ -1,6 +1,6 @@
 //! The top level of a `config.json`.
 
-use super::Head;
+use super::{EndTokens, Head};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -65,11 +65,15 @@ impl<'a> Keys<'a> {
     }
 
     /// A token of the file, where the file has one, must be in the vocabulary.
-    pub fn check_tokens(&self, tokens: [Option<u32>; 3], vocab_size: usize) -> Result<()> {
-        for (key, token) in ["bos_token_id", "eos_token_id", "pad_token_id"]
-            .iter()
-            .zip(tokens)
-        {
+    pub fn check_tokens(
+        &self,
+        [bos, pad]: [Option<u32>; 2],
+        ends: &EndTokens,
+        vocab_size: usize,
+    ) -> Result<()> {
+        let ends = ends.all().iter().map(|end| ("eos_token_id", Some(*end)));
+        let named = [("bos_token_id", bos), ("pad_token_id", pad)];
+        for (key, token) in named.into_iter().chain(ends) {
             if let Some(token) = token
                 && token as usize >= vocab_size
             {
@@ -134,23 +138,18 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// As [`Keys::token`]; of several it is the last, which ends a turn where Llama 3's chat models list what ends a text, a message
-    /// and a turn.
-    pub fn last_token(
-        &self,
-        key: &str,
-        default: Option<u32>,
-        vocab_size: usize,
-    ) -> Result<Option<u32>> {
-        let Some(Value::Array(items)) = self.object.get(key) else {
-            return self.token(key, default, vocab_size);
+    /// `eos_token_id`: one token, a list of them, or null; a key that is absent has the default where the vocabulary holds it.
+    pub fn end_tokens(&self, default: Option<u32>, vocab_size: usize) -> Result<EndTokens> {
+        const KEY: &str = "eos_token_id";
+        let Some(Value::Array(items)) = self.object.get(KEY) else {
+            return Ok(self.token(KEY, default, vocab_size)?.into());
         };
         let tokens = items
             .iter()
             .map(|item| item.as_u64().and_then(|t| u32::try_from(t).ok()));
-        match tokens.collect::<Option<Vec<u32>>>().as_deref() {
-            Some([.., last]) => Ok(Some(*last)),
-            _ => Err(self.wrong(key, &self.object[key], "token ids or null")),
+        match tokens.collect::<Option<Vec<u32>>>() {
+            Some(list) if !list.is_empty() => Ok(list.into()),
+            _ => Err(self.wrong(KEY, &self.object[KEY], "token ids or null")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The Llama family: RMS norms, a gated MLP, grouped queries, rotary embeddings over whole heads.
 
 use super::keys::Keys;
-use super::{Head, describe_head};
+use super::{EndTokens, Head, describe_head};
 use crate::ops::rotary::{self, HeadLayout};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -99,8 +99,8 @@ pub struct LlamaConfig {
     pub tied_embeddings: bool,
     /// Token that begins a text.
     pub bos_token: Option<u32>,
-    /// Token that ends a response; the last of those that `config.json` lists.
-    pub eos_token: Option<u32>,
+    /// Tokens that end a response.
+    pub eos_tokens: EndTokens,
     /// Token that fills a batch up.
     pub pad_token: Option<u32>,
 }
@@ -145,7 +145,7 @@ impl LlamaConfig {
             mlp_bias: keys.flag("mlp_bias", false)?,
             tied_embeddings: keys.flag("tie_word_embeddings", false)?,
             bos_token: keys.token("bos_token_id", Some(1), vocab_size)?,
-            eos_token: keys.last_token("eos_token_id", Some(2), vocab_size)?,
+            eos_tokens: keys.end_tokens(Some(2), vocab_size)?,
             pad_token: keys.token("pad_token_id", None, vocab_size)?,
         };
         if let Err(Error::Setting {
@@ -156,8 +156,7 @@ impl LlamaConfig {
         {
             return Err(keys.refuse(format!("{field}: found {found}, expected {expected}")));
         }
-        let tokens = [config.bos_token, config.eos_token, config.pad_token];
-        keys.check_tokens(tokens, vocab_size)?;
+        keys.check_tokens([config.bos_token, config.pad_token], &config.eos_tokens, vocab_size)?;
         let (causal, classification) = family.classes();
         Ok((config, keys.head(&causal, &classification)?))
     }
@@ -254,7 +253,7 @@ impl LlamaConfig {
             "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tied_embeddings,
             "bos_token_id": self.bos_token,
-            "eos_token_id": self.eos_token,
+            "eos_token_id": self.eos_tokens.to_json(),
             "pad_token_id": self.pad_token,
             "attention_dropout": 0.0,
             "initializer_range": 0.02,

@@ -7,10 +7,12 @@
 //!
 //! What does not care for the family takes a [`ModelConfig`], which both turn into.
 
+mod ends;
 mod gpt_neox;
 mod keys;
 mod llama;
 
+pub use ends::EndTokens;
 pub use gpt_neox::{Activation, GptNeoXConfig};
 pub use llama::{LlamaConfig, LlamaFamily, RopeScaling};
 
@@ -216,6 +218,16 @@ impl ModelConfig {
         }
     }
 
+    /// The same network with a language-model head of its own.
+    #[must_use]
+    pub fn untied(mut self) -> Self {
+        match &mut self {
+            Self::GptNeoX(c) => c.tied_embeddings = false,
+            Self::Llama(c) => c.tied_embeddings = false,
+        }
+        self
+    }
+
     /// Token that begins a text.
     pub fn bos_token(&self) -> Option<u32> {
         match self {
@@ -224,12 +236,27 @@ impl ModelConfig {
         }
     }
 
-    /// Token that ends a response.
+    /// Token that ends the replies a network is trained on.
     pub fn eos_token(&self) -> Option<u32> {
+        self.end_tokens().reply()
+    }
+
+    /// Tokens any of which ends a response.
+    pub fn end_tokens(&self) -> &EndTokens {
         match self {
-            Self::GptNeoX(c) => c.eos_token,
-            Self::Llama(c) => c.eos_token,
+            Self::GptNeoX(c) => &c.eos_tokens,
+            Self::Llama(c) => &c.eos_tokens,
         }
+    }
+
+    /// The same network with other tokens that end a response.
+    #[must_use]
+    pub fn with_end_tokens(mut self, ends: EndTokens) -> Self {
+        match &mut self {
+            Self::GptNeoX(c) => c.eos_tokens = ends,
+            Self::Llama(c) => c.eos_tokens = ends,
+        }
+        self
     }
 
     /// Token that fills a batch up.

@@ -25,6 +25,7 @@
 
 mod clean;
 mod hh;
+mod jinja;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -74,6 +75,8 @@ pub struct Pair {
     pub rejected: String,
     /// The prompt of the rejected text where it is another one: [`Rule::DivergingHistories`].
     pub rejected_prompt: Option<String>,
+    /// Whether a tokenizer's own chat template wrote the prompt: nothing is then put in front of it.
+    pub templated: bool,
     /// Where it was read.
     pub place: Place,
 }
@@ -83,6 +86,8 @@ pub struct Pair {
 pub struct Prompt {
     /// x.
     pub text: String,
+    /// As [`Pair::templated`].
+    pub templated: bool,
     /// Where it was read.
     pub place: Place,
 }

@@ -19,12 +19,15 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
+fn is_list(record: &Record, name: &str) -> bool {
+    record.get(name).is_some_and(Value::is_array)
+}
+
 /// The layout of a data set, from one of its records.
 ///
 /// A prompt column makes it `prompt/chosen/rejected`; lists in place of texts make it a conversation.
 pub(super) fn layout_of(record: &Record, columns: &Columns) -> Layout {
-    let is_list = |name: &String| record.get(name).is_some_and(Value::is_array);
-    if is_list(&columns.chosen) {
+    if is_list(record, &columns.chosen) {
         Layout::Conversations
     } else if record.contains_key(&columns.prompt) {
         Layout::PromptPairs
@@ -62,7 +65,9 @@ pub(super) fn pair(
         }
     };
     let rejected_prompt = (other != prompt).then_some(other);
+    let messages = layout == Layout::Conversations || is_list(record, &columns.prompt);
     Ok(Pair {
+        templated: messages && template.is_own(),
         prompt,
         chosen,
         rejected,
@@ -84,11 +89,16 @@ pub(super) fn prompt(
         let pair = pair(record, layout, columns, template, place)?;
         return Ok(Prompt {
             text: pair.prompt,
+            templated: pair.templated,
             place: pair.place,
         });
     }
     let text = prompt_text(record, &columns.prompt, template, &place)?;
-    Ok(Prompt { text, place })
+    Ok(Prompt {
+        templated: is_list(record, &columns.prompt) && template.is_own(),
+        text,
+        place,
+    })
 }
 
 /// A dialogue without a turn of the assistant is all prompt: a defect to be counted, not an unreadable file.

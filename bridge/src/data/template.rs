@@ -1,13 +1,13 @@
 //! Conversations as text.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use minijinja::{Environment, ErrorKind, context};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
+use super::jinja::Jinja;
 use super::{ASSISTANT, HUMAN, Place, at, in_file};
-use crate::{Result, gguf};
+use crate::{Result, gguf, tokenizer};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,75 +26,49 @@ pub enum ChatTemplate {
     HhRlhf,
     /// The Jinja template of a tokenizer.
     Jinja(Arc<Jinja>),
+    /// A template that is there and cannot be used, and why: the first conversation is refused.
+    Unusable(Arc<str>),
 }
-
-/// A compiled template with the special tokens it may print.
-#[derive(Debug)]
-pub struct Jinja {
-    environment: Environment<'static>,
-    bos_token: String,
-    eos_token: String,
-}
-
-const NAME: &str = "chat_template";
 
 impl ChatTemplate {
-    /// The template of a tokenizer's folder, of its `tokenizer_config.json` or of a GGUF file; a `chat_template.jinja` beside it goes first.
+    /// The template of a tokenizer's folder (`chat_template.jinja` goes before `tokenizer_config.json`), of a `tokenizer_config.json`,
+    /// or of a GGUF file.
     ///
     /// # Errors
     /// [`crate::Error::Data`] naming the file: unreadable, malformed, without a template, a template that does not compile.
     pub fn from_tokenizer(path: &Path) -> Result<Self> {
-        if gguf::is_gguf(path) {
-            let [_, (_, text), _] =
-                gguf::tokenizer_files(path).map_err(|e| in_file(path, e.to_string()))?;
-            let value: Value = serde_json::from_str(&text)
-                .map_err(|e| in_file(path, format!("malformed JSON: {e}")))?;
-            let source = template_in(&value["chat_template"])
-                .ok_or_else(|| in_file(path, "holds no chat_template"))?;
-            return Self::compiled(source.into(), &value, path);
+        let found = find(path)?;
+        found.ok_or_else(|| in_file(path, "holds no chat_template"))
+    }
+
+    /// How a model writes conversations: by its own template, in HH-RLHF's form where it has none (most base models), not at
+    /// all where it has one that cannot be used.
+    pub fn of_model(path: &Path) -> Self {
+        match find(path) {
+            Ok(own) => own.unwrap_or_default(),
+            Err(why) => Self::Unusable(why.to_string().into()),
         }
-        let config = match path.is_dir() {
-            true => path.join("tokenizer_config.json"),
-            false => path.into(),
-        };
-        let text = std::fs::read_to_string(&config)
-            .map_err(|e| in_file(&config, format!("cannot read: {e}")))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| in_file(&config, format!("malformed JSON: {e}")))?;
-        let beside = config.with_file_name("chat_template.jinja");
-        let (source, file) = match std::fs::read_to_string(&beside) {
-            Ok(source) => (source, beside),
-            Err(_) => match template_in(&value["chat_template"]) {
-                Some(source) => (source.into(), config),
-                None => return Err(in_file(&config, "holds no chat_template")),
-            },
-        };
-        Self::compiled(source, &value, &file)
     }
 
-    /// A template and the special tokens that a `tokenizer_config.json` names.
-    fn compiled(source: String, config: &Value, file: &Path) -> Result<Self> {
-        let [bos, eos] = ["bos_token", "eos_token"].map(|key| special(&config[key]));
-        Self::jinja(source, bos, eos)
-            .map_err(|e| in_file(file, format!("chat_template: {}", brief(&e))))
+    /// Whether it is a tokenizer's own template: what it writes begins and ends as the model expects.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Jinja(_))
     }
 
-    /// A template from its source.
-    fn jinja(source: String, bos: &str, eos: &str) -> std::result::Result<Self, minijinja::Error> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |why: String| {
-            Err::<String, _>(minijinja::Error::new(ErrorKind::InvalidOperation, why))
-        });
-        environment.add_template_owned(NAME, source)?;
-        Ok(Self::Jinja(Arc::new(Jinja {
-            environment,
-            bos_token: bos.into(),
-            eos_token: eos.into(),
-        })))
+    /// Which form conversations are written in, for people.
+    pub fn said(&self) -> String {
+        match self {
+            Self::HhRlhf => "no chat template: conversations are written as \"Human: …\", \"Assistant: …\"".into(),
+            Self::Jinja(jinja) => {
+                let file = jinja.file().display();
+                let dated = match jinja.dated {
+                    true => "; it prints the date, which SOURCE_DATE_EPOCH fixes",
+                    false => "",
+                };
+                format!("conversations are written by the chat template of {file}{dated}")
+            }
+            Self::Unusable(why) => format!("conversations cannot be written: {why}"),
+        }
     }
 
     /// The text a model continues as the assistant.
@@ -102,51 +76,124 @@ impl ChatTemplate {
         self.render(messages, true, place)
     }
 
-    /// A conversation that ends with the assistant's words as (prompt, reply). The end-of-sentence token that a
-    /// template prints is left out, because whoever makes tokens of the reply appends it.
+    /// A conversation that ends with the assistant's words as (prompt, reply). What a template prints behind the words, the
+    /// token that ends a turn above all, is part of the reply.
     pub(super) fn split(&self, messages: &[Message], place: &Place) -> Result<(String, String)> {
         let Some((last, history)) = messages.split_last() else {
             return Ok(Default::default());
         };
         let prompt = self.render(history, true, place)?;
-        let jinja = match self {
-            Self::HhRlhf if last.content.is_empty() => return Ok((prompt, String::new())),
-            Self::HhRlhf => return Ok((prompt, format!(" {}", last.content))),
-            Self::Jinja(jinja) => jinja,
-        };
+        if last.content.trim().is_empty() {
+            return Ok((prompt, String::new()));
+        }
+        if let Self::HhRlhf = self {
+            return Ok((prompt, format!(" {}", last.content)));
+        }
         let whole = self.render(messages, false, place)?;
-        let reply = whole.strip_prefix(&prompt).ok_or_else(|| {
+        // A template may open a reply otherwise than it writes one (DeepSeek-R1's with "<think>"): what both begin with is the
+        // prompt, as in TRL, but never less than the conversation before.
+        let same = prompt.chars().zip(whole.chars()).take_while(|(a, b)| a == b);
+        let cut: usize = same.map(|(a, _)| a.len_utf8()).sum();
+        if cut < prompt.len() && !whole.starts_with(&self.render(history, false, place)?) {
             let why = "the chat template prints a conversation that does not start with its own prompt; prompt and reply cannot be told apart";
-            at(place, why)
-        })?;
-        let cut = reply.trim_end();
-        let reply = match cut.strip_suffix(&jinja.eos_token) {
-            Some(words) if !jinja.eos_token.is_empty() => words,
-            _ => reply,
-        };
-        Ok((prompt, reply.into()))
+            return Err(at(place, why));
+        }
+        Ok((whole[..cut].into(), whole[cut..].into()))
     }
 
     fn render(&self, messages: &[Message], open: bool, place: &Place) -> Result<String> {
-        let Self::Jinja(jinja) = self else {
-            return hh(messages, open, place);
-        };
-        let message = |m: &Message| json!({"role": m.role, "content": m.content});
-        let messages: Vec<Value> = messages.iter().map(message).collect();
-        let said = jinja
-            .environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages => messages,
-                    add_generation_prompt => open,
-                    bos_token => jinja.bos_token,
-                    eos_token => jinja.eos_token,
-                })
-            })
-            .map_err(|e| at(place, format!("chat template: {}", brief(&e))))?;
-        Ok(said)
+        match self {
+            Self::HhRlhf => hh(messages, open, place),
+            Self::Unusable(why) => Err(at(place, why.to_string())),
+            Self::Jinja(jinja) => {
+                let message = |m: &'_ Message| -> Vec<(&'static str, String)> {
+                    vec![("role", m.role.clone()), ("content", m.content.clone())]
+                };
+                let messages = messages.iter().map(message).collect();
+                jinja.render(messages, open).map_err(|why| at(place, why))
+            }
+        }
     }
+}
+
+/// The template of a tokenizer, where it has one.
+fn find(path: &Path) -> Result<Option<ChatTemplate>> {
+    let (settings, folder) = if gguf::is_gguf(path) || path.is_dir() {
+        let settings = tokenizer::settings(path);
+        (settings, (!gguf::is_gguf(path)).then_some(path))
+    } else {
+        (settings_of(path), path.parent())
+    };
+    let (settings, special) = settings.map_err(|e| match e {
+        e @ crate::Error::Data { .. } => e,
+        e => in_file_of(e),
+    })?;
+    let own = match folder {
+        None => path.to_path_buf(),
+        Some(folder) => folder.join("tokenizer_config.json"),
+    };
+    let beside = folder.map(|folder| folder.join("chat_template.jinja"));
+    let (source, file) = match beside.filter(|file| file.exists()) {
+        Some(file) => {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|e| in_file(&file, format!("cannot read: {e}")))?;
+            (text.trim_start_matches('\u{feff}').to_string(), file)
+        }
+        None => match template_in(&settings["chat_template"], &own)? {
+            Some(source) => (source.to_string(), own),
+            None => return Ok(None),
+        },
+    };
+    let compiled = Jinja::new(&source, file.clone(), special);
+    let jinja = compiled.map_err(|why| in_file(&file, format!("chat_template: {why}")))?;
+    Ok(Some(ChatTemplate::Jinja(Arc::new(jinja))))
+}
+
+/// An error of the tokenizer's files among errors of data.
+fn in_file_of(error: crate::Error) -> crate::Error {
+    match error {
+        crate::Error::File { path, why } => in_file(&path, why),
+        other => other,
+    }
+}
+
+type Settings = (Value, Vec<(String, String)>);
+
+/// A `tokenizer_config.json` alone.
+fn settings_of(path: &Path) -> Result<Settings> {
+    let value = tokenizer::json_of(path, &mut Vec::new())?;
+    let value = value.ok_or_else(|| in_file(path, "no such file"))?;
+    let special = special(value.as_object().unwrap_or(&Map::new()));
+    Ok((value, special))
+}
+
+fn special(settings: &Map<String, Value>) -> Vec<(String, String)> {
+    let text = |value: &Value| Some(value.as_str().or(value.get("content")?.as_str())?.to_string());
+    let named = settings.iter().filter(|(key, _)| key.ends_with("_token"));
+    named
+        .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
+        .collect()
+}
+
+/// A template is a text, or a list of named ones of which `default` counts.
+fn template_in<'a>(value: &'a Value, file: &PathBuf) -> Result<Option<&'a str>> {
+    let list = match value {
+        Value::Null => return Ok(None),
+        Value::String(source) => return Ok(Some(source)),
+        Value::Array(list) => list,
+        other => {
+            let found = super::record::kind_of(other);
+            let why = format!("chat_template: found {found}, expected a text or a list of named templates");
+            return Err(in_file(file, why));
+        }
+    };
+    let default = list.iter().find(|item| item["name"] == "default");
+    if let Some(source) = default.and_then(|item| item["template"].as_str()) {
+        return Ok(Some(source));
+    }
+    let names: Vec<_> = list.iter().filter_map(|item| item["name"].as_str()).collect();
+    let why = format!("chat_template: found templates named {names:?}, expected one named \"default\"");
+    Err(in_file(file, why))
 }
 
 fn hh(messages: &[Message], open: bool, place: &Place) -> Result<String> {
@@ -169,30 +216,4 @@ fn hh(messages: &[Message], open: bool, place: &Place) -> Result<String> {
         text.push_str(ASSISTANT);
     }
     Ok(text)
-}
-
-/// A template is a text, or a list of named ones of which `default` counts.
-fn template_in(value: &Value) -> Option<&str> {
-    match value {
-        Value::String(source) => Some(source),
-        Value::Array(list) => {
-            let default = list.iter().find(|item| item["name"] == "default");
-            default.or(list.first())?["template"].as_str()
-        }
-        _ => None,
-    }
-}
-
-/// A special token is a text, or an object with its content.
-fn special(value: &Value) -> &str {
-    value
-        .as_str()
-        .or(value["content"].as_str())
-        .unwrap_or_default()
-}
-
-fn brief(e: &minijinja::Error) -> String {
-    let line = e.line().map(|l| format!("line {l}: ")).unwrap_or_default();
-    let what = e.detail().map_or(e.kind().to_string(), String::from);
-    format!("{line}{what}")
 }

@@ -2,7 +2,7 @@
 
 use super::engine::{Buffers, Cache, Engine, Row};
 use super::kernels::LANES;
-use crate::config::{Head, ModelConfig};
+use crate::config::{EndTokens, Head, ModelConfig};
 use crate::decoder::Truncated;
 use crate::{Error, Result, sampler};
 use rand::Rng;
@@ -24,8 +24,8 @@ pub struct Sampling {
     pub temperature: f64,
     /// Truncation for evaluation; none in training.
     pub decoder: Option<Decoder>,
-    /// Token that ends a response, and is its last token; none to write on to the length.
-    pub eos: Option<Token>,
+    /// Tokens any of which ends a response, and is its last token; none to write on to the length.
+    pub ends: EndTokens,
     /// Responses written side by side. Changes time and memory, no text.
     pub batch: usize,
 }
@@ -36,7 +36,7 @@ impl Default for Sampling {
             max_new_tokens: 64,
             temperature: 1.0,
             decoder: None,
-            eos: None,
+            ends: EndTokens::default(),
             batch: 16,
         }
     }
@@ -90,7 +90,10 @@ impl Sampling {
                 }
             };
         };
-        let forbidden = self.eos.filter(|_| written < decoder.min_new_tokens);
+        let forbidden = match written < decoder.min_new_tokens {
+            true => self.ends.all(),
+            false => &[],
+        };
         truncated.set(logits, self.temperature, decoder, forbidden)?;
         Ok(match rng {
             Some(rng) => truncated.draw(rng.random()),
@@ -498,7 +501,7 @@ struct Pass {
 fn finish(w: &Writing, sampling: &Sampling) -> Option<Finish> {
     match w.response.last() {
         None => None,
-        last if last.copied() == sampling.eos => Some(Finish::Eos),
+        Some(last) if sampling.ends.contains(*last) => Some(Finish::Eos),
         _ if w.response.len() == w.limit => Some(Finish::Length),
         _ => None,
     }

@@ -196,7 +196,7 @@ impl TensorEngine {
                     )?;
                     response.push(token);
                     log_probs.push(log_prob);
-                    let finish = if Some(token) == sampling.eos {
+                    let finish = if sampling.ends.contains(token) {
                         Some(Finish::Eos)
                     } else {
                         (response.len() == limit).then_some(Finish::Length)

@@ -9,7 +9,7 @@ mod file;
 mod tokenizer;
 
 use crate::checkpoint::check_finite;
-use crate::config::{LlamaConfig, LlamaFamily, ModelConfig, RopeScaling};
+use crate::config::{EndTokens, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use dequantise::{KNOWN, Kind};
@@ -187,6 +187,8 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
             .find_size(&format!("tokenizer.ggml.{name}_token_id"))?
             .map(|t| t as u32))
     };
+    // What ends a turn and what ends a message, where the file tells them from what ends a text.
+    let more_ends: Vec<u32> = [token("eot")?, token("eom")?].into_iter().flatten().collect();
     let mut config = LlamaConfig {
         family: match window {
             Some(_) => LlamaFamily::Mistral,
@@ -214,7 +216,7 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
         mlp_bias: has("ffn_up"),
         tied_embeddings: !file.tensors.contains_key("output.weight"),
         bos_token: token("bos")?,
-        eos_token: token("eos")?,
+        eos_tokens: EndTokens::from(token("eos")?).with(&more_ends),
         pad_token: token("padding")?,
     };
     if config.n_layers > file.tensors.len() {
@@ -234,10 +236,9 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
         let why = format!("{field} of the network: found {found}, expected {expected}");
         return Err(Error::file(path, why));
     }
-    let tokens = [config.bos_token, config.eos_token, config.pad_token];
+    let tokens = [config.bos_token, config.pad_token].into_iter().flatten();
     if let Some(token) = tokens
-        .into_iter()
-        .flatten()
+        .chain(config.eos_tokens.all().iter().copied())
         .find(|t| *t as usize >= config.vocab_size)
     {
         let why = format!(

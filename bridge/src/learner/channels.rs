@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use rto::seq::{Channel, Episode, PerToken, Ragged};
-use rto::{Error, Result};
+use rto::{Error, Result, Token};
 
 use crate::batch::Batch;
+use crate::config::ModelConfig;
 use crate::model::{Model, Request, Scores};
 
 /// The request that computes some channels.
@@ -41,6 +42,28 @@ pub(super) fn pack(episodes: &[Episode]) -> crate::Result<Batch> {
     let texts: Vec<_> = episodes
         .iter()
         .map(|e| (&*e.prompt, &e.response[..]))
+        .collect();
+    Batch::new(&texts)
+}
+
+/// [`pack`] for some channels of a network. A reward alone is read as sequence classification in `transformers` reads it: at
+/// the last token that is not the padding token, which is not the end of the text where the two are one token.
+pub(super) fn pack_for(
+    episodes: &[Episode],
+    channels: &[Channel],
+    config: &ModelConfig,
+) -> crate::Result<Batch> {
+    let Some(pad) = config.pad_token().filter(|_| channels == [Channel::Reward]) else {
+        return pack(episodes);
+    };
+    let real = |tokens: &[Token]| tokens.iter().rposition(|t| *t != pad).map_or(0, |i| i + 1);
+    let texts: Vec<(&[Token], &[Token])> = episodes
+        .iter()
+        .map(|e| match real(&e.response) {
+            // Of padding alone the first token is read.
+            0 => (&e.prompt[..real(&e.prompt).max(1).min(e.prompt.len())], &[][..]),
+            n => (&e.prompt[..], &e.response[..n]),
+        })
         .collect();
     Batch::new(&texts)
 }

@@ -28,7 +28,7 @@
 //! let config = GptNeoXConfig {
 //!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
 //!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
-//!     tied_embeddings: false, bos_token: None, eos_token: Some(0), pad_token: None,
+//!     tied_embeddings: false, bos_token: None, eos_tokens: 0.into(), pad_token: None,
 //! };
 //! let heads = Heads { language_model: true, ..Heads::default() };
 //! let model = Model::random(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;

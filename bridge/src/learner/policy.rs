@@ -123,7 +123,7 @@ impl NeuralPolicy {
             max_new_tokens: self.max_new_tokens,
             temperature: self.scorer.model.temperature(),
             decoder,
-            eos: self.scorer.config().eos_token(),
+            ends: self.scorer.config().end_tokens().clone(),
             batch: self.side_by_side,
         }
     }

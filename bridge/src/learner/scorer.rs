@@ -8,7 +8,7 @@ use rto::seed::SeedTree;
 use rto::seq::{Channel, Episode, PerToken, TokenScorer};
 
 use super::backend;
-use super::channels::{append, pack, per_token, request};
+use super::channels::{append, pack_for, per_token, request};
 use crate::config::{Head, ModelConfig};
 use crate::lora::LoraConfig;
 use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
@@ -17,7 +17,8 @@ use crate::params::Params;
 /// A network that gives every response token its numbers.
 ///
 /// [`Channel::LogProb`] with a language-model head, [`Channel::Value`] and [`Channel::FinalValue`] with a value head (on the
-/// same trunk or alone), [`Channel::Reward`] with a reward head, r(x, y) at the last token and 0 elsewhere.
+/// same trunk or alone), [`Channel::Reward`] with a reward head, r(x, y) at the last token and 0 elsewhere; the head
+/// reads the last token that is not the padding token of the configuration, as sequence classification in `transformers` does.
 #[derive(Debug)]
 pub struct NeuralScorer {
     pub(super) model: Model,
@@ -271,7 +272,7 @@ impl NeuralScorer {
         let request = self.request(channels)?;
         let mut all = Scores::default();
         for rows in batch.chunks(self.micro_batch) {
-            let packed = pack(rows).map_err(backend)?;
+            let packed = pack_for(rows, channels, self.config()).map_err(backend)?;
             let forward = self.model.forward(&packed, &request, Keep::Sums);
             append(&mut all, forward.map_err(backend)?.scores);
         }

@@ -6,7 +6,7 @@ use rto::seq::{
 };
 use rto::{Error, Result};
 
-use super::channels::{append, gradient, pack, per_token};
+use super::channels::{append, gradient, pack_for, per_token};
 use super::{NeuralPolicy, NeuralScorer, backend};
 use crate::model::{Keep, Scores};
 use crate::optimizer::{AdamW, AdamWConfig};
@@ -88,7 +88,8 @@ impl Core {
         objective: &dyn TokenObjective,
     ) -> Result<f64> {
         let channels = objective.channels();
-        let (request, packed) = (scorer.request(channels)?, pack(batch).map_err(backend)?);
+        let request = scorer.request(channels)?;
+        let packed = pack_for(batch, channels, scorer.config()).map_err(backend)?;
         let forward = scorer
             .model
             .forward(&packed, &request, Keep::Activations)
@@ -117,7 +118,7 @@ impl Core {
         let grad = gradient(grad, channels, start..start + rows.len());
         let request = scorer.request(channels)?;
         let mut run = || {
-            let packed = pack(rows)?;
+            let packed = pack_for(rows, channels, scorer.config())?;
             let forward = scorer.model.forward(&packed, &request, Keep::Activations)?;
             scorer
                 .model

@@ -221,7 +221,7 @@ pub fn small_config(parallel: bool) -> GptNeoXConfig {
         attention_bias: true,
         tied_embeddings: false,
         bos_token: Some(0),
-        eos_token: Some(0),
+        eos_tokens: 0.into(),
         pad_token: Some(1),
     }
 }

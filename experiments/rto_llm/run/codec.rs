@@ -33,6 +33,14 @@ impl Codec {
         })
     }
 
+    /// A response as people read it behind its prompt.
+    pub fn reply(&self, prompt: &[Token], response: &[Token]) -> Result<String> {
+        Ok(match self {
+            Self::Words => world::decode(response),
+            Self::Pieces(tokenizer) => tokenizer.reply_text(prompt, response)?,
+        })
+    }
+
     /// Each token on its own.
     pub fn pieces(&self, tokens: &[Token]) -> Result<Vec<String>> {
         Ok(match self {

@@ -327,7 +327,7 @@ impl Config {
             attention_bias: true,
             tied_embeddings: false,
             bos_token: None,
-            eos_token: Some(words.eos),
+            eos_tokens: words.eos.into(),
             pad_token: Some(words.pad),
         })
     }

@@ -71,7 +71,9 @@ fn of_world(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let (base, network) = match config.model.as_str() {
         "" => (None, config.network(words())),
         name => {
-            let (folder, network) = files::base(name)?;
+            let files::Base {
+                folder, network, ..
+            } = files::base(name)?;
             if network.vocab_size() != WORDS.len() {
                 bail!(
                     "--model {name}: has {} tokens, expected the {} words of the world",

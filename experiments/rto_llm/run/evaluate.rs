@@ -117,7 +117,7 @@ impl Run {
             let mut line = json!({
                 "method": name,
                 "prompt": self.data.codec.text(&e.prompt)?,
-                "response": self.data.codec.text(&e.response)?,
+                "response": self.data.codec.reply(&e.prompt, &e.response)?,
                 "reward": judged.rewards[i],
             });
             if let Some(world) = &self.data.world {
@@ -135,7 +135,7 @@ impl Run {
                 "method": name,
                 "prompt_id": i,
                 "prompt": self.data.codec.text(&e.prompt)?,
-                "response": self.data.codec.text(&e.response)?,
+                "response": self.data.codec.reply(&e.prompt, &e.response)?,
                 "reward": judged.rewards[i],
                 "kl": judged.kls[i],
                 "length": e.len(),

@@ -12,9 +12,9 @@ use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
 use rto_bridge::checkpoint::{self, hub};
-use rto_bridge::config::{Head, ModelConfig};
+use rto_bridge::config::{EndTokens, Head, ModelConfig};
 use rto_bridge::data::{
-    self, ChatTemplate, CleanOptions, Lengths, ReadOptions, Roles, Rule, Split, SplitKey,
+    self, ChatTemplate, CleanOptions, ReadOptions, Roles, Rule, Split, SplitKey,
 };
 use rto_bridge::gguf;
 use rto_bridge::tokenizer::Tokenizer;
@@ -29,15 +29,29 @@ use super::data::{Data, Prompt, distinct, spread};
 const EOS: Token = 0;
 const PAD: Token = 1;
 
-/// Folder (or GGUF file) and shape of a model on disk (or on the hub, with that feature).
-pub fn base(name: &str) -> Result<(PathBuf, ModelConfig)> {
+/// A model on disk (or on the hub, with that feature).
+pub struct Base {
+    /// Its folder, or GGUF file.
+    pub folder: PathBuf,
+    pub network: ModelConfig,
+    /// What a user should know of its files.
+    notes: Vec<String>,
+}
+
+/// The model of a name.
+pub fn base(name: &str) -> Result<Base> {
     let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
         .with_context(|| format!("--model {name}"))?;
-    let (config, head) = checkpoint::read_config(&folder)?;
+    let mut notes = Vec::new();
+    let (network, head) = checkpoint::read_shape(&folder, &mut notes)?;
     if head != Head::CausalLm {
         bail!("--model {name}: is a classification model, expected one that writes text");
     }
-    Ok((folder, config))
+    Ok(Base {
+        folder,
+        network,
+        notes,
+    })
 }
 
 /// Everything that `data` gives.
@@ -47,16 +61,28 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         "" => None,
         name => Some(base(name)?),
     };
+    let template = base.as_ref().map(|b| ChatTemplate::of_model(&b.folder));
+    let template = template.unwrap_or_default();
     let options = ReadOptions {
-        template: template(base.as_ref().map(|(folder, _)| folder.as_path())),
+        template: template.clone(),
         ..ReadOptions::default()
     };
-    let (pairs, text_report) = clean(config, data::read_pairs(&paths, &options)?, None)?;
+    let (pairs, text_report) = clean(config, data::read_pairs(&paths, &options)?)?;
     let digest = digest(&pairs);
+    let mut said = format!("{text_report}\n");
+    if pairs.iter().any(|pair| pair.templated) {
+        said += &format!("{}\n", template.said());
+    } else if template.is_own() {
+        said += "the data are texts, not conversations: the model's chat template is not used\n";
+    } else {
+        said += &format!("{}\n", template.said());
+    }
     let roles = deal(config, pairs, seeds)?;
     let (tokenizer, files, network) = match &base {
         None => fresh(config, &roles.train)?,
-        Some((folder, network)) => {
+        Some(Base {
+            folder, network, ..
+        }) => {
             let tokenizer = Tokenizer::load(folder, network)?;
             let files = match gguf::is_gguf(folder) {
                 true => TokenizerFiles::Own(gguf::tokenizer_files(folder)?.into()),
@@ -65,6 +91,11 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
             (tokenizer, files, network.clone())
         }
     };
+    let notes = base.iter().flat_map(|b| &b.notes).chain(tokenizer.notes());
+    for note in notes {
+        said += &format!("{}: {note}\n", config.model);
+    }
+    said += &reward_reading(config, &network)?;
     let Some(eos) = network.eos_token() else {
         bail!(
             "--model {}: config.json names no eos_token_id, so no response could end",
@@ -83,37 +114,31 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let maker = Maker {
         config,
         tokenizer: &tokenizer,
+        ends: network.end_tokens(),
         eos,
         positions: network.max_positions(),
         prompts_cut: Cell::new(0),
     };
-    let mut said = format!("{text_report}\n");
-    let mut overlong = 0;
-    let mut part = |name: &str, pairs| {
-        let (pairs, report) = clean(config, pairs, Some(&maker))?;
-        overlong += report.read - report.kept;
-        if report.read > report.kept {
+    let (mut overlong, mut same) = (0, 0);
+    let mut part = |name: &str, pairs: Vec<data::Pair>| {
+        let part = maker.part(pairs)?;
+        overlong += part.overlong;
+        same += part.same;
+        if part.overlong > 0 {
             said += &format!(
                 "{name}: {} of {} pairs are too long\n",
-                report.read - report.kept,
-                report.read
+                part.overlong,
+                part.overlong + part.texts.len()
             );
         }
-        Ok::<_, anyhow::Error>(pairs)
+        Ok::<_, anyhow::Error>((part.texts, part.pairs))
     };
-    let train = part("train", roles.train)?;
-    let held = part("held out", roles.held_out)?;
-    let oracle = match roles.oracle.is_empty() {
-        true => Vec::new(),
-        false => part("oracle", roles.oracle)?,
-    };
-    let dialogues = maker.dialogues(&train)?;
-    let oracle_dialogues = maker.dialogues(&oracle)?;
-    let (train, same) = maker.pairs(&train)?;
-    let (oracle_pairs, of_oracle) = maker.pairs(&oracle)?;
+    let (train_texts, train) = part("train", roles.train)?;
+    let (_, held_out_pairs) = part("held out", roles.held_out)?;
+    let (oracle_texts, oracle_pairs) = part("oracle", roles.oracle)?;
+    let dialogues = maker.dialogues(&train_texts)?;
+    let oracle_dialogues = maker.dialogues(&oracle_texts)?;
     let oracle_pairs = some(oracle_pairs, config.pairs, &seeds.child("oracle pairs"));
-    let (held_out_pairs, of_held_out) = maker.pairs(&held)?;
-    let same = same + of_oracle + of_held_out;
     if same > 0 {
         said += &format!("{same} pairs are left out, whose replies are equal once cut\n");
     }
@@ -145,7 +170,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         .collect();
     let account = json!({
         "files": paths, "digest": digest, "records": text_report.read, "kept": text_report.kept - overlong - same, "rules": rules, "overlong": overlong,
-        "equal_once_cut": same, "prompts_cut": prompts_cut, "model": fingerprint(base.as_ref().map(|b| b.0.as_path()))?,
+        "equal_once_cut": same, "prompts_cut": prompts_cut, "model": fingerprint(base.as_ref().map(|b| b.folder.as_path()))?,
         "oracle": match config.oracle.as_str() {
             "" => None,
             name => Some(fingerprint(Some(&hub::resolve(name, &mut |_| ())?))?),
@@ -166,7 +191,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         codec: Codec::Pieces(Box::new(tokenizer)),
         tokenizer: files,
         network,
-        base: base.map(|(folder, _)| folder),
+        base: base.map(|b| b.folder),
         dialogues,
         prompts,
         held_out,
@@ -208,51 +233,38 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// The model's own chat template, where it has one.
-fn template(folder: Option<&Path>) -> ChatTemplate {
-    let own = folder.and_then(|folder| ChatTemplate::from_tokenizer(folder).ok());
-    // Most base models have none.
-    own.unwrap_or_default()
+/// Where reward models read a text whose padding token is an end token: as sequence classification in `transformers` does, which users
+/// of the saved model get too.
+fn reward_reading(config: &Config, network: &ModelConfig) -> Result<String> {
+    let one = |c: &ModelConfig| c.pad_token().is_some_and(|pad| c.end_tokens().contains(pad));
+    let mut said = String::new();
+    let mut say = |what: &str| {
+        said += &format!(
+            "{what}: pad_token_id is an end token, so a score is read at the last token before the end, as in transformers\n"
+        );
+    };
+    if one(network) {
+        say("reward models trained here");
+    }
+    if !config.oracle.is_empty() {
+        let mut notes = Vec::new();
+        let folder = hub::resolve(&config.oracle, &mut |_| ())?;
+        let (oracle, _) = checkpoint::read_shape(&folder, &mut notes)?;
+        if one(&oracle) {
+            say(&format!("--oracle {}", config.oracle));
+        }
+        for note in notes {
+            said += &format!("--oracle {}: {note}\n", config.oracle);
+        }
+    }
+    Ok(said)
 }
 
-/// The rules on texts, or, with a maker, the one on lengths.
-fn clean(
-    config: &Config,
-    pairs: Vec<data::Pair>,
-    maker: Option<&Maker<'_>>,
-) -> Result<(Vec<data::Pair>, data::Report)> {
+/// The rules on texts; those on lengths are [`Maker::part`]'s.
+fn clean(config: &Config, pairs: Vec<data::Pair>) -> Result<(Vec<data::Pair>, data::Report)> {
     let rules = config.rules.iter().map(|name| Rule::from_name(name));
-    let rules: BTreeSet<Rule> = rules.collect::<rto_bridge::Result<_>>()?;
-    if maker.is_some() && config.cut_prompts && config.cut_replies {
-        // Nothing can be too long.
-        let (read, kept, rules) = (pairs.len(), pairs.len(), Vec::new());
-        return Ok((pairs, data::Report { read, kept, rules }));
-    }
-    let Some(maker) = maker else {
-        let options = CleanOptions {
-            on: rules,
-            lengths: None,
-        };
-        return Ok(data::clean_pairs(pairs, &options)?);
-    };
-    let count = |text: &str| Ok(maker.tokenizer.encode(text)?.len());
-    // What is put in front of a prompt takes its room.
-    let begin = maker.tokenizer.beginning().len();
-    let options = CleanOptions {
-        on: rules.into_iter().filter(|r| *r == Rule::Overlong).collect(),
-        lengths: Some(Lengths {
-            tokens: &count,
-            prompt: limit(
-                config.cut_prompts,
-                config.max_prompt_tokens.saturating_sub(begin),
-            ),
-            reply: limit(config.cut_replies, config.max_new_tokens - 1),
-            total: limit(
-                config.cut_prompts || config.cut_replies,
-                (maker.positions - 1).saturating_sub(begin),
-            ),
-        }),
-    };
+    let on: BTreeSet<Rule> = rules.collect::<rto_bridge::Result<_>>()?;
+    let options = CleanOptions { on, lengths: None };
     Ok(data::clean_pairs(pairs, &options)?)
 }
 
@@ -322,11 +334,6 @@ pub fn fingerprint(folder: Option<&Path>) -> Result<Option<String>> {
     Ok(Some(format!("{key:016x}")))
 }
 
-/// No limit on what is cut.
-fn limit(cut: bool, tokens: usize) -> usize {
-    if cut { usize::MAX } else { tokens }
-}
-
 /// A third for the oracle, unless one is given.
 fn deal(config: &Config, pairs: Vec<data::Pair>, seeds: &SeedTree) -> Result<Roles<data::Pair>> {
     if config.oracle.is_empty() {
@@ -369,30 +376,104 @@ fn fresh(
 struct Maker<'a> {
     config: &'a Config,
     tokenizer: &'a Tokenizer,
+    /// Any of them ends a reply.
+    ends: &'a EndTokens,
+    /// Put behind a reply that has none.
     eos: Token,
     positions: usize,
     prompts_cut: Cell<usize>,
 }
 
+/// Some of the data, as texts and in tokens.
+struct Part {
+    /// All that are not too long.
+    texts: Vec<data::Pair>,
+    /// Those whose replies are not equal once cut.
+    pairs: Vec<Pair>,
+    overlong: usize,
+    same: usize,
+}
+
 impl Maker<'_> {
-    /// Pairs in tokens, and how many were left out because their replies are equal once cut.
-    fn pairs(&self, pairs: &[data::Pair]) -> Result<(Vec<Pair>, usize)> {
-        let pair = |p: &data::Pair| {
-            let prompt = self.prompt(&p.prompt)?;
-            Ok(Pair {
-                winner: self.episode(&prompt, &p.chosen)?,
-                loser: self.episode(&prompt, &p.rejected)?,
-            })
+    fn part(&self, pairs: Vec<data::Pair>) -> Result<Part> {
+        let read = pairs.len();
+        let mut part = Part {
+            texts: Vec::new(),
+            pairs: Vec::new(),
+            overlong: 0,
+            same: 0,
         };
-        let mut made: Vec<Pair> = pairs.iter().map(pair).collect::<Result<_>>()?;
-        made.retain(|p| p.winner.response != p.loser.response);
-        let same = pairs.len() - made.len();
-        Ok((made, same))
+        for pair in pairs {
+            let (prompt, [chosen, rejected]) = self.tokens(&pair)?;
+            if !self.fits(&prompt, &[&chosen, &rejected]) {
+                part.overlong += 1;
+                continue;
+            }
+            part.texts.push(pair);
+            let prompt = self.cut(prompt);
+            let (winner, loser) = (self.episode(&prompt, chosen)?, self.episode(&prompt, rejected)?);
+            match winner.response == loser.response {
+                true => part.same += 1,
+                false => part.pairs.push(Pair { winner, loser }),
+            }
+        }
+        if read > 0 && part.texts.is_empty() {
+            bail!("no record of {read} is left after cleaning: all fell to rule overlong");
+        }
+        Ok(part)
+    }
+
+    /// Prompt and replies, each reply cut from one text with the prompt, with its end. Where the two cuts leave different
+    /// prompts, what they share is the prompt.
+    fn tokens(&self, pair: &data::Pair) -> Result<(Vec<Token>, [Vec<Token>; 2])> {
+        let read = |reply: &str| {
+            let cut = self.tokenizer.pair(&pair.prompt, reply, pair.templated);
+            cut.with_context(|| pair.place.to_string())
+        };
+        let (chosen, rejected) = (read(&pair.chosen)?, read(&pair.rejected)?);
+        let same = chosen.0.iter().zip(&rejected.0).take_while(|(a, b)| a == b);
+        let same = same.count();
+        let reply = |(prompt, reply): &(Vec<Token>, Vec<Token>)| {
+            self.ended([&prompt[same..], reply].concat())
+        };
+        let replies = [reply(&chosen)?, reply(&rejected)?];
+        if same == 0 {
+            bail!(
+                "{}: no token of the prompt is left: its first token holds the start of a reply too",
+                pair.place
+            );
+        }
+        Ok((chosen.0[..same].to_vec(), replies))
+    }
+
+    /// A reply up to its own end token and no white space behind it, or with one put behind it.
+    fn ended(&self, mut reply: Vec<Token>) -> Result<Vec<Token>> {
+        let mut end = None;
+        for (i, token) in reply.iter().enumerate().rev() {
+            if self.ends.contains(*token) {
+                end = Some(i);
+            } else if !self.tokenizer.decode(&[*token], true)?.trim().is_empty() {
+                break;
+            }
+        }
+        match end {
+            Some(end) => reply.truncate(end + 1),
+            None => reply.push(self.eos),
+        }
+        Ok(reply)
+    }
+
+    /// Whether rule `overlong`, where it is on, lets a pair pass: what is cut is never too long.
+    fn fits(&self, prompt: &[Token], replies: &[&[Token]; 2]) -> bool {
+        let config = self.config;
+        let on = config.rules.iter().any(|rule| rule == Rule::Overlong.name());
+        let short = |reply: &&[Token]| reply.len() <= config.max_new_tokens;
+        let prompt_fits = config.cut_prompts || prompt.len() <= config.max_prompt_tokens;
+        !on || prompt_fits && (config.cut_replies || replies.iter().all(short))
     }
 
     /// Its last tokens: what was said last is what is answered.
-    fn prompt(&self, text: &str) -> Result<Prompt> {
-        let tokens = self.tokenizer.encode_prompt(text)?;
+    fn cut(&self, tokens: Vec<Token>) -> Prompt {
         let longest = self
             .config
             .max_prompt_tokens
@@ -406,13 +487,11 @@ impl Maker<'_> {
             true => begin.len().min(longest),
             false => 0,
         };
-        Ok([&tokens[..kept], &tokens[kept + over..]].concat().into())
+        [&tokens[..kept], &tokens[kept + over..]].concat().into()
     }
 
     /// With its end, or cut without one.
-    fn episode(&self, prompt: &Prompt, reply: &str) -> Result<Episode> {
-        let mut response = self.tokenizer.encode(reply)?;
-        response.push(self.eos);
+    fn episode(&self, prompt: &Prompt, mut response: Vec<Token>) -> Result<Episode> {
         let most = self.config.max_new_tokens;
         let finish = match response.len() <= most {
             true => Finish::Eos,

@@ -71,16 +71,17 @@ fn translate(
     tokenizer: &Tokenizer,
     codec: &Codec,
 ) -> Result<Episode> {
-    let mut response = tokenizer.encode(&codec.text(&episode.response)?)?;
+    let (prompt, reply) = (&episode.prompt, &episode.response);
+    let texts = (codec.text(prompt)?, codec.reply(prompt, reply)?);
+    let (mut prompt, mut response) = tokenizer.pair(&texts.0, &texts.1, false)?;
     if let (Finish::Eos, Some(eos)) = (episode.finish, scorer.config().eos_token()) {
         response.push(eos);
     }
     let positions = scorer.config().max_positions();
     response.truncate(positions - 1);
-    let prompt = tokenizer.encode_prompt(&codec.text(&episode.prompt)?)?;
     if response.is_empty() {
         // A response without words that did not end: its prompt's last token is read.
-        response.extend(prompt.last());
+        response.extend(prompt.pop());
     }
     let start = (prompt.len() + response.len()).saturating_sub(positions);
     Ok(Episode::try_new(

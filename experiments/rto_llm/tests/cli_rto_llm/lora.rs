@@ -144,7 +144,7 @@ fn a_network_of_the_llama_family_goes_through_every_stage() {
         mlp_bias: false,
         tied_embeddings: true,
         bos_token: None,
-        eos_token: Some(EOS),
+        eos_tokens: EOS.into(),
         pad_token: Some(PAD),
     };
     let heads = Heads {

@@ -1,0 +1,355 @@
+"""Small model folders of the kinds that users have, and what `transformers` computes with them.
+
+    python bridge/scripts/compatibility.py            # rebuilds bridge/tests/fixtures/compatibility
+
+A case is a base folder and a patch of its files (JSON merge patches, texts, null for a file that is taken away), so that the
+fixtures stay small. `bridge/tests/compatibility.rs` applies the patches and compares. Networks are tiny and random, in float32.
+"""
+
+import json
+import pathlib
+import shutil
+import tempfile
+
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+HERE = pathlib.Path(__file__).resolve().parent.parent / "tests/fixtures/compatibility"
+TEXTS = [
+    "Human: Hello there\n\nAssistant: Sure, plant tomatoes in the garden.",
+    "Human: How do I clean the floor?\n\nAssistant: You clean the floor slowly, then you wait.",
+    "the theatre there was the other thing that they had, user assistant system",
+]
+BYTES = {"model_type": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+         "max_position_embeddings": 128, "vocab_size": 320, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1,
+         "tie_word_embeddings": False, "initializer_range": 0.5}
+PIECES = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+          "intermediate_size": 32, "max_position_embeddings": 128, "vocab_size": 360, "bos_token_id": 1, "eos_token_id": 2,
+          "pad_token_id": None, "tie_word_embeddings": False, "initializer_range": 0.5}
+
+
+def byte_level():
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    trainer = trainers.BpeTrainer(vocab_size=290, special_tokens=["<|endoftext|>", "<|padding|>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>",
+              "pad_token": "<|padding|>", "unk_token": "<|endoftext|>"}
+    return json.loads(tokenizer.to_str()), config
+
+
+def sentence_pieces():
+    tokenizer = tokenizers.Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # words alone, so that no piece holds the end of one and the start of another
+    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)],
+                                  show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    value = json.loads(tokenizer.to_str())
+    value["added_tokens"] = value["added_tokens"][:3]  # the bytes are ordinary pieces
+    value["pre_tokenizer"] = None
+    value["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}
+    value["decoder"] = {"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+    begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    part = lambda name: {"Sequence": {"id": name, "type_id": 0}}
+    value["post_processor"] = {"type": "TemplateProcessing", "single": [begin, part("A")], "pair": [begin, part("A"), part("B")],
+                               "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+              "clean_up_tokenization_spaces": False}
+    return value, config
+
+
+def write(path, value):
+    path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def save_base(name, config, tokenizer, head="CausalLM", seed=0, change=None):
+    folder = HERE / name
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    auto = transformers.AutoModelForCausalLM if head == "CausalLM" else transformers.AutoModelForSequenceClassification
+    extra = {} if head == "CausalLM" else {"num_labels": 1}
+    model = auto.from_config(transformers.AutoConfig.for_model(**config, **extra)).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.5 if parameter.dim() > 1 else 0.2) + (parameter.dim() == 1))
+    weights = {k: v.contiguous().clone() for k, v in model.state_dict().items()}
+    if change:
+        change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    names = {"gpt_neox": "GPTNeoX", "llama": "Llama"}[config["model_type"]]
+    write(folder / "config.json", {**config, "architectures": [f"{names}For{head}"], "hidden_act": {"gpt_neox": "gelu", "llama": "silu"}[config["model_type"]],
+                                   **({"id2label": {"0": "LABEL_0"}} if extra else {})})
+    value, settings = tokenizer
+    write(folder / "tokenizer.json", value)
+    write(folder / "tokenizer_config.json", settings)
+
+
+def merged(value, patch):
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    value = dict(value) if isinstance(value, dict) else {}
+    for key, new in patch.items():
+        if new is None:
+            value.pop(key, None)
+        else:
+            value[key] = merged(value.get(key), new)
+    return value
+
+
+def folder_of(case, where):
+    shutil.copytree(HERE / case["base"], where)
+    for name, patch in case.get("files", {}).items():
+        path = where / name
+        if patch is None:
+            path.unlink()
+        elif isinstance(patch, str):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(patch, encoding="utf-8")
+        else:
+            write(path, merged(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, patch))
+    return where
+
+
+LINES = [
+    ["Human: Hello there\n\nAssistant:", " Sure, plant tomatoes."],
+    ["<|im_start|>user\nHi<|im_end|>\n", "ok<|im_end|>"],
+    ["</s>user [PAD] <x> the", " floor </s> [PAD]<x> end"],
+    ["Zu\u0308rich the fl", "oor \u00e9e\u0301 there"],
+    ["Human: the ot", "her th\u4f60ing"],
+]
+
+
+def token(content, **flags):
+    return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True, **flags}
+
+
+def cases():
+    im = {"290": token("<|im_start|>"), "291": token("<|im_end|>")}
+    metaspace = lambda scheme: {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}}
+    tok = lambda name, base, **files: {"name": name, "base": base, "files": {k.replace("__", "."): v for k, v in files.items()}}
+    truncation = lambda **new: {"truncation": {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0, **new}}
+    padding = lambda **new: {"padding": {"strategy": {"Fixed": 24}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0, "pad_token": "<|padding|>", **new}}
+    return [
+        tok("bytes", "bytes"),
+        tok("truncation_right", "bytes", tokenizer__json=truncation()),
+        tok("truncation_left", "bytes", tokenizer__json=truncation(direction="Left", max_length=4)),
+        tok("truncation_of_pieces", "pieces", tokenizer__json=truncation(max_length=8, stride=2)),
+        tok("padding_fixed", "bytes", tokenizer__json=padding()),
+        tok("padding_left", "bytes", tokenizer__json=padding(direction="Left")),
+        tok("padding_to_multiple", "pieces", tokenizer__json=padding(strategy="BatchLongest", pad_to_multiple_of=16, pad_token="</s>", pad_id=2)),
+        tok("dropout_of_zero", "bytes", tokenizer__json={"model": {"dropout": 0.0}}),
+        tok("blank_by_normalizer", "pieces"),
+        tok("blank_by_metaspace_always", "pieces", tokenizer__json=metaspace("always")),
+        tok("blank_by_metaspace_first", "pieces", tokenizer__json=metaspace("first")),
+        tok("llama_class", "pieces", tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"}),
+        tok("llama_class_fast_legacy", "pieces", tokenizer_config__json={"tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
+        tok("llama_class_no_legacy", "pieces", tokenizer_config__json={"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True}),
+        tok("llama_class_without_blank", "pieces", tokenizer_config__json={"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}),
+        tok("llama_class_on_bytes", "bytes", tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"}),
+        tok("pieces_without_begin", "pieces", tokenizer__json={"post_processor": None}, tokenizer_config__json={"add_bos_token": True}),
+        tok("prefix_space_of_neox", "bytes", tokenizer_config__json={"tokenizer_class": "GPTNeoXTokenizerFast", "add_prefix_space": True}),
+        tok("prefix_space_of_neox_off", "bytes", tokenizer__json={"pre_tokenizer": {"add_prefix_space": True}}, tokenizer_config__json={"tokenizer_class": "GPTNeoXTokenizer"}),
+        tok("prefix_space_of_gpt2", "bytes", tokenizer_config__json={"tokenizer_class": "GPT2TokenizerFast", "add_prefix_space": True}),
+        tok("prefix_space_of_gpt2_in_llama", "bytes_llama", tokenizer_config__json={"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}),
+        tok("prefix_space_without_class", "bytes", tokenizer_config__json={"add_prefix_space": True}),
+        tok("prefix_space_in_the_file", "bytes", tokenizer__json={"pre_tokenizer": {"add_prefix_space": True}}),
+        tok("no_tokenizer_config", "bytes", tokenizer_config__json=None),
+        tok("no_tokenizer_config_of_llama", "pieces", tokenizer_config__json=None),
+        tok("class_in_config", "bytes", tokenizer_config__json={"tokenizer_class": None, "add_prefix_space": True}, config__json={"tokenizer_class": "GPT2Tokenizer"}),
+        tok("added_tokens_decoder", "bytes", tokenizer_config__json={"added_tokens_decoder": {"0": token("<|endoftext|>"), "1": token("<|padding|>"), **im}}),
+        tok("added_tokens_decoder_flags", "bytes", tokenizer_config__json={"added_tokens_decoder": {"0": token("<|endoftext|>"), "1": token("<|padding|>"), "290": token("<|im_end|>", rstrip=True, lstrip=True), "291": token("<x>", special=False, single_word=True)}}),
+        tok("added_tokens_json", "bytes", added_tokens__json={"<|im_start|>": 290, "<|im_end|>": 291}),
+        tok("extra_special_tokens", "bytes", tokenizer_config__json={"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}),
+        tok("extra_special_tokens_named", "pieces", tokenizer_config__json={"extra_special_tokens": {"image_token": "<x>"}}),
+        tok("additional_special_tokens", "pieces", tokenizer_config__json={"additional_special_tokens": ["<|im_end|>", {"__type": "AddedToken", **token("<x>")}]}),
+        tok("end_token_is_new", "bytes", tokenizer_config__json={"eos_token": "<|im_end|>"}),
+        tok("pad_token_is_new", "pieces", tokenizer_config__json={"pad_token": "[PAD]", "extra_special_tokens": ["<x>"]}),
+        tok("special_tokens_map", "bytes", special_tokens_map__json={"eos_token": token("<|im_end|>"), "pad_token": "[PAD]"}),
+        tok("special_tokens_map_passed_over", "bytes", special_tokens_map__json={"eos_token": "<|im_end|>"}, tokenizer_config__json={"added_tokens_decoder": {"0": token("<|endoftext|>")}}),
+        tok("special_without_added", "pieces", tokenizer__json={"added_tokens": []}),
+        tok("split_special_tokens", "pieces", tokenizer_config__json={"split_special_tokens": True}),
+        tok("bom", "bytes"), tok("bom_of_pieces", "pieces"),
+        tok("tied_head_differs", "tied_head_differs"), tok("tied_head_differs_neox", "tied_head_differs_neox"),
+        tok("tied_head_equal", "tied_head_equal"),
+    ]
+
+
+CHATML = "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+TEMPLATES = {
+    "chatml": CHATML,
+    "generation": "{% for m in messages %}{% if m.role == 'assistant' %}{{ 'A: ' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ 'U: ' + m.content + '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}",
+    "generation_lines": "{%- for m in messages %}\n  {%- if m.role == 'assistant' %}\n    A:\n    {%- generation -%}\n    {{ m.content }}{{ eos_token }}\n    {%- endgeneration %}\n\n  {%- else %}\nU: {{ m.content }}\n  {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}A:{% endif %}\n",
+    "generation_quoted": "{# {% generation %} in a comment #}{{ '{% generation %}' }}{% for m in messages %}{% generation %}{{ m.content }};{% endgeneration %}{% endfor %}",
+    "tojson": "{{ messages | tojson }}{{ {'z': '<a & \\'b\\'>', 'a': [1, 2.5, none, true, 1e20, 1e-7]} | tojson }}{{ messages | tojson(indent=2) }}{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
+    "python_values": "{{ true }} {{ none }} {{ 1.0 }} {{ [1, 'a', none] }} {{ {'k': 'v\\n', 'n': \"it's\"} }} {{ messages[0] }} {{ nothing_here }}|{{ 7 // 2 }} {{ 7 / 2 }} {{ -7 % 3 }} {{ 'a' * 3 }} {{ 1e16 }} {{ 12345678.9 | string }}",
+    "what_is_supplied": "{{ tools is none }}{{ documents is none }}{{ tools is defined }}{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}{{ cls_token is defined }}{{ sep_token }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "loops": "{% set ns = namespace(seen=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{% set ns.seen = ns.seen + 1 %}{{ loop.index }}/{{ loop.length }}{{ ' last' if loop.last }}:{{ m.content | trim }} {% if ns.seen > 5 %}{% break %}{% endif %}{% endfor %}{{ ns.seen }}{{ messages[1:] | length }}{{ messages[::-1][0].role }}{{ messages | map(attribute='role') | join(',') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
+    "methods": "{% for m in messages %}{{ m['content'].strip().upper().split(' ')[-1] }}{{ m.get('role') }}{{ m.get('name', '-') }}{{ m.content.startswith('H') }}{{ m.content.replace('o', '0') }}{{ m.items() | list | length }}{{ 'name' in m }}{% endfor %}{{ '%s-%d' | format('x', 3) }}",
+    "macros": "{% macro turn(m, last=false) %}[{{ m.role | capitalize }}]{{ m.content }}{% if last %}.{% endif %}{% endmacro %}{% for m in messages %}{{ turn(m, last=loop.last) }}\n{% endfor %}{% if add_generation_prompt %}[Assistant]{% endif %}",
+    "llama2": "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
+    "tools_branch": "{%- if tools %}\n{{- '<tools>' }}\n{%- for tool in tools %}{{ tool | tojson }}{% endfor %}\n{%- else %}\n    {%- if messages[0].role != 'system' %}\n        {{- 'S: helpful\\n' }}\n    {%- endif %}\n{%- endif %}\n{%- for message in messages %}\n    {%- if message.content is string %}\n        {%- set content = message.content %}\n    {%- else %}\n        {%- set content = '' %}\n    {%- endif %}\n    {{- message.role + ': ' + content + '\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- 'assistant: ' }}\n{%- endif %}\n",
+    "opens_with_a_thought": "{% for m in messages %}{% if m.role == 'assistant' %}<A>{{ m.content.split('</think>')[-1] }}</s>{% else %}<U>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<A><think>\n{% endif %}",
+}
+CHATS = [
+    [("user", "How do I clean the floor?"), ("assistant", "You clean the <floor> slowly & \"well\".")],
+    [("system", "Be kind; it's 'fine'."), ("user", " Hello there é\n"), ("assistant", "Hi."), ("user", "And then?"), ("assistant", "Then the other thing\n")],
+]
+# Where templates lie: files, and what is not to be used.
+PLACES = {
+    "jinja_file": {"chat_template.jinja": CHATML},
+    "jinja_file_without_settings": {"chat_template.jinja": CHATML, "tokenizer_config.json": None},
+    "jinja_file_goes_first": {"chat_template.jinja": CHATML, "tokenizer_config.json": {"chat_template": "no"}},
+    "named_templates": {"tokenizer_config.json": {"chat_template": [{"name": "tool_use", "template": "no"}, {"name": "default", "template": CHATML}]}},
+    "additional_template_beside": {"chat_template.jinja": CHATML, "additional_chat_templates/rag.jinja": "no"},
+    "map_names_the_end": {"tokenizer_config.json": {"chat_template": "{{ eos_token }}" + CHATML}, "special_tokens_map.json": {"eos_token": "<|im_end|>"}},
+}
+
+
+def texts_of(tokenizer, model, lines, rows):
+    out = []
+    for prompt, response in lines:
+        alone, joined = tokenizer(prompt)["input_ids"], tokenizer(prompt + response, return_offsets_mapping=True)
+        ids = joined["input_ids"]
+        # As TRL: the prompt's own tokens where the joined text begins with them, else those that end within the prompt.
+        if ids[: len(alone)] == alone:
+            cut = len(alone)
+        else:
+            plain = tokenizer(prompt + response, add_special_tokens=False, return_offsets_mapping=True)
+            begun = len(ids) - len(plain["input_ids"])
+            cut = begun + sum(1 for _ in iter_until(plain["offset_mapping"], len(prompt)))
+        if max(ids) >= rows:
+            out.append({"prompt": prompt, "response": response, "refused": True})
+            continue
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        log_probs = [logits[i - 1, ids[i]].item() for i in range(cut, len(ids))]
+        whole, before = tokenizer.decode(ids, skip_special_tokens=True), tokenizer.decode(ids[:cut], skip_special_tokens=True)
+        out.append({"prompt": prompt, "response": response, "prompt_ids": ids[:cut], "response_ids": ids[cut:],
+                    "log_probs": [float(f"{x:.9g}") for x in log_probs], "text": whole[len(before):] if whole.startswith(before) else None})
+    return out
+
+
+def iter_until(offsets, end):
+    for _, stop in offsets:
+        if stop > end:
+            return
+        yield stop
+
+
+def ends_cases():
+    one = lambda name, base, ends, **files: {"name": name, "base": base, "ends": ends, "files": {k.replace("__", "."): v for k, v in files.items()}}
+    return [
+        one("one", "pieces", []),
+        one("list_of_config", "pieces", [], config__json={"eos_token_id": ["A", "B"]}),
+        one("list_of_generation_config", "pieces", [], generation_config__json={"eos_token_id": ["B", "A"]}),
+        one("of_generation_config", "bytes", [], generation_config__json={"eos_token_id": "A"}),
+        one("of_tokenizer", "bytes", [], tokenizer_config__json={"eos_token": "TEXT"}),
+    ]
+
+
+def main():
+    torch.set_num_threads(1)
+    shutil.rmtree(HERE, ignore_errors=True)
+    of_bytes, of_pieces = byte_level(), sentence_pieces()
+    save_base("bytes", BYTES, of_bytes)
+    save_base("pieces", PIECES, of_pieces, seed=1)
+    save_base("bytes_llama", {**PIECES, "vocab_size": 320, "bos_token_id": 0, "eos_token_id": 0}, of_bytes, seed=2)
+
+    def other_head(name, source):
+        def change(weights):
+            weights[name] = torch.randn(weights[source].shape, generator=torch.Generator().manual_seed(7)) * 0.5
+        return change
+
+    def same_head(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    tied = {**PIECES, "tie_word_embeddings": True}
+    save_base("tied_head_differs", tied, of_pieces, seed=3, change=other_head("lm_head.weight", "model.embed_tokens.weight"))
+    save_base("tied_head_equal", tied, of_pieces, seed=4, change=same_head)
+    save_base("tied_head_differs_neox", {**BYTES, "tie_word_embeddings": True}, of_bytes, seed=5, change=other_head("embed_out.weight", "gpt_neox.embed_in.weight"))
+    save_base("score", BYTES, of_bytes, head="SequenceClassification", seed=6)
+    save_base("score_llama", PIECES, of_pieces, head="SequenceClassification", seed=7)
+
+    result = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__, "texts": [], "chats": [], "ends": [], "scores": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        temporary = pathlib.Path(temporary)
+        for case in cases():
+            folder = folder_of(case, temporary / case["name"])
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            rows = model.get_input_embeddings().weight.shape[0]
+            result["texts"].append({**case, "bom": case["name"].startswith("bom"), "class": type(tokenizer).__name__,
+                                    "end": tokenizer.eos_token_id, "lines": texts_of(tokenizer, model, LINES, rows)})
+        places = [(f"template_{name}", {"tokenizer_config.json": {"chat_template": source}}) for name, source in TEMPLATES.items()]
+        places += list(PLACES.items())
+        for base in ["bytes", "pieces"]:
+            for name, files in places:
+                case = {"name": f"{name}_{base}", "base": base, "files": files}
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder_of(case, temporary / case["name"]))
+                chats = []
+                for chat in CHATS:
+                    messages = [{"role": role, "content": content} for role, content in chat]
+                    try:
+                        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+                        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+                    except Exception as error:
+                        chats.append({"chat": chat, "refused": str(error)})
+                        continue
+                    n = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), min(len(prompt), len(whole)))
+                    chats.append({"chat": chat, "prompt": prompt, "whole": whole, "same": n,
+                                  "ids": tokenizer(whole, add_special_tokens=False)["input_ids"]})
+                result["chats"].append({**case, "chats": chats})
+        for case in ends_cases():
+            plain = transformers.AutoModelForCausalLM.from_pretrained(HERE / case["base"], dtype=torch.float32).eval()
+            prompt = [5, 9, 33, 7]
+            free = plain.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)[0, 4:].tolist()
+            distinct = list(dict.fromkeys(free))
+            first, later = distinct[min(5, len(distinct) - 1)], distinct[min(3, len(distinct) - 1)]
+            text = json.loads((HERE / case["base"] / "tokenizer.json").read_text())["model"]["vocab"]
+            named = {"A": first, "B": later, "TEXT": next((t for t, i in text.items() if i == later), None)}
+
+            def put(value):
+                if isinstance(value, dict):
+                    return {k: put(v) for k, v in value.items()}
+                if isinstance(value, list):
+                    return [put(v) for v in value]
+                return named.get(value, value) if isinstance(value, str) else value
+
+            case = {**case, "files": put(case["files"])}
+            folder = folder_of(case, temporary / f"ends_{case['name']}")
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            ids = lambda value: [] if value is None else value if isinstance(value, list) else [value]
+            own = model.config.eos_token_id
+            every = {*ids(own), *ids(model.generation_config.eos_token_id), tokenizer.eos_token_id}
+            greedy = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=sorted(every), pad_token_id=0)[0, 4:].tolist()
+            result["ends"].append({**case, "ends": sorted(every), "reply": tokenizer.eos_token_id, "config": own, "prompt_ids": prompt, "greedy": greedy})
+        for base, changes in [("score", [{}, {"pad_token_id": 0}, {"pad_token_id": None}, {"pad_token_id": 41}]),
+                              ("score_llama", [{}, {"pad_token_id": 2}, {"pad_token_id": 0}])]:
+            for i, change in enumerate(changes):
+                case = {"name": f"{base}_{i}", "base": base, "files": {"config.json": change}}
+                folder = folder_of(case, temporary / case["name"])
+                value = json.loads((folder / "config.json").read_text())
+                value.update(change)
+                write(folder / "config.json", value)
+                model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+                end = model.config.eos_token_id
+                rows = [[5, 9, 33, end], [5, 9, 33], [41, 7, 41, end], [9, 5, end, end], [8, 41, 41]]
+                with torch.no_grad():
+                    scores = [model(torch.tensor([ids])).logits[0, 0].item() for ids in rows]
+                result["scores"].append({"name": case["name"], "base": base, "config": change, "rows": rows, "scores": scores})
+    write(HERE / "cases.json", result)
+    print(f"{len(result['texts'])} folders, {sum(len(c['lines']) for c in result['texts'])} texts, {sum(len(c['chats']) for c in result['chats'])} conversations")
+
+
+if __name__ == "__main__":
+    main()

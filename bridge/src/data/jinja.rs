@@ -1,0 +1,407 @@
+//! Chat templates as `transformers` renders them: its functions and filters, and Python's way of printing values.
+//!
+//! A template is a program from a stranger: what it may run and write is bounded.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+
+/// Steps of one rendering; a long conversation takes some thousands.
+const STEPS: u64 = 10_000_000;
+/// Bytes of one rendering.
+const LONGEST: usize = 64 << 20;
+
+const NAME: &str = "chat_template";
+
+/// A compiled template with the special tokens it may print.
+#[derive(Debug)]
+pub struct Jinja {
+    environment: Environment<'static>,
+    /// The file that holds it, which errors name.
+    file: PathBuf,
+    special: Vec<(String, String)>,
+    /// Whether it asks for today's date.
+    pub(super) dated: bool,
+}
+
+impl Jinja {
+    /// Compiles a template; `special` are the special tokens by name.
+    ///
+    /// # Errors
+    /// One line with the template's line.
+    pub(super) fn new(
+        source: &str,
+        file: PathBuf,
+        special: Vec<(String, String)>,
+    ) -> Result<Self, String> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(STEPS));
+        environment.set_formatter(print);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |why: String| {
+            Err::<String, _>(Error::new(ErrorKind::InvalidOperation, why))
+        });
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", tojson);
+        environment.add_filter("string", |value: Value| text_of(&value));
+        let source = without_generation_tags(source);
+        let dated = source.contains("strftime_now");
+        environment
+            .add_template_owned(NAME, source)
+            .map_err(|e| brief(&e))?;
+        Ok(Self {
+            environment,
+            file,
+            special,
+            dated,
+        })
+    }
+
+    /// The file that holds it.
+    pub(super) fn file(&self) -> &std::path::Path {
+        &self.file
+    }
+
+    /// The text of a conversation.
+    pub(super) fn render(
+        &self,
+        messages: Vec<Vec<(&str, String)>>,
+        add_generation_prompt: bool,
+    ) -> Result<String, String> {
+        let message = |m: Vec<(&str, String)>| m.into_iter().collect::<Value>();
+        let special = self.special.iter();
+        let special = special.map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
+        let given = [
+            ("messages", messages.into_iter().map(message).collect()),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            ("tools", ().into()),
+            ("documents", ().into()),
+        ];
+        let context: Value = special.chain(given).collect();
+        let mut out = Bounded(Vec::new());
+        let template = self.environment.get_template(NAME);
+        template
+            .and_then(|template| template.render_captured_to(context, &mut out).map(drop))
+            .map_err(|e| self.wrong(&e))?;
+        String::from_utf8(out.0).map_err(|_| format!("{}: printed no text", self.file.display()))
+    }
+
+    fn wrong(&self, e: &Error) -> String {
+        let what = match e.kind() {
+            ErrorKind::OutOfFuel => {
+                format!("stopped after {STEPS} steps; a conversation takes some thousands")
+            }
+            ErrorKind::WriteFailure => {
+                format!("stopped after {LONGEST} bytes of text for one conversation")
+            }
+            _ => brief(e),
+        };
+        format!("chat template of {}: {what}", self.file.display())
+    }
+}
+
+/// What is printed, up to a limit.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(io::Error::other("too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `{% generation %}` and its end mark what an assistant wrote, and print nothing: they become a condition that always holds.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    loop {
+        let starts = ["{%", "{#", "{{"].map(|open| rest.find(open));
+        let Some(start) = starts.into_iter().flatten().min() else {
+            return out + rest;
+        };
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let close = match &rest[..2] {
+            "{%" => "%}",
+            "{#" => "#}",
+            _ => "}}",
+        };
+        let end = end_of_tag(rest, close);
+        let (tag, after) = rest.split_at(end);
+        let inner = tag.strip_prefix("{%").and_then(|t| t.strip_suffix("%}"));
+        let word = inner.map(|t| t.trim_matches(['-', '+']).trim());
+        match word {
+            Some(word @ ("generation" | "endgeneration")) => {
+                let new = if word == "generation" { "if true" } else { "endif" };
+                out.push_str(&tag.replacen(word, new, 1));
+            }
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+}
+
+/// Bytes of the tag that `text` begins with; its close does not count within quotes.
+fn end_of_tag(text: &str, close: &str) -> usize {
+    let mut quote = None;
+    let mut escaped = false;
+    for (i, c) in text.char_indices().skip(2) {
+        match (quote, c) {
+            _ if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(q), c) if c == q => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') if close != "#}" => quote = Some(c),
+            (None, _) if text[i..].starts_with(close) => return i + close.len(),
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// The time as Python's `strftime` writes it; `SOURCE_DATE_EPOCH` (seconds, UTC) takes the clock's place where it is set.
+fn strftime_now(format: String) -> Result<String, Error> {
+    use chrono::format::{Item, StrftimeItems};
+    let items: Vec<Item<'_>> = StrftimeItems::new(&format).collect();
+    if items.contains(&Item::Error) {
+        let why = format!("strftime_now: {format:?} is no format of a date");
+        return Err(Error::new(ErrorKind::InvalidOperation, why));
+    }
+    let items = items.iter();
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok();
+    Ok(match fixed.and_then(|s| chrono::DateTime::from_timestamp(s.parse().ok()?, 0)) {
+        Some(fixed) => fixed.format_with_items(items).to_string(),
+        None => chrono::Local::now().format_with_items(items).to_string(),
+    })
+}
+
+/// `{{ value }}` as Python's `str` prints it.
+fn print(out: &mut Output<'_>, _: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    out.write_str(&text_of(value)?).map_err(Error::from)
+}
+
+fn text_of(value: &Value) -> Result<String, Error> {
+    match value.as_str() {
+        Some(text) => Ok(text.into()),
+        None if value.is_undefined() => Ok(String::new()),
+        None => python(value),
+    }
+}
+
+/// Python's `repr`.
+fn python(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(quoted(text));
+    }
+    Ok(match value.kind() {
+        ValueKind::Undefined => "Undefined".into(),
+        ValueKind::None => "None".into(),
+        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
+        ValueKind::Number => number(value),
+        ValueKind::Seq => {
+            let items = value.try_iter()?.map(|item| python(&item));
+            format!("[{}]", items.collect::<Result<Vec<_>, _>>()?.join(", "))
+        }
+        ValueKind::Map => {
+            let pair = |key: Value| {
+                let held = value.get_item(&key)?;
+                Ok(format!("{}: {}", python(&key)?, python(&held)?))
+            };
+            let pairs = value.try_iter()?.map(pair);
+            format!("{{{}}}", pairs.collect::<Result<Vec<_>, Error>>()?.join(", "))
+        }
+        _ => value.to_string(),
+    })
+}
+
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// An integer as it is, a float as Python writes the shortest decimal that reads back.
+fn number(value: &Value) -> String {
+    let text = value.to_string();
+    if value.is_integer() {
+        return text;
+    }
+    let Ok(x) = f64::try_from(value.clone()) else {
+        return text;
+    };
+    if x.is_nan() {
+        return "nan".into();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf" } else { "-inf" }.into();
+    }
+    let scientific = format!("{x:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        return format!("{x:?}");
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
+}
+
+/// `json.dumps` of Python: nothing is escaped for HTML, and keys stay in the order they are written in.
+fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<Value> = options.get("indent")?;
+    let indent = indent.filter(|v| !v.is_none()).map(|v| match v.as_str() {
+        Some(text) => text.to_string(),
+        None => " ".repeat(usize::try_from(v).unwrap_or(0).min(64)),
+    });
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let separators = match separators.as_deref() {
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(_) => {
+            let why = "tojson: separators must be two texts";
+            return Err(Error::new(ErrorKind::InvalidOperation, why));
+        }
+        None if indent.is_some() => (",".into(), ": ".into()),
+        None => (", ".into(), ": ".into()),
+    };
+    let flag = |name: &str| options.get::<Option<bool>>(name).map(|f| f.unwrap_or(false));
+    let json = Json {
+        indent,
+        separators,
+        ascii: flag("ensure_ascii")?,
+        sorted: flag("sort_keys")?,
+    };
+    options.assert_all_used()?;
+    let mut out = String::new();
+    json.write(&value, 0, &mut out)?;
+    Ok(Value::from_safe_string(out))
+}
+
+struct Json {
+    indent: Option<String>,
+    separators: (String, String),
+    ascii: bool,
+    sorted: bool,
+}
+
+impl Json {
+    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        if let Some(text) = value.as_str() {
+            self.text(text, out);
+            return Ok(());
+        }
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&match number(value).as_str() {
+                "nan" => "NaN".to_string(),
+                "inf" => "Infinity".into(),
+                "-inf" => "-Infinity".into(),
+                plain => plain.into(),
+            }),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.all(items.len(), ['[', ']'], depth, out, |i, out| {
+                    self.write(&items[i], depth + 1, out)
+                })?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sorted {
+                    keys.sort();
+                }
+                self.all(keys.len(), ['{', '}'], depth, out, |i, out| {
+                    self.text(&text_of(&keys[i])?, out);
+                    out.push_str(&self.separators.1);
+                    self.write(&value.get_item(&keys[i])?, depth + 1, out)
+                })?;
+            }
+            other => {
+                let why = format!("tojson: {other} cannot be written as JSON");
+                return Err(Error::new(ErrorKind::InvalidOperation, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn all(
+        &self,
+        n: usize,
+        [open, close]: [char; 2],
+        depth: usize,
+        out: &mut String,
+        mut each: impl FnMut(usize, &mut String) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        out.push(open);
+        let line = |depth: usize, out: &mut String| {
+            if let Some(indent) = &self.indent {
+                out.push('\n');
+                out.push_str(&indent.repeat(depth));
+            }
+        };
+        for i in 0..n {
+            if i > 0 {
+                out.push_str(&self.separators.0);
+            }
+            line(depth + 1, out);
+            each(i, out)?;
+        }
+        if n > 0 {
+            line(depth, out);
+        }
+        out.push(close);
+        Ok(())
+    }
+
+    fn text(&self, text: &str, out: &mut String) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                c if (c as u32) < 0x20 || self.ascii && (c as u32) > 0x7e => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+}
+
+/// The template's line and what is wrong there.
+pub(super) fn brief(e: &Error) -> String {
+    let line = e.line().map(|l| format!("line {l}: ")).unwrap_or_default();
+    let what = e.detail().map_or(e.kind().to_string(), String::from);
+    let what = what.lines().next().unwrap_or_default();
+    format!("{line}{what}")
+}
