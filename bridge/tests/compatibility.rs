@@ -1,5 +1,6 @@
 //! Model folders of the kinds that users have, held to what `transformers` computes with them (`bridge/scripts/compatibility.py`).
 
+use candle_core::Device;
 use rto::seq::{Channel, Episode, Finish, TokenScorer};
 use rto_bridge::checkpoint::{self, Contents};
 use rto_bridge::config::ModelConfig;
@@ -7,7 +8,6 @@ use rto_bridge::data::{self, ChatTemplate, ReadOptions};
 use rto_bridge::generate::{Engine, Sampling};
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::tokenizer::Tokenizer;
-use candle_core::Device;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,7 +61,8 @@ fn folder_of(case: &Value, root: &Path) -> PathBuf {
                 std::fs::write(path, text).unwrap();
             }
             patch => {
-                let old = std::fs::read(&path).map_or(Value::Null, |b| serde_json::from_slice(&b).unwrap());
+                let old = std::fs::read(&path)
+                    .map_or(Value::Null, |b| serde_json::from_slice(&b).unwrap());
                 std::fs::write(&path, merged(old, patch).to_string()).unwrap();
             }
         }
@@ -94,20 +95,38 @@ fn texts_are_cut_and_scored_as_transformers_does() {
         let engine = Engine::new(&loaded.config, loaded.head, &loaded.weights).unwrap();
         let end = case["end"].as_u64().map(|id| id as u32);
         assert_eq!(tokenizer.end(), end, "{name}");
-        assert_eq!(loaded.config.eos_token(), end.or(loaded.config.eos_token()), "{name}");
+        assert_eq!(
+            loaded.config.eos_token(),
+            end.or(loaded.config.eos_token()),
+            "{name}"
+        );
         for line in case["lines"].as_array().unwrap() {
             let text = |key: &str| line[key].as_str().unwrap();
-            let (prompt, reply) = tokenizer.pair(text("prompt"), text("response"), false).unwrap();
+            let (prompt, reply) = tokenizer
+                .pair(text("prompt"), text("response"), false)
+                .unwrap();
             if line["refused"] == true {
-                assert!(prompt.iter().chain(&reply).any(|t| *t as usize >= loaded.config.vocab_size()));
+                assert!(
+                    prompt
+                        .iter()
+                        .chain(&reply)
+                        .any(|t| *t as usize >= loaded.config.vocab_size())
+                );
                 continue;
             }
             assert_eq!(prompt, ids(&line["prompt_ids"]), "{name}: {line}");
             assert_eq!(reply, ids(&line["response_ids"]), "{name}: {line}");
             if let Some(expected) = line["text"].as_str() {
-                assert_eq!(tokenizer.reply_text(&prompt, &reply).unwrap(), expected, "{name}: {line}");
+                assert_eq!(
+                    tokenizer.reply_text(&prompt, &reply).unwrap(),
+                    expected,
+                    "{name}: {line}"
+                );
             }
-            let ours = engine.log_probs(&[(&prompt, &reply)], 1.0).unwrap().remove(0);
+            let ours = engine
+                .log_probs(&[(&prompt, &reply)], 1.0)
+                .unwrap()
+                .remove(0);
             for (ours, theirs) in ours.iter().zip(line["log_probs"].as_array().unwrap()) {
                 worst = worst.max((ours - theirs.as_f64().unwrap()).abs());
             }
@@ -123,19 +142,54 @@ fn texts_are_cut_and_scored_as_transformers_does() {
 fn what_was_decided_is_said() {
     let root = tempfile::tempdir().unwrap();
     let expected = [
-        ("truncation_right", "truncation of tokenizer.json, which cuts texts, is switched off"),
-        ("padding_left", "padding of tokenizer.json, which fills texts up, is switched off"),
+        (
+            "truncation_right",
+            "truncation of tokenizer.json, which cuts texts, is switched off",
+        ),
+        (
+            "padding_left",
+            "padding of tokenizer.json, which fills texts up, is switched off",
+        ),
         ("bom", "tokenizer.json begins with a byte-order mark"),
-        ("prefix_space_of_neox", "as GPTNeoXTokenizer of transformers 5 cuts them (add_prefix_space true)"),
-        ("llama_class_without_blank", "as LlamaTokenizer of transformers 5 cuts them (a blank in front: \"never\")"),
-        ("pieces_without_begin", "add_bos_token of tokenizer_config.json is true, tokenizer.json puts nothing in front"),
-        ("special_tokens_map", "\"<|im_end|>\" is taken, as transformers does"),
-        ("tied_head_differs", "tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight"),
-        ("tied_head_differs_neox", "embed_out.weight differs from gpt_neox.embed_in.weight"),
-        ("end_token_is_new", "any of 0, 290 ends a response, 290 ends the replies of training"),
+        (
+            "prefix_space_of_neox",
+            "as GPTNeoXTokenizer of transformers 5 cuts them (add_prefix_space true)",
+        ),
+        (
+            "llama_class_without_blank",
+            "as LlamaTokenizer of transformers 5 cuts them (a blank in front: \"never\")",
+        ),
+        (
+            "pieces_without_begin",
+            "add_bos_token of tokenizer_config.json is true, tokenizer.json puts nothing in front",
+        ),
+        (
+            "special_tokens_map",
+            "\"<|im_end|>\" is taken, as transformers does",
+        ),
+        (
+            "tied_head_differs",
+            "tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight",
+        ),
+        (
+            "tied_head_differs_neox",
+            "embed_out.weight differs from gpt_neox.embed_in.weight",
+        ),
+        (
+            "end_token_is_new",
+            "any of 0, 290 ends a response, 290 ends the replies of training",
+        ),
     ];
     let cases = cases();
-    let find = |name: &str| cases["texts"].as_array().unwrap().iter().find(|c| c["name"] == name).unwrap().clone();
+    let find = |name: &str| {
+        cases["texts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["name"] == name)
+            .unwrap()
+            .clone()
+    };
     let notes = |case: &Value| {
         let folder = folder_of(case, root.path());
         let loaded = checkpoint::load(&folder, None, &Device::Cpu).unwrap();
@@ -148,7 +202,10 @@ fn what_was_decided_is_said() {
     }
     for quiet in ["bytes", "pieces", "tied_head_equal", "added_tokens_decoder"] {
         let notes = notes(&find(quiet));
-        let notes: Vec<_> = notes.iter().filter(|n| !n.contains("tied to the embedding")).collect();
+        let notes: Vec<_> = notes
+            .iter()
+            .filter(|n| !n.contains("tied to the embedding"))
+            .collect();
         assert!(notes.is_empty(), "{quiet}: {notes:?}");
     }
     let dropout = json!({"name": "dropout", "base": "bytes", "files": {"tokenizer.json": {"model": {"dropout": 0.5}}}});
@@ -166,18 +223,36 @@ fn disagreements_that_change_ids_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let token = |content: &str| json!({"content": content, "special": true});
     let settings = |name: &str, patch: Value| json!({"name": name, "base": "bytes", "files": {"tokenizer_config.json": patch}});
-    let far = settings("far", json!({"added_tokens_decoder": {"300": token("<|im_end|>")}}));
-    let other = settings("other", json!({"added_tokens_decoder": {"7": token("<|endoftext|>")}}));
+    let far = settings(
+        "far",
+        json!({"added_tokens_decoder": {"300": token("<|im_end|>")}}),
+    );
+    let other = settings(
+        "other",
+        json!({"added_tokens_decoder": {"7": token("<|endoftext|>")}}),
+    );
     let list = settings("list", json!({"added_tokens_decoder": ["<|im_end|>"]}));
     let many: Vec<_> = (0..40).map(|i| format!("<x{i}>")).collect();
     let outside = settings("outside", json!({"extra_special_tokens": many}));
     let legacy = json!({"name": "legacy", "base": "bytes", "files": {"added_tokens.json": {"<|im_end|>": 299}}});
     for (case, words) in [
-        (far, "tokenizer_config.json: \"<|im_end|>\" has id 300, tokenizer.json gives it 290"),
-        (other, "tokenizer_config.json: \"<|endoftext|>\" has id 7, tokenizer.json gives it 0"),
-        (list, "tokenizer_config.json: added_tokens_decoder: found no object"),
+        (
+            far,
+            "tokenizer_config.json: \"<|im_end|>\" has id 300, tokenizer.json gives it 290",
+        ),
+        (
+            other,
+            "tokenizer_config.json: \"<|endoftext|>\" has id 7, tokenizer.json gives it 0",
+        ),
+        (
+            list,
+            "tokenizer_config.json: added_tokens_decoder: found no object",
+        ),
         (outside, "the network's vocabulary has 320 rows"),
-        (legacy, "added_tokens.json: \"<|im_end|>\" has id 299, tokenizer.json gives it 290"),
+        (
+            legacy,
+            "added_tokens.json: \"<|im_end|>\" has id 299, tokenizer.json gives it 290",
+        ),
     ] {
         let folder = folder_of(&case, root.path());
         let (config, _) = ModelConfig::read(&folder.join("config.json")).unwrap();
@@ -196,8 +271,18 @@ fn a_token_over_the_seam_is_the_replys() {
     let (prompt, reply) = tokenizer.pair("the ot", "her", false).unwrap();
     assert_eq!([&prompt[..], &reply].concat(), whole);
     assert!(tokenizer.decode(&prompt, true).unwrap().len() < "the ot".len());
-    assert_ne!(prompt, tokenizer.encode("the ot").unwrap()[..prompt.len()].to_vec().split_off(prompt.len()));
-    assert_eq!(tokenizer.decode(&[&prompt[..], &reply].concat(), true).unwrap(), "the other");
+    assert_ne!(
+        prompt,
+        tokenizer.encode("the ot").unwrap()[..prompt.len()]
+            .to_vec()
+            .split_off(prompt.len())
+    );
+    assert_eq!(
+        tokenizer
+            .decode(&[&prompt[..], &reply].concat(), true)
+            .unwrap(),
+        "the other"
+    );
 }
 
 /// Conversations as `apply_chat_template` writes them, from wherever the template lies; nothing is put in front.
@@ -208,32 +293,53 @@ fn templates_write_what_transformers_writes() {
     for case in cases()["chats"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let folder = folder_of(case, root.path());
-        let template = ChatTemplate::from_tokenizer(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let template =
+            ChatTemplate::from_tokenizer(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
         let (config, _) = checkpoint::read_config(&folder).unwrap();
         let tokenizer = Tokenizer::load(&folder, &config).unwrap();
         for chat in case["chats"].as_array().unwrap() {
             let message = |m: &Value| json!({"role": m[0], "content": m[1]});
-            let messages: Vec<Value> = chat["chat"].as_array().unwrap().iter().map(message).collect();
+            let messages: Vec<Value> = chat["chat"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(message)
+                .collect();
             let record = json!({"chosen": messages, "rejected": messages});
             let file = folder.join("chat.jsonl");
             std::fs::write(&file, record.to_string()).unwrap();
-            let options = ReadOptions { template: template.clone(), ..ReadOptions::default() };
+            let options = ReadOptions {
+                template: template.clone(),
+                ..ReadOptions::default()
+            };
             let read = data::read_pairs(&[&file], &options);
             if chat.get("refused").is_some() {
                 let error = read.unwrap_err().to_string();
-                assert!(error.contains("chat template of") && !error.contains('\n'), "{error}");
+                assert!(
+                    error.contains("chat template of") && !error.contains('\n'),
+                    "{error}"
+                );
                 refused += 1;
                 continue;
             }
             let pair = read.unwrap_or_else(|e| panic!("{name}: {e}")).remove(0);
             let text = |key: &str| chat[key].as_str().unwrap();
-            let same: String = text("whole").chars().take(chat["same"].as_u64().unwrap() as usize).collect();
+            let same: String = text("whole")
+                .chars()
+                .take(chat["same"].as_u64().unwrap() as usize)
+                .collect();
             assert_eq!(pair.prompt, same, "{name}");
-            assert_eq!(format!("{}{}", pair.prompt, pair.chosen), text("whole"), "{name}");
+            assert_eq!(
+                format!("{}{}", pair.prompt, pair.chosen),
+                text("whole"),
+                "{name}"
+            );
             let opened = data::read_prompts(&[&prompt_file(&folder, &messages)], &options).unwrap();
             assert_eq!(opened[0].text, text("prompt"), "{name}");
             assert!(pair.templated && opened[0].templated);
-            let (prompt, reply) = tokenizer.pair(&pair.prompt, &pair.chosen, pair.templated).unwrap();
+            let (prompt, reply) = tokenizer
+                .pair(&pair.prompt, &pair.chosen, pair.templated)
+                .unwrap();
             assert_eq!([prompt, reply].concat(), ids(&chat["ids"]), "{name}");
             chats += 1;
         }
@@ -261,31 +367,84 @@ fn a_template_that_cannot_be_used_is_refused() {
         let folder = folder_of(&case, root.path());
         let path = folder.join("d.jsonl");
         std::fs::write(&path, record.to_string()).unwrap();
-        let options = ReadOptions { template: ChatTemplate::of_model(&folder), ..ReadOptions::default() };
+        let options = ReadOptions {
+            template: ChatTemplate::of_model(&folder),
+            ..ReadOptions::default()
+        };
         data::read_pairs(&[path], &options).unwrap_err().to_string()
     };
     let settings = |template: Value| json!({"chat_template": template});
     let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
     let text = "{% for a in range(9999) %}{% for b in range(9999) %}{{ 'a' * 9999 }}{% endfor %}{% endfor %}";
     let files = [
-        ("syntax", "chat_template.jinja", json!("a\n{% for %}"), "chat_template.jinja: chat_template: line 2: "),
-        ("tag", "tokenizer_config.json", settings(json!("\n\n{% unheard_of %}")), "tokenizer_config.json: chat_template: line 3: "),
-        ("number", "tokenizer_config.json", settings(json!(7)), "chat_template: found a number, expected a text"),
-        ("names", "tokenizer_config.json", settings(json!([{"name": "rag", "template": "x"}])), "found templates named [\"rag\"], expected one named \"default\""),
-        ("filter", "tokenizer_config.json", settings(json!("{{ messages | unheard_of }}")), "tokenizer_config.json: line 1: "),
-        ("raises", "tokenizer_config.json", settings(json!("\n{{ raise_exception('no system turn') }}")), "line 2: no system turn"),
-        ("loops", "tokenizer_config.json", settings(json!(loops)), "stopped after 10000000 steps"),
-        ("text", "tokenizer_config.json", settings(json!(text)), "stopped after 67108864 bytes"),
+        (
+            "syntax",
+            "chat_template.jinja",
+            json!("a\n{% for %}"),
+            "chat_template.jinja: chat_template: line 2: ",
+        ),
+        (
+            "tag",
+            "tokenizer_config.json",
+            settings(json!("\n\n{% unheard_of %}")),
+            "tokenizer_config.json: chat_template: line 3: ",
+        ),
+        (
+            "number",
+            "tokenizer_config.json",
+            settings(json!(7)),
+            "chat_template: found a number, expected a text",
+        ),
+        (
+            "names",
+            "tokenizer_config.json",
+            settings(json!([{"name": "rag", "template": "x"}])),
+            "found templates named [\"rag\"], expected one named \"default\"",
+        ),
+        (
+            "filter",
+            "tokenizer_config.json",
+            settings(json!("{{ messages | unheard_of }}")),
+            "tokenizer_config.json: line 1: ",
+        ),
+        (
+            "raises",
+            "tokenizer_config.json",
+            settings(json!("\n{{ raise_exception('no system turn') }}")),
+            "line 2: no system turn",
+        ),
+        (
+            "loops",
+            "tokenizer_config.json",
+            settings(json!(loops)),
+            "stopped after 10000000 steps",
+        ),
+        (
+            "text",
+            "tokenizer_config.json",
+            settings(json!(text)),
+            "stopped after 67108864 bytes",
+        ),
     ];
     for (name, file, patch, words) in files {
         let error = said(name, file, patch);
-        assert!(error.contains(words) && !error.contains('\n'), "{name}: {error}");
+        assert!(
+            error.contains(words) && !error.contains('\n'),
+            "{name}: {error}"
+        );
     }
     // Texts need no template: the data are read all the same.
     let folder = root.path().join("syntax");
     let path = folder.join("texts.jsonl");
-    std::fs::write(&path, json!({"prompt": "a", "chosen": "b", "rejected": "c"}).to_string()).unwrap();
-    let options = ReadOptions { template: ChatTemplate::of_model(&folder), ..ReadOptions::default() };
+    std::fs::write(
+        &path,
+        json!({"prompt": "a", "chosen": "b", "rejected": "c"}).to_string(),
+    )
+    .unwrap();
+    let options = ReadOptions {
+        template: ChatTemplate::of_model(&folder),
+        ..ReadOptions::default()
+    };
     assert!(!data::read_pairs(&[path], &options).unwrap()[0].templated);
     assert!(options.template.said().contains("line 2"));
 }
@@ -301,25 +460,50 @@ fn a_response_ends_at_any_of_the_set() {
         let mut ends = loaded.config.end_tokens().all().to_vec();
         ends.sort_unstable();
         assert_eq!(ends, ids(&case["ends"]), "{case}");
-        assert_eq!(loaded.config.eos_token(), Some(case["reply"].as_u64().unwrap() as u32), "{case}");
+        assert_eq!(
+            loaded.config.eos_token(),
+            Some(case["reply"].as_u64().unwrap() as u32),
+            "{case}"
+        );
         let engine = Engine::new(&loaded.config, loaded.head, &loaded.weights).unwrap();
-        let sampling = Sampling { max_new_tokens: 24, ends: loaded.config.end_tokens().clone(), ..Sampling::default() };
+        let sampling = Sampling {
+            max_new_tokens: 24,
+            ends: loaded.config.end_tokens().clone(),
+            ..Sampling::default()
+        };
         let prompt: Arc<[u32]> = ids(&case["prompt_ids"]).into();
         let written = engine.greedy(&[prompt], &sampling).unwrap().remove(0);
         assert_eq!(written.episode.response, ids(&case["greedy"]), "{case}");
         short += usize::from(written.episode.finish == Finish::Eos);
         // A trained network is saved with the whole set, and stops there when it is read again.
-        let saved = root.path().join(format!("{}-saved", case["name"].as_str().unwrap()));
-        let contents = Contents { config: &loaded.config, head: loaded.head, weights: &loaded.weights, dtype: loaded.stored_dtype,
-                                  shard_bytes: 1 << 30, carry: Some(&folder) };
+        let saved = root
+            .path()
+            .join(format!("{}-saved", case["name"].as_str().unwrap()));
+        let contents = Contents {
+            config: &loaded.config,
+            head: loaded.head,
+            weights: &loaded.weights,
+            dtype: loaded.stored_dtype,
+            shard_bytes: 1 << 30,
+            carry: Some(&folder),
+        };
         checkpoint::save(&saved, &contents).unwrap();
         assert_eq!(checkpoint::read_config(&saved).unwrap().0, loaded.config);
         let generation = std::fs::read(saved.join("generation_config.json")).unwrap();
         let generation: Value = serde_json::from_slice(&generation).unwrap();
-        let named = |value: &Value| value.as_array().map_or_else(|| vec![value.clone()], Clone::clone);
-        let config: Value = serde_json::from_slice(&std::fs::read(saved.join("config.json")).unwrap()).unwrap();
+        let named = |value: &Value| {
+            value
+                .as_array()
+                .map_or_else(|| vec![value.clone()], Clone::clone)
+        };
+        let config: Value =
+            serde_json::from_slice(&std::fs::read(saved.join("config.json")).unwrap()).unwrap();
         for end in ends {
-            let all = [named(&generation["eos_token_id"]), named(&config["eos_token_id"])].concat();
+            let all = [
+                named(&generation["eos_token_id"]),
+                named(&config["eos_token_id"]),
+            ]
+            .concat();
             assert!(all.contains(&json!(end)), "{generation} {config}");
         }
     }
@@ -331,7 +515,10 @@ fn a_response_ends_at_any_of_the_set() {
 fn rewards_are_read_where_transformers_reads_them() {
     let root = tempfile::tempdir().unwrap();
     for case in cases()["scores"].as_array().unwrap() {
-        let folder = folder_of(&json!({"name": case["name"], "base": case["base"]}), root.path());
+        let folder = folder_of(
+            &json!({"name": case["name"], "base": case["base"]}),
+            root.path(),
+        );
         let path = folder.join("config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         for (key, value) in case["config"].as_object().unwrap() {
@@ -341,13 +528,19 @@ fn rewards_are_read_where_transformers_reads_them() {
         let scorer = NeuralScorer::load(&folder, false, &Device::Cpu).unwrap();
         let rows = case["rows"].as_array().unwrap().iter().map(ids);
         let episodes: Vec<Episode> = rows
-            .map(|ids| Episode::try_new(ids[..1].into(), ids[1..].to_vec(), Finish::Length).unwrap())
+            .map(|ids| {
+                Episode::try_new(ids[..1].into(), ids[1..].to_vec(), Finish::Length).unwrap()
+            })
             .collect();
         let ours = scorer.scores(&episodes).unwrap();
         let ours = ours.get(Channel::Reward).unwrap().row_sums();
         for (ours, theirs) in ours.iter().zip(case["scores"].as_array().unwrap()) {
             let theirs = theirs.as_f64().unwrap();
-            assert!((ours - theirs).abs() < 1e-5 * theirs.abs().max(1.0), "{}: {ours} {theirs}", case["name"]);
+            assert!(
+                (ours - theirs).abs() < 1e-5 * theirs.abs().max(1.0),
+                "{}: {ours} {theirs}",
+                case["name"]
+            );
         }
     }
 }

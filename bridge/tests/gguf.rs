@@ -63,7 +63,10 @@ fn the_shape_is_that_of_the_metadata() {
         (4, 2, 16, 2)
     );
     assert!(bytes.tied_embeddings && bytes.rope_scaling.is_none());
-    assert_eq!((bytes.eos_tokens.reply(), bytes.pad_token), (Some(0), Some(1)));
+    assert_eq!(
+        (bytes.eos_tokens.reply(), bytes.pad_token),
+        (Some(0), Some(1))
+    );
     let pieces = gguf::config(&fixture("pieces.gguf")).unwrap();
     assert!(!pieces.tied_embeddings);
     let Some(RopeScaling::Llama3 { factor, .. }) = pieces.rope_scaling else {

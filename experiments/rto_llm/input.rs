@@ -103,7 +103,10 @@ impl Line {
 
     fn both(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
         // Each field is looked at first, for its own errors.
-        let apart = (self.tokens("prompt", model)?, self.tokens("response", model)?);
+        let apart = (
+            self.tokens("prompt", model)?,
+            self.tokens("response", model)?,
+        );
         let text = |field: &str| self.object.get(field).and_then(Value::as_str);
         let (Some(prompt), Some(response), Some(tokenizer)) =
             (text("prompt"), text("response"), &model.tokenizer)

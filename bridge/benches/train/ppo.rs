@@ -43,8 +43,8 @@ impl Work {
         // Responses never end by themselves, so that both sides write the same number of tokens.
         let mut config_of = config.clone();
         match &mut config_of {
-            ModelConfig::GptNeoX(c) => c.eos_token = None,
-            ModelConfig::Llama(c) => c.eos_token = None,
+            ModelConfig::GptNeoX(c) => c.eos_tokens = None.into(),
+            ModelConfig::Llama(c) => c.eos_tokens = None.into(),
         }
         let frozen = |model: Model| -> Result<NeuralScorer, Failure> {
             Ok(NeuralScorer::try_new(

@@ -24,7 +24,11 @@ pub(super) fn with_all_ends(
     }
     let list = |tokens: &[u32]| match tokens {
         [] => "none".to_string(),
-        _ => tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+        _ => tokens
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
     };
     if ends.all().iter().any(|end| !own.contains(*end)) {
         let mut said = vec![format!("config.json names {}", list(own.all()))];
@@ -54,10 +58,14 @@ fn of_generation(folder: &Path, vocab_size: usize, notes: &mut Vec<String>) -> R
     };
     let ends = ends_in(&value).ok_or_else(|| {
         let found = &value["eos_token_id"];
-        Error::file(&path, format!("eos_token_id: found {found}, expected a token id, a list of them, or null"))
+        Error::file(
+            &path,
+            format!("eos_token_id: found {found}, expected a token id, a list of them, or null"),
+        )
     })?;
-    let (inside, outside): (Vec<u32>, Vec<u32>) =
-        ends.into_iter().partition(|end| (*end as usize) < vocab_size);
+    let (inside, outside): (Vec<u32>, Vec<u32>) = ends
+        .into_iter()
+        .partition(|end| (*end as usize) < vocab_size);
     if !outside.is_empty() {
         notes.push(format!(
             "{GENERATION_CONFIG}: eos_token_id has {outside:?}, beyond the {vocab_size} rows of the vocabulary, and no response can end so"
@@ -77,7 +85,11 @@ pub(super) fn ends_in(value: &Value) -> Option<Vec<u32>> {
 }
 
 /// A `generation_config.json` under which a network trained here stops: as it is where it or `config.json` names every end token.
-pub(super) fn renewed(mut generation: Value, config: Option<&Value>, ends: &EndTokens) -> Option<Value> {
+pub(super) fn renewed(
+    mut generation: Value,
+    config: Option<&Value>,
+    ends: &EndTokens,
+) -> Option<Value> {
     let theirs = ends_in(&generation)?;
     let known = config.and_then(ends_in).unwrap_or_default();
     let new = |end: &&u32| !theirs.contains(end) && !known.contains(end);

@@ -70,7 +70,8 @@ fn described(contents: &Contents) -> Value {
     let mut config = contents
         .config
         .to_json(contents.head, dtype_name(contents.dtype));
-    if let Some(name) = carried_config(contents).and_then(|c| c["hidden_act"].as_str().map(String::from))
+    if let Some(name) =
+        carried_config(contents).and_then(|c| c["hidden_act"].as_str().map(String::from))
         && let ModelConfig::GptNeoX(ours) = contents.config
         && Activation::named(&name) == Some(ours.activation)
     {
@@ -152,8 +153,11 @@ fn carried_files(contents: &Contents) -> Result<BTreeMap<&'static str, Vec<u8>>>
                     .map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
                 if name == GENERATION_CONFIG
                     && let Ok(generation) = serde_json::from_slice(&bytes)
-                    && let Some(new) =
-                        renewed(generation, carried_config(contents).as_ref(), contents.config.end_tokens())
+                    && let Some(new) = renewed(
+                        generation,
+                        carried_config(contents).as_ref(),
+                        contents.config.end_tokens(),
+                    )
                 {
                     bytes = pretty(&new).into_bytes();
                 }

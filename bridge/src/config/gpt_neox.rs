@@ -199,7 +199,11 @@ impl GptNeoXConfig {
                 self.head_dim()
             )));
         }
-        keys.check_tokens([self.bos_token, self.pad_token], &self.eos_tokens, self.vocab_size)
+        keys.check_tokens(
+            [self.bos_token, self.pad_token],
+            &self.eos_tokens,
+            self.vocab_size,
+        )
     }
 }
 

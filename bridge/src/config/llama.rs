@@ -156,7 +156,11 @@ impl LlamaConfig {
         {
             return Err(keys.refuse(format!("{field}: found {found}, expected {expected}")));
         }
-        keys.check_tokens([config.bos_token, config.pad_token], &config.eos_tokens, vocab_size)?;
+        keys.check_tokens(
+            [config.bos_token, config.pad_token],
+            &config.eos_tokens,
+            vocab_size,
+        )?;
         let (causal, classification) = family.classes();
         Ok((config, keys.head(&causal, &classification)?))
     }

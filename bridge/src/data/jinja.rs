@@ -144,7 +144,11 @@ fn without_generation_tags(source: &str) -> String {
         let word = inner.map(|t| t.trim_matches(['-', '+']).trim());
         match word {
             Some(word @ ("generation" | "endgeneration")) => {
-                let new = if word == "generation" { "if true" } else { "endif" };
+                let new = if word == "generation" {
+                    "if true"
+                } else {
+                    "endif"
+                };
                 out.push_str(&tag.replacen(word, new, 1));
             }
             _ => out.push_str(tag),
@@ -181,10 +185,12 @@ fn strftime_now(format: String) -> Result<String, Error> {
     }
     let items = items.iter();
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok();
-    Ok(match fixed.and_then(|s| chrono::DateTime::from_timestamp(s.parse().ok()?, 0)) {
-        Some(fixed) => fixed.format_with_items(items).to_string(),
-        None => chrono::Local::now().format_with_items(items).to_string(),
-    })
+    Ok(
+        match fixed.and_then(|s| chrono::DateTime::from_timestamp(s.parse().ok()?, 0)) {
+            Some(fixed) => fixed.format_with_items(items).to_string(),
+            None => chrono::Local::now().format_with_items(items).to_string(),
+        },
+    )
 }
 
 /// `{{ value }}` as Python's `str` prints it.
@@ -220,14 +226,21 @@ fn python(value: &Value) -> Result<String, Error> {
                 Ok(format!("{}: {}", python(&key)?, python(&held)?))
             };
             let pairs = value.try_iter()?.map(pair);
-            format!("{{{}}}", pairs.collect::<Result<Vec<_>, Error>>()?.join(", "))
+            format!(
+                "{{{}}}",
+                pairs.collect::<Result<Vec<_>, Error>>()?.join(", ")
+            )
         }
         _ => value.to_string(),
     })
 }
 
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {
@@ -236,7 +249,9 @@ fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c => out.push(c),
         }
     }
@@ -286,7 +301,11 @@ fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
         None if indent.is_some() => (",".into(), ": ".into()),
         None => (", ".into(), ": ".into()),
     };
-    let flag = |name: &str| options.get::<Option<bool>>(name).map(|f| f.unwrap_or(false));
+    let flag = |name: &str| {
+        options
+            .get::<Option<bool>>(name)
+            .map(|f| f.unwrap_or(false))
+    };
     let json = Json {
         indent,
         separators,

@@ -58,7 +58,10 @@ impl ChatTemplate {
     /// Which form conversations are written in, for people.
     pub fn said(&self) -> String {
         match self {
-            Self::HhRlhf => "no chat template: conversations are written as \"Human: …\", \"Assistant: …\"".into(),
+            Self::HhRlhf => {
+                "no chat template: conversations are written as \"Human: …\", \"Assistant: …\""
+                    .into()
+            }
             Self::Jinja(jinja) => {
                 let file = jinja.file().display();
                 let dated = match jinja.dated {
@@ -92,7 +95,10 @@ impl ChatTemplate {
         let whole = self.render(messages, false, place)?;
         // A template may open a reply otherwise than it writes one (DeepSeek-R1's with "<think>"): what both begin with is the
         // prompt, as in TRL, but never less than the conversation before.
-        let same = prompt.chars().zip(whole.chars()).take_while(|(a, b)| a == b);
+        let same = prompt
+            .chars()
+            .zip(whole.chars())
+            .take_while(|(a, b)| a == b);
         let cut: usize = same.map(|(a, _)| a.len_utf8()).sum();
         if cut < prompt.len() && !whole.starts_with(&self.render(history, false, place)?) {
             let why = "the chat template prints a conversation that does not start with its own prompt; prompt and reply cannot be told apart";
@@ -168,7 +174,14 @@ fn settings_of(path: &Path) -> Result<Settings> {
 }
 
 fn special(settings: &Map<String, Value>) -> Vec<(String, String)> {
-    let text = |value: &Value| Some(value.as_str().or(value.get("content")?.as_str())?.to_string());
+    let text = |value: &Value| {
+        Some(
+            value
+                .as_str()
+                .or(value.get("content")?.as_str())?
+                .to_string(),
+        )
+    };
     let named = settings.iter().filter(|(key, _)| key.ends_with("_token"));
     named
         .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
@@ -183,7 +196,9 @@ fn template_in<'a>(value: &'a Value, file: &PathBuf) -> Result<Option<&'a str>> 
         Value::Array(list) => list,
         other => {
             let found = super::record::kind_of(other);
-            let why = format!("chat_template: found {found}, expected a text or a list of named templates");
+            let why = format!(
+                "chat_template: found {found}, expected a text or a list of named templates"
+            );
             return Err(in_file(file, why));
         }
     };
@@ -191,8 +206,12 @@ fn template_in<'a>(value: &'a Value, file: &PathBuf) -> Result<Option<&'a str>> 
     if let Some(source) = default.and_then(|item| item["template"].as_str()) {
         return Ok(Some(source));
     }
-    let names: Vec<_> = list.iter().filter_map(|item| item["name"].as_str()).collect();
-    let why = format!("chat_template: found templates named {names:?}, expected one named \"default\"");
+    let names: Vec<_> = list
+        .iter()
+        .filter_map(|item| item["name"].as_str())
+        .collect();
+    let why =
+        format!("chat_template: found templates named {names:?}, expected one named \"default\"");
     Err(in_file(file, why))
 }
 

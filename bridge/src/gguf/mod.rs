@@ -188,7 +188,10 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
             .map(|t| t as u32))
     };
     // What ends a turn and what ends a message, where the file tells them from what ends a text.
-    let more_ends: Vec<u32> = [token("eot")?, token("eom")?].into_iter().flatten().collect();
+    let more_ends: Vec<u32> = [token("eot")?, token("eom")?]
+        .into_iter()
+        .flatten()
+        .collect();
     let mut config = LlamaConfig {
         family: match window {
             Some(_) => LlamaFamily::Mistral,

@@ -61,7 +61,10 @@ pub(super) fn pack_for(
         .iter()
         .map(|e| match real(&e.response) {
             // Of padding alone the first token is read.
-            0 => (&e.prompt[..real(&e.prompt).max(1).min(e.prompt.len())], &[][..]),
+            0 => (
+                &e.prompt[..real(&e.prompt).max(1).min(e.prompt.len())],
+                &[][..],
+            ),
             n => (&e.prompt[..], &e.response[..n]),
         })
         .collect();

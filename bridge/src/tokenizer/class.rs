@@ -22,15 +22,20 @@ pub(crate) enum Class {
 impl Class {
     /// From `tokenizer_class` of `tokenizer_config.json` or `config.json`, and the family of the network.
     pub fn of(files: &Files, model_type: &str, config: Option<&Map<String, Value>>) -> Self {
-        let class = |map: &Map<String, Value>| Some(map.get("tokenizer_class")?.as_str()?.to_string());
+        let class =
+            |map: &Map<String, Value>| Some(map.get("tokenizer_class")?.as_str()?.to_string());
         let named = class(&files.settings).or(config.and_then(class));
-        let named = named.as_deref().map(|n| n.strip_suffix("Fast").unwrap_or(n));
+        let named = named
+            .as_deref()
+            .map(|n| n.strip_suffix("Fast").unwrap_or(n));
         if files.tokenizer["model"]["type"] != "BPE" || files.settings.contains_key("auto_map") {
             return Self::AsItLies;
         }
         match named {
             // Llama 3's folders name the class of Llama 2.
-            Some("LlamaTokenizer") if model_type == "mistral" || is_byte_level(&files.tokenizer) => {
+            Some("LlamaTokenizer")
+                if model_type == "mistral" || is_byte_level(&files.tokenizer) =>
+            {
                 Self::AsItLies
             }
             Some("LlamaTokenizer") => Self::Llama,
@@ -69,7 +74,10 @@ impl Class {
 
     /// Puts the rules of the class into `tokenizer.json`; a note where they differ from what it says.
     pub fn apply(self, files: &mut Files) {
-        let prefix = files.settings.get("add_prefix_space").and_then(Value::as_bool);
+        let prefix = files
+            .settings
+            .get("add_prefix_space")
+            .and_then(Value::as_bool);
         let bytes = |prefix: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
         let (normalizer, words, decoder) = match self {
             Self::AsItLies => return,
@@ -139,7 +147,10 @@ impl Class {
 fn is_byte_level(tokenizer: &Value) -> bool {
     let of = |step: &Value| step["type"] == "ByteLevel";
     let has = |part: &Value, list: &str| {
-        of(part) || part[list].as_array().is_some_and(|steps| steps.iter().any(of))
+        of(part)
+            || part[list]
+                .as_array()
+                .is_some_and(|steps| steps.iter().any(of))
     };
     has(&tokenizer["pre_tokenizer"], "pretokenizers") || has(&tokenizer["decoder"], "decoders")
 }

@@ -113,7 +113,12 @@ impl Files {
         }
         let mut notes = Vec::new();
         let tokenizer = json_of(&folder.join(TOKENIZER), &mut notes)?;
-        Self::beside(folder, tokenizer.unwrap_or(Value::Object(Map::new())), None, notes)
+        Self::beside(
+            folder,
+            tokenizer.unwrap_or(Value::Object(Map::new())),
+            None,
+            notes,
+        )
     }
 
     fn beside(
@@ -176,7 +181,8 @@ impl Files {
     /// Special tokens without a name of their own.
     pub fn extra(&self) -> Vec<Added> {
         let list = |key: &str| self.settings.get(key).filter(|v| !v.is_null());
-        let value = list("extra_special_tokens").filter(|v| v.as_array().is_none_or(|l| !l.is_empty()));
+        let value =
+            list("extra_special_tokens").filter(|v| v.as_array().is_none_or(|l| !l.is_empty()));
         let values: Vec<&Value> = match value.or(list("additional_special_tokens")) {
             Some(Value::Array(list)) => list.iter().collect(),
             Some(Value::Object(named)) => named.values().collect(),
@@ -196,7 +202,12 @@ impl Files {
         };
         let counts = !self.settings.contains_key("added_tokens_decoder");
         for (key, value) in map {
-            let text = |value: &Value| value.as_str().or(value["content"].as_str()).map(String::from);
+            let text = |value: &Value| {
+                value
+                    .as_str()
+                    .or(value["content"].as_str())
+                    .map(String::from)
+            };
             let (theirs, ours) = (text(&value), self.settings.get(&key).and_then(text));
             if let (Some(theirs), Some(ours)) = (theirs, ours)
                 && theirs != ours
@@ -219,7 +230,9 @@ impl Files {
         if let Some(decoder) = self.settings.get("added_tokens_decoder") {
             let path = folder.join(SETTINGS);
             let wrong = |found: &str| {
-                let why = format!("added_tokens_decoder: found {found}, expected an object of tokens by id");
+                let why = format!(
+                    "added_tokens_decoder: found {found}, expected an object of tokens by id"
+                );
                 Error::file(&path, why)
             };
             let decoder = decoder.as_object().ok_or_else(|| wrong("no object"))?;
@@ -246,7 +259,8 @@ impl Files {
                 };
                 let named = NAMED.iter().any(|key| self.named(key) == Some(&content));
                 let special = named || self.extra().iter().any(|t| t.content == content);
-                self.added.push((id, Added::plain(&content, special), ADDED));
+                self.added
+                    .push((id, Added::plain(&content, special), ADDED));
             }
         }
         self.added.sort_by_key(|(id, ..)| *id);
@@ -261,11 +275,19 @@ pub(crate) fn json_of(path: &Path, notes: &mut Vec<String>) -> Result<Option<Val
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::file(path, format!("cannot read: {e}"))),
     };
-    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = || {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
         None => &bytes[..],
         Some(rest) => {
-            notes.push(format!("{} begins with a byte-order mark, which is left out", name()));
+            notes.push(format!(
+                "{} begins with a byte-order mark, which is left out",
+                name()
+            ));
             rest
         }
     };

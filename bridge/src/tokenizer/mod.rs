@@ -77,12 +77,17 @@ impl Tokenizer {
             }
         }
         let model = &mut files.tokenizer["model"];
-        if model.get("dropout").and_then(Value::as_f64).is_some_and(|p| p > 0.0) {
+        if model
+            .get("dropout")
+            .and_then(Value::as_f64)
+            .is_some_and(|p| p > 0.0)
+        {
             model["dropout"] = Value::Null;
             let note = "dropout of tokenizer.json, which cuts a text by chance, is switched off";
             files.notes.push(note.into());
         }
-        let wrong = |e: &dyn std::fmt::Display| Error::file(&files.path, format!("not a tokenizer: {e}"));
+        let wrong =
+            |e: &dyn std::fmt::Display| Error::file(&files.path, format!("not a tokenizer: {e}"));
         let inner: tokenizers::Tokenizer =
             files.tokenizer.to_string().parse().map_err(|e| wrong(&e))?;
         let mut tokenizer = Self {
@@ -96,7 +101,9 @@ impl Tokenizer {
         if files.settings.get("split_special_tokens") == Some(&Value::Bool(true)) {
             tokenizer.inner.set_encode_special_tokens(true);
         }
-        tokenizer.end = files.named("eos_token").and_then(|t| tokenizer.inner.token_to_id(t));
+        tokenizer.end = files
+            .named("eos_token")
+            .and_then(|t| tokenizer.inner.token_to_id(t));
         tokenizer.read_frame(&files)?;
         Ok(tokenizer)
     }
@@ -119,7 +126,9 @@ impl Tokenizer {
             let own = files.settings.contains_key(key);
             if (!own || key == "pad_token") && self.inner.token_to_id(content).is_none() {
                 if own {
-                    self.notes.push(format!("{key} {content:?} is not in the vocabulary and is not used"));
+                    self.notes.push(format!(
+                        "{key} {content:?} is not in the vocabulary and is not used"
+                    ));
                 }
                 continue;
             }
@@ -176,13 +185,16 @@ impl Tokenizer {
         if let Some(asked) = asked
             && asked == self.beginning.is_empty()
         {
-            let puts = if asked { "puts nothing in front" } else { "puts a begin token in front" };
+            let puts = if asked {
+                "puts nothing in front"
+            } else {
+                "puts a begin token in front"
+            };
             self.notes.push(format!(
                 "add_bos_token of tokenizer_config.json is {asked}, tokenizer.json {puts}: as in transformers 5, tokenizer.json decides"
             ));
         }
-        self.inner
-            .with_post_processor(None::<PostProcessorWrapper>);
+        self.inner.with_post_processor(None::<PostProcessorWrapper>);
         Ok(())
     }
 
@@ -236,7 +248,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn pair(&self, prompt: &str, reply: &str, templated: bool) -> Result<(Vec<Token>, Vec<Token>)> {
+    pub fn pair(
+        &self,
+        prompt: &str,
+        reply: &str,
+        templated: bool,
+    ) -> Result<(Vec<Token>, Vec<Token>)> {
         let alone = self.encode(prompt)?;
         let joined = self.encoding(&format!("{prompt}{reply}"))?;
         let tokens = joined.get_ids();
@@ -279,7 +296,10 @@ impl Tokenizer {
         let before = self.decode(prompt, false)?;
         let whole = self.decode(&[prompt, reply].concat(), false)?;
         let common = before.chars().zip(whole.chars());
-        let common: usize = common.take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        let common: usize = common
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a.len_utf8())
+            .sum();
         Ok(whole[common..].to_string())
     }
 
@@ -308,8 +328,14 @@ pub(crate) fn settings(folder: &Path) -> Result<(Value, Vec<(String, String)>)> 
     let files = Files::settings(folder)?;
     let keys = files.settings.keys().filter(|key| key.ends_with("_token"));
     let mut keys: Vec<&str> = keys.map(String::as_str).collect();
-    keys.extend(NAMED.iter().filter(|key| !files.settings.contains_key(**key)));
-    let special = keys.into_iter().filter_map(|key| Some((key.to_string(), files.named(key)?.to_string())));
+    keys.extend(
+        NAMED
+            .iter()
+            .filter(|key| !files.settings.contains_key(**key)),
+    );
+    let special = keys
+        .into_iter()
+        .filter_map(|key| Some((key.to_string(), files.named(key)?.to_string())));
     let special = special.collect();
     Ok((Value::Object(files.settings), special))
 }
@@ -326,13 +352,18 @@ pub(crate) fn end_of(folder: &Path, model_type: &str) -> Result<Option<(Token, S
     let tokenizer = &files.tokenizer;
     let added = files.added.iter().find(|(_, t, _)| t.content == end);
     let own = tokenizer["added_tokens"].as_array().into_iter().flatten();
-    let own = own.filter(|t| t["content"] == end).find_map(|t| t["id"].as_u64());
+    let own = own
+        .filter(|t| t["content"] == end)
+        .find_map(|t| t["id"].as_u64());
     let in_vocabulary = || match &tokenizer["model"]["vocab"] {
         Value::Object(vocabulary) => vocabulary.get(end)?.as_u64(),
         Value::Array(pieces) => Some(pieces.iter().position(|p| p[0] == end)? as u64),
         _ => None,
     };
-    let id = added.map(|(id, ..)| u64::from(*id)).or(own).or_else(in_vocabulary);
+    let id = added
+        .map(|(id, ..)| u64::from(*id))
+        .or(own)
+        .or_else(in_vocabulary);
     let id = id.and_then(|id| Token::try_from(id).ok());
     Ok(id.map(|id| (id, end.to_string())))
 }

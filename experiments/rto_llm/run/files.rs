@@ -236,7 +236,10 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
 /// Where reward models read a text whose padding token is an end token: as sequence classification in `transformers` does, which users
 /// of the saved model get too.
 fn reward_reading(config: &Config, network: &ModelConfig) -> Result<String> {
-    let one = |c: &ModelConfig| c.pad_token().is_some_and(|pad| c.end_tokens().contains(pad));
+    let one = |c: &ModelConfig| {
+        c.pad_token()
+            .is_some_and(|pad| c.end_tokens().contains(pad))
+    };
     let mut said = String::new();
     let mut say = |what: &str| {
         said += &format!(
@@ -411,7 +414,10 @@ impl Maker<'_> {
             }
             part.texts.push(pair);
             let prompt = self.cut(prompt);
-            let (winner, loser) = (self.episode(&prompt, chosen)?, self.episode(&prompt, rejected)?);
+            let (winner, loser) = (
+                self.episode(&prompt, chosen)?,
+                self.episode(&prompt, rejected)?,
+            );
             match winner.response == loser.response {
                 true => part.same += 1,
                 false => part.pairs.push(Pair { winner, loser }),
@@ -466,7 +472,10 @@ impl Maker<'_> {
     /// Whether rule `overlong`, where it is on, lets a pair pass: what is cut is never too long.
     fn fits(&self, prompt: &[Token], replies: &[&[Token]; 2]) -> bool {
         let config = self.config;
-        let on = config.rules.iter().any(|rule| rule == Rule::Overlong.name());
+        let on = config
+            .rules
+            .iter()
+            .any(|rule| rule == Rule::Overlong.name());
         let short = |reply: &&[Token]| reply.len() <= config.max_new_tokens;
         let prompt_fits = config.cut_prompts || prompt.len() <= config.max_prompt_tokens;
         !on || prompt_fits && (config.cut_replies || replies.iter().all(short))

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+#[path = "cli_rto_llm/compatibility.rs"]
+mod compatibility;
 #[path = "cli_rto_llm/faults.rs"]
 mod faults;
 #[path = "cli_rto_llm/files.rs"]
