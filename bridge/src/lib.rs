@@ -28,6 +28,8 @@ pub mod error;
 pub mod evaluator;
 pub mod generate;
 pub mod gguf;
+mod guard;
+mod json;
 #[cfg(feature = "judge")]
 pub mod judge;
 pub mod learner;

@@ -2,7 +2,7 @@
 //!
 //! | step | items |
 //! |---|---|
-//! | read | [`read_pairs`], [`read_prompts`]: jsonl, jsonl.gz and Parquet, told apart by their first bytes |
+//! | read | [`read_pairs`], [`read_prompts`], [`read_labelled`]: JSON lines and arrays, plain or packed by gzip, zstd or bzip2, and Parquet, told apart by their first bytes |
 //! | turn conversations into text | [`ChatTemplate`]: HH-RLHF's own form, or the template of a `tokenizer_config.json` |
 //! | clean | [`clean_pairs`], [`clean_prompts`]: named [`Rule`]s, each counted in a [`Report`] and each optional |
 //! | split | [`Split`]: by a hash of the prompt, so that no prompt lands in two parts |
@@ -27,6 +27,8 @@ mod clean;
 mod hh;
 mod jinja;
 mod lines;
+mod messages;
+mod open;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod read;
@@ -41,7 +43,10 @@ use std::sync::Arc;
 
 pub use clean::{CleanOptions, Lengths, Report, Rule, RuleCount, clean_pairs, clean_prompts};
 pub use hh::{ASSISTANT, HUMAN, first_turn, split_reply};
-pub use read::{Columns, Layout, ReadOptions, read_pairs, read_prompts};
+pub use read::{
+    Columns, Layout, ReadOptions, ReadReport, read_labelled, read_pairs, read_pairs_with_report,
+    read_prompts,
+};
 pub use roles::{Roles, roles};
 pub use split::{Split, SplitKey, shuffled};
 pub use template::{ChatTemplate, Message};
@@ -51,13 +56,31 @@ pub use template::{ChatTemplate, Message};
 pub struct Place {
     /// The file, as the caller named it.
     pub file: Arc<Path>,
-    /// The line of a text file or the row of a Parquet file, counted from 1.
+    /// Which line, row or record, counted from 1.
     pub line: usize,
+    /// What is counted.
+    pub unit: Unit,
+}
+
+/// What a [`Place`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Lines of a text file.
+    Line,
+    /// Elements of an array of records.
+    Record,
+    /// Rows of a table.
+    Row,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        let (file, n) = (self.file.display(), self.line);
+        match self.unit {
+            Unit::Line => write!(f, "{file}:{n}"),
+            Unit::Record => write!(f, "{file}, record {n}"),
+            Unit::Row => write!(f, "{file}, row {n}"),
+        }
     }
 }
 
@@ -81,6 +104,22 @@ pub struct Pair {
     pub place: Place,
 }
 
+/// (x, y, label): a prompt, a reply, and whether people wanted it: what KTO and other unpaired losses learn from
+/// ([`rto::objective::Unpaired`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labelled {
+    /// x.
+    pub prompt: String,
+    /// y.
+    pub completion: String,
+    /// Whether it is desirable.
+    pub desirable: bool,
+    /// As [`Pair::templated`].
+    pub templated: bool,
+    /// Where it was read.
+    pub place: Place,
+}
+
 /// x alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -99,6 +138,12 @@ pub trait HasPrompt {
 }
 
 impl HasPrompt for Pair {
+    fn prompt(&self) -> &str {
+        &self.prompt
+    }
+}
+
+impl HasPrompt for Labelled {
     fn prompt(&self) -> &str {
         &self.prompt
     }

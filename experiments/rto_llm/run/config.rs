@@ -68,6 +68,11 @@ pub struct Config {
     pub seed: u64,
     pub device: String,
     pub data: Vec<String>,
+    pub prompt_column: String,
+    pub chosen_column: String,
+    pub rejected_column: String,
+    pub system_column: String,
+    pub max_bad_lines: usize,
     pub rules: Vec<String>,
     pub held_out_share: f64,
     pub vocab_size: usize,
@@ -185,6 +190,10 @@ pub fn resolve(args: &Args) -> Result<Config> {
         oracle: args.oracle.as_deref(),
         device: args.device.as_deref(),
         lora_rank: args.lora,
+        prompt_column: args.prompt_column.as_deref(),
+        chosen_column: args.chosen_column.as_deref(),
+        rejected_column: args.rejected_column.as_deref(),
+        system_column: args.system_column.as_deref(),
     })?;
     let mut config: Config = config::resolve(&layers)?;
     config.methods.sort();
@@ -214,6 +223,10 @@ struct Flags<'a> {
     oracle: Option<&'a str>,
     device: Option<&'a str>,
     lora_rank: Option<usize>,
+    prompt_column: Option<&'a str>,
+    chosen_column: Option<&'a str>,
+    rejected_column: Option<&'a str>,
+    system_column: Option<&'a str>,
 }
 
 /// `key = value` in TOML; a word without quotes is text.

@@ -14,7 +14,7 @@ use rto::seq::{Episode, Finish};
 use rto_bridge::checkpoint::{self, hub};
 use rto_bridge::config::{EndTokens, Head, ModelConfig};
 use rto_bridge::data::{
-    self, ChatTemplate, CleanOptions, ReadOptions, Roles, Rule, Split, SplitKey,
+    self, ChatTemplate, CleanOptions, Columns, ReadOptions, Roles, Rule, Split, SplitKey,
 };
 use rto_bridge::gguf;
 use rto_bridge::tokenizer::Tokenizer;
@@ -65,11 +65,20 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let template = template.unwrap_or_default();
     let options = ReadOptions {
         template: template.clone(),
+        columns: Columns {
+            prompt: config.prompt_column.clone(),
+            chosen: config.chosen_column.clone(),
+            rejected: config.rejected_column.clone(),
+            system: config.system_column.clone(),
+            ..Columns::default()
+        },
+        max_bad_lines: config.max_bad_lines,
         ..ReadOptions::default()
     };
-    let (pairs, text_report) = clean(config, data::read_pairs(&paths, &options)?)?;
+    let (pairs, read_report) = data::read_pairs_with_report(&paths, &options)?;
+    let (pairs, text_report) = clean(config, pairs)?;
     let digest = digest(&pairs);
-    let mut said = format!("{text_report}\n");
+    let mut said = format!("{read_report}{text_report}\n");
     if pairs.iter().any(|pair| pair.templated) {
         said += &format!("{}\n", template.said());
     } else if template.is_own() {
@@ -169,7 +178,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         })
         .collect();
     let account = json!({
-        "files": paths, "digest": digest, "records": text_report.read, "kept": text_report.kept - overlong - same, "rules": rules, "overlong": overlong,
+        "files": paths, "digest": digest, "records": text_report.read, "bad_lines": read_report.bad.len(), "kept": text_report.kept - overlong - same, "rules": rules, "overlong": overlong,
         "equal_once_cut": same, "prompts_cut": prompts_cut, "model": fingerprint(base.as_ref().map(|b| b.folder.as_path()))?,
         "oracle": match config.oracle.as_str() {
             "" => None,
@@ -215,9 +224,13 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(path).with_context(|| format!("--data {name}"))?;
         let is_data = |p: &PathBuf| {
             let name = p.file_name().unwrap_or_default().to_string_lossy();
-            [".jsonl", ".jsonl.gz", ".parquet"]
+            let plain = [".gz", ".zst", ".bz2"]
                 .iter()
-                .any(|end| name.ends_with(end))
+                .find_map(|end| name.strip_suffix(end));
+            let plain = plain.unwrap_or(&name);
+            [".jsonl", ".ndjson", ".parquet"]
+                .iter()
+                .any(|end| plain.ends_with(end))
         };
         let mut found: Vec<PathBuf> = entries
             .flatten()
@@ -226,7 +239,9 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
             .collect();
         found.sort();
         if found.is_empty() {
-            bail!("--data {name}: the folder holds no .jsonl, .jsonl.gz or .parquet file");
+            bail!(
+                "--data {name}: the folder holds no .jsonl (or .jsonl.gz, .jsonl.zst, .jsonl.bz2), .ndjson or .parquet file; name files of other endings, .json among them, one by one"
+            );
         }
         all.extend(found);
     }

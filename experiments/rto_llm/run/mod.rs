@@ -57,10 +57,23 @@ pub struct Args {
     /// Named settings to start from: tiny, hh-scratch, pythia-14m and others [default: tiny]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Preference data: files or folders (.jsonl, .jsonl.gz; .parquet with that feature), HH-RLHF
-    /// as published or with columns prompt, chosen, rejected [default: the synthetic world]
+    /// Preference data: files or folders (JSON lines or an array, plain, .gz, .zst or .bz2;
+    /// .parquet), HH-RLHF as published, UltraFeedback, or with columns prompt, chosen, rejected
+    /// [default: the synthetic world]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Option<Vec<String>>,
+    /// Column of the data that holds the prompt [default: prompt]
+    #[arg(long, value_name = "NAME")]
+    prompt_column: Option<String>,
+    /// Column of the preferred reply, or of the whole preferred dialogue [default: chosen]
+    #[arg(long, value_name = "NAME")]
+    chosen_column: Option<String>,
+    /// Column of the other one [default: rejected]
+    #[arg(long, value_name = "NAME")]
+    rejected_column: Option<String>,
+    /// Column of a system message that stands in front; "" reads none [default: system]
+    #[arg(long, value_name = "NAME")]
+    system_column: Option<String>,
     /// Model to start from: a Hugging Face folder, a GGUF file of the Llama family, or a name on the hub with that feature
     #[arg(long, value_name = "FOLDER")]
     model: Option<String>,

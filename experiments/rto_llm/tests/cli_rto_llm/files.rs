@@ -351,3 +351,63 @@ fn every_preset_resolves() {
         }
     }
 }
+
+/// Columns under other names, a system message beside them, an array, and lines that cannot be read.
+#[test]
+fn columns_have_flags_and_unreadable_lines_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |i: usize| {
+        serde_json::json!({
+            "system": "You help.", "question": format!("Where is door {i}?"), "best": format!("Behind wall {i}."), "worst": "No.", "score": 1.5,
+        })
+    };
+    let rows: Vec<serde_json::Value> = (0..80).map(row).collect();
+    let mut lines: Vec<String> = rows
+        .iter()
+        .map(|r| r.to_string().replace("1.5", "NaN"))
+        .collect();
+    lines.insert(2, "{\"question\": ".into());
+    let data = write(dir.path(), "d.jsonl", &lines.join("\n"));
+    let array = write(dir.path(), "d.json", &serde_json::to_string(&rows).unwrap());
+    let plain = ["--preset", "hh-scratch", "--smoke", "--dry-run", "--data"];
+    let flags = [
+        "--prompt-column",
+        "question",
+        "--chosen-column",
+        "best",
+        "--rejected-column",
+        "worst",
+    ];
+    let said = error(&[&plain[..], &[&*data]].concat());
+    assert!(
+        said.contains("the columns found are best, question, score, system, worst")
+            && said.contains("--prompt-column"),
+        "{said}"
+    );
+    let said = error(&[&plain[..], &[&*data], &flags[..]].concat());
+    assert!(
+        said.contains("d.jsonl:3: malformed JSON") && said.contains("max_bad_lines"),
+        "{said}"
+    );
+    let text = ok(&[
+        &plain[..],
+        &[&*data],
+        &flags[..],
+        &["--set", "max_bad_lines=1"],
+    ]
+    .concat());
+    assert!(
+        text.contains("passed over") && text.contains("d.jsonl:3: malformed JSON"),
+        "{text}"
+    );
+    assert!(
+        text.contains("column \"system\" stands in front as a system message")
+            && text.contains("80 records read, 80 kept"),
+        "{text}"
+    );
+    let text = ok(&[&plain[..], &[&*array], &flags[..], &["--system-column", ""]].concat());
+    assert!(
+        text.contains("80 records read, 80 kept") && !text.contains("stands in front"),
+        "{text}"
+    );
+}
