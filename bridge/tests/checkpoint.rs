@@ -78,7 +78,7 @@ fn folders_of_hugging_face_are_read() {
     assert_eq!(
         sharded.notes,
         [
-            "skipped attention.bias, attention.masked_bias, attention.rotary_emb.inv_freq, which the network computes itself"
+            "skipped attention.bias, attention.masked_bias, attention.rotary_emb.inv_freq (which the network computes itself)"
         ]
     );
     let half = load(&fixture("half")).unwrap();
@@ -335,7 +335,7 @@ fn damaged_folders_are_refused_by_name() {
     assert!(
         load(&folder)
             .unwrap_err()
-            .ends_with("model: holds neither model.safetensors nor model.safetensors.index.json")
+            .contains("model: holds neither model.safetensors nor model.safetensors.index.json")
     );
     assert_eq!(
         load(Path::new("/nowhere/model")).unwrap_err(),

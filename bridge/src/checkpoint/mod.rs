@@ -8,6 +8,7 @@
 
 pub mod atomic;
 mod ends;
+mod extra;
 pub mod hub;
 mod mmap;
 mod names;

@@ -1,18 +1,34 @@
 //! What published files carry beside the weights.
 
 /// Whether a tensor is one of the constants that published Pythia and Llama files carry beside the weights: the causal mask,
-/// the value that stands for −∞ in it, and the rotary frequencies.
+/// the value that stands for −∞ in it, and rotary frequencies, one a layer or one for all.
 pub fn is_published_buffer(name: &str) -> bool {
-    let published: &[&str] = match name.split_once("layers.").map(|(family, _)| family) {
-        Some("gpt_neox.") => &[
-            "attention.bias",
-            "attention.masked_bias",
-            "attention.rotary_emb.inv_freq",
-        ],
-        Some("model.") => &["self_attn.rotary_emb.inv_freq"],
-        _ => return false,
+    const FREQUENCIES: [&str; 3] = [
+        "rotary_emb.inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+    ];
+    let Some((family @ ("gpt_neox." | "model."), rest)) = name
+        .strip_prefix("gpt_neox.")
+        .map(|rest| ("gpt_neox.", rest))
+        .or(name.strip_prefix("model.").map(|rest| ("model.", rest)))
+    else {
+        return false;
     };
-    let rest = name.split_once("layers.").map_or("", |(_, rest)| rest);
-    rest.split_once('.')
-        .is_some_and(|(layer, rest)| layer.parse::<usize>().is_ok() && published.contains(&rest))
+    if FREQUENCIES.contains(&rest) {
+        return true;
+    }
+    let layer = rest.strip_prefix("layers.").and_then(|r| r.split_once('.'));
+    let Some((number, part)) = layer else {
+        return false;
+    };
+    let attention = match family {
+        "gpt_neox." => part.strip_prefix("attention."),
+        _ => part.strip_prefix("self_attn."),
+    };
+    let masks = ["bias", "masked_bias"];
+    number.parse::<usize>().is_ok()
+        && attention.is_some_and(|part| {
+            FREQUENCIES.contains(&part) || family == "gpt_neox." && masks.contains(&part)
+        })
 }

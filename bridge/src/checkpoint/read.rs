@@ -1,9 +1,11 @@
 //! Loading a folder.
 
 use super::ends::with_all_ends;
+use super::extra::{missing_biases, passed_over};
 use super::safetensors_file::{tensor, with_file};
-use super::{CONFIG, INDEX, WEIGHTS, atomic, is_published_buffer};
-use crate::config::{Head, ModelConfig};
+use super::{CONFIG, INDEX, WEIGHTS, atomic};
+use crate::config::{ConfigFile, Head, LlamaConfig, ModelConfig};
+use crate::json::NotFinite;
 use crate::{Error, Result, gguf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
@@ -45,18 +47,53 @@ pub fn read_shape(path: &Path, notes: &mut Vec<String>) -> Result<(ModelConfig, 
         return Ok((gguf::config(path)?.into(), Head::CausalLm));
     }
     let folder = present(path, notes)?;
-    let (mut config, head) = shape(&folder, notes)?;
+    let mut read = shape(&folder, notes)?;
     // A folder whose weights cannot be opened says so where they are loaded.
     if let Ok(files) = Files::open(&folder) {
-        config = files.untied(config, head, notes)?;
+        settle(&mut read, &files, notes)?;
     }
-    Ok((config, head))
+    Ok((read.config, read.head))
 }
 
 /// `config.json` with the end tokens of the files beside it.
-fn shape(folder: &Path, notes: &mut Vec<String>) -> Result<(ModelConfig, Head)> {
-    let (config, head) = ModelConfig::read(&folder.join(CONFIG))?;
-    Ok((with_all_ends(folder, config, notes)?, head))
+fn shape(folder: &Path, notes: &mut Vec<String>) -> Result<ConfigFile> {
+    let mut read = ConfigFile::read(&folder.join(CONFIG))?;
+    notes.append(&mut read.notes);
+    read.config = with_all_ends(folder, read.config, notes)?;
+    Ok(read)
+}
+
+/// What `config.json` leaves to the weights: head counts that it does not have, a head that is tied and stored all the same.
+fn settle(read: &mut ConfigFile, files: &Files, notes: &mut Vec<String>) -> Result<()> {
+    if read.heads_open
+        && let ModelConfig::Llama(config) = &mut read.config
+    {
+        count_heads(config, files, notes)?;
+    }
+    read.config = files.untied(read.config.clone(), read.head, notes)?;
+    Ok(())
+}
+
+fn count_heads(config: &mut LlamaConfig, files: &Files, notes: &mut Vec<String>) -> Result<()> {
+    const KEYS: &str = "model.layers.0.self_attn.k_proj.weight";
+    let Some(file) = files.holding(KEYS) else {
+        return Ok(());
+    };
+    let rows = with_file(file, |tensors| {
+        let view = tensors.tensor(KEYS).ok();
+        Ok(view.and_then(|view| view.shape().first().copied()))
+    })?;
+    let rows = rows.filter(|rows| rows.is_multiple_of(config.head_dim));
+    if let Some(heads @ 1..) = rows.map(|rows| rows / config.head_dim)
+        && heads != config.n_kv_heads
+        && config.n_heads.is_multiple_of(heads)
+    {
+        config.n_kv_heads = heads;
+        notes.push(format!(
+            "{CONFIG} has no num_key_value_heads: took {heads}, as the weights of the keys are so wide"
+        ));
+    }
+    Ok(())
 }
 
 /// Reads a Hugging Face folder, or a GGUF file, onto a device, as `dtype` or as stored (`f32` from a GGUF file).
@@ -79,18 +116,20 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
     }
     let mut notes = Vec::new();
     let folder = present(folder, &mut notes)?;
-    let (config, head) = shape(&folder, &mut notes)?;
+    let mut read = shape(&folder, &mut notes)?;
     let files = Files::open(&folder)?;
-    let config = files.untied(config, head, &mut notes)?;
+    settle(&mut read, &files, &mut notes)?;
+    let ConfigFile { config, head, .. } = read;
     let expected = config.tensors(head);
     let mut stored_dtype = None;
     let mut weights = BTreeMap::new();
-    let mut skipped = BTreeSet::new();
+    let mut skipped: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (file, listed) in &files.contents {
         with_file(file, |tensors| {
             for name in names_of(file, tensors, listed.as_ref())? {
                 let Some(shape) = expected.get(&name) else {
-                    skipped.insert(unexpected(file, &name, &config, head)?);
+                    let (why, called) = passed_over(file, tensors, &name, &config, head)?;
+                    skipped.entry(why).or_default().insert(called);
                     continue;
                 };
                 check_shape(file, tensors, &name, shape)?;
@@ -105,6 +144,20 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
             Ok(())
         })?;
     }
+    let stored_dtype = stored_dtype.unwrap_or(DType::F32);
+    let zeros = missing_biases(
+        &expected,
+        &mut weights,
+        dtype.unwrap_or(stored_dtype),
+        device,
+    )?;
+    if !zeros.is_empty() {
+        let names: Vec<_> = zeros.into_iter().collect();
+        notes.push(format!(
+            "took zeros for {}, which no layer of the files has",
+            names.join(", ")
+        ));
+    }
     if let Some(missing) = expected.keys().find(|name| !weights.contains_key(*name)) {
         let shape = &expected[missing];
         return Err(Error::file(
@@ -112,14 +165,10 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
             format!("tensor {missing}: not there, expected shape {shape:?}"),
         ));
     }
-    if !skipped.is_empty() {
-        let names: Vec<_> = skipped.into_iter().collect();
-        notes.push(format!(
-            "skipped {}, which the network computes itself",
-            names.join(", ")
-        ));
+    for (why, names) in skipped {
+        let names: Vec<_> = names.into_iter().collect();
+        notes.push(format!("skipped {} ({why})", names.join(", ")));
     }
-    let stored_dtype = stored_dtype.unwrap_or(DType::F32);
     Ok(Checkpoint {
         folder,
         config,
@@ -185,9 +234,10 @@ impl Files {
         }
         let index = folder.join(INDEX);
         if !index.exists() {
+            let instead = instead(folder);
             return Err(Error::file(
                 folder,
-                format!("holds neither {WEIGHTS} nor {INDEX}"),
+                format!("holds neither {WEIGHTS} nor {INDEX}{instead}"),
             ));
         }
         let mut shards: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
@@ -268,10 +318,45 @@ impl Files {
     }
 }
 
+/// What a folder holds in place of safetensors files, and what to do with it.
+fn instead(folder: &Path) -> String {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    let convert = "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)";
+    let found = names.iter().find_map(|name| {
+        let advice = match name.as_str() {
+            "pytorch_model.bin" | "pytorch_model.bin.index.json" => format!(
+                "in Python, {convert} writes safetensors (AutoModelForSequenceClassification for a reward model)"
+            ),
+            "adapter_config.json" => {
+                "an adapter alone; rto_llm convert merges it into its base".into()
+            }
+            name if name.ends_with(".gguf") => "name that file in place of the folder".into(),
+            name if name.starts_with("consolidated.") => {
+                "Meta's or Mistral's own format; take the Hugging Face version of the model".into()
+            }
+            "tf_model.h5" | "flax_model.msgpack" => {
+                "in Python, from_tf or from_flax of transformers 4 reads it, and save_pretrained writes safetensors".into()
+            }
+            name if name.ends_with(".safetensors") => {
+                format!("rename it to {WEIGHTS} if it is the whole model")
+            }
+            name if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") => {
+                "a file of PyTorch; load it in Python, and save_pretrained writes safetensors".into()
+            }
+            _ => return None,
+        };
+        Some(format!("; it holds {name}: {advice}"))
+    });
+    found.unwrap_or_default()
+}
+
 fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
     let bytes =
         std::fs::read(index).map_err(|e| Error::file(index, format!("cannot read: {e}")))?;
-    let value: Value = serde_json::from_slice(&bytes)
+    let value: Value = crate::json::parse(&bytes, NotFinite::Named)
         .map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
     let wrong = || {
         Error::file(
@@ -311,23 +396,6 @@ fn names_of(
         ));
     }
     Ok(found)
-}
-
-/// What a skipped tensor is called in the note, or the error for one that does not belong.
-fn unexpected(path: &Path, name: &str, config: &ModelConfig, head: Head) -> Result<String> {
-    if is_published_buffer(name) {
-        // The same of every layer, once.
-        let part = name.splitn(4, '.').last().unwrap_or(name);
-        return Ok(part.into());
-    }
-    let head_weight = matches!(name, "embed_out.weight" | "lm_head.weight");
-    if head_weight && config.tied_embeddings() && head == Head::CausalLm {
-        return Ok(format!("{name} (tied to the embedding)"));
-    }
-    Err(Error::file(
-        path,
-        format!("tensor {name}: does not belong to the network that {CONFIG} describes"),
-    ))
 }
 
 fn check_shape(path: &Path, file: &SafeTensors, name: &str, expected: &[usize]) -> Result<()> {

@@ -45,9 +45,14 @@ pub(super) fn tensor(
         .map_err(|_| Error::file(path, format!("tensor {name}: not there")))?;
     let stored = float_type(view.dtype()).ok_or_else(|| {
         let found = view.dtype();
+        let what = match found {
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0 => " (FP8, quantised)",
+            Dtype::I8 | Dtype::U8 | Dtype::I32 => " (quantised, by GPTQ, AWQ or bitsandbytes)",
+            _ => "",
+        };
         Error::file(
             path,
-            format!("tensor {name}: found {found:?}, expected F32, F16 or BF16"),
+            format!("tensor {name}: found {found:?}{what}, expected F32, F16 or BF16"),
         )
     })?;
     if let Some(index) = first_non_finite(stored, view.data()) {
@@ -58,6 +63,12 @@ pub(super) fn tensor(
     let tensor = Tensor::from_raw_buffer(view.data(), stored, view.shape(), &Device::Cpu)?
         .to_dtype(dtype)?;
     Ok(tensor.to_device(device)?)
+}
+
+/// Whether every value of a tensor is zero, of whatever type.
+pub(super) fn is_zero(path: &Path, file: &SafeTensors, name: &str) -> Result<bool> {
+    let view = file.tensor(name).map_err(|e| Error::file(path, e))?;
+    Ok(view.data().iter().all(|byte| *byte == 0))
 }
 
 fn float_type(stored: Dtype) -> Option<DType> {

@@ -88,10 +88,7 @@ impl GptNeoXConfig {
     /// As [`GptNeoXConfig::read`].
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Self, Head)> {
         let object = object_of(path, bytes)?;
-        Self::from_keys(&Keys {
-            path,
-            object: &object,
-        })
+        Self::from_keys(&Keys::new(path, &object))
     }
 
     pub(super) fn from_keys(keys: &Keys<'_>) -> Result<(Self, Head)> {
@@ -220,20 +217,20 @@ fn rotary_fraction(rotary_dims: usize, head_dim: usize) -> f64 {
 impl Keys<'_> {
     fn gpt_neox(&self) -> Result<GptNeoXConfig> {
         self.model_type()?;
-        let vocab_size = self.size("vocab_size")?;
-        let hidden_size = self.size("hidden_size")?;
-        let n_heads = self.size("num_attention_heads")?;
+        let vocab_size = self.size_or_class("vocab_size", 50_432)?;
+        let hidden_size = self.size_or_class("hidden_size", 6_144)?;
+        let n_heads = self.size_or_class("num_attention_heads", 64)?;
         let (fraction, rotary_base) = self.rotary()?;
         // Defaults are those of `transformers`, which leaves keys out where the class has the same value.
         Ok(GptNeoXConfig {
             vocab_size,
             hidden_size,
-            n_layers: self.size("num_hidden_layers")?,
+            n_layers: self.size_or_class("num_hidden_layers", 44)?,
             n_heads,
-            intermediate_size: self.size("intermediate_size")?,
+            intermediate_size: self.size_or_class("intermediate_size", 24_576)?,
             rotary_dims: ((hidden_size / n_heads) as f64 * fraction) as usize,
             rotary_base,
-            max_positions: self.size("max_position_embeddings")?,
+            max_positions: self.size_or_class("max_position_embeddings", 2_048)?,
             layer_norm_eps: self.epsilon("layer_norm_eps", 1e-5)?,
             parallel_residual: self.flag("use_parallel_residual", true)?,
             activation: self.activation()?,
@@ -241,7 +238,7 @@ impl Keys<'_> {
             tied_embeddings: self.flag("tie_word_embeddings", false)?,
             bos_token: self.token("bos_token_id", Some(0), vocab_size)?,
             eos_tokens: self.end_tokens(Some(2), vocab_size)?,
-            pad_token: self.token("pad_token_id", None, vocab_size)?,
+            pad_token: self.pad_token(vocab_size)?,
         })
     }
 

@@ -3,6 +3,7 @@
 use super::{EndTokens, Head};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::path::Path;
 
 /// Larger sizes are refused, so that a product of two never overflows.
@@ -12,9 +13,31 @@ const MAX_SIZE: u64 = 1 << 30;
 pub(super) struct Keys<'a> {
     pub path: &'a Path,
     pub object: &'a Map<String, Value>,
+    /// What was read otherwise than it stands there.
+    pub notes: RefCell<Vec<String>>,
+}
+
+/// The class of `transformers` that a name stands for: itself, as some training library wrapped it, or as it was first written.
+fn class_of<'n>(name: &str, known: [&'n str; 2]) -> Option<&'n str> {
+    // FSDP's wrapper puts its name before, value heads theirs after; the Auto classes leave the family to `model_type`.
+    let bare = name.strip_prefix("FSDP").unwrap_or(name);
+    let bare = bare.strip_suffix("WithValueHead").unwrap_or(bare);
+    let same = |class: &&&str| {
+        let end = class.find("For").map_or("", |at| &class[at..]);
+        bare.eq_ignore_ascii_case(class) || bare.strip_prefix("AutoModel") == Some(end)
+    };
+    known.iter().find(same).copied()
 }
 
 impl<'a> Keys<'a> {
+    pub fn new(path: &'a Path, object: &'a Map<String, Value>) -> Self {
+        Self {
+            path,
+            object,
+            notes: RefCell::default(),
+        }
+    }
+
     /// The head that `architectures` names.
     pub fn head(&self, causal: &str, classification: &str) -> Result<Head> {
         let Some(value) = self.get("architectures") else {
@@ -24,12 +47,12 @@ impl<'a> Keys<'a> {
             Value::Array(names) if names.len() == 1 => names[0].as_str(),
             _ => None,
         };
-        match name {
-            Some(name) if name == causal => Ok(Head::CausalLm),
-            Some(name) if name == classification => Ok(Head::Classification {
+        match name.and_then(|name| class_of(name, [causal, classification])) {
+            Some(class) if class == causal => Ok(Head::CausalLm),
+            Some(_) => Ok(Head::Classification {
                 labels: self.labels()?,
             }),
-            _ => {
+            None => {
                 let expected = format!("[\"{causal}\"] or [\"{classification}\"]");
                 Err(self.wrong("architectures", value, &expected))
             }
@@ -85,6 +108,63 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
+    /// Weights of few bits, by the name of what made them.
+    pub fn check_not_quantised(&self) -> Result<()> {
+        for key in ["quantization_config", "compression_config"] {
+            let Some(Value::Object(settings)) = self.get(key) else {
+                continue;
+            };
+            let on = |flag: &str| settings.get(flag) == Some(&Value::Bool(true));
+            let method = settings.get("quant_method").and_then(Value::as_str);
+            let bits = settings.get("bits").or_else(|| settings.get("w_bit"));
+            let bits = bits.and_then(Value::as_u64).map(|n| format!(", {n} bits"));
+            let bits = bits.unwrap_or_default();
+            let name = match method {
+                // Written beside full weights too, with nothing switched on.
+                Some("bitsandbytes") if !on("load_in_4bit") && !on("load_in_8bit") => continue,
+                Some("bitsandbytes") if on("load_in_4bit") => "bitsandbytes, 4 bits".into(),
+                Some("bitsandbytes") => "bitsandbytes, 8 bits".into(),
+                Some("gptq") => format!("GPTQ{bits}"),
+                Some("awq") => format!("AWQ{bits}"),
+                Some("fp8" | "fbgemm_fp8") => "FP8".into(),
+                Some(other) => format!("{other}{bits}"),
+                None => "a method it does not name".into(),
+            };
+            return Err(self.refuse(format!(
+                "{key}: the weights are quantised ({name}), expected f32, f16 or bf16; load the model in transformers, then model.dequantize() and save_pretrained(folder), or take the unquantised model"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A size, or where the key is absent (not null) what the class of `transformers` has.
+    pub fn size_or_class(&self, key: &str, default: usize) -> Result<usize> {
+        match self.object.contains_key(key) {
+            true => self.size(key),
+            false => {
+                let note =
+                    format!("config.json has no {key}: took {default}, as transformers does");
+                self.notes.borrow_mut().push(note);
+                Ok(default)
+            }
+        }
+    }
+
+    /// The token that fills a batch up: none where the number is none, or has no row, as nothing is ever computed for it.
+    pub fn pad_token(&self, vocab_size: usize) -> Result<Option<u32>> {
+        let token = self.token("pad_token_id", None, vocab_size)?;
+        match token {
+            Some(id) if id as usize >= vocab_size => {
+                let note = format!(
+                    "pad_token_id of config.json is {id}, beyond the vocabulary of {vocab_size}: taken for none"
+                );
+                self.notes.borrow_mut().push(note);
+                Ok(None)
+            }
+            token => Ok(token),
+        }
+    }
+
     /// A key that is there and not null.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|v| !v.is_null())
@@ -129,6 +209,8 @@ impl<'a> Keys<'a> {
         let one = match self.object.get(key) {
             None => return Ok(default.filter(|&t| (t as usize) < vocab_size)),
             Some(Value::Null) => return Ok(None),
+            // Early files of Llama write none so.
+            Some(value) if value.as_i64() == Some(-1) => return Ok(None),
             Some(Value::Array(items)) if items.len() == 1 => &items[0],
             Some(value) => value,
         };

@@ -112,10 +112,14 @@ impl LlamaConfig {
             _ => LlamaFamily::Llama,
         };
         let mistral = family == LlamaFamily::Mistral;
-        let vocab_size = keys.size("vocab_size")?;
-        let hidden_size = keys.size("hidden_size")?;
-        let n_heads = keys.size("num_attention_heads")?;
-        let (rope_base, rope_scaling) = rotary_settings(keys)?;
+        let vocab_size = keys.size_or_class("vocab_size", 32_000)?;
+        let hidden_size = keys.size_or_class("hidden_size", 4096)?;
+        let n_heads = keys.size_or_class("num_attention_heads", 32)?;
+        let max_positions = keys.size_or_class(
+            "max_position_embeddings",
+            if mistral { 131_072 } else { 2048 },
+        )?;
+        let (rope_base, rope_scaling) = rotary_settings(keys, max_positions)?;
         match keys.get("hidden_act") {
             None => {}
             Some(act) if act == "silu" || act == "swish" => {}
@@ -126,14 +130,15 @@ impl LlamaConfig {
             family,
             vocab_size,
             hidden_size,
-            n_layers: keys.size("num_hidden_layers")?,
+            n_layers: keys.size_or_class("num_hidden_layers", 32)?,
             n_heads,
             n_kv_heads: keys.size_or("num_key_value_heads", if mistral { 8 } else { n_heads })?,
             head_dim: keys.size_or("head_dim", (hidden_size / n_heads).max(1))?,
-            intermediate_size: keys.size("intermediate_size")?,
+            intermediate_size: keys
+                .size_or_class("intermediate_size", if mistral { 14_336 } else { 11_008 })?,
             rope_base,
             rope_scaling,
-            max_positions: keys.size("max_position_embeddings")?,
+            max_positions,
             rms_norm_eps: keys.epsilon("rms_norm_eps", 1e-6)?,
             window: match keys.object.get("sliding_window") {
                 _ if !mistral => None,
@@ -146,7 +151,7 @@ impl LlamaConfig {
             tied_embeddings: keys.flag("tie_word_embeddings", false)?,
             bos_token: keys.token("bos_token_id", Some(1), vocab_size)?,
             eos_tokens: keys.end_tokens(Some(2), vocab_size)?,
-            pad_token: keys.token("pad_token_id", None, vocab_size)?,
+            pad_token: keys.pad_token(vocab_size)?,
         };
         if let Err(Error::Setting {
             field,
@@ -361,7 +366,7 @@ impl LlamaConfig {
 }
 
 /// Base and scaling of the rotary frequencies, in either style.
-fn rotary_settings(keys: &Keys<'_>) -> Result<(f64, Option<RopeScaling>)> {
+fn rotary_settings(keys: &Keys<'_>, max_positions: usize) -> Result<(f64, Option<RopeScaling>)> {
     let new = keys.rope_parameters()?;
     let old = match keys.get("rope_scaling") {
         None => None,
@@ -385,13 +390,14 @@ fn rotary_settings(keys: &Keys<'_>) -> Result<(f64, Option<RopeScaling>)> {
         (None, Some(old)) => ("rope_scaling", old),
         (None, None) => return Ok((base, None)),
     };
-    Ok((base, scaling(keys, name, settings)?))
+    Ok((base, scaling(keys, name, settings, max_positions)?))
 }
 
 fn scaling(
     keys: &Keys<'_>,
     name: &str,
     settings: &Map<String, Value>,
+    max_positions: usize,
 ) -> Result<Option<RopeScaling>> {
     let read = |key: &str| {
         let full = format!("{name}.{key}");
@@ -409,10 +415,13 @@ fn scaling(
             factor: read("factor")?,
         })),
         Some((Some("llama3"), _)) => {
-            let full = format!("{name}.original_max_position_embeddings");
-            let original = match settings.get("original_max_position_embeddings") {
-                Some(value) => keys.size_of(&full, value)?,
-                None => return Err(keys.missing(&full, "the context that was trained first")),
+            const ORIGINAL: &str = "original_max_position_embeddings";
+            let full = format!("{name}.{ORIGINAL}");
+            // As `transformers` has it: the top level goes first, and without either it is the whole context.
+            let original = match (keys.get(ORIGINAL), settings.get(ORIGINAL)) {
+                (Some(value), _) => keys.size_of(ORIGINAL, value)?,
+                (None, Some(value)) => keys.size_of(&full, value)?,
+                (None, None) => max_positions,
             };
             let (low, high) = (read("low_freq_factor")?, read("high_freq_factor")?);
             if low >= high {

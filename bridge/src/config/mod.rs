@@ -16,6 +16,7 @@ pub use ends::EndTokens;
 pub use gpt_neox::{Activation, GptNeoXConfig};
 pub use llama::{LlamaConfig, LlamaFamily, RopeScaling};
 
+use crate::json::NotFinite;
 use crate::ops::rotary::HeadLayout;
 use crate::{Error, Result};
 use keys::Keys;
@@ -58,28 +59,8 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::read`].
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Self, Head)> {
-        let object = object_of(path, bytes)?;
-        let keys = Keys {
-            path,
-            object: &object,
-        };
-        match keys.get("model_type").and_then(Value::as_str) {
-            Some("gpt_neox") => {
-                let (config, head) = GptNeoXConfig::from_keys(&keys)?;
-                Ok((Self::GptNeoX(config), head))
-            }
-            Some("llama" | "mistral") => {
-                let (config, head) = LlamaConfig::from_keys(&keys)?;
-                Ok((Self::Llama(config), head))
-            }
-            _ => {
-                let expected = "\"gpt_neox\", \"llama\" or \"mistral\"";
-                Err(match keys.get("model_type") {
-                    Some(other) => keys.wrong("model_type", other, expected),
-                    None => keys.missing("model_type", expected),
-                })
-            }
-        }
+        let read = ConfigFile::parse(path, bytes)?;
+        Ok((read.config, read.head))
     }
 
     /// The `config.json` of this network. `dtype` is that of the weights beside it (`float32`, …).
@@ -316,6 +297,55 @@ impl ModelConfig {
     }
 }
 
+/// A `config.json`, and what the weights beside it must settle.
+pub(crate) struct ConfigFile {
+    pub config: ModelConfig,
+    pub head: Head,
+    /// What was read otherwise than it stands there.
+    pub notes: Vec<String>,
+    /// The keys of head counts that are not there, so that the weights say them.
+    pub heads_open: bool,
+}
+
+impl ConfigFile {
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::parse(path, &bytes_of(path)?)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let object = object_of(path, bytes)?;
+        let keys = Keys::new(path, &object);
+        let family = keys.get("model_type").and_then(Value::as_str);
+        let known = matches!(family, Some("gpt_neox" | "llama" | "mistral"));
+        if known {
+            keys.check_not_quantised()?;
+        }
+        let (config, head): (ModelConfig, Head) = match family {
+            Some("gpt_neox") => {
+                let (config, head) = GptNeoXConfig::from_keys(&keys)?;
+                (config.into(), head)
+            }
+            Some("llama" | "mistral") => {
+                let (config, head) = LlamaConfig::from_keys(&keys)?;
+                (config.into(), head)
+            }
+            _ => {
+                let expected = "\"gpt_neox\", \"llama\" or \"mistral\"";
+                return Err(match keys.get("model_type") {
+                    Some(other) => keys.wrong("model_type", other, expected),
+                    None => keys.missing("model_type", expected),
+                });
+            }
+        };
+        Ok(Self {
+            config,
+            head,
+            heads_open: keys.get("num_key_value_heads").is_none(),
+            notes: keys.notes.into_inner(),
+        })
+    }
+}
+
 impl From<GptNeoXConfig> for ModelConfig {
     fn from(config: GptNeoXConfig) -> Self {
         Self::GptNeoX(config)
@@ -354,11 +384,16 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn object_of(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    if bytes.iter().all(u8::is_ascii_whitespace) {
+    if bytes
+        .strip_prefix(b"\xef\xbb\xbf")
+        .unwrap_or(bytes)
+        .iter()
+        .all(u8::is_ascii_whitespace)
+    {
         return Err(Error::file(path, "is empty, expected a JSON object"));
     }
-    match serde_json::from_slice(bytes) {
+    // Python writes numbers that are not finite; where one is read, it is refused by its name.
+    match crate::json::parse(bytes, NotFinite::Named) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(value) => {
             let found = keys::shown(&value);

@@ -12,7 +12,7 @@ use crate::checkpoint::check_finite;
 use crate::config::{EndTokens, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use dequantise::{KNOWN, Kind};
+use dequantise::{KNOWN, Kind, name_of};
 use file::{Entry, File};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -98,7 +98,8 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 fn values(file: &File<'_>, path: &Path, name: &str, entry: &Entry) -> Result<Vec<f32>> {
     let Some(kind) = Kind::of(entry.kind) else {
         let why = format!(
-            "tensor {name}: is of the type with number {}, expected {KNOWN}",
+            "tensor {name}: is of type {} (number {}), expected {KNOWN}; llama-quantize --allow-requantize makes one of these of it",
+            name_of(entry.kind),
             entry.kind
         );
         return Err(Error::file(path, why));
