@@ -391,7 +391,12 @@ impl TreeReport {
 }
 
 #[cfg(test)]
+#[path = "../../bridge/tests/common/mutate.rs"]
+mod mutate;
+
+#[cfg(test)]
 mod tests {
+    use super::mutate;
     use super::*;
 
     #[test]
@@ -471,5 +476,19 @@ mod tests {
             (plain.xi, plain.best_first.lowest, plain.optimal_probability),
             (huge.xi, huge.best_first.lowest, huge.optimal_probability)
         );
+    }
+
+    /// Damaged trees: a result or one line.
+    #[test]
+    fn damaged_trees_are_survived() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/data/figure2.json");
+        let corpus = [
+            fs::read(file).unwrap(),
+            br#"{"n_actions": 2, "horizon": 2, "xi": 0.1, "leaf_weights": [3e3, 1.25, 0, 2]}"#
+                .to_vec(),
+        ];
+        mutate::survive("trees", &corpus, |damaged| {
+            report(damaged).map(drop).map_err(|e| format!("{e:#}"))
+        });
     }
 }

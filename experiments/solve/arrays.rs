@@ -169,8 +169,9 @@ fn pick(names: &[String], wanted: Option<&str>) -> Result<String> {
     }
 }
 
-/// No array of an instance is larger than this once unpacked.
-const MOST_BYTES: u64 = 1 << 34;
+/// No compressed array is larger than this once unpacked: a small file of zeros must not fill the memory. An array that is stored as it
+/// is has no limit but the file's own size.
+const MOST_UNPACKED: u64 = 1 << 28;
 
 fn load_npz(path: &Path, wanted: Option<&str>) -> Result<Array> {
     let file = File::open(path).map_err(|e| anyhow!("cannot read: {e}"))?;
@@ -189,11 +190,20 @@ fn load_npz(path: &Path, wanted: Option<&str>) -> Result<Array> {
     let member = archive
         .by_name(&full)
         .map_err(|e| anyhow!("cannot unpack `{full}`: {e}"))?;
+    let limit = match member.compression() {
+        zip::CompressionMethod::Stored => u64::MAX,
+        _ => MOST_UNPACKED,
+    };
     let mut bytes = Vec::new();
     member
-        .take(MOST_BYTES)
+        .take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|e| anyhow!("cannot unpack `{full}`: {e}"))?;
+    if bytes.len() as u64 > limit {
+        bail!(
+            "`{full}` unpacks to more than 256 MiB; save arrays so large uncompressed (numpy.savez or numpy.save)"
+        );
+    }
     parse_npy(&bytes)
 }
 
@@ -324,6 +334,20 @@ mod tests {
         assert_eq!(split("a:b/x.npz:phi"), ("a:b/x.npz", Some("phi")));
         assert_eq!(split("x.npy"), ("x.npy", None));
         assert_eq!(split("x.safetensors"), ("x.safetensors", None));
+    }
+
+    /// A small file of zeros does not fill the memory; an array as large that is stored as it is may.
+    #[test]
+    fn compressed_arrays_have_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npz");
+        let mut writer = ndarray_npy::NpzWriter::new_compressed(File::create(&path).unwrap());
+        let zeros = ndarray::Array1::<u8>::zeros(MOST_UNPACKED as usize + 1);
+        writer.add_array("r", &zeros).unwrap();
+        writer.finish().unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
+        let said = load_npz(&path, None).unwrap_err().to_string();
+        assert!(said.contains("unpacks to more than 256 MiB"), "{said}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ mod coverage;
 mod estimate;
 mod instance;
 mod json;
+#[cfg(test)]
+mod mutations;
 mod notes;
 mod pessimism;
 mod policies;

@@ -11,7 +11,7 @@ mod files;
 
 use crate::config::ModelConfig;
 use crate::tokenizer_training::TrainedTokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, guard};
 pub(crate) use files::json_of;
 use files::{Added, Files, NAMED};
 use rto::Token;
@@ -40,6 +40,14 @@ impl From<TrainedTokenizer> for Tokenizer {
             notes: Vec::new(),
         }
     }
+}
+
+/// What the library makes of a file, which may be damaged so that it gives up with a panic.
+fn guarded<T>(path: &Path, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let wrong = |e: &dyn std::fmt::Display| Error::file(path, format!("{what}: {e}"));
+    guard::catch(work)
+        .map_err(|e| wrong(&e))?
+        .map_err(|e| wrong(&e))
 }
 
 impl Tokenizer {
@@ -86,10 +94,9 @@ impl Tokenizer {
             let note = "dropout of tokenizer.json, which cuts a text by chance, is switched off";
             files.notes.push(note.into());
         }
-        let wrong =
-            |e: &dyn std::fmt::Display| Error::file(&files.path, format!("not a tokenizer: {e}"));
+        let text = files.tokenizer.to_string();
         let inner: tokenizers::Tokenizer =
-            files.tokenizer.to_string().parse().map_err(|e| wrong(&e))?;
+            guarded(&files.path, "not a tokenizer", || text.parse())?;
         let mut tokenizer = Self {
             inner,
             path: files.path.clone(),
@@ -147,9 +154,9 @@ impl Tokenizer {
                 .normalized(t.normalized)
         };
         let made: Vec<AddedToken> = tokens.iter().map(made).collect();
-        self.inner
-            .add_tokens(made)
-            .map_err(|e| Error::file(&self.path, format!("cannot add tokens: {e}")))?;
+        guarded(&self.path, "cannot add tokens", || {
+            self.inner.add_tokens(made)
+        })?;
         for (id, token, file) in &files.added {
             let found = self.inner.token_to_id(&token.content);
             if found != Some(*id) {
@@ -166,10 +173,9 @@ impl Tokenizer {
     fn read_frame(&mut self, files: &Files) -> Result<()> {
         const WORD: &str = "a";
         let plain = self.encode(WORD)?;
-        let whole = self
-            .inner
-            .encode(WORD, true)
-            .map_err(|e| Error::file(&self.path, format!("cannot encode: {e}")))?;
+        let whole = guarded(&self.path, "cannot encode", || {
+            self.inner.encode(WORD, true)
+        })?;
         let whole = whole.get_ids();
         let at = whole.windows(plain.len().max(1)).position(|w| w == plain);
         let at = at.unwrap_or(0);
@@ -214,9 +220,9 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
-        self.inner
-            .encode(text, false)
-            .map_err(|e| Error::file(&self.path, format!("cannot encode: {e}")))
+        guarded(&self.path, "cannot encode", || {
+            self.inner.encode(text, false)
+        })
     }
 
     /// Token ids of a text. The text of a special token becomes that token; none is put in front or after.
@@ -282,9 +288,9 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::File`] where the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[Token], show_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, !show_special)
-            .map_err(|e| Error::file(&self.path, format!("cannot decode: {e}")))
+        guarded(&self.path, "cannot decode", || {
+            self.inner.decode(ids, !show_special)
+        })
     }
 
     /// Text that a reply adds to its prompt's, special tokens left out: a blank at its start stays, and a character of which the prompt

@@ -63,17 +63,37 @@ pub fn parse_documents(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
     Ok(documents)
 }
 
+/// Bytes of the longest line. A small file can unfold into a line without an end.
+const LONGEST: usize = 1 << 28;
+/// How many times its size a compressed text may unfold to, once it is longer than a line may be. Prose does three times.
+const MOST_TIMES: usize = 300;
+
 fn unzip(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut decoder = MultiGzDecoder::new(bytes);
     let mut out = Vec::new();
-    MultiGzDecoder::new(bytes)
-        .read_to_end(&mut out)
-        .map_err(|e| match e.kind() {
+    let (mut part, mut since) = ([0; 1 << 16], 0);
+    loop {
+        let n = decoder.read(&mut part).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 anyhow!("{name}: gzip data end too early, expected a whole file")
             }
             _ => anyhow!("{name}: broken gzip data: {e}"),
         })?;
-    Ok(out)
+        if n == 0 {
+            return Ok(out);
+        }
+        since = match part[..n].iter().rposition(|b| *b == b'\n') {
+            Some(end) => n - end - 1,
+            None => since + n,
+        };
+        if since > LONGEST {
+            bail!("{name}: unpacks to a line of more than 256 MiB, expected lines of text");
+        }
+        out.extend_from_slice(&part[..n]);
+        if out.len() > LONGEST.max(MOST_TIMES * bytes.len()) {
+            bail!("{name}: unpacks to more than {MOST_TIMES} times its size, expected text");
+        }
+    }
 }
 
 fn starts_with_object(text: &str) -> bool {

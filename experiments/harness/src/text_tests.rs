@@ -148,3 +148,18 @@ proptest! {
         }
     }
 }
+
+/// Small files that unfold into a line without an end, or into lines without an end.
+#[test]
+fn text_that_unfolds_into_a_memory_is_refused() {
+    let mut line = vec![b' '; 16 << 20];
+    let endless = gzip(&line).repeat(18);
+    assert!(endless.len() < 1 << 20);
+    let said = error("a.gz", &endless);
+    assert!(said.contains("a line of more than 256 MiB"), "{said}");
+    line.iter_mut()
+        .step_by(1 << 10)
+        .for_each(|byte| *byte = b'\n');
+    let said = error("a.gz", &gzip(&line).repeat(18));
+    assert!(said.contains("more than 300 times its size"), "{said}");
+}
