@@ -301,11 +301,14 @@ def main():
                     try:
                         prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
                         whole = tokenizer.apply_chat_template(messages, tokenize=False)
+                        opened = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                        before = tokenizer.apply_chat_template(messages[:-1], tokenize=False)
                     except Exception as error:
                         chats.append({"chat": chat, "refused": str(error)})
                         continue
                     n = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), min(len(prompt), len(whole)))
-                    chats.append({"chat": chat, "prompt": prompt, "whole": whole, "same": n,
+                    chats.append({"chat": chat, "prompt": prompt, "whole": whole, "opened": opened, "same": n,
+                                  "apart": n < len(prompt) and not whole.startswith(before),
                                   "ids": tokenizer(whole, add_special_tokens=False)["input_ids"]})
                 result["chats"].append({**case, "chats": chats})
         for case in ends_cases():

@@ -271,12 +271,6 @@ fn a_token_over_the_seam_is_the_replys() {
     let (prompt, reply) = tokenizer.pair("the ot", "her", false).unwrap();
     assert_eq!([&prompt[..], &reply].concat(), whole);
     assert!(tokenizer.decode(&prompt, true).unwrap().len() < "the ot".len());
-    assert_ne!(
-        prompt,
-        tokenizer.encode("the ot").unwrap()[..prompt.len()]
-            .to_vec()
-            .split_off(prompt.len())
-    );
     assert_eq!(
         tokenizer
             .decode(&[&prompt[..], &reply].concat(), true)
@@ -322,38 +316,50 @@ fn templates_write_what_transformers_writes() {
                 refused += 1;
                 continue;
             }
-            let pair = read.unwrap_or_else(|e| panic!("{name}: {e}")).remove(0);
             let text = |key: &str| chat[key].as_str().unwrap();
-            let same: String = text("whole")
-                .chars()
-                .take(chat["same"].as_u64().unwrap() as usize)
-                .collect();
+            let opened = |messages: &[Value]| {
+                let file = folder.join("prompts.jsonl");
+                std::fs::write(&file, json!({"prompt": messages}).to_string()).unwrap();
+                data::read_prompts(&[&file], &options).unwrap().remove(0)
+            };
+            assert_eq!(
+                opened(&messages[..messages.len() - 1]).text,
+                text("prompt"),
+                "{name}"
+            );
+            let whole = opened(&messages);
+            assert_eq!(
+                (whole.text.as_str(), whole.templated),
+                (text("opened"), true),
+                "{name}"
+            );
+            chats += 1;
+            if chat["apart"] == true {
+                let error = read.unwrap_err().to_string();
+                assert!(
+                    error.contains("prompt and reply cannot be told apart"),
+                    "{name}: {error}"
+                );
+                continue;
+            }
+            let pair = read.unwrap_or_else(|e| panic!("{name}: {e}")).remove(0);
+            let same = chat["same"].as_u64().unwrap() as usize;
+            let same: String = text("whole").chars().take(same).collect();
             assert_eq!(pair.prompt, same, "{name}");
             assert_eq!(
                 format!("{}{}", pair.prompt, pair.chosen),
                 text("whole"),
                 "{name}"
             );
-            let opened = data::read_prompts(&[&prompt_file(&folder, &messages)], &options).unwrap();
-            assert_eq!(opened[0].text, text("prompt"), "{name}");
-            assert!(pair.templated && opened[0].templated);
+            assert!(pair.templated, "{name}");
             let (prompt, reply) = tokenizer
                 .pair(&pair.prompt, &pair.chosen, pair.templated)
                 .unwrap();
             assert_eq!([prompt, reply].concat(), ids(&chat["ids"]), "{name}");
-            chats += 1;
         }
     }
     println!("{chats} conversations, {refused} refused");
     assert!(chats > 60, "{chats}");
-}
-
-/// All but the last message as a prompt.
-fn prompt_file(folder: &Path, messages: &[Value]) -> PathBuf {
-    let file = folder.join("prompts.jsonl");
-    let record = json!({"prompt": messages[..messages.len() - 1]});
-    std::fs::write(&file, record.to_string()).unwrap();
-    file
 }
 
 /// A template that is there and cannot be used is an error with its line, and no other form takes its place.

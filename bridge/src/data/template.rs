@@ -174,14 +174,7 @@ fn settings_of(path: &Path) -> Result<Settings> {
 }
 
 fn special(settings: &Map<String, Value>) -> Vec<(String, String)> {
-    let text = |value: &Value| {
-        Some(
-            value
-                .as_str()
-                .or(value.get("content")?.as_str())?
-                .to_string(),
-        )
-    };
+    let text = |value: &Value| Some(value.as_str().or(value["content"].as_str())?.to_string());
     let named = settings.iter().filter(|(key, _)| key.ends_with("_token"));
     named
         .filter_map(|(key, value)| Some((key.clone(), text(value)?)))

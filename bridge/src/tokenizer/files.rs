@@ -173,7 +173,7 @@ impl Files {
     /// The text of a named special token.
     pub fn named(&self, key: &str) -> Option<&str> {
         match self.settings.get(key) {
-            Some(value) => value.as_str().or(value.get("content")?.as_str()),
+            Some(value) => value.as_str().or(value["content"].as_str()),
             None => self.class.default_token(key),
         }
     }

@@ -26,6 +26,7 @@ pub struct Tokenizer {
     path: PathBuf,
     beginning: Vec<Token>,
     end: Option<Token>,
+    pad: Option<String>,
     notes: Vec<String>,
 }
 
@@ -37,6 +38,7 @@ impl From<TrainedTokenizer> for Tokenizer {
             inner,
             path: "the tokenizer trained here".into(),
             beginning: Vec::new(),
+            pad: None,
             notes: Vec::new(),
         }
     }
@@ -57,12 +59,24 @@ impl Tokenizer {
     /// [`Error::File`]: no such file, a damaged one, ids outside the network's vocabulary, files that give one token two ids.
     pub fn load(folder: &Path, config: &ModelConfig) -> Result<Self> {
         let mut tokenizer = Self::read(folder, config.model_type())?;
-        let highest = tokenizer.inner.get_vocab(true).into_values().max();
-        if let Some(id) = highest
-            && id as usize >= config.vocab_size()
+        let rows = config.vocab_size();
+        let all = tokenizer.inner.get_vocab(true).into_iter();
+        let mut outside: Vec<(u32, String)> = all
+            .filter(|(_, id)| *id as usize >= rows)
+            .map(|(token, id)| (id, token))
+            .collect();
+        // A padding token is never read: TRL's users add one without a row.
+        let pad = tokenizer.pad.take();
+        if let Some(at) = outside
+            .iter()
+            .position(|(_, token)| Some(token) == pad.as_ref())
         {
-            let token = tokenizer.inner.id_to_token(id).unwrap_or_default();
-            let rows = config.vocab_size();
+            let (id, token) = outside.remove(at);
+            tokenizer.notes.push(format!(
+                "pad_token {token:?} has the id {id}, beyond the {rows} rows of the network's vocabulary, and is never read"
+            ));
+        }
+        if let Some((id, token)) = outside.into_iter().max() {
             let why = format!(
                 "has the token id {id} ({token:?}), but the network's vocabulary has {rows} rows"
             );
@@ -102,6 +116,7 @@ impl Tokenizer {
             path: files.path.clone(),
             beginning: Vec::new(),
             end: None,
+            pad: files.named("pad_token").map(String::from),
             notes: std::mem::take(&mut files.notes),
         };
         tokenizer.add(&files)?;
@@ -129,14 +144,9 @@ impl Tokenizer {
             if known(&self.inner, content) || tokens.iter().any(|t| t.content == content) {
                 continue;
             }
-            // A class's own name for a token counts where the vocabulary has it; a pad token is never read.
+            // A class's own name for a token counts where the vocabulary has it.
             let own = files.settings.contains_key(key);
-            if (!own || key == "pad_token") && self.inner.token_to_id(content).is_none() {
-                if own {
-                    self.notes.push(format!(
-                        "{key} {content:?} is not in the vocabulary and is not used"
-                    ));
-                }
+            if !own && self.inner.token_to_id(content).is_none() {
                 continue;
             }
             tokens.push(Added::special(content));
@@ -370,6 +380,10 @@ pub(crate) fn end_of(folder: &Path, model_type: &str) -> Result<Option<(Token, S
         .map(|(id, ..)| u64::from(*id))
         .or(own)
         .or_else(in_vocabulary);
-    let id = id.and_then(|id| Token::try_from(id).ok());
+    let id = match id.and_then(|id| Token::try_from(id).ok()) {
+        // A token that only the settings know gets its id when it is added.
+        None => Tokenizer::read(folder, model_type)?.end,
+        id => id,
+    };
     Ok(id.map(|id| (id, end.to_string())))
 }
