@@ -182,7 +182,7 @@ fn special(settings: &Map<String, Value>) -> Vec<(String, String)> {
 }
 
 /// A template is a text, or a list of named ones of which `default` counts.
-fn template_in<'a>(value: &'a Value, file: &PathBuf) -> Result<Option<&'a str>> {
+fn template_in<'a>(value: &'a Value, file: &Path) -> Result<Option<&'a str>> {
     let list = match value {
         Value::Null => return Ok(None),
         Value::String(source) => return Ok(Some(source)),
