@@ -166,10 +166,12 @@ fn instance(i: u64) -> (Instance, SeedTree) {
     (random_instance(&spec, &seeds).unwrap(), seeds)
 }
 
+type Steps = Vec<(StateIx, ActionIx)>;
+
 /// Every trajectory with its probability, by enumeration.
-fn all(mdp: &TabularMdp, policy: &TabularPolicy) -> Vec<(Vec<(StateIx, ActionIx)>, f64)> {
+fn all(mdp: &TabularMdp, policy: &TabularPolicy) -> Vec<(Steps, f64)> {
     let mut out = Vec::new();
-    let mut open: Vec<(Vec<(StateIx, ActionIx)>, StateIx, f64)> =
+    let mut open: Vec<(Steps, StateIx, f64)> =
         mdp.roots().map(|(s, p)| (Vec::new(), s, p)).collect();
     while let Some((steps, s, p)) = open.pop() {
         if s == StateIx::END {
