@@ -35,11 +35,11 @@ pub fn render(report: &Report, initial: &[f64]) -> String {
     if report.notes.is_empty() {
         return table.render();
     }
-    format!("{}\nNot shown:\n{}", table.render(), reasons(report))
+    format!("{}\n{}", table.render(), reasons(report).render())
 }
 
-/// One line for each reason, with the quantities that are null for it.
-fn reasons(report: &Report) -> String {
+/// One row for each reason, with the quantities that are null for it.
+fn reasons(report: &Report) -> Table {
     let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
     for (key, why) in &report.notes {
         match by_reason.iter_mut().find(|(known, _)| known == why) {
@@ -47,8 +47,11 @@ fn reasons(report: &Report) -> String {
             None => by_reason.push((why, vec![key])),
         }
     }
-    let line = |(why, keys): (&str, Vec<&str>)| format!("  {}: {why}\n", keys.join(", "));
-    by_reason.into_iter().map(line).collect()
+    let mut table = Table::new("notes", &["not shown", "why"]);
+    for (why, keys) in by_reason {
+        table.push([keys.join(", ").into(), why.to_string().into()]);
+    }
+    table
 }
 
 /// A few units in the last place, relative to what a number is a sum or a difference of.
