@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// A convex function of θ that is smooth on the scale of β.
 pub(super) trait Objective {
-    /// A linear part of it, of which more than rounding need not be left: ν.
-    fn linear(&self) -> DVector<f64>;
+    /// Mean and covariance of the features under the reference policy: how large gradients are before they cancel.
+    fn features(&self) -> Result<(DVector<f64>, DMatrix<f64>)>;
     /// The β wanted.
     fn beta(&self) -> f64;
     fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>>;
@@ -77,10 +77,11 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
     let slope = frame.gradient(&objective.gradient(&theta, beta)?).norm();
     let spread = variance(objective, &frame, &theta, beta)?;
     // How much the gradient is, or may become within Θ; not so little that it is all rounding.
-    let size = spread.sqrt() + frame.gradient(&objective.linear()).norm();
+    let (mean, covariance) = objective.features()?;
+    let size = frame.hessian(&covariance).trace().sqrt() + frame.gradient(&mean).norm();
     let scale = slope
         .max((spread / beta).min(spread.sqrt()))
-        .max(1e-5 * size);
+        .max(1e-3 * size);
     if scale == 0.0 {
         return Ok(alone((false, false)));
     }

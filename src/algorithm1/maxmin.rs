@@ -134,8 +134,10 @@ impl<F: FeatureMap> SoftValue<'_, F> {
 }
 
 impl<F: FeatureMap> Objective for SoftValue<'_, F> {
-    fn linear(&self) -> DVector<f64> {
-        DVector::from_column_slice(self.nu)
+    fn features(&self) -> Result<(DVector<f64>, DMatrix<f64>)> {
+        let mean = visitation(self.mdp, self.reference)?.features(self.features)?;
+        let covariance = action_covariance(self.mdp, self.reference, self.features)?;
+        Ok((DVector::from_vec(mean), covariance))
     }
 
     fn beta(&self) -> f64 {

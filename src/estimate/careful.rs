@@ -147,9 +147,18 @@ pub(super) fn solve(
     // Weights of margins beyond this may be lost beside others, and a step that ought to be large with them.
     let doubtful = !free.converged || free.largest_margin > 1.5 * PLAIN_MARGIN;
     if doubtful && options.penalty == 0.0 {
+        // From 0 as well, as far out the weights that start the search are 0 in floating point. Where rounding leaves
+        // it undecided, all pairs are treated alike.
         let theta = coordinates.theta(&free.y);
-        // Where rounding leaves it undecided, all pairs are treated alike.
-        strict = explained(design, theta.as_slice()).unwrap_or(strict);
+        let origin = DVector::zeros(theta.len());
+        for from in [theta, origin] {
+            if let Ok(found) = explained(design, from.as_slice())
+                && found.contains(&true)
+            {
+                strict = found;
+                break;
+            }
+        }
         if !strict.contains(&true) && !free.converged {
             // Overlapping after all, only far out.
             let used = free.passes;
