@@ -117,8 +117,9 @@ pub(super) fn solve(
     let bound = options.param_bound;
     let longest = lengths(&plain.overlap, k).fold(0.0, f64::max);
     let start = coordinates.y(start);
+    // Rounding of the coordinates' basis may leave the ball by as much.
     let finish = |at: Iterate, theta: DVector<f64>| Careful {
-        theta,
+        theta: clipped(&theta, bound),
         at_bound: at.at_bound,
         multiplier: at.multiplier,
         residual: at.residual,
