@@ -142,8 +142,8 @@ impl World {
             let (prompt, prefix) = tree.prefix(StateIx(s as u32));
             let prefix: Vec<u32> = prefix.iter().map(|t| tokens[*t as usize]).collect();
             let to = tree.state(prompts[prompt], &prefix).unwrap().ix();
-            for a in 0..self.actions {
-                let b = tokens[a] as usize;
+            for (a, &token) in tokens.iter().enumerate() {
+                let b = token as usize;
                 out.reference[to][b] = self.reference[s][a];
                 out.features[to][b] = self.features[s][a].clone();
             }
@@ -392,8 +392,8 @@ fn names_of_actions_prompts_and_pairs_do_not_matter() {
         let b = solve(&world.renamed(&tokens, &prompts, &mut rng), kind).expect("no unit");
         compare(&what, &a, &b, 1.0);
         let tree = world.tree();
-        for x in 0..world.prompts {
-            let (from, to) = (tree.root(x), tree.root(prompts[x]));
+        for (x, &renamed) in prompts.iter().enumerate() {
+            let (from, to) = (tree.root(x), tree.root(renamed));
             for (p, q) in a.policies.iter().zip(&b.policies) {
                 for y in 0..world.actions as u32 {
                     let left = p.prob(from, ActionIx(y));

@@ -221,7 +221,7 @@ fn simplex(dir: &Path) -> Result<()> {
         ));
         let most = v
             .iter()
-            .map(|v| speed(v))
+            .map(speed)
             .filter(|s| s.is_finite())
             .fold(0.0, f64::max);
         for (p, v) in p.iter().zip(&v) {

@@ -6,7 +6,7 @@ mod mutate;
 use super::{instance::Instance, solver};
 use mutate::survive;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 fn data(name: &str) -> Vec<u8> {
     fs::read(
@@ -29,7 +29,7 @@ fn folder() -> tempfile::TempDir {
     }
 }
 
-fn read(path: &PathBuf) -> Result<(), String> {
+fn read(path: &Path) -> Result<(), String> {
     let instance = Instance::read(path).map_err(|e| line(&e))?;
     // A change may make an instance that is sound and large: work is not what is tested.
     if instance.world.n_states() > 64 {
