@@ -12,7 +12,7 @@ use rto::algorithm1::{
 };
 use rto::estimate::{
     BtFit, Curvature, Design, FitOptions, Metric, MetricKind, Radii, RadiusInputs, RadiusKind,
-    RowSpace, Separation, fit_bradley_terry, radii, separation,
+    RowSpace, Separation, fit_bradley_terry, gradient, radii, separation,
 };
 use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::zoo::{Kind, RandomSpec, random_instance};
@@ -224,6 +224,7 @@ fn solve(world: &World, kind: usize) -> Option<Solved> {
     let beta = Beta::try_new(world.beta).unwrap();
     let fit = fit_bradley_terry(&design, &bounded(world.bound))
         .unwrap_or_else(|e| panic!("{e}: {:?} in {}", design.rows(), world.bound));
+    stationary(&design, &fit);
     let inputs = RadiusInputs {
         horizon: world.horizon,
         feature_bound: world.feature_bound,
@@ -287,6 +288,25 @@ fn solve(world: &World, kind: usize) -> Option<Solved> {
         plain,
         same,
     })
+}
+
+/// ∇L(θ) = μθ, beside the weights that cancel in it; computed from the pairs alone, as agreement of two units does not
+/// show that either is right.
+fn stationary(design: &Design, fit: &BtFit) {
+    let slope = gradient(design, &fit.theta).unwrap();
+    let pairs = slope.iter().zip(&fit.theta);
+    let residual = pairs
+        .map(|(g, t)| (g - fit.multiplier * t).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    let margins = design.margins(&fit.theta).unwrap();
+    let weights = margins.iter().zip(design.norms());
+    let size: f64 = weights.map(|(z, length)| length / (1.0 + z.exp())).sum();
+    assert!(
+        residual <= 1e-9 * size,
+        "{residual:e} beside {size:e} at {fit:?} of {:?}",
+        design.rows()
+    );
 }
 
 fn bounded(param_bound: f64) -> FitOptions {
@@ -689,6 +709,20 @@ fn separable_data_reach_the_sphere_in_a_ball_of_any_size() {
         // On the pairs that overlap: two wins of three, σ(z) = 2/3.
         close("margin", fit.theta[0] + 0.5 * fit.theta[1], 2f64.ln(), 1e-9);
     }
+    // A direction that the overlapping pairs do not see, and columns that depend on each other on them.
+    let rows = [
+        2, -1, -4, -2, 0, 0, 0, 0, -4, -3, 2, 6, 2, -1, -4, 2, -1, -4, 2, 0, -4, -1, -2, 2,
+    ];
+    let rows = rows.iter().map(|x| f64::from(*x)).collect();
+    let design = Design::try_new(3, rows).unwrap();
+    let fit = fit_bradley_terry(&design, &bounded(3.459_173_651_501_826)).unwrap();
+    stationary(&design, &fit);
+    close(
+        "log-likelihood",
+        fit.log_likelihood,
+        -3.685_781_952_125_5,
+        1e-12,
+    );
     let free = fit_bradley_terry(&quasi, &FitOptions::default()).unwrap_err();
     assert!(free.to_string().contains("quasi-separable"), "{free}");
 }

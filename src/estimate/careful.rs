@@ -181,7 +181,7 @@ pub(super) fn solve(
     } else {
         None
     };
-    let divided = divided.filter(|(split, _)| split.dim > split.overlap_dim);
+    let divided = divided.filter(|(split, _)| split.dim > split.overlap_dim && split.dim == k);
     if let Some((split, basis)) = &divided {
         let zero = DVector::zeros(split.dim);
         let at = graded(split).minimise(zero, first, bound, options.max_passes);
@@ -251,21 +251,30 @@ fn split(design: &Design, strict: &[bool]) -> Result<(Split, DMatrix<f64>)> {
     };
     let (overlap, separated) = (of(false), of(true));
     let a = row_space::basis(&overlap, d, design.rounding());
-    // What the span of O leaves of the other rows.
+    // What the span of O leaves of the other rows. A column of it that is all rounding would be as good as any other
+    // once columns are scaled, so entries no larger than rounding of their column are 0.
     let mut rest = separated.clone();
+    let mut lost = vec![0.0f64; d];
     let inside = times(&separated, &a);
     for (x, c) in rest
         .chunks_exact_mut(d)
         .zip(inside.chunks_exact(a.ncols().max(1)))
     {
         for (i, x) in x.iter_mut().enumerate() {
-            let part: f64 = c.iter().enumerate().map(|(j, c)| c * a[(i, j)]).sum();
-            let left = *x - part;
-            let lost = 8.0 * f64::EPSILON * (x.abs() + part.abs());
-            *x = if left.abs() <= lost { 0.0 } else { left };
+            let terms = || c.iter().enumerate().map(|(j, c)| c * a[(i, j)]);
+            let size = x.abs() + terms().map(f64::abs).sum::<f64>();
+            lost[i] = lost[i].max(64.0 * f64::EPSILON * size);
+            *x -= terms().sum::<f64>();
         }
     }
-    let b = row_space::basis(&rest, d, design.rounding());
+    for x in rest.chunks_exact_mut(d) {
+        for (x, lost) in x.iter_mut().zip(&lost) {
+            if x.abs() <= *lost {
+                *x = 0.0;
+            }
+        }
+    }
+    let b = row_space::basis(&rest, d, &lost);
     let (ka, kb) = (a.ncols(), b.ncols());
     let basis = DMatrix::from_fn(
         d,
