@@ -404,7 +404,9 @@ mod tests {
     fn vector_exp_is_close_and_keeps_nan() {
         let xs: Vec<f64> = (0..80_000).map(|i| f64::from(i) * -0.008_83).collect();
         for (x, e) in xs.iter().zip(dispatch(ExpOf(xs.clone()))) {
-            let allowed = 7e-16 + 1.2e-16 * x.abs();
+            // Where the product x·log₂e is rounded before its whole part is taken off (AVX2), that costs 2⁻⁵³|x|, and the
+            // constant is off by 1.4e-17 of itself.
+            let allowed = 7e-16 + (f64::EPSILON / 2.0 + 1.5e-17) * x.abs();
             assert!((e / x.exp() - 1.0).abs() < allowed, "exp({x}) = {e}");
         }
         let odd = [

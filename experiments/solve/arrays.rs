@@ -221,8 +221,12 @@ fn parse_npy(bytes: &[u8]) -> Result<Array> {
     if let Ok(a) = ArrayD::<bool>::read_npy(bytes) {
         return Ok(from_array(&a, |b| f64::from(u8::from(*b))));
     }
-    let array = ArrayD::<f64>::read_npy(bytes)
-        .map_err(|e| anyhow!("not a readable NPY array of numbers: {e}"))?;
+    let array = ArrayD::<f64>::read_npy(bytes).map_err(|e| {
+        // The header's parser draws a picture of the place, over several lines.
+        let said = e.to_string();
+        let words: Vec<&str> = said.split_whitespace().collect();
+        anyhow!("not a readable NPY array of numbers: {}", words.join(" "))
+    })?;
     Ok(from_array(&array, |x| *x))
 }
 

@@ -67,6 +67,7 @@ fn every_command_runs() {
             "algorithm2" => env!("CARGO_BIN_EXE_algorithm2"),
             "thm42" => env!("CARGO_BIN_EXE_thm42"),
             "audit" => env!("CARGO_BIN_EXE_audit"),
+            "bench" => env!("CARGO_BIN_EXE_bench"),
             "paper" => env!("CARGO_BIN_EXE_paper"),
             // Of the other package, whose tests run it.
             "rto_llm" => continue,
@@ -89,7 +90,7 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 17);
+    assert_eq!(ran, 18);
 }
 
 /// The example instance is the file that is named, and `solve` prints what the README says.

@@ -83,8 +83,11 @@ fn g1_planning_and_data() {
         EXACT,
     );
     let radii = data["radii_delta05_B2_lambda1"].as_object().unwrap();
+    // The printed radius is younger than the golden file.
+    let keys = got["radii"].as_object().unwrap().keys();
     assert_eq!(
-        got["radii"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        keys.filter(|key| *key != "rho_printed_Upsilon")
+            .collect::<Vec<_>>(),
         radii.keys().collect::<Vec<_>>()
     );
     for (key, want) in radii {
