@@ -29,6 +29,9 @@ const SHOWN: [(&str, &str, usize, Marker); 6] = [
     ("kto", "KTO", 7, Marker::Circle),
 ];
 
+/// Where a band of few trees that reaches 0 ends on a log axis.
+const BAND_FLOOR: f64 = 2e-3;
+
 fn offline_figure(dir: &Path) -> Result<()> {
     let table = read(dir, "offline")?;
     let mut figures = Vec::new();
@@ -50,7 +53,7 @@ fn offline_figure(dir: &Path) -> Result<()> {
             let style = SeriesStyle::new(Kind::LineMarkers, color, marker);
             // Regret is positive; an interval of few trees may reach below, which a log axis cannot show.
             let positive =
-                |band: Vec<(f64, f64)>| band.iter().map(|(l, h)| (l.max(1e-6), *h)).collect();
+                |band: Vec<(f64, f64)>| band.iter().map(|(l, h)| (l.max(BAND_FLOOR), *h)).collect();
             let band = positive(rows.points("regret_low", "regret_high")?);
             figure =
                 figure.with(Series::new(label, rows.points("pairs", "regret")?, style).band(band));
@@ -61,7 +64,7 @@ fn offline_figure(dir: &Path) -> Result<()> {
     let mut panels = Panels::new("Offline methods at their best β: plain regret against pairs", 3, figures)
         .subtitle("random token trees, pairs from π_ref, exact minimisers")
         .caption(&format!(
-            "Means over {trees} trees with 95% intervals. β is chosen from six on the trees of the other parity. TDPO-1 and KTO target other policies than the soft optimum."
+            "Means over {trees} trees with 95% intervals. β is chosen from six on the trees of the other parity. Bands that reach 0 end at {BAND_FLOOR}. TDPO-1 and KTO target other policies than the soft optimum."
         ));
     panels.panel_size = (400, 340);
     panels.save(dir, "offline")

@@ -33,6 +33,12 @@ pub(super) fn passed_over(
         ("embed_out.weight" | "lm_head.weight", Head::CausalLm) if config.tied_embeddings() => {
             return Ok(("tied to the embedding", name.into()));
         }
+        ("lm_head.weight", Head::CausalLm) if config.head_weight() == "embed_out.weight" => {
+            return Ok((
+                "another head beside embed_out.weight, which transformers reads",
+                name.into(),
+            ));
+        }
         ("embed_out.weight" | "lm_head.weight", Head::Classification { .. }) => {
             return Ok((
                 "a head that writes text, beside one that gives scores",

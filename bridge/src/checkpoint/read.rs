@@ -127,16 +127,23 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
     for (file, listed) in &files.contents {
         with_file(file, |tensors| {
             for name in names_of(file, tensors, listed.as_ref())? {
+                // transformers 5 writes GPT-NeoX's head under the name that other families use.
+                let head_name = config.head_weight();
+                let renamed = name == "lm_head.weight"
+                    && expected.contains_key(head_name)
+                    && files.holding(head_name).is_none();
+                let (stored, name) = (name.clone(), if renamed { head_name.into() } else { name });
                 let Some(shape) = expected.get(&name) else {
                     let (why, called) = passed_over(file, tensors, &name, &config, head)?;
                     skipped.entry(why).or_default().insert(called);
                     continue;
                 };
-                check_shape(file, tensors, &name, shape)?;
+                check_shape(file, tensors, &stored, shape)?;
                 if stored_dtype.is_none() {
-                    stored_dtype = Some(tensor(file, tensors, &name, None, &Device::Cpu)?.dtype());
+                    stored_dtype =
+                        Some(tensor(file, tensors, &stored, None, &Device::Cpu)?.dtype());
                 }
-                let loaded = tensor(file, tensors, &name, dtype, device)?;
+                let loaded = tensor(file, tensors, &stored, dtype, device)?;
                 if weights.insert(name.clone(), loaded).is_some() {
                     return Err(Error::file(file, format!("tensor {name}: is in two files")));
                 }
