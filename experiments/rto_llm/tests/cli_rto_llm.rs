@@ -434,7 +434,7 @@ fn bad_input_ends_in_one_line() {
     let place = good.str();
     assert_eq!(
         with(&sharded),
-        format!("{place}:1: response: {sharded} has no tokenizer.json; give response_ids")
+        format!("{place}:1: prompt: {sharded} has no tokenizer.json; give prompt_ids")
     );
     assert!(with(&fixture("reward")).ends_with(
         "is a classification model, expected one that writes text (GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM)"
