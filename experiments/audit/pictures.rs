@@ -52,7 +52,7 @@ fn triangle(beta: f64) -> Result<(Problem, f64)> {
     Ok((problem, beta))
 }
 
-/// Where π(y) moves at logits that follow E[g]: Ṗ(y) = P(y) Σ_h ∇ℓ_h · g.
+/// Where π(y) moves at logits that follow E\[g\]: Ṗ(y) = P(y) Σ_h ∇ℓ_h · g.
 fn simplex(study: &Study) -> Result<Vec<Vec<Cell>>> {
     let c = &study.config;
     let (problem, beta) = triangle(c.beta)?;
