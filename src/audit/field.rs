@@ -1,4 +1,4 @@
-//! E[g]: what a recipe's loss does to the logits on average, and its covariance.
+//! E\[g\]: what a recipe's loss does to the logits on average, and its covariance.
 
 use super::prepared::Prepared;
 use super::problem::{Problem, check};
@@ -151,7 +151,7 @@ impl<T> Watch<T> for () {
     fn set_mass(&mut self, _: T) {}
 }
 
-/// E[g], `[S·A]`.
+/// E\[g\], `[S·A]`.
 pub(super) fn field<T: Real>(p: &Prepared<'_, T>, watch: &mut impl Watch<T>) -> Vec<T> {
     let mut sums = Sums::new(p);
     let mut now = Unit::new();

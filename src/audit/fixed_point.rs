@@ -18,7 +18,7 @@ use crate::Result;
     serde(rename_all = "snake_case")
 )]
 pub enum Status {
-    /// At a zero of E[g] inside the simplex.
+    /// At a zero of E\[g\] inside the simplex.
     Interior,
     /// Some probability falls below every bound: the policy is a limit, known to about 1e-5.
     Boundary,
@@ -53,7 +53,7 @@ const MOST_STEPS: usize = 4000;
 const NULL: f64 = 1e-9;
 
 impl FixedPoint {
-    /// From π_ref, or from other logits: ascent on E[g]/(d(s) π(a|s)), which has the zeros of E[g], then Newton.
+    /// From π_ref, or from other logits: ascent on E\[g\]/(d(s) π(a|s)), which has the zeros of E\[g\], then Newton.
     ///
     /// The field need not be a gradient, so that there may be several zeros; this is the one that is reached.
     ///

@@ -1,4 +1,4 @@
-//! D = ∂E[g]/∂θ by dual numbers, and what it says: is the field a gradient?
+//! D = ∂E\[g\]/∂θ by dual numbers, and what it says: is the field a gradient?
 
 use super::field::field;
 use super::prepared::Prepared;
@@ -11,7 +11,7 @@ use crate::dual::{Dual, Real};
 /// Directions of one pass.
 const LANES: usize = 8;
 
-/// D[i][j] = ∂E[g]_i/∂θ_j, `[P][P]` row by row, where behaviour, advantages and critic move with θ unless `old` fixes them. With features
+/// D[i][j] = ∂E\[g\]_i/∂θ_j, `[P][P]` row by row, where behaviour, advantages and critic move with θ unless `old` fixes them. With features
 /// Φ, `[P][d]`, it is Φᵀ D Φ, `[d][d]`.
 pub(super) fn jacobian(
     problem: &Problem,

@@ -2,7 +2,7 @@
 //!
 //! A [`Recipe`] is everything that decides the gradient of a policy loss: reward, KL term, advantages, ratio and clip, aggregation, and
 //! how many responses one loss sees. On a [`ResponseTree`] it is a vector field on logits,
-//! E[g](θ) = Σ_u P_μ(u) g(u) with g = −∂ℒ/∂θ of a unit u of B prompts or of G responses to one, everything detached held fixed. The audit
+//! E\[g\](θ) = Σ_u P_μ(u) g(u) with g = −∂ℒ/∂θ of a unit u of B prompts or of G responses to one, everything detached held fixed. The audit
 //! sets it beside ∇J of the objective that is meant, J(θ) = Σ_p w_p E[Σ_h r] − β KL_seq(π ‖ π_ref):
 //!
 //! | question | answer |

@@ -1,4 +1,4 @@
-//! Beyond enumeration: E[g] from sampled units, with intervals.
+//! Beyond enumeration: E\[g\] from sampled units, with intervals.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -30,13 +30,13 @@ pub struct Draws {
     pub units: usize,
 }
 
-/// E[g] beside ∇J from sampled units: for groups too large to enumerate. The responses still have to be.
+/// E\[g\] beside ∇J from sampled units: for groups too large to enumerate. The responses still have to be.
 ///
 /// Coordinates have t intervals over batch means. Norms and angles have a jackknife over batches, with |mean|² corrected for the tr Cov/K that
 /// sampling adds to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampled {
-    /// E[g], `[S·A]`.
+    /// E\[g\], `[S·A]`.
     pub field: Vec<Estimate>,
     /// ∇J, exact.
     pub target: Vec<f64>,

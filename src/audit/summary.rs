@@ -17,10 +17,10 @@ pub struct Features<'a> {
     pub dim: usize,
 }
 
-/// E[g] beside ∇J, both in the parameters of the policy.
+/// E\[g\] beside ∇J, both in the parameters of the policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// E[g], the direction of ascent: `[S·A]`, or `[d]` with features.
+    /// E\[g\], the direction of ascent: `[S·A]`, or `[d]` with features.
     pub field: Vec<f64>,
     /// ∇J of the objective that is meant.
     pub target: Vec<f64>,
@@ -41,7 +41,7 @@ pub struct Summary {
 /// Whether a field is a gradient near a point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rotation {
-    /// |D − Dᵀ|_F/2 with D = ∂E[g]/∂θ.
+    /// |D − Dᵀ|_F/2 with D = ∂E\[g\]/∂θ.
     pub curl: f64,
     /// |D|_F.
     pub jacobian: f64,
@@ -117,7 +117,7 @@ impl Summary {
     }
 }
 
-/// E[g] alone, `[S·A]`.
+/// E\[g\] alone, `[S·A]`.
 ///
 /// # Errors
 /// Those of [`Summary::at`].
