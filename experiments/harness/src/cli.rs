@@ -108,7 +108,7 @@ impl Reporter {
     /// terminal, lines that are too wide break between words.
     ///
     /// # Errors
-    /// When standard output cannot be written. That its reader has gone away is none: see [`print`].
+    /// When standard output cannot be written. That its reader has gone away is none: see [`print()`].
     pub fn say(&self, text: impl Display) -> Result<()> {
         if self.json {
             // Progress text is not the result: a closed standard error must not lose the run.
