@@ -90,12 +90,12 @@ pub fn run(args: &Args) -> Result<()> {
         return print(&format!("{value}\n"));
     }
     let tokenizer = if has_tokenizer {
-        "tokenizer.json fits"
+        "fits the network"
     } else {
-        "no tokenizer.json (token ids only)"
+        "no file of it, so token ids only"
     };
     print(&format!(
-        "\nfiles: {} tensors of type {stored}, all finite and of the right shape; {tokenizer}\n",
+        "\nfiles: {} tensors of type {stored}, all finite and of the right shape\ntokenizer: {tokenizer}\n",
         loaded.weights.len()
     ))?;
     for note in &loaded.notes {

@@ -121,6 +121,9 @@ impl Model {
         sequence: Option<usize>,
         common: &Common,
     ) -> Result<Self> {
+        if common.threads == 0 {
+            bail!("--threads: found 0, expected at least 1");
+        }
         let device = rto_bridge::device::device(&common.device)?;
         let folder = resolve(name, common)?;
         let (config, head) = checkpoint::read_config(&folder)?;
