@@ -8,6 +8,8 @@ use rto::algorithm2::{
     Schedule, dpo, fit_steps,
 };
 use rto::mdp::{ActionIx, TabularPolicy, TokenTree, for_each_trajectory};
+use rto::objective::DpoLoss;
+use rto::objective::pair_loss::CDpo;
 use rto::policy::{
     OptimizerConfig, Regressor, RowGradient, StateMap, TabularActorCritic,
     TabularActorCriticLearner, TabularLearner, TabularSoftmax, tabulate,
@@ -140,7 +142,7 @@ fn fifty_dpo_steps_agree() {
     let pairs: Vec<_> = rows.chunks_exact(2).map(pair).collect();
     let mut config = DpoConfig {
         beta: 0.3,
-        label_smoothing: 0.1,
+        loss: DpoLoss::CDpo(CDpo { epsilon: 0.1 }),
         ..DpoConfig::default()
     };
     config.fit = FitConfig {

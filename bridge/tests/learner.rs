@@ -10,7 +10,7 @@ use rto::algorithm2::{
     Critic, CriticSlot, FitConfig, Pair, PpoConfig, PpoRun, PpoState, fit_reward, sft,
 };
 use rto::mdp::{ActionIx, Beta, TabularPolicy, TokenTree, for_each_trajectory};
-use rto::objective::{Aggregation, BradleyTerry, PpoClip, Readout, Sum, ValueLoss};
+use rto::objective::{Aggregation, BradleyTerry, DpoLoss, PpoClip, Readout, Sum, ValueLoss};
 use rto::policy::{ExactEvaluator, StateMap, tabulate};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
@@ -145,7 +145,8 @@ fn loss_at(weights: &BTreeMap<String, Tensor>, heads: Heads, loss: &dyn TokenObj
         .and_then(|s| s.with_temperature(0.8))
         .unwrap()
         .with_entropy()
-        .with_reference(reference);
+        .with_reference(reference.clone())
+        .with_kl_from(reference);
     assert_eq!(scorer.channels().contains(&Channel::Value), heads.value);
     loss_and_score_grad(loss, &scorer.scores(&batch).unwrap())
         .unwrap()
@@ -190,6 +191,26 @@ fn dpo_through_the_seam_has_the_gradient_of_its_loss() {
     let policy = policy(1);
     let loss = dpo(&policy, &rows(10));
     check_gradient(policy, TEXT, &loss);
+}
+
+/// The forward divergence of every token, which TDPO reads, on top of the log-probabilities.
+#[test]
+fn tdpo_through_the_seam_has_the_gradient_of_its_loss() {
+    let reference = Arc::new(scorer(TEXT, 101).snapshot().unwrap());
+    let scorer = scorer(TEXT, 1)
+        .with_temperature(0.8)
+        .unwrap()
+        .with_kl_from(reference);
+    let policy = NeuralPolicy::try_new(scorer, 3).unwrap();
+    let batch = rows(10);
+    let sums = log_probs(&policy, &batch).unwrap().row_sums();
+    let near: Vec<f64> = sums
+        .iter()
+        .enumerate()
+        .map(|(i, s)| s + 0.1 * i as f64)
+        .collect();
+    let loss = DpoLoss::Tdpo1.loss().objective(&batch, &near, 2.0).unwrap();
+    check_gradient(policy, TEXT, &*loss);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rto::algorithm2::{DpoConfig, FitConfig, Pair, Schedule, dpo, fit_reward, fit_steps};
 use rto::estimate::sample_preferences;
 use rto::mdp::{Beta, StateIx, TabularPolicy, TokenTree, Trajectory, for_each_trajectory};
-use rto::objective::Readout;
+use rto::objective::{DpoLoss, Readout};
 use rto::policy::{OptimizerConfig, Regressor, StateMap, Table, TabularLearner, TabularSoftmax};
 use rto::reward::{RewardModel, TabularReward};
 use rto::seed::SeedTree;
@@ -175,7 +175,7 @@ fn fit_dpo(
     let mut learner = TabularLearner::try_new(start.clone(), optimizer)?;
     let settings = DpoConfig {
         beta: config.beta1,
-        label_smoothing: 0.0,
+        loss: DpoLoss::Dpo,
         fit: fit_config(config),
     }
     .check()?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rand::seq::SliceRandom;
 
 use super::{Checked, DpoConfig, FitConfig};
-use crate::objective::{BradleyTerry, Nll, Readout};
+use crate::objective::{BradleyTerry, Nll, PairLoss, Readout};
 use crate::seed::SeedTree;
 use crate::seq::{Episode, StepReport, TokenObjective, TokenScorer, Trainable, check_batch};
 use crate::token_reward::log_probs;
@@ -54,10 +54,11 @@ pub fn sft(
     fit(learner, n, config, seeds, steps, &mut make, on_step)
 }
 
-/// DPO, line 2 of Algorithm 2 with the loss (C.4), over some of the [`fit_steps`]. The learner starts from π_ref.
+/// DPO, line 2 of Algorithm 2 with the loss (C.4) or the one that `config` names, over some of the [`fit_steps`]. The learner starts
+/// from π_ref.
 ///
 /// # Errors
-/// An empty data set; a pair of two prompts; those of the learner, the reference and `on_step`.
+/// Those of [`fit_pairs`].
 pub fn dpo(
     learner: &mut dyn Trainable,
     reference: &dyn TokenScorer,
@@ -67,27 +68,54 @@ pub fn dpo(
     steps: Range<u64>,
     on_step: OnStep<'_>,
 ) -> Result<()> {
+    let how = (config.loss.loss(), config.beta);
     let fit_config = config.fit.check()?;
-    let mut known = ReferenceScores(vec![None; pairs.len()]);
-    let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
-        let batch = interleave(pairs, items);
-        check_batch(&batch)?;
-        let offsets = known.of(reference, pairs, items)?;
-        let loss = BradleyTerry::dpo(&batch, &offsets, config.beta)?;
-        Ok((
-            batch,
-            Box::new(loss.label_smoothing(config.label_smoothing)?),
-        ))
-    };
-    fit(
+    fit_pairs(
         learner,
-        pairs.len(),
+        reference,
+        pairs,
+        how,
         &fit_config,
         seeds,
         steps,
-        &mut make,
         on_step,
     )
+}
+
+/// Any loss of pairs at its β, over some of the [`fit_steps`]: DPO (C.4) and its relatives, or one of one's own.
+///
+/// # Errors
+/// An empty data set; a pair of two prompts; β or a parameter out of range; those of the learner, the reference and `on_step`.
+#[allow(clippy::too_many_arguments)]
+pub fn fit_pairs(
+    learner: &mut dyn Trainable,
+    reference: &dyn TokenScorer,
+    pairs: &[Pair],
+    (loss, beta): (&dyn PairLoss, f64),
+    config: &Checked<FitConfig>,
+    seeds: &SeedTree,
+    steps: Range<u64>,
+    on_step: OnStep<'_>,
+) -> Result<()> {
+    loss.check()?;
+    let mut known = ReferenceScores(vec![None; pairs.len()]);
+    let mut make = |items: &[usize]| -> Result<(Vec<Episode>, Box<dyn TokenObjective>)> {
+        let mut batch = interleave(pairs, items);
+        check_batch(&batch)?;
+        let more = loss.more_rows(&batch);
+        let mut offsets = vec![0.0; batch.len() + more.len()];
+        if loss.reads_reference() {
+            offsets = known.of(reference, pairs, items)?;
+            if !more.is_empty() {
+                offsets.extend(log_probs(reference, &more)?.row_sums());
+            }
+        }
+        batch.extend(more);
+        let loss = loss.objective(&batch, &offsets, beta)?;
+        Ok((batch, loss))
+    };
+    let n = pairs.len();
+    fit(learner, n, config, seeds, steps, &mut make, on_step)
 }
 
 /// log π_ref(y^w|x) and log π_ref(y^l|x) per pair. π_ref never moves, so a pair is scored in its first epoch only.

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::objective::Aggregation;
+use crate::objective::{Aggregation, DpoLoss};
 use crate::{Error, Result};
 
 /// A configuration whose every field has been checked.
@@ -147,7 +147,7 @@ impl FitConfig {
     }
 }
 
-/// DPO (C.4).
+/// DPO (C.4), or another loss of pairs in its place.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -157,8 +157,8 @@ impl FitConfig {
 pub struct DpoConfig {
     /// DPO's own β > 0, apart from β₁: (4.5) is β₁ log(π_dpo/π_ref), whatever β made π_dpo.
     pub beta: f64,
-    /// ε of cDPO, in [0, ½): the share of labels taken to be wrong. Not stated; 0.
-    pub label_smoothing: f64,
+    /// What is minimised. The paper: (4.4).
+    pub loss: DpoLoss,
     /// The optimisation.
     pub fit: FitConfig,
 }
@@ -168,7 +168,7 @@ impl Default for DpoConfig {
     fn default() -> Self {
         Self {
             beta: 0.1,
-            label_smoothing: 0.0,
+            loss: DpoLoss::Dpo,
             fit: FitConfig {
                 learning_rate: 5e-6,
                 ..FitConfig::paper_sft()
@@ -184,8 +184,7 @@ impl DpoConfig {
     /// [`Error::Config`] naming the field.
     pub fn check(self) -> Result<Checked<Self>> {
         positive("beta", self.beta)?;
-        let ok = (0.0..0.5).contains(&self.label_smoothing);
-        within("label_smoothing", self.label_smoothing, ok, "in [0, 0.5)")?;
+        self.loss.loss().check()?;
         self.fit.check()?;
         Ok(Checked(self))
     }

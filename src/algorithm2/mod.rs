@@ -71,7 +71,7 @@ mod warnings;
 
 pub use config::{Advantage, KlPlacement, PolicyLoss, PpoConfig, RtoConfig, Whitening};
 pub use critic::{Critic, CriticSlot, NoCritic};
-pub use fit::{OnStep, Pair, dpo, fit_reward, fit_steps, sft};
+pub use fit::{OnStep, Pair, dpo, fit_pairs, fit_reward, fit_steps, sft};
 pub use fit_config::{Checked, DpoConfig, FitConfig, Schedule};
 pub use ppo::{PpoRun, PpoState};
 pub use report::IterationReport;

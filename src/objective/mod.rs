@@ -7,6 +7,7 @@
 //! | [`Nll`] | supervised fine-tuning; REINFORCE and RLOO |
 //! | [`BradleyTerry`] | DPO (4.4)/(C.4), reward fitting (2.2), cDPO, R-DPO, SimPO, IPO |
 //! | [`Tdpo`] | TDPO1 and TDPO2 |
+//! | [`PairLoss`] | any loss of pairs; those that files can name are [`DpoLoss`] |
 //! | [`Unpaired`] | KTO; outcome cross-entropy of an implicit reward |
 //! | [`PpoClip`] | PPO, RTO, REINFORCE++, GRPO and its kin, by their [advantages](crate::advantage) and their [`Ratio`] |
 //! | [`ValueLoss`] | the critic |
@@ -34,6 +35,7 @@
 mod aggregation;
 mod kl;
 mod nll;
+pub mod pair_loss;
 mod ppo;
 mod preference;
 mod sum;
@@ -49,6 +51,7 @@ use std::ops::Range;
 pub use aggregation::Aggregation;
 pub use kl::SampledKl;
 pub use nll::Nll;
+pub use pair_loss::{DpoLoss, PairLoss, PairSlopes, PairSums, SequencePairs};
 pub use ppo::{PpoClip, PpoDiagnostics, ppo_diagnostics};
 pub(crate) use preference::check_rows;
 pub use preference::{BradleyTerry, Readout};

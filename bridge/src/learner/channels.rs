@@ -19,17 +19,18 @@ pub(super) fn request<'a>(
         match channel {
             Channel::LogProb => request.log_probs = true,
             Channel::Entropy => request.entropy = true,
-            Channel::KlToReference => {
+            Channel::KlToReference | Channel::KlFromReference => {
                 let missing = || {
                     let must = "given to the policy for an exact divergence";
                     Error::config("reference", "none", must)
                 };
                 request.reference = Some(reference.ok_or_else(missing)?);
+                request.kl_from |= channel == Channel::KlFromReference;
             }
             Channel::Value | Channel::FinalValue => request.values = true,
             Channel::Reward => request.rewards = true,
             other => {
-                let must = "log_prob, entropy, kl_to_reference, value, final_value or reward";
+                let must = "log_prob, entropy, kl_to_reference, kl_from_reference, value, final_value or reward";
                 return Err(Error::config("channel", other.name(), must));
             }
         }
@@ -81,6 +82,7 @@ pub(super) fn append(all: &mut Scores, part: Scores) {
     join(&mut all.log_probs, part.log_probs);
     join(&mut all.entropy, part.entropy);
     join(&mut all.kl, part.kl);
+    join(&mut all.kl_from, part.kl_from);
     join(&mut all.values, part.values);
     join(&mut all.final_values, part.final_values);
     join(&mut all.rewards, part.rewards);
@@ -124,6 +126,7 @@ fn values(scores: &Scores, channel: Channel) -> &[f64] {
         Channel::LogProb => &scores.log_probs,
         Channel::Entropy => &scores.entropy,
         Channel::KlToReference => &scores.kl,
+        Channel::KlFromReference => &scores.kl_from,
         Channel::Value => &scores.values,
         Channel::FinalValue => &scores.final_values,
         Channel::Reward => &scores.rewards,
@@ -150,6 +153,7 @@ pub(super) fn gradient(grad: &PerToken, channels: &[Channel], rows: Range<usize>
             Channel::LogProb => out.log_probs = packed(false),
             Channel::Entropy => out.entropy = packed(false),
             Channel::KlToReference => out.kl = packed(false),
+            Channel::KlFromReference => out.kl_from = packed(false),
             Channel::Value => out.values = packed(false),
             Channel::FinalValue => out.final_values = packed(false),
             Channel::Reward => out.rewards = packed(true),

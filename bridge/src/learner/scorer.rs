@@ -118,6 +118,13 @@ impl NeuralScorer {
         self
     }
 
+    /// Also gives [`Channel::KlFromReference`], exact over the vocabulary (TDPO).
+    pub fn with_kl_from(mut self, reference: Arc<NeuralScorer>) -> Self {
+        self.reference = Some(reference);
+        self.channels.push(Channel::KlFromReference);
+        self
+    }
+
     /// Scores that many responses side by side. Changes time and memory, no number by more than rounding.
     ///
     /// # Errors

@@ -373,6 +373,7 @@ fn check_gradient(scores: &Scores, grad: &Scores) -> Result<()> {
         ("gradient of log_probs", &scores.log_probs, &grad.log_probs),
         ("gradient of entropy", &scores.entropy, &grad.entropy),
         ("gradient of kl", &scores.kl, &grad.kl),
+        ("gradient of kl_from", &scores.kl_from, &grad.kl_from),
         ("gradient of values", &scores.values, &grad.values),
         (
             "gradient of final_values",

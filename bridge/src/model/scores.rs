@@ -13,6 +13,8 @@ pub struct Request<'a> {
     pub entropy: bool,
     /// `Σ_a π(a | s_h) log(π(a | s_h)/π_ref(a | s_h))`, exactly, from this reference over the same vocabulary.
     pub reference: Option<&'a Model>,
+    /// `Σ_a π_ref(a | s_h) log(π_ref(a | s_h)/π(a | s_h))` too, from the same reference.
+    pub kl_from: bool,
     /// The value head at every `s_h` and at the final state.
     pub values: bool,
     /// The reward head at the last token.
@@ -48,6 +50,8 @@ pub struct Scores {
     pub entropy: Option<Vec<f64>>,
     /// `[B][H_i]` packed: divergence from the reference.
     pub kl: Option<Vec<f64>>,
+    /// `[B][H_i]` packed: divergence of the reference from the policy.
+    pub kl_from: Option<Vec<f64>>,
     /// `[B][H_i]` packed: `V(s_h)`.
     pub values: Option<Vec<f64>>,
     /// `[B]`: `V` at the state after the last token, where a truncated response is bootstrapped.

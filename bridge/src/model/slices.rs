@@ -76,6 +76,7 @@ impl Model {
             let options = HeadOptions {
                 entropy: request.entropy,
                 reference,
+                kl_from: request.kl_from,
                 keep,
             };
             let n = targets.len() * self.config.hidden_size();
@@ -137,6 +138,7 @@ impl Model {
                 .map(|h| wide(&h.log_prob)),
             entropy: head.and_then(|h| h.entropy.as_ref().map(wide)),
             kl: head.and_then(|h| h.kl.as_ref().map(wide)),
+            kl_from: head.and_then(|h| h.kl_from.as_ref().map(wide)),
             values: request.values.then(|| read(VALUE_WEIGHT, bias, during)),
             final_values: request.values.then(|| read(VALUE_WEIGHT, bias, after)),
             rewards: request.rewards.then(|| read(REWARD_WEIGHT, 0.0, after)),
@@ -313,7 +315,8 @@ impl Model {
         dhidden: &mut [f32],
         grads: &mut Gradients,
     ) {
-        if grad.log_probs.is_none() && grad.entropy.is_none() && grad.kl.is_none() {
+        let parts = [&grad.log_probs, &grad.entropy, &grad.kl, &grad.kl_from];
+        if parts.iter().all(|part| part.is_none()) {
             return;
         }
         let targets = batch.targets();
@@ -323,14 +326,13 @@ impl Model {
             .log_probs
             .as_ref()
             .map_or_else(|| vec![0.0; targets.len()], narrow);
-        let (entropy, kl) = (
-            grad.entropy.as_ref().map(narrow),
-            grad.kl.as_ref().map(narrow),
-        );
+        let [entropy, kl, kl_from] =
+            [&grad.entropy, &grad.kl, &grad.kl_from].map(|part| part.as_ref().map(narrow));
         let head_grad = HeadGrad {
             log_prob: &log_prob,
             entropy: entropy.as_deref(),
             kl: kl.as_deref(),
+            kl_from: kl_from.as_deref(),
         };
         let reference = request
             .reference

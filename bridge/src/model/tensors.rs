@@ -110,6 +110,7 @@ impl Model {
             request.log_probs,
             request.entropy,
             request.reference.is_some(),
+            request.kl_from,
         ]) {
             if asked {
                 channel.get_or_insert_default();
@@ -154,9 +155,9 @@ impl Model {
         hidden: &Tensor,
         reference: Option<&(Tensor, Tensor)>,
         piece: std::ops::Range<usize>,
-    ) -> Result<[Option<Tensor>; 3]> {
+    ) -> Result<[Option<Tensor>; 4]> {
         if !request.reads_vocabulary() {
-            return Ok([None, None, None]);
+            return Ok([None, None, None, None]);
         }
         let head = self.params.get(self.config.head_weight())?;
         let read = self.tempered_tensor(hidden.narrow(0, piece.start, piece.len())?)?;
@@ -168,17 +169,23 @@ impl Model {
         } else {
             None
         };
-        let kl = reference.map(|(hidden, head)| -> Result<Tensor> {
+        let kls = reference.map(|(hidden, head)| -> Result<[Option<Tensor>; 2]> {
             let logits =
                 composite::linear(&hidden.narrow(0, piece.start, piece.len())?, head, None)?;
             let log_q = composite::log_softmax(&logits)?.to_dtype(log_p.dtype())?;
-            Ok((log_p.exp()? * (&log_p - log_q)?)?.sum(1)?)
+            let kl = (log_p.exp()? * (&log_p - &log_q)?)?.sum(1)?;
+            let from = match request.kl_from {
+                true => Some((log_q.exp()? * (&log_q - &log_p)?)?.sum(1)?),
+                false => None,
+            };
+            Ok([Some(kl), from])
         });
+        let [kl, kl_from] = kls.transpose()?.unwrap_or([None, None]);
         let chosen = request
             .log_probs
             .then(|| log_p.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1))
             .transpose()?;
-        Ok([chosen, entropy, kl.transpose()?])
+        Ok([chosen, entropy, kl, kl_from])
     }
 
     /// Values at the states, values at the final states, rewards.
@@ -283,7 +290,7 @@ impl Model {
             }
             Ok(())
         };
-        let parts = [&grad.log_probs, &grad.entropy, &grad.kl];
+        let parts = [&grad.log_probs, &grad.entropy, &grad.kl, &grad.kl_from];
         for piece in pieces(n) {
             let channels = self.channels(
                 batch,
@@ -328,8 +335,13 @@ impl Model {
 }
 
 impl Scores {
-    fn vocabulary_channels(&mut self) -> [&mut Option<Vec<f64>>; 3] {
-        [&mut self.log_probs, &mut self.entropy, &mut self.kl]
+    fn vocabulary_channels(&mut self) -> [&mut Option<Vec<f64>>; 4] {
+        [
+            &mut self.log_probs,
+            &mut self.entropy,
+            &mut self.kl,
+            &mut self.kl_from,
+        ]
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The matrix is visited in tiles of `ROWS` tokens by about `COLUMNS` vocabulary entries. The forward pass keeps a running maximum
 //! and sum per token; the backward pass makes each tile again from the log-sum-exp, unless there was room to keep the logits.
-//! On the way, if asked: the exact entropy `−Σ_a p log p` and the exact divergence `Σ_a p log(p/q)` from a reference distribution.
+//! On the way, if asked: the exact entropy `−Σ_a p log p` and the exact divergences `Σ_a p log(p/q)` from a reference distribution and
+//! `Σ_a q log(q/p)` of it.
 
 use super::buffer::{Buffer, Pool};
 use super::gemm::{Mat, MatMut, Update, gemm};
@@ -55,6 +56,8 @@ pub struct HeadOptions<'a> {
     pub entropy: bool,
     /// Compute the divergence from this distribution over the same vocabulary.
     pub reference: Option<Distribution<'a>>,
+    /// Compute the divergence of that distribution from this one too.
+    pub kl_from: bool,
     /// Keep the logits for the backward pass where they take at most this many floats.
     pub keep: usize,
 }
@@ -68,6 +71,8 @@ pub struct HeadOutput {
     pub entropy: Option<Vec<f32>>,
     /// `Σ p log(p/q)`, if there is a reference.
     pub kl: Option<Vec<f32>>,
+    /// `Σ q log(q/p)`, if asked for and there is a reference.
+    pub kl_from: Option<Vec<f32>>,
     log_sum: Vec<f32>,
     reference_log_sum: Vec<f32>,
     logits: Option<Buffer>,
@@ -82,6 +87,8 @@ pub struct HeadGrad<'a> {
     pub entropy: Option<&'a [f32]>,
     /// With respect to `kl`.
     pub kl: Option<&'a [f32]>,
+    /// With respect to `kl_from`.
+    pub kl_from: Option<&'a [f32]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +115,8 @@ fn columns(vocabulary: usize) -> Vec<Span> {
     )
 }
 
-/// Running sums of one token: with `w_a = e^{z_a − top}`, `Σ w`, `Σ w z` and `Σ w (z − z′)`.
+/// Running sums of one token: with `w_a = e^{z_a − top}`, `Σ w`, `Σ w z` and `Σ w (z − z′)`; and `Σ w′ (z′ − z)` with
+/// the weights of the reference.
 #[derive(Debug, Clone, Copy)]
 struct Running {
     top: f32,
@@ -117,6 +125,7 @@ struct Running {
     gap: f32,
     reference_top: f32,
     reference_sum: f32,
+    reference_gap: f32,
     target: f32,
 }
 
@@ -127,6 +136,7 @@ const START: Running = Running {
     gap: 0.0,
     reference_top: f32::NEG_INFINITY,
     reference_sum: 0.0,
+    reference_gap: 0.0,
     target: f32::NAN,
 };
 
@@ -208,7 +218,8 @@ fn scan_rows(
                     }
                     match (other, options.entropy) {
                         (Some(other), _) => {
-                            running.add_pair(z, &other[i * columns.len..][..columns.len])
+                            let other = &other[i * columns.len..][..columns.len];
+                            running.add_pair(z, other, options.kl_from);
                         }
                         (None, true) => running.add_moment(z),
                         (None, false) => running.add(z),
@@ -258,7 +269,7 @@ impl Running {
     }
 
     #[inline(always)]
-    fn add_pair(&mut self, z: &[f32], reference: &[f32]) {
+    fn add_pair(&mut self, z: &[f32], reference: &[f32], kl_from: bool) {
         self.add_moment(z);
         let mut gaps = [0.0f32; LANES];
         for (chunk, other) in z.chunks(LANES).zip(reference.chunks(LANES)) {
@@ -270,14 +281,25 @@ impl Running {
         let top = max(reference);
         if top > self.reference_top {
             let started = self.reference_sum > 0.0;
-            self.reference_sum *= if started {
+            let factor = if started {
                 exp(self.reference_top - top)
             } else {
                 0.0
             };
+            self.reference_sum *= factor;
+            self.reference_gap *= factor;
             self.reference_top = top;
         }
         self.reference_sum += sum_exp(reference, self.reference_top);
+        if kl_from {
+            let mut gaps = [0.0f32; LANES];
+            for (chunk, other) in z.chunks(LANES).zip(reference.chunks(LANES)) {
+                for (lane, (&z, &r)) in chunk.iter().zip(other).enumerate() {
+                    gaps[lane] = exp(r - self.reference_top).mul_add(r - z, gaps[lane]);
+                }
+            }
+            self.reference_gap += fold(gaps);
+        }
     }
 }
 
@@ -309,6 +331,14 @@ fn finish(running: &[Running], options: &HeadOptions<'_>, logits: Option<Buffer>
             .map(|((r, log_sum), reference)| r.gap / r.sum - log_sum + reference)
             .collect()
     });
+    let kl_from = options.reference.filter(|_| options.kl_from).map(|_| {
+        let parts = running.iter().zip(&log_sum).zip(&reference_log_sum);
+        parts
+            .map(|((r, log_sum), reference)| {
+                r.reference_gap / r.reference_sum - reference + log_sum
+            })
+            .collect()
+    });
     HeadOutput {
         log_prob: running
             .iter()
@@ -323,6 +353,7 @@ fn finish(running: &[Running], options: &HeadOptions<'_>, logits: Option<Buffer>
                 .collect()
         }),
         kl,
+        kl_from,
         log_sum,
         reference_log_sum,
         logits,
@@ -342,7 +373,7 @@ struct Pullback<'a> {
 /// Pulls the gradients of the outputs back: `dhidden += …` and, unless the weight is frozen, `dweight += …`.
 ///
 /// `reference` must be the one of the forward pass. With `p` the probabilities, the gradient of a logit is
-/// `g (1[a = target] − p_a) − g_H p_a (log p_a + H) + g_K p_a (log(p_a/q_a) − K)`.
+/// `g (1[a = target] − p_a) − g_H p_a (log p_a + H) + g_K p_a (log(p_a/q_a) − K) + g_F (p_a − q_a)`.
 pub fn backward(
     policy: &Distribution<'_>,
     targets: &[u32],
@@ -536,11 +567,15 @@ impl Pullback<'_> {
         };
         let (g_entropy, entropy) = pair(self.grad.entropy, &self.output.entropy);
         let (g_kl, kl) = pair(self.grad.kl, &self.output.kl);
+        let g_kl_from = self.grad.kl_from.map(|grad| grad[row]);
         let reference_log_sum = self.output.reference_log_sum[row];
         for (z, r) in z.iter_mut().zip(other) {
             let log_p = *z - log_sum;
             let ratio = log_p - (r - reference_log_sum);
             *z = exp(log_p) * (g_kl * (ratio - kl) - g_entropy * (log_p + entropy) - g);
+            if let Some(g) = g_kl_from {
+                *z += g * (exp(log_p) - exp(r - reference_log_sum));
+            }
         }
     }
 }

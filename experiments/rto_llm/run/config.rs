@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use rto::algorithm2::{Checked, DpoConfig, FitConfig, PpoConfig, Schedule};
-use rto::objective::Aggregation;
+use rto::objective::{Aggregation, DpoLoss};
 use rto::token_reward::{AdaptiveKl, KlEstimator};
 use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::data::Rule;
@@ -118,7 +118,7 @@ pub struct Config {
     pub reward_batch_size: usize,
     pub reward_epochs: usize,
     pub dpo_beta: f64,
-    pub dpo_label_smoothing: f64,
+    pub dpo_loss: DpoLoss,
     pub dpo_learning_rate: f64,
     pub dpo_schedule: Shape,
     pub dpo_warmup: f64,
@@ -432,7 +432,7 @@ impl Config {
         let schedule = self.dpo_schedule.schedule(self.dpo_warmup);
         let config = DpoConfig {
             beta: self.dpo_beta,
-            label_smoothing: self.dpo_label_smoothing,
+            loss: self.dpo_loss,
             fit: self.fit(
                 self.dpo_learning_rate,
                 schedule,

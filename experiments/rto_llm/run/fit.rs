@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -152,20 +153,28 @@ impl Run {
         let pairs = &self.data.pairs;
         let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
         let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
-        let sft = self.frozen("sft")?;
-        let reference = Memo::new(&sft, &episodes)?;
-        let policy = self.policy(self.adapted(self.start(&sft, "dpo")?, "dpo")?)?;
-        drop(sft);
+        let (config, seeds) = (self.config.dpo()?, self.seeds.child("dpo"));
+        let loss = config.loss.loss();
+        let sft = Arc::new(self.frozen("sft")?);
+        let mut start = self.adapted(self.start(&sft, "dpo")?, "dpo")?;
+        if loss.channels().contains(&Channel::KlFromReference) {
+            start = start.with_kl_from(sft.clone());
+        }
+        let policy = self.policy(start)?;
+        let mut reference = Memo::new(&sft, &episodes)?;
+        if !loss.more_rows(&episodes).is_empty() {
+            reference = reference.or(sft);
+        }
         let mut learner = match stage.checkpoint() {
             Some(folder) => NeuralLearner::load(policy, self.options(), &folder.join("policy"))?,
             None => NeuralLearner::try_new(policy, self.options())?,
         };
-        let (config, seeds) = (self.config.dpo()?, self.seeds.child("dpo"));
         let mut drive = |learner: &mut dyn Trainable, steps: Range<u64>, on: OnStep<'_>| {
             dpo(learner, &reference, pairs, &config, &seeds, steps, on)
         };
         let measure = |batch: &[Episode], scores: &PerToken| {
-            let sums = scores.get(Channel::LogProb)?.row_sums();
+            let mut sums = scores.get(Channel::LogProb)?.row_sums();
+            sums.truncate(loss.pair_rows(batch.len()));
             let implicit = |(z, e): (&f64, &Episode)| Ok(config.beta * (z - reference.sum(e)?));
             let rewards: Vec<f64> = sums
                 .iter()

@@ -3,12 +3,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rto::seq::{
     Channel, Episode, PerToken, Ragged, StepReport, TokenObjective, TokenScorer, Trainable,
 };
 use rto::token_reward::log_probs;
 use rto::{Error, Result};
+use rto_bridge::learner::NeuralScorer;
 
 /// The last batch that was stepped on, with its scores before the step.
 pub type Seen = RefCell<Option<(Vec<Episode>, PerToken)>>;
@@ -68,13 +70,26 @@ impl Trainable for Probe<'_> {
 
 /// Log-probabilities of known responses, each scored once in a fixed order: a stage that goes on after a kill then sees
 /// the same bits, whatever batches a response stands in.
-pub struct Memo(HashMap<Episode, Vec<f64>>);
+pub struct Memo {
+    known: HashMap<Episode, Vec<f64>>,
+    /// Scores what is not known.
+    others: Option<Arc<NeuralScorer>>,
+}
 
 impl Memo {
     pub fn new(scorer: &impl TokenScorer, episodes: &[Episode]) -> Result<Self> {
         let scores = log_probs(scorer, episodes)?;
         let rows = scores.rows().map(<[f64]>::to_vec);
-        Ok(Self(episodes.iter().cloned().zip(rows).collect()))
+        Ok(Self {
+            known: episodes.iter().cloned().zip(rows).collect(),
+            others: None,
+        })
+    }
+
+    /// Scores responses that were not known with `scorer`, in the batch in which they are asked for.
+    pub fn or(self, scorer: Arc<NeuralScorer>) -> Self {
+        let others = Some(scorer);
+        Self { others, ..self }
     }
 
     /// Σ_h log π(y_h | s_h).
@@ -90,7 +105,7 @@ impl Memo {
                 "a response of the data",
             )
         };
-        self.0.get(episode).ok_or_else(missing)
+        self.known.get(episode).ok_or_else(missing)
     }
 }
 
@@ -100,6 +115,12 @@ impl TokenScorer for Memo {
     }
 
     fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
+        if let Some(others) = &self.others
+            && batch.iter().any(|e| !self.known.contains_key(e))
+        {
+            let scores = log_probs(others, batch)?;
+            return PerToken::new(batch).with(Channel::LogProb, scores);
+        }
         let rows: Vec<_> = batch.iter().map(|e| self.row(e)).collect::<Result<_>>()?;
         PerToken::new(batch).with(Channel::LogProb, Ragged::from_rows(rows))
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::advantage::Spread;
-use crate::objective::{Aggregation, Ratio};
+use crate::objective::pair_loss::CDpo;
+use crate::objective::{Aggregation, DpoLoss, Ratio};
 use crate::token_reward::KlEstimator;
 
 #[test]
@@ -116,14 +117,14 @@ fn contradictions_and_ranges_are_refused_by_name() {
         .is_err()
     );
     let dpo = DpoConfig {
-        label_smoothing: 0.5,
+        loss: DpoLoss::CDpo(CDpo { epsilon: 0.5 }),
         ..DpoConfig::default()
     };
     assert!(
         dpo.check()
             .unwrap_err()
             .to_string()
-            .starts_with("label_smoothing")
+            .starts_with("cdpo.epsilon")
     );
 }
 
