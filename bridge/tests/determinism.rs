@@ -78,6 +78,7 @@ fn everything() -> Request<'static> {
         log_probs: true,
         entropy: true,
         reference: None,
+        kl_from: false,
         values: true,
         rewards: true,
     }

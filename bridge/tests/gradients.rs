@@ -20,6 +20,7 @@ fn everything(reference: Option<&Model>) -> Request<'_> {
         log_probs: true,
         entropy: true,
         reference,
+        kl_from: reference.is_some(),
         values: true,
         rewards: true,
     }
@@ -36,6 +37,7 @@ fn weights_like(scores: &Scores, seed: u64) -> Scores {
         log_probs: draw(&scores.log_probs),
         entropy: draw(&scores.entropy),
         kl: draw(&scores.kl),
+        kl_from: draw(&scores.kl_from),
         values: draw(&scores.values),
         final_values: draw(&scores.final_values),
         rewards: draw(&scores.rewards),
@@ -50,6 +52,7 @@ fn total(scores: &Scores, weights: &Scores) -> f64 {
     dot(&scores.log_probs, &weights.log_probs)
         + dot(&scores.entropy, &weights.entropy)
         + dot(&scores.kl, &weights.kl)
+        + dot(&scores.kl_from, &weights.kl_from)
         + dot(&scores.values, &weights.values)
         + dot(&scores.final_values, &weights.final_values)
         + dot(&scores.rewards, &weights.rewards)

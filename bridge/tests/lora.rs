@@ -75,6 +75,7 @@ fn everything() -> Request<'static> {
         log_probs: true,
         entropy: true,
         reference: None,
+        kl_from: false,
         values: true,
         rewards: true,
     }
@@ -91,6 +92,7 @@ fn weights_like(scores: &Scores) -> Scores {
         log_probs: draw(&scores.log_probs),
         entropy: draw(&scores.entropy),
         kl: None,
+        kl_from: None,
         values: draw(&scores.values),
         final_values: draw(&scores.final_values),
         rewards: draw(&scores.rewards),
