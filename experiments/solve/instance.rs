@@ -17,24 +17,24 @@ use std::path::Path;
 
 /// A user's instance.
 pub struct Instance {
-    pub beta: Beta,
-    pub world: World,
-    pub reference: TabularPolicy,
+    pub(crate) beta: Beta,
+    pub(crate) world: World,
+    pub(crate) reference: TabularPolicy,
     /// log π_ref over the user's states.
-    pub reference_table: Array2<f64>,
-    pub policy: Option<TabularPolicy>,
+    pub(crate) reference_table: Array2<f64>,
+    pub(crate) policy: Option<TabularPolicy>,
     /// The policy that the responses of the data come from.
-    pub behaviour: Option<TabularPolicy>,
+    pub(crate) behaviour: Option<TabularPolicy>,
     /// The true reward over the user's states, where it is known.
-    pub reward: Option<Array2<f64>>,
+    pub(crate) reward: Option<Array2<f64>>,
     /// φ over the user's states; one-hot when only a reward is given and there are preferences.
-    pub features: Option<Features>,
-    pub theta_star: Option<Vec<f64>>,
-    pub pairs: Option<Vec<PreferencePair>>,
-    pub estimation: Estimation,
-    pub dpo: DpoSettings,
-    pub rto: Option<Rto>,
-    pub counts: Option<Counts>,
+    pub(crate) features: Option<Features>,
+    pub(crate) theta_star: Option<Vec<f64>>,
+    pub(crate) pairs: Option<Vec<PreferencePair>>,
+    pub(crate) estimation: Estimation,
+    pub(crate) dpo: DpoSettings,
+    pub(crate) rto: Option<Rto>,
+    pub(crate) counts: Option<Counts>,
 }
 
 /// φ over the user's states, `[states][actions][dim]`.
@@ -126,6 +126,9 @@ const MOST_VALUES: usize = 400_000_000;
 
 impl Instance {
     /// Reads `file` and everything it refers to.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`], and when `file` cannot be read.
     pub fn read(file: &Path) -> Result<Self> {
         let name = || file.display().to_string();
         let bytes = fs::read(file)
@@ -139,7 +142,11 @@ impl Instance {
         parse().with_context(name)
     }
 
-    fn parse(text: &str, dir: &Path) -> Result<Self> {
+    /// The instance that `text` (JSON) describes; the files that it names lie below `dir`.
+    ///
+    /// # Errors
+    /// One line in the words of the file: the key, what was found, what was expected.
+    pub fn parse(text: &str, dir: &Path) -> Result<Self> {
         let mut fields = Fields::of(Json::parse(text)?, "")?;
         let general = World::is_general(&fields);
         fields.only(&[SHARED_KEYS, if general { TABLE_KEYS } else { TREE_KEYS }].concat())?;
@@ -193,7 +200,7 @@ impl Instance {
 
 impl Instance {
     /// What an episode can meet, and what the preferences show.
-    pub fn met(&self) -> Result<Reachable> {
+    pub(crate) fn met(&self) -> Result<Reachable> {
         met(&self.world, &self.reference, self.pairs.as_deref())
     }
 

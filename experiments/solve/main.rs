@@ -1,29 +1,11 @@
 //! A user's own instance in, everything the theory says about it out.
 
-mod arrays;
-mod closed_form;
-mod coverage;
-mod estimate;
-mod instance;
-mod json;
-#[cfg(test)]
-mod mutations;
-mod notes;
-mod pessimism;
-mod policies;
-mod population;
-mod preferences;
-mod render;
-mod report;
-mod solver;
-mod transitions;
-mod world;
-
 use anyhow::{Context, Result};
 use clap::Parser;
 use rto_harness::cli::{Reporter, note, parse, run_main};
 use rto_harness::run_dir::RunDir;
 use rto_harness::say;
+use rto_solve::{Instance, render, solve};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,8 +70,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let reporter = Reporter::new(cli.json);
     let file = cli.instance.display();
-    let instance = instance::Instance::read(&cli.instance)?;
-    let report = solver::solve(&instance).with_context(|| file.to_string())?;
+    let instance = Instance::read(&cli.instance)?;
+    let report = solve(&instance).with_context(|| file.to_string())?;
     for warning in &report.warnings {
         note(&format!("warning: {file}: {warning}"));
     }
@@ -98,6 +80,6 @@ fn run(cli: &Cli) -> Result<()> {
         dir.write_versions(&BTreeMap::new())?;
         dir.write_json("results.json", &report)?;
     }
-    say!(reporter, "{}", render::render(&report, &instance.initial()))?;
+    say!(reporter, "{}", render(&report, &instance.initial()))?;
     reporter.json(&report)
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 fn data(name: &str) -> Vec<u8> {
     fs::read(
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("data")
+            .join("../data")
             .join(name),
     )
     .unwrap()

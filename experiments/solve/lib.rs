@@ -1,0 +1,28 @@
+//! From a user's own token MDP to everything the theory says about it.
+//!
+//! [`Instance`] is the file that `solve` reads, checked; [`solve`] computes its [`Report`], whose keys are those of the
+//! JSON that `solve --json` prints. The file's format is described by `solve --help`.
+
+mod arrays;
+mod closed_form;
+mod coverage;
+mod estimate;
+mod instance;
+mod json;
+#[cfg(test)]
+mod mutations;
+mod notes;
+mod pessimism;
+mod policies;
+mod population;
+mod preferences;
+mod render;
+mod report;
+mod solver;
+mod transitions;
+mod world;
+
+pub use instance::Instance;
+pub use render::render;
+pub use report::Report;
+pub use solver::solve;
