@@ -1,15 +1,10 @@
 //! Settings of `algorithm2`: unchecked from TOML and flags, then checked.
 
 use anyhow::{Result, bail};
-use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::config::{increasing, within};
 use rto_harness::list::List;
+use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
-
-/// The default config, which documents every key.
-pub const DEFAULTS: &str = include_str!("../configs/algorithm2.toml");
-const SMOKE: &str = include_str!("../configs/algorithm2.smoke.toml");
 
 /// The resolved settings, saved with each run. Every key is documented in
 /// `experiments/configs/algorithm2.toml`.
@@ -193,40 +188,22 @@ pub struct Flags {
     credit_responses: Option<usize>,
 }
 
-/// Defaults, smoke overlay, config file and flags, in this order, checked.
-pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/algorithm2.toml", DEFAULTS)?.common(
-        super::NAME,
-        common,
-        "experiments/configs/algorithm2.smoke.toml",
-        SMOKE,
-    )?;
-    checked(layers.flags(flags)?)
-}
-
-/// The settings of the run in `dir`, with flags on top.
-pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/algorithm2.toml", DEFAULTS)?
-        .user_file(Some(&dir.join("config.toml")))?;
-    checked(layers.flags(flags)?)
-}
-
-fn checked(layers: Layers) -> Result<Config> {
-    let config: Config = config::resolve(&layers)?;
-    config.check()?;
-    Ok(config)
-}
-
-/// More states than this make exact evaluation slow.
+/// More states than this make a sweep of hours.
 const MOST_STATES: f64 = 100_000.0;
 
-impl Config {
+impl Settings for Config {
+    const NAME: &'static str = super::NAME;
+    const DEFAULTS: &'static str = include_str!("../configs/algorithm2.toml");
+    const SMOKE: &'static str = include_str!("../configs/algorithm2.smoke.toml");
+
     fn check(&self) -> Result<()> {
         self.check_numbers()?;
         self.check_trees()?;
         self.check_lists()
     }
+}
 
+impl Config {
     fn check_numbers(&self) -> Result<()> {
         within("prompts", self.prompts as f64, 1.0, 1e3)?;
         for (key, value, least, most) in [
@@ -346,18 +323,5 @@ impl Config {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_the_keys_of_the_config() {
-        let mut flags = config::keys_of_flags::<Flags>();
-        flags.push("seed".into());
-        flags.sort();
-        assert_eq!(flags, config::keys_of(DEFAULTS).unwrap());
     }
 }

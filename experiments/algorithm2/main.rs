@@ -19,16 +19,13 @@ use clap::Parser;
 use config::{Config, Flags};
 use problem::{Problem, Size};
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, parse, run_main};
-use rto_harness::lock::Sharing;
-use rto_harness::progress::Progress;
-use rto_harness::run_dir::{RunDir, Timings};
-use rto_harness::say;
-use rto_harness::study::{self, MergeArgs};
-use rto_harness::sweep::{CellStore, Shard, Task};
+use rto_harness::cli::{parse, run_main};
+use rto_harness::run_dir::Timings;
+use rto_harness::settings::Settings;
+use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
+use rto_harness::sweep::Task;
 use rto_harness::table::Table;
-use serde_json::json;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
@@ -44,26 +41,14 @@ use std::sync::OnceLock;
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<study::Command>,
     #[command(flatten)]
-    common: Common,
-    /// Go on with the run in this folder, as --out does, and make none if it is not there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
-    resume: Option<PathBuf>,
-    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
-    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
-    shard: Option<String>,
+    study: StudyArgs,
     #[command(flatten)]
     flags: Flags,
 }
 
-#[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Put the cells of sharded runs together: tables, figures and results as of one run
-    Merge(MergeArgs),
-}
-
-/// Of the binary, its runs, its cells and its streams.
+/// The name of the binary, of its run folders, cells and random streams.
 const NAME: &str = "algorithm2";
 
 const EXAMPLES: &str = "\
@@ -144,54 +129,86 @@ impl Instance {
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&parse(config::DEFAULTS)))
+    run_main(NAME, || {
+        let cli: Cli = parse(Config::DEFAULTS);
+        match &cli.command {
+            Some(study::Command::Merge(args)) => study::merge::<Study>(args),
+            None => study::run::<Study>(&cli.study, &cli.flags),
+        }
+    })
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    if let Some(Command::Merge(merge)) = &cli.command {
-        return run_merge(merge);
-    }
-    let common = &cli.common;
-    let reporter = common.reporter();
-    if let Some(dir) = &common.redraw {
-        return study::redraw(NAME, dir, figures::draw_all, &reporter);
-    }
-    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
-    let (config, out) = match &cli.resume {
-        Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
-        None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
-    };
-    let study = Study::new(config);
-    // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let sharing = match shard {
-        Some(_) => Sharing::WithShards,
-        None => Sharing::Alone,
-    };
-    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
-    let mut timings = Timings::new();
-    timings.phase("instances", || study.prepare())?;
-    let tasks = tasks(&study);
-    let store = CellStore::open(&dir)?;
-    let share = shard.unwrap_or(Shard::WHOLE);
-    let progress = study::progress(common.quiet, &tasks, share);
-    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
-    if let Some(shard) = shard {
-        return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
-    }
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
-}
+impl Experiment for Study {
+    type Settings = Config;
 
-impl Study {
-    fn new(config: Config) -> Self {
-        Self {
+    fn new(config: Config) -> Result<Self> {
+        Ok(Self {
             seeds: SeedTree::new(config.seed).child(NAME),
             config,
             problems: Default::default(),
-        }
+        })
     }
 
+    fn settings(&self) -> &Config {
+        &self.config
+    }
+
+    fn prepare(&self, timings: &mut Timings) -> Result<()> {
+        timings.phase("instances", || self.fit_instances())
+    }
+
+    fn tasks(&self) -> Vec<Task<'_>> {
+        let mut all = curves::tasks(self);
+        all.extend(map::tasks(self));
+        all.extend(sweeps::tasks(self));
+        all.extend(figure3::tasks(self));
+        all
+    }
+
+    fn results(&self, cells: &Cells<'_>) -> Result<Results> {
+        let curve_runs = cells.of_part('a', "curve_runs")?;
+        let map_runs = cells.of_part('b', "map_runs")?;
+        let sweep_runs = cells.of_part('c', "sweep_runs")?;
+        let figure3_runs = cells.of_part('d', "figure3_runs")?;
+
+        let a = curves::summarise(self, &curve_runs)?;
+        let b = map::summarise(&map_runs)?;
+        let c = sweeps::summarise(self, &sweep_runs)?;
+        let d = figure3::summarise(self, &figure3_runs)?;
+        let e = credit::summarise(self)?;
+        Ok(Results {
+            texts: vec![
+                a.text().to_string(),
+                b.text(self),
+                c.text(self),
+                d.text(self)?,
+                e.text().to_string(),
+            ],
+            raw: vec![curve_runs, map_runs, sweep_runs, figure3_runs],
+            tables: vec![
+                self.setting(),
+                a.exact,
+                a.curves,
+                a.frontier,
+                a.against_dppo,
+                b.map,
+                c.sweeps,
+                c.ratios,
+                d.figure3,
+                d.optima,
+                e.credit,
+            ],
+        })
+    }
+
+    fn draw(dir: &Path) -> Result<()> {
+        figures::draw_all(dir)
+    }
+}
+
+impl Study {
     /// Fits both instances, unless they are.
-    fn prepare(&self) -> Result<()> {
+    fn fit_instances(&self) -> Result<()> {
         for (instance, slot) in Instance::BOTH.into_iter().zip(&self.problems) {
             if slot.get().is_none() {
                 let seeds = self.seeds.child("instance").child(instance.name());
@@ -263,83 +280,4 @@ impl Study {
         ]);
         table
     }
-}
-
-/// All cells, part by part.
-fn tasks(study: &Study) -> Vec<Task<'_>> {
-    let mut all = curves::tasks(study);
-    all.extend(map::tasks(study));
-    all.extend(sweeps::tasks(study));
-    all.extend(figure3::tasks(study));
-    all
-}
-
-fn run_merge(args: &MergeArgs) -> Result<()> {
-    let reporter = Reporter::new(args.json);
-    let study = Study::new(config::saved(&args.runs[0], &Flags::default())?);
-    let tasks = tasks(&study);
-    let mut timings = Timings::new();
-    let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
-    timings.phase("instances", || study.prepare())?;
-    let progress = Progress::new(args.quiet);
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
-}
-
-/// Tables, text and figures from the cells.
-fn finish(
-    dir: &RunDir,
-    study: &Study,
-    store: &CellStore,
-    tasks: &[Task<'_>],
-    mut timings: Timings,
-    progress: Progress,
-    reporter: &Reporter,
-) -> Result<()> {
-    let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
-    let curve_runs = runs('a', "curve_runs")?;
-    let map_runs = runs('b', "map_runs")?;
-    let sweep_runs = runs('c', "sweep_runs")?;
-    let figure3_runs = runs('d', "figure3_runs")?;
-
-    let a = curves::summarise(study, &curve_runs)?;
-    let b = map::summarise(&map_runs)?;
-    let c = sweeps::summarise(study, &sweep_runs)?;
-    let d = figure3::summarise(study, &figure3_runs)?;
-    let e = credit::summarise(study)?;
-    let texts = [
-        a.text().to_string(),
-        b.text(study),
-        c.text(study),
-        d.text(study)?,
-        e.text().to_string(),
-    ];
-
-    let raw = [curve_runs, map_runs, sweep_runs, figure3_runs];
-    let results = [
-        study.setting(),
-        a.exact,
-        a.curves,
-        a.frontier,
-        a.against_dppo,
-        b.map,
-        c.sweeps,
-        c.ratios,
-        d.figure3,
-        d.optima,
-        e.credit,
-    ];
-    let all = study::write_results(dir, &raw, &results)?;
-    study::draw(&progress, tasks, &mut timings, || {
-        figures::draw_all(dir.root())
-    })?;
-    drop(progress);
-    dir.write_timings(&timings)?;
-    store.tidy();
-    dir.tidy();
-    // Files first: whoever stops reading loses no result.
-    for text in texts {
-        say!(reporter, "{text}")?;
-    }
-    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
-    say!(reporter, "tables and figures in {}", dir.root().display())
 }

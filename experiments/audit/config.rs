@@ -1,15 +1,10 @@
 //! Settings of `audit`: unchecked from TOML and flags, then checked.
 
 use anyhow::Result;
-use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::config::{increasing, within};
 use rto_harness::list::List;
+use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
-
-/// The default config, which documents every key.
-pub const DEFAULTS: &str = include_str!("../configs/audit.toml");
-const SMOKE: &str = include_str!("../configs/audit.smoke.toml");
 
 /// The resolved settings, saved with each run. Every key is documented in `experiments/configs/audit.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,31 +67,11 @@ pub struct Flags {
     groups: Option<List<usize>>,
 }
 
-/// Defaults, smoke overlay, config file and flags, in this order, checked.
-pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/audit.toml", DEFAULTS)?.common(
-        super::NAME,
-        common,
-        "experiments/configs/audit.smoke.toml",
-        SMOKE,
-    )?;
-    checked(layers.flags(flags)?)
-}
+impl Settings for Config {
+    const NAME: &'static str = super::NAME;
+    const DEFAULTS: &'static str = include_str!("../configs/audit.toml");
+    const SMOKE: &'static str = include_str!("../configs/audit.smoke.toml");
 
-/// The settings of the run in `dir`, with flags on top.
-pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/audit.toml", DEFAULTS)?
-        .user_file(Some(&dir.join("config.toml")))?;
-    checked(layers.flags(flags)?)
-}
-
-fn checked(layers: Layers) -> Result<Config> {
-    let config: Config = config::resolve(&layers)?;
-    config.check()?;
-    Ok(config)
-}
-
-impl Config {
     fn check(&self) -> Result<()> {
         let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
         within("beta", self.beta, 1e-3, 1e3)?;
@@ -115,18 +90,5 @@ impl Config {
         increasing("lambdas", &self.lambdas, 0.0, 1.0)?;
         increasing("steps", &whole(&self.steps), 1.0, 1e9)?;
         increasing("groups", &whole(&self.groups), 2.0, 16.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_the_keys_of_the_config() {
-        let mut flags = config::keys_of_flags::<Flags>();
-        flags.push("seed".into());
-        flags.sort();
-        assert_eq!(flags, config::keys_of(DEFAULTS).unwrap());
     }
 }

@@ -18,16 +18,14 @@ use config::{Config, Flags};
 use problem::Instance;
 use rto::audit::named;
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, parse, run_main};
-use rto_harness::lock::Sharing;
-use rto_harness::progress::Progress;
-use rto_harness::run_dir::{RunDir, Timings};
+use rto_harness::cli::{Reporter, parse, run_main};
 use rto_harness::say;
-use rto_harness::study::{self, MergeArgs};
-use rto_harness::sweep::{CellStore, Shard, Task};
+use rto_harness::settings::Settings;
+use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
+use rto_harness::sweep::Task;
 use rto_harness::table::Table;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What does the gradient of a training recipe really climb? On token trees small enough to enumerate, exactly.
@@ -42,7 +40,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    common: Common,
+    study: StudyArgs,
     /// Audit this tree alone (JSON); nothing is written
     #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw", "resume", "shard"])]
     tree: Option<PathBuf>,
@@ -55,25 +53,19 @@ struct Cli {
     /// Two recipes beside each other
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["out", "redraw", "resume", "shard"])]
     compare: Option<Vec<String>>,
-    /// Go on with the run in this folder, as --out does, and make none if it is not there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
-    resume: Option<PathBuf>,
-    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
-    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
-    shard: Option<String>,
     #[command(flatten)]
     flags: Flags,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Put the cells of sharded runs together: tables, figures and results as of one run
-    Merge(MergeArgs),
+    #[command(flatten)]
+    Study(study::Command),
     /// List the named recipes
     Recipes,
 }
 
-/// Of the binary, its runs, its cells and its streams.
+/// The name of the binary, of its run folders, cells and random streams.
 const NAME: &str = "audit";
 
 const EXAMPLES: &str = "\
@@ -112,66 +104,92 @@ struct Study {
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&parse(config::DEFAULTS)))
+    run_main(NAME, || run(&parse(Config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
-        Some(Command::Merge(merge)) => return run_merge(merge),
-        Some(Command::Recipes) => return list(&cli.common.reporter()),
-        None => {}
+        Some(Command::Study(study::Command::Merge(args))) => study::merge::<Study>(args),
+        Some(Command::Recipes) => list(&cli.study.common.reporter()),
+        None if cli.tree.is_some() || cli.recipe.is_some() || cli.compare.is_some() => {
+            one_tree(cli)
+        }
+        None => study::run::<Study>(&cli.study, &cli.flags),
     }
-    let common = &cli.common;
-    if cli.tree.is_some() || cli.recipe.is_some() || cli.compare.is_some() {
-        return one_tree(cli);
-    }
-    let reporter = common.reporter();
-    if let Some(dir) = &common.redraw {
-        return study::redraw(NAME, dir, figures::draw_all, &reporter);
-    }
-    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
-    let (config, out) = match &cli.resume {
-        Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
-        None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
-    };
-    let study = Study::new(config);
-    // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let sharing = match shard {
-        Some(_) => Sharing::WithShards,
-        None => Sharing::Alone,
-    };
-    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
-    let mut timings = Timings::new();
-    let tasks = tasks(&study);
-    let store = CellStore::open(&dir)?;
-    let share = shard.unwrap_or(Shard::WHOLE);
-    let progress = study::progress(common.quiet, &tasks, share);
-    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
-    if let Some(shard) = shard {
-        return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
-    }
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
-impl Study {
-    fn new(config: Config) -> Self {
-        Self {
+impl Experiment for Study {
+    type Settings = Config;
+
+    fn new(config: Config) -> Result<Self> {
+        Ok(Self {
             seeds: SeedTree::new(config.seed).child(NAME),
             config,
-        }
+        })
     }
-}
 
-/// All cells, part by part; those that take longest first within a part.
-fn tasks(study: &Study) -> Vec<Task<'_>> {
-    let mut all = recipe_tasks(study);
-    all.extend(ends::tasks(study));
-    all.extend(noise::tasks(study));
-    all.extend(lambda::tasks(study));
-    all.extend(pictures::field_tasks(study));
-    all.extend(pictures::beta_tasks(study));
-    all.extend(pictures::length_tasks(study));
-    all
+    fn settings(&self) -> &Config {
+        &self.config
+    }
+
+    /// Those that take longest come first within a part.
+    fn tasks(&self) -> Vec<Task<'_>> {
+        let mut all = recipe_tasks(self);
+        all.extend(ends::tasks(self));
+        all.extend(noise::tasks(self));
+        all.extend(lambda::tasks(self));
+        all.extend(pictures::field_tasks(self));
+        all.extend(pictures::beta_tasks(self));
+        all.extend(pictures::length_tasks(self));
+        all
+    }
+
+    fn results(&self, cells: &Cells<'_>) -> Result<Results> {
+        let recipes = cells.of_part('a', "recipes")?;
+        let end_runs = cells.of_part('b', "end_runs")?;
+        let noise_runs = cells.of_part('c', "noise_runs")?;
+        let lambda_runs = cells.of_part('d', "lambda_runs")?;
+        let field = cells.of_part('e', "simplex")?;
+        let over_beta = cells.of_part('f', "over_beta")?;
+        let lengths = cells.of_part('g', "length_bias")?;
+
+        let (ends, noise) = (ends::summarise(&end_runs)?, noise::summarise(&noise_runs)?);
+        let (best, errors) = (
+            lambda::best(self, &lambda_runs)?,
+            lambda::errors(self, &lambda_runs)?,
+        );
+        let mut ratios = Vec::new();
+        for family in noise_runs.distinct("family")? {
+            let ratio = noise::both_over_k1(&noise_runs, &family)?;
+            ratios.push((family, ratio));
+        }
+        let statements = statements::judge(&ends, &noise, &ratios, &best)?;
+
+        let c = &self.config;
+        let mut texts = Vec::new();
+        for tree in recipes.distinct("tree")? {
+            let text = report::text(&recipes, &tree)?;
+            texts.push(format!(
+                "(a) {tree}, beta = {}, G = {}, B = {}:\n{text}",
+                c.beta, c.group, c.batch
+            ));
+        }
+        texts.push(ends::text(&ends)?);
+        texts.push(noise::text(&noise, &noise_runs, c.beta)?);
+        texts.push(lambda::text(&best, self)?);
+        texts.push(statements::text(&statements));
+        Ok(Results {
+            texts,
+            raw: vec![end_runs, noise_runs, lambda_runs],
+            tables: vec![
+                recipes, ends, noise, best, errors, statements, field, over_beta, lengths,
+            ],
+        })
+    }
+
+    fn draw(dir: &Path) -> Result<()> {
+        figures::draw_all(dir)
+    }
 }
 
 /// (a) A cell per fixed tree.
@@ -189,88 +207,10 @@ fn recipe_tasks(study: &Study) -> Vec<Task<'_>> {
     (0..3).map(task).collect()
 }
 
-fn run_merge(args: &MergeArgs) -> Result<()> {
-    let reporter = Reporter::new(args.json);
-    let study = Study::new(config::saved(&args.runs[0], &Flags::default())?);
-    let tasks = tasks(&study);
-    let mut timings = Timings::new();
-    let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
-    let progress = Progress::new(args.quiet);
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
-}
-
-/// Tables, text and figures from the cells.
-fn finish(
-    dir: &RunDir,
-    study: &Study,
-    store: &CellStore,
-    tasks: &[Task<'_>],
-    mut timings: Timings,
-    progress: Progress,
-    reporter: &Reporter,
-) -> Result<()> {
-    let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
-    let recipes = runs('a', "recipes")?;
-    let (end_runs, noise_runs, lambda_runs) = (
-        runs('b', "end_runs")?,
-        runs('c', "noise_runs")?,
-        runs('d', "lambda_runs")?,
-    );
-    let pictures = [
-        runs('e', "simplex")?,
-        runs('f', "over_beta")?,
-        runs('g', "length_bias")?,
-    ];
-
-    let (ends, noise) = (ends::summarise(&end_runs)?, noise::summarise(&noise_runs)?);
-    let (best, errors) = (
-        lambda::best(study, &lambda_runs)?,
-        lambda::errors(study, &lambda_runs)?,
-    );
-    let mut ratios = Vec::new();
-    for family in noise_runs.distinct("family")? {
-        let ratio = noise::both_over_k1(&noise_runs, &family)?;
-        ratios.push((family, ratio));
-    }
-    let statements = statements::judge(&ends, &noise, &ratios, &best)?;
-
-    let c = &study.config;
-    for tree in recipes.distinct("tree")? {
-        let text = report::text(&recipes, &tree)?;
-        say!(
-            reporter,
-            "(a) {tree}, beta = {}, G = {}, B = {}:\n{text}",
-            c.beta,
-            c.group,
-            c.batch
-        )?;
-    }
-    say!(reporter, "{}", ends::text(&ends)?)?;
-    say!(reporter, "{}", noise::text(&noise, &noise_runs, c.beta)?)?;
-    say!(reporter, "{}", lambda::text(&best, study)?)?;
-    say!(reporter, "{}", statements::text(&statements))?;
-
-    let raw = [end_runs, noise_runs, lambda_runs];
-    let [field, over_beta, lengths] = pictures;
-    let results = [
-        recipes, ends, noise, best, errors, statements, field, over_beta, lengths,
-    ];
-    let all = study::write_results(dir, &raw, &results)?;
-    study::draw(&progress, tasks, &mut timings, || {
-        figures::draw_all(dir.root())
-    })?;
-    drop(progress);
-    dir.write_timings(&timings)?;
-    store.tidy();
-    dir.tidy();
-    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
-    say!(reporter, "tables and figures in {}", dir.root().display())
-}
-
 /// The answers about one tree, which go to the terminal alone.
 fn one_tree(cli: &Cli) -> Result<()> {
-    let reporter = cli.common.reporter();
-    let config = config::resolve(&cli.common, &cli.flags)?;
+    let reporter = cli.study.common.reporter();
+    let config = Config::resolve(&cli.study.common, &cli.flags)?;
     let (group, batch) = (config.group, config.batch);
     let instance = match &cli.tree {
         Some(path) => input::tree(path)?,

@@ -1,15 +1,10 @@
 //! Settings of `bench`: unchecked from TOML and flags, then checked.
 
 use anyhow::{Result, bail};
-use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::config::{increasing, within};
 use rto_harness::list::List;
+use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
-
-/// The default config, which documents every key.
-pub const DEFAULTS: &str = include_str!("../configs/bench.toml");
-const SMOKE: &str = include_str!("../configs/bench.smoke.toml");
 
 /// The resolved settings, saved with each run. Every key is documented in `experiments/configs/bench.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,31 +95,11 @@ pub struct Flags {
     coverage_seeds: Option<u64>,
 }
 
-/// Defaults, smoke overlay, config file and flags, in this order, checked.
-pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/bench.toml", DEFAULTS)?.common(
-        super::NAME,
-        common,
-        "experiments/configs/bench.smoke.toml",
-        SMOKE,
-    )?;
-    checked(layers.flags(flags)?)
-}
+impl Settings for Config {
+    const NAME: &'static str = super::NAME;
+    const DEFAULTS: &'static str = include_str!("../configs/bench.toml");
+    const SMOKE: &'static str = include_str!("../configs/bench.smoke.toml");
 
-/// The settings of the run in `dir`, with flags on top.
-pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/bench.toml", DEFAULTS)?
-        .user_file(Some(&dir.join("config.toml")))?;
-    checked(layers.flags(flags)?)
-}
-
-fn checked(layers: Layers) -> Result<Config> {
-    let config: Config = config::resolve(&layers)?;
-    config.check()?;
-    Ok(config)
-}
-
-impl Config {
     fn check(&self) -> Result<()> {
         within("beta", self.beta, 1e-3, 1e3)?;
         increasing("betas", &self.betas, 1e-3, 1e3)?;

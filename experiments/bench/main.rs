@@ -12,15 +12,12 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use config::{Config, Flags};
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, parse, run_main};
-use rto_harness::lock::Sharing;
-use rto_harness::progress::Progress;
-use rto_harness::run_dir::{RunDir, Timings};
+use rto_harness::cli::{Reporter, parse, run_main};
 use rto_harness::say;
-use rto_harness::study::{self, MergeArgs};
-use rto_harness::sweep::{CellStore, Shard, Task};
-use serde_json::json;
-use std::path::PathBuf;
+use rto_harness::settings::Settings;
+use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
+use rto_harness::sweep::Task;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Preference optimisation without optimisation error: every method run to its exact minimiser, so that
@@ -33,26 +30,14 @@ use std::process::ExitCode;
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<study::Command>,
     #[command(flatten)]
-    common: Common,
+    study: StudyArgs,
     /// Solve the instance in this JSON file instead, and judge your policies beside the methods
     #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw", "shard", "resume"])]
     instance: Option<PathBuf>,
-    /// Go on with the run in this folder, as --out does, and make none if it is not there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
-    resume: Option<PathBuf>,
-    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
-    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
-    shard: Option<String>,
     #[command(flatten)]
     flags: Flags,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Put the cells of sharded runs together: tables, figures and results as of one run
-    Merge(MergeArgs),
 }
 
 /// The name of the binary, of its run folders, cells and random streams.
@@ -80,116 +65,77 @@ struct Study {
     seeds: SeedTree,
 }
 
-impl Study {
-    fn new(config: Config) -> Self {
-        Self {
+impl Experiment for Study {
+    type Settings = Config;
+
+    fn new(config: Config) -> Result<Self> {
+        Ok(Self {
             seeds: SeedTree::new(config.seed).child(NAME),
             config,
-        }
+        })
+    }
+
+    fn settings(&self) -> &Config {
+        &self.config
+    }
+
+    fn tasks(&self) -> Vec<Task<'_>> {
+        let mut all = offline::tasks(self);
+        all.extend(online::tasks(self));
+        all.extend(overopt::tasks(self));
+        all.extend(overopt::fit_tasks(self));
+        all.extend(coverage::tasks(self));
+        all
+    }
+
+    fn results(&self, cells: &Cells<'_>) -> Result<Results> {
+        let offline = offline::summarise(self, &cells.of_part('a', "offline_runs")?)?;
+        let (online, doubling) = online::summarise(self, &cells.of_part('b', "online_runs")?)?;
+        let overopt = overopt::summarise(self, &cells.of_part('c', "overopt_runs")?)?;
+        let laws = overopt::summarise_fits(&cells.of_part('d', "overopt_fits")?)?;
+        let coverage = coverage::summarise(&cells.of_part('e', "coverage_runs")?)?;
+        let texts = [
+            (
+                "(b) regret at the end, and the ratio of its last two doublings: 1 is log T, 1.41 sqrt T, 2 is T",
+                &doubling,
+            ),
+            (
+                "(c) which law fits true reward against d = sqrt KL: d(a - bd) or d(a - b log d); medians of the largest residual",
+                &laws,
+            ),
+            ("(d) coverage on layered graphs, medians", &coverage),
+        ];
+        Ok(Results {
+            texts: texts
+                .map(|(title, table)| format!("{title}\n{}", table.render()))
+                .into(),
+            raw: Vec::new(),
+            tables: vec![offline, online, doubling, overopt, laws, coverage],
+        })
+    }
+
+    fn draw(dir: &Path) -> Result<()> {
+        figures::draw_all(dir)
     }
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&parse(config::DEFAULTS)))
+    run_main(NAME, || run(&parse(Config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    if let Some(Command::Merge(merge)) = &cli.command {
-        return run_merge(merge);
+    match (&cli.command, &cli.instance) {
+        (Some(study::Command::Merge(args)), _) => study::merge::<Study>(args),
+        (None, Some(file)) => one_instance(file, &cli.study.common.reporter()),
+        (None, None) => study::run::<Study>(&cli.study, &cli.flags),
     }
-    let common = &cli.common;
-    let reporter = common.reporter();
-    if let Some(file) = &cli.instance {
-        let answer = instance::Instance::read(file)?
-            .solve()
-            .with_context(|| file.display().to_string())?;
-        say!(reporter, "{}", instance::table(&answer).render())?;
-        return reporter.json(&answer);
-    }
-    if let Some(dir) = &common.redraw {
-        return study::redraw(NAME, dir, figures::draw_all, &reporter);
-    }
-    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
-    let (config, out) = match &cli.resume {
-        Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
-        None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
-    };
-    let study = Study::new(config);
-    let sharing = match shard {
-        Some(_) => Sharing::WithShards,
-        None => Sharing::Alone,
-    };
-    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
-    let mut timings = Timings::new();
-    let tasks = tasks(&study);
-    let store = CellStore::open(&dir)?;
-    let share = shard.unwrap_or(Shard::WHOLE);
-    let progress = study::progress(common.quiet, &tasks, share);
-    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
-    if let Some(shard) = shard {
-        return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
-    }
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
 }
 
-/// All cells, part by part.
-fn tasks(study: &Study) -> Vec<Task<'_>> {
-    let mut all = offline::tasks(study);
-    all.extend(online::tasks(study));
-    all.extend(overopt::tasks(study));
-    all.extend(overopt::fit_tasks(study));
-    all.extend(coverage::tasks(study));
-    all
-}
-
-fn run_merge(args: &MergeArgs) -> Result<()> {
-    let reporter = Reporter::new(args.json);
-    let study = Study::new(config::saved(&args.runs[0], &Flags::default())?);
-    let tasks = tasks(&study);
-    let mut timings = Timings::new();
-    let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
-    let progress = Progress::new(args.quiet);
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
-}
-
-/// Tables, text and figures from the cells.
-fn finish(
-    dir: &RunDir,
-    study: &Study,
-    store: &CellStore,
-    tasks: &[Task<'_>],
-    mut timings: Timings,
-    progress: Progress,
-    reporter: &Reporter,
-) -> Result<()> {
-    let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
-    let offline = offline::summarise(study, &runs('a', "offline_runs")?)?;
-    let (online, doubling) = online::summarise(study, &runs('b', "online_runs")?)?;
-    let overopt = overopt::summarise(study, &runs('c', "overopt_runs")?)?;
-    let laws = overopt::summarise_fits(&runs('d', "overopt_fits")?)?;
-    let coverage = coverage::summarise(&runs('e', "coverage_runs")?)?;
-    let results = [offline, online, doubling, overopt, laws, coverage];
-    let all = study::write_results(dir, &[], &results)?;
-    study::draw(&progress, tasks, &mut timings, || {
-        figures::draw_all(dir.root())
-    })?;
-    drop(progress);
-    dir.write_timings(&timings)?;
-    store.tidy();
-    dir.tidy();
-    for (title, table) in [
-        (
-            "(b) regret at the end, and the ratio of its last two doublings: 1 is log T, 1.41 sqrt T, 2 is T",
-            &results[2],
-        ),
-        (
-            "(c) which law fits true reward against d = sqrt KL: d(a - bd) or d(a - b log d); medians of the largest residual",
-            &results[4],
-        ),
-        ("(d) coverage on layered graphs, medians", &results[5]),
-    ] {
-        say!(reporter, "{title}\n{}", table.render())?;
-    }
-    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
-    say!(reporter, "tables and figures in {}", dir.root().display())
+/// The answers about one instance, which go to the terminal alone.
+fn one_instance(file: &Path, reporter: &Reporter) -> Result<()> {
+    let answer = instance::Instance::read(file)?
+        .solve()
+        .with_context(|| file.display().to_string())?;
+    say!(reporter, "{}", instance::table(&answer).render())?;
+    reporter.json(&answer)
 }

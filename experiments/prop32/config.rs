@@ -2,14 +2,10 @@
 
 use anyhow::{Result, bail};
 use rto::search::evaluator::Smoothing;
-use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers, within};
+use rto_harness::config::within;
 use rto_harness::list::List;
+use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
-
-/// The default config, which documents every key.
-pub const DEFAULTS: &str = include_str!("../configs/prop32.toml");
-const SMOKE: &str = include_str!("../configs/prop32.smoke.toml");
 
 /// The resolved settings, saved with each run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -140,22 +136,11 @@ impl Flags {
     }
 }
 
-/// Defaults, smoke overlay, config file and flags, in this order, checked.
-pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/prop32.toml", DEFAULTS)?
-        .common(
-            super::NAME,
-            common,
-            "experiments/configs/prop32.smoke.toml",
-            SMOKE,
-        )?
-        .flags(flags)?;
-    let config: Config = config::resolve(&layers)?;
-    config.check()?;
-    Ok(config)
-}
+impl Settings for Config {
+    const NAME: &'static str = super::NAME;
+    const DEFAULTS: &'static str = include_str!("../configs/prop32.toml");
+    const SMOKE: &'static str = include_str!("../configs/prop32.smoke.toml");
 
-impl Config {
     fn check(&self) -> Result<()> {
         let at_least_two = [
             ("actions", self.actions),
@@ -201,7 +186,9 @@ impl Config {
         self.smoothing()?;
         Ok(())
     }
+}
 
+impl Config {
     /// Bounds what a run can ask for in memory and time; each limit is far above the defaults.
     fn check_work(&self) -> Result<()> {
         let deepest = |horizons: &[usize]| horizons.iter().copied().max().unwrap_or(0) as f64;
@@ -235,18 +222,5 @@ impl Config {
                 self.smoothing
             ),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_the_keys_of_the_config() {
-        let mut flags = config::keys_of_flags::<Flags>();
-        flags.push("seed".into());
-        flags.sort();
-        assert_eq!(flags, config::keys_of(DEFAULTS).unwrap());
     }
 }

@@ -10,14 +10,14 @@ mod tree;
 
 use anyhow::Result;
 use clap::Parser;
-use config::Flags;
+use config::{Config, Flags};
 use rto_harness::cli::{Common, Reporter, parse, run_main};
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
+use rto_harness::settings::Settings;
 use rto_harness::study;
-use rto_harness::table::Table;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ struct Cli {
     flags: Flags,
 }
 
-/// Of the binary and its runs.
+/// The name of the binary and of its run folders.
 const NAME: &str = "prop32";
 
 const EXAMPLES: &str = "\
@@ -59,7 +59,7 @@ One tree of your own, exactly:
      \"leaf_weights\": [0.5, 0.25, 0.125, 0.125], \"xi\": 1}";
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&parse(config::DEFAULTS)))
+    run_main(NAME, || run(&parse(Config::DEFAULTS)))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -77,7 +77,7 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(file) = &cli.tree {
         return one_tree(cli, file, &reporter);
     }
-    let config = config::resolve(&cli.common, &cli.flags)?;
+    let config = Config::resolve(&cli.common, &cli.flags)?;
     // Read before the run folder is made: a bad text file then leaves nothing behind.
     let corpus = text::Corpus::load(&config)?;
     let dir = RunDir::create_or_resume(NAME, cli.common.out.as_deref(), &config)?;
@@ -95,7 +95,7 @@ fn run(cli: &Cli) -> Result<()> {
 
     // Files first: whoever stops reading loses no result.
     let tables = [figure2.nodes, claim, counts, text, noisy];
-    let results = save(&dir, &tables)?;
+    let results = study::write_results(&dir, &[], &tables)?;
     let bar = progress.part(1, "drawing figures", drawing);
     timings.phase("figures", || figures::draw_all(dir.root()))?;
     dir.write_timings(&timings)?;
@@ -120,17 +120,6 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Shares of a run's time that sweeps, text, preferences and figures take, measured at the default settings.
 const WORK: [f64; 4] = [0.19, 0.12, 0.68, 0.01];
-
-/// Writes every table as CSV and all of them as one JSON.
-fn save(dir: &RunDir, tables: &[Table]) -> Result<serde_json::Map<String, Value>> {
-    let mut all = serde_json::Map::new();
-    for table in tables {
-        dir.write_table(&format!("{}.csv", table.name()), table)?;
-        all.insert(table.name().to_string(), serde_json::to_value(table)?);
-    }
-    dir.write_json("results.json", &all)?;
-    Ok(all)
-}
 
 fn one_tree(cli: &Cli, file: &std::path::Path, reporter: &Reporter) -> Result<()> {
     let report = tree::run(file)?;

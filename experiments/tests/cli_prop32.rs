@@ -188,12 +188,13 @@ fn a_reader_that_goes_away_is_not_an_error() {
 }
 
 #[test]
-fn help_has_examples() {
+fn help_has_examples_and_every_key_of_the_config_is_a_flag() {
     let dir = TempDir::new().unwrap();
     let output = prop32(&["--help"], dir.path());
     assert_success(&output);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("Examples:") && text.contains("--tree") && text.contains("leaf_weights"));
+    common::assert_every_key_is_a_flag(&text, "prop32");
 }
 
 // ---------------------------------------------------------------- one given tree

@@ -285,15 +285,6 @@ fn shards_started_at_once_lose_nothing() {
         );
         same(&dir.path().join("whole"), &dir.path().join(merged));
     }
-    let output = program("thm42", dir.path(), &["--smoke", "--shard", "1/2"])
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        !output.status.success() && error.contains("needs --out DIR"),
-        "{error}"
-    );
-    assert!(!dir.path().join("runs").exists());
 }
 
 /// Help fits 80 columns in every terminal and shows what is done without a flag.
@@ -302,8 +293,6 @@ fn help_fits_and_shows_defaults() {
     let dir = TempDir::new().unwrap();
     let defaults = [
         ("prop32", "[default: 0.95]"),
-        ("thm42", "[default: 0.05]"),
-        ("algorithm2", "[default: "),
         ("paper", "[default: the next free"),
         ("solve", "INSTANCE.json"),
     ];
@@ -317,11 +306,6 @@ fn help_fits_and_shows_defaults() {
         let output = program(name, dir.path(), &["--help"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains(default), "{text}");
-    }
-    for arguments in [["merge", "--help"], ["help", "merge"]] {
-        let output = program("thm42", dir.path(), &arguments).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
     }
 }
 

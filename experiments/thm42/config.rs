@@ -1,15 +1,10 @@
 //! Settings of `thm42`: unchecked from TOML and flags, then checked.
 
 use anyhow::{Result, bail};
-use rto_harness::cli::Common;
-use rto_harness::config::{self, Layers, increasing, within};
+use rto_harness::config::{increasing, within};
 use rto_harness::list::List;
+use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
-
-/// The default config, which documents every key.
-pub const DEFAULTS: &str = include_str!("../configs/thm42.toml");
-const SMOKE: &str = include_str!("../configs/thm42.smoke.toml");
 
 /// The resolved settings, saved with each run. Every key is documented in
 /// `experiments/configs/thm42.toml`.
@@ -133,34 +128,14 @@ pub struct Flags {
     sweep_replicates: Option<u64>,
 }
 
-/// Defaults, smoke overlay, config file and flags, in this order, checked.
-pub fn resolve(common: &Common, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/thm42.toml", DEFAULTS)?.common(
-        super::NAME,
-        common,
-        "experiments/configs/thm42.smoke.toml",
-        SMOKE,
-    )?;
-    checked(layers.flags(flags)?)
-}
-
-/// The settings of the run in `dir`, with flags on top.
-pub fn saved(dir: &Path, flags: &Flags) -> Result<Config> {
-    let layers = Layers::new("experiments/configs/thm42.toml", DEFAULTS)?
-        .user_file(Some(&dir.join("config.toml")))?;
-    checked(layers.flags(flags)?)
-}
-
-fn checked(layers: Layers) -> Result<Config> {
-    let config: Config = config::resolve(&layers)?;
-    config.check()?;
-    Ok(config)
-}
-
 /// More states than this make a sweep of hours.
 const MOST_STATES: f64 = 100_000.0;
 
-impl Config {
+impl Settings for Config {
+    const NAME: &'static str = super::NAME;
+    const DEFAULTS: &'static str = include_str!("../configs/thm42.toml");
+    const SMOKE: &'static str = include_str!("../configs/thm42.smoke.toml");
+
     fn check(&self) -> Result<()> {
         within("prompts", self.prompts as f64, 1.0, 1e3)?;
         within("actions", self.actions as f64, 2.0, 1e3)?;
@@ -231,7 +206,9 @@ impl Config {
         }
         Ok(())
     }
+}
 
+impl Config {
     fn check_horizon(&self, key: &str, horizon: usize) -> Result<()> {
         within(key, horizon as f64, 1.0, 64.0)?;
         let states = self.prompts as f64 * (self.actions as f64).powi(horizon as i32 - 1);
@@ -241,18 +218,5 @@ impl Config {
             );
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_the_keys_of_the_config() {
-        let mut flags = config::keys_of_flags::<Flags>();
-        flags.push("seed".into());
-        flags.sort();
-        assert_eq!(flags, config::keys_of(DEFAULTS).unwrap());
     }
 }

@@ -16,16 +16,12 @@ use config::{Config, Flags};
 use problem::{Problem, random_problem};
 use rto::features::FeatureMap;
 use rto::seed::SeedTree;
-use rto_harness::cli::{Common, Reporter, parse, run_main};
-use rto_harness::lock::Sharing;
-use rto_harness::progress::Progress;
-use rto_harness::run_dir::{RunDir, Timings};
-use rto_harness::say;
-use rto_harness::study::{self, MergeArgs};
-use rto_harness::sweep::{CellStore, Shard, Task};
+use rto_harness::cli::{parse, run_main};
+use rto_harness::settings::Settings;
+use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
+use rto_harness::sweep::Task;
 use rto_harness::table::Table;
-use serde_json::json;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Theorems 4.2 and B.1 of "DPO Meets PPO": how far from optimal are the policies of Algorithm 1 and
@@ -39,26 +35,14 @@ use std::process::ExitCode;
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<study::Command>,
     #[command(flatten)]
-    common: Common,
-    /// Go on with the run in this folder, as --out does, and make none if it is not there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
-    resume: Option<PathBuf>,
-    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
-    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
-    shard: Option<String>,
+    study: StudyArgs,
     #[command(flatten)]
     flags: Flags,
 }
 
-#[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Put the cells of sharded runs together: tables, figures and results as of one run
-    Merge(MergeArgs),
-}
-
-/// Of the binary, its runs, its cells and its streams.
+/// The name of the binary, of its run folders, cells and random streams.
 const NAME: &str = "thm42";
 
 const EXAMPLES: &str = "\
@@ -90,43 +74,18 @@ struct Study {
 }
 
 fn main() -> ExitCode {
-    run_main(NAME, || run(&parse(config::DEFAULTS)))
+    run_main(NAME, || {
+        let cli: Cli = parse(Config::DEFAULTS);
+        match &cli.command {
+            Some(study::Command::Merge(args)) => study::merge::<Study>(args),
+            None => study::run::<Study>(&cli.study, &cli.flags),
+        }
+    })
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    if let Some(Command::Merge(merge)) = &cli.command {
-        return run_merge(merge);
-    }
-    let common = &cli.common;
-    let reporter = common.reporter();
-    if let Some(dir) = &common.redraw {
-        return study::redraw(NAME, dir, figures::draw_all, &reporter);
-    }
-    let shard = study::shard(cli.shard.as_deref(), common, cli.resume.as_deref())?;
-    let (config, out) = match &cli.resume {
-        Some(dir) => (config::saved(dir, &cli.flags)?, Some(dir.as_path())),
-        None => (config::resolve(common, &cli.flags)?, common.out.as_deref()),
-    };
-    let study = Study::new(config)?;
-    // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
-    let sharing = match shard {
-        Some(_) => Sharing::WithShards,
-        None => Sharing::Alone,
-    };
-    let dir = RunDir::open(NAME, out, &study.config, sharing)?;
-    let tasks = tasks(&study);
-    let store = CellStore::open(&dir)?;
-    let share = shard.unwrap_or(Shard::WHOLE);
-    let progress = study::progress(common.quiet, &tasks, share);
-    let mut timings = Timings::new();
-    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
-    if let Some(shard) = shard {
-        return study::report_shard(NAME, &dir, &store, &tasks, (shard, new), &reporter);
-    }
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
-}
+impl Experiment for Study {
+    type Settings = Config;
 
-impl Study {
     fn new(config: Config) -> Result<Self> {
         let seeds = SeedTree::new(config.seed).child(NAME);
         let problem = random_problem(&config, &seeds.child("instance"))?;
@@ -139,6 +98,69 @@ impl Study {
         })
     }
 
+    fn settings(&self) -> &Config {
+        &self.config
+    }
+
+    fn tasks(&self) -> Vec<Task<'_>> {
+        let mut all = curves::tasks(self);
+        all.extend(coverage::tasks(self));
+        all.extend(regimes::tasks(self));
+        all.extend(inconsistency::tasks(self));
+        all.extend(sweeps::tasks(self));
+        all
+    }
+
+    fn results(&self, cells: &Cells<'_>) -> Result<Results> {
+        let curve_runs = cells.of_part('a', "curve_runs")?;
+        let coverage_runs = cells.of_part('b', "coverage_runs")?;
+        let regime_runs = cells.of_part('c', "regime_runs")?;
+        let inconsistency_runs = cells.of_part('d', "inconsistency_runs")?;
+        let sweep_runs = cells.of_part('f', "sweep_runs")?;
+
+        let mut a = curves::summarise(self, &curve_runs)?;
+        let b = coverage::summarise(self, &coverage_runs)?;
+        a.slopes.push(b.slope.clone());
+        let c = regimes::summarise(&regime_runs)?;
+        let d = inconsistency::summarise(&inconsistency_runs)?;
+        let f = sweeps::summarise(&sweep_runs)?;
+        let texts = [
+            a.text(self),
+            b.text(self),
+            c.text(self),
+            d.text()?,
+            b.constant_text(self),
+            f.text(self),
+        ];
+
+        Ok(Results {
+            texts: texts.map(|text| text.to_string()).into(),
+            raw: vec![
+                curve_runs,
+                coverage_runs,
+                regime_runs,
+                inconsistency_runs,
+                sweep_runs,
+            ],
+            tables: vec![
+                self.setting(),
+                a.curves,
+                a.slopes,
+                b.coverage,
+                b.constant,
+                c.curves,
+                d.curves,
+                f.curves,
+            ],
+        })
+    }
+
+    fn draw(dir: &Path) -> Result<()> {
+        figures::draw_all(dir)
+    }
+}
+
+impl Study {
     /// One row: what the figures say about the setting.
     fn setting(&self) -> Table {
         let c = &self.config;
@@ -194,89 +216,4 @@ impl Study {
         ]);
         table
     }
-}
-
-/// All cells, part by part.
-fn tasks(study: &Study) -> Vec<Task<'_>> {
-    let mut all = curves::tasks(study);
-    all.extend(coverage::tasks(study));
-    all.extend(regimes::tasks(study));
-    all.extend(inconsistency::tasks(study));
-    all.extend(sweeps::tasks(study));
-    all
-}
-
-fn run_merge(args: &MergeArgs) -> Result<()> {
-    let reporter = Reporter::new(args.json);
-    let study = Study::new(config::saved(&args.runs[0], &Flags::default())?)?;
-    let tasks = tasks(&study);
-    let mut timings = Timings::new();
-    let (dir, store) = study::merge(NAME, args, &study.config, &tasks, &mut timings)?;
-    let progress = Progress::new(args.quiet);
-    finish(&dir, &study, &store, &tasks, timings, progress, &reporter)
-}
-
-/// Tables, text and figures from the cells.
-fn finish(
-    dir: &RunDir,
-    study: &Study,
-    store: &CellStore,
-    tasks: &[Task<'_>],
-    mut timings: Timings,
-    progress: Progress,
-    reporter: &Reporter,
-) -> Result<()> {
-    let runs = |letter, name: &str| store.collect(name, study::part(NAME, tasks, letter));
-    let curve_runs = runs('a', "curve_runs")?;
-    let coverage_runs = runs('b', "coverage_runs")?;
-    let regime_runs = runs('c', "regime_runs")?;
-    let inconsistency_runs = runs('d', "inconsistency_runs")?;
-    let sweep_runs = runs('f', "sweep_runs")?;
-
-    let mut a = curves::summarise(study, &curve_runs)?;
-    let b = coverage::summarise(study, &coverage_runs)?;
-    a.slopes.push(b.slope.clone());
-    let c = regimes::summarise(&regime_runs)?;
-    let d = inconsistency::summarise(&inconsistency_runs)?;
-    let f = sweeps::summarise(&sweep_runs)?;
-    let texts = [
-        a.text(study),
-        b.text(study),
-        c.text(study),
-        d.text()?,
-        b.constant_text(study),
-        f.text(study),
-    ];
-
-    let raw = [
-        curve_runs,
-        coverage_runs,
-        regime_runs,
-        inconsistency_runs,
-        sweep_runs,
-    ];
-    let results = [
-        study.setting(),
-        a.curves,
-        a.slopes,
-        b.coverage,
-        b.constant,
-        c.curves,
-        d.curves,
-        f.curves,
-    ];
-    let all = study::write_results(dir, &raw, &results)?;
-    study::draw(&progress, tasks, &mut timings, || {
-        figures::draw_all(dir.root())
-    })?;
-    drop(progress);
-    dir.write_timings(&timings)?;
-    store.tidy();
-    dir.tidy();
-    // Files first: whoever stops reading loses no result.
-    for text in texts {
-        say!(reporter, "{text}")?;
-    }
-    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
-    say!(reporter, "tables and figures in {}", dir.root().display())
 }

@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn toml_config() -> Config {
-        crate::config::resolve(&Default::default(), &Default::default()).unwrap()
+        Config::resolve(&Default::default(), &crate::config::Flags::default()).unwrap()
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub fn resolve<C: DeserializeOwned + Serialize>(layers: &Layers) -> Result<C> {
 
 /// Every key of a TOML text, nested ones dotted (`"dpo.beta"`), sorted.
 ///
-/// For a test that the defaults and the flags agree; see [`keys_of_flags`].
+/// For a test that the defaults and the flags of a binary agree.
 pub fn keys_of(text: &str) -> Result<Vec<String>> {
     let mut keys = Vec::new();
     leaves(&parse("config", text)?, &mut Vec::new(), &mut |path, _| {
@@ -158,18 +158,6 @@ pub fn keys_of(text: &str) -> Result<Vec<String>> {
     });
     keys.sort();
     Ok(keys)
-}
-
-/// The names of all flags of a clap struct, sorted, as config keys (`n_seeds`, not `--n-seeds`).
-pub fn keys_of_flags<F: clap::Args>() -> Vec<String> {
-    let command = F::augment_args(clap::Command::new("flags"));
-    let mut keys: Vec<_> = command
-        .get_arguments()
-        .map(|argument| argument.get_id().to_string())
-        .filter(|id| id != "help" && id != "version")
-        .collect();
-    keys.sort();
-    keys
 }
 
 impl Origin {

@@ -140,13 +140,12 @@ fn broken_toml_and_missing_files_are_one_line() {
 }
 
 #[test]
-fn keys_of_text_and_flags() {
+fn keys_of_a_text() {
     let keys = keys_of(DEFAULTS).unwrap();
     assert_eq!(
         keys,
         ["dpo.beta", "dpo.steps", "horizon", "mode", "seed", "widths"]
     );
-    assert_eq!(keys_of_flags::<Flags>(), ["horizon", "mode"]);
 }
 
 #[test]

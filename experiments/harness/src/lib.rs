@@ -9,18 +9,15 @@
 //!
 //! use clap::Parser;
 //! use rto_harness::cli::Common;
-//! use rto_harness::config::{self, Layers};
+//! use rto_harness::config::within;
 //! use rto_harness::list::List;
 //! use rto_harness::plot::{Axis, Figure, Kind, Series, SeriesStyle};
 //! use rto_harness::progress::Progress;
 //! use rto_harness::run_dir::{RunDir, Timings};
 //! use rto_harness::say;
+//! use rto_harness::settings::Settings;
 //! use rto_harness::table::Table;
 //! use serde::{Deserialize, Serialize};
-//!
-//! // include_str!("../configs/demo.toml") in a real binary; it holds every key.
-//! const DEFAULTS: &str = "seed = 1\nhorizons = [1, 2, 3, 4, 5, 6]\n[tree]\nactions = 4\n";
-//! const SMOKE: &str = "horizons = [1, 2, 3]\n";
 //!
 //! #[derive(Debug, Serialize, Deserialize)]
 //! #[serde(deny_unknown_fields)]
@@ -34,6 +31,17 @@
 //! #[serde(deny_unknown_fields)]
 //! struct Tree {
 //!     actions: u64,
+//! }
+//!
+//! impl Settings for Config {
+//!     const NAME: &'static str = "demo";
+//!     // include_str!("../configs/demo.toml") in a real binary; it holds every key.
+//!     const DEFAULTS: &'static str = "seed = 1\nhorizons = [1, 2, 3, 4, 5, 6]\n[tree]\nactions = 4\n";
+//!     const SMOKE: &'static str = "horizons = [1, 2, 3]\n";
+//!
+//!     fn check(&self) -> anyhow::Result<()> {
+//!         within("tree.actions", self.tree.actions as f64, 2.0, 1e3)
+//!     }
 //! }
 //!
 //! /// Flags named like config keys; what is not given stays as the config has it.
@@ -58,12 +66,9 @@
 //!     if let Some(dir) = &common.redraw {
 //!         return draw(dir);
 //!     }
-//!     let layers = Layers::new("experiments/configs/demo.toml", DEFAULTS)?
-//!         .common("demo", common, "experiments/configs/demo.smoke.toml", SMOKE)?
-//!         .flags(&cli.flags)?;
-//!     let config: Config = config::resolve(&layers)?;
+//!     let config = Config::resolve(common, &cli.flags)?;
 //!
-//!     let run = RunDir::create_or_resume("demo", common.out.as_deref(), &config)?;
+//!     let run = RunDir::create_or_resume(Config::NAME, common.out.as_deref(), &config)?;
 //!     let mut timings = Timings::new();
 //!     let mut table = Table::new("queries", &["horizon", "queries", "theory"]);
 //!     let bar = Progress::new(common.quiet).bar(config.horizons.len() as u64, "searching");
@@ -102,7 +107,7 @@
 //!
 //! // In a binary:
 //! // fn main() -> std::process::ExitCode {
-//! //     rto_harness::cli::run_main("demo", || run(&rto_harness::cli::parse(DEFAULTS)))
+//! //     rto_harness::cli::run_main("demo", || run(&rto_harness::cli::parse(Config::DEFAULTS)))
 //! // }
 //! # let temp = std::env::temp_dir().join(format!("rto-harness-doc-{}", std::process::id()));
 //! # let out = temp.join("run");
@@ -119,11 +124,8 @@
 //! # std::fs::remove_dir_all(&temp).unwrap();
 //! ```
 //!
-//! A test of the binary keeps flags and keys together: every name of
-//! [`config::keys_of_flags`]`::<Flags>()` is in [`config::keys_of`]`(DEFAULTS)`, and so is `seed`.
-//!
-//! A sweep that takes long is a list of [`sweep::Task`]s: it can be killed and continued, and split over
-//! the jobs of an array.
+//! A sweep that takes long is a [`study::Experiment`], a list of [`sweep::Task`]s: it can be killed and continued, and split over the
+//! jobs of an array. What every such binary must do is tested for all of them in `experiments/tests/cli_sweeps.rs`.
 //!
 //! Errors are `anyhow` and read as one line that names the file, the line or field, what was found
 //! and what was expected; [`cli::run_main`] prints it. User input never causes a panic.
@@ -149,6 +151,7 @@ pub mod progress;
 mod render;
 pub mod run_dir;
 pub mod serde_words;
+pub mod settings;
 pub mod stats;
 pub mod study;
 pub mod sweep;

@@ -1,4 +1,8 @@
-//! What every experiment made of sweeps does with its cells: report a shard, merge shards, write results.
+//! An experiment made of sweeps, from its command line to its figures: run, resumed, split into shards, merged and redrawn in the
+//! same way in every binary.
+//!
+//! A binary says what its cells are and what tables and texts they give ([`Experiment`]); [`run()`], [`merge()`] and [`redraw()`] do
+//! the rest.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +11,103 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Common, Reporter};
+use crate::lock::Sharing;
 use crate::plot;
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir, Timings};
 use crate::say;
+use crate::settings::Settings;
 use crate::sweep::{CellStore, Shard, Task};
 use crate::table::Table;
+
+/// An experiment made of sweeps.
+pub trait Experiment: Sized {
+    /// What its config files hold.
+    type Settings: Settings;
+
+    /// The experiment with these settings. Anything that can be wrong with them is found here, before there is a run folder.
+    ///
+    /// # Errors
+    /// One line about the setting.
+    fn new(settings: Self::Settings) -> Result<Self>;
+
+    /// The settings.
+    fn settings(&self) -> &Self::Settings;
+
+    /// Computes what the cells share and what takes long, once, before the first of them. `timings` gets its phases.
+    ///
+    /// # Errors
+    /// The experiment's own.
+    fn prepare(&self, _timings: &mut Timings) -> Result<()> {
+        Ok(())
+    }
+
+    /// All cells, part by part. The id of a cell is `NAME/letter/…`, where the letter names the part.
+    fn tasks(&self) -> Vec<Task<'_>>;
+
+    /// Tables and text from the finished cells.
+    ///
+    /// # Errors
+    /// A cell that cannot be read.
+    fn results(&self, cells: &Cells<'_>) -> Result<Results>;
+
+    /// Draws every figure of a run folder from its CSV files alone.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be read.
+    fn draw(dir: &Path) -> Result<()>;
+}
+
+/// The finished cells of a run, all of them.
+#[derive(Debug)]
+pub struct Cells<'a> {
+    experiment: &'static str,
+    store: &'a CellStore,
+    tasks: &'a [Task<'a>],
+}
+
+impl Cells<'_> {
+    /// The rows of one part, the cells in order, as a table with this name.
+    ///
+    /// # Errors
+    /// Those of [`CellStore::collect`].
+    pub fn of_part(&self, letter: char, name: &str) -> Result<Table> {
+        self.store
+            .collect(name, part(self.experiment, self.tasks, letter))
+    }
+}
+
+/// What an experiment says and saves.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// What is printed, one after the other.
+    pub texts: Vec<String>,
+    /// Tables that may be large: saved as CSV alone.
+    pub raw: Vec<Table>,
+    /// Tables saved as CSV, in `results.json` and in the answer of `--json`.
+    pub tables: Vec<Table>,
+}
+
+/// The flags of an experiment made of sweeps; put it in the binary's own struct with `#[command(flatten)]`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct StudyArgs {
+    /// The flags that every binary has.
+    #[command(flatten)]
+    pub common: Common,
+    /// Go on with the run in this folder, as --out does, and make none if it is not there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
+    pub resume: Option<PathBuf>,
+    /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
+    #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
+    pub shard: Option<String>,
+}
+
+/// The subcommands of an experiment made of sweeps.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Put the cells of sharded runs together: tables, figures and results as of one run
+    Merge(MergeArgs),
+}
 
 /// The arguments of `merge`: put the cells of sharded runs together.
 #[derive(Debug, clap::Args)]
@@ -32,11 +127,116 @@ pub struct MergeArgs {
     pub quiet: bool,
 }
 
+/// Runs an experiment, a share of it, or what is missing of it; or draws its figures again.
+///
+/// `flags` are the binary's own: `Option` fields named like the keys of its config.
+///
+/// # Errors
+/// A setting, a folder or a cell that cannot be used; those of the experiment.
+pub fn run<E: Experiment>(args: &StudyArgs, flags: &impl Serialize) -> Result<()> {
+    let common = &args.common;
+    let reporter = common.reporter();
+    let name = E::Settings::NAME;
+    if let Some(dir) = &common.redraw {
+        return redraw(name, dir, E::draw, &reporter);
+    }
+    let shard = shard(args)?;
+    let (settings, out) = match &args.resume {
+        Some(dir) => (E::Settings::saved(dir, flags)?, Some(dir.as_path())),
+        None => (E::Settings::resolve(common, flags)?, common.out.as_deref()),
+    };
+    // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
+    let experiment = E::new(settings)?;
+    let sharing = match shard {
+        Some(_) => Sharing::WithShards,
+        None => Sharing::Alone,
+    };
+    let dir = RunDir::open(name, out, experiment.settings(), sharing)?;
+    let mut timings = Timings::new();
+    experiment.prepare(&mut timings)?;
+    let tasks = experiment.tasks();
+    let store = CellStore::open(&dir)?;
+    let share = shard.unwrap_or(Shard::WHOLE);
+    let progress = progress(common.quiet, &tasks, share);
+    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    if let Some(shard) = shard {
+        return report_shard(name, &dir, &store, &tasks, (shard, new), &reporter);
+    }
+    finish(
+        &experiment,
+        &dir,
+        (&store, &tasks),
+        timings,
+        progress,
+        &reporter,
+    )
+}
+
+/// Puts the cells of sharded runs together, with the tables, figures and results of one run.
+///
+/// # Errors
+/// A folder that is no run with these settings, a cell that is in none of them; nothing is made then.
+pub fn merge<E: Experiment>(args: &MergeArgs) -> Result<()> {
+    let reporter = Reporter::new(args.json);
+    let no_flags = Map::new();
+    let experiment = E::new(E::Settings::saved(&args.runs[0], &no_flags)?)?;
+    let tasks = experiment.tasks();
+    let mut timings = Timings::new();
+    let (dir, store) = merged(
+        E::Settings::NAME,
+        args,
+        experiment.settings(),
+        &tasks,
+        &mut timings,
+    )?;
+    experiment.prepare(&mut timings)?;
+    let progress = Progress::new(args.quiet);
+    finish(
+        &experiment,
+        &dir,
+        (&store, &tasks),
+        timings,
+        progress,
+        &reporter,
+    )
+}
+
+/// Tables, figures and text from the cells.
+fn finish<E: Experiment>(
+    experiment: &E,
+    dir: &RunDir,
+    (store, tasks): (&CellStore, &[Task<'_>]),
+    mut timings: Timings,
+    progress: Progress,
+    reporter: &Reporter,
+) -> Result<()> {
+    let results = experiment.results(&Cells {
+        experiment: E::Settings::NAME,
+        store,
+        tasks,
+    })?;
+    let all = write_results(dir, &results.raw, &results.tables)?;
+    {
+        let _bar = progress.part(1, "drawing figures", DRAWING * tasks.len() as f64);
+        timings.phase("figures", || E::draw(dir.root()))?;
+    }
+    drop(progress);
+    dir.write_timings(&timings)?;
+    store.tidy();
+    dir.tidy();
+    // Files first: whoever stops reading loses no result.
+    for text in &results.texts {
+        say!(reporter, "{text}")?;
+    }
+    reporter.json(&json!({ "run": dir.root(), "results": all }))?;
+    say!(reporter, "tables and figures in {}", dir.root().display())
+}
+
 /// Drawing the figures takes about this share of the time of the cells, at the default settings.
 const DRAWING: f64 = 0.05;
 
 /// The progress of a run: its share of the cells, and the figures where it draws any.
-pub fn progress(quiet: bool, tasks: &[Task<'_>], share: Shard) -> Progress {
+fn progress(quiet: bool, tasks: &[Task<'_>], share: Shard) -> Progress {
     let cells = (0..tasks.len()).filter(|i| share.has(*i)).count() as f64;
     let figures = match share.is_whole() {
         true => DRAWING * cells,
@@ -45,28 +245,13 @@ pub fn progress(quiet: bool, tasks: &[Task<'_>], share: Shard) -> Progress {
     Progress::whole(quiet, cells + figures)
 }
 
-/// Draws the figures of a run, as its last phase.
-///
-/// # Errors
-/// Those of `draw`.
-pub fn draw(
-    progress: &Progress,
-    tasks: &[Task<'_>],
-    timings: &mut Timings,
-    draw: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let _bar = progress.part(1, "drawing figures", DRAWING * tasks.len() as f64);
-    timings.phase("figures", draw)
-}
-
 /// Reads `--shard`. Shards share a folder that somebody named: in a numbered folder of its own each would be alone.
-///
-/// # Errors
-/// A text that is no share; no folder.
-pub fn shard(text: Option<&str>, common: &Common, resume: Option<&Path>) -> Result<Option<Shard>> {
-    let Some(text) = text else { return Ok(None) };
+fn shard(args: &StudyArgs) -> Result<Option<Shard>> {
+    let Some(text) = &args.shard else {
+        return Ok(None);
+    };
     let shard = text.parse().context("--shard")?;
-    if common.out.is_none() && resume.is_none() {
+    if args.common.out.is_none() && args.resume.is_none() {
         bail!(
             "--shard {text}: needs --out DIR (or --resume DIR), the folder in which `merge` finds the cells of this share"
         );
@@ -99,7 +284,7 @@ pub fn redraw(
 }
 
 /// The cells of one part: those with ids `experiment/letter/…`, which stand together in the list.
-pub fn part<'t, 'a>(experiment: &str, tasks: &'t [Task<'a>], letter: char) -> &'t [Task<'a>] {
+fn part<'t, 'a>(experiment: &str, tasks: &'t [Task<'a>], letter: char) -> &'t [Task<'a>] {
     let prefix = format!("{experiment}/{letter}/");
     let is_in = |task: &Task| task.id().starts_with(&prefix);
     let start = tasks.iter().position(is_in).unwrap_or(0);
@@ -108,10 +293,7 @@ pub fn part<'t, 'a>(experiment: &str, tasks: &'t [Task<'a>], letter: char) -> &'
 }
 
 /// Says what a shard has computed (`new` cells) and how to go on.
-///
-/// # Errors
-/// When the report cannot be written.
-pub fn report_shard(
+fn report_shard(
     experiment: &str,
     dir: &RunDir,
     store: &CellStore,
@@ -134,18 +316,15 @@ pub fn report_shard(
 }
 
 /// A run folder that holds the cells of all shards.
-///
-/// # Errors
-/// A folder that is no run with these settings, a cell that is in none of them; nothing is made then.
-pub fn merge(
+fn merged(
     experiment: &str,
     merge: &MergeArgs,
-    config: &impl Serialize,
+    settings: &impl Serialize,
     tasks: &[Task<'_>],
     timings: &mut Timings,
 ) -> Result<(RunDir, CellStore)> {
     for run in &merge.runs {
-        RunDir::verify(experiment, run, config)?;
+        RunDir::verify(experiment, run, settings)?;
     }
     let missing = CellStore::missing_in(&merge.runs, tasks);
     if let Some(first) = missing.first() {
@@ -156,7 +335,7 @@ pub fn merge(
             merge.runs[0].display()
         );
     }
-    let dir = RunDir::create_or_resume(experiment, merge.out.as_deref(), config)?;
+    let dir = RunDir::create_or_resume(experiment, merge.out.as_deref(), settings)?;
     let store = CellStore::open(&dir)?;
     timings.phase("merge", || -> Result<()> {
         for run in &merge.runs {

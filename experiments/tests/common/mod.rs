@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // every test program uses its own part
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -72,4 +72,20 @@ pub fn assert_same(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>)
     for (name, bytes) in a {
         assert!(b[name] == *bytes, "{name} differs");
     }
+}
+
+/// The settings that the text of `--help` lists are the keys of the binary's default config, but for the seed, which every binary has.
+#[track_caller]
+pub fn assert_every_key_is_a_flag(help: &str, binary: &str) {
+    let settings = help.split_once("\nSettings (").unwrap().1;
+    let settings = settings.split_once("\nExamples:").unwrap().0;
+    let flags: BTreeSet<String> = settings
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("--"))
+        .map(|flag| flag.split(' ').next().unwrap().replace('-', "_"))
+        .collect();
+    let config = format!("{}/configs/{binary}.toml", env!("CARGO_MANIFEST_DIR"));
+    let keys = rto_harness::config::keys_of(&fs::read_to_string(config).unwrap()).unwrap();
+    let keys: BTreeSet<String> = keys.into_iter().filter(|key| key != "seed").collect();
+    assert_eq!(flags, keys);
 }
