@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Queries per core-second of the searches, beside the same searches in plain Python, on this machine.
 
-    cargo build --release --example search_rate
+    cargo build --release --package rto-rates
     python3 benches/side_by_side.py PYTHON_BASELINES [--runs 5]
 
 PYTHON_BASELINES is the folder with best_first_python.py and sentence_search_python.py. The two programs
@@ -25,9 +25,9 @@ def main():
     parser.add_argument("baselines", type=pathlib.Path)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    rust = ROOT / "target" / "release" / "examples" / "search_rate"
+    rust = ROOT / "target" / "release" / "search_rate"
     if not rust.exists():
-        sys.exit(f"{rust}: not built; run cargo build --release --example search_rate")
+        sys.exit(f"{rust}: not built; run cargo build --release --package rto-rates")
     cases = []
     for a, h in [(4, 16), (2, 24), (32, 10)]:
         python = ["best_first_python.py", "--A", a, "--H", h, "--temp", 6, "--reps", 1]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Core-seconds of soft value iteration and Bradley-Terry estimation, beside what one would run instead.
 
-    cargo build --release --example theory_rate
+    cargo build --release --package rto-rates
     python3 benches/side_by_side_theory.py BASELINES [--runs 5] [--only WORD] [--limits]
 
 BASELINES is the folder with soft_vi_numpy.py, bt_mle_sklearn.py and a built libsoftvi.so; the Python that
@@ -15,7 +15,7 @@ Euclidean norm of the gradient over n at the returned estimate, printed for both
 import argparse, json, os, pathlib, statistics, subprocess, sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RUST = ROOT / "target" / "release" / "examples" / "theory_rate"
+RUST = ROOT / "target" / "release" / "theory_rate"
 
 
 def run(command, threads=1, cwd=None):
@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--limits", action="store_true")
     args = parser.parse_args()
     if not RUST.exists():
-        sys.exit(f"{RUST}: not built; run cargo build --release --example theory_rate")
+        sys.exit(f"{RUST}: not built; run cargo build --release --package rto-rates")
     print(f"{'work':<30} {'against':<19} {'theirs':>9} {'rto':>9}    {'ratio':>6}  {'|g|/n theirs':>12} {'rto':>8}")
     for name, against, ours, theirs, unit, read in cases():
         if args.only not in f"{name} {against}":

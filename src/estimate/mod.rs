@@ -24,6 +24,8 @@
 //! # Ok::<(), rto::Error>(())
 //! ```
 
+#[cfg(feature = "argmin")]
+mod argmin;
 mod bradley_terry;
 mod careful;
 mod covariance;
@@ -38,6 +40,8 @@ mod radius;
 mod row_space;
 mod separation;
 
+#[cfg(feature = "argmin")]
+pub use argmin::BradleyTerryProblem;
 pub use bradley_terry::{BtFit, FitOptions, fit_bradley_terry};
 pub use covariance::{Metric, MetricKind};
 pub use design::{Design, gradient, information, log_likelihood};
