@@ -7,7 +7,7 @@ use rto::Token;
 /// One prompt and response within a [`Batch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Of the first prompt token, within the packed tokens.
+    /// The index of the first prompt token among the packed tokens.
     pub start: usize,
     /// Prompt tokens, at least one.
     pub prompt: usize,
@@ -155,7 +155,7 @@ impl Batch {
         &self.tokens
     }
 
-    /// Of every token within its text.
+    /// The position of every packed token within its text, `[tokens]`.
     pub fn positions(&self) -> &[u32] {
         &self.positions
     }

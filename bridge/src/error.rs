@@ -10,7 +10,7 @@ pub enum Error {
     /// A device that does not exist or cannot be used.
     #[error("device {name}: {why}")]
     Device {
-        /// As the user named it.
+        /// The path, as the user named it.
         name: String,
         /// What is wrong, and what would help.
         why: String,
@@ -42,7 +42,7 @@ pub enum Error {
     /// A weight or a tensor of the optimiser that does not fit.
     #[error("weight {name}: {what}")]
     Weight {
-        /// As in the checkpoint.
+        /// The name, as in the checkpoint.
         name: String,
         /// What was found and expected.
         what: String,
@@ -50,11 +50,11 @@ pub enum Error {
     /// A setting outside its range, or a request that the model cannot serve.
     #[error("{field}: found {found}, expected {expected}")]
     Setting {
-        /// Of the configuration or call.
+        /// The field of the configuration or call.
         field: &'static str,
-        /// What it was.
+        /// The value that was found.
         found: String,
-        /// What it must be.
+        /// The values that are possible.
         expected: String,
     },
     /// A data file does not hold what it should.

@@ -1,20 +1,17 @@
 //! The algorithms of `rto` on neural autoregressive models, through candle.
 //!
-//! | module | what |
+//! Where to begin: [`learner::NeuralScorer::load`] reads a Hugging Face folder. A [`learner::NeuralPolicy`] samples from it, a
+//! [`learner::NeuralLearner`] trains it, a [`learner::NeuralRegressor`] is a critic or a reward model, and [`rto::algorithm2`] runs on
+//! them as it runs on tables. `examples/algorithm2.rs` is all of that in one file: SFT, DPO and RTO on a small GPT-NeoX.
+//! [`generate::Engine`] writes text, [`model::Model`] is the network itself.
+//!
+//! | to | modules |
 //! |---|---|
-//! | [`device`], [`error`] | a device by name; errors that name file, tensor or request |
-//! | [`config`], [`checkpoint`], [`tokenizer`], [`memory_plan`] | Hugging Face folders, and what a model will need |
-//! | [`gguf`] | weights and tokenizers of GGUF files |
-//! | [`ops`], [`params`], [`model`], [`batch`] | GPT-NeoX and the Llama family with a backward pass of their own, on packed rows |
-//! | [`lora`] | low-rank adapters: training with one copy of the base, PEFT's files |
-//! | [`optimizer`] | AdamW that can be resumed; its rates come from [`rto::algorithm2::Schedule`] |
-//! | [`generate`], [`sampler`], [`decoder`] | text from a KV cache; truncated decoding for evaluation |
-//! | [`learner`] | networks as policy, learner, critic and reward model of Algorithm 2 |
-//! | [`embedding_policy`] | the candle backend of the per-token seam, which takes the exact backend's steps |
-//! | [`data`], [`world`], [`tokenizer_training`] | preference data, a world whose token reward is known, a tokenizer from a user's texts |
-//! | [`win_rate`], `judge` (feature) | paired win rates with what they are worth; a language model that decides pairs over HTTP |
-//! | [`model_card`] | the README of a saved policy |
-//! | [`evaluator`] | any candle function as the evaluator of Proposition 3.2 |
+//! | train and evaluate | [`learner`], [`lora`] (low-rank adapters), [`optimizer`] (AdamW that can be resumed), [`win_rate`] (paired, with what they are worth), `judge` (feature: a language model that decides pairs over HTTP) |
+//! | read and write models | [`checkpoint`], [`config`], [`gguf`], [`model_card`], [`memory_plan`] (what a model will need) |
+//! | read and write text | [`tokenizer`], [`tokenizer_training`], [`generate`], [`sampler`], [`decoder`] (truncated decoding) |
+//! | have data | [`data`] (preferences of a user's), [`world`] (dialogues whose token reward is known) |
+//! | go deeper | [`model`] and [`batch`] (the forward and backward pass on packed rows), [`params`], [`device`], [`error`], [`evaluator`] (any candle function as the evaluator of Proposition 3.2) |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 pub mod batch;
@@ -23,7 +20,6 @@ pub mod config;
 pub mod data;
 pub mod decoder;
 pub mod device;
-pub mod embedding_policy;
 pub mod error;
 pub mod evaluator;
 pub mod generate;
@@ -42,7 +38,7 @@ pub mod model_card;
     clippy::too_many_arguments,
     reason = "kernels keep the digits of published constants and take their shapes one by one"
 )]
-pub mod ops;
+mod ops;
 #[allow(
     clippy::neg_cmp_op_on_partial_ord,
     reason = "`!(x > 0.0)` refuses NaN too"

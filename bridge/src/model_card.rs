@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// A measured number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
-    /// As tables show it, for example `win rate against sft`.
+    /// The name as tables show it, for example `win rate against sft`.
     pub name: String,
     /// The number.
     pub value: f64,
@@ -211,7 +211,7 @@ fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// On one line of Markdown.
+/// The text on one line of Markdown.
 fn line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

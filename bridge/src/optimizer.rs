@@ -173,7 +173,7 @@ enum State {
 struct Factors {
     beta1: f32,
     beta2: f32,
-    /// On the gradient, from clipping.
+    /// The factor of the gradient that clipping gives.
     clip: f32,
     /// `1 − η λ`.
     keep: f32,

@@ -366,10 +366,10 @@ pub struct Gradients {
     parts: BTreeMap<String, Gradient>,
 }
 
-/// Of one weight.
+/// The gradient of one weight.
 #[derive(Debug)]
 pub(crate) enum Gradient {
-    /// On the CPU, row-major.
+    /// Numbers on the CPU, row-major.
     Slice(Vec<f32>),
     /// Elsewhere, or of other float types; `None` is zero.
     Tensor(Option<Tensor>),

@@ -1,5 +1,8 @@
 //! The candle backend of the seam takes the steps of the exact one.
 
+#[path = "embedding_policy/policy.rs"]
+mod policy;
+
 use std::sync::Arc;
 
 use rand::Rng;
@@ -20,7 +23,8 @@ use rto::seq::{
     TokenObjective, TokenScorer, Trainable,
 };
 use rto::token_reward::{DpoReward, KlEstimator};
-use rto_bridge::embedding_policy::{EmbeddingLearner, EmbeddingPolicy};
+
+use policy::{EmbeddingLearner, EmbeddingPolicy};
 
 const TOLERANCE: f64 = 1e-8;
 
@@ -52,7 +56,7 @@ fn random(map: &StateMap, label: &str) -> ndarray::Array2<f64> {
     ndarray::Array2::from_shape_fn(shape, |_| 2.0 * rng.random::<f64>() - 1.0)
 }
 
-/// Of the KL channels.
+/// The π_ref of the KL channels.
 fn reference(map: &StateMap) -> TabularPolicy {
     TabularPolicy::from_logits(random(map, "reference")).unwrap()
 }

@@ -1,4 +1,4 @@
-//! From what a user names to a local folder.
+//! The local folder of what a user names: a path, or a model of the Hugging Face hub.
 
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};

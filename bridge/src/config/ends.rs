@@ -35,7 +35,7 @@ impl EndTokens {
         &self.tokens
     }
 
-    /// With more tokens that end a response; what training puts at the end of a reply stays.
+    /// These ends with more tokens that end a response; what training puts at the end of a reply stays.
     #[must_use]
     pub fn with(mut self, more: &[u32]) -> Self {
         let new = more.iter().filter(|t| !self.tokens.contains(t));
@@ -49,7 +49,7 @@ impl EndTokens {
         Self { tokens }
     }
 
-    /// With `token` at the end of replies, which it may have been before.
+    /// These ends with `token` at the end of replies, which it may have been before.
     #[must_use]
     pub fn replying(mut self, token: u32) -> Self {
         self.tokens.retain(|t| *t != token);
@@ -83,7 +83,7 @@ impl From<Option<u32>> for EndTokens {
     }
 }
 
-/// Of a list the last ends a turn, where Llama 3's chat models list what ends a text, a message and a turn.
+/// The last token of a list ends a turn: Llama 3's chat models list what ends a text, a message and a turn.
 impl From<Vec<u32>> for EndTokens {
     fn from(list: Vec<u32>) -> Self {
         let last = list.last().copied();

@@ -30,7 +30,7 @@ pub struct Engine {
 struct Shape {
     hidden: usize,
     inner: usize,
-    /// Of query, key and value in a row of the packed projection.
+    /// Where query, key and value lie in a row of the packed projection.
     layout: HeadLayout,
     /// Width of all queries, and of all keys.
     queries: usize,
@@ -101,7 +101,7 @@ pub(super) struct Buffers {
 }
 
 impl Engine {
-    /// From weights under their Hugging Face names, on any device and in any float type. One thread.
+    /// An engine from weights under their Hugging Face names, on any device and in any float type. It has one thread.
     ///
     /// # Errors
     /// [`Error::Request`] naming a tensor that is missing, misshapen or not finite.
@@ -121,7 +121,7 @@ impl Engine {
         })
     }
 
-    /// With that many threads of its own (0 and 1 mean the caller's alone). No number depends on it.
+    /// The engine with that many threads of its own (0 and 1 mean the caller's alone). No number depends on it.
     ///
     /// # Errors
     /// [`Error::Request`] where the system gives no threads.

@@ -23,7 +23,7 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// From `[outputs, inputs]` and a bias (empty for none).
+    /// A layer from its weight `[outputs, inputs]` and a bias (empty for none).
     pub(super) fn new(weight: &[f32], bias: &[f32], outputs: usize, inputs: usize) -> Self {
         let tiles = outputs.div_ceil(TILE);
         let mut packed = vec![[0.0; TILE]; tiles * inputs];

@@ -32,7 +32,7 @@ const ROWS: usize = 256;
 type Cache = Vec<Option<(Tensor, Tensor)>>;
 
 impl TensorEngine {
-    /// From weights under their Hugging Face names, all on one device and of one float type. They are shared, not copied.
+    /// An engine from weights under their Hugging Face names, all on one device and of one float type. They are shared, not copied.
     ///
     /// # Errors
     /// [`Error::Request`] naming a tensor that is missing or misshapen.

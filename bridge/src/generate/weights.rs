@@ -1,4 +1,4 @@
-//! From a map of named tensors to what the kernels read.
+//! The weights as the kernels read them, made from a map of named tensors.
 
 use super::kernels::Linear;
 use crate::config::{GptNeoXConfig, Head, LlamaConfig, ModelConfig};

@@ -70,7 +70,7 @@ pub(super) fn name_of(number: u32) -> &'static str {
 }
 
 impl Kind {
-    /// By its number in the file.
+    /// The type with this number in the file.
     pub fn of(number: u32) -> Option<Self> {
         Some(match number {
             0 => Self::F32,

@@ -29,10 +29,10 @@ impl Value {
 /// A row of the table of tensors.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// As in Hugging Face's order: rows first.
+    /// The shape in Hugging Face's order, rows first.
     pub shape: Vec<usize>,
     pub kind: u32,
-    /// From the start of the data.
+    /// Bytes from the start of the data.
     pub offset: usize,
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Answer {
 /// Why an attempt failed, and whether another may succeed.
 enum Failure {
     Fatal(String),
-    /// With what the server asks to wait.
+    /// A failure that may pass, with the time that the server asks to wait.
     Passing(String, Option<Duration>),
 }
 

@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 /// A question and its reply.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Transcript {
-    /// Of what determines the reply.
+    /// The hash of what determines the reply.
     pub hash: String,
-    /// As the server named it.
+    /// The model, as the server named it.
     pub model: String,
     pub prompt: String,
     pub reply: String,
-    /// Of prompt and reply, where the server says.
+    /// Tokens of prompt and reply, where the server says.
     pub tokens: Option<u64>,
 }
 

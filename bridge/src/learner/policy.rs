@@ -88,7 +88,7 @@ impl NeuralPolicy {
         })
     }
 
-    /// To be called after the weights have moved.
+    /// Drops the copy of the weights that generation reads, once they have moved.
     pub(super) fn forget_engine(&mut self) {
         *self
             .engine

@@ -85,7 +85,7 @@ impl NeuralScorer {
         Ok(self)
     }
 
-    /// Also gives [`Channel::LogProb`]: a policy with a value head on its trunk. Needed where the output head is the embedding, which
+    /// Adds [`Channel::LogProb`]: a policy with a value head on its trunk. Needed where the output head is the embedding, which
     /// every network has; a network with another head and tied embeddings is otherwise taken for a critic or a reward model.
     ///
     /// # Errors
@@ -105,13 +105,13 @@ impl NeuralScorer {
         Ok(self)
     }
 
-    /// Also gives [`Channel::Entropy`].
+    /// Adds [`Channel::Entropy`], in nats.
     pub fn with_entropy(mut self) -> Self {
         self.channels.push(Channel::Entropy);
         self
     }
 
-    /// Also gives [`Channel::KlToReference`], exact over the vocabulary.
+    /// Adds [`Channel::KlToReference`], in nats, exact over the vocabulary.
     pub fn with_reference(mut self, reference: Arc<NeuralScorer>) -> Self {
         self.reference = Some(reference);
         self.channels.push(Channel::KlToReference);
@@ -186,7 +186,7 @@ impl NeuralScorer {
     /// The same network with an adapter of these weights; see [`Model::with_adapter_weights`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`NeuralScorer::with_adapter`].
     pub fn with_adapter_weights(
         mut self,
         config: LoraConfig,

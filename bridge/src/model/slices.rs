@@ -25,9 +25,11 @@ pub(crate) struct SliceTape {
 struct TrunkTape {
     blocks: Vec<Kept>,
     rotary: RotaryTable,
-    /// Of the states: before the last norm, its statistics, after it.
+    /// The states before the last norm.
     before: Buffer,
+    /// The statistics of that norm.
     stats: Buffer,
+    /// The states after it.
     hidden: Buffer,
     /// Hidden states of the reference.
     reference: Option<Buffer>,

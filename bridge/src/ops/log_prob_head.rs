@@ -25,7 +25,7 @@ pub struct Distribution<'a> {
     pub hidden: &'a [f32],
     /// `[vocabulary, width]`.
     pub weight: &'a [f32],
-    /// Of a hidden state.
+    /// The width of a hidden state.
     pub width: usize,
 }
 
@@ -81,11 +81,11 @@ pub struct HeadOutput {
 /// Gradients of a scalar with respect to the outputs of [`forward`], one number a token.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadGrad<'a> {
-    /// With respect to `log_prob`.
+    /// `∂ℒ/∂log_prob`, one a target.
     pub log_prob: &'a [f32],
-    /// With respect to `entropy`.
+    /// `∂ℒ/∂entropy`, one a target.
     pub entropy: Option<&'a [f32]>,
-    /// With respect to `kl`.
+    /// `∂ℒ/∂kl`, one a target.
     pub kl: Option<&'a [f32]>,
     /// With respect to `kl_from`.
     pub kl_from: Option<&'a [f32]>,

@@ -22,3 +22,5 @@ pub mod rotary;
 pub mod scalar_head;
 pub mod simd;
 pub mod swiglu;
+#[cfg(test)]
+mod tests;

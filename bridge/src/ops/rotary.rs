@@ -14,9 +14,9 @@ pub struct HeadLayout {
     pub heads: usize,
     /// Number of heads of keys and values, a divisor of `heads`: neighbouring query heads share one.
     pub kv_heads: usize,
-    /// From one head's query (key, value) to the next head's.
+    /// Entries from one head's query (key, value) to the next head's.
     pub step: usize,
-    /// Of head 0's query, key and value within a row.
+    /// Where head 0's query, key and value begin within a row.
     pub offsets: [usize; 3],
 }
 

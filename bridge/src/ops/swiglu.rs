@@ -19,7 +19,7 @@ pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     });
 }
 
-/// From `dy` holding `∂y`: `dy` becomes `∂gate = ∂y ∘ u ∘ silu′(g)`, `dup` becomes `∂up = ∂y ∘ silu(g)`, and `y` is written
+/// The backward pass, from `dy` holding `∂y`: `dy` becomes `∂gate = ∂y ∘ u ∘ silu′(g)`, `dup` becomes `∂up = ∂y ∘ silu(g)`, and `y` is written
 /// again (the next weight's gradient needs it). `silu′(g) = σ (1 + g (1 − σ))`.
 pub fn backward(gate: &[f32], up: &[f32], dy: &mut [f32], dup: &mut [f32], y: &mut [f32]) {
     let mut pieces: Vec<_> = dy

@@ -404,6 +404,7 @@ fn head(hidden: &[f64], weight: &[f64], other: &[f64], targets: &[u32], width: u
     let mut out = flat(&composite::token_log_probs(&logits(weight), &ids).unwrap());
     out.extend(sum(&p * &log_p).iter().map(|x| -x));
     out.extend(sum((&log_p - &log_q).and_then(|gap| p * gap)));
+    out.extend(sum((&log_q - &log_p).and_then(|gap| log_q.exp()? * gap)));
     out
 }
 
@@ -431,7 +432,7 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
         .collect();
     let other = draw(vocabulary * width, 3);
     let targets: Vec<u32> = (0..rows).map(|i| (i * 7 % vocabulary) as u32).collect();
-    let w = draw(3 * rows, 4);
+    let w = draw(4 * rows, 4);
     let reference = Distribution {
         hidden: &hidden,
         weight: &other,
@@ -452,6 +453,7 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
     let options = HeadOptions {
         entropy: true,
         reference: Some(reference),
+        kl_from: true,
         keep,
     };
     let pool = Pool::default();
@@ -465,7 +467,8 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
         &exact[rows..2 * rows],
     );
     // A divergence is a difference of sums; its error is measured on their scale.
-    let kl = wide(output.kl.as_ref().unwrap());
+    let mut kl = wide(output.kl.as_ref().unwrap());
+    kl.extend(wide(output.kl_from.as_ref().unwrap()));
     let scale = exact[rows..2 * rows]
         .iter()
         .fold(1.0, |m: f64, x| m.max(x.abs()));
@@ -475,7 +478,8 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
     let grad = HeadGrad {
         log_prob: &w[..rows],
         entropy: Some(&w[rows..2 * rows]),
-        kl: Some(&w[2 * rows..]),
+        kl: Some(&w[2 * rows..3 * rows]),
+        kl_from: Some(&w[3 * rows..]),
     };
     let (mut dhidden, mut dweight) = (vec![0.0; hidden.len()], vec![0.0; weight.len()]);
     log_prob_head::backward(

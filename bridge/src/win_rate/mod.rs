@@ -118,11 +118,11 @@ pub struct Comparison {
     pub won_tied_lost: [usize; 3],
     /// θ̂ with its interval.
     pub rate: Estimate,
-    /// Of the exact sign test, for θ = ½.
+    /// The p-value of the exact sign test of θ = ½.
     pub p_value: f64,
     /// The same, corrected for the number of pairs in the matrix; of a single comparison, `p_value`.
     pub p_holm: f64,
-    /// At equal lengths; `None` where lengths decide every prompt, or all go one way, so that nothing can be estimated.
+    /// The win rate at equal lengths; `None` where lengths decide every prompt, or all go one way, so that nothing can be estimated.
     pub length_controlled: Option<Estimate>,
     /// Mean of length(row) − length(column).
     pub length_difference: f64,

@@ -68,7 +68,7 @@ pub type Prompts = Vec<Arc<[Token]>>;
 pub struct World {
     scale: f64,
     asks: HashMap<Arc<[Token]>, Ask>,
-    /// In the order of the grammar.
+    /// All prompts, in the order of the grammar.
     prompts: Vec<Arc<[Token]>>,
 }
 
