@@ -15,7 +15,7 @@ const ERRATA: &str = include_str!("../../paper-notes/errata.md");
 const SECTION5: &str = include_str!("../../paper-notes/section5.md");
 const ESTIMATORS: &str = include_str!("../../paper-notes/estimators.md");
 const DEVIATIONS: &str = include_str!("../../paper-notes/deviations.md");
-/// Of the language-model program, which takes five times five minutes: the committed figure, not drawn again here.
+/// The committed figure of the language-model program, which takes five times five minutes: it is not drawn again here.
 const FRONTIER: &str = include_str!("../../figures/rto_llm/frontier.svg");
 const FRONTIER_COMMAND: &str = "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds";
 const SYMBOLS: &str = include_str!("../../paper-notes/symbols.md");

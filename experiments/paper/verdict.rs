@@ -109,7 +109,7 @@ impl Verdict {
 /// How many there are of each kind.
 pub struct Tally {
     counts: [usize; 4],
-    /// Of the false ones, those with a correction.
+    /// The false ones that have a correction.
     replaced: usize,
 }
 

@@ -193,7 +193,7 @@ pub fn run(config: &Config, corpus: &Corpus, progress: &Progress, work: f64) -> 
     Ok(table)
 }
 
-/// For each order, the longest certified horizon and the one after it.
+/// The longest certified horizon of each order, and the one after it.
 pub fn summary(text: &Table) -> Result<Table> {
     let mut table = Table::new(
         "text summary",

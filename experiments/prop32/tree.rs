@@ -109,7 +109,7 @@ fn count(value: Option<&RawValue>, key: &str) -> Result<usize> {
 /// What is known of the tree; probabilities in \[0, 1\], counts exact.
 #[derive(Debug, Serialize)]
 pub struct TreeReport {
-    /// As given, or log_A(W / w_max).
+    /// ξ as given, or log_A(W / w_max).
     xi: f64,
     /// m_h, h = 0..=H.
     heavy_profile: Vec<u64>,
@@ -342,7 +342,7 @@ fn chains_for_best<M: Mass + for<'a> Sum<&'a M>>(tree: &LeafWeights<M>, best: &M
 }
 
 impl TreeReport {
-    /// For people.
+    /// The report as people read it.
     pub fn render(&self) -> String {
         let mut table = Table::new("tree", &["quantity", "value"]);
         let response = self

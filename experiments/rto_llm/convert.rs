@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> Result<()> {
     ))
 }
 
-/// Where the tokenizer's files are: the model's own folder, or one that is filled from a GGUF file and removed afterwards.
+/// The folder of the tokenizer's files: the model's own, or one that is filled from a GGUF file and removed afterwards.
 enum Carried {
     Own(PathBuf),
     Filled(TempDir),

@@ -116,7 +116,7 @@ fn article(number: usize, scored: &Scored, values: &[f64], scale: f64) -> String
     )
 }
 
-/// At most 0.6 opaque, so that the page's own text colour stays readable on it, light or dark.
+/// One token on its colour, which is at most 0.6 opaque: the page's own text colour stays readable on it, light or dark.
 fn span(scored: &Scored, value: f64, scale: f64, i: usize) -> String {
     let alpha = if scale > 0.0 {
         0.6 * value.abs() / scale

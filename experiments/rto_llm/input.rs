@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// A line of the input file.
 pub struct Line {
-    /// Where it stood, for errors.
+    /// The file and line it stood on, for errors.
     pub place: String,
     object: Map<String, Value>,
 }

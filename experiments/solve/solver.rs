@@ -157,7 +157,7 @@ impl<'a> Solver<'a> {
         })
     }
 
-    /// Of the policy that the instance gives, if it gives one.
+    /// What is said of the policy that the instance gives, if it gives one.
     fn given_policy<T>(
         &self,
         what: impl Fn(&Self, &TabularPolicy) -> Result<Option<T>>,

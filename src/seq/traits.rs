@@ -36,7 +36,7 @@ pub trait Policy: TokenScorer {
     /// A forced token is drawn from a point mass, so that its log-probability is 0 and so is the reward (4.5) on it; it may still
     /// carry a sentence's reward. Training leaves it out of the policy's loss and its normalisers, of the KL term and of the
     /// whitening of advantages.
-    /// V of the state before it stays: that state was reached by choice, and its value is what earlier tokens bootstrap from.
+    /// The value of the state before it stays in the loss: that state was reached by choice, and earlier tokens bootstrap from its value.
     ///
     /// # Errors
     /// An episode the policy cannot have drawn.

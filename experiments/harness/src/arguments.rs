@@ -76,7 +76,7 @@ fn with_default(arg: Arg, defaults: &Table) -> Arg {
     }
 }
 
-/// As it is typed; `None` for an empty text, which stands for none.
+/// A default as it is typed; `None` for an empty text, which stands for none.
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if text.is_empty() => None,

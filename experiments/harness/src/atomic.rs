@@ -16,7 +16,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 /// A file without a lock is a leftover from this age on: between making and locking it lies an instant.
 const UNLOCKED: Duration = Duration::from_secs(60);
-/// Where the file system has no locks, age alone decides.
+/// The age from which a temporary file is taken for left over, where the file system has no locks.
 const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Held for reading by whoever writes a file, so that an interrupt can wait for the end of it.

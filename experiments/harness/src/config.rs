@@ -150,7 +150,7 @@ pub fn resolve<C: DeserializeOwned + Serialize>(layers: &Layers) -> Result<C> {
 
 /// Every key of a TOML text, nested ones dotted (`"dpo.beta"`), sorted.
 ///
-/// For a test that the defaults and the flags of a binary agree.
+/// A test holds them against the flags of a binary.
 pub fn keys_of(text: &str) -> Result<Vec<String>> {
     let mut keys = Vec::new();
     leaves(&parse("config", text)?, &mut Vec::new(), &mut |path, _| {

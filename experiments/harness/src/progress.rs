@@ -80,7 +80,7 @@ impl State {
         if whole > 0.0 { work / whole } else { 0.0 }
     }
 
-    /// From 0 to 1.
+    /// The share that is done, from 0 to 1.
     fn fraction(&self) -> f64 {
         let begun: f64 = self.parts.iter().map(|p| p.work_of(p.position)).sum();
         self.share(self.done + begun).clamp(0.0, 1.0)

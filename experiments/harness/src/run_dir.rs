@@ -65,7 +65,7 @@ impl RunDir {
     /// [`RunDir::create_or_resume`], where other shards of the run may work in the folder too.
     ///
     /// # Errors
-    /// As there.
+    /// As [`RunDir::create_or_resume`].
     pub fn open(
         name: &str,
         out: Option<&Path>,
@@ -267,7 +267,7 @@ impl Versions {
         }
     }
 
-    /// On one line.
+    /// The versions on one line.
     pub fn describe(&self) -> String {
         let changed = if self.git_dirty == "true" {
             " with changes"

@@ -4,16 +4,16 @@ use rto_bridge::win_rate::{Comparison, Estimate, Matrix, OverSeeds, Summary};
 use rto_harness::html::{escape, number};
 use rto_harness::methods::label;
 
-/// Of the sign test, after Holm's correction.
+/// The level of the sign test, after Holm's correction.
 pub const ALPHA: f64 = 0.05;
-/// Where a figure has nothing to say.
+/// The title of a figure that has nothing to say.
 pub const NO_FINDING: &str = "What each method pays in KL for its reward";
 /// What the paper compares RTO with.
 const RIVALS: [&str; 3] = ["dpo", "ppo", "dppo"];
 
 /// Below these, an order of methods is an order of coin flips.
 pub const FEWEST_STEPS: u64 = 10;
-/// As [`FEWEST_STEPS`], of held-out prompts.
+/// The fewest held-out prompts that a statement is made from.
 pub const FEWEST_PROMPTS: usize = 50;
 
 /// Why a run says nothing about which method is better, where that is so.
@@ -170,7 +170,7 @@ pub fn standing(c: &Comparison) -> Standing {
     }
 }
 
-/// On which side of a half an interval lies.
+/// The side of one half on which an interval lies.
 pub fn side(rate: &Estimate) -> Standing {
     match rate {
         rate if rate.low > 0.5 => Standing::Ahead,
@@ -247,7 +247,7 @@ pub fn share_range(e: Estimate) -> String {
     )
 }
 
-/// Without its sign.
+/// The share in per cent, without its sign.
 pub fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// The table's file, and the figure's without its ending.
 pub const NAME: &str = "frontier";
-/// Of the way through the frontier, where single batches are mostly noise.
+/// The number of points on a method's way through the frontier: single batches are mostly noise.
 const WAY: usize = 16;
 /// Rows of held-out prompts, with an interval of the reward.
 const MEAN: &str = "mean";
@@ -73,7 +73,7 @@ impl Filler<'_> {
     }
 }
 
-/// Of a run; no row where nothing is known.
+/// The table of a run; no row where nothing is known.
 fn table(run: &Run) -> Table {
     let methods = run.evaluation.iter().flat_map(|e| &e.win_rates.methods);
     let means: Vec<finding::Mean<'_>> = methods

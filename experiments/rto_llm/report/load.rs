@@ -46,7 +46,7 @@ pub struct Judged {
 }
 
 pub struct Sample {
-    /// Where the prompts of an evaluation have numbers.
+    /// The number of the prompt, where the evaluation has numbers.
     pub prompt_id: Option<u64>,
     pub method: String,
     pub prompt: String,
@@ -58,7 +58,7 @@ pub struct Credit {
     pub prompt: String,
     pub tokens: Vec<String>,
     pub dpo: Vec<f64>,
-    /// Where the true token reward is known.
+    /// The true token rewards, where they are known.
     pub truth: Option<Vec<f64>>,
 }
 
@@ -92,7 +92,7 @@ pub struct Run {
     /// Every response of the evaluation; fewer are in `samples`.
     pub responses: Part<Vec<Sample>>,
     pub credit: Part<Vec<Credit>>,
-    /// Where people's labels are known; most runs of the synthetic world have none.
+    /// Agreement with people's labels; most runs of the synthetic world have none.
     pub agreement: Part<Vec<Agreement>>,
 }
 

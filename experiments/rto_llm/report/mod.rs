@@ -136,7 +136,7 @@ pub fn judged_text(folder: &Path) -> Result<String> {
     ))
 }
 
-/// From the settings alone: the same run in another folder has the same page.
+/// The title, from the settings alone: the same run in another folder has the same page.
 fn title(run: &Run) -> String {
     match (run.setting("preset"), run.setting("seed")) {
         (Some(preset), Some(seed)) => format!("rto_llm, preset {preset}, seed {seed}"),

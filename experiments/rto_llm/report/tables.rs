@@ -129,7 +129,7 @@ pub struct Cell {
     pub rate: Estimate,
     pub equal_length: Option<Estimate>,
     pub bold: bool,
-    /// Without colour and weight: the numbers are noise.
+    /// Whether a cell has neither colour nor weight: its number is noise.
     pub plain: bool,
 }
 
@@ -253,7 +253,7 @@ pub fn methods(page: &mut Page, run: &Run) {
     page.table("sortable", &head, &rows);
 }
 
-/// Where people's labels on held-out pairs are known.
+/// The table of agreement with people's labels on held-out pairs, where they are known.
 pub fn agreement(page: &mut Page, run: &Run) {
     let agreement = match &run.agreement {
         Ok(agreement) => agreement,
@@ -277,7 +277,7 @@ pub fn agreement(page: &mut Page, run: &Run) {
     page.table("sortable", &["model", "agreement", "pairs"], &rows);
 }
 
-/// On a world small enough to enumerate.
+/// The exact values, on a world small enough to enumerate.
 pub fn exact(page: &mut Page, run: &Run) {
     // Real text has neither a known reward nor an end.
     if run.agreement.is_ok() && run.exact.as_ref().is_err_and(|absent| !absent.damaged) {

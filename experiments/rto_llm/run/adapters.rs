@@ -1,4 +1,4 @@
-//! With low-rank adapters one copy of a base serves the policy in training, π_ref, π_dpo, the reward model and the critic.
+//! Low-rank adapters: one copy of a base serves the policy in training, π_ref, π_dpo, the reward model and the critic.
 //!
 //! SFT adapts the model that was named; what it gives, merged, is the base of everything after it. Each stage leaves its adapter in
 //! `adapters/STAGE`, as PEFT reads it, beside the merged network in `policies/STAGE`. Its file names the base relative to the run's
@@ -42,7 +42,7 @@ impl Run {
         self.config.lora(&self.data.network)
     }
 
-    /// Where a stage's adapter is.
+    /// The folder of a stage's adapter.
     pub fn adapter(&self, name: &str) -> PathBuf {
         self.root().join("adapters").join(name)
     }

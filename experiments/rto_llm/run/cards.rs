@@ -81,7 +81,7 @@ impl Run {
         Ok(())
     }
 
-    /// Of the methods after DPO, where there are any.
+    /// The iterations of the methods after DPO, where there are any.
     fn iterations(&self) -> Option<u64> {
         let any = !self.config.methods.is_empty();
         any.then_some(self.config.rl_iterations)
@@ -126,7 +126,7 @@ fn base_name(model: &str) -> String {
     }
 }
 
-/// Where a file lies is nobody else's business.
+/// The name of a file without its folder, which is nobody else's business.
 fn file_name(path: &str) -> String {
     let name = Path::new(path).file_name();
     name.map_or_else(|| path.into(), |n| n.to_string_lossy().into_owned())

@@ -25,7 +25,7 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// As people read it; special tokens are left out of text, and are words in the world.
+    /// The text as people read it; special tokens are left out of text, and are words in the world.
     pub fn text(&self, tokens: &[Token]) -> Result<String> {
         Ok(match self {
             Self::Words => world::decode(tokens),

@@ -24,7 +24,7 @@ const TINY_NAME: &str = "experiments/configs/rto_llm.tiny.toml";
 const SMOKE: &str = include_str!("../../configs/rto_llm.smoke.toml");
 const SMOKE_NAME: &str = "experiments/configs/rto_llm.smoke.toml";
 
-/// In place of files.
+/// The name of the synthetic world, in place of files.
 const WORLD: &str = "world";
 
 /// What every Pythia preset shares: Tables 2 to 5.

@@ -139,7 +139,7 @@ fn words() -> Vocabulary {
     }
 }
 
-/// So many of the held-out prompts, spread over all of them: neighbours are alike.
+/// `wanted` of the held-out prompts, spread over all of them: neighbours are alike.
 pub fn spread(held_out: Vec<Prompt>, wanted: usize, whose: &str) -> Result<Vec<Prompt>> {
     let n = held_out.len();
     if n < wanted {

@@ -100,7 +100,7 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(&'static str, f64)>> {
     Ok(all)
 }
 
-/// Of one method, in responses.
+/// The work of one method, in responses.
 fn rl(config: &Config, method: Method) -> f64 {
     let responses =
         config.rl_iterations as f64 * (config.rl_prompts * config.rl_responses_per_prompt) as f64;

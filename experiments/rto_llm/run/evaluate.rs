@@ -27,7 +27,7 @@ struct Judged {
     kls: Vec<f64>,
 }
 
-/// Of the last stage.
+/// The name of the last stage.
 pub const EVALUATE: &str = "evaluate";
 
 impl Run {

@@ -25,7 +25,7 @@ use super::codec::{Codec, TokenizerFiles, Vocabulary};
 use super::config::Config;
 use super::data::{Data, Prompt, distinct, spread};
 
-/// Of a tokenizer trained here.
+/// The ids of the special tokens of a tokenizer trained here.
 const EOS: Token = 0;
 const PAD: Token = 1;
 
@@ -248,8 +248,8 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Where reward models read a text whose padding token is an end token: as sequence classification in `transformers` does, which users
-/// of the saved model get too.
+/// The note that a padding token is an end token: reward models then read the text as sequence classification in `transformers` does,
+/// which users of the saved model get too.
 fn reward_reading(config: &Config, network: &ModelConfig) -> Result<String> {
     let one = |c: &ModelConfig| {
         c.pad_token()
@@ -286,7 +286,7 @@ fn clean(config: &Config, pairs: Vec<data::Pair>) -> Result<(Vec<data::Pair>, da
     Ok(data::clean_pairs(pairs, &options)?)
 }
 
-/// Of the texts that are used, in order: a run does not go on with others.
+/// The digest of the texts that are used, in order: a run does not go on with others.
 fn digest(pairs: &[data::Pair]) -> String {
     let step = |key: u64, p: &data::Pair| {
         let text = format!("{}\0{}\0{}", p.prompt, p.chosen, p.rejected);
@@ -514,7 +514,7 @@ impl Maker<'_> {
         [&tokens[..kept], &tokens[kept + over..]].concat().into()
     }
 
-    /// With its end, or cut without one.
+    /// The episode of a response with its end, or cut without one.
     fn episode(&self, prompt: &Prompt, mut response: Vec<Token>) -> Result<Episode> {
         let most = self.config.max_new_tokens;
         let finish = match response.len() <= most {

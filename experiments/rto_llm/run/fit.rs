@@ -259,7 +259,7 @@ impl Run {
     }
 }
 
-/// Of rewards of winner, loser, winner, loser, …
+/// The margins of rewards of winner, loser, winner, loser, …
 fn margins(rewards: &[f64]) -> Metrics {
     let n = (rewards.len() / 2).max(1) as f64;
     let mean = |f: &dyn Fn(&[f64]) -> f64| rewards.chunks_exact(2).map(f).sum::<f64>() / n;

@@ -43,7 +43,7 @@ use data::Data;
 use evaluate::EVALUATE;
 use side_by_side::{Stop, Task};
 
-/// Of the binary, its runs and its streams.
+/// The name of the binary, of its run folders and random streams.
 const NAME: &str = "rto_llm";
 
 /// Every key of the settings, for the help of flags of that name.

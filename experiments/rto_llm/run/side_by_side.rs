@@ -23,7 +23,7 @@ pub struct Stop(AtomicBool);
 
 impl Stop {
     /// # Errors
-    /// Where another stage has failed; it is that stage's error that is reported.
+    /// An error where another stage has failed; it is that stage's error that is reported.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("stopped, as another stage has failed");
