@@ -16,7 +16,6 @@ use rto::search::oracle::{CountingOracle, Scored};
 use rto::{Result, Token};
 
 /// States: nothing is known, the question is clear, the facts are there; and answered, after which nothing matters.
-const STATES: usize = 4;
 const ANSWERED: StateIx = StateIx(3);
 /// Actions: ask, look up, answer.
 const ACTIONS: usize = 3;

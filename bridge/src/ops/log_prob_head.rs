@@ -87,7 +87,7 @@ pub struct HeadGrad<'a> {
     pub entropy: Option<&'a [f32]>,
     /// `∂ℒ/∂kl`, one a target.
     pub kl: Option<&'a [f32]>,
-    /// With respect to `kl_from`.
+    /// `∂ℒ/∂kl_from`, one a target.
     pub kl_from: Option<&'a [f32]>,
 }
 
