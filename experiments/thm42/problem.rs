@@ -298,6 +298,7 @@ pub fn set_outcomes(
 mod tests {
     use super::*;
     use rto::numerics::sigmoid;
+    use rto_harness::settings::Settings;
 
     fn small() -> Problem {
         let mut config: Config = toml_config();

@@ -131,6 +131,7 @@ pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
 }
 
 /// `log p(target)` per row of `logits [rows, vocabulary]`.
+#[cfg(test)]
 pub fn token_log_probs(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     log_softmax(logits)?
         .gather(&targets.unsqueeze(1)?, 1)?

@@ -48,6 +48,7 @@ pub struct RotaryTable {
 
 impl RotaryTable {
     /// Angles `position · base^(−2i/dims)` for tokens at `positions`.
+    #[cfg(test)]
     pub fn new(positions: &[u32], dims: usize, base: f64) -> Self {
         Self::with_frequencies(positions, &frequencies(dims, base))
     }
