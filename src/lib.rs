@@ -1,7 +1,7 @@
 //! Exact, theory-first RLHF on token MDPs.
 //!
 //! `rto` implements the formal content of "DPO Meets PPO: Reinforced Token Optimization for RLHF"
-//! (Zhong et al., 2024) so that every claim can be computed rather than quoted, and says where a claim
+//! (Zhong et al., 2024) so that its claims can be computed rather than quoted, and says where a claim
 //! does not hold (`paper-notes/errata.md`).
 //!
 //! This crate does no input or output: no files, no clock, no printing. The binaries under

@@ -20,8 +20,8 @@ use rto_harness::sweep::Task;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Preference optimisation without optimisation error: every method run to its exact minimiser, so that
-/// regret, KL, SubOpt and coverage carry none.
+/// Preference optimisation without optimisation error: every method run to its exact minimiser (Cal-DPO,
+/// TDPO-2, XPO and KTO: to a stationary or fixed point), so that regret, KL, SubOpt and coverage carry none.
 ///
 /// (a) offline methods against the number of pairs, (b) online learners against rounds, with the exact
 /// lower bound of the exponential trap, (c) true against proxy reward for best-of-N, tilts and chi-PO,

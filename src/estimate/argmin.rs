@@ -10,7 +10,7 @@ use crate::{Error, Result};
 ///
 /// f is convex. It has no minimiser where the penalty is 0 and the data separate ([`super::separation()`]); a constraint or penalty
 /// of one's own must then keep θ from growing. Wrap it in a type that adds that to all three functions, as
-/// `examples/constrained_estimate.rs` does. [`super::fit_bradley_terry`] is faster and more accurate for the ball ‖θ‖ ≤ B.
+/// `examples/constrained_estimate.rs` does. [`super::fit_bradley_terry`] solves it in the ball ‖θ‖ ≤ B.
 #[derive(Debug, Clone, Copy)]
 pub struct BradleyTerryProblem<'a> {
     design: &'a Design,

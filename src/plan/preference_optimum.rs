@@ -44,8 +44,8 @@ const STATIONARY: f64 = 1e-11;
 /// (4.4) with infinitely many preferences, over all policies with the support of π_ref.
 ///
 /// With deterministic transitions the minimum is π*_β, whatever the pairs, as long as they connect all
-/// responses. With stochastic ones it is not: the sum of log-ratios cannot tell a lucky transition from a good action, the loss is
-/// not convex in any parameter of the policy and has several local minima. It is minimised from many
+/// responses. With stochastic ones it need not be: the sum of log-ratios cannot tell a lucky transition from a good action, and
+/// the loss can have several local minima. It is minimised from many
 /// starts (fixed seed) by damped Newton steps in token logits; the lowest is returned, with how many starts agree. A minimiser exists, as
 /// an action whose probability tends to 0 makes some margin, and with it the loss, infinite.
 ///

@@ -1,4 +1,4 @@
-//! What exact RTO converges to (paper-notes: audit F2).
+//! What exact RTO converges to (errata, C2).
 
 use super::{SoftOptimum, soft_value_iteration};
 use crate::Result;
@@ -10,7 +10,7 @@ use crate::reward::LogRatioReward;
 ///
 /// On a deterministic table the optimum is π(y|x) ∝ π_ref(y|x) (π_dpo(y|x)/π_ref(y|x))^{β₁/β₂} *over whole
 /// responses*: its token conditionals are the tempered ones times the continuations' normalisers, and
-/// equal the tempered ones only at the last token or when β₁ = β₂ (then π = π_dpo and V ≡ 0). On every table, if
+/// equal the tempered ones at the last token and when β₁ = β₂ (then π = π_dpo and V ≡ 0), elsewhere not in general. On every table, if
 /// π_dpo is soft-optimal for r at β, the result is soft-optimal for r at β·β₂/β₁, as β log(π_dpo/π_ref) is then
 /// r + E\[V*(s′)\] − V*(s), a potential shaping in expectation.
 ///

@@ -1,4 +1,5 @@
-//! Preference optimisation without optimisation error: every method to its exact minimiser on responses that can be enumerated.
+//! Preference optimisation without optimisation error: each method to its minimiser on responses that can be enumerated, or to the
+//! reason why it has none. Cal-DPO, TDPO-2 and XPO go to a stationary point, KTO with its own reference point to a fixed point.
 //!
 //! On the simplex over responses DPO, χPO, TDPO with full gradients, R-DPO, SimPO with γ = 0 and reward model + planning
 //! minimise *one* Bradley–Terry likelihood, each through a margin that is a difference of one number per response. So

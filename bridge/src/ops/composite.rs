@@ -1,4 +1,4 @@
-//! The same operations as differentiable candle expressions: any device, any float type, any order of magnitude slower on a CPU.
+//! The same operations as differentiable candle expressions: any device, any float type, an order of magnitude slower on a CPU.
 //!
 //! candle's own fused versions (`softmax_last_dim`, `rope`, `LayerNorm`) drop gradients silently; these do not.
 
