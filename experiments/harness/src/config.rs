@@ -410,5 +410,4 @@ pub fn increasing(key: &str, list: &[f64], least: f64, most: f64) -> Result<()> 
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

@@ -392,5 +392,4 @@ fn number(base: &Path, name: &str) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-#[path = "run_dir_tests.rs"]
 mod tests;

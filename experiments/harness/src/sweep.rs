@@ -277,5 +277,4 @@ fn check_ids(tasks: &[Task<'_>]) {
 }
 
 #[cfg(test)]
-#[path = "sweep_tests.rs"]
 mod tests;

@@ -258,5 +258,4 @@ fn repeated(columns: &[String]) -> Option<&String> {
 }
 
 #[cfg(test)]
-#[path = "table_tests.rs"]
 mod tests;

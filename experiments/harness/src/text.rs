@@ -255,5 +255,4 @@ fn kind_of(value: &Value) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "text_tests.rs"]
 mod tests;

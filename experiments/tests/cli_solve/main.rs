@@ -2,6 +2,7 @@
 //! nulls, coverage, arrays in files, bad input, and files broken at random.
 
 mod bad_input;
+mod bad_preferences;
 mod broken;
 mod common;
 mod coverage;
