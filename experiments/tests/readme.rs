@@ -125,12 +125,47 @@ fn ci_runs_the_readme_test_command() {
 
 #[test]
 fn every_link_and_picture_exists() {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let targets = readme
-        .split("](")
-        .skip(1)
-        .map(|rest| rest.split(')').next().unwrap());
-    for target in targets.filter(|t| !t.starts_with("http")) {
-        assert!(Path::new(ROOT).join(target).exists(), "{target}");
+    for page in ["README.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(page)).unwrap();
+        let targets = text
+            .split("](")
+            .skip(1)
+            .map(|rest| rest.split(')').next().unwrap());
+        for target in targets.filter(|t| !t.starts_with("http")) {
+            assert!(Path::new(ROOT).join(target).exists(), "{page}: {target}");
+        }
+    }
+}
+
+/// What the guide tells a contributor to run is there: examples, tests and packages.
+#[test]
+fn the_guide_names_what_is_there() {
+    let root = Path::new(ROOT);
+    let guide = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
+    let after = |flag: &str| -> Vec<String> {
+        let words = guide.split(flag).skip(1);
+        let words = words.map(|rest| rest.split([' ', '`', '\n']).next().unwrap());
+        words.map(String::from).collect()
+    };
+    let examples = after("--example ");
+    assert!(examples.len() >= 5);
+    for name in examples {
+        let file = format!("examples/{name}.rs");
+        assert!(
+            ["", "bridge"]
+                .iter()
+                .any(|p| root.join(p).join(&file).is_file()),
+            "{name}"
+        );
+    }
+    // A path in backquotes is a file or a folder.
+    let paths = guide.split('`').skip(1).step_by(2);
+    for path in paths.filter(|p| {
+        p.contains('/')
+            && !p.contains([' ', ':', '*'])
+            && !p.contains("foo/")
+            && !p.contains("NAME")
+    }) {
+        assert!(root.join(path).exists(), "{path}");
     }
 }
