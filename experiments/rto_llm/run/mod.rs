@@ -1,6 +1,7 @@
 //! The paper's experiment: SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and what they are worth.
 
 mod adapters;
+mod base;
 mod cards;
 mod choices;
 mod codec;
@@ -11,6 +12,7 @@ mod evaluate;
 mod fault;
 mod files;
 mod fit;
+mod on_world;
 mod oracle;
 mod plan;
 mod probe;
@@ -163,7 +165,10 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
     let seeds = SeedTree::new(config.seed).child(NAME);
     let device = device(&config.device)?;
     // Bad settings and bad data leave nothing behind.
-    let data = Data::new(&config, &seeds)?;
+    let data = match config.on_world() {
+        true => on_world::read(&config, &seeds)?,
+        false => files::read(&config, &seeds)?,
+    };
     adapters::check(&config, &data)?;
     if !config.oracle.is_empty() {
         oracle::check(&config.oracle)?;

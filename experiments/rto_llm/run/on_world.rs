@@ -1,0 +1,89 @@
+//! The synthetic world as episodes: demonstrations, labelled pairs and prompts.
+
+use anyhow::{Result, bail};
+use rto::algorithm2::Pair;
+use rto::seed::SeedTree;
+use rto::seq::StreamKey;
+use rto_bridge::world::{EOS, PAD, WORDS, World};
+use serde_json::json;
+
+use super::base::{Base, base, fingerprint};
+use super::codec::{Codec, TokenizerFiles, Vocabulary};
+use super::config::Config;
+use super::data::{Data, spread};
+
+/// The data of the world.
+pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
+    let world = World::try_new(config.reward_scale)?;
+    let (prompts, held_out) = world.split(&seeds.child("split"));
+    let held_out = spread(held_out, config.eval_prompts, "of the world")?;
+    let (base, network) = match config.model.as_str() {
+        "" => (None, config.network(words())),
+        name => {
+            let Base {
+                folder, network, ..
+            } = base(name)?;
+            if network.vocab_size() != WORDS.len() {
+                bail!(
+                    "--model {name}: has {} tokens, expected the {} words of the world",
+                    network.vocab_size(),
+                    WORDS.len()
+                );
+            }
+            if network.eos_token() != Some(EOS) {
+                bail!(
+                    "--model {name}: ends texts with token {:?}, expected {EOS}, as the world does",
+                    network.eos_token()
+                );
+            }
+            (Some(folder), network)
+        }
+    };
+    let longest = prompts.iter().chain(&held_out).map(|p| p.len()).max();
+    let needed = longest.unwrap_or(0) + config.max_new_tokens;
+    if network.max_positions() < needed {
+        bail!(
+            "max_positions: found {}, expected at least {needed}: the longest prompt and max_new_tokens",
+            network.max_positions()
+        );
+    }
+    let node = seeds.child("demonstrations");
+    let demonstrate = |i: usize| {
+        let key = StreamKey::new(node.index(i as u64));
+        world.demonstrate(&prompts[i % prompts.len()], &key)
+    };
+    let demonstrations = (0..config.demonstrations)
+        .map(demonstrate)
+        .collect::<rto::Result<_>>()?;
+    let pairs = world.pairs(&prompts, config.pairs, seeds)?;
+    let pair = |p: rto_bridge::world::WorldPair| Pair {
+        winner: p.winner,
+        loser: p.loser,
+    };
+    let account = json!({"data": "the synthetic dialogue world", "prompts": prompts.len(), "model": fingerprint(base.as_deref())?});
+    Ok(Data {
+        codec: Codec::Words,
+        tokenizer: TokenizerFiles::of_world(),
+        network,
+        base,
+        dialogues: Vec::new(),
+        demonstrations,
+        pairs: pairs.into_iter().map(pair).collect(),
+        held_out,
+        held_out_pairs: Vec::new(),
+        oracle_dialogues: Vec::new(),
+        oracle_pairs: Vec::new(),
+        account,
+        said: String::new(),
+        prompts,
+        world: Some(world),
+    })
+}
+
+fn words() -> Vocabulary {
+    Vocabulary {
+        size: WORDS.len(),
+        eos: EOS,
+        pad: PAD,
+    }
+}
