@@ -20,7 +20,7 @@ use rto_bridge::tokenizer::Tokenizer;
 use rto_bridge::tokenizer_training::{self, TrainingOptions};
 use serde_json::json;
 
-use super::base::{base, fingerprint};
+use super::base::{Base, base, fingerprint};
 use super::codec::{Codec, TokenizerFiles, Vocabulary};
 use super::config::Config;
 use super::data::{Data, Prompt, distinct, spread};

@@ -1,5 +1,6 @@
 //! Bad settings, unusable texts and folders that hold something already.
 
+use super::trees::FIGURE2;
 use super::{files, prop32, write};
 use crate::common::{assert_refused, assert_success};
 use serde_json::Value;

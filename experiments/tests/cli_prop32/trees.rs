@@ -1,12 +1,12 @@
 //! One given tree: searched exactly, and told in the words of its file where it cannot be.
 
 use super::{prop32, write};
-use crate::common::{assert_refused, assert_success, stderr};
+use crate::common::{assert_refused, assert_success};
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const FIGURE2: &str =
+pub const FIGURE2: &str =
     r#"{"n_actions": 2, "horizon": 3, "leaf_weights": [16, 8, 2, 2, 1, 1, 1, 1], "xi": 1}"#;
 
 #[test]

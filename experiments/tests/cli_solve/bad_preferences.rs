@@ -2,6 +2,8 @@
 
 use crate::common::*;
 use serde_json::{Value, json};
+use std::fs;
+use tempfile::TempDir;
 
 #[test]
 fn bad_preferences() {
