@@ -1,0 +1,401 @@
+//! Section 4.1, Lemma A.1: estimation from preferences, and Algorithm 1.
+
+use crate::arrays::{elements, out1, out2, table, value_error, vector};
+use crate::mdp::{self, Policy, TokenTree};
+use crate::plan::SoftOptimum;
+use ndarray::Array2;
+use numpy::{AllowTypeChange, PyArray1, PyArray2, PyArrayLike3};
+use pyo3::prelude::*;
+use rto::algorithm1::{Baseline, ConfidenceSet};
+use rto::estimate::{Curvature, Design, FitOptions, Metric, MetricKind, RadiusInputs, RadiusKind};
+use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
+use rto::mdp::{Beta, TabularMdp};
+
+/// φ of shape (n_states, n_actions, d).
+fn features(mdp: &TabularMdp, value: &Bound<'_, PyAny>) -> PyResult<DenseFeatures> {
+    let wrong = "features: expected numbers of shape (n_states, n_actions, d)";
+    let array = value
+        .extract::<PyArrayLike3<'_, f64, AllowTypeChange>>()
+        .map_err(|_| value_error(wrong))?;
+    let array = array.as_array();
+    let (n, na, d) = array.dim();
+    if (n, na) != (mdp.n_states(), mdp.n_actions()) {
+        return Err(value_error(format!(
+            "features: found shape ({n}, {na}, {d}), expected ({}, {}, d)",
+            mdp.n_states(),
+            mdp.n_actions()
+        )));
+    }
+    let rows: Vec<f64> = array.iter().copied().collect();
+    DenseFeatures::try_new(n, na, d, rows).map_err(value_error)
+}
+
+/// The rows x_i = ψ(winner) - ψ(loser) of (4.1).
+///
+/// Parameters
+/// ----------
+/// tree : TokenTree
+/// features : array_like of shape (n_states, n_actions, d)
+/// pairs : iterable of (winner, loser) or (prompt, winner, loser)
+///     Responses as lists of tokens.
+///
+/// Returns
+/// -------
+/// ndarray of shape (n, d)
+#[pyfunction]
+pub fn design(
+    py: Python<'_>,
+    tree: PyRef<'_, TokenTree>,
+    features: &Bound<'_, PyAny>,
+    pairs: &Bound<'_, PyAny>,
+) -> PyResult<Py<PyArray2<f64>>> {
+    let phi = self::features(&tree.mdp, features)?;
+    let mut rows = Vec::new();
+    let mut n = 0;
+    for pair in pairs.try_iter()? {
+        let pair = pair?;
+        let (prompt, winner, loser) = match pair.extract::<(usize, Vec<u32>, Vec<u32>)>() {
+            Ok(parts) => parts,
+            Err(_) => {
+                let two = pair.extract::<(Vec<u32>, Vec<u32>)>();
+                let (winner, loser) = two.map_err(|_| {
+                    value_error(format!("pairs[{n}]: expected (winner, loser) or (prompt, winner, loser), responses as lists of tokens"))
+                })?;
+                (0, winner, loser)
+            }
+        };
+        let of = |which: &str, response: &[u32]| {
+            let named = |e| value_error(format!("pairs[{n}], {which}: {e}"));
+            let trajectory = tree.tree.trajectory(prompt, response).map_err(named)?;
+            Ok::<_, PyErr>(trajectory_features(&phi, &trajectory))
+        };
+        let (w, l) = (of("winner", &winner)?, of("loser", &loser)?);
+        rows.extend(w.iter().zip(&l).map(|(w, l)| w - l));
+        n += 1;
+    }
+    let table = Array2::from_shape_vec((n, phi.dim()), rows).map_err(value_error)?;
+    Ok(out2(py, table))
+}
+
+/// θ_MLE of (4.1), with what certifies it.
+#[pyclass(frozen, get_all, module = "rto")]
+pub struct BtFit {
+    /// θ_MLE, shape (d,); of least norm where several maximise.
+    theta: Py<PyArray1<f64>>,
+    /// ‖θ_MLE‖.
+    norm: f64,
+    /// L(θ_MLE).
+    log_likelihood: f64,
+    /// Whether ‖θ‖ <= B is active.
+    at_bound: bool,
+    /// μ >= 0 with ∇L = μ θ.
+    multiplier: f64,
+    /// Whether every pair is explained: without the ball there is no maximiser.
+    separable: bool,
+    /// ‖∇L - μθ‖.
+    residual: f64,
+    /// Readings of the whole data.
+    passes: usize,
+}
+
+#[pymethods]
+impl BtFit {
+    fn __repr__(&self) -> String {
+        format!(
+            "BtFit(norm={}, log_likelihood={}, at_bound={}, residual={:e})",
+            self.norm,
+            self.log_likelihood,
+            if self.at_bound { "True" } else { "False" },
+            self.residual
+        )
+    }
+}
+
+fn rows(x: &Bound<'_, PyAny>) -> PyResult<Design> {
+    let x = table("x", "(n, d)", x)?;
+    let x = x.as_array();
+    Design::try_new(x.ncols(), x.iter().copied().collect()).map_err(value_error)
+}
+
+/// The Bradley-Terry estimate (4.1): argmax over ‖θ‖ <= B of Σ log σ(x_i · θ).
+///
+/// Parameters
+/// ----------
+/// x : array_like of shape (n, d)
+///     Features of the winner less those of the loser.
+/// param_bound : float, default inf
+///     B. Separable data have no estimate without it, which raises.
+/// tolerance : float, default 1e-12
+///     Of the Newton decrement, in the same units whatever those of the features are.
+///
+/// Returns
+/// -------
+/// BtFit
+#[pyfunction]
+#[pyo3(signature = (x, param_bound = f64::INFINITY, tolerance = 1e-12))]
+pub fn fit_bradley_terry(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    param_bound: f64,
+    tolerance: f64,
+) -> PyResult<BtFit> {
+    let design = rows(x)?;
+    let options = FitOptions {
+        param_bound,
+        tolerance,
+        ..FitOptions::default()
+    };
+    let fit = py
+        .detach(|| rto::estimate::fit_bradley_terry(&design, &options))
+        .map_err(value_error)?;
+    Ok(BtFit {
+        theta: out1(py, fit.theta),
+        norm: fit.norm,
+        log_likelihood: fit.log_likelihood,
+        at_bound: fit.at_bound,
+        multiplier: fit.multiplier,
+        separable: fit.separable,
+        residual: fit.residual,
+        passes: fit.passes,
+    })
+}
+
+const KINDS: &str = "printed, theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic or self_concordant";
+
+fn kind(name: &str, constant: f64) -> PyResult<RadiusKind> {
+    Ok(match name {
+        "printed" => RadiusKind::Printed { constant },
+        "theory" => RadiusKind::Theory(Curvature::Upsilon),
+        "theory_kappa" => RadiusKind::Theory(Curvature::Data),
+        "wald" => RadiusKind::Wald { ridge_bias: false },
+        "wald_ridge" => RadiusKind::Wald { ridge_bias: true },
+        "likelihood_ratio" => RadiusKind::LikelihoodRatio {
+            finite_sample: true,
+        },
+        "likelihood_ratio_asymptotic" => RadiusKind::LikelihoodRatio {
+            finite_sample: false,
+        },
+        "self_concordant" => RadiusKind::SelfConcordant,
+        other => {
+            return Err(value_error(format!(
+                "kind: found \"{other}\", expected {KINDS}"
+            )));
+        }
+    })
+}
+
+/// ϱ with ‖θ_MLE - θ*‖_M <= ϱ, Lemma A.1 (errata, B3), and the metric M it is measured in.
+///
+/// Parameters
+/// ----------
+/// x : array_like of shape (n, d)
+/// theta : array_like of shape (d,)
+///     θ_MLE.
+/// kind : str
+///     "printed" (A.2) to the letter, "theory" (its proof repaired), "theory_kappa", "wald", "wald_ridge", "likelihood_ratio",
+///     "likelihood_ratio_asymptotic" or "self_concordant".
+/// horizon, feature_bound, param_bound : H, L and B of Assumption 4.1
+/// ridge : float, default 1
+///     λ.
+/// fail_prob : float, default 0.05
+///     δ.
+/// printed_constant : float, default 1
+///     C of (A.2).
+///
+/// Returns
+/// -------
+/// (float, str, bool)
+///     ϱ; "sigma_d" or "fisher"; whether coverage is proved at every sample size.
+#[pyfunction]
+#[pyo3(signature = (x, theta, kind, *, horizon, feature_bound, param_bound, ridge = 1.0, fail_prob = 0.05, printed_constant = 1.0))]
+#[allow(clippy::too_many_arguments)] // keywords of one Python call
+pub fn confidence_radius(
+    x: &Bound<'_, PyAny>,
+    theta: &Bound<'_, PyAny>,
+    kind: &str,
+    horizon: usize,
+    feature_bound: f64,
+    param_bound: f64,
+    ridge: f64,
+    fail_prob: f64,
+    printed_constant: f64,
+) -> PyResult<(f64, &'static str, bool)> {
+    let (design, theta) = (rows(x)?, elements(&vector("theta", "(d,)", theta)?));
+    let inputs = RadiusInputs {
+        horizon,
+        feature_bound,
+        param_bound,
+        ridge,
+        fail_prob,
+    };
+    let kind = self::kind(kind, printed_constant)?;
+    let radii = rto::estimate::radii(&design, &theta, &inputs).map_err(value_error)?;
+    let radius = radii.radius(kind).map_err(value_error)?;
+    let metric = match radius.metric {
+        MetricKind::SigmaD => "sigma_d",
+        MetricKind::Fisher => "fisher",
+    };
+    Ok((radius.value, metric, radius.finite_sample))
+}
+
+/// Θ of (B.1): {‖θ‖ <= B, ‖θ - θ_MLE‖_M <= ϱ}.
+struct Set {
+    theta: Vec<f64>,
+    metric: Metric,
+    radius: f64,
+    param_bound: f64,
+}
+
+impl Set {
+    fn new(
+        x: &Bound<'_, PyAny>,
+        theta: &Bound<'_, PyAny>,
+        radius: f64,
+        metric: &str,
+        ridge: f64,
+        param_bound: f64,
+    ) -> PyResult<Self> {
+        let (design, theta) = (rows(x)?, elements(&vector("theta", "(d,)", theta)?));
+        let metric = match metric {
+            "sigma_d" => Metric::sigma_d(&design, ridge),
+            "fisher" => Metric::fisher(&design, &theta, ridge),
+            other => {
+                return Err(value_error(format!(
+                    "metric: found \"{other}\", expected \"sigma_d\" or \"fisher\""
+                )));
+            }
+        };
+        Ok(Self {
+            theta,
+            metric: metric.map_err(value_error)?,
+            radius,
+            param_bound,
+        })
+    }
+
+    fn get(&self) -> PyResult<ConfidenceSet<'_>> {
+        ConfidenceSet::try_new(&self.theta, &self.metric, self.radius, self.param_bound)
+            .map_err(value_error)
+    }
+}
+
+/// Algorithm 1, lines 3-5: the policy that is optimal for r̂ = φ·θ_MLE - ϱ‖φ‖_{M^-1}.
+///
+/// Parameters
+/// ----------
+/// mdp : TokenTree or TabularMdp
+/// features : array_like of shape (n_states, n_actions, d)
+/// reference : Policy, or its probabilities
+/// beta : float
+/// x : array_like of shape (n, d)
+///     The rows that θ_MLE was fitted to; they make Σ_D of (4.2) with `ridge`.
+/// theta : array_like of shape (d,)
+/// radius : float
+///     ϱ, of `confidence_radius` for instance.
+/// metric : {"sigma_d", "fisher"}, default "sigma_d"
+///
+/// Returns
+/// -------
+/// SoftOptimum
+///     Under the pessimistic reward: `value` is the pessimistic value of the policy.
+#[pyfunction]
+#[pyo3(signature = (mdp, features, reference, beta, x, theta, radius, *, metric = "sigma_d", ridge = 1.0, param_bound = f64::INFINITY))]
+#[allow(clippy::too_many_arguments)] // keywords of one Python call
+pub fn algorithm1(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    features: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+    x: &Bound<'_, PyAny>,
+    theta: &Bound<'_, PyAny>,
+    radius: f64,
+    metric: &str,
+    ridge: f64,
+    param_bound: f64,
+) -> PyResult<SoftOptimum> {
+    let (mdp, reference) = (
+        mdp::argument(mdp)?,
+        Policy::argument("reference", reference)?,
+    );
+    let phi = self::features(&mdp, features)?;
+    let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
+    let (beta, set) = (Beta::try_new(beta).map_err(value_error)?, set.get()?);
+    let solve = || rto::algorithm1::algorithm1(&mdp, &phi, &reference, beta, &set, None);
+    let output = py.detach(solve).map_err(value_error)?;
+    let value = output.pessimistic_value(&mdp);
+    SoftOptimum::new(py, output.optimum, value)
+}
+
+/// The max-min policy of (B.1), with the certificate of the convex program.
+#[pyclass(frozen, get_all, module = "rto")]
+pub struct MaxMin {
+    /// The least favourable θ, shape (d,).
+    theta: Py<PyArray1<f64>>,
+    /// The max-min value.
+    value: f64,
+    /// The policy's optimum under that θ.
+    optimum: Py<SoftOptimum>,
+    /// Duality gap, absolute.
+    duality_gap: f64,
+    /// Whether the ellipsoid is active.
+    ellipsoid_active: bool,
+    /// Whether the ball is active.
+    ball_active: bool,
+}
+
+#[pymethods]
+impl MaxMin {
+    fn __repr__(&self) -> String {
+        format!(
+            "MaxMin(value={}, duality_gap={:e})",
+            self.value, self.duality_gap
+        )
+    }
+}
+
+/// argmax_π min_{θ in Θ} (E_{d^π}[φ] - ν)·θ - β KL of (B.1), exactly.
+///
+/// Parameters are those of `algorithm1`; `param_bound` is B. With `baseline` ν = E_{π_ref}[φ], and the policy is never worse than
+/// π_ref where Θ holds the truth (errata, B6); without it ν = 0 as printed.
+#[pyfunction]
+#[pyo3(signature = (mdp, features, reference, beta, x, theta, radius, *, metric = "sigma_d", ridge = 1.0, param_bound = f64::INFINITY, baseline = false))]
+#[allow(clippy::too_many_arguments)] // keywords of one Python call
+pub fn maxmin(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    features: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+    x: &Bound<'_, PyAny>,
+    theta: &Bound<'_, PyAny>,
+    radius: f64,
+    metric: &str,
+    ridge: f64,
+    param_bound: f64,
+    baseline: bool,
+) -> PyResult<MaxMin> {
+    let (mdp, reference) = (
+        mdp::argument(mdp)?,
+        Policy::argument("reference", reference)?,
+    );
+    let phi = self::features(&mdp, features)?;
+    let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
+    let (beta, set) = (Beta::try_new(beta).map_err(value_error)?, set.get()?);
+    let baseline = if baseline {
+        Baseline::Reference
+    } else {
+        Baseline::None
+    };
+    let solve = || rto::algorithm1::maxmin(&mdp, &phi, &reference, beta, &set, baseline);
+    let found = py.detach(solve).map_err(value_error)?;
+    let under = found.optimum.mean_value(&mdp);
+    Ok(MaxMin {
+        theta: out1(py, found.theta),
+        value: found.value,
+        optimum: Py::new(py, SoftOptimum::new(py, found.optimum, under)?)?,
+        duality_gap: found.duality_gap,
+        ellipsoid_active: found.ellipsoid_active,
+        ball_active: found.ball_active,
+    })
+}

@@ -1,0 +1,176 @@
+//! Section 3.2: planning and evaluation.
+
+use crate::arrays::{RewardView, out1, out2, table, value_error};
+use crate::mdp::{self, Policy};
+use numpy::{PyArray1, PyArray2};
+use pyo3::prelude::*;
+use rto::mdp::Beta;
+
+/// V*, Q* and π* of (3.2)-(3.4).
+#[pyclass(frozen, get_all, module = "rto")]
+pub struct SoftOptimum {
+    /// V*_β(s), shape (n_states,).
+    v: Py<PyArray1<f64>>,
+    /// Q*_β(s, a), β log π_ref included, shape (n_states, n_actions).
+    q: Py<PyArray2<f64>>,
+    /// π*_β.
+    policy: Py<Policy>,
+    /// V*_β(ρ).
+    value: f64,
+}
+
+impl SoftOptimum {
+    pub fn new(py: Python<'_>, optimum: rto::plan::SoftOptimum, value: f64) -> PyResult<Self> {
+        Ok(Self {
+            v: out1(py, optimum.v),
+            q: out2(py, optimum.q),
+            policy: Py::new(py, Policy::new(optimum.policy))?,
+            value,
+        })
+    }
+}
+
+#[pymethods]
+impl SoftOptimum {
+    fn __repr__(&self) -> String {
+        format!("SoftOptimum(value={}; v, q, policy)", self.value)
+    }
+}
+
+/// V^π and Q^π of (3.3).
+#[pyclass(frozen, get_all, module = "rto")]
+pub struct PolicyValue {
+    /// V^π_β(s), shape (n_states,).
+    v: Py<PyArray1<f64>>,
+    /// Q^π_β(s, a), β log π_ref included, shape (n_states, n_actions).
+    q: Py<PyArray2<f64>>,
+    /// V^π_β(ρ).
+    value: f64,
+}
+
+#[pymethods]
+impl PolicyValue {
+    fn __repr__(&self) -> String {
+        format!("PolicyValue(value={}; v, q)", self.value)
+    }
+}
+
+/// d^π of (A.1). Its sums are the expected number of tokens, up to H.
+#[pyclass(frozen, get_all, module = "rto")]
+pub struct Visitation {
+    /// d^π(s), shape (n_states,).
+    state: Py<PyArray1<f64>>,
+    /// d^π(s, a), shape (n_states, n_actions).
+    pair: Py<PyArray2<f64>>,
+}
+
+/// The regularised optimum of an MDP, (3.2)-(3.4), in one backward pass.
+///
+/// Q*(s, a) = r(s, a) + β log π_ref(a|s) + E[V*(s')], V*(s) = β log Σ_a exp(Q*(s, a)/β).
+///
+/// Parameters
+/// ----------
+/// mdp : TokenTree or TabularMdp
+/// reward : array_like of shape (n_states, n_actions)
+/// reference : Policy, or its probabilities of shape (n_states, n_actions)
+/// beta : float
+///     β >= 0; at 0 the optimum is the best action of the reference's support.
+///
+/// Returns
+/// -------
+/// SoftOptimum
+#[pyfunction]
+pub fn soft_value_iteration(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    reward: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+) -> PyResult<SoftOptimum> {
+    let (mdp, reference) = (
+        mdp::argument(mdp)?,
+        Policy::argument("reference", reference)?,
+    );
+    let reward = table("reward", "(n_states, n_actions)", reward)?;
+    let reward = RewardView::new(reward.as_array())?;
+    let beta = Beta::try_new(beta).map_err(value_error)?;
+    let solve = || rto::plan::soft_value_iteration(&mdp, &reward, &reference, beta);
+    let optimum = py.detach(solve).map_err(value_error)?;
+    let value = optimum.mean_value(&mdp);
+    SoftOptimum::new(py, optimum, value)
+}
+
+/// V^π_β and Q^π_β of a policy, (3.3).
+///
+/// Parameters are those of `soft_value_iteration`, and `policy`, which may take no action that the reference rules out.
+#[pyfunction]
+pub fn evaluate(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    reward: &Bound<'_, PyAny>,
+    policy: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+) -> PyResult<PolicyValue> {
+    let (mdp, reference) = (
+        mdp::argument(mdp)?,
+        Policy::argument("reference", reference)?,
+    );
+    let policy = Policy::argument("policy", policy)?;
+    let reward = table("reward", "(n_states, n_actions)", reward)?;
+    let reward = RewardView::new(reward.as_array())?;
+    let beta = Beta::try_new(beta).map_err(value_error)?;
+    let solve = || rto::plan::evaluate(&mdp, &reward, &policy, &reference, beta);
+    let found = py.detach(solve).map_err(value_error)?;
+    let value = found.mean_value(&mdp);
+    Ok(PolicyValue {
+        v: out1(py, found.v),
+        q: out2(py, found.q),
+        value,
+    })
+}
+
+/// SubOpt(π) = V*_β(ρ) - V^π_β(ρ), (3.5), exactly.
+///
+/// Parameters are those of `evaluate`.
+#[pyfunction]
+pub fn suboptimality(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    reward: &Bound<'_, PyAny>,
+    policy: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+) -> PyResult<f64> {
+    let (mdp, reference) = (
+        mdp::argument(mdp)?,
+        Policy::argument("reference", reference)?,
+    );
+    let policy = Policy::argument("policy", policy)?;
+    let reward = table("reward", "(n_states, n_actions)", reward)?;
+    let reward = RewardView::new(reward.as_array())?;
+    let beta = Beta::try_new(beta).map_err(value_error)?;
+    let solve = || rto::plan::suboptimality(&mdp, &reward, &policy, &reference, beta);
+    py.detach(solve).map_err(value_error)
+}
+
+/// How often a policy meets a state, d^π(s), and a pair, d^π(s, a), in expectation, (A.1).
+///
+/// Returns
+/// -------
+/// Visitation
+#[pyfunction]
+pub fn visitation(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    policy: &Bound<'_, PyAny>,
+) -> PyResult<Visitation> {
+    let (mdp, policy) = (mdp::argument(mdp)?, Policy::argument("policy", policy)?);
+    let visits = py
+        .detach(|| rto::plan::visitation(&mdp, &policy))
+        .map_err(value_error)?;
+    Ok(Visitation {
+        state: out1(py, visits.state),
+        pair: out2(py, visits.pair),
+    })
+}

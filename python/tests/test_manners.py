@@ -1,0 +1,47 @@
+"""Types, threads, docs."""
+
+import doctest
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import rto
+
+
+def test_examples_of_the_docs_hold():
+    assert doctest.testmod(rto).failed == 0
+
+
+def test_every_name_is_documented():
+    for name in rto.__all__:
+        if not name.startswith("__"):
+            assert (getattr(rto, name).__doc__ or "").strip(), name
+
+
+def test_nothing_is_imported_but_numpy():
+    code = "import sys, rto; print(sorted(m for m in sys.modules if m.split('.')[0] in ('scipy', 'torch', 'pandas')))"
+    done = subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_another_thread_runs_while_a_fit_does():
+    x = np.random.default_rng(0).normal(size=(400_000, 24))
+    ticks, done = [], threading.Event()
+
+    def count():
+        while not done.is_set():
+            ticks.append(time.monotonic())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=count)
+    watcher.start()
+    start = time.monotonic()
+    rto.fit_bradley_terry(x, 1.0)
+    end = time.monotonic()
+    done.set()
+    watcher.join()
+    within = [t for t in ticks if start < t < end]
+    # Whoever held the lock throughout would leave none between the two copies of the data at the start.
+    assert len(within) >= 3, (len(within), end - start)
