@@ -87,12 +87,11 @@ def run(tree, programs, runs, out):
     out.mkdir(parents=True)
     for name, _, arguments in runs:
         if name == "solve":
+            # What is refused is a result too.
             for instance in sorted((tree / "experiments" / "data").glob("*.json")):
-                # What is no instance of `solve` has its own program.
-                if instance.name == "preference.json":
-                    continue
                 with open(out / f"solve.{instance.stem}.json", "wb") as stdout:
-                    call([programs / name, instance, "--json"], cwd=out, stdout=stdout, stderr=subprocess.DEVNULL)
+                    command = [programs / name, f"experiments/data/{instance.name}", "--json"]
+                    subprocess.run(command, cwd=tree, stdout=stdout, stderr=subprocess.STDOUT)
             continue
         say(f"  {name} {' '.join(arguments)}")
         with open(out / f"{name}.stdout.txt", "wb") as stdout, open(out / f"{name}.stderr.txt", "wb") as stderr:
