@@ -70,8 +70,8 @@ def main():
         (c, n), (r, _) = score(prompt, chosen), score(prompt, rejected)
         scored.append((c, r, -c / n))
     with tempfile.TemporaryDirectory() as out:
-        sets = {"max_prompt_tokens": 64, "max_new_tokens": 32, "held_out_share": 0.3, "sft_learning_rate": 1e-30, "dpo_learning_rate": 1e-30,
-                "sft_batch_size": 1, "dpo_batch_size": 1, "weight_decay": 0}
+        sets = {"max_prompt_tokens": 64, "max_new_tokens": 32, "held_out_share": 0.3, "sft.learning_rate": 1e-30, "dpo.fit.learning_rate": 1e-30,
+                "sft.batch_size": 1, "dpo.fit.batch_size": 1, "weight_decay": 0}
         more = [a for k, v in sets.items() for a in ("--set", f"{k}={v}")]
         run = subprocess.run(
             [program, "--smoke", "--quiet", "--stage", "dpo", "--data", file, "--model", folder, "--out", f"{out}/run", *more, *flags],

@@ -54,7 +54,7 @@ Examples:
   rto_llm --smoke --out runs/smoke     every stage in seconds; nothing is learned
   rto_llm --seeds 1..5 --out runs/five
   rto_llm --out runs/five --seeds 1..5 goes on with it, in its settings
-  rto_llm --methods rto,dppo --set rto_beta2=0.15 --seed 2 --out runs/printed
+  rto_llm --methods rto,dppo --set method.rto.beta2=0.15 --seed 2 --out runs/printed
 Human preferences, everything learned from your files:
   rto_llm --preset hh-scratch --data harmless-base/test.jsonl.gz
 From a model; what would that take?

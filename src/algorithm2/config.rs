@@ -118,6 +118,7 @@ pub struct PpoConfig {
     /// Line 6 puts the term into the reward.
     pub kl_placement: KlPlacement,
     /// "Init KL coefficient" of Tables 4 and 5 hints at one; not stated; none.
+    #[cfg_attr(feature = "serde", serde(with = "super::off"))]
     pub adaptive_kl: Option<AdaptiveKl>,
     /// Not stated; GAE.
     pub advantage: Advantage,
@@ -136,14 +137,17 @@ pub struct PpoConfig {
     /// ε > 0: ratios beyond [1 − ε, 1 + ε] gain nothing. Not stated; 0.2.
     pub clip: f64,
     /// Another upper end 1 + ε_high > 1 of the clip (clip-higher of DAPO). Not stated; `clip`.
+    #[cfg_attr(feature = "serde", serde(with = "super::off"))]
     pub clip_high: Option<f64>,
     /// Which ratio the clipped loss is taken in. Not stated; each token's.
     pub ratio: Ratio,
     /// Largest loss of a token with Â < 0 as a multiple of |Â|, > 1 (dual clip). Not stated; none.
+    #[cfg_attr(feature = "serde", serde(with = "super::off"))]
     pub dual_clip: Option<f64>,
     /// Weight > 0 of ½(V − R)². Not stated; 0.1. Only its product with the critic's learning rate counts for a separate critic under SGD.
     pub value_coef: f64,
     /// V may move by this much from its rollout value before its loss stops falling, > 0. Not stated; 0.2.
+    #[cfg_attr(feature = "serde", serde(with = "super::off"))]
     pub value_clip: Option<f64>,
     /// Weight ≥ 0 of the entropy of π(·|s_h), which asks the policy for that channel. Not stated; 0.
     pub entropy_bonus: f64,
@@ -415,6 +419,7 @@ pub struct RtoConfig {
     /// β₁ > 0 of (4.5). Table 5: 0.1.
     pub beta1: f64,
     /// Each token's reward is cut to ±this, > 0, after scaling. None in the paper: it breaks the telescoping of (4.3).
+    #[cfg_attr(feature = "serde", serde(with = "super::off"))]
     pub dpo_reward_clip: Option<f64>,
     /// Line 2.
     pub dpo: DpoConfig,

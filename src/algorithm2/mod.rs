@@ -61,6 +61,8 @@ mod config;
 mod critic;
 mod fit;
 mod fit_config;
+#[cfg(feature = "serde")]
+mod off;
 mod ppo;
 mod report;
 mod rto;

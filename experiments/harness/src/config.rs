@@ -13,8 +13,23 @@ use toml::{Table, Value};
 use crate::{atomic, cli::Common, run_dir, serde_words::in_users_words};
 
 /// The layers of one config, lowest first. Built with [`Layers::new`], resolved with [`resolve`].
-#[derive(Debug, Clone)]
-pub struct Layers(Vec<Layer>);
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    layers: Vec<Layer>,
+    rules: Rules,
+}
+
+/// What a binary says of its keys beside their defaults.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rules {
+    /// Names of keys, at any depth, with one of several forms as their value, of which some are tables (`"cosine"` has parameters,
+    /// `"constant"` has none): a later layer replaces them whole.
+    pub choices: &'static [&'static str],
+    /// Tables at the top whose keys are not listed in the defaults; the config checks them.
+    pub free: &'static [&'static str],
+    /// Keys of former versions, dotted, and where their value belongs now.
+    pub moved: &'static [(&'static str, &'static str)],
+}
 
 #[derive(Debug, Clone)]
 struct Layer {
@@ -35,7 +50,12 @@ impl Layers {
     ///
     /// `name` is what errors call the text, usually its path in the repository.
     pub fn new(name: &str, text: &str) -> Result<Self> {
-        Self(Vec::new()).with_text(name, text)
+        Self::default().with_text(name, text)
+    }
+
+    /// With what the binary says of its keys.
+    pub fn rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
     }
 
     /// Adds an embedded overlay, such as the smoke setting, when `on` is true.
@@ -74,7 +94,7 @@ impl Layers {
         let table = Table::try_from(flags)
             .map_err(|e| anyhow!("flags: {}", e.to_string().trim().replace('\n', " ")))?;
         let origin = Origin::Flags;
-        self.0.push(Layer { origin, table });
+        self.layers.push(Layer { origin, table });
         Ok(self)
     }
 
@@ -111,7 +131,7 @@ impl Layers {
             name: name.to_string(),
             text: text.to_string(),
         };
-        self.0.push(Layer { origin, table });
+        self.layers.push(Layer { origin, table });
         Ok(self)
     }
 }
@@ -127,7 +147,8 @@ struct SeedFlag {
 /// One line that names the layer (file and line, or flag), the key, what was found and what was
 /// expected: an unknown key, a value of the wrong type, or a variant that does not exist.
 pub fn resolve<C: DeserializeOwned + Serialize>(layers: &Layers) -> Result<C> {
-    let Some((defaults, overlays)) = layers.0.split_first() else {
+    let (rules, layers) = (&layers.rules, &layers.layers);
+    let Some((defaults, overlays)) = layers.split_first() else {
         bail!("config: no defaults were given");
     };
     let mut merged = defaults.table.clone();
@@ -136,12 +157,12 @@ pub fn resolve<C: DeserializeOwned + Serialize>(layers: &Layers) -> Result<C> {
         Err(message) => bail!("{}: {message}", defaults.origin.name()),
     };
     for layer in overlays {
-        check_keys(layer, &defaults.table, &layer.table, &mut Vec::new())?;
+        rules.check_keys(layer, &defaults.table, &layer.table, &mut Vec::new())?;
         let before = merged.clone();
-        merge(&mut merged, &layer.table);
+        rules.merge(&mut merged, &layer.table);
         config = match read(&merged) {
             Ok(config) => config,
-            Err(message) => return Err(blame::<C>(layer, &before, &message)),
+            Err(message) => return Err(rules.blame::<C>(layer, &before, &message)),
         };
     }
     check_complete(defaults, &config)?;
@@ -153,7 +174,8 @@ pub fn resolve<C: DeserializeOwned + Serialize>(layers: &Layers) -> Result<C> {
 /// A test holds them against the flags of a binary.
 pub fn keys_of(text: &str) -> Result<Vec<String>> {
     let mut keys = Vec::new();
-    leaves(&parse("config", text)?, &mut Vec::new(), &mut |path, _| {
+    let rules = Rules::default();
+    rules.leaves(&parse("config", text)?, &mut Vec::new(), &mut |path, _| {
         keys.push(path.join("."))
     });
     keys.sort();
@@ -195,41 +217,119 @@ fn read<C: DeserializeOwned>(table: &Table) -> std::result::Result<C, String> {
         .map_err(|e| in_users_words(&e.message().trim().replace('\n', " ")))
 }
 
-/// Merges `over` into `base`: nested tables key by key, everything else replaced.
-fn merge(base: &mut Table, over: &Table) {
-    for (key, value) in over {
-        match (base.get_mut(key), value) {
-            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
-            _ => {
-                base.insert(key.clone(), value.clone());
+impl Rules {
+    /// Merges `over` into `base`: nested tables key by key, everything else replaced.
+    fn merge(&self, base: &mut Table, over: &Table) {
+        for (key, value) in over {
+            match (base.get_mut(key), value) {
+                (Some(Value::Table(base)), Value::Table(over)) if !self.is_choice(key) => {
+                    self.merge(base, over);
+                }
+                _ => {
+                    base.insert(key.clone(), value.clone());
+                }
             }
         }
     }
-}
 
-/// Refuses a key the defaults do not have. An empty table in the defaults accepts any keys.
-fn check_keys(layer: &Layer, known: &Table, given: &Table, path: &mut Vec<String>) -> Result<()> {
-    if known.is_empty() {
-        return Ok(());
+    fn is_choice(&self, key: &str) -> bool {
+        self.choices.contains(&key)
     }
-    for (key, value) in given {
-        path.push(key.clone());
-        match (known.get(key), value) {
-            (None, _) => bail!("{}", unknown(layer, known, path)),
-            (Some(Value::Table(known)), Value::Table(given)) => {
-                check_keys(layer, known, given, path)?;
-            }
-            (Some(Value::Table(_)), other) => bail!(
-                "{}: key `{}` is {}, expected a table",
-                layer.origin.at(path),
-                path.join("."),
-                describe(other)
-            ),
-            _ => {}
+
+    /// Refuses a key the defaults do not have. An empty table in the defaults accepts any keys.
+    fn check_keys(
+        &self,
+        layer: &Layer,
+        known: &Table,
+        given: &Table,
+        path: &mut Vec<String>,
+    ) -> Result<()> {
+        if known.is_empty() {
+            return Ok(());
         }
-        path.pop();
+        for (key, value) in given {
+            path.push(key.clone());
+            let free = path.len() == 1 && self.free.contains(&key.as_str());
+            match (known.get(key), value) {
+                _ if free && value.is_table() => {}
+                (None, _) => bail!("{}", self.unknown(layer, known, path)),
+                (Some(_), _) if self.is_choice(key) => {}
+                (Some(Value::Table(known)), Value::Table(given)) => {
+                    self.check_keys(layer, known, given, path)?;
+                }
+                (Some(Value::Table(_)), other) => bail!(
+                    "{}: key `{}` is {}, expected a table",
+                    layer.origin.at(path),
+                    path.join("."),
+                    describe(other)
+                ),
+                _ => {}
+            }
+            path.pop();
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn unknown(&self, layer: &Layer, known: &Table, path: &[String]) -> String {
+        let old = path.join(".");
+        match self.moved.iter().find(|(key, _)| *key == old) {
+            Some((_, new)) => format!(
+                "{}: key `{old}` is of a former version, expected `{new}`",
+                layer.origin.at(path)
+            ),
+            None => unknown(layer, known, path),
+        }
+    }
+
+    /// Finds the key of `layer` that made the merged config unreadable, by adding one at a time.
+    fn blame<C: DeserializeOwned>(
+        &self,
+        layer: &Layer,
+        before: &Table,
+        message: &str,
+    ) -> anyhow::Error {
+        let mut found = None;
+        self.leaves(&layer.table, &mut Vec::new(), &mut |path, value| {
+            if found.is_some() {
+                return;
+            }
+            let mut probe = before.clone();
+            self.merge(&mut probe, &nest(path, value.clone()));
+            if let Err(message) = read::<C>(&probe) {
+                let key = path.join(".");
+                // The value is told already.
+                let wanted = message.strip_prefix("found ");
+                let message = match wanted.and_then(|m| m.rsplit_once(", expected ")) {
+                    Some((_, wanted)) => format!("expected {wanted}"),
+                    None => message,
+                };
+                found = Some(anyhow!(
+                    "{}: key `{key}` is {}: {message}",
+                    layer.origin.at(path),
+                    describe(value)
+                ));
+            }
+        });
+        found.unwrap_or_else(|| anyhow!("{}: {message}", layer.origin.name()))
+    }
+
+    fn leaves(
+        &self,
+        table: &Table,
+        path: &mut Vec<String>,
+        visit: &mut impl FnMut(&[String], &Value),
+    ) {
+        for (key, value) in table {
+            path.push(key.clone());
+            match value {
+                Value::Table(inner) if !inner.is_empty() && !self.is_choice(key) => {
+                    self.leaves(inner, path, visit);
+                }
+                _ => visit(path, value),
+            }
+            path.pop();
+        }
+    }
 }
 
 fn unknown(layer: &Layer, known: &Table, path: &[String]) -> String {
@@ -259,33 +359,6 @@ fn unknown(layer: &Layer, known: &Table, path: &[String]) -> String {
     )
 }
 
-/// Finds the key of `layer` that made the merged config unreadable, by adding one at a time.
-fn blame<C: DeserializeOwned>(layer: &Layer, before: &Table, message: &str) -> anyhow::Error {
-    let mut found = None;
-    leaves(&layer.table, &mut Vec::new(), &mut |path, value| {
-        if found.is_some() {
-            return;
-        }
-        let mut probe = before.clone();
-        merge(&mut probe, &nest(path, value.clone()));
-        if let Err(message) = read::<C>(&probe) {
-            let key = path.join(".");
-            // The value is told already.
-            let wanted = message.strip_prefix("found ");
-            let message = match wanted.and_then(|m| m.rsplit_once(", expected ")) {
-                Some((_, wanted)) => format!("expected {wanted}"),
-                None => message,
-            };
-            found = Some(anyhow!(
-                "{}: key `{key}` is {}: {message}",
-                layer.origin.at(path),
-                describe(value)
-            ));
-        }
-    });
-    found.unwrap_or_else(|| anyhow!("{}: {message}", layer.origin.name()))
-}
-
 /// The defaults are the list of keys, so a key of `C` that they lack is our own mistake.
 fn check_complete<C: Serialize>(defaults: &Layer, config: &C) -> Result<()> {
     let table = Table::try_from(config).context("config: cannot be written as TOML")?;
@@ -308,17 +381,6 @@ fn nest(path: &[String], value: Value) -> Table {
     match value {
         Value::Table(table) => table,
         _ => Table::new(),
-    }
-}
-
-fn leaves(table: &Table, path: &mut Vec<String>, visit: &mut impl FnMut(&[String], &Value)) {
-    for (key, value) in table {
-        path.push(key.clone());
-        match value {
-            Value::Table(inner) if !inner.is_empty() => leaves(inner, path, visit),
-            _ => visit(path, value),
-        }
-        path.pop();
     }
 }
 

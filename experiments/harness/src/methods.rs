@@ -1,12 +1,22 @@
-//! The table of methods: one name, one label, one colour and one marker each, in every figure, page and binary.
+//! The table of methods: one row each for every figure, page, command line and run.
 //!
 //! Names are those of folders and CSV columns; labels are what people read. A variant of a method has the outline of its
-//! marker, so that families stay together in print too.
+//! marker, so that families stay together in print too. What a method maximises is in its row: a token reward of one's own is a type
+//! that implements [`TokenReward`], in a file of its own, and a row here; `algorithm2` and `rto_llm` then know it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use rto::algorithm2::{Advantage, PpoConfig};
+use rto::seq::{TokenReward, TokenScorer};
+use rto::token_reward::{DenseReward, DpoReward, PaidAtEnd, SentenceReward, released};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::plot::{Kind, Marker, SeriesStyle};
 
 /// A row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Method {
     /// In folders, columns and flags.
     pub name: &'static str,
@@ -20,6 +30,121 @@ pub struct Method {
     pub marker: Marker,
     /// The line of a curve with too many points for markers.
     pub line: Kind,
+    /// How it learns; none where it is no method after DPO.
+    pub training: Option<Training>,
+}
+
+/// What tells the methods of Algorithm 2 and its baselines apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Training {
+    /// The reward without its KL term.
+    pub reward: Reward,
+    /// The models that this reward reads. Each costs a forward pass over every response.
+    pub reads: &'static [Model],
+    /// The method's own settings, beside [`SHARED_KEYS`].
+    pub keys: &'static [Key],
+    /// What it changes of the `[ppo]` table.
+    pub ppo: fn(PpoConfig, &Keys) -> PpoConfig,
+    /// Whether the critic starts at the DPO rewards of the prefix, which takes a state space that can be enumerated.
+    pub critic_from_prefix: bool,
+}
+
+/// The reward of a method, from the models of a run.
+pub type Reward = for<'a> fn(&Parts<'a>) -> rto::Result<Box<dyn TokenReward + 'a>>;
+
+/// A model that a reward may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// π_dpo.
+    Dpo,
+    /// π_ref.
+    Reference,
+    /// r_φ of (2.2).
+    RewardModel,
+}
+
+/// What a reward is made of.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// π_dpo of line 2 of Algorithm 2, with log-probabilities.
+    pub dpo: &'a dyn TokenScorer,
+    /// π_ref, with log-probabilities.
+    pub reference: &'a dyn TokenScorer,
+    /// r_φ of (2.2), with rewards.
+    pub reward_model: &'a dyn TokenScorer,
+    /// What is subtracted from the reward of a response; 0 leaves it as it is.
+    pub reward_mean: f64,
+    /// β₁ of (4.5).
+    pub beta1: f64,
+    /// The method's own settings.
+    pub keys: &'a Keys,
+}
+
+impl<'a> Parts<'a> {
+    /// (4.5).
+    ///
+    /// # Errors
+    /// β₁ ≤ 0.
+    pub fn dpo_reward(&self) -> rto::Result<DpoReward<&'a dyn TokenScorer, &'a dyn TokenScorer>> {
+        let beta1 = self.keys.get("beta1").unwrap_or(self.beta1);
+        DpoReward::try_new(self.dpo, self.reference, beta1)
+    }
+
+    /// (2.3): r_φ(x, y) less its mean.
+    ///
+    /// # Errors
+    /// A mean that is not finite.
+    pub fn sentence(&self) -> rto::Result<SentenceReward<&'a dyn TokenScorer>> {
+        SentenceReward::new(self.reward_model).normalised(self.reward_mean, 1.0)
+    }
+}
+
+/// A setting of a method.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Key {
+    /// In `[method.NAME]` of a config.
+    pub name: &'static str,
+    /// Where nothing is said; none where the run's own value is taken.
+    pub default: Option<f64>,
+    /// What it is, with its unit.
+    pub what: &'static str,
+}
+
+/// The settings that every method has.
+pub const SHARED_KEYS: [Key; 2] = [
+    Key {
+        name: "beta1",
+        default: None,
+        what: "beta1 of (4.5), for this method alone",
+    },
+    Key {
+        name: "beta2",
+        default: None,
+        what: "beta2, for this method alone",
+    },
+];
+
+/// `[method.NAME]` tables of a config: what is said of each method.
+pub type Given = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// The settings of one method: its own, and [`SHARED_KEYS`] where they are given.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Keys(BTreeMap<&'static str, f64>);
+
+impl Keys {
+    /// A setting, if it is given or has a default.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// A setting of the method's own row.
+    ///
+    /// # Panics
+    /// If the row has no such key with a default.
+    pub fn own(&self, name: &str) -> f64 {
+        self.get(name)
+            .unwrap_or_else(|| panic!("{name}: no key with a default in the row of the method"))
+    }
 }
 
 const fn row(
@@ -27,6 +152,7 @@ const fn row(
     label: &'static str,
     (color, marker, line): (usize, Marker, Kind),
     what: &'static str,
+    training: Option<Training>,
 ) -> Method {
     Method {
         name,
@@ -35,70 +161,135 @@ const fn row(
         color,
         marker,
         line,
+        training,
     }
 }
 
-/// Every method of every binary. RTO comes before what coincides with it, so that it is drawn below.
+/// As `[ppo]` says, with a critic that starts where it is put.
+const PLAIN: Training = Training {
+    reward: |parts| Ok(Box::new(parts.dpo_reward()?)),
+    reads: &[Model::Dpo, Model::Reference],
+    keys: &[],
+    ppo: |config, _| config,
+    critic_from_prefix: false,
+};
+
+/// (5.1).
+const AT_END: Training = Training {
+    reward: |parts| Ok(Box::new(PaidAtEnd(parts.dpo_reward()?))),
+    ..PLAIN
+};
+
+/// Every method of every binary.
 pub const METHODS: [Method; 10] = [
     row(
         "sft",
         "SFT",
         (7, Marker::Plus, Kind::Dotted),
         "supervised fine-tuning: the reference policy π_ref",
+        None,
     ),
     row(
         "dpo",
         "DPO",
         (5, Marker::Triangle, Kind::DashDot),
         "direct preference optimisation, π_dpo",
+        None,
     ),
     row(
         "ppo",
         "PPO",
         (0, Marker::Diamond, Kind::DashDot),
         "PPO (2.3): the score of a reward model (2.2), paid at the last token",
+        Some(Training {
+            reward: |parts| Ok(Box::new(parts.sentence()?)),
+            reads: &[Model::RewardModel],
+            ..PLAIN
+        }),
     ),
     row(
         "ppo_dense",
         "PPO, token reward",
         (4, Marker::OpenDiamond, Kind::Line),
         "PPO on a reward model that pays every token",
-    ),
-    row(
-        "rto",
-        "RTO",
-        (2, Marker::Circle, Kind::Line),
-        "the DPO reward of every token (4.6)",
-    ),
-    row(
-        "dppo_offset",
-        "DPPO, critic from C(s)",
-        (9, Marker::OpenSquare, Kind::Dashed),
-        "DPPO with a critic that starts at the DPO rewards of the prefix, C(s)",
+        Some(Training {
+            reward: |parts| Ok(Box::new(DenseReward(parts.reward_model))),
+            reads: &[Model::RewardModel],
+            ..PLAIN
+        }),
     ),
     row(
         "dppo",
         "DPPO",
         (3, Marker::Square, Kind::Dashed),
         "the DPO reward of the whole response, paid at its last token (5.1); not the later divergence PPO",
+        Some(AT_END),
+    ),
+    row(
+        "dppo_offset",
+        "DPPO, critic from C(s)",
+        (9, Marker::OpenSquare, Kind::Dashed),
+        "DPPO with a critic that starts at the DPO rewards of the prefix, C(s)",
+        Some(Training {
+            critic_from_prefix: true,
+            ..AT_END
+        }),
+    ),
+    row(
+        "rto",
+        "RTO",
+        (2, Marker::Circle, Kind::Line),
+        "the DPO reward of every token (4.6)",
+        Some(PLAIN),
     ),
     row(
         "rto_printed",
         "RTO, printed β₂",
         (8, Marker::OpenCircle, Kind::Dashed),
         "RTO at the smaller β₂ that the paper's Figure 3 gives it and not its rival",
+        Some(PLAIN),
     ),
     row(
         "rto_released",
         "RTO as released",
         (6, Marker::Cross, Kind::DashDot),
         "the authors' later code: the token reward clipped, and a reward model at the last token",
+        Some(Training {
+            reward: |parts| {
+                let (token, clip) = (parts.dpo_reward()?, parts.keys.own("clip"));
+                Ok(Box::new(released(token, clip, parts.sentence()?)?))
+            },
+            reads: &[Model::Dpo, Model::Reference, Model::RewardModel],
+            keys: &[Key {
+                name: "clip",
+                default: Some(0.05),
+                what: "the DPO reward of a token is cut to ± this, in units of reward (after beta1)",
+            }],
+            ..PLAIN
+        }),
     ),
     row(
         "rloo",
         "RLOO",
         (1, Marker::OpenTriangle, Kind::Dotted),
         "REINFORCE with a leave-one-out baseline on the reward of (5.1), no critic",
+        Some(Training {
+            keys: &[Key {
+                name: "group",
+                default: Some(4.0),
+                what: "responses to one prompt that are compared, at least 2; prompts are fewer by as much",
+            }],
+            ppo: |config, keys| {
+                let group = keys.own("group") as usize;
+                PpoConfig {
+                    prompts_per_iteration: config.responses() / group.max(1),
+                    responses_per_prompt: group,
+                    advantage: Advantage::LeaveOneOut,
+                    ..config
+                }
+            },
+            ..AT_END
+        }),
     ),
 ];
 
@@ -121,7 +312,100 @@ pub fn label(name: &str) -> &str {
     find(name).map_or(name, |m| m.label)
 }
 
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Method {}
+
+impl Serialize for Method {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.serialize_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for &'static Method {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        let known = || trained().map(|m| m.name).collect::<Vec<_>>().join(", ");
+        let found = find(&name).filter(|m| m.training.is_some());
+        found.ok_or_else(|| {
+            serde::de::Error::custom(format!("found {name:?}, expected one of {}", known()))
+        })
+    }
+}
+
+/// The methods after DPO, in the order of the table.
+pub fn trained() -> impl Iterator<Item = &'static Method> {
+    METHODS.iter().filter(|m| m.training.is_some())
+}
+
+/// Reads the name of a method after DPO on the command line.
+pub fn value_parser() -> impl TypedValueParser<Value = &'static Method> {
+    let values = trained().map(|m| PossibleValue::new(m.name).help(m.what));
+    PossibleValuesParser::new(values).map(|name| method(&name))
+}
+
+/// Refuses settings of methods that do not exist, and settings that a method does not have.
+///
+/// # Errors
+/// One line that names the key, what was found and what was expected.
+pub fn check(given: &Given) -> Result<()> {
+    for (name, settings) in given {
+        let found = trained().find(|m| m.name == name);
+        let known = || trained().map(|m| m.name).collect::<Vec<_>>().join(", ");
+        found
+            .with_context(|| format!("method.{name}: no such method, expected one of {}", known()))?
+            .keys(given)
+            .map(drop)?;
+        if let Some((key, value)) = settings.iter().find(|(_, value)| !value.is_finite()) {
+            bail!("method.{name}.{key}: found {value}, expected a finite number");
+        }
+    }
+    Ok(())
+}
+
 impl Method {
+    /// How it learns.
+    ///
+    /// # Panics
+    /// If it is no method after DPO.
+    pub fn training(&self) -> &Training {
+        let training = self.training.as_ref();
+        training.unwrap_or_else(|| panic!("{}: no method after DPO", self.name))
+    }
+
+    /// Its own settings with their defaults, and what is given of them.
+    ///
+    /// # Errors
+    /// A key that is not in the row.
+    pub fn keys(&self, given: &Given) -> Result<Keys> {
+        let known = || self.training().keys.iter().chain(&SHARED_KEYS);
+        let default = |key: &Key| Some((key.name, key.default?));
+        let mut keys: BTreeMap<&'static str, f64> = known().filter_map(default).collect();
+        for (key, value) in given.get(self.name).into_iter().flatten() {
+            let row = known().find(|row| row.name == key);
+            let row = row.with_context(|| {
+                let names: Vec<&str> = known().map(|row| row.name).collect();
+                format!(
+                    "method.{}.{key}: no such setting, expected one of {}",
+                    self.name,
+                    names.join(", ")
+                )
+            })?;
+            keys.insert(row.name, *value);
+        }
+        Ok(Keys(keys))
+    }
+
+    /// The PPO of this method: `[ppo]`, with β₂ and what else its row changes.
+    pub fn ppo(&self, base: PpoConfig, keys: &Keys) -> PpoConfig {
+        let beta2 = keys.get("beta2").unwrap_or(base.beta2);
+        (self.training().ppo)(PpoConfig { beta2, ..base }, keys)
+    }
+
     /// The look of a curve with markers, or of markers alone.
     pub fn style(&self, kind: Kind) -> SeriesStyle {
         SeriesStyle::new(kind, self.color, self.marker)
@@ -168,14 +452,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_method_has_a_name_a_label_a_colour_and_a_marker_of_its_own() {
+    fn every_method_has_a_name_a_label_and_a_look_of_its_own() {
         for (i, a) in METHODS.iter().enumerate() {
             for b in &METHODS[..i] {
                 assert!(a.name != b.name && a.label != b.label, "{a:?} {b:?}");
-                assert!(a.color != b.color && a.marker != b.marker, "{a:?} {b:?}");
+                assert!((a.color, a.marker) != (b.color, b.marker), "{a:?} {b:?}");
             }
             assert_eq!(find(a.name), Some(a));
         }
+    }
+
+    #[test]
+    fn settings_of_a_method_are_those_of_its_row() {
+        let given = |name: &str, key: &str, value: f64| -> Given {
+            [(name.into(), [(key.into(), value)].into())].into()
+        };
+        let clip = given("rto_released", "clip", 0.2);
+        check(&clip).unwrap();
+        let keys = method("rto_released").keys(&clip).unwrap();
+        assert_eq!((keys.own("clip"), keys.get("beta2")), (0.2, None));
+        assert_eq!(method("rto").keys(&clip).unwrap(), Keys::default());
+        let small = given("rto_printed", "beta2", 0.1);
+        let printed = method("rto_printed");
+        let config = printed.ppo(PpoConfig::paper(), &printed.keys(&small).unwrap());
+        assert_eq!(config.beta2, 0.1);
+        for (wrong, said) in [
+            (
+                given("rto", "clip", 1.0),
+                "method.rto.clip: no such setting, expected one of beta1, beta2",
+            ),
+            (
+                given("dpo", "beta1", 1.0),
+                "method.dpo: no such method, expected one of ppo, ",
+            ),
+            (
+                given("rto", "beta2", f64::NAN),
+                "method.rto.beta2: found NaN",
+            ),
+        ] {
+            let error = check(&wrong).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_groups_of_rloo_leave_the_number_of_responses() {
+        let (base, rloo) = (PpoConfig::paper(), method("rloo"));
+        let config = rloo.ppo(base, &rloo.keys(&Given::new()).unwrap());
+        assert_eq!(config.responses(), base.responses());
+        assert_eq!(config.responses_per_prompt, 4);
     }
 
     #[test]

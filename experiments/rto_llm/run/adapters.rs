@@ -9,14 +9,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use clap::ValueEnum;
 use rto_bridge::config::Head;
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::params::Params;
+use rto_harness::methods;
 
 use super::Run;
-use super::choices::Method;
 use super::config::Config;
 use super::data::Data;
 
@@ -59,7 +58,7 @@ impl Run {
     /// The network of a stage before its first step: as it is, or frozen with a fresh adapter.
     pub fn adapted(&self, scorer: NeuralScorer, stage: &str) -> Result<NeuralScorer> {
         // As everything else in them, the first adapters of all methods are equal: what differs is the reward.
-        let stream = match Method::value_variants().iter().any(|m| m.name() == stage) {
+        let stream = match methods::trained().any(|m| m.name == stage) {
             true => "rl",
             false => stage,
         };

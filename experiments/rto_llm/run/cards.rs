@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use rto_bridge::model_card::{Metric, ModelCard};
 use rto_bridge::win_rate::{Estimate, WinRates};
+use rto_harness::methods::{self, Model};
 use rto_harness::run_dir::Versions;
 
 use super::Run;
@@ -19,22 +20,6 @@ const SHARED: [&str; 7] = [
     "weight_decay",
     "max_grad_norm",
     "eval_top_p",
-];
-
-/// Settings of every method after DPO.
-const RL: [&str; 12] = [
-    "gamma",
-    "lambda",
-    "clip",
-    "value_clip",
-    "value_coef",
-    "critic",
-    "critic_learning_rate",
-    "kl_estimator",
-    "reward_whitening",
-    "advantage_whitening",
-    "aggregation",
-    "missing_eos_penalty",
 ];
 
 impl Run {
@@ -84,7 +69,7 @@ impl Run {
     /// The iterations of the methods after DPO, where there are any.
     fn iterations(&self) -> Option<u64> {
         let any = !self.config.methods.is_empty();
-        any.then_some(self.config.rl_iterations)
+        any.then_some(self.config.ppo.iterations)
     }
 
     /// What a higher number of the evaluation is called.
@@ -132,23 +117,49 @@ fn file_name(path: &str) -> String {
     name.map_or_else(|| path.into(), |n| n.to_string_lossy().into_owned())
 }
 
-/// The settings that made this policy.
+/// The settings that made this policy: what every stage shares, its own table, and those of its method.
 fn relevant(settings: &toml::Table, method: &str) -> Vec<(String, String)> {
-    let prefix = match method {
-        "rto_printed" => "printed_",
-        "rto_released" => "released_",
-        other => &format!("{other}_"),
+    let mut kept = Vec::new();
+    let mut keep = |key: &str| {
+        let found = key
+            .split('.')
+            .try_fold(None, |at: Option<&toml::Value>, name| {
+                let table = at.map_or(Some(settings), toml::Value::as_table)?;
+                Some(Some(table.get(name)?))
+            });
+        if let Some(value) = found.flatten() {
+            leaves(key, value, &mut kept);
+        }
     };
-    let rl = !["sft", "dpo"].contains(&method);
-    let own = |key: &str| {
-        let of_rl = rl && (key.starts_with("rl_") || RL.contains(&key));
-        let dpo_reward = ["dppo", "rto", "rto_printed"].contains(&method) && key == "beta1";
-        let scratch = method == "sft" && key.starts_with("pretrain_");
-        key.starts_with(prefix) || of_rl || dpo_reward || scratch
-    };
-    let kept = settings
-        .iter()
-        .filter(|(key, _)| SHARED.contains(&key.as_str()) || own(key));
-    kept.map(|(key, value)| (key.clone(), value.to_string()))
-        .collect()
+    SHARED.iter().for_each(|key| keep(key));
+    match methods::find(method).and_then(|m| m.training) {
+        Some(training) => {
+            if training.reads.contains(&Model::Dpo) {
+                keep("beta1");
+            }
+            for key in ["critic", "missing_eos_penalty", "ppo"] {
+                keep(key);
+            }
+            keep(&format!("method.{method}"));
+        }
+        None => {
+            if method == "sft" {
+                keep("pretrain");
+            }
+            keep(method);
+        }
+    }
+    kept
+}
+
+/// The numbers and words of a table, with dotted keys.
+fn leaves(key: &str, value: &toml::Value, kept: &mut Vec<(String, String)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                leaves(&format!("{key}.{name}"), value, kept);
+            }
+        }
+        value => kept.push((key.into(), value.to_string())),
+    }
 }

@@ -1,21 +1,18 @@
 //! Settings of a run.
 
 use anyhow::{Context, Result, bail};
-use rto::algorithm2::{Checked, DpoConfig, FitConfig, PpoConfig, Schedule};
-use rto::objective::{Aggregation, DpoLoss};
-use rto::token_reward::{AdaptiveKl, KlEstimator};
+use rto::algorithm2::{Advantage, Checked, DpoConfig, FitConfig, PpoConfig};
 use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::data::Rule;
 use rto_bridge::learner::LearnerOptions;
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::optimizer::AdamWConfig;
-use rto_harness::config::{self, Layers};
+use rto_harness::config::{self, Layers, Rules};
+use rto_harness::methods::{self, Given, Keys, METHODS, Method};
 use serde::{Deserialize, Serialize};
 
 use super::Args;
-use super::choices::{
-    AggregationKind, CriticKind, Estimator, Method, MomentsKind, Shape, WhiteningKind,
-};
+use super::choices::{CriticKind, MomentsKind};
 use super::codec::Vocabulary;
 
 /// Defaults of every key; what the keys mean is said there.
@@ -59,6 +56,70 @@ const PRESETS: [(&str, &[Text]); 11] = [
     preset!("llama3-8b-ultrafeedback", PAPER),
 ];
 
+/// What is said of keys beside their defaults.
+const RULES: Rules = Rules {
+    choices: &[
+        "schedule",
+        "loss",
+        "advantage",
+        "ratio",
+        "aggregation",
+        "adaptive_kl",
+    ],
+    free: &["method"],
+    moved: &[
+        ("pretrain_learning_rate", "pretrain.learning_rate"),
+        ("pretrain_epochs", "pretrain.epochs"),
+        ("sft_learning_rate", "sft.learning_rate"),
+        ("sft_schedule", "sft.schedule"),
+        ("sft_warmup", "sft.schedule"),
+        ("sft_batch_size", "sft.batch_size"),
+        ("sft_epochs", "sft.epochs"),
+        ("reward_learning_rate", "reward.learning_rate"),
+        ("reward_schedule", "reward.schedule"),
+        ("reward_warmup", "reward.schedule"),
+        ("reward_batch_size", "reward.batch_size"),
+        ("reward_epochs", "reward.epochs"),
+        ("dpo_beta", "dpo.beta"),
+        ("dpo_label_smoothing", "dpo.loss"),
+        ("dpo_loss", "dpo.loss"),
+        ("dpo_learning_rate", "dpo.fit.learning_rate"),
+        ("dpo_schedule", "dpo.fit.schedule"),
+        ("dpo_warmup", "dpo.fit.schedule"),
+        ("dpo_batch_size", "dpo.fit.batch_size"),
+        ("dpo_epochs", "dpo.fit.epochs"),
+        ("ppo_beta2", "ppo.beta2"),
+        ("dppo_beta2", "method.dppo.beta2"),
+        ("rto_beta2", "method.rto.beta2"),
+        ("printed_beta2", "method.rto_printed.beta2"),
+        ("released_beta1", "method.rto_released.beta1"),
+        ("released_clip", "method.rto_released.clip"),
+        ("released_beta2", "method.rto_released.beta2"),
+        ("rl_iterations", "ppo.iterations"),
+        ("rl_prompts", "ppo.prompts_per_iteration"),
+        ("rl_responses_per_prompt", "ppo.responses_per_prompt"),
+        ("rl_epochs", "ppo.epochs"),
+        ("rl_minibatch_size", "ppo.minibatch_size"),
+        ("rl_learning_rate", "ppo.learning_rate"),
+        ("rl_schedule", "ppo.schedule"),
+        ("rl_warmup", "ppo.schedule"),
+        ("adaptive_kl_target", "ppo.adaptive_kl"),
+        ("adaptive_kl_horizon", "ppo.adaptive_kl"),
+        ("critic_learning_rate", "ppo.critic_learning_rate"),
+        ("kl_estimator", "ppo.kl_estimator"),
+        ("gamma", "ppo.gamma"),
+        ("lambda", "ppo.lambda"),
+        ("clip", "ppo.clip"),
+        ("value_clip", "ppo.value_clip"),
+        ("value_coef", "ppo.value_coef"),
+        ("entropy_bonus", "ppo.entropy_bonus"),
+        ("reward_whitening", "ppo.reward_whitening"),
+        ("advantage_whitening", "ppo.advantage_whitening"),
+        ("aggregation", "ppo.aggregation"),
+        ("bootstrap_truncated", "ppo.bootstrap_truncated"),
+    ],
+};
+
 /// A resolved configuration; `experiments/configs/rto_llm.tiny.toml` documents the keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,7 +142,7 @@ pub struct Config {
     pub cut_replies: bool,
     pub model: String,
     pub oracle: String,
-    pub methods: Vec<Method>,
+    pub methods: Vec<&'static Method>,
     pub hidden_size: usize,
     pub n_layers: usize,
     pub n_heads: usize,
@@ -105,57 +166,15 @@ pub struct Config {
     pub micro_batch: usize,
     pub checkpoint_activations: bool,
     pub save_every: u64,
-    pub pretrain_learning_rate: f64,
-    pub pretrain_epochs: usize,
-    pub sft_learning_rate: f64,
-    pub sft_schedule: Shape,
-    pub sft_warmup: f64,
-    pub sft_batch_size: usize,
-    pub sft_epochs: usize,
-    pub reward_learning_rate: f64,
-    pub reward_schedule: Shape,
-    pub reward_warmup: f64,
-    pub reward_batch_size: usize,
-    pub reward_epochs: usize,
-    pub dpo_beta: f64,
-    pub dpo_loss: DpoLoss,
-    pub dpo_learning_rate: f64,
-    pub dpo_schedule: Shape,
-    pub dpo_warmup: f64,
-    pub dpo_batch_size: usize,
-    pub dpo_epochs: usize,
-    pub beta1: f64,
-    pub ppo_beta2: f64,
-    pub dppo_beta2: f64,
-    pub rto_beta2: f64,
-    pub printed_beta2: f64,
-    pub released_beta1: f64,
-    pub released_clip: f64,
-    pub released_beta2: f64,
-    pub rl_iterations: u64,
-    pub rl_prompts: usize,
-    pub rl_responses_per_prompt: usize,
-    pub rl_epochs: usize,
-    pub rl_minibatch_size: usize,
-    pub rl_learning_rate: f64,
-    pub rl_schedule: Shape,
-    pub rl_warmup: f64,
-    pub critic_learning_rate: f64,
     pub critic: CriticKind,
-    pub kl_estimator: Estimator,
-    pub adaptive_kl_target: f64,
-    pub adaptive_kl_horizon: f64,
-    pub gamma: f64,
-    pub lambda: f64,
-    pub clip: f64,
-    pub value_clip: f64,
-    pub value_coef: f64,
-    pub entropy_bonus: f64,
-    pub reward_whitening: WhiteningKind,
-    pub advantage_whitening: WhiteningKind,
-    pub aggregation: AggregationKind,
-    pub bootstrap_truncated: bool,
     pub missing_eos_penalty: f64,
+    pub beta1: f64,
+    pub pretrain: FitConfig,
+    pub sft: FitConfig,
+    pub reward: FitConfig,
+    pub dpo: DpoConfig,
+    pub ppo: PpoConfig,
+    pub method: Given,
     pub eval_prompts: usize,
     pub eval_top_p: f64,
     pub eval_temperature: f64,
@@ -166,7 +185,8 @@ pub struct Config {
 /// The layers that the command line asks for, merged. A run that goes on keeps what is not said again.
 pub fn resolve(args: &Args) -> Result<Config> {
     let goes_on = args.like.as_ref().or(args.common.out.as_ref());
-    let mut layers = Layers::new(TINY_NAME, TINY)?.going_on(super::NAME, goes_on.map(|p| &**p))?;
+    let defaults = Layers::new(TINY_NAME, TINY)?.rules(RULES);
+    let mut layers = defaults.going_on(super::NAME, goes_on.map(|p| &**p))?;
     if let Some(name) = &args.preset {
         for (name, text) in preset(name)? {
             layers = layers.overlay(true, name, text)?;
@@ -196,8 +216,9 @@ pub fn resolve(args: &Args) -> Result<Config> {
         system_column: args.system_column.as_deref(),
     })?;
     let mut config: Config = config::resolve(&layers)?;
-    config.methods.sort();
-    config.methods.dedup();
+    // In the order of the table, each once.
+    let chosen = |m: &&Method| config.methods.contains(m);
+    config.methods = METHODS.iter().filter(chosen).collect();
     config.check()?;
     Ok(config)
 }
@@ -217,7 +238,7 @@ fn preset(name: &str) -> Result<&'static [Text]> {
 /// Settings with a flag of their own.
 #[derive(Serialize)]
 struct Flags<'a> {
-    methods: Option<&'a [Method]>,
+    methods: Option<&'a [&'static Method]>,
     data: Option<&'a [String]>,
     model: Option<&'a str>,
     oracle: Option<&'a str>,
@@ -275,10 +296,28 @@ impl Config {
         self.sft()?;
         self.reward()?;
         self.dpo()?;
-        for &method in &self.methods {
+        methods::check(&self.method)?;
+        for method in &self.methods {
+            if method.training().critic_from_prefix {
+                bail!(
+                    "methods: found {}, expected methods whose critic needs no list of all states; `algorithm2` has it",
+                    method.name
+                );
+            }
             self.ppo(method)?;
         }
+        if self.critic == CriticKind::Shared && self.methods.iter().any(|m| !self.has_critic(m)) {
+            bail!(
+                "critic: found \"shared\", expected \"separate\" with methods that have no critic"
+            );
+        }
         Ok(())
+    }
+
+    /// Whether a method learns V.
+    pub fn has_critic(&self, method: &Method) -> bool {
+        let ppo = self.ppo(method);
+        ppo.is_ok_and(|ppo| ppo.advantage == Advantage::Gae)
     }
 
     fn check_data(&self) -> Result<()> {
@@ -319,7 +358,7 @@ impl Config {
 
     /// Whether stage `pretrain` has anything to do: a network from scratch must learn to write before it is fine-tuned.
     pub fn pretrains(&self) -> bool {
-        self.model.is_empty() && self.pretrain_epochs > 0 && !self.on_world()
+        self.model.is_empty() && self.pretrain.epochs > 0 && !self.on_world()
     }
 
     /// The shape of a new network.
@@ -374,121 +413,39 @@ impl Config {
         }
     }
 
-    fn fit(&self, rate: f64, schedule: Schedule, batch_size: usize, epochs: usize) -> FitConfig {
-        FitConfig {
-            learning_rate: rate,
-            schedule,
-            batch_size,
-            epochs,
-            aggregation: self.aggregation(),
-        }
-    }
-
-    fn aggregation(&self) -> Aggregation {
-        match self.aggregation {
-            AggregationKind::TokenMean => Aggregation::TokenMean,
-            AggregationKind::SequenceMean => Aggregation::SequenceMean,
-        }
-    }
-
     /// Language modelling from scratch.
     pub fn pretrain(&self) -> Result<Checked<FitConfig>> {
-        let schedule = self.sft_schedule.schedule(self.sft_warmup);
-        let fit = self.fit(
-            self.pretrain_learning_rate,
-            schedule,
-            self.sft_batch_size,
-            self.pretrain_epochs.max(1),
-        );
+        let epochs = self.pretrain.epochs.max(1);
+        let fit = FitConfig {
+            epochs,
+            ..self.pretrain
+        };
         fit.check().context("pretrain")
     }
 
     /// Supervised fine-tuning.
     pub fn sft(&self) -> Result<Checked<FitConfig>> {
-        let schedule = self.sft_schedule.schedule(self.sft_warmup);
-        let fit = self.fit(
-            self.sft_learning_rate,
-            schedule,
-            self.sft_batch_size,
-            self.sft_epochs,
-        );
-        fit.check().context("sft")
+        self.sft.check().context("sft")
     }
 
     /// The reward model.
     pub fn reward(&self) -> Result<Checked<FitConfig>> {
-        let schedule = self.reward_schedule.schedule(self.reward_warmup);
-        let fit = self.fit(
-            self.reward_learning_rate,
-            schedule,
-            self.reward_batch_size,
-            self.reward_epochs,
-        );
-        fit.check().context("reward")
+        self.reward.check().context("reward")
     }
 
     /// DPO.
     pub fn dpo(&self) -> Result<Checked<DpoConfig>> {
-        let schedule = self.dpo_schedule.schedule(self.dpo_warmup);
-        let config = DpoConfig {
-            beta: self.dpo_beta,
-            loss: self.dpo_loss,
-            fit: self.fit(
-                self.dpo_learning_rate,
-                schedule,
-                self.dpo_batch_size,
-                self.dpo_epochs,
-            ),
-        };
-        config.check().context("dpo")
+        self.dpo.check().context("dpo")
     }
 
-    /// β₂ of a method.
-    pub fn beta2(&self, method: Method) -> f64 {
-        match method {
-            Method::Ppo => self.ppo_beta2,
-            Method::Dppo => self.dppo_beta2,
-            Method::Rto => self.rto_beta2,
-            Method::RtoPrinted => self.printed_beta2,
-            Method::RtoReleased => self.released_beta2,
-        }
+    /// The settings of a method that are its own.
+    pub fn keys(&self, method: &Method) -> Result<Keys> {
+        method.keys(&self.method)
     }
 
     /// Lines 3–8 of Algorithm 2 for a method.
-    pub fn ppo(&self, method: Method) -> Result<Checked<PpoConfig>> {
-        let controlled = self.adaptive_kl_target > 0.0;
-        let config = PpoConfig {
-            iterations: self.rl_iterations,
-            prompts_per_iteration: self.rl_prompts,
-            responses_per_prompt: self.rl_responses_per_prompt,
-            beta2: self.beta2(method),
-            kl_estimator: match self.kl_estimator {
-                Estimator::K1 => KlEstimator::K1,
-                Estimator::K2 => KlEstimator::K2,
-                Estimator::K3 => KlEstimator::K3,
-                Estimator::Exact => KlEstimator::Exact,
-            },
-            adaptive_kl: controlled.then_some(AdaptiveKl {
-                target: self.adaptive_kl_target,
-                horizon: self.adaptive_kl_horizon,
-            }),
-            gamma: self.gamma,
-            lambda: self.lambda,
-            bootstrap_truncated: self.bootstrap_truncated,
-            reward_whitening: self.reward_whitening.of(),
-            advantage_whitening: self.advantage_whitening.of(),
-            clip: self.clip,
-            value_coef: self.value_coef,
-            value_clip: (self.value_clip > 0.0).then_some(self.value_clip),
-            entropy_bonus: self.entropy_bonus,
-            aggregation: self.aggregation(),
-            epochs: self.rl_epochs,
-            minibatch_size: self.rl_minibatch_size,
-            learning_rate: self.rl_learning_rate,
-            critic_learning_rate: self.critic_learning_rate,
-            schedule: self.rl_schedule.schedule(self.rl_warmup),
-            ..PpoConfig::paper()
-        };
-        config.check().context(method.name())
+    pub fn ppo(&self, method: &Method) -> Result<Checked<PpoConfig>> {
+        let config = method.ppo(self.ppo, &self.keys(method)?);
+        config.check().context(method.name)
     }
 }

@@ -4,15 +4,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Device;
-use rto::algorithm2::{fit_steps, sft};
+use rto::algorithm2::{Advantage, fit_steps, sft};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
 use rto_bridge::config::ModelConfig;
 use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
+use rto_harness::methods::Method;
 
-use super::choices::{CriticKind, Method};
+use super::choices::CriticKind;
 use super::config::Config;
 use super::data::Data;
 
@@ -87,8 +88,8 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(&'static str, f64)>> {
             .iter()
             .map(|e| (e.prompt.len(), e.len())),
     );
-    for &method in &config.methods {
-        all.push((method.name(), rl(config, method) * whole));
+    for method in &config.methods {
+        all.push((method.name, rl(config, method)? * whole));
     }
     let policies = (2 + config.methods.len()) as f64;
     // Sampled and greedy, each written, scored by policy and reference and judged.
@@ -101,21 +102,16 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(&'static str, f64)>> {
 }
 
 /// The work of one method, in responses.
-fn rl(config: &Config, method: Method) -> f64 {
-    let responses =
-        config.rl_iterations as f64 * (config.rl_prompts * config.rl_responses_per_prompt) as f64;
+fn rl(config: &Config, method: &Method) -> Result<f64> {
+    let ppo = config.ppo(method)?;
+    let responses = ppo.iterations as f64 * ppo.responses() as f64;
     let networks = match config.critic {
-        CriticKind::Separate => 2.0,
-        CriticKind::Shared => 1.0,
+        CriticKind::Separate if ppo.advantage == Advantage::Gae => 2.0,
+        _ => 1.0,
     };
     // Policy before and after, reference, critic, oracle; and what the reward is made of.
-    let scored = 4.0 + networks - 1.0
-        + match method {
-            Method::Ppo => 1.0,
-            Method::Dppo | Method::Rto | Method::RtoPrinted => 2.0,
-            Method::RtoReleased => 3.0,
-        };
-    responses * (WRITING + scored * FORWARD + config.rl_epochs as f64 * networks)
+    let scored = 4.0 + networks - 1.0 + method.training().reads.len() as f64;
+    Ok(responses * (WRITING + scored * FORWARD + ppo.epochs as f64 * networks))
 }
 
 /// Seconds of a stage's tokens, from one step of a network of this width that is timed for about a second.

@@ -33,7 +33,7 @@ pub const EVALUATE: &str = "evaluate";
 impl Run {
     /// Every policy that this run trains, in order.
     fn policies(&self) -> Vec<&'static str> {
-        let methods = self.config.methods.iter().map(|m| m.name());
+        let methods = self.config.methods.iter().map(|m| m.name);
         ["sft", "dpo"].into_iter().chain(methods).collect()
     }
 

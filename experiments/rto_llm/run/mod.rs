@@ -33,13 +33,13 @@ use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
 use rto_harness::cli::{Common, Reporter};
 use rto_harness::list::List;
+use rto_harness::methods::{self, Method};
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::{RunDir, Timings};
 use rto_harness::say;
 use rto_harness::study;
 use serde_json::json;
 
-use choices::Method;
 use config::Config;
 use data::Data;
 use evaluate::EVALUATE;
@@ -95,8 +95,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Last::Evaluate)]
     stage: Last,
     /// Methods after DPO [default: those of the preset]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
-    methods: Option<Vec<Method>>,
+    #[arg(long, value_parser = methods::value_parser(), value_delimiter = ',', value_name = "LIST")]
+    methods: Option<Vec<&'static Method>>,
     /// Change one setting; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -265,10 +265,10 @@ fn run_one(args: &Args, reporter: &Reporter) -> Result<()> {
         together(row.iter().filter(needed).map(task).collect())?;
     }
     if args.stage >= Last::Rl {
-        let task = |&method: &Method| {
+        let task = |&method: &&'static Method| {
             let run = &run;
             let work = Box::new(move || run.rl(method));
-            let name = method.name();
+            let name = method.name;
             Task { name, work }
         };
         together(run.config.methods.iter().map(task).collect())?;
@@ -352,7 +352,7 @@ impl Run {
     fn say_biased(&self, reporter: &Reporter) -> Result<()> {
         let mut said = Vec::new();
         for method in &self.config.methods {
-            for biased in self.config.ppo(*method)?.biased() {
+            for biased in self.config.ppo(method)?.biased() {
                 let text = biased.to_string();
                 if !said.contains(&text) {
                     say!(reporter, "warning: {text}")?;

@@ -96,13 +96,13 @@ pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> 
         say!(reporter, "# {name}: {steps} steps")?;
     }
     for method in &config.methods {
-        let responses =
-            config.rl_iterations as usize * config.rl_prompts * config.rl_responses_per_prompt;
+        let ppo = config.ppo(method)?;
+        let responses = ppo.iterations as usize * ppo.responses();
         say!(
             reporter,
             "# {}: {} iterations, {responses} responses",
-            method.name(),
-            config.rl_iterations
+            method.name,
+            ppo.iterations
         )?;
     }
     reporter.json(&json!({ "config": config, "parameters": policy.parameters, "bytes": peak, "minutes": minutes, "stages": stages }))

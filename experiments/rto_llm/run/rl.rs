@@ -5,17 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use rto::algorithm2::{CriticSlot, IterationReport, PpoConfig, PpoRun, PpoState};
+use rto::algorithm2::{Advantage, CriticSlot, IterationReport, PpoConfig, PpoRun, PpoState};
 use rto::seq::{Episode, Finish, Ragged, TokenReward};
-use rto::token_reward::{Both, DpoReward, PaidAtEnd, SentenceReward, released};
+use rto::token_reward::{Both, KlEstimator, SentenceReward};
 use rto_bridge::learner::{NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
-use serde_json::{Value, json};
+use rto_harness::methods::{Keys, Method, Parts};
+use serde::Deserialize;
 
 use super::Run;
-use super::choices::{CriticKind, Estimator, Method};
+use super::choices::CriticKind;
 use super::fault::{NotANumber, nan_at};
 use super::stage::{Metrics, Stage, is_done};
 
@@ -50,24 +51,22 @@ struct Models {
 }
 
 impl Models {
-    fn sentence(&self) -> Result<SentenceReward<&NeuralScorer>> {
-        Ok(SentenceReward::new(&self.reward).normalised(self.reward_mean, 1.0)?)
-    }
-
     /// The one value that tells the methods apart.
-    fn reward(&self, run: &Run, method: Method) -> Result<Box<dyn TokenReward + '_>> {
+    fn reward<'a>(
+        &'a self,
+        run: &Run,
+        method: &Method,
+        keys: &'a Keys,
+    ) -> Result<Box<dyn TokenReward + 'a>> {
         let config = &run.config;
-        let token = |beta1| DpoReward::try_new(&self.dpo, &*self.sft, beta1);
-        let reward: Box<dyn TokenReward + '_> = match method {
-            Method::Ppo => Box::new(self.sentence()?),
-            Method::Dppo => Box::new(PaidAtEnd(token(config.beta1)?)),
-            Method::Rto | Method::RtoPrinted => Box::new(token(config.beta1)?),
-            Method::RtoReleased => Box::new(released(
-                token(config.released_beta1)?,
-                config.released_clip,
-                self.sentence()?,
-            )?),
-        };
+        let reward = (method.training().reward)(&Parts {
+            dpo: &self.dpo,
+            reference: &*self.sft,
+            reward_model: &self.reward,
+            reward_mean: self.reward_mean,
+            beta1: config.beta1,
+            keys,
+        })?;
         Ok(match config.missing_eos_penalty > 0.0 {
             true => Box::new(Both(reward, MissingEos(config.missing_eos_penalty))),
             false => reward,
@@ -91,23 +90,27 @@ impl Run {
     }
 
     /// One method, from π_ref.
-    pub fn rl(&self, method: Method) -> Result<()> {
-        let name = method.name();
+    pub fn rl(&self, method: &Method) -> Result<()> {
+        let name = method.name;
         if is_done(self.root(), name) {
             return Ok(());
         }
         let mut stage = Stage::open(self.root(), name)?;
         let (models, config) = (self.models()?, self.config.ppo(method)?);
-        let mut learner = self.rl_learner(&models, name, stage.checkpoint())?;
+        let keys = self.config.keys(method)?;
+        let mut learner = self.rl_learner(&models, &config, name, stage.checkpoint())?;
         let mut critic = match self.config.critic {
-            CriticKind::Separate => Some(self.critic(&models, stage.checkpoint())?),
-            CriticKind::Shared => None,
+            CriticKind::Separate if config.advantage == Advantage::Gae => {
+                Some(self.critic(&models, stage.checkpoint())?)
+            }
+            _ => None,
         };
         let mut state = match stage.step {
             0 => PpoState::new(&config),
-            _ => read_state(&stage.extra).with_context(|| format!("stage {name}: state.json"))?,
+            _ => PpoState::deserialize(&stage.extra)
+                .with_context(|| format!("stage {name}: state.json"))?,
         };
-        let reward = models.reward(self, method)?;
+        let reward = models.reward(self, method, &keys)?;
         let oracle = self.oracle()?;
         // One seed for all methods: what differs between them is the reward.
         let seeds = self.seeds.child("rl");
@@ -118,7 +121,8 @@ impl Run {
         while state.iteration < config.iterations {
             let mut slot = match &mut critic {
                 Some(critic) => CriticSlot::Separate(critic),
-                None => CriticSlot::SharedTrunk,
+                None if config.advantage == Advantage::Gae => CriticSlot::SharedTrunk,
+                None => CriticSlot::Absent,
             };
             let run = PpoRun {
                 reference: &*models.sft,
@@ -150,7 +154,7 @@ impl Run {
                 (state.sampled_tokens - first) as f64 / start.elapsed().as_secs_f64()
             ));
             if state.iteration % every == 0 || state.iteration == config.iterations {
-                stage.save(state.iteration, write_state(&state), |new| {
+                stage.save(state.iteration, serde_json::to_value(state)?, |new| {
                     learner.save(&new.join("policy"))?;
                     critic
                         .as_ref()
@@ -166,6 +170,7 @@ impl Run {
     fn rl_learner(
         &self,
         models: &Models,
+        config: &PpoConfig,
         method: &str,
         checkpoint: Option<&Path>,
     ) -> Result<NeuralLearner> {
@@ -174,7 +179,7 @@ impl Run {
             CriticKind::Shared => self.with_value_head(&models.sft, method)?,
         };
         scorer = self.adapted(scorer, method)?;
-        if self.config.kl_estimator == Estimator::Exact {
+        if config.kl_estimator == KlEstimator::Exact {
             scorer = scorer.with_reference(models.sft.clone());
         }
         let policy: NeuralPolicy = self.policy(scorer)?;
@@ -213,30 +218,6 @@ fn add_value_head(
     weights.insert(VALUE_WEIGHT.into(), zeros(&[1, hidden])?);
     weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
     Ok(())
-}
-
-/// KL controller, stream positions (the iteration keys them) and data position.
-fn write_state(state: &PpoState) -> Value {
-    json!({
-        "iteration": state.iteration,
-        "beta2": state.beta2,
-        "prompts_seen": state.prompts_seen,
-        "sampled_tokens": state.sampled_tokens,
-    })
-}
-
-fn read_state(value: &Value) -> Result<PpoState> {
-    let whole = |key: &str| {
-        value[key]
-            .as_u64()
-            .ok_or_else(|| anyhow!("no number {key:?}"))
-    };
-    Ok(PpoState {
-        iteration: whole("iteration")?,
-        beta2: value["beta2"].as_f64().context("no number \"beta2\"")?,
-        prompts_seen: whole("prompts_seen")?,
-        sampled_tokens: whole("sampled_tokens")?,
-    })
 }
 
 /// The names that users of other trainers already chart. `truth` is what the oracle makes of the rollout.

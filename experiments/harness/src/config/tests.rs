@@ -149,6 +149,55 @@ fn keys_of_a_text() {
 }
 
 #[test]
+fn choices_are_replaced_whole_free_tables_are_open_and_moved_keys_are_said() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Fit {
+        schedule: Schedule,
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Schedule {
+        Constant,
+        Linear { warmup: f64 },
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Own {
+        fit: Fit,
+        method: std::collections::BTreeMap<String, std::collections::BTreeMap<String, f64>>,
+    }
+    let rules = Rules {
+        choices: &["schedule"],
+        free: &["method"],
+        moved: &[("fit_schedule", "fit.schedule")],
+    };
+    let text = "[fit]\nschedule = { linear = { warmup = 0.1 } }\n[method.a]\nb = 1.0\n";
+    let read = |over: &str| -> Result<Own> {
+        let layers = Layers::new("defaults.toml", text)?.rules(rules);
+        resolve(&layers.overlay(true, "my.toml", over)?)
+    };
+    let own = read("fit.schedule = \"constant\"\nmethod.c.d = 2.0").unwrap();
+    assert_eq!(own.fit.schedule, Schedule::Constant);
+    assert_eq!((own.method["a"]["b"], own.method["c"]["d"]), (1.0, 2.0));
+    let own = read("fit.schedule.linear.warmup = 0.2").unwrap();
+    assert_eq!(own.fit.schedule, Schedule::Linear { warmup: 0.2 });
+    for (over, said) in [
+        ("seed = 1\nfit_schedule = 2", "unknown key `seed`"),
+        (
+            "\nfit_schedule = \"constant\"",
+            "config my.toml:2: key `fit_schedule` is of a former version, expected `fit.schedule`",
+        ),
+        (
+            "fit.schedule = \"cubic\"",
+            "config my.toml:1: key `fit.schedule` is \"cubic\"",
+        ),
+    ] {
+        let error = read(over).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn the_resolved_config_reads_back_unchanged() {
     let config: Config = resolve(&base()).unwrap();
     let text = toml::to_string(&config).unwrap();
@@ -169,11 +218,11 @@ proptest! {
     #[test]
     fn merging_is_idempotent_and_the_last_layer_wins(a in table(), b in table()) {
         let mut once = a.clone();
-        merge(&mut once, &b);
+        Rules::default().merge(&mut once, &b);
         let mut twice = once.clone();
-        merge(&mut twice, &b);
+        Rules::default().merge(&mut twice, &b);
         prop_assert_eq!(&once, &twice);
-        leaves(&b, &mut Vec::new(), &mut |path, value| {
+        Rules::default().leaves(&b, &mut Vec::new(), &mut |path, value| {
             let mut at = Value::Table(once.clone());
             for key in path {
                 at = at.get(key).cloned().unwrap();

@@ -306,17 +306,19 @@ fn every_preset_resolves() {
     let text = resolve("llama3-8b-ultrafeedback", &[]);
     for line in [
         "methods = [\"ppo\", \"rto_released\"]",
-        "released_beta1 = 0.05",
-        "released_clip = 0.05",
-        "released_beta2 = 0.01",
-        "rl_prompts = 1024",
-        "rl_minibatch_size = 128",
-        "rl_epochs = 1",
-        "aggregation = \"sequence_mean\"",
+        "method.rto_released.beta1 = 0.05",
+        "method.rto_released.clip = 0.05",
+        "method.rto_released.beta2 = 0.01",
+        "ppo.prompts_per_iteration = 1024",
+        "ppo.minibatch_size = 128",
+        "ppo.epochs = 1",
+        "ppo.aggregation = \"sequence_mean\"",
+        "sft.aggregation = \"sequence_mean\"",
+        "ppo.schedule.cosine.warmup = 0.03",
         "moments = \"8bit\"",
         "lora_rank = 16",
     ] {
-        assert!(text.lines().any(|l| l == line), "no line {line}");
+        assert!(settings(&text).iter().any(|l| l == line), "no line {line}");
     }
     let plan = |text: &str| {
         let line = text.lines().find(|l| l.contains("MB at once")).unwrap();
@@ -330,26 +332,38 @@ fn every_preset_resolves() {
         // The paper's own numbers: Tables 2 to 5.
         let text = resolve(name, &[]);
         for line in [
-            "sft_learning_rate = 0.00001",
-            "sft_batch_size = 32",
-            "dpo_learning_rate = 0.000005",
-            "dpo_beta = 0.1",
-            "dpo_batch_size = 32",
-            "reward_batch_size = 128",
-            "reward_learning_rate = 0.00001",
-            "rl_prompts = 256",
-            "rl_minibatch_size = 16",
-            "rl_epochs = 2",
-            "rl_learning_rate = 0.000005",
+            "sft.learning_rate = 0.00001",
+            "sft.batch_size = 32",
+            "dpo.fit.learning_rate = 0.000005",
+            "dpo.beta = 0.1",
+            "dpo.fit.batch_size = 32",
+            "reward.batch_size = 128",
+            "reward.learning_rate = 0.00001",
+            "ppo.prompts_per_iteration = 256",
+            "ppo.minibatch_size = 16",
+            "ppo.epochs = 2",
+            "ppo.learning_rate = 0.000005",
             "beta1 = 0.1",
-            "printed_beta2 = 0.03",
-            "dppo_beta2 = 0.05",
-            "ppo_beta2 = 0.05",
+            "method.rto_printed.beta2 = 0.03",
+            "ppo.beta2 = 0.05",
         ] {
-            let found = text.lines().any(|l| l == line);
+            let found = settings(&text).iter().any(|l| l == line);
             assert!(found, "{name}: no line {line}");
         }
     }
+}
+
+/// The settings that a dry run prints, a line each with the tables in its key.
+fn settings(text: &str) -> Vec<String> {
+    let mut table = String::new();
+    let mut all = Vec::new();
+    for line in text.lines() {
+        match line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            Some(name) => table = format!("{name}."),
+            None => all.push(format!("{table}{line}")),
+        }
+    }
+    all
 }
 
 /// Columns under other names, a system message beside them, an array, and lines that cannot be read.

@@ -204,9 +204,9 @@ fn a_dry_run_touches_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let path = out.to_str().unwrap();
-    let text = ok(&["--dry-run", "--set", "rto_beta2=0.03", "--out", path]);
+    let text = ok(&["--dry-run", "--set", "method.rto.beta2=0.03", "--out", path]);
     assert!(
-        text.contains("rto_beta2 = 0.03") && text.contains("moments"),
+        text.contains("[method.rto]\nbeta2 = 0.03") && text.contains("moments"),
         "{text}"
     );
     assert!(!out.exists());
@@ -217,18 +217,39 @@ fn bad_settings_end_in_one_line_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (out, file) = (dir.path().join("run"), dir.path().join("mine.toml"));
     let (path, mine) = (out.to_str().unwrap(), file.to_str().unwrap());
-    fs::write(&file, "seed = 3\ndpo_bta = 0.2\n").unwrap();
+    fs::write(&file, "seed = 3\ndpo.bta = 0.2\n").unwrap();
     for (args, want) in [
         (
             vec!["--config", mine],
-            "mine.toml:2: unknown key `dpo_bta`, expected `dpo_beta`",
+            "mine.toml:2: unknown key `dpo.bta`, expected `dpo.beta`",
         ),
         (
             vec!["--preset", "huge"],
             "--preset huge: no such preset, expected one of tiny",
         ),
         (vec!["--set", "seed"], "--set seed: expected key=value"),
-        (vec!["--set", "clip=-1"], "ppo: clip: found -1, must be"),
+        (vec!["--set", "ppo.clip=-1"], "ppo: clip: found -1, must be"),
+        (
+            vec!["--set", "rl_prompts=8"],
+            "key `rl_prompts` is of a former version, expected `ppo.prompts_per_iteration`",
+        ),
+        (
+            vec!["--set", "ppo.dual_clip=0.5"],
+            "dual_clip: found 0.5, must be finite and > 1",
+        ),
+        (
+            vec!["--set", "dpo.loss={ cdpo = { epsilon = 0.6 } }"],
+            "dpo: cdpo.epsilon: found 0.6, must be in [0, 0.5)",
+        ),
+        (vec!["--set", "dpo.loss=idpo"], "key `dpo.loss` is \"idpo\""),
+        (
+            vec!["--set", "method.rto.clip=1"],
+            "method.rto.clip: no such setting, expected one of beta1, beta2",
+        ),
+        (
+            vec!["--methods", "dppo_offset"],
+            "methods: found dppo_offset, expected methods whose critic",
+        ),
         (vec!["--set", "critic=none"], "key `critic` is \"none\""),
         (
             vec!["--set", "eval_prompts=99999"],
@@ -246,5 +267,45 @@ fn bad_settings_end_in_one_line_and_leave_nothing() {
         let said = error(&[&args[..], &["--quiet", "--out", path]].concat());
         assert!(said.contains(want), "{said}");
         assert!(!out.exists());
+    }
+}
+
+/// Losses of pairs, estimators without a critic and clips are settings: each trains through to its checkpoint.
+#[test]
+fn losses_and_estimators_of_the_library_are_settings() {
+    for (methods, last, sets) in [
+        ("ppo", "dpo", &["dpo.loss=ipo"][..]),
+        ("ppo", "dpo", &["dpo.loss=tdpo1"]),
+        ("ppo", "dpo", &["dpo.loss={ kto = {} }"]),
+        (
+            "ppo_dense,rloo",
+            "rl",
+            &["method.rloo.group=2", "ppo.minibatch_size=8"],
+        ),
+        (
+            "rto",
+            "rl",
+            &[
+                "ppo.dual_clip=3.0",
+                "ppo.clip_high=0.3",
+                "ppo.value_clip=off",
+            ],
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let path = out.to_str().unwrap();
+        let mut args = vec!["--smoke", "--quiet", "--out", path];
+        args.extend(["--methods", methods, "--stage", last]);
+        args.extend(sets.iter().flat_map(|set| ["--set", *set]));
+        ok(&args);
+        for stage in methods.split(',').filter(|_| last == "rl").chain(["dpo"]) {
+            assert!(
+                out.join("policies").join(stage).is_dir(),
+                "{stage} {sets:?}"
+            );
+        }
+        // A run goes on with its own settings.
+        ok(&["--quiet", "--out", path, "--stage", last]);
     }
 }
