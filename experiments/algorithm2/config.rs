@@ -1,10 +1,40 @@
 //! Settings of `algorithm2`: unchecked from TOML and flags, then checked.
 
-use anyhow::{Result, bail};
-use rto_harness::config::{increasing, within};
+use anyhow::{Context, Result, bail};
+use rto::algorithm2::{DpoConfig, PpoConfig};
+use rto_harness::config::{Rules, increasing, within};
 use rto_harness::list::List;
+use rto_harness::methods::{self, Given, Method, method, value_parser};
 use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
+
+/// What is said of keys beside their defaults.
+const RULES: Rules = Rules {
+    choices: &[
+        "schedule",
+        "loss",
+        "advantage",
+        "ratio",
+        "aggregation",
+        "adaptive_kl",
+    ],
+    free: &["method"],
+    moved: &[
+        ("beta1", "dpo.beta"),
+        ("beta2", "ppo.beta2"),
+        ("fit_learning_rate", "dpo.fit.learning_rate"),
+        ("fit_batch", "dpo.fit.batch_size"),
+        ("fit_epochs", "dpo.fit.epochs"),
+        ("lambda", "ppo.lambda"),
+        ("policy_learning_rate", "ppo.learning_rate"),
+        ("critic_learning_rate", "ppo.critic_learning_rate"),
+        ("clip", "ppo.clip"),
+        ("epochs", "ppo.epochs"),
+        ("iterations", "ppo.iterations"),
+        ("rloo_group", "method.rloo.group"),
+        ("released_clip", "method.rto_released.clip"),
+    ],
+};
 
 /// The resolved settings, saved with each run. Every key is documented in
 /// `experiments/configs/algorithm2.toml`.
@@ -15,19 +45,8 @@ pub struct Config {
     pub prompts: usize,
     pub reward_scale: f64,
     pub reference_scale: f64,
-    pub beta1: f64,
-    pub beta2: f64,
     pub pairs: usize,
-    pub fit_learning_rate: f64,
-    pub fit_batch: usize,
-    pub fit_epochs: usize,
-    pub lambda: f64,
-    pub policy_learning_rate: f64,
-    pub critic_learning_rate: f64,
-    pub clip: f64,
-    pub epochs: usize,
-    pub rloo_group: usize,
-    pub released_clip: f64,
+    pub methods: Vec<&'static Method>,
     pub eval_every: u64,
     pub long_actions: usize,
     pub long_horizon: usize,
@@ -35,7 +54,6 @@ pub struct Config {
     pub wide_actions: usize,
     pub wide_horizon: usize,
     pub wide_responses: usize,
-    pub iterations: u64,
     pub replicates: u64,
     pub lambdas: Vec<f64>,
     pub critic_learning_rates: Vec<f64>,
@@ -54,6 +72,12 @@ pub struct Config {
     pub sweep_replicates: u64,
     pub figure3_beta2s: Vec<f64>,
     pub credit_responses: usize,
+    /// DPO; its β is β₁ of (4.5) too, and the reward model is fitted in the same way.
+    pub dpo: DpoConfig,
+    /// PPO of every method, before a part or a method changes it.
+    pub ppo: PpoConfig,
+    /// What a method has of its own.
+    pub method: Given,
 }
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
@@ -69,45 +93,9 @@ pub struct Flags {
     /// Standard deviation of the logits of pi_ref
     #[arg(long, value_name = "SD")]
     reference_scale: Option<f64>,
-    /// beta of DPO, and beta1 of (4.5)
-    #[arg(long, value_name = "BETA")]
-    beta1: Option<f64>,
-    /// beta2, the coefficient of the KL term
-    #[arg(long, value_name = "BETA")]
-    beta2: Option<f64>,
     /// (a, b, d, e) |D|, pairs of responses
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// Learning rate of DPO and of the reward model, in logits
-    #[arg(long, value_name = "RATE")]
-    fit_learning_rate: Option<f64>,
-    /// Pairs in a step of DPO and of the reward model
-    #[arg(long, value_name = "N")]
-    fit_batch: Option<usize>,
-    /// Passes of DPO and of the reward model over the pairs
-    #[arg(long, value_name = "N")]
-    fit_epochs: Option<usize>,
-    /// lambda of GAE
-    #[arg(long, value_name = "LAMBDA")]
-    lambda: Option<f64>,
-    /// Learning rate of the policy
-    #[arg(long, value_name = "RATE")]
-    policy_learning_rate: Option<f64>,
-    /// Learning rate of the critic
-    #[arg(long, value_name = "RATE")]
-    critic_learning_rate: Option<f64>,
-    /// Clip range of PPO
-    #[arg(long, value_name = "EPS")]
-    clip: Option<f64>,
-    /// Steps on the responses of an iteration
-    #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
-    /// Responses to one prompt that RLOO compares
-    #[arg(long, value_name = "K")]
-    rloo_group: Option<usize>,
-    /// Cut of the log-ratio of a token in RTO as released
-    #[arg(long, value_name = "NATS")]
-    released_clip: Option<f64>,
     /// Iterations between exact evaluations
     #[arg(long, value_name = "N")]
     eval_every: Option<u64>,
@@ -129,9 +117,6 @@ pub struct Flags {
     /// (a) Responses per iteration on the wide instance
     #[arg(long, value_name = "N")]
     wide_responses: Option<usize>,
-    /// (a, d) Iterations of a run
-    #[arg(long, value_name = "T")]
-    iterations: Option<u64>,
     /// (a, d) Independent runs of each method
     #[arg(long, value_name = "N")]
     replicates: Option<u64>,
@@ -186,6 +171,106 @@ pub struct Flags {
     /// (e) Responses shown
     #[arg(long, value_name = "N")]
     credit_responses: Option<usize>,
+    /// (a) Methods, with rto, dppo and dppo_offset among them
+    #[arg(long, value_parser = value_parser(), value_delimiter = ',', value_name = "LIST")]
+    methods: Option<Vec<&'static Method>>,
+    #[command(flatten)]
+    dpo: DpoFlags,
+    #[command(flatten)]
+    ppo: PpoFlags,
+    #[command(flatten)]
+    method: MethodFlags,
+}
+
+/// Flags of the table `[dpo]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+struct DpoFlags {
+    /// beta of DPO, and beta1 of (4.5)
+    #[arg(id = "dpo.beta", long = "beta1", value_name = "BETA")]
+    beta: Option<f64>,
+    #[command(flatten)]
+    fit: FitFlags,
+}
+
+/// Flags of the table `[dpo.fit]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+struct FitFlags {
+    /// Learning rate of DPO and of the reward model, in logits
+    #[arg(
+        id = "dpo.fit.learning_rate",
+        long = "fit-learning-rate",
+        value_name = "RATE"
+    )]
+    learning_rate: Option<f64>,
+    /// Pairs in a step of DPO and of the reward model
+    #[arg(id = "dpo.fit.batch_size", long = "fit-batch", value_name = "N")]
+    batch_size: Option<usize>,
+    /// Passes of DPO and of the reward model over the pairs
+    #[arg(id = "dpo.fit.epochs", long = "fit-epochs", value_name = "N")]
+    epochs: Option<usize>,
+}
+
+/// Flags of the table `[ppo]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+struct PpoFlags {
+    /// beta2, the coefficient of the KL term
+    #[arg(id = "ppo.beta2", long = "beta2", value_name = "BETA")]
+    beta2: Option<f64>,
+    /// lambda of GAE
+    #[arg(id = "ppo.lambda", long = "lambda", value_name = "LAMBDA")]
+    lambda: Option<f64>,
+    /// Learning rate of the policy
+    #[arg(
+        id = "ppo.learning_rate",
+        long = "policy-learning-rate",
+        value_name = "RATE"
+    )]
+    learning_rate: Option<f64>,
+    /// Learning rate of the critic
+    #[arg(
+        id = "ppo.critic_learning_rate",
+        long = "critic-learning-rate",
+        value_name = "RATE"
+    )]
+    critic_learning_rate: Option<f64>,
+    /// Clip range of PPO
+    #[arg(id = "ppo.clip", long = "clip", value_name = "EPS")]
+    clip: Option<f64>,
+    /// Steps on the responses of an iteration
+    #[arg(id = "ppo.epochs", long = "epochs", value_name = "N")]
+    epochs: Option<usize>,
+    /// (a, d) Iterations of a run
+    #[arg(id = "ppo.iterations", long = "iterations", value_name = "T")]
+    iterations: Option<u64>,
+}
+
+/// Flags of the tables `[method.NAME]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+struct MethodFlags {
+    #[command(flatten)]
+    rloo: RlooFlags,
+    #[command(flatten)]
+    rto_released: ReleasedFlags,
+}
+
+/// Flags of RLOO.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+struct RlooFlags {
+    /// Responses to one prompt that RLOO compares
+    #[arg(id = "method.rloo.group", long = "rloo-group", value_name = "K")]
+    group: Option<usize>,
+}
+
+/// Flags of RTO as released.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+struct ReleasedFlags {
+    /// Cut of a token's reward in RTO as released, in units of reward
+    #[arg(
+        id = "method.rto_released.clip",
+        long = "released-clip",
+        value_name = "REWARD"
+    )]
+    clip: Option<f64>,
 }
 
 /// More states than this make a sweep of hours.
@@ -195,11 +280,13 @@ impl Settings for Config {
     const NAME: &'static str = super::NAME;
     const DEFAULTS: &'static str = include_str!("../configs/algorithm2.toml");
     const SMOKE: &'static str = include_str!("../configs/algorithm2.smoke.toml");
+    const RULES: Rules = RULES;
 
     fn check(&self) -> Result<()> {
         self.check_numbers()?;
         self.check_trees()?;
-        self.check_lists()
+        self.check_lists()?;
+        self.check_methods()
     }
 }
 
@@ -209,38 +296,40 @@ impl Config {
         for (key, value, least, most) in [
             ("reward_scale", self.reward_scale, 1e-3, 10.0),
             ("reference_scale", self.reference_scale, 0.0, 5.0),
-            ("beta1", self.beta1, 1e-3, 1e3),
-            ("beta2", self.beta2, 1e-3, 1e3),
-            ("fit_learning_rate", self.fit_learning_rate, 1e-6, 10.0),
-            ("lambda", self.lambda, 0.0, 1.0),
+            ("dpo.beta", self.dpo.beta, 1e-3, 1e3),
+            ("ppo.beta2", self.ppo.beta2, 1e-3, 1e3),
             (
-                "policy_learning_rate",
-                self.policy_learning_rate,
+                "dpo.fit.learning_rate",
+                self.dpo.fit.learning_rate,
                 1e-6,
-                100.0,
+                10.0,
             ),
+            ("ppo.lambda", self.ppo.lambda, 0.0, 1.0),
+            ("ppo.learning_rate", self.ppo.learning_rate, 1e-6, 100.0),
             // At 2 and above SGD on ½(V − R)² diverges.
-            ("critic_learning_rate", self.critic_learning_rate, 1e-6, 1.9),
-            ("clip", self.clip, 1e-3, 10.0),
-            ("released_clip", self.released_clip, 1e-3, 1e3),
+            (
+                "ppo.critic_learning_rate",
+                self.ppo.critic_learning_rate,
+                1e-6,
+                1.9,
+            ),
+            ("ppo.clip", self.ppo.clip, 1e-3, 10.0),
         ] {
             within(key, value, least, most)?;
         }
         for (key, n, least) in [
             ("pairs", self.pairs, 1),
-            ("fit_batch", self.fit_batch, 1),
-            ("fit_epochs", self.fit_epochs, 1),
-            ("epochs", self.epochs, 1),
+            ("dpo.fit.batch_size", self.dpo.fit.batch_size, 1),
+            ("dpo.fit.epochs", self.dpo.fit.epochs, 1),
+            ("ppo.epochs", self.ppo.epochs, 1),
             ("sweep_pairs", self.sweep_pairs, 1),
             ("credit_responses", self.credit_responses, 1),
-            // A response is compared with others.
-            ("rloo_group", self.rloo_group, 2),
             // An interval needs two.
             ("replicates", self.replicates as usize, 2),
             ("map_replicates", self.map_replicates as usize, 2),
             ("sweep_replicates", self.sweep_replicates as usize, 2),
             ("eval_every", self.eval_every as usize, 1),
-            ("iterations", self.iterations as usize, 1),
+            ("ppo.iterations", self.ppo.iterations as usize, 1),
             ("map_iterations", self.map_iterations as usize, 1),
             ("sweep_iterations", self.sweep_iterations as usize, 1),
         ] {
@@ -284,6 +373,24 @@ impl Config {
         Ok(())
     }
 
+    fn check_methods(&self) -> Result<()> {
+        methods::check(&self.method)?;
+        self.dpo.check().context("dpo")?;
+        for needed in ["rto", "dppo", "dppo_offset"] {
+            if !self.methods.iter().any(|m| m.name == needed) {
+                bail!(
+                    "methods: found no {needed}, which the others are compared with; expected rto, dppo and dppo_offset among them"
+                );
+            }
+        }
+        let others = ["ppo", "rloo"].map(method);
+        for method in self.methods.iter().copied().chain(others) {
+            let keys = method.keys(&self.method)?;
+            method.ppo(self.ppo, &keys).check().context(method.name)?;
+        }
+        Ok(())
+    }
+
     fn check_lists(&self) -> Result<()> {
         let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
         for (key, list, least, most) in [
@@ -309,17 +416,18 @@ impl Config {
                 self.figure3_beta2s.len()
             );
         }
+        // A response is compared with others.
+        let group = method("rloo").keys(&self.method)?.own("group");
+        within("method.rloo.group", group, 2.0, 1e6)?;
+        let group = group as usize;
         let counts = self.responses.iter().map(|n| ("responses", *n));
         for (key, n) in counts.chain([
             ("long_responses", self.long_responses),
             ("wide_responses", self.wide_responses),
             ("sweep_responses", self.sweep_responses),
         ]) {
-            if n == 0 || !n.is_multiple_of(self.rloo_group) {
-                bail!(
-                    "{key}: found {n}, expected a multiple of rloo_group = {}",
-                    self.rloo_group
-                );
+            if n == 0 || !n.is_multiple_of(group) {
+                bail!("{key}: found {n}, expected a multiple of method.rloo.group = {group}");
             }
         }
         Ok(())

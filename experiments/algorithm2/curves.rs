@@ -3,11 +3,12 @@
 use anyhow::Result;
 use rto::mdp::{Beta, TabularPolicy};
 use rto::plan::{rto_optimum, soft_value_iteration};
+use rto_harness::methods::{Method, method};
 use rto_harness::stats::{Sample, shown};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
-use crate::method::{Knobs, Method, Point, Yardsticks, mean_over_run, run};
+use crate::method::{Knobs, Point, Yardsticks, mean_over_run, run};
 use crate::problem::Problem;
 use crate::tables::{Group, Ratio, blocks, gap_text, groups, means};
 use crate::{Instance, Study};
@@ -39,18 +40,15 @@ const BLOCK: u64 = 5;
 pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     let mut tasks = Vec::new();
     for instance in Instance::BOTH {
-        for method in Method::ALL {
+        for method in study.config.methods.iter().copied() {
             for block in blocks(study.config.replicates, BLOCK) {
                 let id = format!("algorithm2/a/{}", tasks.len());
                 tasks.push(Task::new(id, COLUMNS, move || {
                     let mut rows = Vec::new();
                     for replicate in block.clone() {
                         for point in curve(study, instance, method, replicate)? {
-                            let key: [Cell; 3] = [
-                                instance.name().into(),
-                                method.name().into(),
-                                replicate.into(),
-                            ];
+                            let key: [Cell; 3] =
+                                [instance.name().into(), method.name.into(), replicate.into()];
                             rows.push(key.into_iter().chain(point.cells()).collect());
                         }
                     }
@@ -62,14 +60,19 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     tasks
 }
 
-fn curve(study: &Study, instance: Instance, method: Method, replicate: u64) -> Result<Vec<Point>> {
+fn curve(
+    study: &Study,
+    instance: Instance,
+    method: &'static Method,
+    replicate: u64,
+) -> Result<Vec<Point>> {
     let c = &study.config;
     let knobs = Knobs {
-        beta2: c.beta2,
-        lambda: c.lambda,
-        critic_learning_rate: c.critic_learning_rate,
+        beta2: c.ppo.beta2,
+        lambda: c.ppo.lambda,
+        critic_learning_rate: c.ppo.critic_learning_rate,
         responses: instance.responses(c),
-        iterations: c.iterations,
+        iterations: c.ppo.iterations,
     };
     // One stream for all methods.
     let seeds = study.seeds.child("curves").child(instance.name());
@@ -121,8 +124,8 @@ fn exact(study: &Study) -> Result<Table> {
     let mut table = Table::new("exact", &columns);
     for instance in Instance::BOTH {
         let problem = study.problem(instance);
-        let yardsticks = Yardsticks::new(problem, study.config.beta2)?;
-        for (name, policy) in policies(problem, study.config.beta2)? {
+        let yardsticks = Yardsticks::new(problem, study.config.ppo.beta2)?;
+        for (name, policy) in policies(problem, study.config.ppo.beta2)? {
             let p = yardsticks.measure(&policy)?;
             table.push([
                 instance.name().into(),
@@ -159,7 +162,7 @@ fn frontier(study: &Study) -> Result<Table> {
     for instance in Instance::BOTH {
         let problem = study.problem(instance);
         let (mdp, reference) = (problem.map.mdp(), &problem.reference);
-        let yardsticks = Yardsticks::new(problem, study.config.beta2)?;
+        let yardsticks = Yardsticks::new(problem, study.config.ppo.beta2)?;
         for i in 0..=48 {
             let beta = 20.0 * 0.001f64.powf(f64::from(i) / 48.0);
             let best = soft_value_iteration(mdp, &problem.reward, reference, Beta::try_new(beta)?)?;
@@ -218,7 +221,7 @@ fn against_dppo(per_run: &[Group]) -> Table {
     ];
     let mut table = Table::new("against_dppo", &columns);
     for group in per_run {
-        let base = find(per_run, &group.key[0], Method::Dppo);
+        let base = find(per_run, &group.key[0], method("dppo"));
         let ratio = |k: usize| Ratio::of(&group.samples[k], &base.samples[k]).cells();
         let mut row: Vec<Cell> = vec![
             group.key[0].as_str().into(),
@@ -234,10 +237,10 @@ fn against_dppo(per_run: &[Group]) -> Table {
     table
 }
 
-fn find<'a>(groups: &'a [Group], instance: &str, method: Method) -> &'a Group {
+fn find<'a>(groups: &'a [Group], instance: &str, method: &'static Method) -> &'a Group {
     let found = groups
         .iter()
-        .find(|g| g.key[0] == instance && g.key[1] == method.name());
+        .find(|g| g.key[0] == instance && g.key[1] == method.name);
     found.expect("every method runs on every instance")
 }
 
@@ -246,7 +249,12 @@ fn text(study: &Study, curves: &[Group], exact: &Table, per_run: &[Group]) -> Re
     let mut out = format!(
         "(a) Exact SubOpt for the objective (beta1, beta2) = ({}, {}); lambda = {}, critic rate {}, {} iterations, {} runs.\n\
          DPPO is the paper's sentence-level DPO reward (5.1), not the later divergence PPO; ratios are paired, with 95% intervals:\n",
-        c.beta1, c.beta2, c.lambda, c.critic_learning_rate, c.iterations, c.replicates
+        c.dpo.beta,
+        c.ppo.beta2,
+        c.ppo.lambda,
+        c.ppo.critic_learning_rate,
+        c.ppo.iterations,
+        c.replicates
     );
     for instance in Instance::BOTH {
         out += &one_instance(study, instance, curves, exact, per_run)?;
@@ -280,16 +288,16 @@ fn one_instance(
         let (gap, truth, kl) = (cell("objective_gap")?, cell("true_gap")?, cell("kl")?);
         table.push([label.into(), empty(), empty(), gap, empty(), truth, kl]);
     }
-    let base = find(per_run, name, Method::Dppo);
-    for method in Method::ALL {
+    let base = find(per_run, name, method("dppo"));
+    for method in study.config.methods.iter().copied() {
         let group = find(per_run, name, method);
         let last = curves
             .iter()
-            .rfind(|g| g.key[0] == name && g.key[1] == method.name());
+            .rfind(|g| g.key[0] == name && g.key[1] == method.name);
         let end = |k: usize| last.map_or(Cell::Empty, |g| shown(g.samples[k].mean()));
         let ratio = |k: usize| Ratio::of(&group.samples[k], &base.samples[k]).text();
         table.push([
-            method.label().into(),
+            method.label.into(),
             gap_text(&group.samples[0]).into(),
             ratio(0).into(),
             gap_text(&group.samples[1]).into(),
@@ -302,10 +310,10 @@ fn one_instance(
 }
 
 fn conclusion(name: &str, per_run: &[Group], curves: &[Group]) -> String {
-    let sample = |m: Method, k: usize| &find(per_run, name, m).samples[k];
-    let against = |m: Method, k: usize| Ratio::of(sample(m, k), sample(Method::Dppo, k));
+    let sample = |m: &'static Method, k: usize| &find(per_run, name, m).samples[k];
+    let against = |m: &'static Method, k: usize| Ratio::of(sample(m, k), sample(method("dppo"), k));
     let verdict = |r: Ratio| r.verdict("RTO", "DPPO");
-    let (run, end) = (against(Method::Rto, 0), against(Method::Rto, 1));
+    let (run, end) = (against(method("rto"), 0), against(method("rto"), 1));
     format!(
         "=> {name}: RTO / DPPO {} over the run ({}), {} at the end ({}).\n{}",
         run.text(),
@@ -319,17 +327,17 @@ fn conclusion(name: &str, per_run: &[Group], curves: &[Group]) -> String {
 /// How long RTO and DPPO with C(s) are the same run. They are in exact arithmetic; rounding may turn a
 /// draw or a clipped ratio, and from there on two runs are two runs.
 fn identity(name: &str, curves: &[Group]) -> String {
-    let of = |m: Method| {
+    let of = |m: &'static Method| {
         curves
             .iter()
-            .filter(move |g| g.key[0] == name && g.key[1] == m.name())
+            .filter(move |g| g.key[0] == name && g.key[1] == m.name)
     };
     let furthest = |a: &Sample, b: &Sample| {
         let pairs = a.0.iter().zip(&b.0);
         pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
     };
     let (mut same, mut worst) = (None, 0.0f64);
-    for (a, b) in of(Method::Rto).zip(of(Method::DppoOffset)) {
+    for (a, b) in of(method("rto")).zip(of(method("dppo_offset"))) {
         let off = furthest(&a.samples[0], &b.samples[0]);
         // NaN fails too.
         if !off.le(&1e-6) {
@@ -337,9 +345,9 @@ fn identity(name: &str, curves: &[Group]) -> String {
         }
         (same, worst) = (Some(a.key[2].clone()), worst.max(off));
     }
-    let last = of(Method::Rto).next_back().map(|g| g.key[2].clone());
-    let ends =
-        [Method::Rto, Method::DppoOffset].map(|m| of(m).next_back().map(|g| g.samples[0].mean()));
+    let last = of(method("rto")).next_back().map(|g| g.key[2].clone());
+    let ends = [method("rto"), method("dppo_offset")]
+        .map(|m| of(m).next_back().map(|g| g.samples[0].mean()));
     let ends = ends.map(|e| shown(e.unwrap_or(f64::NAN)).text());
     let what = identity_text(same.as_deref(), last.as_deref().unwrap_or_default(), worst);
     let [rto, dppo] = ends;

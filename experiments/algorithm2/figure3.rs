@@ -3,11 +3,12 @@
 use anyhow::Result;
 use rto::mdp::Beta;
 use rto::plan::rto_optimum;
+use rto_harness::methods::{Method, method};
 use rto_harness::stats::Sample;
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
-use crate::method::{Knobs, Method, Yardsticks, run};
+use crate::method::{Knobs, Yardsticks, run};
 use crate::tables::{Group, blocks, differences, gain, groups, interval_text, means};
 use crate::{Instance, Study};
 
@@ -35,7 +36,7 @@ const BLOCK: u64 = 5;
 pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     let c = &study.config;
     let mut tasks = Vec::new();
-    for method in [Method::Rto, Method::Dppo] {
+    for method in [method("rto"), method("dppo")] {
         for &beta2 in &c.figure3_beta2s {
             for block in blocks(c.replicates, BLOCK) {
                 let id = format!("algorithm2/d/{}", tasks.len());
@@ -52,18 +53,23 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     tasks
 }
 
-fn curve(study: &Study, method: Method, beta2: f64, replicate: u64) -> Result<Vec<Vec<Cell>>> {
+fn curve(
+    study: &Study,
+    method: &'static Method,
+    beta2: f64,
+    replicate: u64,
+) -> Result<Vec<Vec<Cell>>> {
     let c = &study.config;
     let knobs = Knobs {
         beta2,
-        lambda: c.lambda,
-        critic_learning_rate: c.critic_learning_rate,
+        lambda: c.ppo.lambda,
+        critic_learning_rate: c.ppo.critic_learning_rate,
         responses: c.long_responses,
-        iterations: c.iterations,
+        iterations: c.ppo.iterations,
     };
     let seeds = study.seeds.child("figure3").index(replicate);
     let points = run(method, study.problem(Instance::Long), &knobs, c, &seeds)?;
-    let key: [Cell; 3] = [method.name().into(), beta2.into(), replicate.into()];
+    let key: [Cell; 3] = [method.name.into(), beta2.into(), replicate.into()];
     let rows = points.iter().map(|p| key.iter().cloned().chain(p.cells()));
     Ok(rows.map(Iterator::collect).collect())
 }
@@ -82,7 +88,7 @@ const MEASURES: [&str; 4] = ["objective_gap", "reward", "implicit_reward", "kl"]
 pub fn summarise(study: &Study, runs: &Table) -> Result<Figure3> {
     let keys = ["method", "beta2", "iteration", "tokens"];
     let all = groups(runs, &keys, &MEASURES)?;
-    let last = runs.filter("iteration", &study.config.iterations.to_string())?;
+    let last = runs.filter("iteration", &study.config.ppo.iterations.to_string())?;
     let problem = study.problem(Instance::Long);
     let mut optima = Table::new(
         "figure3_optima",
@@ -110,13 +116,12 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Figure3> {
 impl Figure3 {
     /// RTO − DPPO at two β₂ of the config, at the end, in one of [`MEASURES`].
     fn effect(&self, betas: [f64; 2], measure: usize) -> Sample {
-        let of = |method: Method, beta2: f64| {
-            let has =
-                |g: &&Group| g.key[0] == method.name() && g.key[1].parse::<f64>() == Ok(beta2);
+        let of = |method: &'static Method, beta2: f64| {
+            let has = |g: &&Group| g.key[0] == method.name && g.key[1].parse::<f64>() == Ok(beta2);
             let found = self.ends.iter().find(has);
             found.map_or(Sample::default(), |g| g.samples[measure].clone())
         };
-        differences(&of(Method::Rto, betas[0]), &of(Method::Dppo, betas[1]))
+        differences(&of(method("rto"), betas[0]), &of(method("dppo"), betas[1]))
     }
 
     pub fn text(&self, study: &Study) -> Result<String> {

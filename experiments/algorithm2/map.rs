@@ -1,11 +1,12 @@
 //! (b) Where RTO is ahead of DPPO: λ of GAE against the learning rate of the critic.
 
 use anyhow::Result;
+use rto_harness::methods::{Method, method};
 use rto_harness::stats::shown;
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
-use crate::method::{Knobs, Method, mean_over_run, run};
+use crate::method::{Knobs, mean_over_run, run};
 use crate::tables::{Group, Ratio, blocks, groups};
 use crate::{Instance, Study};
 
@@ -43,7 +44,7 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
 fn pair(study: &Study, lambda: f64, rate: f64, replicate: u64) -> Result<Vec<Cell>> {
     let c = &study.config;
     let knobs = Knobs {
-        beta2: c.beta2,
+        beta2: c.ppo.beta2,
         lambda,
         critic_learning_rate: rate,
         responses: c.long_responses,
@@ -53,7 +54,7 @@ fn pair(study: &Study, lambda: f64, rate: f64, replicate: u64) -> Result<Vec<Cel
     let seeds = study.seeds.child("map").index(replicate);
     let problem = study.problem(Instance::Long);
     let mut ends = Vec::new();
-    for method in [Method::Rto, Method::Dppo] {
+    for method in [method("rto"), method("dppo")] {
         let points = run(method, problem, &knobs, c, &seeds)?;
         let last = points.last().map_or(f64::NAN, |p| p.objective_gap);
         ends.push((mean_over_run(&points, |p| p.objective_gap), last));

@@ -3,66 +3,17 @@
 use anyhow::Result;
 use rto::algorithm2::{Advantage, CriticSlot, PpoConfig, PpoRun, PpoState};
 use rto::mdp::{Beta, TabularPolicy};
-use rto::objective::Aggregation;
 use rto::plan::{evaluate, visitation};
 use rto::policy::{ExactEvaluator, OptimizerConfig, Regressor, StateMap, Table, TabularLearner};
 use rto::reward::{LogRatioReward, TabularReward};
 use rto::seed::SeedTree;
 use rto::seq::{PolicyLearner, TokenReward};
-use rto::token_reward::{DenseReward, PaidAtEnd, SentenceReward, released};
+use rto::token_reward::KlEstimator;
+use rto_harness::methods::{Keys, Method, Parts};
 use rto_harness::table::Cell;
 
 use crate::config::Config;
 use crate::problem::Problem;
-
-/// What a run maximises and where its critic starts. Nothing else differs between methods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// (4.6).
-    Rto,
-    /// (5.1), the paper's "DPPO": the DPO reward of the whole response, paid at its last token.
-    Dppo,
-    /// (5.1) with a critic that starts at C(s), the DPO rewards of the prefix.
-    DppoOffset,
-    /// (2.3) with r_φ of (2.2).
-    Ppo,
-    /// r_φ(s, a) token by token, not potential-shaped.
-    PpoDense,
-    /// The authors' later script: (4.5) cut per token, and a sentence reward.
-    RtoReleased,
-    /// REINFORCE with a leave-one-out baseline on the reward of (5.1), no critic.
-    Rloo,
-}
-
-impl Method {
-    pub const ALL: [Self; 7] = [
-        Self::Rto,
-        Self::Dppo,
-        Self::DppoOffset,
-        Self::Ppo,
-        Self::PpoDense,
-        Self::RtoReleased,
-        Self::Rloo,
-    ];
-
-    /// The name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Rto => "rto",
-            Self::Dppo => "dppo",
-            Self::DppoOffset => "dppo_offset",
-            Self::Ppo => "ppo",
-            Self::PpoDense => "ppo_dense",
-            Self::RtoReleased => "rto_released",
-            Self::Rloo => "rloo",
-        }
-    }
-
-    /// The name for people, the same in every program.
-    pub fn label(self) -> &'static str {
-        rto_harness::methods::method(self.name()).label
-    }
-}
 
 /// What a run may vary.
 #[derive(Debug, Clone, Copy)]
@@ -185,34 +136,32 @@ impl Yardsticks {
 
 /// The reward of a method, without its KL term.
 fn reward<'a>(
-    method: Method,
+    method: &Method,
     problem: &'a Problem,
-    config: &Config,
+    keys: &'a Keys,
 ) -> Result<Box<dyn TokenReward + 'a>> {
-    let (dpo, model) = (problem.dpo_reward()?, &problem.reward_model);
-    Ok(match method {
-        Method::Rto => Box::new(dpo),
-        Method::Dppo | Method::DppoOffset | Method::Rloo => Box::new(PaidAtEnd(dpo)),
-        Method::Ppo => Box::new(SentenceReward::new(model)),
-        Method::PpoDense => Box::new(DenseReward(model)),
-        Method::RtoReleased => {
-            let cut = config.released_clip * config.beta1;
-            Box::new(released(dpo, cut, SentenceReward::new(model))?)
-        }
-    })
+    Ok((method.training().reward)(&Parts {
+        dpo: &problem.dpo,
+        reference: &problem.start,
+        reward_model: &problem.reward_model,
+        reward_mean: 0.0,
+        beta1: problem.beta1.get(),
+        keys,
+    })?)
 }
 
 /// Runs a method and measures it every `eval_every` iterations and at the end.
 pub fn run(
-    method: Method,
+    method: &Method,
     problem: &Problem,
     knobs: &Knobs,
     config: &Config,
     seeds: &SeedTree,
 ) -> Result<Vec<Point>> {
-    let reward = reward(method, problem, config)?;
-    let measure = Measure::new(problem, &*reward, knobs.beta2)?;
-    let ppo = ppo_config(method, knobs, config).check()?;
+    let keys = method.keys(&config.method)?;
+    let reward = reward(method, problem, &keys)?;
+    let ppo = method.ppo(knobs.ppo(config), &keys).check()?;
+    let measure = Measure::new(problem, &*reward, ppo.beta2)?;
     let prompts: Vec<_> = (0..problem.map.n_prompts()).map(StateMap::prompt).collect();
     let run = PpoRun {
         reference: &problem.start,
@@ -223,11 +172,16 @@ pub fn run(
     };
     let start = critic_start(method, problem)?;
     let sgd = OptimizerConfig::sgd;
-    let mut learner =
-        TabularLearner::try_new(problem.start.clone(), sgd(config.policy_learning_rate))?;
-    let mut critic =
-        Regressor::critic(problem.map.clone(), &start, sgd(knobs.critic_learning_rate))?;
-    let has_critic = method != Method::Rloo;
+    let mut policy = problem.start.clone();
+    if ppo.kl_estimator == KlEstimator::Exact {
+        policy = policy.with_reference(problem.reference.clone().into())?;
+    }
+    if ppo.entropy_bonus > 0.0 {
+        policy = policy.with_entropy();
+    }
+    let mut learner = TabularLearner::try_new(policy, sgd(ppo.learning_rate))?;
+    let mut critic = Regressor::critic(problem.map.clone(), &start, sgd(ppo.critic_learning_rate))?;
+    let has_critic = ppo.advantage == Advantage::Gae;
     let mut state = PpoState::new(&ppo);
     let mut points = Vec::new();
     loop {
@@ -252,38 +206,24 @@ pub fn run(
 }
 
 /// V before the first iteration.
-fn critic_start(method: Method, problem: &Problem) -> Result<Vec<f64>> {
-    match method {
-        Method::DppoOffset => Ok(problem.prefix_sums(&problem.tabulate(&problem.dpo_reward()?)?)),
-        _ => Ok(vec![0.0; problem.map.mdp().n_states()]),
+fn critic_start(method: &Method, problem: &Problem) -> Result<Vec<f64>> {
+    match method.training().critic_from_prefix {
+        true => Ok(problem.prefix_sums(&problem.tabulate(&problem.dpo_reward()?)?)),
+        false => Ok(vec![0.0; problem.map.mdp().n_states()]),
     }
 }
 
-fn ppo_config(method: Method, knobs: &Knobs, config: &Config) -> PpoConfig {
-    let group = match method {
-        Method::Rloo => config.rloo_group,
-        _ => 1,
-    };
-    PpoConfig {
-        iterations: knobs.iterations,
-        prompts_per_iteration: knobs.responses / group,
-        responses_per_prompt: group,
-        beta2: knobs.beta2,
-        advantage: match method {
-            Method::Rloo => Advantage::LeaveOneOut,
-            _ => Advantage::Gae,
-        },
-        lambda: knobs.lambda,
-        clip: config.clip,
-        value_coef: 1.0,
-        value_clip: None,
-        // A response's sum: the rate of the critic is then the share of its error that a prompt's value loses in a step.
-        aggregation: Aggregation::SequenceSum,
-        epochs: config.epochs,
-        minibatch_size: knobs.responses,
-        learning_rate: config.policy_learning_rate,
-        critic_learning_rate: knobs.critic_learning_rate,
-        ..PpoConfig::paper()
+impl Knobs {
+    /// The `[ppo]` table with what this run varies.
+    fn ppo(&self, config: &Config) -> PpoConfig {
+        PpoConfig {
+            iterations: self.iterations,
+            prompts_per_iteration: self.responses,
+            beta2: self.beta2,
+            lambda: self.lambda,
+            critic_learning_rate: self.critic_learning_rate,
+            ..config.ppo
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 use anyhow::Result;
 use ndarray::Array2;
 use rand_distr::{Distribution, StandardNormal};
-use rto::algorithm2::{DpoConfig, FitConfig, Pair, Schedule, dpo, fit_reward, fit_steps};
+use rto::algorithm2::{FitConfig, Pair, dpo, fit_reward, fit_steps};
 use rto::estimate::sample_preferences;
 use rto::mdp::{Beta, StateIx, TabularPolicy, TokenTree, Trajectory, for_each_trajectory};
-use rto::objective::{DpoLoss, Readout};
+use rto::objective::Readout;
 use rto::policy::{OptimizerConfig, Regressor, StateMap, Table, TabularLearner, TabularSoftmax};
 use rto::reward::{RewardModel, TabularReward};
 use rto::seed::SeedTree;
-use rto::seq::{Episode, PolicyLearner, TokenReward};
+use rto::seq::{Channel, Episode, PolicyLearner, TokenReward};
 use rto::token_reward::DpoReward;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Problem {
             reward,
             reference,
             start,
-            beta1: Beta::try_new(config.beta1)?,
+            beta1: Beta::try_new(config.dpo.beta)?,
         })
     }
 
@@ -155,30 +155,24 @@ fn draw_pairs(
         .collect())
 }
 
-fn fit_config(config: &Config) -> FitConfig {
-    FitConfig {
-        learning_rate: config.fit_learning_rate,
-        schedule: Schedule::Linear { warmup: 0.0 },
-        batch_size: config.fit_batch,
-        epochs: config.fit_epochs,
-        ..FitConfig::paper_sft()
-    }
-}
-
 fn fit_dpo(
     config: &Config,
     start: &TabularSoftmax,
     pairs: &[Pair],
     seeds: &SeedTree,
 ) -> Result<TabularSoftmax> {
-    let optimizer = OptimizerConfig::adam(config.fit_learning_rate);
-    let mut learner = TabularLearner::try_new(start.clone(), optimizer)?;
-    let settings = DpoConfig {
-        beta: config.beta1,
-        loss: DpoLoss::Dpo,
-        fit: fit_config(config),
+    let settings = config.dpo.check()?;
+    let optimizer = OptimizerConfig::adam(settings.fit.learning_rate);
+    let mut policy = start.clone();
+    if settings
+        .loss
+        .loss()
+        .channels()
+        .contains(&Channel::KlFromReference)
+    {
+        policy = policy.with_reference(start.table()?.into())?;
     }
-    .check()?;
+    let mut learner = TabularLearner::try_new(policy, optimizer)?;
     let steps = 0..fit_steps(pairs.len(), &settings.fit);
     let node = seeds.child("fit");
     dpo(
@@ -201,11 +195,11 @@ fn fit_model(
 ) -> Result<Regressor<Table>> {
     let zero = vec![0.0; map.mdp().n_states() * map.mdp().n_actions()];
     // The rate of r_φ is β₁ times that of the logits, so that one Adam step moves both rewards alike.
-    let rate = config.beta1 * config.fit_learning_rate;
+    let rate = config.dpo.beta * config.dpo.fit.learning_rate;
     let mut model = Regressor::reward(map.clone(), &zero, OptimizerConfig::adam(rate))?;
     let settings = FitConfig {
         learning_rate: rate,
-        ..fit_config(config)
+        ..config.dpo.fit
     }
     .check()?;
     let steps = 0..fit_steps(pairs.len(), &settings);

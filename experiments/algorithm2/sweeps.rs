@@ -1,12 +1,13 @@
 //! (c) One setting changed at a time, on random instances with preference data of their own.
 
 use anyhow::Result;
+use rto_harness::methods::{Method, method};
 use rto_harness::stats::shown;
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::Study;
-use crate::method::{Knobs, Method, Yardsticks, mean_over_run, run};
+use crate::method::{Knobs, Yardsticks, mean_over_run, run};
 use crate::problem::{Problem, Size};
 use crate::tables::{Group, Ratio, differences, gap_text, groups, interval_text, means};
 
@@ -62,9 +63,9 @@ fn size(study: &Study) -> Size {
 fn knobs(study: &Study) -> Knobs {
     let c = &study.config;
     Knobs {
-        beta2: c.beta2,
-        lambda: c.lambda,
-        critic_learning_rate: c.critic_learning_rate,
+        beta2: c.ppo.beta2,
+        lambda: c.ppo.lambda,
+        critic_learning_rate: c.ppo.critic_learning_rate,
         responses: c.sweep_responses,
         iterations: c.sweep_iterations,
     }
@@ -157,16 +158,16 @@ fn setting(
         row.extend([p.true_gap, p.matched_gap, p.matched_gap].map(Cell::from));
         rows.push(row);
     }
-    let methods = [Method::Rto, Method::Dppo, Method::Ppo, Method::Rloo];
-    let mut runs: Vec<(Method, f64)> = methods.map(|m| (m, knobs.lambda)).to_vec();
+    let methods = [method("rto"), method("dppo"), method("ppo"), method("rloo")];
+    let mut runs: Vec<(&'static Method, f64)> = methods.map(|m| (m, knobs.lambda)).to_vec();
     if knobs.lambda != LEANING {
-        runs.extend([(Method::Rto, LEANING), (Method::Dppo, LEANING)]);
+        runs.extend([(method("rto"), LEANING), (method("dppo"), LEANING)]);
     }
     for (method, lambda) in runs {
         let knobs = Knobs { lambda, ..*knobs };
         let points = run(method, problem, &knobs, &study.config, &seeds)?;
         let Some(last) = points.last() else { continue };
-        let mut row = key(method.name(), Some(lambda));
+        let mut row = key(method.name, Some(lambda));
         row.extend([
             last.tokens.into(),
             mean_over_run(&points, |p| p.objective_gap).into(),
@@ -242,7 +243,7 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Sweeps> {
 /// What is compared with DPPO at the same λ.
 struct Comparison {
     name: String,
-    method: Method,
+    method: &'static Method,
     lambda: f64,
     /// Places in [`MEASURES`], over the run and at the end. PPO has an objective of its own, so that it and
     /// DPPO are measured by the true reward.
@@ -250,19 +251,19 @@ struct Comparison {
 }
 
 fn comparisons(study: &Study) -> Vec<Comparison> {
-    let own = study.config.lambda;
+    let own = study.config.ppo.lambda;
     let make = |name: &str, method, lambda, measures| Comparison {
         name: name.to_string(),
         method,
         lambda,
         measures,
     };
-    let mut all = vec![make("rto_leaning", Method::Rto, LEANING, [0, 1])];
+    let mut all = vec![make("rto_leaning", method("rto"), LEANING, [0, 1])];
     if own != LEANING {
-        all.push(make("rto", Method::Rto, own, [0, 1]));
+        all.push(make("rto", method("rto"), own, [0, 1]));
     }
-    all.push(make("rloo", Method::Rloo, own, [0, 1]));
-    all.push(make("ppo_true_reward", Method::Ppo, own, [4, 3]));
+    all.push(make("rloo", method("rloo"), own, [0, 1]));
+    all.push(make("ppo_true_reward", method("ppo"), own, [4, 3]));
     all
 }
 
@@ -270,17 +271,17 @@ impl Comparison {
     /// Over the run (0) or at the end (1).
     fn ratio(&self, groups: &[Group], setting: &(String, String), when: usize) -> Option<Ratio> {
         let find = |m| find(groups, &setting.0, &setting.1, m, self.lambda);
-        let (a, b) = (find(self.method)?, find(Method::Dppo)?);
+        let (a, b) = (find(self.method)?, find(method("dppo"))?);
         let k = self.measures[when];
         Some(Ratio::of(&a.samples[k], &b.samples[k]))
     }
 
     fn label(&self) -> String {
-        let what = match self.method {
-            Method::Ppo => ", true reward",
+        let what = match self.method.name {
+            "ppo" => ", true reward",
             _ => "",
         };
-        let name = self.method.label();
+        let name = self.method.label;
         format!("{name}, lambda {}{what}", self.lambda)
     }
 }
@@ -300,13 +301,13 @@ fn find<'a>(
     groups: &'a [Group],
     sweep: &str,
     value: &str,
-    method: Method,
+    method: &'static Method,
     lambda: f64,
 ) -> Option<&'a Group> {
     let has = |g: &&Group| {
         g.key[0] == sweep
             && g.key[1] == value
-            && g.key[2] == method.name()
+            && g.key[2] == method.name
             && g.key[3].parse::<f64>() == Ok(lambda)
     };
     groups.iter().find(has)
@@ -336,7 +337,7 @@ impl Sweeps {
                 .iter()
                 .find(|g| g.key[0] == *sweep && g.key[1] == *value && g.key[2] == "dpo");
             row.push(dpo.map_or(Cell::Empty, |g| gap_text(&g.samples[2]).into()));
-            let rto = find(&self.groups, sweep, value, Method::Rto, c.lambda);
+            let rto = find(&self.groups, sweep, value, method("rto"), c.ppo.lambda);
             let both = rto.zip(dpo);
             row.push(both.map_or(Cell::Empty, |(rto, dpo)| {
                 interval_text(&differences(&rto.samples[2], &dpo.samples[2])).into()
@@ -350,7 +351,7 @@ impl Sweeps {
             c.sweep_horizon,
             c.sweep_responses,
             c.sweep_pairs,
-            c.beta2,
+            c.ppo.beta2,
             c.sweep_replicates,
             c.sweep_iterations,
             table.render(),

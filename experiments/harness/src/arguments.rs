@@ -19,7 +19,7 @@ const COLUMNS: usize = 80;
 
 /// Reads the command line; ends the process with clap's message where it cannot be read.
 ///
-/// `defaults` is the config whose keys flags are named after; their help shows its values.
+/// `defaults` is the config whose keys the ids of flags are, dotted in tables; their help shows its values.
 pub fn parse<P: Parser>(defaults: &str) -> P {
     try_parse(defaults, std::env::args_os()).unwrap_or_else(|error| error.exit())
 }
@@ -54,7 +54,12 @@ fn prepared(command: Command, defaults: &Table) -> Command {
 }
 
 fn with_default(arg: Arg, defaults: &Table) -> Arg {
-    let Some(value) = defaults.get(arg.get_id().as_str()) else {
+    let names: Vec<&str> = arg.get_id().as_str().split('.').collect();
+    let (key, tables) = names.split_last().expect("a split has a part");
+    let table = tables
+        .iter()
+        .try_fold(defaults, |table, name| table.get(*name)?.as_table());
+    let Some(value) = table.and_then(|table| table.get(*key)) else {
         return arg;
     };
     let Some(default) = shown(value).filter(|_| arg.get_default_values().is_empty()) else {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cli::Common;
-use crate::config::{self, Layers};
+use crate::config::{self, Layers, Rules};
 use crate::run_dir::CONFIG;
 
 /// The settings of one binary, as its config files and run folders hold them.
@@ -49,6 +49,12 @@ pub trait Settings: Serialize + DeserializeOwned {
     const DEFAULTS: &'static str;
     /// The text of `experiments/configs/NAME.smoke.toml`, which `--smoke` puts on top.
     const SMOKE: &'static str;
+    /// What is said of keys beside their defaults.
+    const RULES: Rules = Rules {
+        choices: &[],
+        free: &[],
+        moved: &[],
+    };
 
     /// Refuses values that no run can use.
     ///
@@ -80,10 +86,8 @@ pub trait Settings: Serialize + DeserializeOwned {
 }
 
 fn defaults<S: Settings>() -> Result<Layers> {
-    Layers::new(
-        &format!("experiments/configs/{}.toml", S::NAME),
-        S::DEFAULTS,
-    )
+    let name = format!("experiments/configs/{}.toml", S::NAME);
+    Ok(Layers::new(&name, S::DEFAULTS)?.rules(S::RULES))
 }
 
 fn checked<S: Settings>(layers: Layers) -> Result<S> {
