@@ -1,7 +1,7 @@
 //! (b) Where RTO is ahead of DPPO: λ of GAE against the learning rate of the critic.
 
 use anyhow::Result;
-use rto_harness::methods::{Method, method};
+use rto_harness::methods::method;
 use rto_harness::stats::shown;
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
