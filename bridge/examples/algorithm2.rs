@@ -158,6 +158,7 @@ fn main() -> Outcome<()> {
         pairs: &pairs,
         config: &config,
         seeds: &seeds.child("rto"),
+        reward_model: None,
     };
     let mut slot = CriticSlot::Separate(&mut critic);
     let output = rto(&mut dpo, &mut policy, &mut slot, input, &mut ())?;

@@ -418,9 +418,13 @@ impl PpoConfig {
 pub struct RtoConfig {
     /// β₁ > 0 of (4.5). Table 5: 0.1.
     pub beta1: f64,
-    /// Each token's reward is cut to ±this, > 0, after scaling. None in the paper: it breaks the telescoping of (4.3).
+    /// Each token's reward β₁ log(π_dpo/π_ref) is cut to ±this, > 0, in units of reward: after the multiplication by β₁. None in the
+    /// paper: it breaks the telescoping of (4.3).
     #[cfg_attr(feature = "serde", serde(with = "super::off"))]
     pub dpo_reward_clip: Option<f64>,
+    /// Whether the score of a reward model is paid at the last token too, cut to ±10. The paper: no. [`RtoInput`](super::RtoInput) has
+    /// the model.
+    pub reward_model: bool,
     /// Line 2.
     pub dpo: DpoConfig,
     /// Lines 3–8.
@@ -440,17 +444,19 @@ impl RtoConfig {
         Self {
             beta1: 0.1,
             dpo_reward_clip: None,
+            reward_model: false,
             dpo: DpoConfig::default(),
             ppo: PpoConfig::paper(),
         }
     }
 
-    /// The authors' later script; its reward adds a reward model, see [`released`](crate::token_reward::released).
+    /// The authors' later script, whose reward adds a reward model, see [`released`](crate::token_reward::released).
     /// It starts from a published DPO checkpoint, so `dpo` is Table 3's.
     pub fn released() -> Self {
         Self {
             beta1: 0.05,
             dpo_reward_clip: Some(0.05),
+            reward_model: true,
             dpo: DpoConfig::default(),
             ppo: PpoConfig::released(),
         }
@@ -468,5 +474,17 @@ impl RtoConfig {
         self.dpo.check()?;
         self.ppo.check()?;
         Ok(Checked(self))
+    }
+}
+
+impl Checked<RtoConfig> {
+    /// Line 2, checked with the whole.
+    pub fn dpo(&self) -> Checked<DpoConfig> {
+        Checked(self.0.dpo)
+    }
+
+    /// Lines 3–8, checked with the whole.
+    pub fn ppo(&self) -> Checked<PpoConfig> {
+        Checked(self.0.ppo)
     }
 }

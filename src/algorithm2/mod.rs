@@ -48,7 +48,7 @@
 //!     ..paper
 //! }
 //! .check()?;
-//! let input = RtoInput { pairs: &pairs, config: &config, seeds: &SeedTree::new(1) };
+//! let input = RtoInput { pairs: &pairs, config: &config, seeds: &SeedTree::new(1), reward_model: None };
 //! rto(&mut dpo, &mut policy, &mut CriticSlot::Separate(&mut critic), input, &mut ())?;
 //! let exact = ExactEvaluator::try_new(map.clone(), &reward, TabularPolicy::uniform(7, 2), Beta::try_new(0.5)?)?;
 //! let start = exact.report(&TabularPolicy::uniform(7, 2))?.suboptimality;

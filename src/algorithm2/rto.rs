@@ -6,8 +6,8 @@ use super::fit::{dpo, fit_steps, interleave};
 use super::{Checked, CriticSlot, IterationReport, Pair, PpoRun, PpoState, RtoConfig};
 use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
-use crate::seq::{PolicyLearner, StepReport};
-use crate::token_reward::{DpoReward, log_probs};
+use crate::seq::{PolicyLearner, StepReport, TokenReward, TokenScorer};
+use crate::token_reward::{Both, DpoReward, SentenceReward, log_probs};
 use crate::{Error, Result, Token};
 
 /// Line 1: what goes into Algorithm 2, apart from the learners.
@@ -19,6 +19,8 @@ pub struct RtoInput<'a> {
     pub config: &'a Checked<RtoConfig>,
     /// The streams of the run.
     pub seeds: &'a SeedTree,
+    /// r_φ of (2.2), given if and only if `config.reward_model` asks for it.
+    pub reward_model: Option<&'a dyn TokenScorer>,
 }
 
 /// What Algorithm 2 leaves besides π_T, which is the learner.
@@ -58,7 +60,7 @@ impl<L> Observer<L> for () {}
 /// For runs that are interrupted, or share one π_dpo, call [`dpo`] and [`PpoRun::iterate`]: this is no more than the two.
 ///
 /// # Errors
-/// No pairs; learners that start from different policies; those of both stages and of the observer.
+/// No pairs; learners that start from different policies; a reward model that is missing or not asked for; those of both stages and of the observer.
 pub fn rto<L: PolicyLearner>(
     dpo_learner: &mut L,
     learner: &mut L,
@@ -70,12 +72,24 @@ pub fn rto<L: PolicyLearner>(
         pairs,
         config,
         seeds,
+        reward_model,
     } = input;
+    if config.reward_model != reward_model.is_some() {
+        let found = match reward_model {
+            Some(_) => "given",
+            None => "missing",
+        };
+        let must = format!(
+            "given if and only if reward_model = true (it is {})",
+            config.reward_model
+        );
+        return Err(Error::config("reward model", found, must));
+    }
     let reference = learner.snapshot()?;
     check_same_start(dpo_learner.policy(), &reference, pairs, config)?;
 
     // Line 2.
-    let (checked, node) = (config.dpo.check()?, seeds.child("dpo"));
+    let (checked, node) = (config.dpo(), seeds.child("dpo"));
     let steps = 0..fit_steps(pairs.len(), &config.dpo.fit);
     dpo(
         dpo_learner,
@@ -89,15 +103,19 @@ pub fn rto<L: PolicyLearner>(
     let dpo = dpo_learner.snapshot()?;
 
     // Line 6 without its KL term, and line 4: only the prompts of 𝒟.
-    let mut reward = DpoReward::try_new(&dpo, &reference, config.beta1)?;
+    let mut token = DpoReward::try_new(&dpo, &reference, config.beta1)?;
     if let Some(c) = config.dpo_reward_clip {
-        reward = reward.clipped(c)?;
+        token = token.clipped(c)?;
     }
+    let reward: Box<dyn TokenReward + '_> = match reward_model {
+        Some(model) => Box::new(Both(token, SentenceReward::new(model).clipped(10.0)?)),
+        None => Box::new(token),
+    };
     let prompts: Vec<Arc<[Token]>> = pairs.iter().map(|p| p.winner.prompt.clone()).collect();
-    let ppo = config.ppo.check()?;
+    let ppo = config.ppo();
     let run = PpoRun {
         reference: &reference,
-        reward: &reward,
+        reward: &*reward,
         prompts: &prompts,
         config: &ppo,
         seeds: &seeds.child("ppo"),
@@ -109,6 +127,7 @@ pub fn rto<L: PolicyLearner>(
         let report = run.iterate(learner, critic, &mut state)?;
         observer.on_iteration(learner, &report)?;
     }
+    drop(reward);
     Ok(RtoOutput {
         reference,
         dpo,

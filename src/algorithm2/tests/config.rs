@@ -40,8 +40,8 @@ fn the_presets_are_the_tables() {
     );
     let r = RtoConfig::released().check().unwrap();
     assert_eq!(
-        (r.beta1, r.ppo.beta2, r.dpo_reward_clip),
-        (0.05, 0.01, Some(0.05))
+        (r.beta1, r.ppo.beta2, r.dpo_reward_clip, r.reward_model),
+        (0.05, 0.01, Some(0.05), true)
     );
 }
 
@@ -195,6 +195,14 @@ fn settings_survive_a_file_and_unknown_keys_do_not() {
     let config = RtoConfig::released();
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<RtoConfig>(&text).unwrap(), config);
+    // A choice that is switched off stays off, whatever its default.
+    let free = PpoConfig {
+        value_clip: None,
+        ..PpoConfig::paper()
+    };
+    let text = serde_json::to_string(&free).unwrap();
+    assert!(text.contains(r#""value_clip":"off""#), "{text}");
+    assert_eq!(serde_json::from_str::<PpoConfig>(&text).unwrap(), free);
     let part = r#"{"ppo": {"beta2": 0.2, "advantage": {"group": {"divide_by_std": true}}}}"#;
     let got: RtoConfig = serde_json::from_str(part).unwrap();
     assert_eq!((got.ppo.beta2, got.ppo.epochs), (0.2, 2));

@@ -355,6 +355,7 @@ fn algorithm_2_runs_from_pairs() {
         pairs: &pairs,
         config: &checked,
         seeds: &seeds,
+        reward_model: None,
     };
     let (mut d, mut p, mut c) = (policy(), policy(), Table::new(&[Channel::Value]));
     let mut log = Log(0, Vec::new());
@@ -391,4 +392,23 @@ fn algorithm_2_runs_from_pairs() {
         said.to_string().starts_with("start of the DPO learner"),
         "{said}"
     );
+    // As released there is a reward model, and it is not dropped in silence.
+    let released = RtoConfig {
+        reward_model: true,
+        ..config
+    };
+    let released = released.check().unwrap();
+    let input = RtoInput {
+        config: &released,
+        ..input
+    };
+    let said = rto(
+        &mut policy(),
+        &mut policy(),
+        &mut CriticSlot::Separate(&mut c),
+        input,
+        &mut (),
+    );
+    let said = said.map(drop).unwrap_err().to_string();
+    assert!(said.starts_with("reward model: found missing"), "{said}");
 }
