@@ -1,7 +1,7 @@
 //! Figures from the CSV files alone.
 
 use anyhow::{Context, Result};
-use rto_harness::methods::{label, method};
+use rto_harness::methods::{self, label, method};
 use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use rto_harness::table::Table;
 use std::path::Path;
@@ -66,6 +66,19 @@ const METHODS: [(&str, Kind); 7] = [
     ("rto_released", Kind::LineMarkers),
 ];
 
+/// The methods of a table: those above that are there, then what else the table of methods has.
+fn methods_of(rows: &Table) -> Result<Vec<(&'static str, Kind)>> {
+    let names = rows.distinct("method")?;
+    let usual = METHODS.iter().copied();
+    let other = methods::trained()
+        .filter(|m| METHODS.iter().all(|(name, _)| *name != m.name))
+        .map(|m| (m.name, m.line));
+    let all = usual.chain(other);
+    Ok(all
+        .filter(|(name, _)| names.iter().any(|n| n == name))
+        .collect())
+}
+
 const INSTANCES: [(&str, &str); 2] = [("long", "long"), ("wide", "wide")];
 
 pub const DPPO: &str = "DPPO is the paper's name for PPO with the DPO reward of the whole response paid at its last token (5.1), not the later divergence PPO.";
@@ -73,7 +86,7 @@ pub const DPPO: &str = "DPPO is the paper's name for PPO with the DPO reward of 
 /// A measure of every method against sampled tokens, with 95% intervals of the mean.
 fn panel(rows: &Table, measure: &str, title: &str, y: Axis) -> Result<Figure> {
     let mut figure = Figure::new(title, Axis::linear("sampled response tokens"), y);
-    for (name, kind) in METHODS {
+    for (name, kind) in methods_of(rows)? {
         let rows = thinned(&rows.filter("method", name)?, kind)?;
         let points = rows.points("tokens", measure)?;
         if points.iter().all(|p| p.1.is_nan()) {
@@ -195,7 +208,7 @@ fn frontier(dir: &Path, setting: &Setting) -> Result<()> {
             line,
             SeriesStyle::new(Kind::Dashed, 7, Marker::Circle),
         ));
-        for (name, kind) in METHODS {
+        for (name, kind) in methods_of(&rows)? {
             if name == "dppo_offset" {
                 continue;
             }
