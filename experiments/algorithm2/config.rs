@@ -383,10 +383,14 @@ impl Config {
                 );
             }
         }
+        let base = PpoConfig {
+            prompts_per_iteration: self.long_responses,
+            ..self.ppo
+        };
         let others = ["ppo", "rloo"].map(method);
         for method in self.methods.iter().copied().chain(others) {
             let keys = method.keys(&self.method)?;
-            method.ppo(self.ppo, &keys).check().context(method.name)?;
+            method.ppo(base, &keys).check().context(method.name)?;
         }
         Ok(())
     }

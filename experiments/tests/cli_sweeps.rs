@@ -99,7 +99,7 @@ const ALGORITHM2: Sweep = Sweep {
         "sweep_runs",
         "sweeps",
     ],
-    setting: "beta2",
+    setting: "reward_scale",
     longer: &["--replicates", "10", "--sweep-replicates", "8"],
     bad: &[
         (&["--wide-actions", "1"], &["wide_actions", "1"]),
@@ -107,7 +107,7 @@ const ALGORITHM2: Sweep = Sweep {
         (&["--horizons", "2,30"], &["horizons", "30"]),
         (&["--action-counts", "2,60"], &["action_counts", "60"]),
         (&["--beta2", "0"], &["beta2", "0"]),
-        (&["--beta1", "NaN"], &["beta1", "NaN"]),
+        (&["--beta1", "NaN"], &["dpo.beta", "NaN"]),
         (&["--lambda", "1.5"], &["lambda", "1.5", "from 0 to 1"]),
         (&["--lambdas", "0.5,1.5"], &["lambdas", "1.5"]),
         (&["--lambdas", "0.5,0.5"], &["lambdas", "0.5", "increasing"]),
@@ -118,9 +118,9 @@ const ALGORITHM2: Sweep = Sweep {
         (&["--responses", "16,8"], &["responses", "8 after 16"]),
         (
             &["--long-responses", "6"],
-            &["long_responses", "6", "rloo_group = 4"],
+            &["long_responses", "6", "method.rloo.group = 4"],
         ),
-        (&["--rloo-group", "1"], &["rloo_group", "1"]),
+        (&["--rloo-group", "1"], &["method.rloo.group", "1"]),
         (&["--replicates", "1"], &["replicates", "1"]),
         (
             &["--figure3-beta2s", "0.1"],
@@ -315,7 +315,7 @@ fn a_run_goes_on_with_its_own_settings_only(sweep: &Sweep) {
     let key = sweep.setting;
     let there = config[key].as_float().unwrap();
     let (same, other) = (there.to_string(), (there / 2.0).to_string());
-    let flag = format!("--{key}");
+    let flag = format!("--{}", key.replace('_', "-"));
     refused(
         &["--resume", "run", &flag, &other],
         &[&format!("`{key}` is {there} there and {other} now")],

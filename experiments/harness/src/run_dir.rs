@@ -331,19 +331,37 @@ fn difference(found: &str, expected: &str) -> Option<String> {
     let (Some(found), Some(expected)) = (parse(found), parse(expected)) else {
         return Some("not a config of this program".to_string());
     };
-    let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
     let show = |value: Option<&toml::Value>| value.map_or("absent".into(), |v| v.to_string());
-    let differs = keys
-        .into_iter()
-        .find(|key| found.get(*key) != expected.get(*key));
-    let Some(key) = differs else {
-        return Some("written by another version of this program".to_string());
-    };
-    Some(format!(
-        "`{key}` is {} there and {} now",
-        show(found.get(key)),
-        show(expected.get(key))
-    ))
+    match first_difference(&found, &expected) {
+        None => Some("written by another version of this program".to_string()),
+        Some((key, found, expected)) => Some(format!(
+            "`{key}` is {} there and {} now",
+            show(found),
+            show(expected)
+        )),
+    }
+}
+
+/// The first key, dotted in tables, whose values differ, with both.
+type Differing<'a> = (String, Option<&'a toml::Value>, Option<&'a toml::Value>);
+
+fn first_difference<'a>(
+    found: &'a toml::Table,
+    expected: &'a toml::Table,
+) -> Option<Differing<'a>> {
+    let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+    for key in keys {
+        match (found.get(key), expected.get(key)) {
+            (Some(toml::Value::Table(found)), Some(toml::Value::Table(expected))) => {
+                if let Some((inner, a, b)) = first_difference(found, expected) {
+                    return Some((format!("{key}.{inner}"), a, b));
+                }
+            }
+            (a, b) if a != b => return Some((key.clone(), a, b)),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn claim(out: &Path) -> Result<PathBuf> {
