@@ -43,6 +43,23 @@ fn out_must_be_new_or_empty() {
 }
 
 #[test]
+fn a_setting_that_differs_is_named_with_its_table() {
+    let found = "seed = 1\n[ppo]\nclip = 0.2\n[ppo.schedule.cosine]\nwarmup = 0.1\n";
+    let said = |now: &str| difference(found, now).unwrap();
+    let now = found.replace("0.1", "0.3");
+    assert_eq!(
+        said(&now),
+        "`ppo.schedule.cosine.warmup` is 0.1 there and 0.3 now"
+    );
+    let now = "seed = 1\n[ppo]\nclip = 0.2\nschedule = \"constant\"\n";
+    assert!(
+        said(now).starts_with("`ppo.schedule` is {"),
+        "{}",
+        said(now)
+    );
+}
+
+#[test]
 fn a_run_continues_with_the_same_config_only() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
