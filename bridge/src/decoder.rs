@@ -225,7 +225,7 @@ impl Truncated {
     }
 }
 
-/// Most likely first, ties by token.
+/// Sorts tokens, the most likely first and ties by token.
 fn sort(members: &mut [Token], logits: &[f32]) {
     members.sort_unstable_by(|&a, &b| {
         logits[b as usize]

@@ -15,7 +15,7 @@ pub struct Metric {
     pub name: String,
     /// The number.
     pub value: f64,
-    /// Its 95% interval, where there is one.
+    /// The 95% interval of the value, where there is one.
     pub interval: Option<(f64, f64)>,
 }
 

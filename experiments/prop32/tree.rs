@@ -121,7 +121,7 @@ pub struct TreeReport {
     best_first: BestFirstReport,
     /// The lexicographically smallest most probable response.
     optimal_response: Vec<u32>,
-    /// Its probability.
+    /// The probability of that response.
     optimal_probability: f64,
     /// min(A^{ξ+1}, A^H).
     paper_bound: f64,
@@ -197,7 +197,7 @@ struct Decimal {
     places: i64,
 }
 
-/// More digits or a larger exponent than any `f64` needs; bounds the work a file can ask for.
+/// The most digits, and the largest exponent: more than any `f64` needs, and a bound on the work a file can ask for.
 const MOST_PLACES: i64 = 400;
 
 impl Decimal {

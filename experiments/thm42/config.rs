@@ -128,7 +128,7 @@ pub struct Flags {
     sweep_replicates: Option<u64>,
 }
 
-/// More states than this make a sweep of hours.
+/// The most states of an instance; more make a sweep of hours.
 const MOST_STATES: f64 = 100_000.0;
 
 impl Settings for Config {

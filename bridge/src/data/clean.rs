@@ -31,7 +31,7 @@ pub enum Rule {
     /// them should too, so the rule is off by default. A model trained from scratch on a few thousand pairs sees it in
     /// one target of 140 and may learn to open with it: switch the rule on there.
     HumanInReply,
-    /// More tokens than [`Lengths`] allows.
+    /// A prompt or reply has more tokens than [`Lengths`] allows.
     Overlong,
 }
 

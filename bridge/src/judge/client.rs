@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::JudgeConfig;
 
-/// More than any chat reply; a server that sends more is broken.
+/// The longest body that is read: more than any chat reply, so a server that sends more is broken.
 const LONGEST_BODY: u64 = 16 << 20;
 
 /// A connection pool to one endpoint.
 pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
-    /// Never printed.
+    /// The value of the header, which is never printed.
     authorization: Option<String>,
 }
 

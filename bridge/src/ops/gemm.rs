@@ -96,9 +96,9 @@ fn extent(rows: usize, cols: usize, row_stride: usize) -> usize {
 /// What becomes of the destination's old content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
-    /// It is overwritten.
+    /// The old content is overwritten.
     Set,
-    /// The product is added to it.
+    /// The product is added to the old content.
     Add,
 }
 

@@ -1,4 +1,4 @@
-//! Who wrote the demonstrations: a policy that mostly knows, and sometimes errs, rambles or is rude.
+//! The policy that wrote the demonstrations: it mostly knows, and sometimes errs, rambles or is rude.
 
 use rto::Token;
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-/// More numbers than this are a slip of the keyboard.
+/// The most numbers of a list; more are a slip of the keyboard.
 const MOST: usize = 100_000;
 
 /// A list of numbers as a user types it. In a range `1..5` (or `1..=5`) both ends are included.

@@ -39,7 +39,7 @@ const SHOWN: [(&str, &str); 14] = [
     ("lr", "learning rate"),
 ];
 
-/// More points than this are averaged in bins: a screen shows no more.
+/// The most points of a curve; more are averaged in bins, as a screen shows no more.
 const POINTS: usize = 160;
 
 impl Stage {
@@ -51,7 +51,7 @@ impl Stage {
         self.series.get(BETA2)?.first().map(|p| p.1)
     }
 
-    /// Its name, with β₂ where it is logged.
+    /// The name of the curve, with β₂ where it is logged.
     fn label(&self) -> String {
         match self.beta2() {
             Some(beta2) => format!("{}, β₂ = {beta2}", methods::label(&self.name)),

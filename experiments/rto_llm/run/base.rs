@@ -11,7 +11,7 @@ use rto_bridge::gguf;
 
 /// A model on disk (or on the hub, with that feature).
 pub struct Base {
-    /// Its folder, or GGUF file.
+    /// The folder of the model, or its GGUF file.
     pub folder: PathBuf,
     pub network: ModelConfig,
     /// What a user should know of its files.

@@ -52,9 +52,9 @@ impl Codec {
 
 /// The tokenizer files that every saved policy carries.
 pub enum TokenizerFiles {
-    /// Made by this run.
+    /// Files that this run makes.
     Own(Vec<(&'static str, String)>),
-    /// Those of the model it starts from.
+    /// Files of the model it starts from.
     Of(PathBuf),
 }
 

@@ -40,9 +40,9 @@ pub struct Data {
     /// What the oracle alone is trained on; empty where the reward is known or given.
     pub oracle_dialogues: Vec<Episode>,
     pub oracle_pairs: Vec<Pair>,
-    /// Said once, and kept beside the results.
+    /// What was read, for programs: said once, and kept beside the results.
     pub account: Value,
-    /// The same for people.
+    /// What was read, for people.
     pub said: String,
 }
 

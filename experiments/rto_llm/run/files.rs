@@ -326,9 +326,9 @@ fn fresh(
 struct Maker<'a> {
     config: &'a Config,
     tokenizer: &'a Tokenizer,
-    /// Any of them ends a reply.
+    /// The tokens of which any ends a reply.
     ends: &'a EndTokens,
-    /// Put behind a reply that has none.
+    /// The end that is put behind a reply that has none.
     eos: Token,
     positions: usize,
     prompts_cut: Cell<usize>,
@@ -336,9 +336,9 @@ struct Maker<'a> {
 
 /// Some of the data, as texts and in tokens.
 struct Part {
-    /// All that are not too long.
+    /// The texts that are not too long.
     texts: Vec<data::Pair>,
-    /// Those whose replies are not equal once cut.
+    /// The pairs whose replies are not equal once cut.
     pairs: Vec<Pair>,
     overlong: usize,
     same: usize,
@@ -428,7 +428,7 @@ impl Maker<'_> {
         !on || prompt_fits && (config.cut_replies || replies.iter().all(short))
     }
 
-    /// Its last tokens: what was said last is what is answered.
+    /// The last tokens of a prompt: what was said last is what is answered.
     fn cut(&self, tokens: Vec<Token>) -> Prompt {
         let longest = self
             .config

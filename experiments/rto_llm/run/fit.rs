@@ -34,7 +34,7 @@ impl Saved for NeuralRegressor {
     }
 }
 
-/// Some of the steps of a fit.
+/// Runs some of the steps of a fit.
 type Drive<'a> = dyn FnMut(&mut dyn Trainable, Range<u64>, OnStep<'_>) -> rto::Result<()> + 'a;
 /// What the scores of a step say, beyond its loss.
 type Measure<'a> = dyn Fn(&[Episode], &PerToken) -> rto::Result<Metrics> + 'a;

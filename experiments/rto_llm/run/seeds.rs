@@ -18,7 +18,7 @@ use serde_json::json;
 use super::Args;
 use crate::report::over_seeds::{Cells, NUMBERS, OverSeedsPage, frontier_table};
 
-/// More than this are a slip of the keyboard.
+/// The most seeds of a sweep; more are a slip of the keyboard.
 const MOST: usize = 1000;
 
 fn check(List(seeds): &List<u64>) -> Result<()> {

@@ -17,7 +17,7 @@ pub struct Task<'a> {
     pub work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
 }
 
-/// Said to stages when one of them has failed.
+/// The sign to stages that one of them has failed.
 #[derive(Debug, Default)]
 pub struct Stop(AtomicBool);
 

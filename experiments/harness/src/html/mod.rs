@@ -64,7 +64,7 @@ impl Page {
         );
     }
 
-    /// Any HTML.
+    /// Adds any HTML.
     pub fn push(&mut self, html: &str) {
         self.body.push_str(html);
     }
