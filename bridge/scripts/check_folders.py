@@ -53,7 +53,7 @@ def variants():
     yield "no max_position_embeddings", "llama", lambda c, w: c.pop("max_position_embeddings")
     yield "no max_position_embeddings, vocab_size wrong", "llama", lambda c, w: (c.pop("max_position_embeddings"), c.pop("vocab_size"))
     yield "no rms_norm_eps, rope, bias keys", "llama", lambda c, w: [
-        c.pop(k, None) for k in ("rms_norm_eps", "attention_bias", "mlp_bias", "rope_theta", "rope_scaling", "tie_word_embeddings")
+        c.pop(k, None) for k in ("rms_norm_eps", "attention_bias", "mlp_bias", "rope_theta", "rope_scaling")
     ]
     yield "no num_key_value_heads", "llama", lambda c, w: c.pop("num_key_value_heads")
     yield "null num_key_value_heads", "mistral", lambda c, w: c.update(num_key_value_heads=None)

@@ -130,12 +130,24 @@ fn absent_keys_and_head_counts() {
             .contains("has no max_position_embeddings: took 2048, as transformers does")
     );
     // The weights of the keys are half as wide as those of the queries.
-    let whole = Folder::of("llama").load().unwrap().config;
-    assert!(whole.n_kv_heads() < whole.n_heads());
-    for folder in [
-        Folder::of("llama").without("num_key_value_heads"),
-        Folder::of("llama").key("num_key_value_heads", Value::Null),
+    for (family, folder) in [
+        ("llama", Folder::of("llama").without("num_key_value_heads")),
+        (
+            "llama",
+            Folder::of("llama").key("num_key_value_heads", Value::Null),
+        ),
+        // Its class says 8, which four heads do not allow.
+        (
+            "mistral",
+            Folder::of("mistral").without("num_key_value_heads"),
+        ),
+        (
+            "mistral",
+            Folder::of("mistral").key("num_key_value_heads", Value::Null),
+        ),
     ] {
+        let whole = Folder::of(family).load().unwrap().config;
+        assert!(whole.n_kv_heads() < whole.n_heads());
         assert_eq!(folder.load().unwrap().config, whole);
         assert!(
             folder.note().contains("no num_key_value_heads: took"),

@@ -552,3 +552,109 @@ fn rewards_are_read_where_transformers_reads_them() {
         }
     }
 }
+
+/// A template is a program from a stranger: what doubles, repeats, nests or goes on without an end is one line, soon, in little memory.
+#[test]
+fn what_a_template_may_cost_is_limited() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = folder_of(
+        &json!({"name": "cost", "base": "bytes", "files": {}}),
+        root.path(),
+    );
+    let path = folder.join("d.jsonl");
+    let chat = |reply: &str| json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}]);
+    let record = json!({"chosen": chat("b"), "rejected": chat("c")});
+    std::fs::write(&path, record.to_string()).unwrap();
+    let read = |template: &str| {
+        std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+        let options = ReadOptions {
+            template: ChatTemplate::of_model(&folder),
+            ..ReadOptions::default()
+        };
+        let result = data::read_pairs(&[&path], &options);
+        result.map(drop).map_err(|e| e.to_string())
+    };
+    let again = |body: &str| {
+        format!(
+            "{{% set ns = namespace(s='ab', l=[1], d=[1]) %}}{{% for i in range(9999) %}}{body}{{% endfor %}}"
+        )
+    };
+    let bytes = "stopped after 67108864 bytes";
+    let deep = "more than 100 deep in one another";
+    for (template, words) in [
+        (again("{% set ns.s = ns.s + ns.s %}"), bytes),
+        (again("{% set ns.s = ns.s ~ ns.s %}"), bytes),
+        (
+            again("{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}"),
+            bytes,
+        ),
+        (again("{% set ns.s = ns.s * 2 %}"), bytes),
+        (again("{% set ns.s = ns.s | replace('a', ns.s) %}"), bytes),
+        (again("{% set ns.s = ns.s.replace('a', ns.s) %}"), bytes),
+        (again("{% set ns.s = [ns.s, ns.s] | join(ns.s) %}"), bytes),
+        (again("{% set ns.s = ns.s.join([ns.s, ns.s]) %}"), bytes),
+        (again("{% set ns.s = [ns.s, ns.s] | string %}"), bytes),
+        (again("{% set ns.s = [ns.s, ns.s] | tojson %}"), bytes),
+        (again("{% set ns.s = '%s%s' | format(ns.s, ns.s) %}"), bytes),
+        (again("{% set ns.l = ns.l + ns.l %}"), bytes),
+        (again("{% set ns.l = ns.l * 2 %}"), bytes),
+        (again("{% set ns.l = [ns.l, ns.l] %}"), bytes),
+        (again("{% set ns.d = [ns.d] %}"), deep),
+        (again("{% set ns.d = {'d': ns.d} %}"), deep),
+        (again("{% set ns.d = ns %}{{ ns }}"), deep),
+        (again("{% set ns.d = ns %}{{ [ns] | length }}"), deep),
+        ("{{ ([0] * 1000000000000) | list | length }}".into(), bytes),
+        ("{{ ([0] * 1000000000000) | sum }}".into(), bytes),
+        (
+            "{{ ('a' * 9999) | replace('a', 'b' * 99999) | length }}".into(),
+            bytes,
+        ),
+        (
+            "{{ range(99999) | join('x' * 99999) | length }}".into(),
+            bytes,
+        ),
+        (
+            "{{ 'a\nb' | indent(1000000000000) | length }}".into(),
+            bytes,
+        ),
+        ("{{ '%1000000000d' | format(1) | length }}".into(), bytes),
+        (
+            "{{ [1] | batch(1000000000000, 'x') | list | length }}".into(),
+            bytes,
+        ),
+        (
+            "{{ [1] | slice(1000000000000) | list | length }}".into(),
+            bytes,
+        ),
+        ("{{ [1, 2] | tojson(indent=1000000000000) }}".into(), ""),
+        ("{{ range(1000000000) | length }}".into(), "range"),
+        (
+            "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}".into(),
+            "recursion",
+        ),
+        (
+            format!("{{{{ messages{} }}}}", " | list".repeat(100_000)),
+            "line 1: found a tag of",
+        ),
+        (format!("\n{{{{ 1{} }}}}", "+1".repeat(8100)), ""),
+        (format!("{{{{ messages{} }}}}", "|e".repeat(8000)), ""),
+        (
+            format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)),
+            "line 1: ",
+        ),
+        ("{% if true %}".repeat(50_000), "line 1: "),
+        (
+            format!("{}{{{{ 1 }}}}", "{% for i in [1] %}".repeat(50_000)),
+            "line 1: ",
+        ),
+    ] {
+        let start = std::time::Instant::now();
+        let shown: String = template.chars().take(120).collect();
+        let took = |start: std::time::Instant| start.elapsed() < std::time::Duration::from_secs(10);
+        match read(&template) {
+            Ok(()) => assert!(words.is_empty(), "{shown} is read"),
+            Err(why) => assert!(why.contains(words) && !why.contains('\n'), "{shown}: {why}"),
+        }
+        assert!(took(start), "{shown} takes {:?}", start.elapsed());
+    }
+}

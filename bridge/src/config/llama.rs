@@ -132,7 +132,14 @@ impl LlamaConfig {
             hidden_size,
             n_layers: keys.size_or_class("num_hidden_layers", 32)?,
             n_heads,
-            n_kv_heads: keys.size_or("num_key_value_heads", if mistral { 8 } else { n_heads })?,
+            // Mistral's class says 8; where the heads do not allow that, the weights of the keys say how many (`count_heads`).
+            n_kv_heads: keys.size_or(
+                "num_key_value_heads",
+                match mistral && n_heads.is_multiple_of(8) {
+                    true => 8,
+                    false => n_heads,
+                },
+            )?,
             head_dim: keys.size_or("head_dim", (hidden_size / n_heads).max(1))?,
             intermediate_size: keys
                 .size_or_class("intermediate_size", if mistral { 14_336 } else { 11_008 })?,

@@ -2,16 +2,17 @@
 //!
 //! A template is a program from a stranger: what it may run and write is bounded.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
+use minijinja::machinery::{Vm, get_compiled_template, make_string_output};
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
+
+use super::cost;
+use crate::guard;
 
 /// Steps of one rendering; a long conversation takes some thousands.
 const STEPS: u64 = 10_000_000;
-/// Bytes of one rendering.
-const LONGEST: usize = 64 << 20;
 
 const NAME: &str = "chat_template";
 
@@ -36,24 +37,17 @@ impl Jinja {
         file: PathBuf,
         special: Vec<(String, String)>,
     ) -> Result<Self, String> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(STEPS));
-        environment.set_formatter(print);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |why: String| {
-            Err::<String, _>(Error::new(ErrorKind::InvalidOperation, why))
-        });
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", tojson);
-        environment.add_filter("string", |value: Value| text_of(&value));
-        let source = without_generation_tags(source);
+        let source = without_generation_tags(source)?;
         let dated = source.contains("strftime_now");
-        environment
-            .add_template_owned(NAME, source)
-            .map_err(|e| brief(&e))?;
+        let compile = || guard::catch(|| compiled(source));
+        let thread = std::thread::Builder::new().stack_size(cost::STACK);
+        let environment = std::thread::scope(|scope| {
+            let running = thread.spawn_scoped(scope, compile);
+            let running = running.map_err(|e| format!("cannot start a thread: {e}"))?;
+            running
+                .join()
+                .unwrap_or_else(|_| Err("ended early".into()))?
+        })?;
         Ok(Self {
             environment,
             file,
@@ -83,53 +77,75 @@ impl Jinja {
             ("documents", ().into()),
         ];
         let context: Value = special.chain(given).collect();
-        let mut out = Bounded(Vec::new());
-        let template = self.environment.get_template(NAME);
-        template
-            .and_then(|template| template.render_captured_to(context, &mut out).map(drop))
-            .map_err(|e| self.wrong(&e))?;
-        String::from_utf8(out.0).map_err(|_| format!("{}: printed no text", self.file.display()))
+        let done = guard::catch(|| self.run(context));
+        done.map_err(|why| self.failed(&why))?
+            .map_err(|e| self.wrong(&e))
+    }
+
+    fn run(&self, context: Value) -> Result<String, Error> {
+        let template = self.environment.get_template(NAME)?;
+        let plain = get_compiled_template(&template);
+        let program = cost::counted(&plain.instructions);
+        let blocks = plain.blocks.iter();
+        let blocks = blocks.map(|(name, block)| (*name, cost::counted(block)));
+        let blocks = blocks.collect();
+        cost::begin();
+        let mut text = String::new();
+        let mut out = make_string_output(&mut text);
+        let vm = Vm::new(&self.environment);
+        vm.eval(&program, context, &blocks, &mut out, AutoEscape::None)?;
+        drop(out);
+        Ok(text)
+    }
+
+    fn failed(&self, why: &str) -> String {
+        format!("chat template of {}: {why}", self.file.display())
     }
 
     fn wrong(&self, e: &Error) -> String {
-        let what = match e.kind() {
+        self.failed(&match e.kind() {
             ErrorKind::OutOfFuel => {
                 format!("stopped after {STEPS} steps; a conversation takes some thousands")
             }
-            ErrorKind::WriteFailure => {
-                format!("stopped after {LONGEST} bytes of text for one conversation")
-            }
             _ => brief(e),
-        };
-        format!("chat template of {}: {what}", self.file.display())
+        })
     }
 }
 
-/// What is printed, up to a limit.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > LONGEST {
-            return Err(io::Error::other("too long"));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// An environment with the template in it.
+fn compiled(source: String) -> Result<Environment<'static>, String> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(STEPS));
+    environment.set_formatter(print);
+    environment.add_function("raise_exception", |why: String| {
+        Err::<String, _>(Error::new(ErrorKind::InvalidOperation, why))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("string", |value: Value| {
+        cost::check(&value)?;
+        text_of(&value)
+    });
+    cost::install(&mut environment);
+    environment
+        .add_template_owned(NAME, source)
+        .map_err(|e| brief(&e))?;
+    Ok(environment)
 }
 
 /// `{% generation %}` and its end mark what an assistant wrote, and print nothing: they become a condition that always holds.
-fn without_generation_tags(source: &str) -> String {
+///
+/// # Errors
+/// A tag longer than [`cost::LONGEST_TAG`], with its line.
+fn without_generation_tags(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     loop {
         let starts = ["{%", "{#", "{{"].map(|open| rest.find(open));
         let Some(start) = starts.into_iter().flatten().min() else {
-            return out + rest;
+            return Ok(out + rest);
         };
         out.push_str(&rest[..start]);
         rest = &rest[start..];
@@ -138,7 +154,14 @@ fn without_generation_tags(source: &str) -> String {
             "{#" => "#}",
             _ => "}}",
         };
-        let end = end_of_tag(rest, close);
+        let (end, length) = end_of_tag(rest, close);
+        if length > cost::LONGEST_TAG && close != "#}" {
+            let line = 1 + out.matches('\n').count();
+            let most = cost::LONGEST_TAG;
+            return Err(format!(
+                "line {line}: found a tag of {length} characters, expected at most {most} outside its texts"
+            ));
+        }
         let (tag, after) = rest.split_at(end);
         let inner = tag.strip_prefix("{%").and_then(|t| t.strip_suffix("%}"));
         let word = inner.map(|t| t.trim_matches(['-', '+']).trim());
@@ -157,22 +180,24 @@ fn without_generation_tags(source: &str) -> String {
     }
 }
 
-/// Bytes of the tag that `text` begins with; its close does not count within quotes.
-fn end_of_tag(text: &str, close: &str) -> usize {
+/// Bytes of the tag that `text` begins with, and its characters outside quotes and blanks; its close does not count within quotes.
+fn end_of_tag(text: &str, close: &str) -> (usize, usize) {
     let mut quote = None;
     let mut escaped = false;
+    let mut length = 0;
     for (i, c) in text.char_indices().skip(2) {
+        length += usize::from(quote.is_none() && !c.is_whitespace());
         match (quote, c) {
             _ if escaped => escaped = false,
             (Some(_), '\\') => escaped = true,
             (Some(q), c) if c == q => quote = None,
             (Some(_), _) => {}
             (None, '\'' | '"') if close != "#}" => quote = Some(c),
-            (None, _) if text[i..].starts_with(close) => return i + close.len(),
+            (None, _) if text[i..].starts_with(close) => return (i + close.len(), length),
             _ => {}
         }
     }
-    text.len()
+    (text.len(), length)
 }
 
 /// The time as Python's `strftime` writes it; `SOURCE_DATE_EPOCH` (seconds, UTC) takes the clock's place where it is set.
@@ -195,10 +220,13 @@ fn strftime_now(format: String) -> Result<String, Error> {
 
 /// `{{ value }}` as Python's `str` prints it.
 fn print(out: &mut Output<'_>, _: &State<'_, '_>, value: &Value) -> Result<(), Error> {
-    out.write_str(&text_of(value)?).map_err(Error::from)
+    cost::check(value)?;
+    let text = text_of(value)?;
+    cost::spend(text.len())?;
+    out.write_str(&text).map_err(Error::from)
 }
 
-fn text_of(value: &Value) -> Result<String, Error> {
+pub(super) fn text_of(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.into()),
         None if value.is_undefined() => Ok(String::new()),
@@ -313,6 +341,7 @@ fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
         sorted: flag("sort_keys")?,
     };
     options.assert_all_used()?;
+    cost::check(&value)?;
     let mut out = String::new();
     json.write(&value, 0, &mut out)?;
     Ok(Value::from_safe_string(out))
@@ -374,6 +403,9 @@ impl Json {
         mut each: impl FnMut(usize, &mut String) -> Result<(), Error>,
     ) -> Result<(), Error> {
         out.push(open);
+        if out.len() > cost::MOST {
+            return cost::spend(usize::MAX);
+        }
         let line = |depth: usize, out: &mut String| {
             if let Some(indent) = &self.indent {
                 out.push('\n');

@@ -24,6 +24,7 @@
 //! ```
 
 mod clean;
+mod cost;
 mod hh;
 mod jinja;
 mod lines;

@@ -289,8 +289,14 @@ pub fn exact(page: &mut Page, run: &Run) {
         Err(absent) => return page.absent(&absent.why, absent.damaged),
     };
     page.say("On a part of the world small enough to enumerate: no sampling, so no intervals. SubOpt is the value of the best policy less that of the method, in units of reward.");
+    // The optimum's own is a difference of equal numbers, and what rounding leaves of it is no number to read.
+    let largest = exact
+        .iter()
+        .fold(0.0, |m, e| f64::max(m, e.numbers[1].abs()));
     let row = |e: &super::load::Exact| {
-        let numbers = e.numbers.map(number);
+        let [subopt, value, kl] = e.numbers;
+        let rounding = subopt.abs() <= 1e-12 * largest;
+        let numbers = [if rounding { 0.0 } else { subopt }, value, kl].map(number);
         std::iter::once(escape(methods::label(&e.method)))
             .chain(numbers)
             .collect::<Vec<_>>()

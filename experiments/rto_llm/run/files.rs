@@ -86,13 +86,19 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
             config.model
         );
     };
-    let needed = config.max_prompt_tokens + config.max_new_tokens;
-    if network.max_positions() < needed {
+    let positions = network.max_positions();
+    let room = positions.saturating_sub(config.max_new_tokens);
+    if room == 0 {
         bail!(
-            "max_prompt_tokens, max_new_tokens: found {} and {}, expected at most {} together, the positions of the model",
-            config.max_prompt_tokens,
+            "max_new_tokens: found {}, expected at most {}: the model has {positions} positions, and a prompt needs one",
             config.max_new_tokens,
-            network.max_positions()
+            positions.saturating_sub(1)
+        );
+    }
+    if room < config.max_prompt_tokens {
+        said += &format!(
+            "max_prompt_tokens is {room} here: the model has {positions} positions, and max_new_tokens takes {}\n",
+            config.max_new_tokens
         );
     }
     let maker = Maker {
@@ -100,7 +106,8 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         tokenizer: &tokenizer,
         ends: network.end_tokens(),
         eos,
-        positions: network.max_positions(),
+        positions,
+        longest_prompt: room.min(config.max_prompt_tokens),
         prompts_cut: Cell::new(0),
     };
     let (mut overlong, mut same) = (0, 0);
@@ -331,6 +338,8 @@ struct Maker<'a> {
     /// The end that is put behind a reply that has none.
     eos: Token,
     positions: usize,
+    /// `max_prompt_tokens`, or what the network has room for.
+    longest_prompt: usize,
     prompts_cut: Cell<usize>,
 }
 
@@ -424,16 +433,13 @@ impl Maker<'_> {
             .iter()
             .any(|rule| rule == Rule::Overlong.name());
         let short = |reply: &&[Token]| reply.len() <= config.max_new_tokens;
-        let prompt_fits = config.cut_prompts || prompt.len() <= config.max_prompt_tokens;
+        let prompt_fits = config.cut_prompts || prompt.len() <= self.longest_prompt;
         !on || prompt_fits && (config.cut_replies || replies.iter().all(short))
     }
 
     /// The last tokens of a prompt: what was said last is what is answered.
     fn cut(&self, tokens: Vec<Token>) -> Prompt {
-        let longest = self
-            .config
-            .max_prompt_tokens
-            .min(self.positions - self.config.max_new_tokens);
+        let longest = self.longest_prompt;
         let over = tokens.len().saturating_sub(longest);
         self.prompts_cut
             .set(self.prompts_cut.get() + usize::from(over > 0));
