@@ -1,12 +1,15 @@
 """Runs a folder of small cases through `rto_llm` and compares each with what `transformers` computes in f32.
 
 A case is a folder with `cmd.txt` (how the program is run there) and its inputs; `expected.json` beside them holds ids and log-probabilities
-where they were written down. Every model is also given texts of our own, and every data file is trained on for one step at a rate of 1e-30.
-Prints a table; fails where a row does not hold. Needs torch and transformers 5.
+where they were written down. Every model is also given texts of our own, every data file is trained on for one step at a rate of 1e-30, and
+so are the records of `data_array` in more layouts and under more templates. Prints a table; fails where a row does not hold. Needs torch,
+transformers 5 and pyarrow.
 
-    python bridge/scripts/check_cases.py target/debug/rto_llm CASES
+    python bridge/scripts/check_cases.py target/debug/rto_llm CASES [NAME ...]
 """
 
+import bz2
+import gzip
 import json
 import shlex
 import shutil
@@ -15,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -127,8 +132,7 @@ class Cases:
         done, _ = self.sound(name, self.command(name))
         got, want = json.loads(done.stdout.splitlines()[0]), self.expected[name]["greedy"]
         need((got["token_ids"], got["finish"]) == (want, "eos"), f"greedy {got['token_ids']} ({got['finish']}), expected {want}")
-        out = self.scratch / "ends-converted"
-        self.sound(name, f"rto_llm convert --model model --out {out}")
+        _, out = self.sound(name, "rto_llm convert --model model --out out")
         old, new = (json.loads((f / "config.json").read_text())["eos_token_id"] for f in (self.model(name), out))
         need(new == old, f"convert writes {new}, expected {old}")
         # Prompts of our own.
@@ -155,6 +159,80 @@ class Cases:
     def data(self, name, file, *flags):
         said, _, _ = self.trained(name, file, *flags, base=self.root / "base_NX/model")
         return said
+
+    def layouts(self):
+        """The records of `data_array` in layouts of our own: (name, text or bytes, flags, rows as JSON where the file is none)."""
+        user, bot = (lambda role: lambda text: {"role": role, "content": text})("user"), (lambda text: {"role": "assistant", "content": text})
+        triples = [
+            (r["prompt"].removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:"), r["chosen"].strip(), r["rejected"].strip())
+            for r in training.records(self.root / "data_array/arr.json")
+        ]
+        lines = lambda rows: "".join(json.dumps(row) + "\n" for row in rows)
+        apart = [{"prompt": [user(x)], "chosen": [bot(c)], "rejected": [bot(r)]} for x, c, r in triples]
+        yield "conversation_apart", lines(apart), [], None
+        earlier = lambda x: [user(f"About {x.split()[-1]}"), bot("Yes?"), user(x)]
+        yield "conversation_longer", lines({"chosen": [*earlier(x), bot(c)], "rejected": [*earlier(x), bot(r)]} for x, c, r in triples), [], None
+        yield "prompt_overlaps", lines({"prompt": earlier(x), "chosen": [user(x), bot(c)], "rejected": [user(x), bot(r)]} for x, c, r in triples), [], None
+        texts = [{"prompt": f"Q: {x}\nA:", "chosen": " " + c, "rejected": " " + r} for x, c, r in triples]
+        yield "texts", lines(texts), [], None
+        yield "texts_again", lines({k: v if k == "prompt" else t["prompt"] + v for k, v in t.items()} for t in texts), [], None
+        ufb = [
+            {"prompt": x, "chosen": [user(x), bot(c)], "rejected": [user(x), bot(r)], "score_chosen": float("nan"), "score_rejected": 1.5}
+            for x, c, r in triples
+        ]
+        yield "ultrafeedback_nan", lines(ufb), [], None
+        yield "array_over_lines", "\ufeff" + json.dumps(ufb, indent=1), [], None
+        packed = lines(ufb).encode()
+        yield "ultrafeedback_gz", gzip.compress(packed), [], ufb
+        yield "ultrafeedback_zst", zstd(packed), [], ufb
+        yield "ultrafeedback_bz2", bz2.compress(packed), [], ufb
+        for codec in ["snappy", "zstd"]:
+            out = pa.BufferOutputStream()
+            pq.write_table(pa.Table.from_pylist(ufb), out, compression=codec)
+            yield f"ultrafeedback_parquet_{codec}", out.getvalue().to_pybytes(), [], ufb
+        part = lambda m: {**m, "content": [{"type": "text", "text": m["content"][:3]}, {"type": "text", "text": m["content"][3:]}]}
+        yield "content_parts", lines({k: [part(m) for m in v] for k, v in row.items()} for row in apart), [], None
+        share = lambda who, text: {"from": who, "value": text}
+        yield "sharegpt", lines({"conversations": [share("human", x)], "chosen": share("gpt", c), "rejected": share("gpt", r)} for x, c, r in triples), ["--prompt-column", "conversations"], None
+        system = ["You help.", None, ""]
+        orca = [{"system": system[i % 3], "question": x, "chosen": c, "rejected": r} for i, (x, c, r) in enumerate(triples)]
+        yield "orca_some_systems", lines(orca), ["--prompt-column", "question"], None
+        yield "system_message", lines({"chosen": [{"role": "system", "content": "Be brief."}, user(x), bot(c)], "rejected": [{"role": "system", "content": "Be brief."}, user(x), bot(r)]} for x, c, r in triples), [], None
+
+    def own_data(self, name):
+        worst, done = [0.0, 0.0], []
+        for layout, data, flags, rows in self.layouts():
+            file = self.scratch / f"{layout}.data"
+            file.write_bytes(data.encode() if isinstance(data, str) else data)
+            try:
+                by_pair, by_loss, _, _ = training.compare(self.program, str(self.root / "base_NX/model"), str(file), flags, rows)
+            except ValueError as why:
+                raise Wrong(f"{layout}: {why}") from why
+            need(max(by_pair, by_loss) < SUM_NEAR, f"{layout}: step 1 is {by_pair:.1e} from a pair, SFT's {by_loss:.1e} from a reply")
+            worst = [max(worst[0], by_pair), max(worst[1], by_loss)]
+            done.append(layout)
+        return f"step 1: logps {worst[0]:.1e}, SFT loss {worst[1]:.1e} at most, over {len(done)} layouts: {', '.join(done)}"
+
+    def own_templates(self, name):
+        """Templates of our own, with models whose tokenizers end texts and begin them in different ways."""
+        from compatibility import TEMPLATES
+
+        worst, done = [0.0, 0.0], 0
+        for base in ["eos_of_tokenizer", "template_without_bos"]:
+            for template in ["chatml", "generation", "generation_lines", "macros", "llama2", "tools_branch"]:
+                folder = self.scratch / f"{base}-{template}"
+                shutil.copytree(self.model(base), folder)
+                for file in folder.iterdir():
+                    file.chmod(0o644)
+                (folder / "chat_template.jinja").write_text(TEMPLATES[template])
+                file = self.root / base / "chat.jsonl"
+                try:
+                    by_pair, by_loss, _, _ = training.compare(self.program, str(folder), str(file), [])
+                except ValueError as why:
+                    raise Wrong(f"{base}, {template}: {why}") from why
+                need(max(by_pair, by_loss) < SUM_NEAR, f"{base}, {template}: step 1 is {by_pair:.1e} from a pair, SFT's {by_loss:.1e} from a reply")
+                worst, done = [max(worst[0], by_pair), max(worst[1], by_loss)], done + 1
+        return f"step 1: logps {worst[0]:.1e}, SFT loss {worst[1]:.1e} at most, over {done} pairs of a model and a template"
 
     def orca(self, name):
         done, _ = self.run(name, self.command(name))
@@ -230,6 +308,15 @@ class Cases:
         yield "data_array", lambda name: self.data(name, "arr.json")
         yield "data_orca", self.orca
         yield "base_NX", self.base
+        yield "data of our own", self.own_data
+        yield "templates of our own", self.own_templates
+
+
+def zstd(data):
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "zstd") as packer:
+        packer.write(data)
+    return out.getvalue().to_pybytes()
 
 
 def distance(a, b):

@@ -35,7 +35,7 @@ def records(file):
 def conversations(row, prompt_column):
     """The two sides as lists of (role, content), or None where the record holds texts."""
     prompt = row.get(prompt_column)
-    if isinstance(row["chosen"], str) and isinstance(prompt, str) and not (row.get("system")):
+    if isinstance(row["chosen"], str) and isinstance(prompt, str) and "system" not in row:
         return None
     asked = [] if prompt is None else [("user", prompt)] if isinstance(prompt, str) else [said(m) for m in prompt]
     sides = []
@@ -69,7 +69,9 @@ def pair(row, prompt_column, tokenizer):
     )
     prompt = chat(sides[0][:-1], add_generation_prompt=True)
     wholes = [chat(side) for side in sides]
-    assert all(whole.startswith(prompt) for whole in wholes)
+    # A template may open a reply otherwise than it writes one: what both begin with is the prompt, as in TRL.
+    for whole in wholes:
+        prompt = prompt[: next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(prompt))]
     return prompt, *(whole[len(prompt):] for whole in wholes), True
 
 
@@ -114,10 +116,13 @@ def token_pair(row, prompt_column, tokenizer, ends):
     return a[:same], ended(a[same:] + c, ends, tokenizer), ended(b[same:] + r, ends, tokenizer)
 
 
-def compare(program, folder, file, flags):
-    """Largest distance of DPO's step 1 to a pair's log-probabilities, and of SFT's loss to a reply's, for people."""
+def compare(program, folder, file, flags, rows=None):
+    """How far DPO's step 1 is from the nearest pair and SFT's loss from the nearest reply; how far pairs are apart; how many there are.
+
+    `rows` are the file's records where they are not read from JSON here.
+    """
     column = flags[flags.index("--prompt-column") + 1] if "--prompt-column" in flags else "prompt"
-    rows = records(file)
+    rows = records(file) if rows is None else rows
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ends = end_tokens(folder, model, tokenizer)

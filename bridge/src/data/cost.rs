@@ -137,7 +137,15 @@ fn makes(instruction: &Instruction<'_>) -> bool {
             | Instruction::CallMethod(..)
             | Instruction::CallObject(_)
             | Instruction::EndCapture
-    )
+    ) || matches!(instruction, Instruction::LoadConst(value) if is_large(value))
+}
+
+/// Whether a constant is to be counted where it is loaded: the compiler has computed products of constants, lazy ones too.
+fn is_large(value: &Value) -> bool {
+    match value.as_str() {
+        Some(text) => text.len() > 4096,
+        None => value.len().is_some(),
+    }
 }
 
 /// The same program with what it makes counted; plain text goes through the formatter too, which counts what is printed.

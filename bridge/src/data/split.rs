@@ -91,7 +91,9 @@ impl Split {
             parts[self.part(item.prompt(), seeds, key)].push(item);
         }
         if let Some(empty) = parts.iter().position(Vec::is_empty) {
-            let must = format!("large enough to fill part {empty} of the split");
+            let must = format!(
+                "enough to fill part {empty} of the split; those that begin alike stay together"
+            );
             return Err(rto::Error::config("dataset", format!("{total} records"), must).into());
         }
         Ok(parts)
