@@ -30,6 +30,8 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 # Log-probabilities of tokens, and sums over replies of some tens of tokens.
 NEAR, SUM_NEAR = 1e-4, 1e-3
+# What a run must say of the files.
+NOTES = {"invtop": "skipped", "bom_tokenizer": "byte-order mark", "tied_head_differs": "lm_head", "tokenizer_truncation": "truncation", "tokenizer_padding": "padding"}
 TEXTS = [
     ("Human: Hello there\n\nAssistant:", " Sure, plant tomatoes."),
     ("Human: How do I mend a sock?\n\nAssistant:", " You darn it slowly, then you wait until it is dry."),
@@ -86,6 +88,7 @@ class Cases:
         done, _ = self.sound(name, self.command(name))
         want, got = self.expected[name], json.loads(done.stdout.splitlines()[0])
         need(got["token_ids"] == want["response_ids"], f"ids {got['token_ids']}, expected {want['response_ids']}")
+        need(NOTES.get(name, "") in done.stderr, f"no note of {NOTES.get(name)}: {done.stderr}")
         far = distance(got["log_probs"], want["log_probs"])
         more, n = self.texts(name)
         need(max(far, more) < NEAR, f"log-probabilities are {max(far, more):.1e} apart")
@@ -271,7 +274,8 @@ class Cases:
 
     def oracle(self, name, data):
         command = self.command(name).replace("std.jsonl", str(data))
-        done, out = self.sound(name, command)
+        # The held-out prompts that a smoke run wants, as the other cases name them.
+        done, out = self.sound(name, command, "--set", "held_out_share=0.3")
         tokenizer = AutoTokenizer.from_pretrained(self.model(name))
         model = AutoModelForSequenceClassification.from_pretrained(self.model(name), dtype=torch.float32)
         end, far, n = model.config.eos_token_id, 0.0, 0
@@ -284,7 +288,8 @@ class Cases:
             n += 1
         need(far < NEAR, f"rewards are {far:.1e} apart")
         said = [w for w in done.stdout.splitlines() if "--oracle" in w]
-        return f"{n} rewards {far:.1e} from transformers; said: {'; '.join(w.split(': ', 1)[-1] for w in said) or 'nothing'}"
+        need(said, f"nothing is said of the reward model: {done.stdout}")
+        return f"{n} rewards {far:.1e} from transformers; said: {'; '.join(w.split(': ', 1)[-1] for w in said)}"
 
     def base(self, name):
         far, n = self.texts(name)

@@ -51,8 +51,39 @@ pub fn read_shape(path: &Path, notes: &mut Vec<String>) -> Result<(ModelConfig, 
     // A folder whose weights cannot be opened says so where they are loaded.
     if let Ok(files) = Files::open(&folder) {
         settle(&mut read, &files, notes)?;
+        // What is wrong with them is said where they are loaded, too.
+        notes.extend(left_over(&files, &read).into_iter().flat_map(said));
     }
     Ok((read.config, read.head))
+}
+
+/// Tensors that a network has no place for, by why they are passed over.
+type Skipped = BTreeMap<&'static str, BTreeSet<String>>;
+
+fn left_over(files: &Files, read: &ConfigFile) -> Result<Skipped> {
+    let expected = read.config.tensors(read.head);
+    let mut skipped = Skipped::new();
+    for (file, listed) in &files.contents {
+        with_file(file, |tensors| {
+            for name in names_of(file, tensors, listed.as_ref())? {
+                let ours = files.called(&name, &read.config, &expected);
+                if !expected.contains_key(ours) {
+                    let over = passed_over(file, tensors, &name, &read.config, read.head);
+                    let (why, called) = over?;
+                    skipped.entry(why).or_default().insert(called);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(skipped)
+}
+
+fn said(skipped: Skipped) -> impl Iterator<Item = String> {
+    skipped.into_iter().map(|(why, names)| {
+        let names: Vec<_> = names.into_iter().collect();
+        format!("skipped {} ({why})", names.join(", "))
+    })
 }
 
 /// `config.json` with the end tokens of the files beside it.
@@ -123,16 +154,14 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
     let expected = config.tensors(head);
     let mut stored_dtype = None;
     let mut weights = BTreeMap::new();
-    let mut skipped: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut skipped = Skipped::new();
     for (file, listed) in &files.contents {
         with_file(file, |tensors| {
             for name in names_of(file, tensors, listed.as_ref())? {
-                // transformers 5 writes GPT-NeoX's head under the name that other families use.
-                let head_name = config.head_weight();
-                let renamed = name == "lm_head.weight"
-                    && expected.contains_key(head_name)
-                    && files.holding(head_name).is_none();
-                let (stored, name) = (name.clone(), if renamed { head_name.into() } else { name });
+                let (stored, name) = (
+                    name.clone(),
+                    files.called(&name, &config, &expected).to_string(),
+                );
                 let Some(shape) = expected.get(&name) else {
                     let (why, called) = passed_over(file, tensors, &name, &config, head)?;
                     skipped.entry(why).or_default().insert(called);
@@ -172,10 +201,7 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
             format!("tensor {missing}: not there, expected shape {shape:?}"),
         ));
     }
-    for (why, names) in skipped {
-        let names: Vec<_> = names.into_iter().collect();
-        notes.push(format!("skipped {} ({why})", names.join(", ")));
-    }
+    notes.extend(said(skipped));
     Ok(Checkpoint {
         folder,
         config,
@@ -277,6 +303,19 @@ impl Files {
             None => with_file(file, |tensors| Ok(tensors.tensor(name).is_ok())).unwrap_or(false),
         };
         self.contents.iter().find(holds).map(|(file, _)| &**file)
+    }
+
+    /// What the network calls a stored tensor: transformers 5 writes GPT-NeoX's head under the name that other families use.
+    fn called<'n>(
+        &self,
+        name: &'n str,
+        config: &ModelConfig,
+        expected: &BTreeMap<String, Vec<usize>>,
+    ) -> &'n str {
+        let head = config.head_weight();
+        let renamed =
+            name == "lm_head.weight" && expected.contains_key(head) && self.holding(head).is_none();
+        if renamed { head } else { name }
     }
 
     /// The network without the tie between head and embedding, where the files store a head of other values: `transformers` 5
