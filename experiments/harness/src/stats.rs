@@ -93,6 +93,9 @@ pub fn shown(value: f64) -> Cell {
     if !value.is_finite() {
         return Cell::Empty;
     }
+    if value == 0.0 {
+        return "0".into();
+    }
     let digits = 3 - value.abs().max(1e-300).log10().floor() as i32;
     match digits {
         0..=7 => format!("{value:.*}", digits as usize),
