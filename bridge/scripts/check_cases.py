@@ -222,7 +222,7 @@ class Cases:
 
         worst, done = [0.0, 0.0], 0
         for base in ["eos_of_tokenizer", "template_without_bos"]:
-            for template in ["chatml", "generation", "generation_lines", "macros", "llama2", "tools_branch"]:
+            for template in ["chatml", "generation", "generation_lines", "llama2", "tools_branch"]:
                 folder = self.scratch / f"{base}-{template}"
                 shutil.copytree(self.model(base), folder)
                 for file in folder.iterdir():
