@@ -143,8 +143,9 @@ fn without_generation_tags(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     loop {
-        let starts = ["{%", "{#", "{{"].map(|open| rest.find(open));
-        let Some(start) = starts.into_iter().flatten().min() else {
+        let opens = |at: &usize| matches!(rest.as_bytes().get(at + 1), Some(b'%' | b'#' | b'{'));
+        let mut braces = rest.match_indices('{').map(|(at, _)| at);
+        let Some(start) = braces.find(opens) else {
             return Ok(out + rest);
         };
         out.push_str(&rest[..start]);
