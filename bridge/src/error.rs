@@ -47,7 +47,7 @@ pub enum Error {
         /// What was found and expected.
         what: String,
     },
-    /// A setting outside its range, or a request that the model cannot serve.
+    /// A setting outside its range.
     #[error("{field}: found {found}, expected {expected}")]
     Setting {
         /// The field of the configuration or call.

@@ -63,9 +63,9 @@ impl Moments {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamWConfig {
     /// `β₁`, of the first moment.
-    pub beta1: f64,
+    pub decay1: f64,
     /// `β₂`, of the second moment.
-    pub beta2: f64,
+    pub decay2: f64,
     /// `ε`, outside the root.
     pub epsilon: f64,
     /// `λ`, on every weight that no group speaks of.
@@ -82,8 +82,8 @@ impl Default for AdamWConfig {
     /// `β = (0.9, 0.95)`, `ε = 1e-8`, no decay, gradients clipped to length 1: common in fine-tuning Pythia.
     fn default() -> Self {
         Self {
-            beta1: 0.9,
-            beta2: 0.95,
+            decay1: 0.9,
+            decay2: 0.95,
             epsilon: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
@@ -104,7 +104,7 @@ impl AdamWConfig {
                 expected: expected.into(),
             })
         };
-        for (field, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+        for (field, beta) in [("decay1", self.decay1), ("decay2", self.decay2)] {
             if !(0.0..1.0).contains(&beta) {
                 return refuse(field, beta, "a number in [0, 1)");
             }
@@ -171,8 +171,8 @@ enum State {
 /// Numbers of one step that all weights of a group share.
 #[derive(Debug, Clone, Copy)]
 struct Factors {
-    beta1: f32,
-    beta2: f32,
+    decay1: f32,
+    decay2: f32,
     /// The factor of the gradient that clipping gives.
     clip: f32,
     /// `1 − η λ`.
@@ -254,12 +254,12 @@ impl AdamW {
         let rate = rate * rate_factor;
         let t = self.step as f64;
         Factors {
-            beta1: c.beta1 as f32,
-            beta2: c.beta2 as f32,
+            decay1: c.decay1 as f32,
+            decay2: c.decay2 as f32,
             clip: clip as f32,
             keep: (1.0 - rate * decay) as f32,
-            rate: (rate / (1.0 - c.beta1.powf(t))) as f32,
-            root: (1.0 / (1.0 - c.beta2.powf(t)).sqrt()) as f32,
+            rate: (rate / (1.0 - c.decay1.powf(t))) as f32,
+            root: (1.0 / (1.0 - c.decay2.powf(t)).sqrt()) as f32,
             epsilon: c.epsilon as f32,
             step: self.step,
         }
@@ -502,7 +502,7 @@ impl State {
                     Some(g) => (g.to_dtype(DType::F32)? * f64::from(f.clip))?,
                     None => m.zeros_like()?,
                 };
-                let (b1, b2) = (f64::from(f.beta1), f64::from(f.beta2));
+                let (b1, b2) = (f64::from(f.decay1), f64::from(f.decay2));
                 *m = ((&*m * b1)? + (&g * (1.0 - b1))?)?.detach();
                 *v = ((&*v * b2)? + (g.sqr()? * (1.0 - b2))?)?.detach();
                 let denominator = ((v.sqrt()? * f64::from(f.root))? + f64::from(f.epsilon))?;
@@ -580,8 +580,8 @@ fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: &Factors) {
     let (w, m, v) = (&mut w[..n], &mut m[..n], &mut v[..n]);
     for i in 0..n {
         let g = g[i] * f.clip;
-        m[i] = f.beta1.mul_add(m[i], (1.0 - f.beta1) * g);
-        v[i] = f.beta2.mul_add(v[i], (1.0 - f.beta2) * (g * g));
+        m[i] = f.decay1.mul_add(m[i], (1.0 - f.decay1) * g);
+        v[i] = f.decay2.mul_add(v[i], (1.0 - f.decay2) * (g * g));
         w[i] = w[i] * f.keep - f.rate * m[i] / v[i].sqrt().mul_add(f.root, f.epsilon);
     }
 }

@@ -400,8 +400,8 @@ impl Config {
     pub fn learner(&self) -> LearnerOptions {
         LearnerOptions {
             optimizer: AdamWConfig {
-                beta1: self.adam_beta1,
-                beta2: self.adam_beta2,
+                decay1: self.adam_beta1,
+                decay2: self.adam_beta2,
                 epsilon: self.adam_epsilon,
                 weight_decay: self.weight_decay,
                 max_grad_norm: Some(self.max_grad_norm),
