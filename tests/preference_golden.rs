@@ -106,6 +106,9 @@ fn check_methods(name: &str, responses: &Responses, pairs: &PairTable, beta: Bet
         fit.certificate
     );
     for (key, method) in DEFAULT_METHODS {
+        if matches!(method, Method::Dpop { .. }) {
+            continue; // no golden values: see tests/preference_more.rs
+        }
         let what = format!("{name} {key}");
         let want = &want[key];
         match problem.solve(&method).unwrap() {

@@ -25,6 +25,7 @@ pub struct Config {
     pub overopt_seeds: u64,
     pub horizons: Vec<usize>,
     pub coverage_seeds: u64,
+    pub claims_percent: u64,
 }
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
@@ -93,6 +94,9 @@ pub struct Flags {
     /// (d) Graphs at each H
     #[arg(long, value_name = "N")]
     coverage_seeds: Option<u64>,
+    /// (e) Instances of each claim, in percent of the published number
+    #[arg(long, value_name = "PERCENT")]
+    claims_percent: Option<u64>,
 }
 
 impl Settings for Config {
@@ -113,6 +117,7 @@ impl Settings for Config {
             // Intervals, and best betas chosen on other seeds, need two.
             within(key, seeds as f64, 2.0, 1e5)?;
         }
+        within("claims_percent", self.claims_percent as f64, 1.0, 1e4)?;
         let whole = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
         increasing("pairs", &whole(&self.pairs), 1.0, 1e7)?;
         within("rounds", self.rounds as f64, 8.0, 1e6)?;

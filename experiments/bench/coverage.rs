@@ -56,7 +56,7 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
 }
 
 /// Two states a layer, the next state is the action: C_sa, C_τ and C_add of a target under the data.
-fn coefficients(horizon: usize, mu: &[f64], pi: &[f64]) -> Result<[f64; 3]> {
+pub fn coefficients(horizon: usize, mu: &[f64], pi: &[f64]) -> Result<[f64; 3]> {
     let (words, dim) = (1usize << horizon, 4 * horizon);
     let mut features = vec![0.0; words * dim];
     let (mut data, mut target) = (vec![1.0; words], vec![1.0; words]);

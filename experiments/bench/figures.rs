@@ -12,7 +12,8 @@ pub fn draw_all(dir: &Path) -> Result<()> {
     offline_figure(dir)?;
     online_figure(dir)?;
     overopt_figure(dir)?;
-    coverage_figure(dir)
+    coverage_figure(dir)?;
+    claims_figure(dir)
 }
 
 fn read(dir: &Path, name: &str) -> Result<Table> {
@@ -89,7 +90,8 @@ fn online_figure(dir: &Path) -> Result<()> {
             Axis::log10("rounds"),
             Axis::log10("regret, exact per round"),
         );
-        let mut i = 0;
+        // The legend is one for all panels: other learners have other looks.
+        let mut i = if instance == "five" { 4 } else { 0 };
         for learner in rows.distinct("learner")? {
             let rows = rows.filter("learner", &learner)?;
             for sampler in rows.distinct("sampler")? {
@@ -207,4 +209,109 @@ fn coverage_figure(dir: &Path) -> Result<()> {
     .subtitle("layered graphs: two states a layer, the next state is the action");
     panels.panel_size = (440, 340);
     panels.save(dir, "coverage")
+}
+
+/// A quantity of a claim along the numbers that its settings end with, with its interval.
+struct Line {
+    points: Vec<(f64, f64)>,
+    band: Vec<(f64, f64)>,
+}
+
+fn line(claims: &Table, prefix: &str, suffix: &str, quantity: &str) -> Result<Line> {
+    let rows = claims.filter("quantity", quantity)?;
+    let settings = rows.texts("setting")?;
+    let [mean, low, high] = ["mean", "low", "high"].map(|c| rows.floats(c));
+    let (mean, low, high) = (mean?, low?, high?);
+    let mut line = Line {
+        points: Vec::new(),
+        band: Vec::new(),
+    };
+    for (i, setting) in settings.iter().enumerate() {
+        let inner = setting
+            .strip_prefix(prefix)
+            .and_then(|s| s.strip_suffix(suffix));
+        if let Some(x) = inner.and_then(|s| s.parse::<f64>().ok()) {
+            line.points.push((x, mean[i]));
+            let known = |x: f64| if x.is_finite() { x } else { mean[i] };
+            line.band.push((known(low[i]), known(high[i])));
+        }
+    }
+    Ok(line)
+}
+
+fn claims_figure(dir: &Path) -> Result<()> {
+    let table = read(dir, "claims")?;
+    let of = |claim: &str| table.filter("claim", claim);
+    let series = |label: &str, line: Line, i: usize| {
+        Series::new(label, line.points, SeriesStyle::nth(i)).band(line.band)
+    };
+    let k1 = of("K1")?;
+    let mut tie = Figure::new(
+        "K1: worst tie, rare response unseen",
+        Axis::log10("n"),
+        Axis::log10("plain regret at the best β"),
+    );
+    for (i, (quantity, label)) in [("regret, DPO", "DPO"), ("regret, chi-PO", "χPO")]
+        .into_iter()
+        .enumerate()
+    {
+        let one = line(&k1, "one prompt, n = ", "", quantity)?;
+        let eight = line(&k1, "eight prompts, n = ", "", quantity)?;
+        tie = tie
+            .with(series(&format!("K1 {label}, one prompt"), one, i))
+            .with(series(&format!("K1 {label}, eight prompts"), eight, i + 2));
+    }
+    let (k7, mix) = (of("K7")?, of("local_mix")?);
+    let share = "share of the reference's";
+    let tokens = Figure::new(
+        "K7, L7: what token-wise optima lose",
+        Axis::linear("H"),
+        Axis::linear("SubOpt over that of π_ref"),
+    )
+    .with(series(
+        "K7 TDPO-1, one prompt",
+        line(&k7, "one prompt, H = ", "", share)?,
+        4,
+    ))
+    .with(series(
+        "K7 TDPO-1, four prompts",
+        line(&k7, "four prompts, H = ", "", share)?,
+        5,
+    ))
+    .with(series(
+        "L7 token-wise mix, β₁/β₂ = 2.5",
+        line(&mix, "H = ", "", share)?,
+        6,
+    ));
+    let rate = Figure::new(
+        "L6: the KL fast rate and its constant",
+        Axis::log10("pairs n"),
+        Axis::linear("n · SubOpt over its limit"),
+    )
+    .with(series(
+        "L6 DPO, six responses",
+        line(&of("kl_fast_rate")?, "n = ", "", "n SubOpt over its limit")?,
+        7,
+    ));
+    let q = of("q_sharp_rto")?;
+    let rollouts = Figure::new(
+        "L4: Q♯ and RTO at equal rollouts",
+        Axis::log10("rollouts of π_ref"),
+        Axis::log10("SubOpt"),
+    )
+    .with(series(
+        "L4 Q♯, from rewards",
+        line(&q, "", " rollouts", "SubOpt, Q-sharp")?,
+        8,
+    ))
+    .with(series(
+        "L4 RTO, from comparisons",
+        line(&q, "", " rollouts", "SubOpt, RTO")?,
+        9,
+    ));
+    let figures = [tie, tokens, rate, rollouts].map(|f| f.legend(LegendPlace::Below));
+    let mut panels = Panels::new("Claims of papers, judged exactly", 2, figures.to_vec())
+        .caption("Means over instances with 95% intervals. Every claim with its numbers is on the pages of the program paper.");
+    panels.panel_size = (460, 340);
+    panels.save(dir, "claims")
 }

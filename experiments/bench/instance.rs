@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, anyhow, bail};
 use rto::mdp::Beta;
 use rto::preference::{
-    Certificate, DEFAULT_METHODS, Evaluation, Method, MinimiserSet, Outcome, PairTable,
-    PreferenceProblem, Responses, bounded_scores, chi_plan, evaluate, soft_optimum, tilt,
+    Certificate, Compared, DEFAULT_METHODS, Evaluation, Method, MinimiserSet, PairTable,
+    PreferenceProblem, Prompt, PromptOutcome, PromptSet, Responses, bounded_scores, chi_plan,
+    evaluate, ipo_scores, pair_loss_fit, soft_optimum, tilt,
 };
 use rto_harness::json_error;
 use rto_harness::table::Table;
@@ -12,18 +13,27 @@ use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
 
+use crate::own_loss::Formula;
+
 /// The largest file that is read.
 const MOST_BYTES: u64 = 256 << 20;
-/// Constants a file may set, with the golden file's defaults.
-const CONSTANTS: [(&str, f64); 7] = [
-    ("simpo_beta", 2.0),
-    ("simpo_gamma", 0.5),
-    ("rdpo_alpha", 0.2),
-    ("tdpo2_alpha", 0.5),
-    ("rpo_eta", 0.1),
-    ("xpo_alpha", 0.01),
-    ("hypo_lambda", 0.05),
+/// Constants a file may set, with the golden file's defaults; those of DPOP and of IPO's β are not in it.
+const CONSTANTS: [(&str, Option<f64>); 10] = [
+    ("simpo_beta", Some(2.0)),
+    ("simpo_gamma", Some(0.5)),
+    ("rdpo_alpha", Some(0.2)),
+    ("tdpo2_alpha", Some(0.5)),
+    ("rpo_eta", Some(0.1)),
+    ("xpo_alpha", Some(0.01)),
+    ("hypo_lambda", Some(0.05)),
+    ("dpop_lambda", Some(5.0)),
+    ("kto_z0", Some(0.0)),
+    // β of the file.
+    ("ipo_beta", None),
 ];
+/// Keys of the whole file, and of one prompt.
+const FILE_KEYS: [&str; 3] = ["beta", "losses", "prompts"];
+const PROMPT_KEYS: [&str; 7] = ["A", "H", "eos", "ref", "reward", "pairs", "policies"];
 /// Keys that describe what the other keys say already; they are compared, not believed.
 const DESCRIPTIVE: [&str; 7] = [
     "note",
@@ -39,12 +49,49 @@ const BOUNDS: [f64; 2] = [4.0, 8.0];
 
 /// An instance as its file has it.
 pub struct Instance {
-    responses: Responses,
+    set: PromptSet,
+    /// Whether the file has a list of prompts, and the answer one as well.
+    listed: bool,
     beta: Beta,
-    pairs: PairTable,
+    /// IPO's own β.
+    ipo_beta: Beta,
     methods: Vec<(String, Method)>,
-    /// The user's own policies, log π(y).
+    /// The user's own policies: log π(y) for each prompt.
+    policies: Vec<(String, Vec<Vec<f64>>)>,
+    /// The user's own losses.
+    losses: Vec<(String, Formula)>,
+}
+
+/// One prompt as its part of the file has it.
+struct Part {
+    responses: Responses,
+    pairs: PairTable,
+    /// The listed pairs; `None` for a population.
+    listed: Option<usize>,
+    weight: Option<f64>,
     policies: Vec<(String, Vec<f64>)>,
+}
+
+impl Part {
+    fn parse(fields: &Map<String, Value>) -> Result<Self> {
+        let (a, h) = (whole(fields, "A")?, whole(fields, "H")?);
+        let eos = match fields.get("eos") {
+            None | Some(Value::Null) => None,
+            Some(_) => Some(whole(fields, "eos")? as u32),
+        };
+        let responses =
+            Responses::try_new(a, h, eos, &rows(fields, "ref")?, &rows(fields, "reward")?)?;
+        compare(fields, &responses)?;
+        let law = get(fields, "pairs")?;
+        let weight = fields.get("weight").map(|w| number(w, "weight"));
+        Ok(Self {
+            pairs: pairs(law, &responses)?,
+            listed: law.as_array().map(Vec::len),
+            weight: weight.transpose()?,
+            policies: policies(fields.get("policies"), &responses)?,
+            responses,
+        })
+    }
 }
 
 impl Instance {
@@ -77,43 +124,58 @@ impl Instance {
                 kind(value)
             );
         };
-        for key in fields.keys() {
-            let known = [
-                "A", "H", "eos", "beta", "ref", "reward", "pairs", "policies",
-            ];
-            let constant = CONSTANTS.iter().any(|(name, _)| name == key);
-            if !(known.contains(&key.as_str()) || constant || DESCRIPTIVE.contains(&key.as_str())) {
-                let all: Vec<&str> = known
-                    .into_iter()
-                    .chain(CONSTANTS.map(|(name, _)| name))
-                    .collect();
-                bail!("{key}: unknown key, expected one of {}", all.join(", "));
-            }
-        }
-        let (a, h) = (whole(fields, "A")?, whole(fields, "H")?);
-        let eos = match fields.get("eos") {
-            None | Some(Value::Null) => None,
-            Some(_) => Some(whole(fields, "eos")? as u32),
+        let listed = match fields.get("prompts") {
+            None => None,
+            Some(Value::Array(list)) if !list.is_empty() => Some(list),
+            Some(other) => bail!(
+                "prompts: found {}, expected a list of at least one prompt",
+                brief(other)
+            ),
         };
-        let responses =
-            Responses::try_new(a, h, eos, &rows(fields, "ref")?, &rows(fields, "reward")?)?;
-        let beta = number(get(fields, "beta")?, "beta")?;
-        if beta <= 0.0 {
-            bail!("beta: found {beta}, expected a positive number");
+        let constants = CONSTANTS.map(|(name, _)| name);
+        let mut whole_file: Vec<&str> = FILE_KEYS.iter().chain(&constants).copied().collect();
+        if listed.is_none() {
+            whole_file.extend(PROMPT_KEYS);
+            whole_file.extend(DESCRIPTIVE);
+        } else {
+            whole_file.push("note");
         }
-        compare(fields, &responses)?;
-        let constants = CONSTANTS
-            .map(|(name, default)| fields.get(name).map_or(Ok(default), |v| number(v, name)));
+        known(fields, &whole_file)?;
+        let parts: Vec<Part> = match listed {
+            None => vec![Part::parse(fields)?],
+            Some(list) => {
+                let mut parts = Vec::with_capacity(list.len());
+                for (x, prompt) in list.iter().enumerate() {
+                    let Value::Object(fields) = prompt else {
+                        bail!("prompts[{x}]: found {}, expected an object", kind(prompt));
+                    };
+                    let mut keys = PROMPT_KEYS.to_vec();
+                    keys.extend(["weight"].iter().chain(&DESCRIPTIVE));
+                    let part = known(fields, &keys).and_then(|()| Part::parse(fields));
+                    parts.push(part.with_context(|| format!("prompts[{x}]"))?);
+                }
+                parts
+            }
+        };
+        let positive = |field: &str, value: f64| {
+            if value <= 0.0 {
+                bail!("{field}: found {value}, expected a positive number");
+            }
+            Ok(Beta::try_new(value)?)
+        };
+        let beta = positive("beta", number(get(fields, "beta")?, "beta")?)?;
         let mut values = Vec::new();
-        for constant in constants {
-            values.push(constant?);
+        for (name, default) in CONSTANTS {
+            let default = default.unwrap_or(beta.get());
+            values.push(fields.get(name).map_or(Ok(default), |v| number(v, name))?);
         }
-        let beta = Beta::try_new(beta)?;
         Ok(Self {
-            pairs: pairs(get(fields, "pairs")?, &responses)?,
-            policies: policies(fields.get("policies"), &responses)?,
+            ipo_beta: positive("ipo_beta", values[9])?,
+            policies: own_policies(&parts)?,
+            losses: losses(fields.get("losses"))?,
             methods: methods(&values),
-            responses,
+            set: set(parts)?,
+            listed: listed.is_some(),
             beta,
         })
     }
@@ -123,34 +185,46 @@ impl Instance {
     /// # Errors
     /// A fit that does not converge.
     pub fn solve(&self) -> Result<Value> {
-        let problem = PreferenceProblem::try_new(&self.responses, &self.pairs, self.beta)?;
-        let (star, value) = soft_optimum(&self.responses, self.beta);
+        let problems = self.set.problems(self.beta)?;
         let mut out = Map::new();
         for (name, method) in &self.methods {
-            let entry = match problem.solve(method) {
-                Ok(Outcome::Solved(solved)) => {
-                    let mut entry = evaluation(&solved.evaluation);
-                    for (key, value) in &solved.certificates {
-                        entry.insert((*key).into(), json!(value));
-                    }
-                    Value::Object(entry)
-                }
-                Ok(Outcome::NoMinimiser(why)) => json!({ "no_minimiser": why }),
-                Err(error) => json!({ "error": error.to_string() }),
-            };
-            out.insert(name.clone(), entry);
+            out.insert(name.clone(), self.method(&problems, method)?);
         }
-        let judge = |u: &[f64]| -> Result<Value> {
-            Ok(Value::Object(evaluation(&evaluate(
-                &self.responses,
-                self.beta,
-                u,
-            )?)))
-        };
+        for (name, formula) in &self.losses {
+            out.insert(name.clone(), self.own_loss(formula)?);
+        }
         let mut own = Map::new();
-        for (name, policy) in &self.policies {
-            own.insert(name.clone(), judge(policy)?);
+        for (name, each) in &self.policies {
+            own.insert(name.clone(), self.judged(each, &[])?);
         }
+        let mut each = Vec::new();
+        for (prompt, problem) in self.set.prompts().iter().zip(&problems) {
+            each.push(self.prompt(prompt, problem)?);
+        }
+        let star = |p: &Prompt| soft_optimum(&p.responses, self.beta).0;
+        let reference = |p: &Prompt| p.responses.log_reference().to_vec();
+        let all = |policy: &dyn Fn(&Prompt) -> Vec<f64>| {
+            self.judged(
+                &self.set.prompts().iter().map(policy).collect::<Vec<_>>(),
+                &[],
+            )
+        };
+        let mut answer = Map::new();
+        answer.insert("optimum".into(), all(&star)?);
+        answer.insert("reference".into(), all(&reference)?);
+        answer.insert("methods".into(), out.into());
+        answer.insert("policies".into(), own.into());
+        if self.listed {
+            answer.insert("prompts".into(), each.into());
+        } else if let Some(Value::Object(only)) = each.pop() {
+            answer.extend(only);
+        }
+        Ok(answer.into())
+    }
+
+    /// What does not depend on a method: responses, fit, and the set of minimisers.
+    fn prompt(&self, prompt: &Prompt, problem: &PreferenceProblem<'_>) -> Result<Value> {
+        let responses = &prompt.responses;
         let fit = match problem.fit() {
             Ok(fit) => {
                 let Certificate {
@@ -165,37 +239,121 @@ impl Instance {
                 })
             }
             Err(why) => json!({
-                "no_minimiser": why, "vanishing": self.pairs.vanishing(), "bounded": self.bounded()?,
+                "no_minimiser": why, "vanishing": prompt.pairs.vanishing(), "bounded": self.bounded(prompt)?,
             }),
         };
         let text = |y: &Vec<u32>| y.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         Ok(json!({
-            "responses": self.responses.responses().iter().map(text).collect::<Vec<_>>(),
-            "R": self.responses.rewards(),
-            "value_star": value,
-            "optimum": judge(&star)?,
-            "reference": judge(self.responses.log_reference())?,
+            "responses": responses.responses().iter().map(text).collect::<Vec<_>>(),
+            "R": responses.rewards(),
+            "value_star": soft_optimum(responses, self.beta).1,
             "fit": fit,
-            "connected": self.pairs.connected(),
-            "set": self.set(&problem)?,
-            "methods": out,
-            "policies": own,
+            "connected": prompt.pairs.connected(),
+            "set": self.minimisers(prompt, problem)?,
+        }))
+    }
+
+    fn method(&self, problems: &[PreferenceProblem<'_>], method: &Method) -> Result<Value> {
+        // IPO may have a β of its own; policies are judged at the file's.
+        let own = matches!(method, Method::Ipo | Method::IpoMean) && self.ipo_beta != self.beta;
+        let beta = if own { self.ipo_beta } else { self.beta };
+        let outcome = if own {
+            let at: rto::Result<Vec<_>> = problems.iter().map(|p| p.at(beta)).collect();
+            self.set.solve(&at?, method, beta)
+        } else {
+            self.set.solve(problems, method, beta)
+        };
+        match outcome {
+            Ok(PromptOutcome::Solved(_, solved)) => {
+                let policies: Vec<_> = solved.iter().map(|s| s.log_policy.clone()).collect();
+                let certificates: Vec<_> = solved.iter().map(|s| &*s.certificates).collect();
+                self.judged(&policies, &certificates)
+            }
+            Ok(PromptOutcome::NoMinimiser(x, why)) if self.listed => {
+                Ok(json!({ "no_minimiser": format!("prompts[{x}]: {why}") }))
+            }
+            Ok(PromptOutcome::NoMinimiser(_, why)) => Ok(json!({ "no_minimiser": why })),
+            Err(error) => Ok(json!({ "error": error.to_string() })),
+        }
+    }
+
+    /// A loss of the user's: the best of two starts for each prompt.
+    fn own_loss(&self, formula: &Formula) -> Result<Value> {
+        let beta = self.beta.get();
+        let (mut policies, mut certificates) = (Vec::new(), Vec::new());
+        for (x, prompt) in self.set.prompts().iter().enumerate() {
+            let loss = |at: &Compared| formula.at(at, beta);
+            let zeros = vec![0.0; prompt.responses.len()];
+            let starts = [zeros, ipo_scores(&prompt.pairs, self.beta)?];
+            match pair_loss_fit(&prompt.responses, &prompt.pairs, &loss, &starts) {
+                Ok(fit) => {
+                    certificates.push(vec![
+                        ("loss", fit.certificate.loss),
+                        ("kkt_inf", fit.kkt_inf),
+                        ("hessian_min", fit.certificate.hessian_min),
+                        ("multiplier", fit.multiplier),
+                        ("spread_of_losses", fit.spread_of_losses),
+                    ]);
+                    policies.push(fit.log_policy);
+                }
+                Err(rto::Error::NotConverged { residual, .. }) => {
+                    let place = if self.listed {
+                        format!("prompts[{x}]: ")
+                    } else {
+                        String::new()
+                    };
+                    return Ok(json!({
+                        "no_minimiser": format!("{place}no start reached a stationary point of the loss (gradient {residual:.1e})")
+                    }));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let certificates: Vec<_> = certificates.iter().map(|c| &**c).collect();
+        self.judged(&policies, &certificates)
+    }
+
+    /// The entry of a policy: its numbers, and with several prompts their means with those of each.
+    fn judged(
+        &self,
+        policies: &[Vec<f64>],
+        certificates: &[&[(&'static str, f64)]],
+    ) -> Result<Value> {
+        let mut each = Vec::new();
+        for (prompt, u) in self.set.prompts().iter().zip(policies) {
+            each.push(evaluate(&prompt.responses, self.beta, u)?);
+        }
+        let entry = |x: usize| {
+            let mut entry = evaluation(&each[x]);
+            for (key, value) in certificates.get(x).copied().unwrap_or_default() {
+                entry.insert((*key).into(), json!(value));
+            }
+            entry
+        };
+        if !self.listed {
+            return Ok(entry(0).into());
+        }
+        let mean = self.set.average(each.iter());
+        Ok(json!({
+            "reward": mean.reward, "kl": mean.kl, "value": mean.value, "subopt": mean.subopt,
+            "plain_regret": mean.plain_regret, "chi2": mean.chi2, "max_ratio": mean.max_ratio,
+            "prompts": (0..each.len()).map(entry).collect::<Vec<_>>(),
         }))
     }
 
     /// Fits in bounded classes, for pairs whose likelihood has no maximum.
-    fn bounded(&self) -> Result<Value> {
+    fn bounded(&self, prompt: &Prompt) -> Result<Value> {
+        let responses = &prompt.responses;
         let mut out = Map::new();
         for bound in BOUNDS {
-            let fit = bounded_scores(&self.pairs, bound)?;
+            let fit = bounded_scores(&prompt.pairs, bound)?;
             let exponent: Vec<f64> = fit.scores.iter().map(|s| s / self.beta.get()).collect();
-            let judged =
-                |u: &[f64]| evaluate(&self.responses, self.beta, u).map(|e| evaluation(&e));
+            let judged = |u: &[f64]| evaluate(responses, self.beta, u).map(|e| evaluation(&e));
             let entry = json!({
                 "loss": fit.loss,
                 "kkt_inf": fit.kkt_inf,
-                "dpo": judged(&tilt(&self.responses, &exponent)?)?,
-                "chipo": judged(&chi_plan(&self.responses, &fit.scores, self.beta)?.0)?,
+                "dpo": judged(&tilt(responses, &exponent)?)?,
+                "chipo": judged(&chi_plan(responses, &fit.scores, self.beta)?.0)?,
             });
             out.insert(format!("{bound}"), entry);
         }
@@ -203,17 +361,17 @@ impl Instance {
     }
 
     /// The set of DPO's minimisers, where the pairs leave several components.
-    fn set(&self, problem: &PreferenceProblem<'_>) -> Result<Value> {
-        let (Ok(fit), false) = (problem.fit(), self.pairs.connected()) else {
+    fn minimisers(&self, prompt: &Prompt, problem: &PreferenceProblem<'_>) -> Result<Value> {
+        let (Ok(fit), false) = (problem.fit(), prompt.pairs.connected()) else {
             return Ok(Value::Null);
         };
-        let set = MinimiserSet::new(&self.responses, &self.pairs, &fit.scores, self.beta)?;
+        let set = MinimiserSet::new(&prompt.responses, &prompt.pairs, &fit.scores, self.beta)?;
         let minimal = set.policy(&set.log_kl_minimal)?;
         Ok(json!({
             "components": set.components,
             "subopt_low": set.subopt.0,
             "subopt_high": set.subopt.1,
-            "kl_minimal": evaluation(&evaluate(&self.responses, self.beta, &minimal)?),
+            "kl_minimal": evaluation(&evaluate(&prompt.responses, self.beta, &minimal)?),
         }))
     }
 }
@@ -277,7 +435,19 @@ fn evaluation(e: &Evaluation) -> Map<String, Value> {
 
 /// The methods with the golden file's names; a constant that is part of a name is the user's.
 fn methods(constants: &[f64]) -> Vec<(String, Method)> {
-    let [simpo_beta, simpo_gamma, rdpo, tdpo2, rpo, xpo, hypo] = constants[..] else {
+    let [
+        simpo_beta,
+        simpo_gamma,
+        rdpo,
+        tdpo2,
+        rpo,
+        xpo,
+        hypo,
+        dpop,
+        z0,
+        _,
+    ] = constants[..]
+    else {
         unreachable!("one value for each constant");
     };
     let with = |(name, method): (&str, Method)| {
@@ -303,10 +473,88 @@ fn methods(constants: &[f64]) -> Vec<(String, Method)> {
             Method::Rpo { base, .. } => (name.into(), Method::Rpo { eta: rpo, base }),
             Method::Xpo { .. } => (name.into(), Method::Xpo { alpha: xpo }),
             Method::HyPo { .. } => (name.into(), Method::HyPo { lambda: hypo }),
+            Method::Dpop { .. } => (name.into(), Method::Dpop { lambda: dpop }),
+            Method::KtoAt { .. } => (format!("kto_z0_{z0}"), Method::KtoAt { z0 }),
             other => (name.into(), other),
         }
     };
     DEFAULT_METHODS.into_iter().map(with).collect()
+}
+
+/// The user's policies by name, each with one law for every prompt.
+fn own_policies(parts: &[Part]) -> Result<Vec<(String, Vec<Vec<f64>>)>> {
+    let mut all: Vec<(String, Vec<Vec<f64>>)> = Vec::new();
+    for (x, part) in parts.iter().enumerate() {
+        for (name, u) in &part.policies {
+            match all.iter_mut().find(|(known, _)| known == name) {
+                Some((_, list)) => list.push(u.clone()),
+                None if x == 0 => all.push((name.clone(), vec![u.clone()])),
+                None => bail!("prompts[{x}].policies.{name}: not in prompts[0]"),
+            }
+        }
+        if let Some((name, _)) = all.iter().find(|(_, list)| list.len() != x + 1) {
+            bail!("prompts[{x}].policies.{name}: not there, as it is in prompts[0]");
+        }
+    }
+    Ok(all)
+}
+
+/// Prompts with their probabilities, equal ones unless the file says otherwise, and their shares of the pairs.
+fn set(parts: Vec<Part>) -> Result<PromptSet> {
+    let n = parts.len() as f64;
+    let listed = parts.iter().filter(|p| p.listed.is_some()).count();
+    if listed > 0 && listed < parts.len() {
+        bail!("prompts: found listed pairs in {listed} of {n}, expected them in all or in none");
+    }
+    let weighted = parts.iter().filter(|p| p.weight.is_some()).count();
+    if weighted > 0 && weighted < parts.len() {
+        bail!("prompts: found a weight in {weighted} of {n}, expected one in all or in none");
+    }
+    let total: usize = parts.iter().filter_map(|p| p.listed).sum();
+    let prompt = |part: Part| {
+        let weight = part.weight.unwrap_or(1.0 / n);
+        Prompt {
+            weight,
+            share: part.listed.map_or(weight, |l| l as f64 / total as f64),
+            responses: part.responses,
+            pairs: part.pairs,
+        }
+    };
+    Ok(PromptSet::try_new(parts.into_iter().map(prompt).collect())?)
+}
+
+fn losses(value: Option<&Value>) -> Result<Vec<(String, Formula)>> {
+    let fields = match value {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(fields)) => fields,
+        Some(other) => bail!(
+            "losses: found {}, expected an object of name: \"formula\"",
+            kind(other)
+        ),
+    };
+    let mut all = Vec::new();
+    for (name, text) in fields {
+        let Value::String(text) = text else {
+            bail!(
+                "losses.{name}: found {}, expected a formula in quotes",
+                brief(text)
+            );
+        };
+        if DEFAULT_METHODS.iter().any(|(taken, _)| taken == name) {
+            bail!("losses.{name}: the name of a method, expected another one");
+        }
+        let formula = Formula::parse(text).with_context(|| format!("losses.{name}"))?;
+        all.push((name.clone(), formula));
+    }
+    Ok(all)
+}
+
+/// Fails on a key that is none of `keys`.
+fn known(fields: &Map<String, Value>, keys: &[&str]) -> Result<()> {
+    match fields.keys().find(|key| !keys.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => bail!("{key}: unknown key, expected one of {}", keys.join(", ")),
+    }
 }
 
 fn pairs(value: &Value, responses: &Responses) -> Result<PairTable> {

@@ -1,5 +1,6 @@
 //! The exact bench of preference optimisation: offline, online, over-optimised.
 
+mod claims;
 mod config;
 mod coverage;
 mod figures;
@@ -7,6 +8,7 @@ mod instance;
 mod offline;
 mod online;
 mod overopt;
+mod own_loss;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -25,7 +27,8 @@ use std::process::ExitCode;
 ///
 /// (a) offline methods against the number of pairs, (b) online learners against rounds, with the exact
 /// lower bound of the exponential trap, (c) true against proxy reward for best-of-N, tilts and chi-PO,
-/// (d) coverage coefficients against H. With --instance, one tree of your own under every method.
+/// (d) coverage coefficients against H, (e) claims of papers, each with its numbers. With --instance, trees of
+/// your own under every method, with policies and losses of your own.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -54,10 +57,16 @@ Examples:
 
 An instance is one object:
   {\"A\": 2, \"H\": 2, \"eos\": null, \"beta\": 0.5, \"ref\": [[0.6, 0.4], ...], \"reward\": [[0.2, -0.1], ...],
-   \"pairs\": \"ref\", \"uniform\" or [[winner, loser], ...], \"policies\": {\"mine\": [0.1, ...]}}
+   \"pairs\": \"ref\", \"uniform\" or [[winner, loser], ...], \"policies\": {\"mine\": [0.1, ...]},
+   \"losses\": {\"hinge\": \"square(relu(1 - beta*(lw - ll)))\"}}
   Rows are prefixes, shortest first, then in the order of their tokens; responses are in the order of their
-  tokens, and pairs name their places. \"ref\" and \"uniform\" are populations of pairs. Constants of the
-  methods are keys: simpo_beta, simpo_gamma, rdpo_alpha, tdpo2_alpha, rpo_eta, xpo_alpha, hypo_lambda.";
+  tokens, and pairs name their places. \"ref\" and \"uniform\" are populations of pairs. Several prompts:
+  {\"beta\": 0.5, \"prompts\": [{\"weight\": 0.3, \"A\": ...}, ...]}. Constants of the methods are keys (default):
+  simpo_beta (2), simpo_gamma (0.5), rdpo_alpha (0.2), tdpo2_alpha (0.5), rpo_eta (0.1), xpo_alpha (0.01),
+  hypo_lambda (0.05), dpop_lambda (5), kto_z0 (0), ipo_beta (beta).
+  A loss of your own is a formula of one comparison: lw, ll are log pi/pi_ref of winner and loser, uw, ul their
+  log pi, nw, nl their lengths, beta; with + - * / ^ and exp, log, sqrt, sigmoid, logsigmoid, softplus, relu,
+  abs, square.";
 
 /// A config with the random streams.
 struct Study {
@@ -85,6 +94,7 @@ impl Experiment for Study {
         all.extend(overopt::tasks(self));
         all.extend(overopt::fit_tasks(self));
         all.extend(coverage::tasks(self));
+        all.extend(claims::tasks(self));
         all
     }
 
@@ -94,6 +104,7 @@ impl Experiment for Study {
         let overopt = overopt::summarise(self, &cells.of_part('c', "overopt_runs")?)?;
         let laws = overopt::summarise_fits(&cells.of_part('d', "overopt_fits")?)?;
         let coverage = coverage::summarise(&cells.of_part('e', "coverage_runs")?)?;
+        let claims = claims::summarise(&cells.of_part('f', "claims_runs")?)?;
         let texts = [
             (
                 "(b) regret at the end, and the ratio of its last two doublings: 1 is log T, 1.41 sqrt T, 2 is T",
@@ -110,7 +121,7 @@ impl Experiment for Study {
                 .map(|(title, table)| format!("{title}\n{}", table.render()))
                 .into(),
             raw: Vec::new(),
-            tables: vec![offline, online, doubling, overopt, laws, coverage],
+            tables: vec![offline, online, doubling, overopt, laws, coverage, claims],
         })
     }
 

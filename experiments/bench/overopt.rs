@@ -171,7 +171,7 @@ fn at(curve: &[[f64; 3]], d: f64, channel: usize) -> Option<f64> {
 }
 
 /// The largest residual of least squares of the gain on two regressors, relative to the gain's range.
-fn residual(points: &[[f64; 3]], regressors: impl Fn(f64) -> [f64; 2]) -> f64 {
+pub fn residual(points: &[[f64; 3]], regressors: impl Fn(f64) -> [f64; 2]) -> f64 {
     let (mut m, mut v) = ([[0.0; 2]; 2], [0.0; 2]);
     for p in points {
         let x = regressors(p[0]);

@@ -2,6 +2,7 @@
 
 mod algorithm2;
 mod audit;
+mod bench;
 mod prop32;
 mod thm42;
 
@@ -52,11 +53,17 @@ pub fn figures() -> impl Iterator<Item = &'static Figure> {
         .chain(&thm42::FIGURES)
         .chain(&algorithm2::FIGURES)
         .chain(&audit::FIGURES)
+        .chain(&bench::FIGURES)
 }
 
-/// Checks every figure on the runs below `root`.
-pub fn check_all(root: &Path) -> Result<Vec<Outcome>> {
+/// Checks every figure of these experiments on the runs below `root`.
+pub fn check_all(root: &Path, experiments: &[&str]) -> Result<Vec<Outcome>> {
+    let drawn = |figure: &&Figure| {
+        let experiment = figure.name.split('/').next();
+        experiment.is_some_and(|e| experiments.contains(&e))
+    };
     figures()
+        .filter(drawn)
         .map(|figure| {
             let experiment = figure.name.split('/').next().unwrap_or_default();
             let run = Run(&root.join(experiment));

@@ -2,7 +2,7 @@
 
 use crate::expectations::Outcome;
 use crate::markdown::{anchor, to_html, with_folded_proofs};
-use crate::runs::{self, EXPERIMENTS};
+use crate::runs;
 use crate::verdict::{self, Statement, Tally, Verdict, badge, statements};
 use anyhow::{Context, Result};
 use rto_harness::html::{Page, escape};
@@ -22,19 +22,19 @@ const SYMBOLS: &str = include_str!("../../paper-notes/symbols.md");
 const TITLE: &str = "DPO Meets PPO, executed";
 
 /// Writes both reports.
-pub fn write(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<()> {
-    dir.write_text("report.html", &html(dir, full, outcomes)?)?;
+pub fn write(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) -> Result<()> {
+    dir.write_text("report.html", &html(dir, full, outcomes, experiments)?)?;
     dir.write_text("report.md", &text(full, outcomes))
 }
 
-fn sizes(full: bool) -> &'static str {
+pub fn sizes(full: bool) -> &'static str {
     match full {
         true => "the published sizes, those of the committed figures",
         false => "small sizes that take seconds (`paper --full` for the published ones)",
     }
 }
 
-fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
+fn html(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) -> Result<String> {
     let mut page = Page::new(TITLE);
     let all = statements();
     let tally = Tally::of(all.iter().map(|s| s.verdict));
@@ -51,6 +51,7 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
             some => format!("{some} hold"),
         }
     ));
+    page.say("<a href=\"index.html\">All papers of the index</a>.");
     page.section("statements", "Statements");
     page.push(&tally.filters("#all-statements"));
     table_of_statements(&mut page, &all);
@@ -73,12 +74,12 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome]) -> Result<String> {
     page.section("symbols", "Symbols");
     page.push(&to_html(SYMBOLS));
     page.section("run", "This run");
-    provenance(&mut page, dir, full)?;
+    provenance(&mut page, dir, full, experiments)?;
     Ok(page.finish())
 }
 
 /// One line of Markdown without its paragraph.
-fn inline(markdown: &str) -> String {
+pub fn inline(markdown: &str) -> String {
     let html = to_html(markdown);
     let html = html.trim().trim_start_matches("<p>");
     html.trim_end_matches("</p>").to_string()
@@ -176,7 +177,7 @@ fn frontier(page: &mut Page) {
     ));
 }
 
-fn provenance(page: &mut Page, dir: &RunDir, full: bool) -> Result<()> {
+fn provenance(page: &mut Page, dir: &RunDir, full: bool, experiments: &[&str]) -> Result<()> {
     let versions = Versions::new("paper", BTreeMap::new());
     let mut text = format!("paper{}\n", if full { " --full" } else { "" });
     let _ = writeln!(
@@ -190,7 +191,7 @@ fn provenance(page: &mut Page, dir: &RunDir, full: bool) -> Result<()> {
         versions.target
     );
     page.push(&format!("<pre>{}</pre>\n", escape(&text)));
-    for experiment in EXPERIMENTS {
+    for experiment in experiments {
         let path = dir.path(experiment).join("config.toml");
         let config = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         page.push(&format!(

@@ -33,14 +33,15 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
     let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let outcomes = outcomes.as_array().unwrap();
-    assert_eq!(outcomes.len(), 23);
-    assert!(outcomes.iter().all(|o| o["holds"] == true));
+    let claims = outcomes["claims"].as_array().unwrap();
+    let outcomes = outcomes["figures"].as_array().unwrap();
+    assert_eq!((outcomes.len(), claims.len()), (28, 35));
+    assert!(outcomes.iter().chain(claims).all(|o| o["holds"] == true));
 
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.len() < 5_000_000);
     // One of them is committed: the language model's.
-    assert_eq!(page.matches("<svg").count(), 24);
+    assert_eq!(page.matches("<svg").count(), 29);
     let links = between(&page, "href=\"#", '"');
     let ids = between(&page, "id=\"", '"');
     assert!(links.len() > 20);
@@ -85,6 +86,25 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
     let statements = equations.lines().filter(|l| l.starts_with("| ")).count() - 1;
     assert_eq!(page.matches("code and tests").count(), statements);
 
+    // The index links to a page for each paper, whose claims show their numbers.
+    let index = fs::read_to_string(out.join("index.html")).unwrap();
+    let pages = fs::read_dir(out.join("papers")).unwrap().count();
+    assert_eq!(index.matches("<a href=\"papers/").count(), pages);
+    assert!(
+        index.contains("href=\"report.html\"") && pages >= 20,
+        "{pages}"
+    );
+    let chipo = fs::read_to_string(out.join("papers/chipo.html")).unwrap();
+    for part in [
+        "K1. ",
+        "K1b. ",
+        "slope, chi-PO",
+        "<svg",
+        "cargo run --bin bench",
+    ] {
+        assert!(chipo.contains(part), "{part}");
+    }
+
     // The same command again finds everything done.
     let again = paper(&out);
     assert!(again.status.success() && again.stdout == output.stdout);
@@ -105,7 +125,7 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
     let line = error.lines().find(|l| l.starts_with("error: ")).unwrap();
     assert!(
         line.contains(
-            "2 of 23 expectations do not hold: prop32/queries_vs_horizon, prop32/queries_vs_xi"
+            "2 of 63 expectations do not hold: prop32/queries_vs_horizon, prop32/queries_vs_xi"
         ),
         "{line}"
     );
@@ -124,9 +144,9 @@ fn the_committed_tables_are_as_expected_at_the_published_sizes() {
     assert!(paper(&small).status.success());
     fs::create_dir(&full).unwrap();
     fs::copy(small.join("versions.json"), full.join("versions.json")).unwrap();
-    fs::write(full.join("config.toml"), "full = true\n").unwrap();
+    fs::write(full.join("config.toml"), "full = true\nonly = \"\"\n").unwrap();
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    for experiment in ["prop32", "thm42", "algorithm2", "audit"] {
+    for experiment in ["prop32", "thm42", "algorithm2", "audit", "bench"] {
         let (from, to) = (root.join("figures").join(experiment), full.join(experiment));
         fs::create_dir(&to).unwrap();
         for entry in fs::read_dir(from).unwrap() {
@@ -147,5 +167,67 @@ fn the_committed_tables_are_as_expected_at_the_published_sizes() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
     let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(outcomes.as_array().unwrap().len(), 23);
+    assert_eq!(outcomes["figures"].as_array().unwrap().len(), 28);
+}
+
+/// One paper alone runs what it needs and nothing else; an unknown one is one line with those there are.
+#[test]
+fn one_paper_alone() {
+    let dir = TempDir::new().unwrap();
+    let run = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_paper"))
+            .args(args)
+            .current_dir(dir.path())
+            .env_remove("CARGO")
+            .output()
+            .unwrap()
+    };
+    let output = run(&["--only", "2407.13399", "--quiet", "--json", "--out", "one"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let claims = results["claims"].as_array().unwrap();
+    assert!(claims.len() == 2 && claims.iter().all(|c| c["paper"] == "2407.13399"));
+    assert!(dir.path().join("one/papers/chipo.html").is_file());
+    assert!(
+        !dir.path().join("one/prop32").exists() && !dir.path().join("one/report.html").exists()
+    );
+    let output = run(&["--only", "nobody", "--out", "two"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && error.trim_end().lines().count() == 1,
+        "{error}"
+    );
+    assert!(
+        error.starts_with("error: --only: found \"nobody\", expected one of"),
+        "{error}"
+    );
+    assert!(!dir.path().join("two").exists());
+}
+
+/// Tests that the registry names exist, and its figures are those of the expectations.
+#[test]
+fn the_registry_names_what_exists() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let text = fs::read_to_string(root.join("experiments/paper/registry.toml")).unwrap();
+    let registry: toml::Table = text.parse().unwrap();
+    let manifest = fs::read_to_string(root.join("figures/manifest.toml")).unwrap();
+    for claim in registry["claim"].as_array().unwrap() {
+        let id = claim["id"].as_str().unwrap();
+        for test in claim["tests"].as_array().unwrap() {
+            let (file, name) = test.as_str().unwrap().split_once("::").unwrap();
+            let source = fs::read_to_string(root.join(file)).unwrap_or_default();
+            assert!(
+                source.contains(&format!("fn {name}(")),
+                "{id}: {file}::{name}"
+            );
+        }
+        if let Some(figure) = claim.get("figure") {
+            let file = format!("figures/{}.svg", figure.as_str().unwrap());
+            assert!(manifest.contains(&file), "{id}: {file}");
+        }
+        // A verdict rests on a number, but where nothing can be tested.
+        let judged = claim.get("check").is_some() || claim.get("experiment").is_some();
+        assert!(judged, "{id}: no check");
+    }
 }

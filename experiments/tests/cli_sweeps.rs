@@ -164,8 +164,9 @@ const AUDIT: Sweep = Sweep {
 const BENCH: Sweep = Sweep {
     name: "bench",
     binary: env!("CARGO_BIN_EXE_bench"),
-    figures: &["coverage", "offline", "online", "overopt"],
+    figures: &["claims", "coverage", "offline", "online", "overopt"],
     tables: &[
+        "claims",
         "coverage",
         "offline",
         "online",

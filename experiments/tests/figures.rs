@@ -12,6 +12,7 @@ const PROP32: &str = env!("CARGO_BIN_EXE_prop32");
 const THM42: &str = env!("CARGO_BIN_EXE_thm42");
 const ALGORITHM2: &str = env!("CARGO_BIN_EXE_algorithm2");
 const AUDIT: &str = env!("CARGO_BIN_EXE_audit");
+const BENCH: &str = env!("CARGO_BIN_EXE_bench");
 
 /// Runs a binary in `dir`, without anything of the caller's environment that moves results elsewhere.
 fn run(binary: &str, args: &[&str], dir: &Path) {
@@ -93,6 +94,11 @@ fn algorithm2_figures_are_drawn_from_their_csv_files() {
 #[test]
 fn audit_figures_are_drawn_from_their_csv_files() {
     redraw(AUDIT, "audit");
+}
+
+#[test]
+fn bench_figures_are_drawn_from_their_csv_files() {
+    redraw(BENCH, "bench");
 }
 
 /// The deterministic sweeps are run again and compared byte for byte with the committed numbers.

@@ -80,49 +80,95 @@ pub fn optimism_gain(v: f64, q: f64) -> f64 {
 pub fn xpo_two_responses(
     log_reference: &[f64],
     beta: Beta,
-    (wins, losses): (f64, f64),
+    counts: (f64, f64),
     alpha: f64,
     bound: f64,
 ) -> Result<f64> {
     crate::mdp::check_len("ref", 2, log_reference.len())?;
-    let total = (wins + losses).max(1.0);
-    if alpha == 0.0 && wins + losses == 0.0 {
-        return Ok(0.0); // everything ties
-    }
-    let loss = |d: f64| {
-        let logits = [log_reference[0], log_reference[1] + d / beta.get()];
-        let z = log_sum_exp(&logits);
-        let bonus: f64 = log_reference
-            .iter()
-            .zip(logits)
-            .map(|(u, x)| u.exp() * (x - z))
-            .sum();
-        let part = |count: f64, d: f64| {
-            if count > 0.0 {
-                count * log_sigmoid(d)
-            } else {
-                0.0
-            }
-        };
-        -(part(wins, d) + part(losses, -d)) / total + alpha * bonus
-    };
+    Ok(TwoResponses::new(log_reference, beta, bound).best(counts, alpha))
+}
+
+/// XPO's problem on two responses with its terms tabulated on a grid, for many updates.
+struct TwoResponses<'a> {
+    log_reference: &'a [f64],
+    beta: f64,
+    bound: f64,
+    /// log σ(d), log σ(−d) and E_ref log π_d on the grid.
+    grid: Vec<[f64; 3]>,
+}
+
+impl<'a> TwoResponses<'a> {
     const CELLS: usize = 400;
-    let point = |k: usize| -bound + 2.0 * bound * k as f64 / CELLS as f64;
-    let best = (0..=CELLS)
-        .min_by(|&a, &b| loss(point(a)).total_cmp(&loss(point(b))))
-        .expect("a grid");
-    let (mut low, mut high) = (point(best.saturating_sub(1)), point((best + 1).min(CELLS)));
-    const GOLDEN: f64 = 0.618_033_988_749_894_9;
-    for _ in 0..100 {
-        let (a, b) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
-        if loss(a) < loss(b) { high = b } else { low = a }
+
+    fn new(log_reference: &'a [f64], beta: Beta, bound: f64) -> Self {
+        let mut all = Self {
+            log_reference,
+            beta: beta.get(),
+            bound,
+            grid: Vec::with_capacity(Self::CELLS + 1),
+        };
+        for k in 0..=Self::CELLS {
+            let terms = all.terms(all.point(k));
+            all.grid.push(terms);
+        }
+        all
     }
-    let mut candidates = vec![point(best), 0.5 * (low + high)];
-    candidates.extend([-bound, bound]);
-    Ok(candidates
-        .into_iter()
-        .min_by(|&a, &b| loss(a).total_cmp(&loss(b)))
-        .expect("four points"))
+
+    fn point(&self, k: usize) -> f64 {
+        -self.bound + 2.0 * self.bound * k as f64 / Self::CELLS as f64
+    }
+
+    fn terms(&self, d: f64) -> [f64; 3] {
+        let reference = self.log_reference;
+        let logits = [reference[0], reference[1] + d / self.beta];
+        let z = log_sum_exp(&logits);
+        let term = |(u, x): (&f64, f64)| u.exp() * (x - z);
+        let bonus: f64 = reference.iter().zip(logits).map(term).sum();
+        [log_sigmoid(d), log_sigmoid(-d), bonus]
+    }
+
+    fn best(&self, (wins, losses): (f64, f64), alpha: f64) -> f64 {
+        if alpha == 0.0 && wins + losses == 0.0 {
+            return 0.0; // everything ties
+        }
+        let total = (wins + losses).max(1.0);
+        // d is in a bounded interval, so that no logarithm is infinite.
+        let loss =
+            |[up, down, bonus]: [f64; 3]| -(wins * up + losses * down) / total + alpha * bonus;
+        let mut best = (f64::INFINITY, 0);
+        for (k, terms) in self.grid.iter().enumerate() {
+            let value = loss(*terms);
+            if value < best.0 {
+                best = (value, k);
+            }
+        }
+        let k = best.1;
+        let (mut low, mut high) = (
+            self.point(k.saturating_sub(1)),
+            self.point((k + 1).min(Self::CELLS)),
+        );
+        const GOLDEN: f64 = 0.618_033_988_749_894_9;
+        let at = |d: f64| loss(self.terms(d));
+        let inner =
+            |low: f64, high: f64| [high - GOLDEN * (high - low), low + GOLDEN * (high - low)];
+        let [mut a, mut b] = inner(low, high);
+        let (mut f_a, mut f_b) = (at(a), at(b));
+        while high - low > 1e-10 * self.bound {
+            if f_a < f_b {
+                (high, b, f_b) = (b, a, f_a);
+                a = inner(low, high)[0];
+                f_a = at(a);
+            } else {
+                (low, a, f_a) = (a, b, f_b);
+                b = inner(low, high)[1];
+                f_b = at(b);
+            }
+        }
+        let ends = [self.point(k), 0.5 * (low + high), -self.bound, self.bound];
+        ends.into_iter()
+            .min_by(|&a, &b| at(a).total_cmp(&at(b)))
+            .expect("four points")
+    }
 }
 
 /// Where the two responses of a round come from.
@@ -180,6 +226,12 @@ pub fn online_regret(
             "on two responses",
         ));
     }
+    let two = match learner {
+        Learner::Xpo { bound, .. } => {
+            Some(TwoResponses::new(responses.log_reference(), beta, bound))
+        }
+        Learner::Greedy { .. } => None,
+    };
     let (star, _) = soft_optimum(responses, beta);
     let reference: Vec<f64> = responses.log_reference().iter().map(|u| u.exp()).collect();
     let uniform = vec![1.0 / n as f64; n];
@@ -195,12 +247,13 @@ pub fn online_regret(
                     .map(|s| (s - mean).clamp(-bound, bound) / beta.get())
                     .collect()
             }
-            Learner::Xpo { alpha, bound } => {
+            Learner::Xpo { alpha, .. } => {
                 // Counts are those of the second response against the first; α√t is a weight on the summed loss.
                 let (won, lost) = (wins[2], wins[1]);
                 let weight = alpha * ((round + 1) as f64).sqrt() / (won + lost).max(1.0);
-                let d =
-                    xpo_two_responses(responses.log_reference(), beta, (won, lost), weight, bound)?;
+                let d = two
+                    .as_ref()
+                    .map_or(0.0, |two| two.best((won, lost), weight));
                 vec![0.0, d / beta.get()]
             }
         };

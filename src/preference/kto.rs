@@ -139,14 +139,39 @@ pub fn kto_fixed_point(
     net: &[f64],
     beta: Beta,
 ) -> Result<(KtoPlan, Vec<f64>)> {
+    let (mut plans, roots) = kto_shared_fixed_point(&[(1.0, responses, net)], beta)?;
+    Ok((plans.remove(0), roots))
+}
+
+/// The same for several prompts, each with its probability ρ(x), its responses and their net weights: the reference point is
+/// one number, z₀ = Σ ρ(x) KL(π(·|x)‖π_ref(·|x)), so that prompts are not independent of each other.
+///
+/// # Errors
+/// Those of [`kto_plan`].
+pub fn kto_shared_fixed_point(
+    prompts: &[(f64, &Responses, &[f64])],
+    beta: Beta,
+) -> Result<(Vec<KtoPlan>, Vec<f64>)> {
     const CELLS: usize = 60;
-    let excess = |z: f64| -> Result<f64> {
-        Ok(kl(
-            &kto_plan(responses, net, beta, z)?.log_policy,
-            responses.log_reference(),
-        ) - z)
+    let plans = |z: f64| -> Result<Vec<KtoPlan>> {
+        let plan =
+            |(_, responses, net): &(f64, &Responses, &[f64])| kto_plan(responses, net, beta, z);
+        prompts.iter().map(plan).collect()
     };
-    let top = 1e-9 - bounds(responses.log_reference()).0;
+    let excess = |z: f64| -> Result<f64> {
+        let all = plans(z)?;
+        let mean = all
+            .iter()
+            .zip(prompts)
+            .map(|(plan, (weight, responses, _))| {
+                weight * kl(&plan.log_policy, responses.log_reference())
+            });
+        Ok(mean.sum::<f64>() - z)
+    };
+    let top = prompts
+        .iter()
+        .map(|(_, responses, _)| 1e-9 - bounds(responses.log_reference()).0);
+    let top = top.fold(0.0, f64::max);
     let grid: Vec<f64> = (0..=CELLS).map(|k| top * k as f64 / CELLS as f64).collect();
     let values = grid
         .iter()
@@ -165,5 +190,5 @@ pub fn kto_fixed_point(
         }
     }
     let z0 = roots.first().copied().unwrap_or(0.0);
-    Ok((kto_plan(responses, net, beta, z0)?, roots))
+    Ok((plans(z0)?, roots))
 }

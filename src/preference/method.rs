@@ -1,6 +1,7 @@
 //! The methods by name: fit once, plan many.
 
 use super::cal_dpo::cal_dpo_fit;
+use super::dpop::dpop_fit;
 use super::evaluation::{Evaluation, evaluate};
 use super::fit::{
     Fit, Penalty, bradley_terry_scores, exploration_branch, ipo_scores, penalised_fit, ridge_scores,
@@ -83,10 +84,15 @@ pub enum Method {
     },
     /// Cal-DPO.
     CalDpo,
+    /// DPOP.
+    Dpop {
+        /// λ.
+        lambda: f64,
+    },
 }
 
-/// Constants of the methods where nothing else is said: those of the golden values.
-pub const DEFAULT_METHODS: [(&str, Method); 17] = [
+/// Constants of the methods where nothing else is said: those of the golden values, which DPOP is not in.
+pub const DEFAULT_METHODS: [(&str, Method); 18] = [
     ("dpo", Method::Dpo),
     ("rdpo", Method::RDpo { alpha: 0.2 }),
     ("ipo", Method::Ipo),
@@ -128,6 +134,7 @@ pub const DEFAULT_METHODS: [(&str, Method); 17] = [
     ("kto_fixed_point", Method::Kto),
     ("kto_z0_0", Method::KtoAt { z0: 0.0 }),
     ("caldpo", Method::CalDpo),
+    ("dpop", Method::Dpop { lambda: 5.0 }),
 ];
 
 /// A method's policy, judged, with what vouches for it.
@@ -330,14 +337,14 @@ impl<'a> PreferenceProblem<'a> {
                 policy
             }
             Method::Kto => {
-                let (plan, roots) = kto_fixed_point(responses, &self.net(), beta)?;
+                let (plan, roots) = kto_fixed_point(responses, &pairs.net(), beta)?;
                 certificates.push(("z0", plan.reference_point));
                 certificates.push(("roots", roots.len() as f64));
                 certificates.push(("slope_spread", plan.slope_spread));
                 plan.log_policy
             }
             Method::KtoAt { z0 } => {
-                let plan = kto_plan(responses, &self.net(), beta, z0)?;
+                let plan = kto_plan(responses, &pairs.net(), beta, z0)?;
                 certificates.push(("slope_spread", plan.slope_spread));
                 plan.log_policy
             }
@@ -348,6 +355,16 @@ impl<'a> PreferenceProblem<'a> {
                 };
                 certificates.push(("multiplier", found.multiplier));
                 certificates.push(("kkt_inf", found.kkt_inf));
+                found.log_policy
+            }
+            Method::Dpop { lambda } => {
+                let found = match dpop_fit(responses, pairs, beta, lambda) {
+                    Err(Error::Assumption { why, .. }) => return Ok(Outcome::NoMinimiser(why)),
+                    found => found?,
+                };
+                certificates.push(("multiplier", found.multiplier));
+                certificates.push(("kkt_inf", found.kkt_inf));
+                certificates.push(("on_kink", found.on_kink.len() as f64));
                 found.log_policy
             }
         };
@@ -391,15 +408,10 @@ impl<'a> PreferenceProblem<'a> {
             },
             Method::HyPo { lambda } => PreferenceLoss::HyPo { lambda },
             Method::CalDpo => PreferenceLoss::CalDpo,
-            Method::Kto | Method::KtoAt { .. } => return None,
+            // At a kink a loss has no gradient, and at zeros of the policy no logits.
+            Method::Dpop { .. } | Method::Kto | Method::KtoAt { .. } => return None,
         };
         Some((loss, self.beta))
-    }
-
-    /// c = a − b of the unpaired methods.
-    fn net(&self) -> Vec<f64> {
-        let (wins, losses) = self.pairs.wins_and_losses();
-        wins.iter().zip(&losses).map(|(a, b)| a - b).collect()
     }
 
     /// The best of several starts, and the spread of the losses they end at; `None` where no start ends at a stationary point,

@@ -28,6 +28,7 @@
 mod best_of_n;
 mod cal_dpo;
 mod coverage;
+mod dpop;
 mod evaluation;
 mod exploration;
 mod fit;
@@ -36,8 +37,10 @@ mod losses;
 mod method;
 mod nash;
 mod newton;
+mod pair_loss;
 mod pairs;
 mod planner;
+mod prompts;
 mod responses;
 mod sets;
 mod stop_gradient;
@@ -45,6 +48,7 @@ mod stop_gradient;
 pub use best_of_n::{BestOfN, best_of_n, soft_best_of_n};
 pub use cal_dpo::{CalDpoFit, cal_dpo_fit};
 pub use coverage::additive_coverage;
+pub use dpop::{DpopFit, dpop_fit};
 pub use evaluation::{Evaluation, evaluate, kl, normalise, soft_optimum};
 pub use exploration::{
     Learner, Sampler, Trap, online_regret, optimism_bonus, optimism_gain, xpo_two_responses,
@@ -53,13 +57,15 @@ pub use fit::{
     Fit, PenalisedFit, Penalty, bradley_terry_scores, exploration_branch, ipo_scores,
     penalised_fit, ridge_scores,
 };
-pub use kto::{KtoPlan, kto_fixed_point, kto_plan};
+pub use kto::{KtoPlan, kto_fixed_point, kto_plan, kto_shared_fixed_point};
 pub use losses::{LossAt, PreferenceLoss, forward_kl};
 pub use method::{DEFAULT_METHODS, Method, Outcome, PreferenceProblem, Solved, SupervisedBase};
 pub use nash::PreferenceGame;
 pub use newton::Certificate;
+pub use pair_loss::{Compared, LossBend, PairLossFit, pair_loss_fit};
 pub use pairs::{PairRow, PairTable};
 pub use planner::{chi_plan, length_map, tdpo_plan, tilt, wright_omega};
+pub use prompts::{Average, Prompt, PromptOutcome, PromptSet};
 pub use responses::{Child, MAX_RESPONSES, Responses};
 pub use sets::{BoundedFit, MinimiserSet, bounded_scores};
 pub use stop_gradient::{FieldRoot, tdpo2_root};

@@ -167,11 +167,36 @@ impl PairTable {
         (wins, losses)
     }
 
+    /// c = a − b, the net weight with which each response wins.
+    pub fn net(&self) -> Vec<f64> {
+        let (wins, losses) = self.wins_and_losses();
+        wins.iter().zip(&losses).map(|(a, b)| a - b).collect()
+    }
+
     /// The law of the chosen responses, Σ = 1: what the supervised term of RPO is taken over.
     pub fn chosen(&self) -> Vec<f64> {
         let (wins, _) = self.wins_and_losses();
         let total: f64 = wins.iter().sum();
         wins.iter().map(|w| w / total).collect()
+    }
+
+    /// Fails on a response that is in no pair.
+    ///
+    /// # Errors
+    /// [`Error::Assumption`] naming it.
+    pub fn check_all_compared(&self) -> Result<()> {
+        let mut compared = vec![false; self.n];
+        for row in &self.rows {
+            compared[row.first] = true;
+            compared[row.second] = true;
+        }
+        match compared.iter().position(|c| !c) {
+            Some(y) => Err(Error::Assumption {
+                assumption: "every response is compared".into(),
+                why: format!("response {y} is in no pair"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// For each response the smallest response of its connected component of the comparison graph.
