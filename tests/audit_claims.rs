@@ -10,6 +10,7 @@ use rto::audit::{
     Critic, Estimator, Features, FixedPoint, Kl, Problem, Recipe, ResponseTree, Reward, Rotation,
     Status, Summary, expected_gradient,
 };
+use rto::dual::{Dual, Real};
 use rto::objective::{Aggregation, Ratio, Surrogate};
 use rto::seed::SeedTree;
 use rto::seq::Ragged;
@@ -1120,4 +1121,80 @@ fn token_means_do_not_average() {
     let (a, b) = ((2, 1.0), (8, 3.0));
     assert!(((loss(&[a]) + loss(&[b])) / 2.0 - 2.0).abs() < 1e-12);
     assert!((loss(&[a, b]) - 2.6).abs() < 1e-12);
+}
+
+/// Distillation at one state with five tokens, the student's logits as variables.
+struct Distilled {
+    teacher: Vec<f64>,
+    student: Vec<f64>,
+}
+
+impl Distilled {
+    fn draw(k: u64) -> Self {
+        let mut rng = SeedTree::new(23).child("distilled").index(k).rng();
+        let mut logits =
+            || -> Vec<f64> { (0..5).map(|_| StandardNormal.sample(&mut rng)).collect() };
+        Self {
+            teacher: log_softmax(&logits(), 5),
+            student: logits(),
+        }
+    }
+
+    /// The teacher's k likeliest tokens.
+    fn top(&self, k: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..5).collect();
+        order.sort_by(|a, b| self.teacher[*b].total_cmp(&self.teacher[*a]));
+        order.truncate(k);
+        order
+    }
+}
+
+/// ∂f/∂z of a function of log π = log softmax z, by dual numbers.
+fn slope(z: &[f64], f: impl Fn(&[Dual<5>]) -> Dual<5>) -> [f64; 5] {
+    let z = z.iter().enumerate().map(|(k, v)| Dual::variable(*v, k));
+    let z: Vec<Dual<5>> = z.collect();
+    let sum = z.iter().fold(Dual::constant(0.0), |sum, v| sum + v.exp());
+    let lp: Vec<Dual<5>> = z.iter().map(|v| *v - sum.ln()).collect();
+    let out = f(&lp);
+    std::array::from_fn(|k| out.derivative(k))
+}
+
+/// 23a to 23c: a distillation loss over the teacher's top k tokens, KL(π ‖ π_teacher) cut to them.
+#[test]
+fn distillation_to_the_top_tokens_moves_what_it_should_not() {
+    let kl_over = |lp: &[Dual<5>], teacher: &[f64], top: &[usize], renormalised: bool| {
+        let zero = Dual::constant(0.0);
+        let (mut log_mass, mut teachers) = (zero, 0.0);
+        if renormalised {
+            log_mass = top.iter().fold(zero, |s, a| s + lp[*a].exp()).ln();
+            teachers = top.iter().map(|a| teacher[*a].exp()).sum::<f64>().ln();
+        }
+        top.iter().fold(zero, |sum, a| {
+            let l = lp[*a] - log_mass;
+            sum + l.exp() * (l - (teacher[*a] - teachers))
+        })
+    };
+    for k in 0..20 {
+        let w = Distilled::draw(k);
+        // 23a: one token, renormalised, has probability 1 whatever the logits are.
+        let top = w.top(1);
+        let g = slope(&w.student, |lp| kl_over(lp, &w.teacher, &top, true));
+        assert!(g.iter().all(|v| v.abs() < 1e-15), "{g:?}");
+        for k in 1..5 {
+            let top = w.top(k);
+            // 23b: without renormalising, what is left at π = π_teacher is the gradient of the top mass.
+            let g = slope(&w.teacher, |lp| kl_over(lp, &w.teacher, &top, false));
+            let mass = slope(&w.teacher, |lp| {
+                top.iter()
+                    .fold(Dual::constant(0.0), |s, a| s + lp[*a].exp())
+            });
+            for (x, y) in g.iter().zip(&mass) {
+                assert!((x - y).abs() < 1e-14, "{x} and {y}");
+            }
+            // 23c: which is not 0, so that the teacher is left. Renormalised, it is a stationary point.
+            assert!(g.iter().any(|v| v.abs() > 1e-3), "{g:?}");
+            let at_rest = slope(&w.teacher, |lp| kl_over(lp, &w.teacher, &top, true));
+            assert!(at_rest.iter().all(|v| v.abs() < 1e-14), "{at_rest:?}");
+        }
+    }
 }

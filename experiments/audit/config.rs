@@ -1,6 +1,6 @@
 //! Settings of `audit`: unchecked from TOML and flags, then checked.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rto_harness::config::{increasing, within};
 use rto_harness::list::List;
 use rto_harness::settings::Settings;
@@ -44,7 +44,7 @@ pub struct Flags {
     /// (b) Random trees of the two small sizes
     #[arg(long, value_name = "N")]
     end_trees: Option<u64>,
-    /// (b, c) Random trees of each further size
+    /// (b, c, d) Random trees of each further size
     #[arg(long, value_name = "N")]
     wide_trees: Option<u64>,
     /// (c) Random trees of the two small sizes
@@ -65,6 +65,24 @@ pub struct Flags {
     /// (e) Group sizes at which the length bias is drawn
     #[arg(long, value_name = "LIST")]
     groups: Option<List<usize>>,
+}
+
+impl Flags {
+    /// Refuses what an audit of one tree does not read: it writes no tables over families of trees, and a file of a tree has a beta of its own.
+    pub fn only_of_a_tree(&self, from_file: bool) -> Result<()> {
+        let given = serde_json::to_value(self)?;
+        for (key, value) in given.as_object().into_iter().flatten() {
+            let flag = key.replace('_', "-");
+            match key.as_str() {
+                _ if value.is_null() => {}
+                "group" | "batch" => {}
+                "beta" if from_file => bail!("--beta: the tree's file has a beta of its own"),
+                "beta" => {}
+                _ => bail!("--{flag}: has no effect on the audit of one tree"),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Settings for Config {

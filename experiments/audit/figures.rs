@@ -6,6 +6,7 @@ use rto_harness::table::Table;
 use std::path::Path;
 
 use crate::pictures::DRAWN;
+use crate::problem::Family;
 
 /// Draws every figure of a run folder.
 pub fn draw_all(dir: &Path) -> Result<()> {
@@ -168,7 +169,9 @@ fn beta(dir: &Path) -> Result<()> {
 }
 
 fn lambda(dir: &Path) -> Result<()> {
-    let rows = read(dir, "lambda")?.filter("critic", "zero")?;
+    let rows = read(dir, "lambda")?
+        .filter("family", Family::Long.name())?
+        .filter("critic", "zero")?;
     let mut figures = Vec::new();
     for (reward, title) in [
         ("dense", "dense reward (RTO)"),

@@ -10,6 +10,7 @@ mod noise;
 mod pictures;
 mod problem;
 mod report;
+mod sampled;
 mod statements;
 
 use anyhow::{Result, bail};
@@ -53,6 +54,9 @@ struct Cli {
     /// Two recipes beside each other
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["out", "redraw", "resume", "shard"])]
     compare: Option<Vec<String>>,
+    /// Draw this many units instead of enumerating all: estimates with 95% intervals, for groups too large to enumerate
+    #[arg(long, value_name = "UNITS", conflicts_with_all = ["out", "redraw", "resume", "shard", "compare", "explain"])]
+    draws: Option<usize>,
     #[command(flatten)]
     flags: Flags,
 }
@@ -77,6 +81,7 @@ Examples:
   audit --compare trl.rloo openrlhf.rloo
   audit --tree tree.json --json                      all recipes on a tree of your own
   audit --tree tree.json --recipe mine.toml --explain
+  audit --recipe mine.toml --draws 100000            where mine.toml has groups too large to enumerate
 
 A tree is one object with the keys A, H, eos (an action or null), prompt_weights, theta, theta_old, ref_logits, dpo_logits, r (tables
 [states][A], states ordered by prompt, depth and prefix), beta, beta1 and dpo_clip.
@@ -107,13 +112,19 @@ fn main() -> ExitCode {
     run_main(NAME, || run(&parse(Config::DEFAULTS)))
 }
 
+impl Cli {
+    /// Whether the answer is about one tree, and nothing is written.
+    fn is_of_one_tree(&self) -> bool {
+        let named = self.recipe.is_some() || self.compare.is_some();
+        self.tree.is_some() || named || self.draws.is_some()
+    }
+}
+
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Study(study::Command::Merge(args))) => study::merge::<Study>(args),
         Some(Command::Recipes) => list(&cli.study.common.reporter()),
-        None if cli.tree.is_some() || cli.recipe.is_some() || cli.compare.is_some() => {
-            one_tree(cli)
-        }
+        None if cli.is_of_one_tree() => one_tree(cli),
         None => study::run::<Study>(&cli.study, &cli.flags),
     }
 }
@@ -211,6 +222,7 @@ fn recipe_tasks(study: &Study) -> Vec<Task<'_>> {
 fn one_tree(cli: &Cli) -> Result<()> {
     let reporter = cli.study.common.reporter();
     let config = Config::resolve(&cli.study.common, &cli.flags)?;
+    cli.flags.only_of_a_tree(cli.tree.is_some())?;
     let (group, batch) = (config.group, config.batch);
     let instance = match &cli.tree {
         Some(path) => input::tree(path)?,
@@ -228,16 +240,46 @@ fn one_tree(cli: &Cli) -> Result<()> {
         reporter.json(&json!({ "tree": instance.name, "recipe": name, "explain": table }))?;
         return say!(reporter, "{}", explain::text(&table, &instance)?);
     }
-    let audited = match &cli.recipe {
-        Some(text) => {
-            let (name, recipe) = input::recipe(text, &instance, group, batch)?;
-            vec![report::Audited::new(&instance, &name, &recipe)?]
-        }
-        None => {
-            let horizon = instance.problem.tree().horizon();
-            report::Audited::all(&instance, &named(instance.beta, group, batch, horizon))?
-        }
+    let all = || {
+        named(
+            instance.beta,
+            group,
+            batch,
+            instance.problem.tree().horizon(),
+        )
     };
+    let one = match &cli.recipe {
+        Some(text) => Some(input::recipe(text, &instance, group, batch)?),
+        None => None,
+    };
+    if let Some(units) = cli.draws {
+        sampled::check(units)?;
+        let recipes = match one {
+            Some(one) => vec![one],
+            None => all()
+                .into_iter()
+                .map(|n| (n.name.into(), n.recipe))
+                .collect(),
+        };
+        let seeds = SeedTree::new(config.seed).child(NAME).child("draws");
+        let drawn = recipes
+            .iter()
+            .map(|(name, recipe)| sampled::Drawn::new(&instance, name, recipe, units, &seeds))
+            .collect::<Result<Vec<_>>>()?;
+        reporter.json(&sampled::json(&instance, &drawn))?;
+        return say!(
+            reporter,
+            "{}, beta = {}. {}",
+            instance.name,
+            instance.beta,
+            sampled::text(&drawn)
+        );
+    }
+    let audited = match &one {
+        Some((name, recipe)) => vec![report::Audited::new(&instance, name, recipe)?],
+        None => report::Audited::all(&instance, &all())?,
+    };
+    reporter.json(&report::json(&instance, &audited))?;
     print_audited(&instance, &audited, &reporter)
 }
 
@@ -253,17 +295,27 @@ fn compare(
         let (name, recipe) = input::recipe(text, instance, group, batch)?;
         audited.push(report::Audited::new(instance, &name, &recipe)?);
     }
-    print_audited(instance, &audited, reporter)?;
-    if let [a, b] = &audited[..] {
-        let (x, y) = (&a.on_policy.0.field, &b.on_policy.0.field);
+    let [a, b] = &audited[..] else {
+        bail!("--compare takes two recipes");
+    };
+    let cosine = |x: &[f64], y: &[f64]| {
         let dot = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(a, b)| a * b).sum::<f64>();
-        let cosine = dot(x, y) / (dot(x, x) * dot(y, y)).sqrt();
-        say!(
-            reporter,
-            "cosine between the two expected gradients: {cosine:.6}"
-        )?;
-    }
-    Ok(())
+        dot(x, y) / (dot(x, x) * dot(y, y)).sqrt()
+    };
+    let on_policy = cosine(&a.on_policy.0.field, &b.on_policy.0.field);
+    let stale = cosine(&a.stale.0.field, &b.stale.0.field);
+    let mut out = report::json(instance, &audited);
+    out["compared"] = json!({
+        "recipes": [a.name, b.name],
+        "cosine_on_policy": on_policy,
+        "cosine_stale": stale,
+    });
+    reporter.json(&out)?;
+    print_audited(instance, &audited, reporter)?;
+    say!(
+        reporter,
+        "cosine between the two expected gradients: {on_policy:.6} on-policy, {stale:.6} stale"
+    )
 }
 
 fn print_audited(
@@ -275,7 +327,6 @@ fn print_audited(
     for r in audited {
         rows.push(r.row(&instance.name));
     }
-    reporter.json(&report::json(instance, audited))?;
     let text = report::text(&rows, &instance.name)?;
     say!(
         reporter,

@@ -129,11 +129,17 @@ pub fn judge(
             format!("{ratio:.4}"),
         );
     }
-    lambda(best, &mut say)?;
+    for family in best.distinct("family")? {
+        lambda(&family, &best.filter("family", &family)?, &mut say)?;
+    }
     Ok(out)
 }
 
-fn lambda(best: &Table, say: &mut impl FnMut(&str, &str, &str, bool, String)) -> Result<()> {
+fn lambda(
+    family: &str,
+    best: &Table,
+    say: &mut impl FnMut(&str, &str, &str, bool, String),
+) -> Result<()> {
     let find = |critic: &str, reward: &str| -> Result<(Vec<String>, Vec<f64>, Vec<f64>)> {
         let rows = best.filter("critic", critic)?.filter("reward", reward)?;
         Ok((
@@ -153,7 +159,7 @@ fn lambda(best: &Table, say: &mut impl FnMut(&str, &str, &str, bool, String)) ->
         .collect();
     say(
         "F3a",
-        "long",
+        family,
         "zero critic: the best lambda (median) is smaller for the dense reward at every n below 4096",
         smaller,
         pairs.join("; "),
@@ -161,7 +167,7 @@ fn lambda(best: &Table, say: &mut impl FnMut(&str, &str, &str, bool, String)) ->
     if let Some(i) = n.iter().position(|n| n == "4096") {
         say(
             "F3b",
-            "long",
+            family,
             "zero critic, n = 4096: lambda = .95 costs the sparse reward more than 2 x the error of lambda = 1, the dense reward less than 1.6 x",
             sparse_cost[i] > 2.0 && dense_cost[i] < 1.6,
             format!("sparse {:.3}, dense {:.3}", sparse_cost[i], dense_cost[i]),
@@ -175,7 +181,7 @@ fn lambda(best: &Table, say: &mut impl FnMut(&str, &str, &str, bool, String)) ->
         .fold(0.0, |m: f64, (p, q)| m.max((p - q).abs()));
     say(
         "F3c",
-        "long",
+        family,
         "exact critic plus a constant: dense and sparse agree for every lambda and n",
         gap < 1e-9,
         format!("largest gap {gap:.1e}"),

@@ -180,6 +180,59 @@ fn a_recipe_of_ones_own_is_the_named_one_where_it_says_the_same() {
 }
 
 #[test]
+fn drawn_units_say_within_their_intervals_what_enumeration_says() {
+    let dir = TempDir::new().unwrap();
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_str(&stdout(&audit(args, dir.path()))).unwrap()
+    };
+    let exact = json(&["--recipe", "trl.grpo", "--json"]);
+    let args = ["--recipe", "trl.grpo", "--draws", "20000", "--json"];
+    let drawn = json(&args);
+    assert_eq!(drawn, json(&args), "the seed decides");
+    for from in ["on_policy", "stale"] {
+        let (e, d) = (
+            &exact["recipes"]["TRL GRPO"][from],
+            &drawn["recipes"]["TRL GRPO"][from],
+        );
+        for key in ["norm_ratio", "cosine"] {
+            let (value, half) = (
+                d[key]["value"].as_f64().unwrap(),
+                d[key]["half"].as_f64().unwrap(),
+            );
+            let gap = (value - e[key].as_f64().unwrap()).abs();
+            // Three times the half of a 95% interval: six standard deviations.
+            assert!(
+                half < 0.1 && gap < 3.0 * half,
+                "{from}, {key}: {gap} at {half}"
+            );
+        }
+    }
+    // Groups of four hundred are too large to enumerate.
+    fs::write(
+        dir.path().join("large.toml"),
+        MINE.replace("responses = 4", "responses = 400"),
+    )
+    .unwrap();
+    let text = stdout(&audit(
+        &["--recipe", "large.toml", "--draws", "3200"],
+        dir.path(),
+    ));
+    assert!(
+        text.contains("the behaviour") && text.contains("+-"),
+        "{text}"
+    );
+    // The unbiased reference has no bias to be seen.
+    let text = stdout(&audit(
+        &["--recipe", "reinforce.k1", "--draws", "6400"],
+        dir.path(),
+    ));
+    assert!(text.contains("below resolution"), "{text}");
+    let both = json(&["--compare", "trl.grpo", "verl.grpo", "--json"]);
+    let cosine = both["compared"]["cosine_on_policy"].as_f64().unwrap();
+    assert!(cosine > 0.999_999 && cosine < 1.0, "{cosine}");
+}
+
+#[test]
 fn what_is_wrong_is_said_in_one_line() {
     let dir = TempDir::new().unwrap();
     let refused = |args: &[&str], parts: &[&str]| assert_refused(&audit(args, dir.path()), parts);
@@ -211,6 +264,15 @@ fn what_is_wrong_is_said_in_one_line() {
     tree(&|t| t["eos"] = json!(7), &["eos: found 7"]);
     refused(&["--tree", "none.json"], &["none.json"]);
     refused(&["--recipe", "grpoo"], &["--recipe grpoo", "trl.grpo"]);
+    refused(&["--draws", "3"], &["--draws: found 3", "at least 32"]);
+    refused(
+        &["--recipe", "trl.grpo", "--end-trees", "3"],
+        &["--end-trees: has no effect"],
+    );
+    refused(
+        &["--tree", "bad.json", "--beta", "0.1"],
+        &["--beta", "the tree's file"],
+    );
     for (change, parts) in [
         (
             ("responses = 4", "responses = 1"),

@@ -38,6 +38,9 @@ pub enum Advantage {
     },
     /// RLOO as OpenRLHF has it: leave-one-out of the score alone, then the KL term of the reward as a reward to go.
     LeaveOneOutOfScore,
+    /// ReMax (Li et al., 2024): Σ_{k≥h} r_k minus the score, without a KL term, of the policy's greedy response to the same prompt. Summed
+    /// over tokens it is unbiased (`paper-notes/estimators.md`, claim 13).
+    Greedy,
 }
 
 /// Line 7 of Algorithm 2: The loss of the policy.
@@ -331,6 +334,11 @@ impl PpoConfig {
             let must = "false without a critic (advantage = gae)";
             return Err(Error::config("bootstrap_truncated", true, must));
         }
+        let discounts = matches!(self.advantage, Advantage::Gae | Advantage::RewardToGo);
+        if self.gamma != 1.0 && !discounts {
+            let must = "1 with an advantage that does not discount (gae and reward_to_go do)";
+            return Err(Error::config("gamma", self.gamma, must));
+        }
         self.check_kl()?;
         self.check_ratio_choice()?;
         let pure = self.entropy_bonus == 0.0 && self.kl_placement == KlPlacement::Reward;
@@ -383,6 +391,10 @@ impl PpoConfig {
             if let Some(c) = self.clip_high {
                 let must = "left out with policy_loss = policy_gradient, which has no clip";
                 return Err(Error::config("clip_high", c, must));
+            }
+            if let Some(c) = self.dual_clip {
+                let must = "left out with policy_loss = policy_gradient, which has no clip";
+                return Err(Error::config("dual_clip", c, must));
             }
         }
         let per_row = matches!(self.ratio, Ratio::Sequence | Ratio::GeometricMean);

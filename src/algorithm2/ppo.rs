@@ -10,7 +10,7 @@ use super::report::{IterationReport, Measured};
 use super::{Advantage, Checked, CriticSlot, KlPlacement, PpoConfig, Whitening};
 use crate::advantage::{
     WhitenStd, broadcast, final_values, gae, group_relative, group_relative_by, leave_one_out,
-    leave_one_out_of_score, reward_to_go, whiten_by,
+    leave_one_out_of_score, remax, reward_to_go, whiten_by,
 };
 use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
@@ -216,8 +216,12 @@ impl PpoRun<'_> {
             CriticSlot::SharedTrunk => Some(scores.clone()),
             CriticSlot::Absent => None,
         };
+        let baselines = match self.config.advantage {
+            Advantage::Greedy => self.greedy_scores(policy, &batch)?,
+            _ => scores_alone,
+        };
         let (advantages, critic) =
-            self.advantages(&batch, &reward, &scores_alone, value_scores.as_ref())?;
+            self.advantages(&batch, &reward, &baselines, value_scores.as_ref())?;
         if let Some((values, returns)) = &critic {
             measured.explained_variance(values, returns);
         }
@@ -254,6 +258,25 @@ impl PpoRun<'_> {
         Ok((reward, scores))
     }
 
+    /// The score of the greedy response to each row's prompt.
+    fn greedy_scores(&self, policy: &impl Policy, batch: &[Episode]) -> Result<Vec<f64>> {
+        let per = self.config.responses_per_prompt;
+        let firsts = batch.iter().step_by(per);
+        let prompts: Vec<_> = firsts.map(|e| e.prompt.clone()).collect();
+        let greedy = policy.greedy(&prompts)?;
+        check_batch(&greedy)?;
+        let mut scores = vec![0.0; greedy.len()];
+        for (_, part) in self.reward.components(&greedy)? {
+            part.check_fits("reward of greedy responses", &greedy)?;
+            part.check_finite("reward of greedy responses")?;
+            let sums = part.row_sums();
+            scores.iter_mut().zip(sums).for_each(|(s, r)| *s += r);
+        }
+        let rows = scores.iter().flat_map(|s| std::iter::repeat_n(*s, per));
+        Ok(rows.take(batch.len()).collect())
+    }
+
+    /// `scores_alone` are those without a KL term: of the responses, or of the greedy ones with [`Advantage::Greedy`].
     fn advantages(
         &self,
         batch: &[Episode],
@@ -279,6 +302,9 @@ impl PpoRun<'_> {
             (Advantage::LeaveOneOutOfScore, _) => {
                 let out = leave_one_out_of_score(reward, scores_alone, &groups, None)?;
                 return Ok((out, None));
+            }
+            (Advantage::Greedy, _) => {
+                return Ok((remax(reward, scores_alone, None)?, None));
             }
             (Advantage::LeaveOneOut, _) => leave_one_out(&reward.row_sums(), &groups)?,
             (Advantage::Group { divide_by_std }, _) => {

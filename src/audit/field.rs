@@ -4,6 +4,7 @@ use super::prepared::Prepared;
 use super::problem::{Problem, check};
 use super::recipe::{Critic, Estimator, Recipe};
 use super::tables::scores_to_logits;
+use super::tree::ResponseTree;
 use super::units::{multisets, n_multisets};
 use crate::advantage::Spread;
 use crate::advantage::kernels::{
@@ -128,7 +129,7 @@ pub(super) fn for_each_unit<T: Real>(p: &Prepared<'_, T>, mut each: impl FnMut(&
 
 /// The sums over units from which a field is assembled.
 pub(super) struct Sums<T> {
-    /// Of w·max(Â, 0) and w·max(−Â, 0), per response or per token.
+    /// Of w·max(Â, 0) and w·max(−Â, 0), per response where its tokens share an advantage, per pair (s, a) otherwise.
     sided: [Vec<T>; 2],
     /// Of w, per response.
     weight: Vec<T>,
@@ -173,7 +174,7 @@ impl<T: Real> Sums<T> {
     pub fn new(p: &Prepared<'_, T>) -> Self {
         let slots = match p.recipe.one_advantage_per_row() {
             true => p.tree.n_responses(),
-            false => p.tree.pairs().len(),
+            false => p.tree.n_pairs(),
         };
         let zeros = |n: usize| vec![T::constant(0.0); n];
         Self {
@@ -193,8 +194,8 @@ impl<T: Real> Sums<T> {
             if rows {
                 self.sided_add(*y, now.row[i], w);
             } else {
-                for t in p.tree.tokens(*y) {
-                    self.sided_add(t, now.token[at], w);
+                for pair in p.tree.response(*y) {
+                    self.sided_add(*pair as usize, now.token[at], w);
                     at += 1;
                 }
             }
@@ -214,30 +215,53 @@ impl<T: Real> Sums<T> {
     pub fn assemble(&self, p: &Prepared<'_, T>) -> Vec<T> {
         let (tree, rows) = (p.tree, p.recipe.one_advantage_per_row());
         let a = tree.n_actions();
-        let zero = T::constant(0.0);
-        let (mut c, mut exact) = (vec![zero; tree.n_pairs()], vec![zero; tree.n_states()]);
-        for y in 0..tree.n_responses() {
-            for t in tree.tokens(y) {
-                let k = if rows { y } else { t };
-                let mut sum = self.sided[0][k] * p.slope[0][t] + self.sided[1][k] * p.slope[1][t];
-                if let Some(kl) = &p.kl_slope {
-                    sum += self.weight[y] * kl[t];
-                }
-                let pair = tree.pairs()[t] as usize;
-                c[pair] += sum;
-                if p.exact_kl.is_some() {
-                    exact[pair / a] += self.weight[y];
-                }
+        let times_slope = |k: usize, slope: usize| {
+            self.sided[0][k] * p.slope[0][slope] + self.sided[1][k] * p.slope[1][slope]
+        };
+        // The check of a recipe sees to it that advantages of tokens come with ratios of tokens.
+        let mut c: Vec<T> = match (rows, p.slope_per_row) {
+            (false, _) => (0..tree.n_pairs()).map(|k| times_slope(k, k)).collect(),
+            (true, true) => {
+                let of_rows: Vec<T> = (0..tree.n_responses()).map(|y| times_slope(y, y)).collect();
+                over_pairs(tree, &of_rows)
+            }
+            (true, false) => {
+                let [up, down] = [0, 1].map(|side| over_pairs(tree, &self.sided[side]));
+                let both = up.iter().zip(&down).zip(p.slope[0].iter().zip(&p.slope[1]));
+                both.map(|((u, d), (su, sd))| *u * *su + *d * *sd).collect()
+            }
+        };
+        let through = match p.kl_slope.is_some() || p.exact_kl.is_some() {
+            true => over_pairs(tree, &self.weight),
+            false => Vec::new(),
+        };
+        if let Some(kl) = &p.kl_slope {
+            for ((c, w), k) in c.iter_mut().zip(&through).zip(kl) {
+                *c += *w * *k;
             }
         }
         scores_to_logits(&mut c, &p.pi, a);
         if let Some(kl) = &p.exact_kl {
-            for (k, v) in c.iter_mut().enumerate() {
-                *v -= exact[k / a] * kl[k];
+            let states = c.chunks_exact_mut(a).zip(through.chunks_exact(a));
+            for ((c, w), kl) in states.zip(kl.chunks_exact(a)) {
+                let mut here = T::constant(0.0);
+                w.iter().for_each(|w| here += *w);
+                c.iter_mut().zip(kl).for_each(|(c, k)| *c -= here * *k);
             }
         }
         c
     }
+}
+
+/// Of a number for each response, the sum over the responses through each pair (s, a).
+fn over_pairs<T: Real>(tree: &ResponseTree, of_rows: &[T]) -> Vec<T> {
+    let mut out = vec![T::constant(0.0); tree.n_pairs()];
+    for (y, v) in of_rows.iter().enumerate() {
+        for pair in tree.response(y) {
+            out[*pair as usize] += *v;
+        }
+    }
+    out
 }
 
 /// Refuses what cannot be enumerated, and logits that are none.

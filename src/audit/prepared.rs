@@ -8,6 +8,7 @@ use crate::advantage::kernels::{gae_row, reward_to_go_row};
 use crate::dual::Real;
 use crate::objective::Surrogate;
 use crate::{Error, Result};
+use std::slice::{from_mut, from_ref};
 
 /// Per response or per token of a response (all responses end to end), at one θ.
 pub(super) struct Prepared<'a, T> {
@@ -23,9 +24,12 @@ pub(super) struct Prepared<'a, T> {
     pub scores: Vec<f64>,
     /// Advantages before whitening and baselines that depend on the unit, per token.
     pub advantage: Vec<T>,
-    /// −∂ℒ/∂ℓ_h at weight 1 and Â = 1, and the same at Â = −1: the surrogate is positively homogeneous in Â.
+    /// −∂ℒ/∂ℓ_h at weight 1 and Â = 1, and the same at Â = −1: the surrogate is positively homogeneous in Â. It is the same at all
+    /// tokens of a response where the response has one ratio, and at all responses through a pair (s, a) otherwise: `[N]` or `[S·A]`.
     pub slope: [Vec<T>; 2],
-    /// −β ∂k/∂ℓ_h of a sampled KL term in the loss.
+    /// Whether slopes are those of responses.
+    pub slope_per_row: bool,
+    /// −β ∂k/∂ℓ_h of a sampled KL term in the loss, `[S·A]`.
     pub kl_slope: Option<Vec<T>>,
     /// β π (d − Σ π d) of an exact KL term in the loss, `[S·A]`.
     pub exact_kl: Option<Vec<T>>,
@@ -81,15 +85,28 @@ impl<'a, T: Real> Prepared<'a, T> {
             scores,
             advantage: Vec::new(),
             slope: [Vec::new(), Vec::new()],
+            slope_per_row: recipe.surrogate.ratio.of_a_row(),
             kl_slope: None,
             exact_kl: None,
         };
         if !recipe.one_advantage_per_row() {
             out.advantage = advantages(problem, recipe, &lo, &reward, &out.scores);
         }
-        out.slope = slopes(tree, &recipe.surrogate, &lp, &lo);
+        out.slope = match out.slope_per_row {
+            true => slopes_of_rows(tree, &recipe.surrogate, &lp, &lo),
+            false => slopes_of_pairs(&recipe.surrogate, &lp, &lo),
+        };
         out.kl(problem, &lp, &lo);
         Ok(out)
+    }
+
+    /// Where the slope of a token stands.
+    #[inline(always)]
+    pub fn slope_index(&self, response: usize, pair: usize) -> usize {
+        match self.slope_per_row {
+            true => response,
+            false => pair,
+        }
     }
 
     /// The terms of a KL penalty in the loss.
@@ -114,8 +131,7 @@ impl<'a, T: Real> Prepared<'a, T> {
             return;
         };
         let slope = |k: usize| sampled.value_slope(d(k), lp[k] - lo[k]).1 * -beta;
-        let by_pair: Vec<T> = (0..lp.len()).map(slope).collect();
-        self.kl_slope = Some(gather(self.tree, &by_pair));
+        self.kl_slope = Some((0..lp.len()).map(slope).collect());
     }
 }
 
@@ -240,21 +256,40 @@ fn critic_values<T: Real>(
     }
 }
 
-/// −slope of every token at Â = 1 and at Â = −1, by the training code with weight 1.
-fn slopes<T: Real>(tree: &ResponseTree, surrogate: &Surrogate, lp: &[T], lo: &[T]) -> [Vec<T>; 2] {
+/// −slope at every pair at Â = 1 and at Â = −1, by the training code with weight 1.
+fn slopes_of_pairs<T: Real>(surrogate: &Surrogate, lp: &[T], lo: &[T]) -> [Vec<T>; 2] {
+    [1.0, -1.0].map(|sign| {
+        let mut out = vec![T::constant(0.0); lp.len()];
+        for ((l, o), slope) in lp.iter().zip(lo).zip(&mut out) {
+            let (l, o, slope) = (from_ref(l), from_ref(o), from_mut(slope));
+            surrogate.row(l, o, &[T::constant(sign)], &[1.0], slope);
+            slope[0] = -slope[0];
+        }
+        out
+    })
+}
+
+/// The same at every response that has one ratio, where all of its tokens have one slope.
+fn slopes_of_rows<T: Real>(
+    tree: &ResponseTree,
+    surrogate: &Surrogate,
+    lp: &[T],
+    lo: &[T],
+) -> [Vec<T>; 2] {
     let (lp, lo) = (gather(tree, lp), gather(tree, lo));
-    let ones = vec![1.0; tree.horizon()];
+    let (ones, zero) = (vec![1.0; tree.horizon()], T::constant(0.0));
+    let mut slopes = vec![zero; tree.horizon()];
     [1.0, -1.0].map(|sign| {
         let advantage = vec![T::constant(sign); tree.horizon()];
-        let mut out = vec![T::constant(0.0); lp.len()];
-        for y in 0..tree.n_responses() {
+        let of = |y| {
             let t = tree.tokens(y);
             let n = t.len();
-            let (lp, lo) = (&lp[t.clone()], &lo[t.clone()]);
-            surrogate.row(lp, lo, &advantage[..n], &ones[..n], &mut out[t]);
-        }
-        out.iter_mut().for_each(|v| *v = -*v);
-        out
+            slopes.fill(zero);
+            let (lp, lo) = (&lp[t.clone()], &lo[t]);
+            surrogate.row(lp, lo, &advantage[..n], &ones[..n], &mut slopes[..n]);
+            -slopes[0]
+        };
+        (0..tree.n_responses()).map(of).collect()
     })
 }
 

@@ -254,7 +254,7 @@ impl Recipe {
             let must = "at least 2 for groups";
             return Err(Error::config("responses", self.responses, must));
         }
-        let row = matches!(self.surrogate.ratio, Ratio::Sequence | Ratio::GeometricMean);
+        let row = self.surrogate.ratio.of_a_row();
         if row && !self.one_advantage_per_row() {
             let must = "token, capped or log_prob where the tokens of a response have advantages of their own";
             let found = match self.surrogate.ratio {

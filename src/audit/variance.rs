@@ -56,11 +56,11 @@ impl<'a> Variance<'a> {
         let rows = self.p.recipe.one_advantage_per_row();
         let mut at = 0;
         for (i, y) in unit.iter().enumerate() {
-            let w = now.weight[i];
-            for t in self.p.tree.tokens(*y) {
+            let (w, p) = (now.weight[i], self.p);
+            for pair in p.tree.response(*y) {
                 let a = if rows { now.row[i] } else { now.token[at] };
                 at += 1;
-                self.touch(t, a, w);
+                self.touch(*y, *pair as usize, a, w);
             }
         }
         self.norm()
@@ -68,15 +68,14 @@ impl<'a> Variance<'a> {
 
     /// Adds w·(|Â| slope± + KL) of a token to the coefficients of its pair.
     #[inline(always)]
-    fn touch(&mut self, t: usize, advantage: f64, w: f64) {
+    fn touch(&mut self, response: usize, pair: usize, advantage: f64, w: f64) {
         let p = self.p;
-        let pair = p.tree.pairs()[t] as usize;
-        let s = pair / p.tree.n_actions();
+        let (s, at) = (pair / p.tree.n_actions(), p.slope_index(response, pair));
         let sided = match advantage < 0.0 {
-            true => -advantage * p.slope[1][t],
-            false => advantage * p.slope[0][t],
+            true => -advantage * p.slope[1][at],
+            false => advantage * p.slope[0][at],
         };
-        let kl = p.kl_slope.as_ref().map_or(0.0, |k| k[t]);
+        let kl = p.kl_slope.as_ref().map_or(0.0, |k| k[pair]);
         self.c[pair] += w * (sided + kl);
         self.weight[s] += w;
         if !self.is_touched[s] {
@@ -132,13 +131,13 @@ impl<'a> Variance<'a> {
         for y in 0..n {
             for kind in 0..3 {
                 g.fill(0.0);
-                for t in p.tree.tokens(y) {
-                    let pair = p.tree.pairs()[t] as usize;
-                    let s = pair / a;
+                for pair in p.tree.response(y) {
+                    let pair = *pair as usize;
+                    let (s, at) = (pair / a, p.slope_index(y, pair));
                     let c = match kind {
-                        0 => p.slope[0][t],
-                        1 => p.slope[1][t],
-                        _ => p.kl_slope.as_ref().map_or(0.0, |k| k[t]),
+                        0 => p.slope[0][at],
+                        1 => p.slope[1][at],
+                        _ => p.kl_slope.as_ref().map_or(0.0, |k| k[pair]),
                     };
                     g[pair] += c;
                     for k in s * a..(s + 1) * a {

@@ -64,6 +64,13 @@ pub struct Surrogate {
     pub dual_clip: Option<f64>,
 }
 
+impl Ratio {
+    /// Whether a response has one ratio, rather than one for each token.
+    pub fn of_a_row(self) -> bool {
+        matches!(self, Self::Sequence | Self::GeometricMean)
+    }
+}
+
 impl Default for Surrogate {
     /// PPO's: a token ratio, 0.2 on both sides.
     fn default() -> Self {
@@ -148,7 +155,7 @@ impl Surrogate {
         slopes: &mut [T],
     ) -> T {
         let mut loss = T::constant(0.0);
-        if !matches!(self.ratio, Ratio::Sequence | Ratio::GeometricMean) {
+        if !self.ratio.of_a_row() {
             for h in 0..log_prob.len() {
                 let (value, slope) = self.token(log_prob[h], old[h], advantage[h]);
                 loss += value * weight[h];
@@ -185,7 +192,7 @@ impl Surrogate {
     /// # Errors
     /// [`Error::Config`] naming the row.
     pub fn check_row(&self, row: usize, advantage: &[f64], weight: &[f64]) -> Result<()> {
-        if !matches!(self.ratio, Ratio::Sequence | Ratio::GeometricMean) {
+        if !self.ratio.of_a_row() {
             return Ok(());
         }
         let mut counted = advantage.iter().zip(weight).filter(|(_, w)| **w != 0.0);

@@ -244,6 +244,18 @@ impl<L: Logits> Policy for SoftmaxPolicy<L> {
         };
         prompts.iter().zip(keys).map(draw).collect()
     }
+
+    fn greedy(&self, prompts: &[Arc<[Token]>]) -> Result<Vec<Episode>> {
+        let mut row = vec![0.0; self.logits.shape().1];
+        let follow = |prompt: &Arc<[Token]>| {
+            self.map.roll_out(prompt, |s| {
+                self.write_log_probs(s, &mut row);
+                let better = |best: usize, a: usize| if row[a] > row[best] { a } else { best };
+                (0..row.len()).fold(0, better)
+            })
+        };
+        prompts.iter().map(follow).collect()
+    }
 }
 
 /// Refuses a policy with a zero.

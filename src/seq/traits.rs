@@ -30,6 +30,17 @@ pub trait Policy: TokenScorer {
     /// An unknown prompt, a prompt that leaves no room for a response, lists of different lengths.
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>>;
 
+    /// The response to each prompt that takes the most probable token at every step, the first of several.
+    ///
+    /// The baseline of ReMax (`advantage = greedy`); other training does not ask for it.
+    ///
+    /// # Errors
+    /// As [`Policy::sample`]; the default, [`Error::Config`](crate::Error::Config): a policy that does not decode greedily.
+    fn greedy(&self, _prompts: &[Arc<[Token]>]) -> Result<Vec<Episode>> {
+        let must = "another one with a policy that does not decode greedily";
+        Err(crate::Error::config("advantage", "greedy", must))
+    }
+
     /// Which tokens of its own responses the policy chose, `[B][H_i]`: 1, or 0 for a token that was forced on it, such as an
     /// end-of-sentence token written at the longest length. None, the default, where all of them were chosen.
     ///

@@ -202,4 +202,9 @@ impl Policy for NeuralPolicy {
         let written = self.write(prompts, Some(keys), None)?;
         Ok(written.into_iter().map(|s| s.episode).collect())
     }
+
+    fn greedy(&self, prompts: &[Arc<[Token]>]) -> Result<Vec<Episode>> {
+        let written = NeuralPolicy::greedy(self, prompts)?;
+        Ok(written.into_iter().map(|s| s.episode).collect())
+    }
 }

@@ -103,6 +103,55 @@ fn credit() -> Vec<(State, f64)> {
     all.iter().enumerate().flat_map(each).collect()
 }
 
+/// A reward less the score of the greedy response of a policy, at the last token: then the return from every token is less it too.
+struct LessGreedy<'a>(&'a dyn TokenReward, Table);
+
+impl TokenReward for LessGreedy<'_> {
+    fn rewards(&self, batch: &[Episode]) -> crate::Result<Ragged> {
+        let prompts: Vec<_> = batch.iter().map(|e| e.prompt.clone()).collect();
+        let greedy = self.0.rewards(&self.1.greedy(&prompts)?)?.row_sums();
+        let mut out = self.0.rewards(batch)?;
+        for (i, g) in greedy.iter().enumerate() {
+            *out.row_mut(i).last_mut().unwrap() -= g;
+        }
+        Ok(out)
+    }
+
+    fn components(&self, batch: &[Episode]) -> crate::Result<Vec<(&'static str, Ragged)>> {
+        Ok(vec![("less_greedy", self.rewards(batch)?)])
+    }
+}
+
+#[test]
+fn remax_is_reinforce_on_the_reward_less_that_of_the_greedy_response() {
+    let reward = PaidAtEnd(dpo_reward());
+    let start = || {
+        let mut p = tilted();
+        p.logits.values_mut().for_each(|z| z.reverse());
+        p
+    };
+    let less = LessGreedy(&reward, start());
+    let end = |reward: &dyn TokenReward, advantage| {
+        let config = PpoConfig {
+            advantage,
+            policy_loss: PolicyLoss::PolicyGradient,
+            advantage_whitening: Whitening::Off,
+            value_clip: None,
+            epochs: 1,
+            minibatch_size: 16,
+            ..ppo()
+        };
+        let mut learner = start();
+        let run = Run { reward, config };
+        let mut state = PpoState::new(&config);
+        run.go(&mut learner, &mut CriticSlot::Absent, &mut state, 1);
+        learner
+    };
+    let remax = end(&reward, Advantage::Greedy);
+    assert!(furthest(&remax, &end(&less, Advantage::RewardToGo)) < 1e-12);
+    assert!(furthest(&remax, &end(&reward, Advantage::RewardToGo)) > 1e-3);
+}
+
 /// Audit F3 through the whole driver: six iterations of two epochs, critic training, clipping and whitening of advantages included.
 #[test]
 fn rto_is_dppo_with_another_initial_critic() {

@@ -95,6 +95,17 @@ impl Policy for Table {
         };
         prompts.iter().zip(keys).map(one).collect()
     }
+
+    fn greedy(&self, prompts: &[Arc<[Token]>]) -> Result<Vec<Episode>> {
+        let follows = |e: &Episode| {
+            (0..e.len()).all(|h| {
+                let p = self.log_probs(&state(e, h));
+                p.iter().all(|l| *l <= p[e.response[h] as usize])
+            })
+        };
+        let one = |x: &Arc<[Token]>| responses(x).into_iter().find(&follows).unwrap();
+        Ok(prompts.iter().map(one).collect())
+    }
 }
 
 impl Trainable for Table {
