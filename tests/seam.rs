@@ -121,6 +121,31 @@ fn sampler_frequencies_match_the_scores() {
 }
 
 #[test]
+fn the_greedy_response_takes_the_most_probable_token_at_every_step() {
+    fn check(policy: &impl Policy, map: &StateMap) {
+        let responses = all_responses(map);
+        let scores = policy.scores(&responses).unwrap();
+        let lp = scores.get(Channel::LogProb).unwrap();
+        for p in 0..map.n_prompts() {
+            let greedy = policy.greedy(&[StateMap::prompt(p)]).unwrap().remove(0);
+            let at = responses.iter().position(|e| *e == greedy).unwrap();
+            for (i, e) in responses.iter().enumerate() {
+                // One that parts from it does so by a token that is no likelier.
+                let both = e.response.iter().zip(&greedy.response);
+                if let Some(h) = both.clone().position(|(a, b)| a != b)
+                    && e.prompt == greedy.prompt
+                {
+                    assert!(lp.row(i)[h] <= lp.row(at)[h], "{e:?} and {greedy:?}");
+                }
+            }
+        }
+    }
+    let map = map();
+    check(&tabular(), &map);
+    check(&log_linear(), &map);
+}
+
+#[test]
 fn neither_order_nor_duplicates_change_a_draw_or_a_score() {
     fn check(policy: &impl Policy) {
         let prompts: Vec<_> = (0..40).map(|i| StateMap::prompt(i % 2)).collect();

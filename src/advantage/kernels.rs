@@ -131,17 +131,23 @@ pub(crate) fn whiten_tokens<T: Real>(
         }
         var = var / T::constant(n);
     }
+    let scale = whitening_scale(var, n, std);
+    for (k, v) in x.iter_mut().enumerate() {
+        let shifted = if shift_mean { *v - mean } else { *v };
+        *v = shifted * m(k) * scale;
+    }
+}
+
+/// What whitening multiplies by: 1 over the standard deviation of n tokens of (biased) variance `var`.
+#[inline(always)]
+pub(crate) fn whitening_scale<T: Real>(var: T, n: f64, std: WhitenStd) -> T {
     let eps = super::WHITEN_EPS;
-    let scale = match std {
+    match std {
         WhitenStd::Biased => (var + eps).sqrt().recip(),
         WhitenStd::Unbiased => (var * (n / (n - 1.0).max(1.0)) + eps).sqrt().recip(),
         WhitenStd::BiasedClamped if var.value() < eps => T::constant(eps.sqrt().recip()),
         WhitenStd::BiasedClamped => var.sqrt().recip(),
         WhitenStd::One => T::constant(1.0),
-    };
-    for (k, v) in x.iter_mut().enumerate() {
-        let shifted = if shift_mean { *v - mean } else { *v };
-        *v = shifted * m(k) * scale;
     }
 }
 

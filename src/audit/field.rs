@@ -8,7 +8,7 @@ use super::tree::ResponseTree;
 use super::units::{multisets, n_multisets};
 use crate::advantage::Spread;
 use crate::advantage::kernels::{
-    group_row, inverse_std, leave_one_out_group, no_spread, whiten_tokens,
+    group_row, inverse_std, leave_one_out_group, no_spread, whiten_tokens, whitening_scale,
 };
 use crate::dual::Real;
 use crate::{Error, Result};
@@ -102,29 +102,186 @@ pub(super) fn kept<T: Real>(p: &Prepared<'_, T>, unit: &[usize], scratch: &mut V
 
 /// Calls `each(unit, probability)` for all units that are drawn; probabilities sum to `Σ`, which is returned, 1 unless groups are dropped.
 pub(super) fn for_each_unit<T: Real>(p: &Prepared<'_, T>, mut each: impl FnMut(&[usize], T)) -> T {
-    let (recipe, tree) = (p.recipe, p.tree);
     let (mut mass, mut scratch) = (T::constant(0.0), Vec::new());
-    let mut visit = |pool, prompt: f64| {
-        multisets(pool, recipe.unit(), |unit, multiplicity| {
-            if !kept(p, unit, &mut scratch) {
+    each_unit(p.tree, p.recipe, |unit, multiplicity| {
+        if !kept(p, unit, &mut scratch) {
+            return;
+        }
+        let mut prob = p.prob[unit[0]] * multiplicity;
+        for y in &unit[1..] {
+            prob = prob * p.prob[*y];
+        }
+        mass += prob;
+        each(unit, prob);
+    });
+    mass
+}
+
+/// Calls `each(unit, multiplicity)` for all units, the multiplicity times the weight of a group's prompt.
+#[inline(always)]
+fn each_unit(tree: &ResponseTree, recipe: &Recipe, mut each: impl FnMut(&[usize], f64)) {
+    if recipe.responses == 1 {
+        multisets(0..tree.n_responses(), recipe.unit(), each);
+        return;
+    }
+    for (prompt, w) in tree.prompt_weights().iter().enumerate() {
+        multisets(tree.responses_of(prompt), recipe.unit(), |unit, m| {
+            each(unit, m * w)
+        });
+    }
+}
+
+/// All units of a recipe written out, for fields at many θ: what does not depend on θ is computed once.
+pub(super) struct UnitTable {
+    n: usize,
+    /// The responses of every unit, n at a time.
+    members: Vec<usize>,
+    /// Ordered tuples that are the same unit, times the weight of a group's prompt.
+    multiplicity: Vec<f64>,
+    /// Tokens of every unit.
+    tokens: Vec<f64>,
+    /// The weight of its tokens in the loss, member by member.
+    weight: Vec<f64>,
+    /// The advantage of each member, where it does not depend on θ.
+    advantage: Option<Vec<f64>>,
+}
+
+/// Larger tables are not written out: units are then enumerated anew at every θ.
+const MOST_WRITTEN: f64 = 4e6;
+
+impl UnitTable {
+    /// None where it would be too large, or has no group.
+    pub fn new(problem: &Problem, recipe: &Recipe) -> Result<Option<Self>> {
+        let n = recipe.unit();
+        if n == 1 || drawn(problem, recipe) > MOST_WRITTEN {
+            return Ok(None);
+        }
+        let p = Prepared::<f64>::new(problem, recipe, problem.reference(), None)?;
+        // Returns hold log-probabilities where a KL term is in the reward.
+        let is_fixed = recipe.one_advantage_per_row() && recipe.kl_in_reward().is_none();
+        let mut out = Self {
+            n,
+            members: Vec::new(),
+            multiplicity: Vec::new(),
+            tokens: Vec::new(),
+            weight: Vec::new(),
+            advantage: is_fixed.then(Vec::new),
+        };
+        let (mut scratch, mut now) = (Vec::new(), Unit::new());
+        each_unit(p.tree, recipe, |unit, multiplicity| {
+            if !kept(&p, unit, &mut scratch) {
                 return;
             }
-            let mut prob = T::constant(multiplicity * prompt);
-            for y in unit {
-                prob = prob * p.prob[*y];
+            out.members.extend_from_slice(unit);
+            out.multiplicity.push(multiplicity);
+            now.fill(&p, unit);
+            let tokens: usize = unit.iter().map(|y| p.tree.tokens(*y).len()).sum();
+            out.tokens.push(tokens as f64);
+            out.weight.extend_from_slice(&now.weight);
+            if let Some(advantage) = &mut out.advantage {
+                advantage.extend_from_slice(&now.row);
             }
-            mass += prob;
-            each(unit, prob);
         });
-    };
-    if recipe.responses == 1 {
-        visit(0..tree.n_responses(), 1.0);
-    } else {
-        for (prompt, w) in tree.prompt_weights().iter().enumerate() {
-            visit(tree.responses_of(prompt), *w);
-        }
+        Ok(Some(out))
     }
-    mass
+
+    /// E\[g\], `[S·A]`, as [`field`] has it.
+    pub fn field<T: Real>(&self, p: &Prepared<'_, T>) -> Vec<T> {
+        let (mut sums, mass) = if self.advantage.is_none() && has_moments(p) {
+            self.by_moments(p)
+        } else {
+            self.one_by_one(p)
+        };
+        sums.scale_by_mass(p.recipe, mass);
+        sums.assemble(p)
+    }
+
+    fn prob<T: Real>(&self, p: &Prepared<'_, T>, k: usize, unit: &[usize]) -> T {
+        let first = p.prob[unit[0]] * self.multiplicity[k];
+        unit[1..].iter().fold(first, |prob, y| prob * p.prob[*y])
+    }
+
+    fn one_by_one<T: Real>(&self, p: &Prepared<'_, T>) -> (Sums<T>, T) {
+        let (mut sums, mut now) = (Sums::new(p), Unit::new());
+        let mut mass = T::constant(0.0);
+        for (k, unit) in self.members.chunks_exact(self.n).enumerate() {
+            let prob = self.prob(p, k, unit);
+            mass += prob;
+            let at = k * self.n..(k + 1) * self.n;
+            match &self.advantage {
+                Some(advantage) => {
+                    let fixed = self.weight[at.clone()].iter().zip(&advantage[at]);
+                    for (y, (weight, advantage)) in unit.iter().zip(fixed) {
+                        sums.add_fixed(*y, prob * *weight, *advantage);
+                    }
+                }
+                None => {
+                    now.fill(p, unit);
+                    sums.add(p, unit, &now, prob);
+                }
+            }
+        }
+        (sums, mass)
+    }
+
+    /// Where slopes are linear in Â, whitened advantages are needed only through the mean and the variance over a unit's tokens, which are sums over its
+    /// responses.
+    fn by_moments<T: Real>(&self, p: &Prepared<'_, T>) -> (Sums<T>, T) {
+        let (zero, n) = (T::constant(0.0), p.tree.n_responses());
+        let all = p.advantage.iter().map(|a| a.value()).sum::<f64>();
+        // Moments are taken about a number near all advantages: little cancels where they hardly differ.
+        let centre = all / p.advantage.len() as f64;
+        let moments = |y: usize| {
+            let centred = p.advantage[p.tree.tokens(y)].iter().map(|a| *a - centre);
+            centred.fold([zero; 2], |[first, second], a| [first + a, second + a * a])
+        };
+        let moments: Vec<[T; 2]> = (0..n).map(moments).collect();
+        // Σ_u P(u) w/std and Σ_u P(u) w mean/std of each response.
+        let (mut scaled, mut shifts) = (vec![zero; n], vec![zero; n]);
+        let (mut sums, mut mass) = (Sums::new(p), zero);
+        for (k, unit) in self.members.chunks_exact(self.n).enumerate() {
+            let prob = self.prob(p, k, unit);
+            mass += prob;
+            let (mut scale, mut mean) = (prob, T::constant(-centre));
+            if let Some(std) = p.recipe.whitening {
+                let [mut first, mut second] = [zero; 2];
+                for y in unit {
+                    first += moments[*y][0];
+                    second += moments[*y][1];
+                }
+                let per_token = 1.0 / self.tokens[k];
+                mean = first * per_token;
+                let var = second * per_token - mean * mean;
+                let var = if var.value() > 0.0 { var } else { zero };
+                scale = prob * whitening_scale(var, self.tokens[k], std);
+            }
+            let shift = scale * mean;
+            let weight = &self.weight[k * self.n..(k + 1) * self.n];
+            for (y, w) in unit.iter().zip(weight) {
+                scaled[*y] += scale * *w;
+                shifts[*y] += shift * *w;
+                sums.weight[*y] += prob * *w;
+            }
+        }
+        for y in 0..n {
+            let tokens = p.advantage[p.tree.tokens(y)].iter();
+            for (a, pair) in tokens.zip(p.tree.response(y)) {
+                sums.sided[0][*pair as usize] += (*a - centre) * scaled[y] - shifts[y];
+            }
+        }
+        (sums, mass)
+    }
+}
+
+/// Whether advantages of tokens enter linearly and depend on their unit by whitening at most.
+fn has_moments<T: Real>(p: &Prepared<'_, T>) -> bool {
+    let own = matches!(
+        p.recipe.advantage,
+        Estimator::RewardToGo | Estimator::Gae { .. } | Estimator::Greedy
+    );
+    let [up, down] = &p.slope;
+    let mut both = up.iter().zip(down);
+    own && both.all(|(u, d)| u.value() == -d.value())
 }
 
 /// The sums over units from which a field is assembled.
@@ -161,13 +318,11 @@ pub(super) fn field<T: Real>(p: &Prepared<'_, T>, watch: &mut impl Watch<T>) -> 
         sums.add(p, unit, &now, prob);
         watch.add(unit, &now, prob);
     });
-    let mut g = sums.assemble(p);
     if p.recipe.drop_equal_groups {
-        let scale = mass.recip();
-        g.iter_mut().for_each(|v| *v = *v * scale);
         watch.set_mass(mass);
     }
-    g
+    sums.scale_by_mass(p.recipe, mass);
+    sums.assemble(p)
 }
 
 impl<T: Real> Sums<T> {
@@ -200,6 +355,24 @@ impl<T: Real> Sums<T> {
                 }
             }
         }
+    }
+
+    /// Makes probabilities of what is drawn of probabilities of all, where some groups are dropped.
+    fn scale_by_mass(&mut self, recipe: &Recipe, mass: T) {
+        if recipe.drop_equal_groups {
+            let scale = mass.recip();
+            let [up, down] = &mut self.sided;
+            let all = up.iter_mut().chain(down).chain(&mut self.weight);
+            all.for_each(|v| *v = *v * scale);
+        }
+    }
+
+    /// Adds a response whose advantage does not depend on θ.
+    #[inline(always)]
+    fn add_fixed(&mut self, response: usize, weight: T, advantage: f64) {
+        self.weight[response] += weight;
+        let side = usize::from(advantage < 0.0);
+        self.sided[side][response] += weight * advantage.abs();
     }
 
     #[inline(always)]
@@ -303,7 +476,8 @@ pub(super) fn check_at(
     Ok(())
 }
 
-fn check_enumerable(problem: &Problem, recipe: &Recipe) -> Result<()> {
+/// Responses of all units together.
+fn drawn(problem: &Problem, recipe: &Recipe) -> f64 {
     let tree = problem.tree();
     let units = match recipe.responses {
         1 => n_multisets(tree.n_responses(), recipe.unit()),
@@ -311,7 +485,11 @@ fn check_enumerable(problem: &Problem, recipe: &Recipe) -> Result<()> {
             .map(|p| n_multisets(tree.responses_of(p).len(), recipe.unit()))
             .sum(),
     };
-    let drawn = units * recipe.unit() as f64;
+    units * recipe.unit() as f64
+}
+
+fn check_enumerable(problem: &Problem, recipe: &Recipe) -> Result<()> {
+    let drawn = drawn(problem, recipe);
     if drawn <= MOST_DRAWN {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use nalgebra::{DMatrix, DVector, Schur};
 
-use super::field::{check_all, field};
+use super::field::{UnitTable, check_all, field};
 use super::jacobian::{jacobian, largest};
 use super::prepared::Prepared;
 use super::problem::Problem;
@@ -49,6 +49,9 @@ pub struct FixedPoint {
 /// Steps of the ascent at most.
 const MOST_STEPS: usize = 4000;
 
+/// Steps of Newton at most: the error is squared by each.
+const MOST_NEWTON: usize = 12;
+
 /// Singular values below this share of the largest are null directions: a softmax has one per state.
 const NULL: f64 = 1e-9;
 
@@ -62,13 +65,17 @@ impl FixedPoint {
     pub fn find(problem: &Problem, recipe: &Recipe, start: Option<&[f64]>) -> Result<Self> {
         let start = start.unwrap_or(problem.reference());
         check_all(problem, recipe, start, None)?;
-        let (mut theta, mut status, steps) = ascend(problem, recipe, start.to_vec())?;
+        let flow = Flow {
+            problem,
+            recipe,
+            table: UnitTable::new(problem, recipe)?,
+        };
+        let (mut theta, mut status, steps) = flow.ascend(start.to_vec())?;
         let (mut residual, mut largest_eigenvalue) = (None, None);
         if status == Status::Interior {
-            newton(problem, recipe, &mut theta)?;
-            let left = largest(&at(problem, recipe, &theta)?);
+            let d = flow.newton(&mut theta)?;
+            let left = largest(&flow.at(&theta)?);
             residual = Some(left);
-            let d = jacobian(problem, recipe, &theta, None, None)?;
             largest_eigenvalue = eigenvalue(&d, theta.len());
             if !left.is_finite() {
                 status = Status::Singular;
@@ -87,88 +94,102 @@ impl FixedPoint {
     }
 }
 
-fn at(problem: &Problem, recipe: &Recipe, theta: &[f64]) -> Result<Vec<f64>> {
-    Ok(field(
-        &Prepared::new(problem, recipe, theta, None)?,
-        &mut (),
-    ))
+/// A recipe's field at many θ.
+struct Flow<'a> {
+    problem: &'a Problem,
+    recipe: &'a Recipe,
+    table: Option<UnitTable>,
 }
 
-fn ascend(
-    problem: &Problem,
-    recipe: &Recipe,
-    mut theta: Vec<f64>,
-) -> Result<(Vec<f64>, Status, usize)> {
-    let tree = problem.tree();
-    let a = tree.n_actions();
-    let (mut status, mut eta) = (Status::Singular, 0.5 / recipe.beta.max(0.3));
-    let mut last: Option<Vec<f64>> = None;
-    for step in 0..MOST_STEPS {
-        let lp = log_softmax(&theta, a);
-        let pi: Vec<f64> = lp.iter().map(|l| l.exp()).collect();
-        let g = at(problem, recipe, &theta)?;
-        if !g.iter().all(|v| v.is_finite()) {
-            return Ok((theta, Status::Boundary, step));
-        }
-        let d = visitation(tree, &lp);
-        let ahead = |(k, g): (usize, &f64)| g / (pi[k] * d[k / a]).max(1e-290);
-        let ahead: Vec<f64> = g.iter().enumerate().map(ahead).collect();
-        let (size, least) = (largest(&ahead), pi.iter().copied().fold(1.0, f64::min));
-        if least < 1e-7 && size > 1e-4 {
-            status = Status::Boundary;
-        }
-        if least < 1e-12 {
-            return Ok((theta, Status::Boundary, step));
-        }
-        if size < 1e-6 {
-            return Ok((theta, Status::Interior, step));
-        }
-        if eta * size < 1e-12 {
-            return Ok((theta, status, step));
-        }
-        if let Some(last) = &last {
-            let both = ahead.iter().zip(last).zip(&pi);
-            let onward: f64 = both.map(|((x, y), p)| x * y * p).sum();
-            eta *= if onward > 0.0 { 1.05 } else { 0.5 };
-        }
-        let shrink = (2.0 / (eta * size)).min(1.0);
-        for (t, x) in theta.iter_mut().zip(&ahead) {
-            *t += eta * x * shrink;
-        }
-        theta = log_softmax(&theta, a);
-        last = Some(ahead);
+impl Flow<'_> {
+    fn at(&self, theta: &[f64]) -> Result<Vec<f64>> {
+        let prepared = Prepared::new(self.problem, self.recipe, theta, None)?;
+        Ok(match &self.table {
+            Some(table) => table.field(&prepared),
+            None => field(&prepared, &mut ()),
+        })
     }
-    Ok((theta, status, MOST_STEPS))
-}
 
-/// A few Newton steps with the pseudo-inverse, as long as they are small.
-fn newton(problem: &Problem, recipe: &Recipe, theta: &mut Vec<f64>) -> Result<()> {
-    let n = theta.len();
-    for _ in 0..6 {
-        let g = at(problem, recipe, theta)?;
-        if largest(&g) < 1e-17 {
-            return Ok(());
-        }
-        let d = jacobian(problem, recipe, theta, None, None)?;
-        if !d.iter().all(|v| v.is_finite()) {
-            return Ok(());
-        }
-        let svd = DMatrix::from_row_slice(n, n, &d).svd(true, true);
-        let cut = NULL * svd.singular_values.max();
-        let down = DVector::from_iterator(n, g.iter().map(|v| -v));
-        let Ok(step) = svd.solve(&down, cut) else {
-            return Ok(());
-        };
-        let size = step.amax();
-        if !size.is_finite() || size > 0.1 {
-            return Ok(());
-        }
-        for (t, x) in theta.iter_mut().zip(step.iter()) {
-            *t += x;
-        }
-        *theta = log_softmax(theta, problem.tree().n_actions());
+    fn jacobian(&self, theta: &[f64]) -> Result<Vec<f64>> {
+        let table = self.table.as_ref();
+        jacobian(self.problem, self.recipe, theta, None, None, table)
     }
-    Ok(())
+
+    fn ascend(&self, mut theta: Vec<f64>) -> Result<(Vec<f64>, Status, usize)> {
+        let tree = self.problem.tree();
+        let a = tree.n_actions();
+        let (mut status, mut eta) = (Status::Singular, 0.5 / self.recipe.beta.max(0.3));
+        let mut last: Option<Vec<f64>> = None;
+        for step in 0..MOST_STEPS {
+            let lp = log_softmax(&theta, a);
+            let pi: Vec<f64> = lp.iter().map(|l| l.exp()).collect();
+            let g = self.at(&theta)?;
+            if !g.iter().all(|v| v.is_finite()) {
+                return Ok((theta, Status::Boundary, step));
+            }
+            let d = visitation(tree, &lp);
+            let ahead = |(k, g): (usize, &f64)| g / (pi[k] * d[k / a]).max(1e-290);
+            let ahead: Vec<f64> = g.iter().enumerate().map(ahead).collect();
+            let (size, least) = (largest(&ahead), pi.iter().copied().fold(1.0, f64::min));
+            if least < 1e-7 && size > 1e-4 {
+                status = Status::Boundary;
+            }
+            if least < 1e-12 {
+                return Ok((theta, Status::Boundary, step));
+            }
+            if size < 1e-6 {
+                return Ok((theta, Status::Interior, step));
+            }
+            if eta * size < 1e-12 {
+                return Ok((theta, status, step));
+            }
+            if let Some(last) = &last {
+                let both = ahead.iter().zip(last).zip(&pi);
+                let onward: f64 = both.map(|((x, y), p)| x * y * p).sum();
+                eta *= if onward > 0.0 { 1.05 } else { 0.5 };
+            }
+            let shrink = (2.0 / (eta * size)).min(1.0);
+            for (t, x) in theta.iter_mut().zip(&ahead) {
+                *t += eta * x * shrink;
+            }
+            theta = log_softmax(&theta, a);
+            last = Some(ahead);
+        }
+        Ok((theta, status, MOST_STEPS))
+    }
+
+    /// Newton steps with the pseudo-inverse, as long as they are small and the field falls; D there.
+    fn newton(&self, theta: &mut Vec<f64>) -> Result<Vec<f64>> {
+        let (n, a) = (theta.len(), self.problem.tree().n_actions());
+        let mut g = self.at(theta)?;
+        let mut d = self.jacobian(theta)?;
+        for _ in 0..MOST_NEWTON {
+            if !d.iter().all(|v| v.is_finite()) {
+                break;
+            }
+            let svd = DMatrix::from_row_slice(n, n, &d).svd(true, true);
+            let cut = NULL * svd.singular_values.max();
+            let down = DVector::from_iterator(n, g.iter().map(|v| -v));
+            let Ok(step) = svd.solve(&down, cut) else {
+                break;
+            };
+            let size = step.amax();
+            if !size.is_finite() || size > 0.1 {
+                break;
+            }
+            let moved: Vec<f64> = theta.iter().zip(step.iter()).map(|(t, x)| t + x).collect();
+            let moved = log_softmax(&moved, a);
+            let next = self.at(&moved)?;
+            // Rounding is reached where the field falls no more.
+            let falls = largest(&next) < 0.5 * largest(&g);
+            if !falls {
+                break;
+            }
+            (*theta, g) = (moved, next);
+            d = self.jacobian(theta)?;
+        }
+        Ok(d)
+    }
 }
 
 /// The largest real part among eigenvalues that are not null.

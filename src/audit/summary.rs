@@ -1,6 +1,6 @@
 //! What an audit says of a recipe at given logits.
 
-use super::field::{check_all, field};
+use super::field::{UnitTable, check_all, field};
 use super::jacobian::{curl, jacobian, norm};
 use super::prepared::Prepared;
 use super::problem::Problem;
@@ -145,7 +145,8 @@ impl Rotation {
     ) -> Result<Self> {
         check_all(problem, recipe, theta, old)?;
         let phi = pulled(problem, features)?;
-        let d = jacobian(problem, recipe, theta, old, phi)?;
+        let table = UnitTable::new(problem, recipe)?;
+        let d = jacobian(problem, recipe, theta, old, phi, table.as_ref())?;
         let n = phi.map_or(theta.len(), |f| f.1);
         Ok(Self {
             curl: curl(&d, n),
