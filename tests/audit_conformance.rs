@@ -440,3 +440,52 @@ fn every_branch_is_reached_and_left() {
     assert_eq!(branches, all);
     assert!(most.values().all(|n| *n > 0));
 }
+
+/// The safetensors file has the numbers of the JSON file, bit for bit: a header of names, shapes and places, then the numbers.
+#[test]
+fn both_files_hold_the_same_numbers() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/conformance/vectors.safetensors"
+    );
+    let bytes = std::fs::read(path).unwrap();
+    let (head, rest) = bytes.split_at(8);
+    let length = u64::from_le_bytes(head.try_into().unwrap()) as usize;
+    let (header, data) = rest.split_at(length);
+    let header: Value = serde_json::from_slice(header).unwrap();
+    let tensor = |name: &str| -> Vec<f64> {
+        let entry = &header[name];
+        assert_eq!(entry["dtype"], "F64", "{name}");
+        let place = |k: usize| entry["data_offsets"][k].as_u64().unwrap() as usize;
+        let cut = data[place(0)..place(1)].chunks_exact(8);
+        cut.map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+    fn flat(v: &Value) -> Vec<f64> {
+        match v {
+            Value::Array(rows) => rows.iter().flat_map(flat).collect(),
+            v => vec![v.as_f64().unwrap()],
+        }
+    }
+    let mut tensors = 0;
+    for s in vectors()["sets"].as_array().unwrap() {
+        let set = s["name"].as_str().unwrap();
+        let mut same = |name: String, want: &Value| {
+            assert_eq!(tensor(&name), flat(want), "{name}");
+            tensors += 1;
+        };
+        same(format!("{set}/mask"), &s["mask"]);
+        for (key, v) in s["inputs"].as_object().unwrap() {
+            same(format!("{set}/inputs/{key}"), v);
+        }
+        for (name, e) in s["recipes"].as_object().unwrap() {
+            for (key, v) in e.as_object().unwrap() {
+                if key != "config" && key != "reached" {
+                    same(format!("{set}/recipes/{name}/{key}"), v);
+                }
+            }
+        }
+    }
+    let named = header.as_object().unwrap().len() - 1;
+    assert_eq!(tensors, named, "and nothing else");
+}
