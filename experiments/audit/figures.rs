@@ -28,7 +28,6 @@ const FLOOR: f64 = 1e-6;
 fn ends(dir: &Path) -> Result<()> {
     let all = read(dir, "ends")?.filter("family", "small")?;
     let names = all.distinct("recipe")?;
-    let labels: Vec<&str> = names.iter().map(|n| short(n)).collect();
     let mut figures = Vec::new();
     for beta in all.distinct("beta")? {
         let rows = all.filter("beta", &beta)?;
@@ -48,6 +47,13 @@ fn ends(dir: &Path) -> Result<()> {
                 .collect::<Vec<_>>()
         };
         let trees = rows.floats("trees")?.first().copied().unwrap_or(0.0);
+        let worse = rows.floats("worse_than_reference")?;
+        let label = |(name, worse): (&String, &f64)| match worse / trees {
+            0.0 => short(name).to_string(),
+            share => format!("{} ({:.0}%)", short(name), 100.0 * share),
+        };
+        let labels: Vec<String> = names.iter().zip(&worse).map(label).collect();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let x = Axis::category("", &labels);
         let y = Axis::log10("SubOpt / SubOpt of the reference").range(FLOOR, 30.0);
         let bars = SeriesStyle::new(Kind::ErrorBars, 2, Marker::Circle);
@@ -76,9 +82,9 @@ fn ends(dir: &Path) -> Result<()> {
     }
     let mut panels = Panels::new("Where the KL goes decides where a recipe ends", 1, figures)
         .caption(&format!(
-            "SubOpt at the end of the flow from π_ref, over that of π_ref. Points on the lowest line are at or below {FLOOR:e}: k1 in the reward ends at the optimum. The most favourable β is the β' within e² of β for which the same policy looks best."
+            "SubOpt at the end of the flow from π_ref, over that of π_ref. Points on the lowest line are at or below {FLOOR:e}: k1 in the reward ends at the optimum. The most favourable β is the β' within e² of β for which the same policy looks best. In brackets: on how many trees the end is worse than π_ref, where there are any."
         ));
-    panels.panel_size = (1000, 400);
+    panels.panel_size = (1250, 400);
     panels.save(dir, "ends")
 }
 
@@ -88,7 +94,7 @@ fn short(name: &str) -> &str {
         "reference: REINFORCE, k1 in reward" => "k1 in reward",
         "TRL GRPO, bias-corrected k3" => "GRPO, corr. k3",
         "GRPO (paper), TRL loss_type=grpo" => "GRPO (paper)",
-        "OpenRLHF REINFORCE++" => "REINFORCE++",
+        "OpenRLHF REINFORCE++" => "REINFORCE ++",
         "mean-centred, exact KL in loss" => "exact in loss",
         "mean-centred, k2 in loss" => "k2 in loss",
         "REINFORCE, exact KL in reward" => "exact in reward",
