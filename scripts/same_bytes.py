@@ -9,7 +9,8 @@ A revision is anything that `git rev-parse` reads, or `.` for the working tree a
 target/same_bytes, so that it is built and run once. The exit code is 0 if everything is equal, 1 if not, 2 if a program failed.
 
 Equal means the same bytes, but for what names settings, versions, times and folders:
-  config.toml, versions.json, timings.json, locks  are not compared;
+  config.toml, versions.json, timings.json, locks and TensorBoard files, which hold the wall clock, are not compared;
+  seconds in what is printed are not compared;
   JSON (results, standard output) is compared without the keys of SETTINGS, at any depth;
   pages, cards and stage files that quote settings (QUOTING) are compared where they are equal and listed where not, as a reminder to look.
 Everything else, CSV, JSONL, figures, weights, tokenizers, is compared byte by byte.
@@ -19,6 +20,7 @@ import argparse
 import fnmatch
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "target" / "same_bytes"
 
-IGNORED = ["config.toml", "versions.json", "timings.json", "*.lock", ".lock", "stderr.txt"]
+IGNORED = ["config.toml", "versions.json", "timings.json", "*.lock", ".lock", "*.stderr.txt", "events.out.tfevents.*"]
 SETTINGS = {"config", "settings", "versions", "timings", "seconds", "run"}
 QUOTING = ["*.html", "README.md", "report.md"]
 
@@ -121,6 +123,10 @@ def without_settings(value):
     return value
 
 
+def without_seconds(text):
+    return re.sub(rb"\b[0-9.]+ (s|min)\b", b"", text)
+
+
 def parsed(data):
     try:
         return json.loads(data, parse_float=str, parse_int=str)
@@ -145,6 +151,8 @@ def compare(old, new):
         if path.suffix == ".json" and (x := parsed(a)) is not None and (y := parsed(b)) is not None:
             if without_settings(x) == without_settings(y):
                 continue
+        if path.name.endswith(".stdout.txt") and without_seconds(a) == without_seconds(b):
+            continue
         if is_one_of(path, QUOTING):
             look.append(f"quotes settings, look: {path}")
         else:

@@ -181,7 +181,7 @@ const AT_END: Training = Training {
 };
 
 /// Every method of every binary.
-pub const METHODS: [Method; 10] = [
+pub const METHODS: &[Method] = &[
     row(
         "sft",
         "SFT",
