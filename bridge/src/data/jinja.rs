@@ -245,7 +245,7 @@ fn python(value: &Value) -> Result<String, Error> {
         ValueKind::None => "None".into(),
         ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
         ValueKind::Number => number(value),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter()?.map(|item| python(&item));
             format!("[{}]", items.collect::<Result<Vec<_>, _>>()?.join(", "))
         }
