@@ -148,7 +148,7 @@ fn page(
         .collect();
     page.lead(&escape(&format!("{}.", parts.join(", "))));
     page.say(&format!(
-        "{}. <a href=\"../index.html\">All papers</a>. Drawn with {}.",
+        "{}. <a href=\"../index.html\">All papers</a>. Verdicts are those of the published sizes; numbers and figures below are drawn with {}.",
         link(paper),
         report::inline(report::sizes(full))
     ));

@@ -266,10 +266,15 @@ impl Check {
         };
         let runs = number("runs")?;
         let outside = if inside { "" } else { " (OUTSIDE its bounds)" };
+        let over = if runs > 1.0 {
+            format!(", {runs} instances")
+        } else {
+            String::new()
+        };
         Ok((
             inside,
             format!(
-                "{}: {word}{} {}{around}{outside} over {runs}",
+                "{}: {word}{} {}{around}{outside}{over}",
                 self.setting,
                 self.quantity,
                 short(value)
