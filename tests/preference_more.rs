@@ -86,6 +86,8 @@ fn dpop_needs_a_win_of_every_response() {
     }
 }
 
+type Loss<'a> = &'a dyn Fn(&Compared) -> LossBend;
+
 /// A loss of one's own that is DPO's, or IPO's, ends at their policies.
 #[test]
 fn known_losses_given_as_ones_own_end_at_their_policies() {
@@ -112,8 +114,7 @@ fn known_losses_given_as_ones_own_end_at_their_policies() {
             }
         };
         let start = [vec![0.0; responses.len()]];
-        let cases: [(&dyn Fn(&Compared) -> LossBend, Method); 2] =
-            [(&dpo, Method::Dpo), (&ipo, Method::Ipo)];
+        let cases: [(Loss<'_>, Method); 2] = [(&dpo, Method::Dpo), (&ipo, Method::Ipo)];
         for (loss, method) in cases {
             let fit = pair_loss_fit(&responses, &pairs, loss, &start).unwrap();
             let Outcome::Solved(want) = problem.solve(&method).unwrap() else {
