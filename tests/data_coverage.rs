@@ -427,3 +427,44 @@ fn what_cannot_be_told_is_an_error() {
     let error = population_dpo(&tree, &flat, &uniform, beta, PairLaw::Reference).unwrap_err();
     assert!(error.to_string().contains("trajectories"), "{error}");
 }
+
+/// What is the same for every response has no variance, whatever rounding leaves of it: C_lin of it is infinite.
+#[test]
+fn a_feature_that_no_response_changes_is_not_covered() {
+    let mdp = TokenTree::try_new(1, 3, 1, None)
+        .unwrap()
+        .compile(&[1.0])
+        .unwrap();
+    let mu = TabularPolicy::from_probs(&ndarray::array![[7.0 / 11.0, 1.0 / 11.0, 3.0 / 11.0]]);
+    let mu = mu.unwrap();
+    for c in [0.1, 0.25, 0.3, 1e6, 1e-6] {
+        let flat = vec![c, 1.0, c, -2.0, c, 0.5];
+        let features = DenseFeatures::try_new(1, 3, 2, flat).unwrap();
+        let linear = LinearCoverage::of(&mdp, DataLaw::Policy(&mu), &features).unwrap();
+        let at = linear.at(&[c, 0.3]).unwrap();
+        assert_eq!(at.value, f64::INFINITY, "{c}");
+        assert_eq!(at.at, [1.0, 0.0], "{c}");
+        let mean: f64 = (7.0 - 2.0 + 1.5) / 11.0;
+        let variance = (7.0 + 4.0 + 0.75) / 11.0 - mean * mean;
+        same(
+            "beside it",
+            linear.at(&[0.0, 0.3]).unwrap().value,
+            0.09 / (2.0 * variance),
+        );
+    }
+}
+
+/// π²/μ may be 0 in floating point where what follows is infinite: the product is infinite, not undefined.
+#[test]
+fn chi_square_is_infinite_where_a_rare_step_leads_to_what_was_never_seen() {
+    let mdp = TokenTree::try_new(1, 2, 2, None)
+        .unwrap()
+        .compile(&[1.0])
+        .unwrap();
+    let rare = ndarray::array![[0.0, -500.0], [0.0, 0.0], [0.0, 0.0]];
+    let target = TabularPolicy::from_logits(rare).unwrap();
+    let mu = ndarray::array![[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]];
+    let mu = TabularPolicy::from_probs(&mu).unwrap();
+    let value = chi_square_coverage(&mdp, &target, DataLaw::Policy(&mu)).unwrap();
+    assert_eq!(value, f64::INFINITY);
+}

@@ -420,6 +420,41 @@ fn chi_square_below(d: u32, x: f64) -> f64 {
     sum * (a * (0.5 * x).ln() - 0.5 * x - log_gamma).exp()
 }
 
+/// √(1/Υ) = 2 cosh(HLB) is finite long after Υ is 0 in floating point, and every B has its own κ.
+#[test]
+fn a_radius_is_infinite_only_where_it_is_beyond_floating_point() {
+    let inputs = |param_bound| RadiusInputs {
+        horizon: 3,
+        feature_bound: 7.0,
+        param_bound,
+        ridge: 1.0,
+        fail_prob: 0.05,
+    };
+    // By mpmath: 2 cosh(21 · 28.5) √(4 log 20) + 28.5².
+    let got = printed_radius(4, &inputs(28.5), 1.0).unwrap();
+    assert!(
+        (got / 2.914_264_150_095_776_8e260 - 1.0).abs() < 1e-12,
+        "{got:e}"
+    );
+    let design = Design::try_new(1, vec![20.0]).unwrap();
+    let all = radii(&design, &[0.1], &inputs(100.0)).unwrap();
+    let kinds = [
+        RadiusKind::Theory(Curvature::Data),
+        RadiusKind::LikelihoodRatio {
+            finite_sample: true,
+        },
+    ];
+    for kind in kinds {
+        assert!(!all.radius(kind).unwrap().value.is_finite());
+        for b in [1e-3, 0.1, 2.0] {
+            let moved = all.with_param_bound(&design, b).radius(kind).unwrap();
+            let direct = radii(&design, &[0.1], &inputs(b)).unwrap();
+            let direct = direct.radius(kind).unwrap();
+            assert!((moved.value / direct.value - 1.0).abs() < 1e-14, "{b}");
+        }
+    }
+}
+
 /// Errata, B3: at a fixed δ the central limit theorem makes ‖Δ‖²_Σ at least 4χ²_d in the limit, so the coverage of (A.2)
 /// is at most P(χ²_d ≤ C² d log(1/δ)/(4Υ)) there. For every C and d ≥ 3 that is below 1 − δ for δ near enough to 1.
 #[test]

@@ -1,5 +1,7 @@
 //! What no admissible policy can meet changes nothing: rows of unreachable states and pairs are filled with
 //! junk, huge numbers included, and every quantity of the library keeps its bits.
+//!
+//! The seed is fixed; `RTO_UNITS=seed,factor` runs `factor` times as many instances from another seed.
 
 use ndarray::Array2;
 use rand::Rng;
@@ -22,6 +24,18 @@ use rto::reward::{LogRatioReward, RewardModel, TabularReward};
 use rto::seed::SeedTree;
 
 const INSTANCES: u64 = 2000;
+
+/// The seed, and how many instances.
+fn runs() -> (u64, u64) {
+    let Ok(given) = std::env::var("RTO_UNITS") else {
+        return (15, INSTANCES);
+    };
+    let parsed = given.split_once(',').map(|(s, f)| (s.parse(), f.parse()));
+    match parsed {
+        Some((Ok(seed), Ok::<u64, _>(factor))) => (seed, INSTANCES * factor),
+        _ => panic!("RTO_UNITS: expected seed,factor"),
+    }
+}
 
 fn spec(i: u64) -> RandomSpec {
     let kind = match i % 3 {
@@ -131,8 +145,9 @@ fn with_junk_rows(policy: &TabularPolicy, met: &Reachable, rng: &mut ChaCha8Rng)
 #[test]
 fn junk_where_no_episode_goes_changes_nothing() {
     let mut junk = 0;
-    for i in 0..INSTANCES {
-        let seeds = SeedTree::new(15).child("reachable").index(i);
+    let (seed, instances) = runs();
+    for i in 0..instances {
+        let seeds = SeedTree::new(seed).child("reachable").index(i);
         let g = random_instance(&spec(i), &seeds).unwrap();
         let met = Reachable::new(&g.mdp, &g.reference).unwrap();
         let mut rng = seeds.child("junk").rng();

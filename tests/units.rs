@@ -1,7 +1,10 @@
 //! Every reported quantity transforms as it must when features, rewards and β change their units and when actions,
 //! prompts and pairs change their names; and (B.1) is solved to 1e-9 whatever the instance.
 //!
-//! The seeds are fixed; `RTO_UNITS=seed,factor` runs `factor` times as many instances from another seed.
+//! The seeds are fixed; `RTO_UNITS=seed,factor` runs `factor` times as many instances from another seed, and
+//! `RTO_UNITS=seed,factor,first` those from number `first` on.
+
+use std::ops::Range;
 
 use ndarray::{Array2, array};
 use rand::Rng;
@@ -23,14 +26,16 @@ use rto::plan::soft_value_iteration;
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
 
-/// The seed, and how many instances a test of `n` runs.
-fn runs(n: u64) -> (u64, u64) {
-    let given = std::env::var("RTO_UNITS").ok();
-    let parsed = given.as_deref().and_then(|s| s.split_once(','));
-    match parsed.map(|(seed, factor)| (seed.parse::<u64>(), factor.parse::<u64>())) {
-        Some((Ok(seed), Ok(factor))) => (seed, n * factor),
-        None if given.is_none() => (20, n),
-        _ => panic!("RTO_UNITS: expected seed,factor"),
+/// The seed, and the numbers of the instances of a test that has `n`.
+fn runs(n: u64) -> (u64, Range<u64>) {
+    let Ok(given) = std::env::var("RTO_UNITS") else {
+        return (20, 0..n);
+    };
+    let parsed: Result<Vec<u64>, _> = given.split(',').map(str::parse).collect();
+    match parsed.as_deref() {
+        Ok([seed, factor]) => (*seed, 0..n * factor),
+        Ok([seed, factor, first]) => (*seed, *first..n * factor),
+        _ => panic!("RTO_UNITS: expected seed,factor or seed,factor,first"),
     }
 }
 
@@ -360,9 +365,9 @@ fn compare(what: &str, a: &Solved, b: &Solved, unit: f64) {
 
 #[test]
 fn every_unit_of_the_features_gives_the_same_answers() {
-    let (seed, n) = runs(700);
+    let (seed, instances) = runs(700);
     let mut seen = [0usize; 4];
-    for i in 0..n {
+    for i in instances.clone() {
         let mut rng = SeedTree::new(seed).child("unit").index(i).rng();
         let world = World::random(&mut rng);
         let (kind, c) = (
@@ -391,13 +396,14 @@ fn every_unit_of_the_features_gives_the_same_answers() {
         }] += 1;
         seen[3] += usize::from(a.radii.rank < world.dim);
     }
+    let n = instances.end - instances.start;
     assert!(seen.iter().all(|s| *s as u64 > n / 20), "{seen:?}");
 }
 
 #[test]
 fn names_of_actions_prompts_and_pairs_do_not_matter() {
-    let (seed, n) = runs(700);
-    for i in 0..n {
+    let (seed, instances) = runs(700);
+    for i in instances.clone() {
         let mut rng = SeedTree::new(seed).child("names").index(i).rng();
         let world = World::random(&mut rng);
         let kind = rng.random_range(0..KINDS.len());
@@ -427,9 +433,9 @@ fn names_of_actions_prompts_and_pairs_do_not_matter() {
 /// Each coordinate in a unit of its own: what the ball and λ have no part in keeps its value.
 #[test]
 fn every_coordinate_may_have_its_own_unit() {
-    let (seed, n) = runs(800);
+    let (seed, instances) = runs(800);
     let mut fitted = 0;
-    for i in 0..n {
+    for i in instances.clone() {
         let mut rng = SeedTree::new(seed).child("diagonal").index(i).rng();
         let world = World::random(&mut rng);
         let c: Vec<f64> = (0..world.dim)
@@ -480,14 +486,15 @@ fn every_coordinate_may_have_its_own_unit() {
         };
         assert_eq!(wald(&a, &x.theta), wald(&b, &y.theta), "{what}");
     }
+    let n = instances.end - instances.start;
     assert!(fitted as u64 > n / 10, "{fitted}");
 }
 
 /// Rewards, β, θ_MLE, ϱ and B times c: values times c, the same policies.
 #[test]
 fn rewards_and_beta_may_be_measured_in_anything() {
-    let (seed, n) = runs(500);
-    for i in 0..n {
+    let (seed, instances) = runs(500);
+    for i in instances.clone() {
         let mut rng = SeedTree::new(seed).child("reward").index(i).rng();
         let world = World::random(&mut rng);
         let c = log_uniform(&mut rng, -6.0, 6.0);
@@ -542,9 +549,9 @@ fn rewards_and_beta_may_be_measured_in_anything() {
 
 #[test]
 fn b1_is_solved_to_nine_digits_on_moderate_instances() {
-    let (seed, n) = runs(5000);
+    let (seed, instances) = runs(5000);
     let mut actives = [[0usize; 2]; 2];
-    for i in 0..n {
+    for i in instances.clone() {
         let seeds = SeedTree::new(seed).child("b1").index(i);
         let mut rng = seeds.child("choices").rng();
         let spec = RandomSpec {
@@ -770,6 +777,45 @@ fn features_in_different_units_keep_their_rank() {
     let pair = PreferencePair::try_new(of(&[0, 0]), of(&[1, 0])).unwrap();
     let design = Design::from_pairs(&mdp, &map.unwrap(), &[pair]).unwrap();
     assert_eq!(design.rows()[1], 0.0, "0.1 + 0.2 - 0.3");
+}
+
+/// M = w x xᵀ + λI: across x the metric is λ, however large the features are.
+#[test]
+fn the_ridge_is_not_lost_beside_large_features() {
+    for unit in [1.0, 1e3, 1e6, 1e8] {
+        for ridge in [1e-3, 1.0] {
+            let (x, y, length) = (3.0 * unit, 4.0 * unit, 5.0 * unit);
+            let design = Design::try_new(3, vec![x, y, 0.0, -x, -y, 0.0]).unwrap();
+            let metrics = [
+                (2.0, Metric::sigma_d(&design, ridge).unwrap()),
+                (0.5, Metric::fisher(&design, &[0.0; 3], ridge).unwrap()),
+            ];
+            for (weight, metric) in metrics {
+                let what = format!("unit {unit}, ridge {ridge}, {:?}", metric.kind());
+                let along = weight * length * length + ridge;
+                close(
+                    &what,
+                    metric.log_det(),
+                    along.ln() + 2.0 * ridge.ln(),
+                    1e-12,
+                );
+                let across = metric.inverse_norm(&[4.0, -3.0, 0.0]);
+                close(&what, across, 5.0 / ridge.sqrt(), 1e-7);
+                close(
+                    &what,
+                    metric.inverse_norm(&[x, y, 0.0]),
+                    length / along.sqrt(),
+                    1e-12,
+                );
+                close(
+                    &what,
+                    metric.norm(&[0.0, 0.0, 2.0]),
+                    2.0 * ridge.sqrt(),
+                    1e-12,
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -309,10 +309,9 @@ fn largest_bound(
             high = middle;
         }
     }
-    let unit = 10f64.powi(low.log10().floor() as i32 - 3);
-    let rounded: f64 = format!("{:e}", (low / unit).floor() * unit)
-        .parse()
-        .unwrap_or(low);
+    let exponent = low.log10().floor() as i32 - 3;
+    let digits = (low / 10f64.powi(exponent)).floor();
+    let rounded: f64 = format!("{digits}e{exponent}").parse().unwrap_or(low);
     Some(if finite(rounded) { rounded } else { low })
 }
 

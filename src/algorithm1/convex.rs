@@ -39,6 +39,11 @@ const STALLED: f64 = 1e-12;
 /// A gap, relative to the scale of the objective, that rounding explains.
 const ROUNDED: f64 = 1e-8;
 
+/// A gap, relative to the scale of the objective, at which no other set of active constraints is tried.
+const POLISHED: f64 = 1e-13;
+/// How far outside a constraint a point may be and still be moved inside.
+const NEARLY_FEASIBLE: f64 = 1e-9;
+
 struct State<'a, O> {
     objective: &'a O,
     frame: Frame,
@@ -162,9 +167,26 @@ impl<O: Objective> State<'_, O> {
             v: self.v.clone(),
             m: self.m.clone(),
         };
-        // The stronger damping for an objective that is flat in some direction.
-        for damping in [1e-14, 1e-9] {
-            self.polish(beta, damping, &mut best)?;
+        let c = self.frame.constraints(&self.v);
+        let mut sets = vec![
+            (0..c.len())
+                .filter(|&i| self.m[i] > -c[i])
+                .collect::<Vec<_>>(),
+        ];
+        // Where a multiplier and its slack are about the same, the barrier cannot tell which constraints are active.
+        for other in [vec![0], vec![1], vec![0, 1], vec![]] {
+            if other.iter().all(|i| *i < c.len()) && !sets.contains(&other) {
+                sets.push(other);
+            }
+        }
+        for which in sets {
+            // The stronger damping for an objective that is flat in some direction.
+            for damping in [1e-14, 1e-9] {
+                self.polish(beta, damping, &which, &mut best)?;
+            }
+            if best.gap <= POLISHED * self.scale {
+                break;
+            }
         }
         if best.gap <= ROUNDED * self.scale {
             Ok(best)
@@ -286,37 +308,61 @@ impl<O: Objective> State<'_, O> {
         }
     }
 
-    /// Newton on the KKT equations of the constraints whose multiplier exceeds their slack. The point of least gap is
-    /// kept. Steps are added to θ itself: far from θ_MLE it is otherwise only as exact as θ_MLE is large.
-    fn polish(&mut self, beta: f64, damping: f64, best: &mut Candidate) -> Result<()> {
-        let c = self.frame.constraints(&self.v);
-        let which: Vec<usize> = (0..c.len()).filter(|&i| self.m[i] > -c[i]).collect();
-        let (mut v, mut m) = (self.v.clone(), vec![0.0; c.len()]);
+    /// Newton on the KKT equations of the constraints in `which`. The point of least gap is kept, moved inside Θ where
+    /// rounding leaves it outside. Steps are added to θ itself: far from θ_MLE it is otherwise only as exact as θ_MLE is
+    /// large.
+    fn polish(
+        &mut self,
+        beta: f64,
+        damping: f64,
+        which: &[usize],
+        best: &mut Candidate,
+    ) -> Result<()> {
+        let (mut v, mut m) = (
+            self.v.clone(),
+            vec![0.0; self.frame.constraints(&self.v).len()],
+        );
         let mut theta = self.frame.theta(&v);
+        let middle = self.frame.interior();
+        let room = self.frame.constraints(&middle);
         which.iter().for_each(|&i| m[i] = self.m[i]);
         for _ in 0..6 {
             let gradient = self.frame.gradient(&self.objective.gradient(&theta, beta)?);
             let hessian = self.frame.hessian(&self.objective.hessian(&theta, beta)?) / self.scale;
             let c = self.frame.constraints(&v);
-            let feasible = c.iter().all(|c| *c <= 4e-16 * self.frame.dim() as f64);
+            let outside = c.iter().fold(0.0f64, |most, c| most.max(*c));
             let signs = m.iter().all(|m| *m >= 0.0);
-            let gap = self.gap(&v, &m, &gradient);
-            if feasible && signs && gap < best.gap {
-                *best = Candidate {
-                    theta: theta.clone(),
-                    v: v.clone(),
-                    m: m.clone(),
-                    gap,
-                };
+            if signs && outside <= 4e-16 * self.frame.dim() as f64 {
+                let gap = self.gap(&v, &m, &gradient);
+                if gap < best.gap {
+                    *best = Candidate {
+                        theta: theta.clone(),
+                        v: v.clone(),
+                        m: m.clone(),
+                        gap,
+                    };
+                }
+            } else if signs && outside <= NEARLY_FEASIBLE {
+                // Constraints are convex: this share of the way to an inner point is enough.
+                let share = |(c, r): (&f64, &f64)| if *c > 0.0 { c / (c - r) } else { 0.0 };
+                let share = 2.0 * c.iter().zip(&room).map(share).fold(0.0, f64::max);
+                let step = (&middle - &v) * share;
+                let (inner, moved) = (&v + &step, &theta + self.frame.displacement(&step));
+                let gradient = self.frame.gradient(&self.objective.gradient(&moved, beta)?);
+                let gap = self.gap(&inner, &m, &gradient);
+                let kept = self.frame.constraints(&inner).iter().all(|c| *c <= 0.0);
+                if kept && gap < best.gap {
+                    *best = Candidate {
+                        theta: moved,
+                        v: inner,
+                        m: m.clone(),
+                        gap,
+                    };
+                }
             }
-            let Some((step, change)) = self.kkt_step(
-                &v,
-                &m,
-                (gradient / self.scale, hessian),
-                &c,
-                &which,
-                damping,
-            ) else {
+            let Some((step, change)) =
+                self.kkt_step(&v, &m, (gradient / self.scale, hessian), &c, which, damping)
+            else {
                 break;
             };
             // Θ is not that long: what is left of the equations is rounding.

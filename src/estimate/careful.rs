@@ -242,6 +242,22 @@ fn unbounded(strict: &[bool]) -> Error {
     }
 }
 
+/// Columns orthonormal among each other and to those of `a`. What `a` leaves of a row may be a small difference of large
+/// numbers; the margins of O move with all of ‖b‖ that is not orthogonal to it.
+fn orthogonal_to(a: &DMatrix<f64>, mut b: DMatrix<f64>) -> DMatrix<f64> {
+    for j in 0..b.ncols() {
+        let mut column = b.column(j).into_owned();
+        for _ in 0..2 {
+            for other in a.column_iter().chain(b.columns(0, j).column_iter()) {
+                column -= other * other.dot(&column);
+            }
+            column.normalize_mut();
+        }
+        b.set_column(j, &column);
+    }
+    b
+}
+
 /// X in the coordinates of [`Split`], and their basis `[d, k]`.
 fn split(design: &Design, strict: &[bool]) -> Result<(Split, DMatrix<f64>)> {
     let d = design.dim();
@@ -274,7 +290,7 @@ fn split(design: &Design, strict: &[bool]) -> Result<(Split, DMatrix<f64>)> {
             }
         }
     }
-    let b = row_space::basis(&rest, d, &lost);
+    let b = orthogonal_to(&a, row_space::basis(&rest, d, &lost));
     let (ka, kb) = (a.ncols(), b.ncols());
     let basis = DMatrix::from_fn(
         d,

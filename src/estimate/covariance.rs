@@ -2,7 +2,8 @@
 
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
-use super::design::{Design, information};
+use super::design::Design;
+use super::kernels::{self, Weights};
 use crate::mdp::check_len;
 use crate::{Error, Result};
 
@@ -30,7 +31,7 @@ impl Metric {
     /// # Errors
     /// [`Error::Config`] unless λ > 0 is finite.
     pub fn sigma_d(design: &Design, ridge: f64) -> Result<Self> {
-        Self::from_gram(MetricKind::SigmaD, design.gram(), ridge)
+        Self::new(MetricKind::SigmaD, design, None, ridge)
     }
 
     /// Σ_i σ′(x_iᵀθ) x_i x_iᵀ + λI.
@@ -38,21 +39,28 @@ impl Metric {
     /// # Errors
     /// [`Error::Config`] unless λ > 0 is finite; [`Error::Shape`].
     pub fn fisher(design: &Design, theta: &[f64], ridge: f64) -> Result<Self> {
-        Self::from_gram(MetricKind::Fisher, information(design, theta)?, ridge)
+        check_len("theta", design.dim(), theta.len())?;
+        Self::new(MetricKind::Fisher, design, Some(theta), ridge)
     }
 
-    fn from_gram(kind: MetricKind, gram: DMatrix<f64>, ridge: f64) -> Result<Self> {
+    /// Σ w_i x_i x_iᵀ + λI, w_i = σ′(x_iᵀθ), or 1 without a θ.
+    fn new(kind: MetricKind, design: &Design, theta: Option<&[f64]>, ridge: f64) -> Result<Self> {
         if !(ridge > 0.0 && ridge.is_finite()) {
             return Err(Error::config("ridge (lambda)", ridge, "> 0 and finite"));
         }
-        let mut matrix = gram;
-        for i in 0..matrix.nrows() {
+        let d = design.dim();
+        let weights = theta.map_or(Weights::One, Weights::Slope);
+        let mut matrix = DMatrix::from_vec(d, d, kernels::gram(design.rows(), d, weights));
+        for i in 0..d {
             matrix[(i, i)] += ridge;
         }
-        let factor = factorise(&matrix).ok_or_else(|| Error::NonFinite {
-            what: format!("Cholesky factor with ridge {ridge}"),
-            value: f64::NAN,
-        })?;
+        let factor = factorise(&matrix).filter(|factor| well_conditioned(&matrix, factor));
+        let factor = factor
+            .or_else(|| from_rows(design, theta, ridge))
+            .ok_or_else(|| Error::NonFinite {
+                what: format!("Cholesky factor with ridge {ridge}"),
+                value: f64::NAN,
+            })?;
         Ok(Self {
             kind,
             ridge,
@@ -137,6 +145,48 @@ impl Metric {
         }
         y
     }
+}
+
+/// Least share of a diagonal entry that its pivot may have for the sums of squares in M to be trusted with it. Where the
+/// features are in large units and some direction was never compared, λ is lost beside them.
+const TRUSTED_PIVOT: f64 = 1e-4;
+
+/// Whether no pivot is a small difference of large numbers.
+fn well_conditioned(matrix: &DMatrix<f64>, factor: &Cholesky<f64, Dyn>) -> bool {
+    let l = factor.l_dirty();
+    (0..matrix.nrows()).all(|i| l[(i, i)].powi(2) > TRUSTED_PIVOT * matrix[(i, i)])
+}
+
+/// Lᵀ as R of the QR factorisation of the rows √w_i x_i over √λ I: nothing is squared. Read in chunks.
+fn from_rows(design: &Design, theta: Option<&[f64]>, ridge: f64) -> Option<Cholesky<f64, Dyn>> {
+    let d = design.dim();
+    let mut triangle = DMatrix::zeros(0, d);
+    let mut stack = |rows: DMatrix<f64>| {
+        let (top, more) = (triangle.nrows(), rows.nrows());
+        let mut stacked = std::mem::take(&mut triangle).insert_rows(top, more, 0.0);
+        stacked.rows_mut(top, more).copy_from(&rows);
+        triangle = stacked.qr().r();
+    };
+    for chunk in design.rows().chunks(4 * d.max(16) * d) {
+        let mut rows = DMatrix::from_row_slice(chunk.len() / d, d, chunk);
+        if let Some(theta) = theta {
+            for (i, z) in kernels::margins(chunk, d, theta).into_iter().enumerate() {
+                rows.row_mut(i).scale_mut(kernels::sigmoid_slope(z).sqrt());
+            }
+        }
+        stack(rows);
+    }
+    stack(DMatrix::identity(d, d) * ridge.sqrt());
+    for i in 0..d {
+        if triangle[(i, i)] < 0.0 {
+            triangle.row_mut(i).neg_mut();
+        }
+    }
+    let pivots = triangle.diagonal();
+    pivots
+        .iter()
+        .all(|p| p.is_finite() && *p > 0.0)
+        .then(|| Cholesky::pack_dirty(triangle.transpose()))
 }
 
 /// M = LLᵀ, by LAPACK where the feature is on and d is large.

@@ -16,8 +16,6 @@ use crate::{Error, Result};
 const LAST_STEP: f64 = 1e-8;
 /// The same between two balls on the way.
 const NEXT_BALL: f64 = 0.3;
-/// Steps that stay this small for long are rounding of equations near singularity.
-const COARSE: f64 = 1e-3;
 /// Relative damping of a factorisation that fails.
 const DAMPING: f64 = 1e-15;
 
@@ -151,8 +149,7 @@ impl Graded<'_> {
             };
             smallest = smallest.min(change);
             let exact = 1e-6 * (1.0 + 1e-8 * model.largest_margin);
-            let rounded = stalled >= 8 && smallest <= exact || stalled >= 30 && smallest <= COARSE;
-            if rounded && change <= 2.0 * smallest {
+            if stalled >= 8 && smallest <= exact && change <= 2.0 * smallest {
                 at.y = to;
                 at.converged = true;
                 break;

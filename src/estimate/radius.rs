@@ -120,8 +120,10 @@ pub fn printed_radius(dim: usize, inputs: &RadiusInputs, constant: f64) -> Resul
     if !(constant > 0.0 && constant.is_finite()) {
         return Err(Error::config("C of (A.2)", constant, "> 0 and finite"));
     }
-    let variance = dim as f64 * inputs.log_inverse() / curvature_bound(inputs);
-    Ok(constant * variance.sqrt() + inputs.ridge * inputs.param_bound.powi(2))
+    // By 1/√Υ, which is finite long after Υ itself is 0 in floating point.
+    let spread = (dim as f64 * inputs.log_inverse()).sqrt();
+    let spread = spread * inverse_root_slope(inputs.largest_margin());
+    Ok(constant * spread + inputs.ridge * inputs.param_bound.powi(2))
 }
 
 /// Υ = 1/(2 + e^{2HLB} + e^{−2HLB}) of Lemma A.1: σ′ at the largest margin the assumptions allow.
@@ -332,8 +334,8 @@ impl Radii {
         out.inputs.param_bound = param_bound;
         out.upsilon = curvature_bound(&out.inputs);
         let norms = design.norms();
-        let slopes = norms.iter().map(|x| slope(param_bound * x));
-        out.kappa = slopes.fold(0.25, f64::min);
+        out.steepest = param_bound * norms.iter().copied().fold(0.0, f64::max);
+        out.kappa = slope(out.steepest);
         out.lr_threshold = lr_threshold(self.dim, &out.inputs, norms.iter().sum());
         out
     }

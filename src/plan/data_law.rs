@@ -146,7 +146,15 @@ pub fn chi_square_coverage(
                 let rows = target.row(s).iter().zip(mu.row(s)).enumerate();
                 let taken = rows.filter(|(_, (p, _))| p.exp() > 0.0);
                 second[s] = taken
-                    .map(|(a, (p, q))| (2.0 * p - q).exp() * later(mdp, s * na + a, &second))
+                    .map(|(a, (p, q))| {
+                        let rest = later(mdp, s * na + a, &second);
+                        // π²/μ is positive, though it may be 0 in floating point: what follows may still be infinite.
+                        if rest.is_finite() {
+                            (2.0 * p - q).exp() * rest
+                        } else {
+                            rest
+                        }
+                    })
                     .sum();
             }
             Ok(super::mean_value(mdp, &second) - 1.0)

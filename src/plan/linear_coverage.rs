@@ -4,7 +4,8 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::data_law::Attained;
 use super::{DataLaw, action_covariance, check_policy, visitation};
-use crate::features::{FeatureMap, trajectory_features};
+use crate::estimate::Design;
+use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_len};
 use crate::{Error, Result};
 
@@ -35,19 +36,20 @@ impl LinearCoverage {
     /// [`Error::Shape`]; [`Error::Config`] without pairs; [`Error::NotConverged`] when the eigensolver fails.
     pub fn of(mdp: &TabularMdp, law: DataLaw<'_>, features: &impl FeatureMap) -> Result<Self> {
         match law {
-            DataLaw::Policy(mu) => Self::new(2.0 * response_covariance(mdp, mu, features)?),
+            DataLaw::Policy(mu) => {
+                let mut moment = 2.0 * response_covariance(mdp, mu, features)?;
+                // What rounding left of a feature whose sum is the same for every response is no variance.
+                for k in constant_features(mdp, mu, features) {
+                    moment.row_mut(k).fill(0.0);
+                    moment.column_mut(k).fill(0.0);
+                }
+                Self::new(moment)
+            }
             DataLaw::Pairs([]) => Err(Error::config("preferences", "none", "at least one pair")),
             DataLaw::Pairs(pairs) => {
-                let d = features.dim();
-                let mut sum = DMatrix::zeros(d, d);
-                for pair in pairs {
-                    let winner = trajectory_features(features, pair.winner());
-                    let loser = trajectory_features(features, pair.loser());
-                    let x =
-                        DVector::from_iterator(d, winner.iter().zip(&loser).map(|(w, l)| w - l));
-                    sum.ger(1.0 / pairs.len() as f64, &x, &x, 1.0);
-                }
-                Self::new(sum)
+                // A design has no differences that are rounding of the features.
+                let design = Design::from_pairs(mdp, features, pairs)?;
+                Self::new(design.gram() / pairs.len() as f64)
             }
         }
     }
@@ -175,6 +177,45 @@ impl LinearCoverage {
             at: worst.1,
         })
     }
+}
+
+/// The coordinates of ψ that are the same for every response of positive probability to a prompt, up to rounding.
+fn constant_features(
+    mdp: &TabularMdp,
+    mu: &TabularPolicy,
+    features: &impl FeatureMap,
+) -> Vec<usize> {
+    let (n, na, dim) = (mdp.n_states(), mdp.n_actions(), features.dim());
+    let mut phi = vec![0.0; dim];
+    // Least and largest sum still to come from each state, and the largest sum of absolute values.
+    let none = [f64::INFINITY, f64::NEG_INFINITY, 0.0];
+    let mut ahead = vec![none; n * dim];
+    for s in (0..n).rev() {
+        for a in (0..na).filter(|a| mu.prob(StateIx(s as u32), ActionIx(*a as u32)) > 0.0) {
+            features.write(StateIx(s as u32), ActionIx(a as u32), &mut phi);
+            let (next, prob) = mdp.transition().row(s * na + a);
+            for (to, _) in next.iter().zip(prob).filter(|(_, p)| **p > 0.0) {
+                for (k, x) in phi.iter().enumerate() {
+                    let rest = match *to {
+                        StateIx::END => [0.0; 3],
+                        to => ahead[to.ix() * dim + k],
+                    };
+                    let here = &mut ahead[s * dim + k];
+                    here[0] = here[0].min(x + rest[0]);
+                    here[1] = here[1].max(x + rest[1]);
+                    here[2] = here[2].max(x.abs() + rest[2]);
+                }
+            }
+        }
+    }
+    let rounding = 4.0 * f64::EPSILON * (mdp.horizon() + 1) as f64;
+    let constant = |k: usize| {
+        mdp.roots().all(|(root, _)| {
+            let [low, high, size] = ahead[root.ix() * dim + k];
+            high - low <= rounding * size
+        })
+    };
+    (0..dim).filter(|k| constant(*k)).collect()
 }
 
 /// Theorem B.1, partial coverage: E_{x∼ρ}\[Cov_π(ψ | x)\], `[d, d]`: [`action_covariance`] and what the environment's own randomness adds,

@@ -35,8 +35,10 @@ pub struct PreferenceOptimum {
 
 /// The most (trajectories)² · (logits) that a minimisation may cost.
 const MOST_WORK: f64 = 2e7;
-const STARTS: usize = 24;
+const STARTS: usize = 48;
 const MOST_STEPS: usize = 300;
+/// A longer step in logits would leave the valley of its start, and all starts would end in the widest.
+const LONGEST_STEP: f64 = 1.0;
 /// A gradient up to this, beside the largest curvature and the weights' sum of 1, counts as stationary.
 const STATIONARY: f64 = 1e-11;
 
@@ -373,7 +375,8 @@ impl<'a> Problem<'a> {
                     damped[(i, i)] += damping * scale;
                 }
                 let step = Cholesky::new(damped).map(|c| c.solve(&gradient));
-                if let Some(step) = step.filter(|s| s.iter().all(|x| x.is_finite())) {
+                // NaN is not short either.
+                if let Some(step) = step.filter(|s| s.amax() <= LONGEST_STEP) {
                     let logits = &point.logits - &step;
                     let loss = self.loss(&logits);
                     // Where the loss is flat to rounding, the gradient still tells.
