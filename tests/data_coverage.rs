@@ -454,6 +454,25 @@ fn a_feature_that_no_response_changes_is_not_covered() {
     }
 }
 
+/// The same where features are in different units: what no pair differs in is not small beside another feature.
+#[test]
+fn a_feature_in_small_units_is_not_covered_by_another() {
+    let mdp = TokenTree::try_new(1, 2, 1, None)
+        .unwrap()
+        .compile(&[1.0])
+        .unwrap();
+    let features = DenseFeatures::try_new(1, 2, 2, vec![1e-7, 3e3, 1e-7, 1e3]).unwrap();
+    let one = |a| Trajectory::try_new(&mdp, vec![(StateIx(0), ActionIx(a))]).unwrap();
+    let pairs = [PreferencePair::try_new(one(0), one(1)).unwrap()];
+    let uniform = TabularPolicy::uniform(1, 2);
+    for law in [DataLaw::Pairs(&pairs), DataLaw::Policy(&uniform)] {
+        let linear = LinearCoverage::of(&mdp, law, &features).unwrap();
+        assert_eq!(linear.at(&[1e-7, 2e3]).unwrap().value, f64::INFINITY);
+        // A difference of two expectations of it is rounding.
+        assert!(linear.at(&[1e-23, 2e3]).unwrap().value.is_finite());
+    }
+}
+
 /// π²/μ may be 0 in floating point where what follows is infinite: the product is infinite, not undefined.
 #[test]
 fn chi_square_is_infinite_where_a_rare_step_leads_to_what_was_never_seen() {

@@ -8,11 +8,11 @@ use crate::population::population_loss;
 use crate::report::{Dpo, Minimisation, RtoReport};
 use crate::solver::{Solver, root_rows, roots};
 use anyhow::{Context, Result};
-use ndarray::Array2;
+use rto::algorithm1::holds_differences;
 use rto::estimate::RowSpace;
 use rto::mdp::{Beta, PreferencePair, StateIx, TabularMdp, TabularPolicy, Trajectory};
 use rto::numerics::log_sigmoid;
-use rto::plan::{PairLaw, action_covariance, population_dpo, rto_optimum, soft_value_iteration};
+use rto::plan::{PairLaw, population_dpo, rto_optimum, soft_value_iteration};
 use rto::reward::{LinearReward, LogRatioReward, RewardModel};
 
 /// A policy that minimises (4.4), and how it was found.
@@ -209,33 +209,17 @@ impl Solver<'_> {
     }
 
     /// Whether the pairs span all differences ψ(y) − ψ(y′) of responses to a prompt: then (4.4) determines the
-    /// policy, though perhaps not θ. The differences span the range of the covariance of ψ under a policy that takes every action.
+    /// policy, though perhaps not θ.
     fn spanned(&self, e: &Estimate) -> Result<bool> {
         let features = self.features.as_ref().expect("an estimate has features");
         let i = self.instance;
-        let even = Array2::from_shape_fn(i.reference.log_probs().dim(), |(s, a)| {
-            let row = i.reference.log_probs().row(s);
-            let kept = row.iter().filter(|l| **l > f64::NEG_INFINITY).count() as f64;
-            if row[a] > f64::NEG_INFINITY {
-                -kept.ln()
-            } else {
-                f64::NEG_INFINITY
-            }
-        });
-        let even = TabularPolicy::from_log_probs(even)?;
-        let spread = action_covariance(&i.world.mdp, &even, features)?;
         let space = RowSpace::of(e.design())?;
-        // A column of the covariance is a combination of differences; together they span them all.
-        Ok(spread.column_iter().all(|column| {
-            let v: Vec<f64> = column.iter().copied().collect();
-            let kept = space.project(&v);
-            let lost = v
-                .iter()
-                .zip(&kept)
-                .map(|(a, b)| (a - b).powi(2))
-                .sum::<f64>();
-            lost.sqrt() <= 1e-9 * v.iter().map(|x| x * x).sum::<f64>().sqrt()
-        }))
+        Ok(holds_differences(
+            &i.world.mdp,
+            features,
+            &i.reference,
+            &space,
+        )?)
     }
 
     /// Mean of −log σ(Σ r(τ^w) − Σ r(τ^l)) for the implicit reward; none without pairs, or where π_ref gives a

@@ -39,8 +39,12 @@ const STALLED: f64 = 1e-12;
 /// A gap, relative to the scale of the objective, that rounding explains.
 const ROUNDED: f64 = 1e-8;
 
+/// What is added to the diagonal of the last Newton equations, as shares of its mean and of each entry: little; more, for an
+/// objective that is flat in some direction; and next to nothing where entries are of different orders, as in a set that
+/// features of different units leave long in some directions.
+const DAMPINGS: [[f64; 2]; 3] = [[1e-14, 0.0], [1e-9, 0.0], [1e-26, 1e-14]];
 /// A gap, relative to the scale of the objective, at which no other set of active constraints is tried.
-const POLISHED: f64 = 1e-13;
+const POLISHED: f64 = 1e-15;
 /// How far outside a constraint a point may be and still be moved inside.
 const NEARLY_FEASIBLE: f64 = 1e-9;
 
@@ -180,8 +184,7 @@ impl<O: Objective> State<'_, O> {
             }
         }
         for which in sets {
-            // The stronger damping for an objective that is flat in some direction.
-            for damping in [1e-14, 1e-9] {
+            for damping in DAMPINGS {
                 self.polish(beta, damping, &which, &mut best)?;
             }
             if best.gap <= POLISHED * self.scale {
@@ -314,7 +317,7 @@ impl<O: Objective> State<'_, O> {
     fn polish(
         &mut self,
         beta: f64,
-        damping: f64,
+        damping: [f64; 2],
         which: &[usize],
         best: &mut Candidate,
     ) -> Result<()> {
@@ -386,7 +389,7 @@ impl<O: Objective> State<'_, O> {
         (mut dual, mut top): (DVector<f64>, DMatrix<f64>),
         c: &[f64],
         which: &[usize],
-        damping: f64,
+        damping: [f64; 2],
     ) -> Option<(DVector<f64>, Vec<f64>)> {
         let (d, k) = (v.len(), which.len());
         for (i, m) in m.iter().enumerate() {
@@ -395,7 +398,9 @@ impl<O: Objective> State<'_, O> {
             (0..d).for_each(|j| top[(j, j)] += bend[j]);
         }
         let size = (top.trace() / d as f64).abs().max(f64::MIN_POSITIVE);
-        (0..d).for_each(|i| top[(i, i)] += damping * size);
+        for i in 0..d {
+            top[(i, i)] += damping[0] * size + damping[1] * top[(i, i)].abs();
+        }
         let mut matrix = DMatrix::zeros(d + k, d + k);
         let mut right = DVector::zeros(d + k);
         matrix.view_mut((0, 0), (d, d)).copy_from(&top);

@@ -42,5 +42,5 @@ mod robust;
 
 pub use maxmin::{Baseline, ConfidenceSet, MaxMin, TheoremB1, maxmin, theorem_b1};
 pub use pessimistic::{Algorithm1, PessimisticReward, Theorem42, algorithm1, theorem_4_2};
-pub use projection::policy_differences;
+pub use projection::{holds_differences, policy_differences};
 pub use robust::{KlBalls, robust_soft_value_iteration, worst_case_expectation};

@@ -36,9 +36,12 @@ pub fn policy_differences(
     Design::try_new(features.dim(), rows)
 }
 
-/// Whether `space` holds every row of [`policy_differences`] up to rounding: what the projection takes from φ
-/// then adds the same to the value of every policy.
-pub(super) fn holds_differences(
+/// Errata, B5: Whether `space` holds every row of [`policy_differences`] up to rounding of each coordinate in its own unit: what
+/// the projection takes from φ then adds the same to the value of every policy.
+///
+/// # Errors
+/// [`crate::Error::Shape`] when the parts do not fit.
+pub fn holds_differences(
     mdp: &TabularMdp,
     features: &impl FeatureMap,
     reference: &TabularPolicy,

@@ -21,12 +21,17 @@ pub struct LinearCoverage {
     /// Eigenvectors of positive eigenvalue of the matrix in these units, and those eigenvalues.
     basis: DMatrix<f64>,
     values: Vec<f64>,
+    /// The largest Σ_h |φ_k| of a response of the data, beside which rounding of a coordinate counts; empty where it is
+    /// not known.
+    sizes: Vec<f64>,
 }
 
 /// Eigenvalues of the scaled matrix (diagonal 1) up to this times d count as 0.
 const RANK_TOLERANCE: f64 = 1e-12;
 /// A direction leaves the range when more than this share of it does.
 const RANGE_TOLERANCE: f64 = 1e-9;
+/// A coordinate up to this share of the features' size is rounding.
+const ROUNDING: f64 = 1e-12;
 
 impl LinearCoverage {
     /// Of the data: for a policy μ, pairs drawn independently from it at a prompt from ρ, so that
@@ -38,18 +43,35 @@ impl LinearCoverage {
         match law {
             DataLaw::Policy(mu) => {
                 let mut moment = 2.0 * response_covariance(mdp, mu, features)?;
+                let (constant, sizes) = constant_features(mdp, mu, features);
                 // What rounding left of a feature whose sum is the same for every response is no variance.
-                for k in constant_features(mdp, mu, features) {
+                for k in constant {
                     moment.row_mut(k).fill(0.0);
                     moment.column_mut(k).fill(0.0);
                 }
-                Self::new(moment)
+                Ok(Self {
+                    sizes,
+                    ..Self::new(moment)?
+                })
             }
             DataLaw::Pairs([]) => Err(Error::config("preferences", "none", "at least one pair")),
             DataLaw::Pairs(pairs) => {
                 // A design has no differences that are rounding of the features.
                 let design = Design::from_pairs(mdp, features, pairs)?;
-                Self::new(design.gram() / pairs.len() as f64)
+                let mut sizes = vec![0.0f64; features.dim()];
+                let mut phi = sizes.clone();
+                for response in pairs.iter().flat_map(|p| [p.winner(), p.loser()]) {
+                    let mut sum = vec![0.0; phi.len()];
+                    for &(s, a) in response.steps() {
+                        features.write(s, a, &mut phi);
+                        sum.iter_mut().zip(&phi).for_each(|(t, x)| *t += x.abs());
+                    }
+                    sizes.iter_mut().zip(&sum).for_each(|(m, x)| *m = m.max(*x));
+                }
+                Ok(Self {
+                    sizes,
+                    ..Self::new(design.gram() / pairs.len() as f64)?
+                })
             }
         }
     }
@@ -81,6 +103,7 @@ impl LinearCoverage {
             values: kept.iter().map(|k| eigen.eigenvalues[*k]).collect(),
             second_moment,
             unit,
+            sizes: Vec::new(),
         })
     }
 
@@ -99,9 +122,11 @@ impl LinearCoverage {
         check_len("direction", d, v.len())?;
         let top = v.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         // A coordinate of v in which no pair differs.
-        if let Some(k) =
-            (0..d).find(|k| self.unit[*k] == 0.0 && v[*k].abs() > RANGE_TOLERANCE * top)
-        {
+        let rounding = |k: usize| match self.sizes.get(k) {
+            Some(size) => ROUNDING * size,
+            None => RANGE_TOLERANCE * top,
+        };
+        if let Some(k) = (0..d).find(|k| self.unit[*k] == 0.0 && v[*k].abs() > rounding(*k)) {
             let mut at = vec![0.0; d];
             at[k] = v[k].signum();
             let value = f64::INFINITY;
@@ -179,12 +204,13 @@ impl LinearCoverage {
     }
 }
 
-/// The coordinates of ψ that are the same for every response of positive probability to a prompt, up to rounding.
+/// The coordinates of ψ that are the same for every response of positive probability to a prompt, up to rounding; and the
+/// largest Σ_h |φ| of a response, `[d]`.
 fn constant_features(
     mdp: &TabularMdp,
     mu: &TabularPolicy,
     features: &impl FeatureMap,
-) -> Vec<usize> {
+) -> (Vec<usize>, Vec<f64>) {
     let (n, na, dim) = (mdp.n_states(), mdp.n_actions(), features.dim());
     let mut phi = vec![0.0; dim];
     // Least and largest sum still to come from each state, and the largest sum of absolute values.
@@ -215,7 +241,12 @@ fn constant_features(
             high - low <= rounding * size
         })
     };
-    (0..dim).filter(|k| constant(*k)).collect()
+    let largest = |k: usize| {
+        let sizes = mdp.roots().map(|(root, _)| ahead[root.ix() * dim + k][2]);
+        sizes.fold(0.0, f64::max)
+    };
+    let sizes = (0..dim).map(largest).collect();
+    ((0..dim).filter(|k| constant(*k)).collect(), sizes)
 }
 
 /// Theorem B.1, partial coverage: E_{x∼ρ}\[Cov_π(ψ | x)\], `[d, d]`: [`action_covariance`] and what the environment's own randomness adds,

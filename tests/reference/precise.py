@@ -104,6 +104,15 @@ class Estimate:
     """
 
     def __init__(self, X, d, bound, hint=None):
+        try:
+            self._solve(X, d, bound, hint, False)
+        except ZeroDivisionError:
+            # Weights of too many orders for the digits.
+            if hint is None:
+                raise
+            self._solve(X, d, bound, hint, True)
+
+    def _solve(self, X, d, bound, hint, given):
         self.X, self.d, self.n = X, d, len(X)
         self.sep = separation(X)
         self.basis = gram_schmidt(X)
@@ -113,7 +122,8 @@ class Estimate:
         k = self.rank
         if hint is not None:
             longest = max([abs(dot(x, hint[0])) for x in X], default=ZERO)
-            mp.mp.dps = 50 + int(min(longest, 4000) * 0.9)
+            # Weights of separated pairs stand beside those of pairs that overlap; alone they need no more digits.
+            mp.mp.dps = 50 + (int(min(longest, 1500) * 0.9) if self.sep == "quasi" else 0)
         A = [[dot(q, x) for q in self.basis] for x in X]
         self.mu = ZERO
         z = [ZERO] * k
@@ -148,7 +158,11 @@ class Estimate:
 
         B = None if bound is None else exact(bound)
         inside = False
-        if self.sep == "none":
+        # Beyond this the digits are too many: the estimate is taken as reported, and said to be undecided.
+        self.decided = not (given or hint is not None and self.sep == "quasi" and longest > 1500)
+        if not self.decided:
+            z, self.mu, inside = [dot(q, hint[0]) for q in self.basis], hint[1], True
+        if self.sep == "none" and self.decided:
             z = newton(z, ZERO)
             inside = B is None or dot(z, z) <= B * B
         if not inside and k:
@@ -192,9 +206,9 @@ class Estimate:
             self.mu = lam
         g, _ = pieces(z, self.mu)
         size = self.mu * mp.sqrt(dot(z, z)) if self.mu else ONE
-        self.converged = mp.sqrt(dot(g, g)) <= mp.mpf("1e-20") * size if k else True
+        self.converged = mp.sqrt(dot(g, g)) <= mp.mpf("1e-20") * size if k and self.decided else True
         mp.mp.dps = 50
-        self.at_bound = k > 0 and self.mu > 0
+        self.at_bound = k > 0 and (self.mu > 0 or not self.decided and abs(mp.sqrt(dot(z, z)) / B - 1) < mp.mpf("1e-9"))
         self.theta = [mp.fsum(self.basis[j][i] * z[j] for j in range(k)) for i in range(d)]
         self.margins = [dot(x, self.theta) for x in X]
         self.loglik = -mp.fsum(softplus(-t) for t in self.margins)
