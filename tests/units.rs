@@ -779,6 +779,89 @@ fn features_in_different_units_keep_their_rank() {
     assert_eq!(design.rows()[1], 0.0, "0.1 + 0.2 - 0.3");
 }
 
+/// Overlapping pairs in large units beside separated ones in small units: the estimate by 50-digit arithmetic (`tests/reference/`).
+#[test]
+fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
+    let first = [
+        [2e6, 1.3e6, -2e-5],
+        [-2e6, 2e5, -2e-5],
+        [-2e6, 2e5, -2e-5],
+        [1.5e7, 9e5, -9e-5],
+        [1.5e7, 9e5, -9e-5],
+        [2e6, -2e5, 2e-5],
+        [2e6, -2e5, 2e-5],
+        [-1.3e7, -1.1e6, 1.1e-4],
+        [4e6, 8e5, 7e-5],
+    ];
+    let second = [
+        ([-1.25e-6, -0.2], 5),
+        ([-1.75e-6, -0.3125], 3),
+        ([-1.625e-6, -0.175], 2),
+        ([3.75e-7, -0.025], 2),
+        ([-1.25e-7, -0.1375], 3),
+        ([-3.75e-7, 0.025], 1),
+    ];
+    let second = second.iter().flat_map(|(x, n)| x.repeat(*n)).collect();
+    let third = [
+        [-2000.0, -0.5, -1e-5, -0.00875],
+        [-1000.0, -0.125, 6.25e-6, 0.0],
+        [-875.0, -0.875, 1.25e-6, 0.00375],
+        [-2625.0, 0.125, -8.75e-6, -0.00625],
+        [2500.0, 3.25, -4.375e-5, -0.0025],
+        [1000.0, 0.125, -6.25e-6, 0.0],
+        [-1000.0, -1.75, -3.75e-6, 0.015],
+        [-1000.0, -1.75, -3.75e-6, 0.015],
+        [1000.0, -2.0, 1.375e-5, 0.01875],
+        [-4750.0, -0.875, 1.5e-5, -0.00625],
+        [-750.0, -1.5, 0.0, -0.0125],
+        [750.0, 1.5, 0.0, 0.0125],
+        [125.0, -0.125, -2.875e-5, 0.0125],
+        [-375.0, 1.625, -1.75e-5, 0.0025],
+        [1875.0, 0.0, -2.875e-5, 0.0],
+        [-1250.0, -1.5, -1.25e-6, 0.00625],
+        [-1000.0, -1.75, -3.75e-6, 0.015],
+        [-1000.0, -1.75, -3.75e-6, 0.015],
+    ];
+    let cases: [(f64, Vec<f64>, &[f64], f64); 3] = [
+        (
+            67_900.0,
+            first.concat(),
+            &[
+                1.472_020_735_553_496_3e-7,
+                5.339_444_381_001_298e-6,
+                67_900.0,
+            ],
+            -4.489_493_841_986_744,
+        ),
+        (
+            903_000.0,
+            second,
+            &[-902_999.998_943_271_5, -43.685_829_017_401_54],
+            -2.610_967_521_756_085_5,
+        ),
+        (
+            118_000.0,
+            third.concat(),
+            &[
+                -9.347_958_889_727_911e-4,
+                -0.495_988_538_326_755_4,
+                -117_999.900_533_774_6,
+                153.211_531_209_562_85,
+            ],
+            -5.034_048_512_568_13,
+        ),
+    ];
+    for (bound, rows, theta, log_likelihood) in cases {
+        let design = Design::try_new(theta.len(), rows).unwrap();
+        let fit = fit_bradley_terry(&design, &bounded(bound)).unwrap();
+        assert!(fit.at_bound, "{fit:?}");
+        close("likelihood", fit.log_likelihood, log_likelihood, 1e-13);
+        for (got, want) in fit.theta.iter().zip(theta) {
+            assert!((got / want - 1.0).abs() < 1e-9, "{fit:?}");
+        }
+    }
+}
+
 /// M = w x xᵀ + λI: across x the metric is λ, however large the features are.
 #[test]
 fn the_ridge_is_not_lost_beside_large_features() {

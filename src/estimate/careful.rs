@@ -16,6 +16,8 @@ const PLAIN_MARGIN: f64 = 12.0;
 const PATIENCE: usize = 40;
 /// Further steps without the ball for data that overlap.
 const FAR: usize = 400;
+/// How far, relative to 1 and itself, a margin may be from that of the divided problem.
+const SAME_MARGIN: f64 = 1e-8;
 /// Margins in the first of the balls that double.
 const FIRST_MARGIN: f64 = 4.0;
 
@@ -188,7 +190,9 @@ pub(super) fn solve(
         if let Ok(mut at) = at.and_then(|at| converged(at, options)) {
             at.passes += free.passes;
             let theta = basis * &at.y;
-            return Ok(finish(at, theta));
+            if same_margins(design, &strict, split, &at.y, &theta) {
+                return Ok(finish(at, theta));
+            }
         }
         // The division was one of rounding.
     }
@@ -240,6 +244,33 @@ fn unbounded(strict: &[bool]) -> Error {
         assumption: "a finite maximiser of (4.1) without the ball".into(),
         why,
     }
+}
+
+/// Whether the margins of the divided problem are those of the estimate, to what rounding explains: what was solved is
+/// then (4.1), and not something near it.
+fn same_margins(
+    design: &Design,
+    strict: &[bool],
+    split: &Split,
+    y: &DVector<f64>,
+    theta: &DVector<f64>,
+) -> bool {
+    let rows = |of: bool| (0..design.n()).filter(move |&i| strict[i] == of);
+    let (ka, k) = (split.overlap_dim, split.dim);
+    let same = |i: usize, x: &[f64]| {
+        let divided: f64 = x.iter().zip(y.iter()).map(|(x, y)| x * y).sum();
+        let terms = || design.row(i).iter().zip(theta.iter()).map(|(x, t)| x * t);
+        let size = terms().map(f64::abs).sum::<f64>();
+        (divided - terms().sum::<f64>()).abs() <= SAME_MARGIN * (1.0 + divided.abs()) + 1e-13 * size
+    };
+    let overlap = ka == 0
+        || rows(false)
+            .zip(split.overlap.chunks_exact(ka))
+            .all(|(i, x)| same(i, x));
+    overlap
+        && rows(true)
+            .zip(split.strict.chunks_exact(k))
+            .all(|(i, x)| same(i, x))
 }
 
 /// Columns orthonormal among each other and to those of `a`. What `a` leaves of a row may be a small difference of large
