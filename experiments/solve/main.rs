@@ -61,7 +61,9 @@ A general table has \"states\": S, \"initial\": [S], \"horizon\": H and
    episode (a layered graph; transitions with a cycle are then refused); its other arrays are [S][A], its responses
    [[state, action], ...] (in CSV state:action, apart by spaces).
 
-An array may be a path: \"r.npy\", \"all.npz:reward\", \"all.safetensors:reward\".";
+An array may be a path: \"r.npy\", \"all.npz:reward\", \"all.safetensors:reward\".
+rto.source is dpo by default where the instance has preferences, and otherwise optimal.
+Every key of the output is defined in paper-notes/solve.md.";
 
 fn main() -> ExitCode {
     run_main("solve", || run(&parse("")))
