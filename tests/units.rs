@@ -862,6 +862,35 @@ fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
     }
 }
 
+/// (B.1) where one feature is 1e9 times another: the set is as long in the direction of the small one.
+#[test]
+fn b1_is_solved_in_every_coordinate_of_any_unit() {
+    let mdp = TokenTree::try_new(1, 3, 1, None).unwrap();
+    let mdp = mdp.compile(&[1.0]).unwrap();
+    let reference = TabularPolicy::uniform(1, 3);
+    let design = Design::try_new(2, Vec::new()).unwrap();
+    for (large, small) in [(1.0, 1.0), (1e5, 7.5e-5), (1e6, 1e-3), (1e6, 1e-6)] {
+        let flat = vec![large, small, -0.5 * large, 2.0 * small, 0.3 * large, small];
+        let map = DenseFeatures::try_new(1, 3, 2, flat).unwrap();
+        for (ridge, radius, bound) in [(0.058, 0.3, 1e6), (0.01, 2.0, 5.0), (1.0, 40.0, 60.0)] {
+            let metric = Metric::sigma_d(&design, ridge).unwrap();
+            let set = ConfidenceSet::try_new(&[0.0; 2], &metric, radius, bound).unwrap();
+            for beta in [0.1, 1.35, 20.0] {
+                let beta = Beta::try_new(beta).unwrap();
+                let solved = maxmin(&mdp, &map, &reference, beta, &set, Baseline::None).unwrap();
+                // The small feature alone has a value: its mean is not 0 for any policy.
+                assert!(
+                    solved.duality_gap <= 1e-9 * solved.value.abs(),
+                    "{large} {small} {ridge} {radius} {bound} {}: gap {:e}, value {:e}",
+                    beta.get(),
+                    solved.duality_gap,
+                    solved.value
+                );
+            }
+        }
+    }
+}
+
 /// M = w x xᵀ + λI: across x the metric is λ, however large the features are.
 #[test]
 fn the_ridge_is_not_lost_beside_large_features() {

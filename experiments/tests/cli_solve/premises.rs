@@ -97,6 +97,39 @@ fn preferences_that_do_not_span_the_responses_leave_dpo_open() {
     assert_eq!(solved(&spanning)["dpo"]["unique"], true);
 }
 
+/// What the pairs span does not depend on the units of the features: here the other response differs by 4e-4 in one and 3e5 in another.
+#[test]
+fn pairs_that_span_do_so_in_any_units() {
+    let mut instance = json!({
+        "beta": 0.173, "initial": [1], "n_actions": 2, "horizon": 2, "eos": 0,
+        "reference": [[[0.4, 0.6], [0.25, 0.75], [0.3, 0.7]]],
+        "features": [[[[0, -600000, -6e-6], [0.0003, 0, 6e-6]], [[0, 0, 0], [0, 0, 0]], [[0.0008, 500000, 2.1e-5], [0.0004, 800000, 1.6e-5]]]],
+        "preferences": [{"winner": [0], "loser": [1, 0]}], "estimation": {"param_bound": 9070}
+    });
+    assert_eq!(solved(&instance)["dpo"]["unique"], false);
+    let list = instance["preferences"].as_array_mut().unwrap();
+    list.push(json!({"winner": [1, 1], "loser": [0]}));
+    assert_eq!(solved(&instance)["dpo"]["unique"], true);
+}
+
+/// The lowest of several local minima, by SciPy from many starts; most starts end in one at 0.67982.
+#[test]
+fn the_lowest_minimum_of_a_stochastic_table_is_found() {
+    let got = solved(&json!({
+        "beta": 2.1, "states": 3, "initial": [0.75, 0.0, 0.25], "horizon": 3,
+        "transition": [[null, 0], [[[1, 0.5], [0, 0.5]], null], [[[1, 0.3], [0, 0.7]], null]],
+        "reference_logits": [[2.54, -3.15], [0.199, 0.512], [1.94, -1.03]],
+        "features": [
+            [[-75000.0, 0.00075, -0.01, 0.0225], [0.0, -0.000875, -0.0025, -0.00875]],
+            [[-62500.0, -0.000125, 0.00875, 0.01125], [-62500.0, -0.00025, 0.005, 0.01]],
+            [[12500.0, -0.00025, -0.00875, -0.005], [100000.0, -0.000625, 0.00125, -0.02625]]
+        ],
+        "theta": [5.19e-06, -987.0, -132.0, 77.3]
+    }));
+    let loss = &got["dpo"]["minimisation"]["loss"];
+    close("loss", loss, &json!(0.679_238_291_162_432_3), EXACT);
+}
+
 /// Parts that fail are null with their reason; the others stand.
 #[test]
 fn one_part_that_fails_takes_nothing_with_it() {

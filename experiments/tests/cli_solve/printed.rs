@@ -164,7 +164,11 @@ fn extreme_settings() {
         noted(&got, key, works);
     }
     let why = got["notes"]["radii.rho_theory_Upsilon"].as_str().unwrap();
-    let largest: f64 = why.split(works).nth(1).unwrap().parse().unwrap();
+    let named = why.split(works).nth(1).unwrap();
+    let largest: f64 = named.parse().unwrap();
+    let digits = named.trim_start_matches(['0', '.']);
+    let digits = digits.chars().filter(char::is_ascii_digit).count();
+    assert!(digits <= 4, "{named}");
     let radius = |b: f64| {
         let estimation = json!({"param_bound": b, "bonus_scale": "theory"});
         solved(&own(json!({"estimation": estimation})))["algorithm1"]["bonus_scale"].clone()
