@@ -878,9 +878,10 @@ fn b1_is_solved_in_every_coordinate_of_any_unit() {
             for beta in [0.1, 1.35, 20.0] {
                 let beta = Beta::try_new(beta).unwrap();
                 let solved = maxmin(&mdp, &map, &reference, beta, &set, Baseline::None).unwrap();
-                // The small feature alone has a value: its mean is not 0 for any policy.
+                // The gradient in the large feature vanishes, up to rounding, which counts by the length of the set.
+                let rounding = 2e-15 * large * bound.min(radius / ridge.sqrt());
                 assert!(
-                    solved.duality_gap <= 1e-9 * solved.value.abs(),
+                    solved.duality_gap <= 1e-9 * solved.value.abs() + rounding,
                     "{large} {small} {ridge} {radius} {bound} {}: gap {:e}, value {:e}",
                     beta.get(),
                     solved.duality_gap,
