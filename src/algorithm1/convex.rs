@@ -44,7 +44,7 @@ const ROUNDED: f64 = 1e-8;
 /// features of different units leave long in some directions.
 const DAMPINGS: [[f64; 2]; 3] = [[1e-14, 0.0], [1e-9, 0.0], [1e-26, 1e-14]];
 /// A gap, relative to the scale of the objective, at which no other set of active constraints is tried.
-const POLISHED: f64 = 1e-15;
+const POLISHED: f64 = 1e-13;
 /// How far outside a constraint a point may be and still be moved inside.
 const NEARLY_FEASIBLE: f64 = 1e-9;
 
