@@ -140,10 +140,13 @@ impl Solver<'_> {
         }
         let n = design.n() as f64;
         let mdp = &self.instance.world.mdp;
-        let linear = LinearCoverage::new(match chosen.metric.kind() {
-            MetricKind::SigmaD => design.gram() / n,
-            MetricKind::Fisher => information(design, &e.fit.theta)? / n,
-        })?;
+        let linear = LinearCoverage::of(mdp, law, features)?;
+        let linear = match chosen.metric.kind() {
+            MetricKind::SigmaD => linear,
+            MetricKind::Fisher => {
+                linear.with_second_moment(information(design, &e.fit.theta)? / n)?
+            }
+        };
         let (psi, centred) = self.expectations(truth, features)?;
         let mut bound = |key: &str, root: f64| {
             let value = 2.0 * chosen.radius * root / n.sqrt();

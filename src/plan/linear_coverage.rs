@@ -107,6 +107,17 @@ impl LinearCoverage {
         })
     }
 
+    /// The same data with another E\[xxᵀ\], as when pairs are weighted.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] when the eigensolver fails.
+    pub fn with_second_moment(self, second_moment: DMatrix<f64>) -> Result<Self> {
+        Ok(Self {
+            sizes: self.sizes,
+            ..Self::new(second_moment)?
+        })
+    }
+
     /// E\[xxᵀ\], `[d, d]`.
     pub fn second_moment(&self) -> &DMatrix<f64> {
         &self.second_moment

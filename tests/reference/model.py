@@ -181,7 +181,7 @@ class Model:
                     z = sum(self.ref[s, a] * math.exp((Q[h, s, a] - m) / beta) for a in acts)
                     V[h, s] = m + beta * math.log(z)
                     for a in acts:
-                        L[h, s, a] = self.log_ref[s, a] + (Q[h, s, a] - V[h, s]) / beta
+                        L[h, s, a] = self.log_ref[s, a] + (Q[h, s, a] - m) / beta - math.log(z)
         return V, L, Q
 
     def evaluate(self, r, logpi, beta):

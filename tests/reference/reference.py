@@ -600,8 +600,9 @@ def check_coverage(c, t, prefs, D):
     else:
         c.say("coverage.C_sa_at", False, None, "a place")
     ps = [w * math.exp(l) for _, _, w, l in trajectories]
-    # A probability is positive wherever its logarithm is finite, though it may be 0 in floating point.
-    rt = [INF if q == 0 and l > -INF and w > 0 else (0.0 if p == 0 else p / q) for p, q, (_, _, w, l) in zip(ps, mu, trajectories)]
+    # Possible is what each of whose actions has positive probability in floating point.
+    possible = [all(math.exp(t.L[h, u, a]) > 0 for h, (u, a) in enumerate(y)) for _, y, _, _ in trajectories]
+    rt = [INF if q == 0 and k else (0.0 if p == 0 else p / q) for p, q, k in zip(ps, mu, possible)]
     c.num("coverage.C_tau", max(rt))
     at = c.get("coverage.C_tau_at")
     if at is not None:
