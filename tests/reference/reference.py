@@ -390,9 +390,10 @@ def check_estimate(c, t, D):
             size = mp.fsum(abs(a * b) for a, b in zip(x, fit.theta))
             ok = ok and abs(dot(x, diff)) <= ARGMIN * (1 + abs(z)) + mp.mpf("1e-13") * size
         nrm = mp.sqrt(dot(fit.theta, fit.theta))
-        ok = ok and mp.sqrt(dot(diff, diff)) <= ARGMIN * 10 * nrm + mp.mpf("1e-300")
+        ok = ok and mp.sqrt(dot(diff, diff)) <= ARGMIN * 10 * nrm + mp.mpf("1e-13") / max([mp.sqrt(dot(x, x)) for x in D.X], default=ONE)
     c.say("mle.theta" if fit.decided else "mle.theta (undecided, taken as reported)", ok, got, want)
-    c.num("mle.norm", f(mp.sqrt(dot(fit.theta, fit.theta))), rel=1e-8)
+    longest = f(max([mp.sqrt(dot(x, x)) for x in D.X], default=ONE))
+    c.num("mle.norm", f(mp.sqrt(dot(fit.theta, fit.theta))), rel=1e-8, scale=0.1 / longest if longest else 1.0)
     c.num("mle.log_likelihood", f(fit.loglik), scale=D.n * 0.7 if D.n else 0)
     c.same("mle.rank", fit.rank)
     c.same("mle.separation", fit.sep)

@@ -27,7 +27,7 @@ def solve(binary, inst, folder):
 
 def refusal(inst):
     """Why `solve` must refuse the instance, or None."""
-    if "features" in inst:
+    if "features" in inst and "preferences" in inst:
         t = reference.Truth(inst)
         if not any(t.phi[s, a].any() for s, a in t.sa):
             return "all features are 0"
