@@ -390,7 +390,7 @@ def check_estimate(c, t, D):
             size = mp.fsum(abs(a * b) for a, b in zip(x, fit.theta))
             ok = ok and abs(dot(x, diff)) <= ARGMIN * (1 + abs(z)) + mp.mpf("1e-13") * size
         nrm = mp.sqrt(dot(fit.theta, fit.theta))
-        ok = ok and mp.sqrt(dot(diff, diff)) <= ARGMIN * 10 * nrm + mp.mpf("1e-13") / max([mp.sqrt(dot(x, x)) for x in D.X], default=ONE)
+        ok = ok and mp.sqrt(dot(diff, diff)) <= ARGMIN * 10 * nrm + mp.mpf("1e-13") / (max([mp.sqrt(dot(x, x)) for x in D.X], default=ONE) or ONE)
     c.say("mle.theta" if fit.decided else "mle.theta (undecided, taken as reported)", ok, got, want)
     longest = f(max([mp.sqrt(dot(x, x)) for x in D.X], default=ONE))
     c.num("mle.norm", f(mp.sqrt(dot(fit.theta, fit.theta))), rel=1e-8, scale=0.1 / longest if longest else 1.0)
