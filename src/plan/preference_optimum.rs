@@ -65,8 +65,13 @@ pub fn population_dpo(
     let mut best: Option<(Point, Stationary)> = None;
     let mut agree = 0;
     let mut residual = f64::INFINITY;
-    for start in 0..STARTS {
-        let (point, stationary) = problem.descend(problem.start(start));
+    // Short steps stay in the valley of their start; where none arrives, long ones may.
+    let attempts = [LONGEST_STEP, f64::INFINITY].into_iter();
+    for (longest, start) in attempts.flat_map(|l| (0..STARTS).map(move |start| (l, start))) {
+        if longest.is_infinite() && start == 0 && best.is_some() {
+            break;
+        }
+        let (point, stationary) = problem.descend(problem.start(start), longest);
         residual = residual.min(stationary.gradient);
         if stationary.gradient > stationary.most {
             continue;
@@ -348,7 +353,7 @@ impl<'a> Problem<'a> {
     }
 
     /// Newton steps damped until they descend, from one start to a stationary point.
-    fn descend(&self, start: DVector<f64>) -> (Point, Stationary) {
+    fn descend(&self, start: DVector<f64>, longest: f64) -> (Point, Stationary) {
         let mut point = Point {
             loss: self.loss(&start),
             logits: start,
@@ -375,8 +380,9 @@ impl<'a> Problem<'a> {
                     damped[(i, i)] += damping * scale;
                 }
                 let step = Cholesky::new(damped).map(|c| c.solve(&gradient));
-                // NaN is not short either.
-                if let Some(step) = step.filter(|s| s.amax() <= LONGEST_STEP) {
+                let short =
+                    |s: &DVector<f64>| s.iter().all(|x| x.is_finite()) && s.amax() <= longest;
+                if let Some(step) = step.filter(short) {
                     let logits = &point.logits - &step;
                     let loss = self.loss(&logits);
                     // Where the loss is flat to rounding, the gradient still tells.
