@@ -24,6 +24,12 @@ pub(crate) fn draw(painter: &mut Painter, all: &[Series], area: Rect, at: At, si
         } else {
             1.0
         };
+        if series.style.kind.has_line() {
+            // A line is in the way all along, not only where its points are.
+            for ends in points(series).windows(2) {
+                taken.extend(along(ends[0], ends[1]));
+            }
+        }
         for (i, p) in points(series).into_iter().enumerate() {
             taken.push(around(p, reach));
             // A bar is as much in the way as its marker.
@@ -92,6 +98,16 @@ fn places(p: Point, width: f64, height: f64) -> Vec<Rect> {
     all
 }
 
+/// A segment as small squares, close enough to leave no gap for a name.
+fn along(from: Point, to: Point) -> impl Iterator<Item = Rect> {
+    let (dx, dy) = (to.0 - from.0, to.1 - from.1);
+    let n = (dx.hypot(dy) / 4.0).ceil().max(1.0);
+    (0..=n as usize).map(move |k| {
+        let t = k as f64 / n;
+        around((from.0 + t * dx, from.1 + t * dy), 2.0)
+    })
+}
+
 fn around(p: Point, reach: f64) -> Rect {
     Rect {
         left: p.0 - reach,
@@ -124,6 +140,51 @@ mod tests {
     use super::*;
     use crate::plot::{Kind, SeriesStyle};
 
+    /// Where the names of the series are written.
+    fn written(series: &[Series], area: Rect) -> Vec<Rect> {
+        let mut painter = Painter::new(600, 400);
+        draw(&mut painter, series, area, &|p| Some(p), 12.0);
+        let texts = painter.shapes.iter().filter_map(|shape| match shape {
+            crate::plot::canvas::Shape::Text {
+                text,
+                baseline,
+                font,
+                ..
+            } => Some(Rect {
+                left: baseline.0,
+                right: baseline.0 + font.width(text),
+                top: baseline.1 - font.size * 0.7,
+                bottom: baseline.1,
+            }),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// The name of a curve that ends near the edge stands clear of the whole curve, not of its points alone.
+    #[test]
+    fn a_name_keeps_off_its_line() {
+        let area = Rect {
+            left: 0.0,
+            top: 0.0,
+            right: 600.0,
+            bottom: 400.0,
+        };
+        let curve = vec![(40.0, 300.0), (400.0, 212.0), (560.0, 200.0)];
+        let style = SeriesStyle::nth(0).kind(Kind::Dashed);
+        let series = [Series::new("", curve.clone(), style).tag("exact optimum")];
+        let names = written(&series, area);
+        assert_eq!(names.len(), 1);
+        for ends in curve.windows(2) {
+            for t in 0..=200 {
+                let t = f64::from(t) / 200.0;
+                let x = ends[0].0 + t * (ends[1].0 - ends[0].0);
+                let y = ends[0].1 + t * (ends[1].1 - ends[0].1);
+                assert!(!names[0].contains((x, y)), "{:?} at {x}, {y}", names[0]);
+            }
+        }
+    }
+
     /// Twelve points close together: no two names overlap, and none leaves the plot.
     #[test]
     fn names_keep_apart_and_inside() {
@@ -141,26 +202,7 @@ mod tests {
                 Series::new("", vec![p], style).tag(&format!("method {i}"))
             })
             .collect();
-        let mut painter = Painter::new(600, 400);
-        draw(&mut painter, &series, area, &|p| Some(p), 12.0);
-        let mut rects: Vec<Rect> = Vec::new();
-        for shape in &painter.shapes {
-            let crate::plot::canvas::Shape::Text {
-                text,
-                baseline,
-                font,
-                ..
-            } = shape
-            else {
-                continue;
-            };
-            rects.push(Rect {
-                left: baseline.0,
-                right: baseline.0 + font.width(text),
-                top: baseline.1 - font.size * 0.7,
-                bottom: baseline.1,
-            });
-        }
+        let rects = written(&series, area);
         assert_eq!(rects.len(), 12);
         for (i, a) in rects.iter().enumerate() {
             assert!(outside(a, &area) == 0.0, "{a:?}");
