@@ -319,7 +319,10 @@ fn a_run_goes_on_with_its_own_settings_only(sweep: &Sweep) {
     let flag = format!("--{}", key.replace('_', "-"));
     refused(
         &["--resume", "run", &flag, &other],
-        &[&format!("`{key}` is {there} there and {other} now")],
+        &[&format!(
+            "`{key}` is {there:?} there and {:?} now",
+            there / 2.0
+        )],
     );
     refused(&["--resume", "absent"], &["absent", "config.toml"]);
     // A damaged cell is named, and computed again when it is gone.
