@@ -90,7 +90,7 @@ fn every_command_runs() {
         );
         ran += 1;
     }
-    assert_eq!(ran, 19);
+    assert_eq!(ran, 20);
 }
 
 /// The example instance is the file that is named, and `solve` prints what the README says.

@@ -196,7 +196,7 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
                 "--set",
                 "max_new_tokens=5000",
             ],
-            &["max_new_tokens: found 96 and 5000"],
+            &["max_new_tokens: found 5000, expected at most"],
         ),
         (&["--data", "nowhere.jsonl"], &["nowhere.jsonl"]),
         (&["--data", &broken], &["broken.jsonl:6"]),
