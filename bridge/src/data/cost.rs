@@ -214,7 +214,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         environment.add_filter(name, filter);
     }
     environment.set_unknown_method_callback(|state, value, method, arguments| {
-        let all = || [&[value.clone()], arguments].concat();
+        let all = || [std::slice::from_ref(value), arguments].concat();
         match (method, arguments) {
             ("replace", _) => replaces(&all())?,
             // The text stands first here, the list in the filter.
