@@ -19,7 +19,7 @@ use clap::Parser;
 use config::{Config, Flags};
 use problem::{Problem, Size};
 use rto::seed::SeedTree;
-use rto_harness::cli::{parse, run_main};
+use rto_harness::cli::{note, parse, run_main};
 use rto_harness::run_dir::Timings;
 use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
@@ -154,6 +154,10 @@ impl Experiment for Study {
     }
 
     fn prepare(&self, timings: &mut Timings) -> Result<()> {
+        // A setting may be a choice whose expected gradient is not that of the objective: said once, with its claim.
+        for biased in self.config.ppo.biased() {
+            note(&format!("warning: {biased}"));
+        }
         timings.phase("instances", || self.fit_instances())
     }
 

@@ -73,3 +73,23 @@ fn json_is_alone_on_stdout_and_the_theory_holds() {
         }
     }
 }
+
+/// A choice whose expected gradient is not that of the objective is allowed, and said once with its claim; the default has none.
+#[test]
+fn a_biased_setting_is_said_once_with_its_claim() {
+    let dir = TempDir::new().unwrap();
+    let plain = common::run(BINARY, &["--smoke", "--quiet"], dir.path());
+    assert_success(&plain);
+    assert!(!stderr(&plain).contains("warning"), "{}", stderr(&plain));
+    std::fs::write(
+        dir.path().join("k3.toml"),
+        "[ppo]\nkl_estimator = \"k3\"\nkl_placement = \"loss\"\n",
+    )
+    .unwrap();
+    let args = ["--smoke", "--quiet", "--config", "k3.toml"];
+    let biased = common::run(BINARY, &args, dir.path());
+    assert_success(&biased);
+    let said = stderr(&biased);
+    assert_eq!(said.matches("warning: ").count(), 1, "{said}");
+    assert!(said.contains("claims 03d, 03f, 17"), "{said}");
+}
