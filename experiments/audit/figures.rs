@@ -307,7 +307,7 @@ fn length(dir: &Path) -> Result<()> {
         figure = figure.legend(LegendPlace::Right);
         figures.push(figure);
     }
-    Panels::new("Larger groups mend the token mean, not the sequence mean", 2, figures)
+    Panels::new("Larger groups bring the token mean to the sum, not the sequence mean", 2, figures)
         .caption("The reward's part alone, on-policy, on the tree A2H3eos1x2 with its first prompt alone: responses of one to three tokens. With several prompts a token mean over one group also weighs each prompt by its mean length.")
         .save(dir, "length_bias")
 }
