@@ -6,12 +6,15 @@
 //! The number of threads is RAYON_NUM_THREADS. Times are medians, data generation excluded; `floor` is what
 //! reading both tables and writing one takes, over the same buffers, in turn with the planner.
 
+#[path = "../common/bt_design.rs"]
+mod bt_design;
+
+use bt_design::design;
 use rand::Rng;
-use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
-use rto::estimate::{Design, FitOptions, fit_bradley_terry};
+use rto::estimate::{FitOptions, fit_bradley_terry};
 use rto::mdp::{Beta, TokenTree};
-use rto::numerics::{log_sum_exp, sigmoid};
+use rto::numerics::log_sum_exp;
 use rto::plan::tree_kernel::tree_soft_values;
 use rto::seed::SeedTree;
 use rto::{Error, Result};
@@ -180,29 +183,4 @@ fn bt_mle(n: usize, d: usize, cond: f64, repetitions: usize) -> Result<()> {
         fit.residual / n as f64
     );
     Ok(())
-}
-
-fn design(n: usize, d: usize, cond: f64) -> Result<Design> {
-    let mut rng = SeedTree::new(0).child("bt_mle").rng();
-    let mut normal = |scale: f64| -> f64 {
-        let x: f64 = StandardNormal.sample(&mut rng);
-        x * scale
-    };
-    let theta: Vec<f64> = (0..d).map(|_| normal(1.0)).collect();
-    let norm = theta.iter().map(|t| t * t).sum::<f64>().sqrt() / 3.0;
-    let scales: Vec<f64> = (0..d)
-        .map(|k| cond.powf(-(k as f64) / (d.max(2) - 1) as f64) / (d as f64).sqrt())
-        .collect();
-    let mut rows: Vec<f64> = Vec::with_capacity(n * d);
-    for _ in 0..n {
-        rows.extend(scales.iter().map(|s| normal(*s)));
-    }
-    let mut labels = SeedTree::new(0).child("labels").rng();
-    for x in rows.chunks_exact_mut(d) {
-        let z: f64 = x.iter().zip(&theta).map(|(a, b)| a * b / norm).sum();
-        if labels.random::<f64>() >= sigmoid(z) {
-            x.iter_mut().for_each(|v| *v = -*v);
-        }
-    }
-    Design::try_new(d, rows)
 }

@@ -387,7 +387,12 @@ impl Estimation {
         inner.finish()?;
         let (scale, scale_name) = match scale {
             None => (RadiusKind::Wald { ridge_bias: false }, "wald".to_string()),
-            Some(Json::Text(name)) => (radius_kind(&name, printed_constant)?, name),
+            Some(Json::Text(name)) => match radius_kind(&name, printed_constant) {
+                Some(kind) => (kind, name),
+                None => bail!(
+                    "estimation.bonus_scale: found {name:?}, expected a number or one of {RADIUS_KINDS}"
+                ),
+            },
             Some(json) => {
                 let x = json.number("estimation.bonus_scale")?;
                 if x < 0.0 {
@@ -410,9 +415,12 @@ impl Estimation {
     }
 }
 
-/// A radius by its name here or in the output's `radii`.
-fn radius_kind(name: &str, constant: f64) -> Result<RadiusKind> {
-    Ok(match name {
+/// The names of [`radius_kind`] that a file's `estimation.bonus_scale` is told of.
+pub const RADIUS_KINDS: &str = "printed, theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic, self_concordant";
+
+/// A radius by its name in a file or in the report's `radii`; `constant` is C of (A.2), for `printed`.
+pub fn radius_kind(name: &str, constant: f64) -> Option<RadiusKind> {
+    Some(match name {
         "printed" | "rho_printed_Upsilon" => RadiusKind::Printed { constant },
         "theory" | "theory_upsilon" | "rho_theory_Upsilon" => {
             RadiusKind::Theory(Curvature::Upsilon)
@@ -427,9 +435,7 @@ fn radius_kind(name: &str, constant: f64) -> Result<RadiusKind> {
             finite_sample: false,
         },
         "self_concordant" | "rho_selfconcordant_Hmetric" => RadiusKind::SelfConcordant,
-        other => bail!(
-            "estimation.bonus_scale: found {other:?}, expected a number or one of printed, theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic, self_concordant"
-        ),
+        _ => return None,
     })
 }
 

@@ -22,7 +22,7 @@ mod solver;
 mod transitions;
 mod world;
 
-pub use instance::Instance;
+pub use instance::{Instance, RADIUS_KINDS, radius_kind};
 pub use render::render;
 pub use report::Report;
 pub use solver::solve;

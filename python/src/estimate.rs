@@ -1,15 +1,16 @@
 //! Section 4.1, Lemma A.1: estimation from preferences, and Algorithm 1.
 
 use crate::arrays::{elements, out1, out2, table, value_error, vector};
-use crate::mdp::{self, Policy, TokenTree};
+use crate::mdp::{self, TokenTree};
 use crate::plan::SoftOptimum;
 use ndarray::Array2;
 use numpy::{AllowTypeChange, PyArray1, PyArray2, PyArrayLike3};
 use pyo3::prelude::*;
 use rto::algorithm1::{Baseline, ConfidenceSet};
-use rto::estimate::{Curvature, Design, FitOptions, Metric, MetricKind, RadiusInputs, RadiusKind};
+use rto::estimate::{Design, FitOptions, Metric, MetricKind, RadiusInputs};
 use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
-use rto::mdp::{Beta, TabularMdp};
+use rto::mdp::TabularMdp;
+use rto_solve::{RADIUS_KINDS, radius_kind};
 
 /// φ of shape (n_states, n_actions, d).
 fn features(mdp: &TabularMdp, value: &Bound<'_, PyAny>) -> PyResult<DenseFeatures> {
@@ -160,30 +161,6 @@ pub fn fit_bradley_terry(
     })
 }
 
-const KINDS: &str = "printed, theory, theory_kappa, wald, wald_ridge, likelihood_ratio, likelihood_ratio_asymptotic or self_concordant";
-
-fn kind(name: &str, constant: f64) -> PyResult<RadiusKind> {
-    Ok(match name {
-        "printed" => RadiusKind::Printed { constant },
-        "theory" => RadiusKind::Theory(Curvature::Upsilon),
-        "theory_kappa" => RadiusKind::Theory(Curvature::Data),
-        "wald" => RadiusKind::Wald { ridge_bias: false },
-        "wald_ridge" => RadiusKind::Wald { ridge_bias: true },
-        "likelihood_ratio" => RadiusKind::LikelihoodRatio {
-            finite_sample: true,
-        },
-        "likelihood_ratio_asymptotic" => RadiusKind::LikelihoodRatio {
-            finite_sample: false,
-        },
-        "self_concordant" => RadiusKind::SelfConcordant,
-        other => {
-            return Err(value_error(format!(
-                "kind: found \"{other}\", expected {KINDS}"
-            )));
-        }
-    })
-}
-
 /// ϱ with ‖θ_MLE - θ*‖_M <= ϱ, Lemma A.1 (errata, B3), and the metric M it is measured in.
 ///
 /// Parameters
@@ -228,7 +205,11 @@ pub fn confidence_radius(
         ridge,
         fail_prob,
     };
-    let kind = self::kind(kind, printed_constant)?;
+    let kind = radius_kind(kind, printed_constant).ok_or_else(|| {
+        value_error(format!(
+            "kind: found \"{kind}\", expected one of {RADIUS_KINDS}"
+        ))
+    })?;
     let radii = rto::estimate::radii(&design, &theta, &inputs).map_err(value_error)?;
     let radius = radii.radius(kind).map_err(value_error)?;
     let metric = match radius.metric {
@@ -314,13 +295,10 @@ pub fn algorithm1(
     ridge: f64,
     param_bound: f64,
 ) -> PyResult<SoftOptimum> {
-    let (mdp, reference) = (
-        mdp::argument(mdp)?,
-        Policy::argument("reference", reference)?,
-    );
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let phi = self::features(&mdp, features)?;
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
-    let (beta, set) = (Beta::try_new(beta).map_err(value_error)?, set.get()?);
+    let set = set.get()?;
     let solve = || rto::algorithm1::algorithm1(&mdp, &phi, &reference, beta, &set, None);
     let output = py.detach(solve).map_err(value_error)?;
     let value = output.pessimistic_value(&mdp);
@@ -375,13 +353,10 @@ pub fn maxmin(
     param_bound: f64,
     baseline: bool,
 ) -> PyResult<MaxMin> {
-    let (mdp, reference) = (
-        mdp::argument(mdp)?,
-        Policy::argument("reference", reference)?,
-    );
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let phi = self::features(&mdp, features)?;
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
-    let (beta, set) = (Beta::try_new(beta).map_err(value_error)?, set.get()?);
+    let set = set.get()?;
     let baseline = if baseline {
         Baseline::Reference
     } else {

@@ -4,7 +4,7 @@ use crate::arrays::{elements, found, out2, table, value_error, vector};
 use ndarray::Array2;
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use rto::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, Transition};
+use rto::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, Transition};
 use std::sync::Arc;
 
 /// Every response of at most H tokens to each prompt: the deterministic token MDP of Section 3.1.
@@ -185,6 +185,17 @@ pub fn argument(mdp: &Bound<'_, PyAny>) -> PyResult<Arc<TabularMdp>> {
             found(mdp)
         ))),
     }
+}
+
+/// What every planner is asked about: an MDP, π_ref and β.
+pub fn problem(
+    mdp: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+) -> PyResult<(Arc<TabularMdp>, Arc<TabularPolicy>, Beta)> {
+    let reference = Policy::argument("reference", reference)?;
+    let beta = Beta::try_new(beta).map_err(value_error)?;
+    Ok((argument(mdp)?, reference, beta))
 }
 
 /// π(a|s) of every state, kept as natural logarithms.

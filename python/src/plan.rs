@@ -4,7 +4,6 @@ use crate::arrays::{RewardView, out1, out2, table, value_error};
 use crate::mdp::{self, Policy};
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
-use rto::mdp::Beta;
 
 /// V*, Q* and π* of (3.2)-(3.4).
 #[pyclass(frozen, get_all, module = "rto")]
@@ -87,13 +86,9 @@ pub fn soft_value_iteration(
     reference: &Bound<'_, PyAny>,
     beta: f64,
 ) -> PyResult<SoftOptimum> {
-    let (mdp, reference) = (
-        mdp::argument(mdp)?,
-        Policy::argument("reference", reference)?,
-    );
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
-    let beta = Beta::try_new(beta).map_err(value_error)?;
     let solve = || rto::plan::soft_value_iteration(&mdp, &reward, &reference, beta);
     let optimum = py.detach(solve).map_err(value_error)?;
     let value = optimum.mean_value(&mdp);
@@ -112,14 +107,10 @@ pub fn evaluate(
     reference: &Bound<'_, PyAny>,
     beta: f64,
 ) -> PyResult<PolicyValue> {
-    let (mdp, reference) = (
-        mdp::argument(mdp)?,
-        Policy::argument("reference", reference)?,
-    );
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let policy = Policy::argument("policy", policy)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
-    let beta = Beta::try_new(beta).map_err(value_error)?;
     let solve = || rto::plan::evaluate(&mdp, &reward, &policy, &reference, beta);
     let found = py.detach(solve).map_err(value_error)?;
     let value = found.mean_value(&mdp);
@@ -142,14 +133,10 @@ pub fn suboptimality(
     reference: &Bound<'_, PyAny>,
     beta: f64,
 ) -> PyResult<f64> {
-    let (mdp, reference) = (
-        mdp::argument(mdp)?,
-        Policy::argument("reference", reference)?,
-    );
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let policy = Policy::argument("policy", policy)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
-    let beta = Beta::try_new(beta).map_err(value_error)?;
     let solve = || rto::plan::suboptimality(&mdp, &reward, &policy, &reference, beta);
     py.detach(solve).map_err(value_error)
 }

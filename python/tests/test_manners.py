@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import rto
@@ -45,3 +46,18 @@ def test_another_thread_runs_while_a_fit_does():
     within = [t for t in ticks if start < t < end]
     # Whoever held the lock throughout would leave none between the two copies of the data at the start.
     assert len(within) >= 3, (len(within), end - start)
+
+
+def test_a_float64_reward_is_read_where_it_lies_and_others_are_copied():
+    tree = rto.TokenTree(2, 16)
+    reference, reward = rto.Policy.uniform(tree), np.zeros((tree.n_states, 2))
+
+    def numpy_bytes(given):
+        tracemalloc.start()
+        rto.suboptimality(tree, given, reference, reference, 0.5)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert numpy_bytes(reward) < reward.nbytes / 8
+    assert numpy_bytes(reward.astype(np.float32)) >= reward.nbytes
