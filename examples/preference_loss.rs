@@ -65,7 +65,7 @@ fn margin(loss: &dyn PairLoss) -> Result<f64> {
         &config.check()?,
         &SeedTree::new(1),
         0..fit_steps(pairs.len(), &config),
-        &mut |_, _| Ok(()),
+        &mut |_| Ok(()),
     )?;
     let table = learner.policy().table()?;
     let log_prob = |a| table.log_prob(StateIx(0), ActionIx(a));

@@ -8,7 +8,7 @@ use ndarray::Array2;
 use rand::Rng;
 use rto::algorithm2::{
     CriticSlot, DpoConfig, FitConfig, KlPlacement, NoCritic, Pair, PpoConfig, PpoRun, PpoState,
-    RtoConfig, dpo, fit_reward, fit_steps, sft,
+    RtoConfig, Step, dpo, fit_reward, fit_steps, sft,
 };
 use rto::estimate::{Design, FitOptions, fit_bradley_terry, sample_preferences};
 use rto::features::DenseFeatures;
@@ -325,7 +325,7 @@ fn fitting_a_reward_reaches_the_maximum_likelihood_estimate() {
     let checked = config.check().unwrap();
     let fit = |learner: &mut dyn Trainable| {
         let steps = 0..fit_steps(pairs.len(), &config);
-        let quiet = &mut |_, _: &StepReport| Ok(());
+        let quiet = &mut |_: &Step| Ok(());
         fit_reward(
             learner,
             &pairs,
@@ -404,7 +404,7 @@ fn the_reference_scores_each_pair_once_whatever_the_epochs() {
         // A call knows the pairs it has scored, so a call per step has to score all of them again.
         let stride = if at_once { total } else { 1 };
         for start in (0..total).step_by(stride as usize) {
-            let quiet = &mut |_, _: &StepReport| Ok(());
+            let quiet = &mut |_: &Step| Ok(());
             let steps = start..start + stride;
             dpo(
                 &mut learner,
@@ -697,7 +697,7 @@ fn empty_responses_and_empty_batches_are_refused() {
     assert_eq!(said.to_string(), want);
 
     let (seeds, fit) = (SeedTree::new(0), FitConfig::paper_sft().check().unwrap());
-    let quiet = &mut |_, _: &StepReport| Ok(());
+    let quiet = &mut |_: &Step| Ok(());
     let sgd = OptimizerConfig::sgd(1.0);
     let mut learner = TabularLearner::try_new(reference.clone(), sgd).unwrap();
     let nothing = "data set: found nothing, must be at least one item";

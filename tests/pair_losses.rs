@@ -282,7 +282,7 @@ fn fitted(loss: &dyn PairLoss, reference: &[f64], pairs: &[(usize, usize)], beta
         &config,
         &seeds,
         steps,
-        &mut |_, _| Ok(()),
+        &mut |_| Ok(()),
     )
     .unwrap();
     let table = learner.policy().table().unwrap();

@@ -98,7 +98,7 @@ fn main() -> Outcome<()> {
         &fit.check()?,
         &seeds.child("sft"),
         steps,
-        &mut |_, _| Ok(()),
+        &mut |_| Ok(()),
     )?;
 
     // 𝒟: pairs of the demonstrator's replies, labelled by (3.1).
@@ -161,7 +161,7 @@ fn main() -> Outcome<()> {
         reward_model: None,
     };
     let mut slot = CriticSlot::Separate(&mut critic);
-    let output = rto(&mut dpo, &mut policy, &mut slot, input, &mut ())?;
+    let output = rto(&mut dpo, &mut policy, &mut slot, input, &mut |_, _| Ok(()))?;
 
     let mut rewards = Vec::new();
     for (name, policy) in [

@@ -433,7 +433,7 @@ fn a_saved_learner_goes_on_bit_for_bit() {
     };
     let config = config.check().unwrap();
     let run = |learner: &mut NeuralLearner, steps| {
-        sft(learner, &batch, &config, &seeds, steps, &mut |_, _| Ok(())).unwrap();
+        sft(learner, &batch, &config, &seeds, steps, &mut |_| Ok(())).unwrap();
     };
     let mut whole = NeuralLearner::try_new(policy(1), options(3)).unwrap();
     run(&mut whole, 0..10);
@@ -549,11 +549,11 @@ fn algorithm_2_runs_on_it_unchanged() {
         &fit.check().unwrap(),
         &seeds,
         0..30,
-        &mut |step, r| {
-            if step == 0 {
-                first = r.loss;
+        &mut |step| {
+            last = step.report.loss;
+            if step.n == 0 {
+                first = last;
             }
-            last = r.loss;
             Ok(())
         },
     )

@@ -194,14 +194,13 @@ pub fn run(
                 ..measure.point(&learner.policy().table()?, values)?
             });
         }
-        if at == knobs.iterations {
-            return Ok(points);
-        }
         let mut slot = match has_critic {
             true => CriticSlot::Separate(&mut critic),
             false => CriticSlot::Absent,
         };
-        run.iterate(&mut learner, &mut slot, &mut state)?;
+        if run.next(&mut learner, &mut slot, &mut state)?.is_none() {
+            return Ok(points);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use ndarray::Array2;
 use rand_distr::{Distribution, StandardNormal};
-use rto::algorithm2::{FitConfig, Pair, dpo, fit_reward, fit_steps};
+use rto::algorithm2::{Fit, FitConfig, Pair};
 use rto::estimate::sample_preferences;
 use rto::mdp::{Beta, StateIx, TabularPolicy, TokenTree, Trajectory, for_each_trajectory};
 use rto::objective::Readout;
@@ -173,17 +173,8 @@ fn fit_dpo(
         policy = policy.with_reference(start.table()?.into())?;
     }
     let mut learner = TabularLearner::try_new(policy, optimizer)?;
-    let steps = 0..fit_steps(pairs.len(), &settings.fit);
-    let node = seeds.child("fit");
-    dpo(
-        &mut learner,
-        start,
-        pairs,
-        &settings,
-        &node,
-        steps,
-        &mut |_, _| Ok(()),
-    )?;
+    let mut fit = Fit::dpo(start, pairs, &settings, &seeds.child("fit"))?;
+    while fit.next(&mut learner)?.is_some() {}
     Ok(learner.snapshot()?)
 }
 
@@ -202,16 +193,7 @@ fn fit_model(
         ..config.dpo.fit
     }
     .check()?;
-    let steps = 0..fit_steps(pairs.len(), &settings);
-    let node = seeds.child("fit");
-    fit_reward(
-        &mut model,
-        pairs,
-        Readout::Sum,
-        &settings,
-        &node,
-        steps,
-        &mut |_, _| Ok(()),
-    )?;
+    let mut fit = Fit::reward(pairs, Readout::Sum, &settings, &seeds.child("fit"))?;
+    while fit.next(&mut model)?.is_some() {}
     Ok(model)
 }

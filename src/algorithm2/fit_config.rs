@@ -190,6 +190,13 @@ impl DpoConfig {
     }
 }
 
+impl Checked<DpoConfig> {
+    /// The optimisation, checked with the whole.
+    pub fn fit(&self) -> Checked<FitConfig> {
+        Checked(self.0.fit)
+    }
+}
+
 pub(super) fn within(field: &str, value: f64, ok: bool, must: &str) -> Result<()> {
     match ok {
         true => Ok(()),

@@ -12,6 +12,9 @@
 //!
 //! The −β₂ term of all four is added by the driver, so the table is all that separates them.
 //!
+//! A long run is driven step by step, by [`Fit::next`] and [`PpoRun::next`] or by [`Rto::next`] for both in turn: between two calls the
+//! caller holds the learners and a state of a few numbers, and saves what it wants.
+//!
 //! Algorithm 2 on a tree of eight responses, from π_ref to π_T, and its exact suboptimality:
 //!
 //! ```
@@ -49,7 +52,7 @@
 //! }
 //! .check()?;
 //! let input = RtoInput { pairs: &pairs, config: &config, seeds: &SeedTree::new(1), reward_model: None };
-//! rto(&mut dpo, &mut policy, &mut CriticSlot::Separate(&mut critic), input, &mut ())?;
+//! rto(&mut dpo, &mut policy, &mut CriticSlot::Separate(&mut critic), input, &mut |_, _| Ok(()))?;
 //! let exact = ExactEvaluator::try_new(map.clone(), &reward, TabularPolicy::uniform(7, 2), Beta::try_new(0.5)?)?;
 //! let start = exact.report(&TabularPolicy::uniform(7, 2))?.suboptimality;
 //! let end = exact.report(&policy.policy().table()?)?.suboptimality;
@@ -73,9 +76,9 @@ mod warnings;
 
 pub use config::{Advantage, KlPlacement, PolicyLoss, PpoConfig, RtoConfig, Whitening};
 pub use critic::{Critic, CriticSlot, NoCritic};
-pub use fit::{OnStep, Pair, dpo, fit_pairs, fit_reward, fit_steps, sft};
+pub use fit::{Fit, OnStep, Pair, Step, dpo, fit_pairs, fit_reward, fit_steps, sft};
 pub use fit_config::{Checked, DpoConfig, FitConfig, Schedule};
-pub use ppo::{PpoRun, PpoState};
+pub use ppo::{Iteration, PpoRun, PpoState};
 pub use report::IterationReport;
-pub use rto::{Observer, RtoInput, RtoOutput, rto};
+pub use rto::{Rto, RtoInput, RtoOutput, RtoState, RtoStep, rto};
 pub use warnings::Biased;

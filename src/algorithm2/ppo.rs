@@ -82,7 +82,37 @@ pub(super) struct Rollout {
     pub(super) critic: Option<ValuesAndReturns>,
 }
 
+/// An iteration that was made.
+#[derive(Debug, Clone)]
+pub struct Iteration {
+    /// What it measured.
+    pub report: IterationReport,
+    /// 𝒟_t with its responses.
+    pub batch: Vec<Episode>,
+}
+
 impl PpoRun<'_> {
+    /// Lines 3–8, an iteration at a time: the next one, or nothing after `config.iterations`.
+    ///
+    /// A run goes on in another process from the learner, the critic and the state as they are between two calls. What differs
+    /// between iterations (a reward that learns, a reference that follows) is changed by making another `PpoRun` for the next one.
+    ///
+    /// # Errors
+    /// Those of [`PpoRun::iterate`]. The state is then as before, the learners may have been stepped.
+    pub fn next<L: PolicyLearner>(
+        &self,
+        learner: &mut L,
+        critic: &mut CriticSlot<'_>,
+        state: &mut PpoState,
+    ) -> Result<Option<Iteration>> {
+        if state.iteration >= self.config.iterations {
+            return Ok(None);
+        }
+        let batch = self.rollout(learner.policy(), state)?;
+        let report = self.update(learner, critic, state, batch.clone())?;
+        Ok(Some(Iteration { report, batch }))
+    }
+
     /// Lines 4–7: one iteration.
     ///
     /// # Errors

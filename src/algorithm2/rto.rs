@@ -1,12 +1,14 @@
-//! Algorithm 2, line by line.
+//! Algorithm 2, line by line, from any step to the next.
 
 use std::sync::Arc;
 
-use super::fit::{dpo, fit_steps, interleave};
-use super::{Checked, CriticSlot, IterationReport, Pair, PpoRun, PpoState, RtoConfig};
+use super::fit::interleave;
+use super::{
+    Checked, CriticSlot, Fit, Iteration, Pair, PpoConfig, PpoRun, PpoState, RtoConfig, Step,
+};
 use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
-use crate::seq::{PolicyLearner, StepReport, TokenReward, TokenScorer};
+use crate::seq::{Policy, PolicyLearner, TokenReward, TokenScorer};
 use crate::token_reward::{Both, DpoReward, SentenceReward, log_probs};
 use crate::{Error, Result, Token};
 
@@ -23,6 +25,140 @@ pub struct RtoInput<'a> {
     pub reward_model: Option<&'a dyn TokenScorer>,
 }
 
+/// How far a run of Algorithm 2 is: with both learners and the critic, all that a checkpoint holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
+pub struct RtoState {
+    /// Steps of line 2 taken.
+    pub dpo_steps: u64,
+    /// Lines 3–8.
+    pub ppo: PpoState,
+}
+
+impl RtoState {
+    /// Before the first step.
+    pub fn new(config: &RtoConfig) -> Self {
+        Self {
+            dpo_steps: 0,
+            ppo: PpoState::new(&config.ppo),
+        }
+    }
+}
+
+/// What a call of [`Rto::next`] did.
+#[derive(Debug, Clone)]
+pub enum RtoStep {
+    /// A step of line 2.
+    Dpo(Step),
+    /// Lines 4–7 once.
+    Ppo(Iteration),
+}
+
+/// Algorithm 2 as a run that can stop after any step and go on in another process.
+///
+/// Nothing but [`RtoState`], the learners and the critic changes, and every random stream is keyed by the step it is for, so a
+/// caller that saves them between two calls of [`Rto::next`] and later calls [`Rto::resume`] gets the same bits. It is no more than
+/// [`Fit::dpo`] and then [`PpoRun::next`]. A program that trains several policies against one π_dpo drives these two itself,
+/// as `algorithm2` and `rto_llm` do: what runs is the same.
+pub struct Rto<'a, P> {
+    input: RtoInput<'a>,
+    reference: &'a P,
+    line_2: Fit<'a>,
+    /// π_dpo, once line 2 is done.
+    dpo: Option<P>,
+    prompts: Vec<Arc<[Token]>>,
+    ppo: Checked<PpoConfig>,
+    ppo_seeds: SeedTree,
+    state: RtoState,
+}
+
+impl<'a, P: Policy> Rto<'a, P> {
+    /// Line 1, for learners that both start from `reference` = π_ref.
+    ///
+    /// # Errors
+    /// No pairs; a reward model that is missing or not asked for.
+    pub fn new(reference: &'a P, input: RtoInput<'a>) -> Result<Self> {
+        Self::resume(reference, input, RtoState::new(input.config))
+    }
+
+    /// The run as it was when `state` was saved, for the learners that were saved with it.
+    ///
+    /// # Errors
+    /// No pairs; a reward model that is missing or not asked for.
+    pub fn resume(reference: &'a P, input: RtoInput<'a>, state: RtoState) -> Result<Self> {
+        let (asked, given) = (input.config.reward_model, input.reward_model.is_some());
+        if asked != given {
+            let found = if given { "given" } else { "missing" };
+            let must = format!("given if and only if reward_model = true (it is {asked})");
+            return Err(Error::config("reward model", found, must));
+        }
+        let prompts = input.pairs.iter().map(|p| p.winner.prompt.clone());
+        let (dpo, node) = (input.config.dpo(), input.seeds.child("dpo"));
+        Ok(Self {
+            line_2: Fit::dpo(reference, input.pairs, &dpo, &node)?.from(state.dpo_steps),
+            dpo: None,
+            // Line 4: only the prompts of 𝒟.
+            prompts: prompts.collect(),
+            ppo: input.config.ppo(),
+            ppo_seeds: input.seeds.child("ppo"),
+            reference,
+            input,
+            state,
+        })
+    }
+
+    /// How far the run is.
+    pub fn state(&self) -> RtoState {
+        self.state
+    }
+
+    /// The next step of line 2, or after its last the next iteration of lines 3–8, or nothing after the last of them.
+    ///
+    /// # Errors
+    /// Those of [`Fit::next`] and [`PpoRun::next`]. After one the learners may have been stepped: go on from what was saved.
+    pub fn next<L: PolicyLearner<Policy = P>>(
+        &mut self,
+        dpo_learner: &mut L,
+        learner: &mut L,
+        critic: &mut CriticSlot<'_>,
+    ) -> Result<Option<RtoStep>> {
+        // Line 2.
+        if let Some(step) = self.line_2.next(dpo_learner)? {
+            self.state.dpo_steps = self.line_2.done();
+            return Ok(Some(RtoStep::Dpo(step)));
+        }
+        let config = self.input.config;
+        let dpo = match self.dpo.take() {
+            Some(dpo) => dpo,
+            None => dpo_learner.snapshot()?,
+        };
+        let dpo = &*self.dpo.insert(dpo);
+        // Line 6 without its KL term.
+        let mut token = DpoReward::try_new(dpo, self.reference, config.beta1)?;
+        if let Some(c) = config.dpo_reward_clip {
+            token = token.clipped(c)?;
+        }
+        let reward: Box<dyn TokenReward + '_> = match self.input.reward_model {
+            Some(model) => Box::new(Both(token, SentenceReward::new(model).clipped(10.0)?)),
+            None => Box::new(token),
+        };
+        let run = PpoRun {
+            reference: self.reference,
+            reward: &*reward,
+            prompts: &self.prompts,
+            config: &self.ppo,
+            seeds: &self.ppo_seeds,
+        };
+        // Lines 3–8.
+        let iteration = run.next(learner, critic, &mut self.state.ppo)?;
+        Ok(iteration.map(RtoStep::Ppo))
+    }
+}
+
 /// What Algorithm 2 leaves besides π_T, which is the learner.
 pub struct RtoOutput<P> {
     /// π_ref.
@@ -30,104 +166,33 @@ pub struct RtoOutput<P> {
     /// π_dpo of line 2.
     pub dpo: P,
     /// The state after the last iteration.
-    pub state: PpoState,
+    pub state: RtoState,
 }
 
-/// Told of each DPO step and each iteration.
-pub trait Observer<L> {
-    /// After a step of line 2.
-    ///
-    /// # Errors
-    /// Ends the run.
-    fn on_dpo_step(&mut self, _step: u64, _report: &StepReport) -> Result<()> {
-        Ok(())
-    }
-
-    /// After line 7, with π_t.
-    ///
-    /// # Errors
-    /// Ends the run.
-    fn on_iteration(&mut self, _learner: &L, _report: &IterationReport) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Observes nothing.
-impl<L> Observer<L> for () {}
-
-/// Algorithm 2. `dpo_learner` and `learner` both start from π_ref; they end as π_dpo and π_T.
-///
-/// For runs that are interrupted, or share one π_dpo, call [`dpo`] and [`PpoRun::iterate`]: this is no more than the two.
+/// Algorithm 2 from its first step to its last, told of each with π_t: [`Rto`] in one call. `dpo_learner` and `learner` both start
+/// from π_ref; they end as π_dpo and π_T.
 ///
 /// # Errors
-/// No pairs; learners that start from different policies; a reward model that is missing or not asked for; those of both stages and of the observer.
+/// Learners that start from different policies; those of [`Rto::new`], [`Rto::next`] and `on_step`, each of which ends the run.
 pub fn rto<L: PolicyLearner>(
     dpo_learner: &mut L,
     learner: &mut L,
     critic: &mut CriticSlot<'_>,
     input: RtoInput<'_>,
-    observer: &mut dyn Observer<L>,
+    on_step: &mut dyn FnMut(&L, &RtoStep) -> Result<()>,
 ) -> Result<RtoOutput<L::Policy>> {
-    let RtoInput {
-        pairs,
-        config,
-        seeds,
-        reward_model,
-    } = input;
-    if config.reward_model != reward_model.is_some() {
-        let found = match reward_model {
-            Some(_) => "given",
-            None => "missing",
-        };
-        let must = format!(
-            "given if and only if reward_model = true (it is {})",
-            config.reward_model
-        );
-        return Err(Error::config("reward model", found, must));
-    }
     let reference = learner.snapshot()?;
-    check_same_start(dpo_learner.policy(), &reference, pairs, config)?;
-
-    // Line 2.
-    let (checked, node) = (config.dpo(), seeds.child("dpo"));
-    let steps = 0..fit_steps(pairs.len(), &config.dpo.fit);
-    dpo(
-        dpo_learner,
-        &reference,
-        pairs,
-        &checked,
-        &node,
-        steps,
-        &mut |step, report| observer.on_dpo_step(step, report),
-    )?;
-    let dpo = dpo_learner.snapshot()?;
-
-    // Line 6 without its KL term, and line 4: only the prompts of 𝒟.
-    let mut token = DpoReward::try_new(&dpo, &reference, config.beta1)?;
-    if let Some(c) = config.dpo_reward_clip {
-        token = token.clipped(c)?;
+    let mut run = Rto::new(&reference, input)?;
+    check_same_start(dpo_learner.policy(), &reference, input.pairs, input.config)?;
+    while let Some(step) = run.next(dpo_learner, learner, critic)? {
+        on_step(learner, &step)?;
     }
-    let reward: Box<dyn TokenReward + '_> = match reward_model {
-        Some(model) => Box::new(Both(token, SentenceReward::new(model).clipped(10.0)?)),
-        None => Box::new(token),
+    let state = run.state();
+    let dpo = match run.dpo.take() {
+        Some(dpo) => dpo,
+        None => dpo_learner.snapshot()?,
     };
-    let prompts: Vec<Arc<[Token]>> = pairs.iter().map(|p| p.winner.prompt.clone()).collect();
-    let ppo = config.ppo();
-    let run = PpoRun {
-        reference: &reference,
-        reward: &*reward,
-        prompts: &prompts,
-        config: &ppo,
-        seeds: &seeds.child("ppo"),
-    };
-
-    // Lines 3–8.
-    let mut state = PpoState::new(&ppo);
-    while state.iteration < ppo.iterations {
-        let report = run.iterate(learner, critic, &mut state)?;
-        observer.on_iteration(learner, &report)?;
-    }
-    drop(reward);
+    drop(run);
     Ok(RtoOutput {
         reference,
         dpo,
@@ -135,7 +200,7 @@ pub fn rto<L: PolicyLearner>(
     })
 }
 
-fn check_same_start<P: crate::seq::Policy>(
+fn check_same_start<P: Policy>(
     dpo: &P,
     reference: &P,
     pairs: &[Pair],

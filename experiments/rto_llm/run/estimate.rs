@@ -164,7 +164,7 @@ pub fn seconds_per_token(config: &Config, data: &Data) -> Result<f64> {
             &fit,
             &seeds,
             step..step + 1,
-            &mut |_, _| Ok(()),
+            &mut |_| Ok(()),
         )?;
         best = best.min(start.elapsed().as_secs_f64());
     }

@@ -218,7 +218,8 @@ impl Run {
                     .map(|left| left as u64),
             };
             let steps = stage.step..end;
-            let done = drive(&mut probe, steps, &mut |step, report| {
+            let done = drive(&mut probe, steps, &mut |taken| {
+                let (step, report) = (taken.n, &taken.report);
                 let mut metrics: Metrics = vec![
                     ("loss".into(), report.loss),
                     ("grad_norm".into(), report.grad_norm),

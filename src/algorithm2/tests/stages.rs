@@ -99,26 +99,18 @@ fn sft_and_reward_fitting_learn_and_resume() {
     .unwrap();
     let (seeds, total, mut losses) = (SeedTree::new(1), fit_steps(4, &config), Vec::new());
     let (mut a, mut b) = (policy(), policy());
-    sft(&mut a, &all[..4], &config, &seeds, 0..total, &mut |_, r| {
-        losses.push(r.loss);
+    sft(&mut a, &all[..4], &config, &seeds, 0..total, &mut |step| {
+        losses.push(step.report.loss);
         Ok(())
     })
     .unwrap();
     for steps in [0..7, 7..total] {
-        sft(
-            &mut b,
-            &all[..4],
-            &config,
-            &seeds,
-            steps,
-            &mut |_, _| Ok(()),
-        )
-        .unwrap();
+        sft(&mut b, &all[..4], &config, &seeds, steps, &mut |_| Ok(())).unwrap();
     }
     assert_eq!(furthest(&a, &b), 0.0);
     assert_eq!(losses.len() as u64, total);
     assert!(losses[losses.len() - 1] < 0.7 * losses[0]);
-    assert!(sft(&mut a, &[], &config, &seeds, 0..1, &mut |_, _| Ok(())).is_err());
+    assert!(sft(&mut a, &[], &config, &seeds, 0..1, &mut |_| Ok(())).is_err());
     let pair = Pair {
         winner: all[0].clone(),
         loser: all[3].clone(),
@@ -131,8 +123,8 @@ fn sft_and_reward_fitting_learn_and_resume() {
         &config,
         &seeds,
         0..30,
-        &mut |_, r| {
-            last = r.loss;
+        &mut |step| {
+            last = step.report.loss;
             Ok(())
         },
     )
