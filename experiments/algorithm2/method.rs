@@ -1,15 +1,15 @@
 //! One run of Algorithm 2 or of a baseline, measured exactly as it goes.
 
 use anyhow::Result;
-use rto::algorithm2::{Advantage, CriticSlot, PpoConfig, PpoRun, PpoState};
+use rto::algorithm2::{PpoConfig, PpoRun};
 use rto::mdp::{Beta, TabularPolicy};
 use rto::plan::{evaluate, visitation};
-use rto::policy::{ExactEvaluator, OptimizerConfig, Regressor, StateMap, Table, TabularLearner};
+use rto::policy::{ExactEvaluator, StateMap};
 use rto::reward::{LogRatioReward, TabularReward};
 use rto::seed::SeedTree;
-use rto::seq::{PolicyLearner, TokenReward};
-use rto::token_reward::KlEstimator;
+use rto::seq::TokenReward;
 use rto_harness::methods::{Keys, Method, Parts};
+use rto_harness::on_tree::{Trainer, prefix_sums, tabulate};
 use rto_harness::table::Cell;
 
 use crate::config::Config;
@@ -171,34 +171,18 @@ pub fn run(
         seeds,
     };
     let start = critic_start(method, problem)?;
-    let sgd = OptimizerConfig::sgd;
-    let mut policy = problem.start.clone();
-    if ppo.kl_estimator == KlEstimator::Exact {
-        policy = policy.with_reference(problem.reference.clone().into())?;
-    }
-    if ppo.entropy_bonus > 0.0 {
-        policy = policy.with_entropy();
-    }
-    let mut learner = TabularLearner::try_new(policy, sgd(ppo.learning_rate))?;
-    let mut critic = Regressor::critic(problem.map.clone(), &start, sgd(ppo.critic_learning_rate))?;
-    let has_critic = ppo.advantage == Advantage::Gae;
-    let mut state = PpoState::new(&ppo);
+    let mut trainer = Trainer::new(&problem.start, &problem.reference, &ppo, &start)?;
     let mut points = Vec::new();
     loop {
-        let at = state.iteration;
+        let at = trainer.state().iteration;
         if at.is_multiple_of(config.eval_every) || at == knobs.iterations {
-            let values = has_critic.then_some(&critic);
             points.push(Point {
                 iteration: at,
-                tokens: state.sampled_tokens,
-                ..measure.point(&learner.policy().table()?, values)?
+                tokens: trainer.state().sampled_tokens,
+                ..measure.point(&trainer.policy()?, trainer.values())?
             });
         }
-        let mut slot = match has_critic {
-            true => CriticSlot::Separate(&mut critic),
-            false => CriticSlot::Absent,
-        };
-        if run.next(&mut learner, &mut slot, &mut state)?.is_none() {
+        if trainer.next(&run)?.is_none() {
             return Ok(points);
         }
     }
@@ -207,7 +191,10 @@ pub fn run(
 /// V before the first iteration.
 fn critic_start(method: &Method, problem: &Problem) -> Result<Vec<f64>> {
     match method.training().critic_from_prefix {
-        true => Ok(problem.prefix_sums(&problem.tabulate(&problem.dpo_reward()?)?)),
+        true => {
+            let table = tabulate(&problem.map, &problem.dpo_reward()?)?;
+            Ok(prefix_sums(problem.map.mdp(), &table))
+        }
         false => Ok(vec![0.0; problem.map.mdp().n_states()]),
     }
 }
@@ -236,7 +223,7 @@ struct Measure<'a> {
 
 impl<'a> Measure<'a> {
     fn new(problem: &'a Problem, reward: &dyn TokenReward, beta2: f64) -> Result<Self> {
-        let table = problem.tabulate(reward)?;
+        let table = tabulate(&problem.map, reward)?;
         let (map, reference) = (problem.map.clone(), problem.reference.clone());
         Ok(Self {
             problem,
@@ -247,8 +234,8 @@ impl<'a> Measure<'a> {
         })
     }
 
-    fn point(&self, policy: &TabularPolicy, critic: Option<&Regressor<Table>>) -> Result<Point> {
-        let error = critic.map(|c| self.critic_error(policy, c.params()));
+    fn point(&self, policy: &TabularPolicy, values: Option<&[f64]>) -> Result<Point> {
+        let error = values.map(|v| self.critic_error(policy, v));
         Ok(Point {
             own_gap: self.own.report(policy)?.suboptimality,
             critic_error: error.transpose()?,

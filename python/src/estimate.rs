@@ -1,7 +1,7 @@
 //! Section 4.1, Lemma A.1: estimation from preferences, and Algorithm 1.
 
 use crate::arrays::{elements, out1, out2, table, value_error, vector};
-use crate::mdp::{self, TokenTree};
+use crate::mdp::{self, Policy, TokenTree};
 use crate::plan::SoftOptimum;
 use ndarray::Array2;
 use numpy::{AllowTypeChange, PyArray1, PyArray2, PyArrayLike3};
@@ -9,11 +9,13 @@ use pyo3::prelude::*;
 use rto::algorithm1::{Baseline, ConfidenceSet};
 use rto::estimate::{Design, FitOptions, Metric, MetricKind, RadiusInputs};
 use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
-use rto::mdp::TabularMdp;
+use rto::mdp::{TabularMdp, TabularPolicy};
+use rto::plan::evaluate;
+use rto::reward::LinearReward;
 use rto_solve::{RADIUS_KINDS, radius_kind};
 
 /// φ of shape (n_states, n_actions, d).
-fn features(mdp: &TabularMdp, value: &Bound<'_, PyAny>) -> PyResult<DenseFeatures> {
+pub fn features(mdp: &TabularMdp, value: &Bound<'_, PyAny>) -> PyResult<DenseFeatures> {
     let wrong = "features: expected numbers of shape (n_states, n_actions, d)";
     let array = value
         .extract::<PyArrayLike3<'_, f64, AllowTypeChange>>()
@@ -52,19 +54,10 @@ pub fn design(
 ) -> PyResult<Py<PyArray2<f64>>> {
     let phi = self::features(&tree.mdp, features)?;
     let mut rows = Vec::new();
-    let mut n = 0;
-    for pair in pairs.try_iter()? {
-        let pair = pair?;
-        let (prompt, winner, loser) = match pair.extract::<(usize, Vec<u32>, Vec<u32>)>() {
-            Ok(parts) => parts,
-            Err(_) => {
-                let two = pair.extract::<(Vec<u32>, Vec<u32>)>();
-                let (winner, loser) = two.map_err(|_| {
-                    value_error(format!("pairs[{n}]: expected (winner, loser) or (prompt, winner, loser), responses as lists of tokens"))
-                })?;
-                (0, winner, loser)
-            }
-        };
+    let mut count = 0;
+    for pair in mdp::each_pair(pairs)? {
+        let (n, pair) = pair?;
+        let (prompt, winner, loser) = mdp::read_pair(n, &pair)?;
         let of = |which: &str, response: &[u32]| {
             let named = |e| value_error(format!("pairs[{n}], {which}: {e}"));
             let trajectory = tree.tree.trajectory(prompt, response).map_err(named)?;
@@ -72,9 +65,9 @@ pub fn design(
         };
         let (w, l) = (of("winner", &winner)?, of("loser", &loser)?);
         rows.extend(w.iter().zip(&l).map(|(w, l)| w - l));
-        n += 1;
+        count = n + 1;
     }
-    let table = Array2::from_shape_vec((n, phi.dim()), rows).map_err(value_error)?;
+    let table = Array2::from_shape_vec((count, phi.dim()), rows).map_err(value_error)?;
     Ok(out2(py, table))
 }
 
@@ -112,7 +105,8 @@ impl BtFit {
     }
 }
 
-fn rows(x: &Bound<'_, PyAny>) -> PyResult<Design> {
+/// The rows of a design.
+pub fn rows(x: &Bound<'_, PyAny>) -> PyResult<Design> {
     let x = table("x", "(n, d)", x)?;
     let x = x.as_array();
     Design::try_new(x.ncols(), x.iter().copied().collect()).map_err(value_error)
@@ -332,6 +326,13 @@ impl MaxMin {
     }
 }
 
+fn baseline(of_reference: bool) -> Baseline {
+    match of_reference {
+        true => Baseline::Reference,
+        false => Baseline::None,
+    }
+}
+
 /// argmax_π min_{θ in Θ} (E_{d^π}[φ] - ν)·θ - β KL of (B.1), exactly.
 ///
 /// Parameters are those of `algorithm1`; `param_bound` is B. With `baseline` ν = E_{π_ref}[φ], and the policy is never worse than
@@ -357,11 +358,7 @@ pub fn maxmin(
     let phi = self::features(&mdp, features)?;
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
     let set = set.get()?;
-    let baseline = if baseline {
-        Baseline::Reference
-    } else {
-        Baseline::None
-    };
+    let baseline = self::baseline(baseline);
     let solve = || rto::algorithm1::maxmin(&mdp, &phi, &reference, beta, &set, baseline);
     let found = py.detach(solve).map_err(value_error)?;
     let under = found.optimum.mean_value(&mdp);
@@ -372,5 +369,130 @@ pub fn maxmin(
         duality_gap: found.duality_gap,
         ellipsoid_active: found.ellipsoid_active,
         ball_active: found.ball_active,
+    })
+}
+
+/// Both sides of Theorem 4.2 for Algorithm 1, or of Theorem B.1 for (B.1), given the truth.
+#[pyclass(frozen, get_all, module = "rto", name = "Bound")]
+pub struct BoundSides {
+    /// SubOpt of the policy under the truth.
+    suboptimality: f64,
+    /// What the theorem says it is at most.
+    bound: f64,
+    /// Whether the theorem's premise holds: the truth lies in the confidence set. Where it does not the bound proves nothing.
+    premise: bool,
+    /// V of the policy less V of π_ref, under the truth.
+    gain_over_reference: f64,
+    /// The policy.
+    policy: Py<Policy>,
+}
+
+#[pymethods]
+impl BoundSides {
+    fn __repr__(&self) -> String {
+        format!(
+            "Bound(suboptimality={}, bound={}, premise={})",
+            self.suboptimality,
+            self.bound,
+            if self.premise { "True" } else { "False" }
+        )
+    }
+}
+
+/// Theorem 4.2 for Algorithm 1: SubOpt(π̂) <= 2ϱ E_{d*}[‖φ‖_{M^-1}] - β E_{d*}[KL(π* ‖ π̂)].
+///
+/// Parameters are those of `algorithm1`, and ``theta_star``, the truth, of shape (d,).
+///
+/// Returns
+/// -------
+/// Bound
+#[pyfunction]
+#[pyo3(signature = (mdp, features, reference, beta, theta_star, x, theta, radius, *, metric = "sigma_d", ridge = 1.0, param_bound = f64::INFINITY))]
+#[allow(clippy::too_many_arguments)] // keywords of one Python call
+pub fn theorem_4_2(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    features: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+    theta_star: &Bound<'_, PyAny>,
+    x: &Bound<'_, PyAny>,
+    theta: &Bound<'_, PyAny>,
+    radius: f64,
+    metric: &str,
+    ridge: f64,
+    param_bound: f64,
+) -> PyResult<BoundSides> {
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
+    let phi = self::features(&mdp, features)?;
+    let truth = elements(&vector("theta_star", "(d,)", theta_star)?);
+    let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
+    let set = set.get()?;
+    let solve = || {
+        let output = rto::algorithm1::algorithm1(&mdp, &phi, &reference, beta, &set, None)?;
+        let sides =
+            rto::algorithm1::theorem_4_2(&mdp, &phi, &reference, beta, &truth, &set, &output)?;
+        let reward = LinearReward::try_new(&phi, &truth)?;
+        let value = |policy: &TabularPolicy| {
+            evaluate(&mdp, &reward, policy, &reference, beta).map(|v| v.mean_value(&mdp))
+        };
+        let gain = value(&output.optimum.policy)? - value(&reference)?;
+        Ok::<_, rto::Error>((output.optimum.policy, sides, gain))
+    };
+    let (policy, sides, gain) = py.detach(solve).map_err(value_error)?;
+    Ok(BoundSides {
+        suboptimality: sides.suboptimality,
+        bound: sides.bound,
+        premise: sides.premise,
+        gain_over_reference: gain,
+        policy: Py::new(py, Policy::new(policy))?,
+    })
+}
+
+/// Theorem B.1 for (B.1): SubOpt(π̂) <= 2ϱ ‖E_{d*}[φ] - ν‖_{M^-1}.
+///
+/// Parameters are those of `maxmin`, and ``theta_star``, the truth, of shape (d,).
+///
+/// Returns
+/// -------
+/// Bound
+///     With `baseline` and the premise, `gain_over_reference` is never negative (errata, B6).
+#[pyfunction]
+#[pyo3(signature = (mdp, features, reference, beta, theta_star, x, theta, radius, *, metric = "sigma_d", ridge = 1.0, param_bound = f64::INFINITY, baseline = false))]
+#[allow(clippy::too_many_arguments)] // keywords of one Python call
+pub fn theorem_b1(
+    py: Python<'_>,
+    mdp: &Bound<'_, PyAny>,
+    features: &Bound<'_, PyAny>,
+    reference: &Bound<'_, PyAny>,
+    beta: f64,
+    theta_star: &Bound<'_, PyAny>,
+    x: &Bound<'_, PyAny>,
+    theta: &Bound<'_, PyAny>,
+    radius: f64,
+    metric: &str,
+    ridge: f64,
+    param_bound: f64,
+    baseline: bool,
+) -> PyResult<BoundSides> {
+    let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
+    let phi = self::features(&mdp, features)?;
+    let truth = elements(&vector("theta_star", "(d,)", theta_star)?);
+    let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
+    let set = set.get()?;
+    let baseline = self::baseline(baseline);
+    let solve = || {
+        let found = rto::algorithm1::maxmin(&mdp, &phi, &reference, beta, &set, baseline)?;
+        let sides =
+            rto::algorithm1::theorem_b1(&mdp, &phi, &reference, beta, &truth, &set, &found)?;
+        Ok::<_, rto::Error>((found.optimum.policy, sides))
+    };
+    let (policy, sides) = py.detach(solve).map_err(value_error)?;
+    Ok(BoundSides {
+        suboptimality: sides.suboptimality,
+        bound: sides.bound,
+        premise: sides.premise,
+        gain_over_reference: sides.gain_over_reference,
+        policy: Py::new(py, Policy::new(policy))?,
     })
 }

@@ -1,17 +1,26 @@
 //! The extension module behind the Python package `rto`: arguments and results, no mathematics.
 
 mod arrays;
+mod callback;
+mod coverage;
 mod estimate;
+mod long;
 mod mdp;
 mod plan;
+mod seam;
+mod search;
 mod solve;
+mod train;
 
 /// Exact RLHF on token MDPs, compiled.
 #[pyo3::pymodule]
 mod _rto {
     #[pymodule_export]
+    use super::coverage::{Coverage, coverage, covering_behaviour, linear_coverage};
+    #[pymodule_export]
     use super::estimate::{
-        BtFit, MaxMin, algorithm1, confidence_radius, design, fit_bradley_terry, maxmin,
+        BoundSides, BtFit, MaxMin, algorithm1, confidence_radius, design, fit_bradley_terry,
+        maxmin, theorem_4_2, theorem_b1,
     };
     #[pymodule_export]
     use super::mdp::{Mdp, Policy, TokenTree};
@@ -21,7 +30,16 @@ mod _rto {
         visitation,
     };
     #[pymodule_export]
+    use super::seam::{
+        Loss, gae, group_relative, kto_loss, leave_one_out, leave_one_out_of_score, pair_loss_grad,
+        policy_loss, remax, reward_loss, reward_to_go, sft_loss, token_rewards, value_loss, whiten,
+    };
+    #[pymodule_export]
+    use super::search::{Found, best_first};
+    #[pymodule_export]
     use super::solve::{solve_file, solve_text};
+    #[pymodule_export]
+    use super::train::{TrainRun, sample_preferences, train_run};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

@@ -4,7 +4,10 @@ use crate::arrays::{elements, found, out2, table, value_error, vector};
 use ndarray::Array2;
 use numpy::PyArray2;
 use pyo3::prelude::*;
+use rto::algorithm2::Pair;
 use rto::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, Transition};
+use rto::policy::StateMap;
+use rto::seq::Episode;
 use std::sync::Arc;
 
 /// Every response of at most H tokens to each prompt: the deterministic token MDP of Section 3.1.
@@ -28,6 +31,65 @@ use std::sync::Arc;
 pub struct TokenTree {
     pub tree: rto::mdp::TokenTree,
     pub mdp: Arc<TabularMdp>,
+    rho: Vec<f64>,
+}
+
+/// A pair of responses: `(winner, loser)` to prompt 0, or `(prompt, winner, loser)`.
+pub fn read_pair(n: usize, pair: &Bound<'_, PyAny>) -> PyResult<(usize, Vec<u32>, Vec<u32>)> {
+    if let Ok(three) = pair.extract::<(usize, Vec<u32>, Vec<u32>)>() {
+        return Ok(three);
+    }
+    let two = pair.extract::<(Vec<u32>, Vec<u32>)>();
+    let (winner, loser) = two.map_err(|_| {
+        value_error(format!("pairs[{n}]: expected (winner, loser) or (prompt, winner, loser), responses as lists of tokens"))
+    })?;
+    Ok((0, winner, loser))
+}
+
+/// The items of the argument `pairs`.
+pub fn each_pair<'py>(
+    pairs: &Bound<'py, PyAny>,
+) -> PyResult<impl Iterator<Item = PyResult<(usize, Bound<'py, PyAny>)>>> {
+    let items = pairs.try_iter().map_err(|_| {
+        value_error(format!(
+            "pairs: found {}, expected a list of (winner, loser) or (prompt, winner, loser)",
+            found(pairs)
+        ))
+    })?;
+    Ok(items.enumerate().map(|(n, pair)| Ok((n, pair?))))
+}
+
+impl TokenTree {
+    /// The tree as prompts and responses.
+    pub fn state_map(&self) -> PyResult<Arc<StateMap>> {
+        StateMap::tree(&self.tree, &self.rho).map_err(value_error)
+    }
+
+    /// A response; `name` says where it stands.
+    pub fn episode(&self, name: &str, prompt: usize, tokens: &[u32]) -> PyResult<Episode> {
+        let named = |e: rto::Error| value_error(format!("{name}: {e}"));
+        let trajectory = self.tree.trajectory(prompt, tokens).map_err(named)?;
+        let last = trajectory.steps().last().map(|(_, a)| *a);
+        let finish = match last.is_some() && last == self.tree.eos() {
+            true => rto::seq::Finish::Eos,
+            false => rto::seq::Finish::Length,
+        };
+        Episode::try_new(StateMap::prompt(prompt), tokens.to_vec(), finish).map_err(named)
+    }
+
+    /// The argument `pairs`.
+    pub fn pairs(&self, pairs: &Bound<'_, PyAny>) -> PyResult<Vec<Pair>> {
+        let mut all = Vec::new();
+        for pair in each_pair(pairs)? {
+            let (n, pair) = pair?;
+            let (prompt, winner, loser) = read_pair(n, &pair)?;
+            all.push(Pair {
+                winner: self.episode(&format!("pairs[{n}], winner"), prompt, &winner)?,
+                loser: self.episode(&format!("pairs[{n}], loser"), prompt, &loser)?,
+            });
+        }
+        Ok(all)
+    }
 }
 
 #[pymethods]
@@ -48,7 +110,7 @@ impl TokenTree {
             Some(given) => elements(&vector("initial", "(n_prompts,)", given)?),
         };
         let mdp = Arc::new(tree.compile(&rho).map_err(value_error)?);
-        Ok(Self { tree, mdp })
+        Ok(Self { tree, mdp, rho })
     }
 
     /// |S|, over all prompts.

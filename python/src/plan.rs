@@ -4,6 +4,13 @@ use crate::arrays::{RewardView, out1, out2, table, value_error};
 use crate::mdp::{self, Policy};
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
+use rto::reward::TabularReward;
+
+/// The argument `reward` as a table of its own, for work that outlives the call's arrays.
+pub fn reward_table(reward: &Bound<'_, PyAny>) -> PyResult<TabularReward> {
+    let reward = table("reward", "(n_states, n_actions)", reward)?;
+    TabularReward::try_new(reward.as_array().to_owned()).map_err(value_error)
+}
 
 /// V*, Q* and π* of (3.2)-(3.4).
 #[pyclass(frozen, get_all, module = "rto")]

@@ -1,6 +1,7 @@
 """Types, threads, docs."""
 
 import doctest
+import inspect
 import subprocess
 import sys
 import threading
@@ -8,17 +9,25 @@ import time
 import tracemalloc
 
 import numpy as np
+import pytest
 import rto
+from rto import export
 
 
-def test_examples_of_the_docs_hold():
-    assert doctest.testmod(rto).failed == 0
+MODULES = [rto, rto.advantages, rto.losses, rto.interchange, export]
 
 
-def test_every_name_is_documented():
-    for name in rto.__all__:
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+def test_examples_of_the_docs_hold(module):
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+def test_every_name_is_documented(module):
+    own = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_") and v.__module__ == module.__name__]
+    for name in getattr(module, "__all__", own):
         if not name.startswith("__"):
-            assert (getattr(rto, name).__doc__ or "").strip(), name
+            assert (getattr(module, name).__doc__ or "").strip(), name
 
 
 def test_nothing_is_imported_but_numpy():

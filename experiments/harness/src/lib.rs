@@ -146,6 +146,7 @@ pub mod list;
 pub mod lock;
 pub mod manifest;
 pub mod methods;
+pub mod on_tree;
 pub mod plot;
 pub mod progress;
 mod render;
