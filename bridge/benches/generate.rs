@@ -61,7 +61,7 @@ fn config(shape: &Shape) -> ModelConfig {
         intermediate_size,
         max_positions,
     ] = shape.sizes;
-    ModelConfig::GptNeoX(GptNeoXConfig {
+    ModelConfig::from(GptNeoXConfig {
         vocab_size,
         hidden_size,
         n_layers,

@@ -1,7 +1,6 @@
 //! Texts packed one after the other; padding exists only on the way in and, for other devices, on the way out.
 
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
 use rto::Token;
 
 /// One prompt and response within a [`Batch`].
@@ -205,34 +204,17 @@ impl Batch {
         }
     }
 
-    /// Tokens and, for every packed token, its place in the padded grid: `[B, T]` right-padded with token 0.
-    pub(crate) fn padded(&self, device: &Device) -> Result<Padded> {
-        let width = self.rows.iter().map(Row::len).max().unwrap_or(0);
-        let size = self.rows.len() * width;
-        let (mut tokens, mut positions, mut places) = (vec![0; size], vec![0; size], Vec::new());
-        for (i, row) in self.rows.iter().enumerate() {
-            let (to, from) = (
-                i * width..i * width + row.len(),
-                row.start..row.start + row.len(),
-            );
-            tokens[to.clone()].copy_from_slice(&self.tokens[from.clone()]);
-            positions[to.clone()].copy_from_slice(&self.positions[from]);
-            places.extend(to.map(|place| place as u32));
+    /// Lengths in the order of their first texts, with the first tokens of the texts that have each.
+    pub(crate) fn by_length(&self) -> Vec<(usize, Vec<usize>)> {
+        let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+        for row in &self.rows {
+            match groups.iter_mut().find(|(length, _)| *length == row.len()) {
+                Some((_, starts)) => starts.push(row.start),
+                None => groups.push((row.len(), vec![row.start])),
+            }
         }
-        let tokens = Tensor::from_vec(tokens, (self.rows.len(), width), device)?;
-        Ok(Padded {
-            tokens,
-            positions,
-            places,
-        })
+        groups
     }
-}
-
-/// A batch as a grid, for devices that want one. Padding stands on the right, so that the causal mask hides it.
-pub(crate) struct Padded {
-    pub tokens: Tensor,
-    pub positions: Vec<u32>,
-    pub places: Vec<u32>,
 }
 
 /// The run of `true`s, `None` where there are several.

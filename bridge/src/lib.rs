@@ -8,20 +8,26 @@
 //! | to | modules |
 //! |---|---|
 //! | train and evaluate | [`learner`], [`lora`] (low-rank adapters), [`optimizer`] (AdamW that can be resumed), [`win_rate`] (paired, with what they are worth), `judge` (feature: a language model that decides pairs over HTTP) |
-//! | read and write models | [`checkpoint`], [`config`], [`gguf`], [`model_card`], [`memory_plan`] (what a model will need) |
+//! | read and write models | [`family`], [`checkpoint`], [`gguf`], [`files`], [`model_card`], [`memory_plan`] (what a model will need) |
 //! | read and write text | [`tokenizer`], [`tokenizer_training`], [`generate`], [`sampler`], [`decoder`] (truncated decoding) |
 //! | have data | [`data`] (preferences of a user's), [`world`] (dialogues whose token reward is known) |
 //! | go deeper | [`model`] and [`batch`] (the forward and backward pass on packed rows), [`params`], [`device`], [`error`], [`evaluator`] (any candle function as the evaluator of Proposition 3.2) |
+//!
+//! Modules stand in a line, and each imports from those before it alone (`tests/rooms.rs` holds them to that): [`files`], the kernels, then
+//! [`family`] (what a network is, as data), then what reads and writes it ([`gguf`], [`tokenizer`], [`checkpoint`]), then what computes with
+//! it ([`params`], [`optimizer`], [`lora`], [`batch`], [`model`], [`sampler`], [`decoder`], [`generate`]), then [`learner`] and
+//! [`evaluator`]. A new family of models is one file of [`family`].
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 pub mod batch;
 pub mod checkpoint;
-pub mod config;
 pub mod data;
 pub mod decoder;
 pub mod device;
 pub mod error;
 pub mod evaluator;
+pub mod family;
+pub mod files;
 pub mod generate;
 pub mod gguf;
 mod guard;
@@ -52,3 +58,5 @@ pub mod win_rate;
 pub mod world;
 
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use family as config;

@@ -6,7 +6,7 @@
 //! ```
 //! use candle_core::Device;
 //! use rto::seed::SeedTree;
-//! use rto_bridge::config::{Activation, GptNeoXConfig};
+//! use rto_bridge::family::{Activation, GptNeoXConfig};
 //! use rto_bridge::lora::LoraConfig;
 //! use rto_bridge::model::{Heads, Model};
 //! use rto_bridge::params::Init;
@@ -28,7 +28,7 @@
 
 mod peft;
 
-use crate::config::ModelConfig;
+use crate::family::ModelConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
@@ -61,23 +61,7 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// An adapter on every linear layer of the blocks, with s = α/r.
     pub fn every_layer(network: &ModelConfig, rank: usize, alpha: f64) -> Self {
-        let targets: &[&str] = match network {
-            ModelConfig::GptNeoX(_) => &[
-                "attention.query_key_value",
-                "attention.dense",
-                "mlp.dense_h_to_4h",
-                "mlp.dense_4h_to_h",
-            ],
-            ModelConfig::Llama(_) => &[
-                "q_proj",
-                "k_proj",
-                "v_proj",
-                "o_proj",
-                "gate_proj",
-                "up_proj",
-                "down_proj",
-            ],
-        };
+        let targets = network.description().lora_targets;
         Self {
             rank,
             alpha,
@@ -193,9 +177,14 @@ impl LoraConfig {
 fn layers(network: &BTreeMap<String, Vec<usize>>) -> impl Iterator<Item = (&str, &[usize])> {
     network
         .iter()
-        .filter(|(name, shape)| shape.len() == 2 && name.contains(".layers."))
+        .filter(|(name, shape)| shape.len() == 2 && of_a_block(name))
         .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape.as_slice())))
         .filter(|(module, _)| !module.ends_with(".lora_A") && !module.ends_with(".lora_B"))
+}
+
+/// Whether a tensor stands in a block: its name has the block's number.
+fn of_a_block(name: &str) -> bool {
+    name.split('.').any(|part| part.parse::<usize>().is_ok())
 }
 
 /// Whether `module` is `target` or ends with it after a dot.

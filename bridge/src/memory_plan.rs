@@ -1,7 +1,7 @@
 //! How much memory a run takes, from the shape of the network, before anything is allocated.
 //!
 //! ```
-//! use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+//! use rto_bridge::family::{Activation, GptNeoXConfig, Head};
 //! use rto_bridge::memory_plan::{MemoryPlan, Workload};
 //!
 //! let config = GptNeoXConfig {
@@ -16,9 +16,9 @@
 //! println!("{}", plan(true));
 //! ```
 
-use crate::config::{Head, ModelConfig};
+use crate::family::REWARD_WEIGHT;
+use crate::family::{Head, ModelConfig};
 use crate::lora::LoraConfig;
-use crate::model::REWARD_WEIGHT;
 use crate::optimizer::Moments;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
@@ -120,10 +120,8 @@ impl MemoryPlan {
         ]
         .map(|n| n as u64);
         // Blocks in sequence keep their middle too, and a gated MLP two inner widths.
-        let (middle, inners) = match &config {
-            ModelConfig::GptNeoX(c) => (u64::from(!c.parallel_residual), 1),
-            ModelConfig::Llama(_) => (1, 2),
-        };
+        let plan = config.plan();
+        let (middle, inners) = (u64::from(!plan.parallel), 1 + u64::from(plan.gated));
         let tokens = work.batch as u64 * work.sequence as u64;
         let kept = tokens * ((1 + middle) * h + 2 * queries + 2 * keys + inners * inner) * size
             + tokens * heads * 4;
@@ -250,7 +248,7 @@ fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Activation, GptNeoXConfig};
+    use crate::family::{Activation, GptNeoXConfig};
 
     /// Pythia-14m: 14,067,712 parameters as published.
     fn pythia_14m() -> GptNeoXConfig {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::checkpoint::atomic;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// A measured number.

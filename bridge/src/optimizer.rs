@@ -6,7 +6,7 @@
 
 mod eight_bit;
 
-use crate::checkpoint::atomic::replace_file;
+use crate::files::atomic::replace_file;
 use crate::ops::simd::{for_each_piece, vectorized};
 use crate::params::{Gradient, Gradients, Params, matches_pattern};
 use crate::{Error, Result};

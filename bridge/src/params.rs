@@ -1,7 +1,7 @@
 //! Named weights in sorted order, their initialisation, and which of them are trained.
 
 use crate::ops::simd::norm_squared;
-use crate::{Error, Result};
+use crate::{Error, Result, family};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -77,7 +77,7 @@ impl Params {
         })
     }
 
-    /// Draws weights of the given shapes, each from its own stream of `seeds`, so that adding a head changes no other weight.
+    /// Draws weights of the given shapes (norms' gains are `gain`), each from its own stream of `seeds`, so that adding a head changes no other weight.
     ///
     /// # Errors
     /// What candle reports.
@@ -85,12 +85,13 @@ impl Params {
         shapes: &BTreeMap<String, Vec<usize>>,
         init: Init,
         n_layers: usize,
+        gain: f32,
         seeds: &SeedTree,
         device: &Device,
     ) -> Result<Self> {
         let mut weights = BTreeMap::new();
         for (name, shape) in shapes {
-            let values = draw(name, shape, init, n_layers, seeds);
+            let values = draw(name, shape, init, n_layers, gain, seeds);
             let tensor = Tensor::from_vec(values, shape.as_slice(), device)?;
             weights.insert(name.clone(), Weight::Trained(Var::from_tensor(&tensor)?));
         }
@@ -322,21 +323,21 @@ fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn draw(name: &str, shape: &[usize], init: Init, n_layers: usize, seeds: &SeedTree) -> Vec<f32> {
+fn draw(
+    name: &str,
+    shape: &[usize],
+    init: Init,
+    n_layers: usize,
+    gain: f32,
+    seeds: &SeedTree,
+) -> Vec<f32> {
     let count = shape.iter().product();
     if shape.len() < 2 {
-        let value = if name.ends_with("bias") { 0.0 } else { 1.0 };
+        let value = if name.ends_with("bias") { 0.0 } else { gain };
         return vec![value; count];
     }
     let width = *shape.last().unwrap_or(&1) as f64;
-    let writes_residual = [
-        "attention.dense.weight",
-        "dense_4h_to_h.weight",
-        "o_proj.weight",
-        "down_proj.weight",
-    ]
-    .iter()
-    .any(|end| name.ends_with(end));
+    let writes_residual = family::writes_residual(name);
     let std = match init {
         Init::Normal { std } => std,
         // The second matrix of the MLP reads four times the width, but both schemes speak of the residual stream.

@@ -3,7 +3,7 @@
 //! The draw is a function of the logits and of the number alone. Weights come from a polynomial exponential of plain
 //! multiplications and additions, so it does not depend on the machine's vector width either.
 
-use crate::generate::exp;
+use crate::ops::portable::exp;
 use crate::{Error, Result};
 use pulp::Arch;
 use rto::Token;

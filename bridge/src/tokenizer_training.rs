@@ -27,7 +27,7 @@ use tokenizers::{
     PreTokenizerWrapper, TokenizerImpl,
 };
 
-use crate::checkpoint::atomic;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// Ends a response, and starts nothing; id 0, as in Pythia.

@@ -270,17 +270,14 @@ fn the_context_that_was_trained_first() {
     let original = |folder: Folder| {
         let (config, _) =
             ModelConfig::parse(Path::new(CONFIG), folder.config.to_string().as_bytes()).unwrap();
-        let ModelConfig::Llama(config) = config else {
-            panic!()
-        };
         let Some(RopeScaling::Llama3 {
             original_max_positions,
             ..
-        }) = config.rope_scaling
+        }) = config.plan().rotary.unwrap().scaling
         else {
             panic!()
         };
-        (original_max_positions, config.max_positions)
+        (original_max_positions, config.max_positions())
     };
     let (nowhere, whole) = original(folder());
     assert_eq!(nowhere, whole);

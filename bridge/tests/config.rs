@@ -1,13 +1,17 @@
 //! `config.json`: both styles, what is written, and what is refused.
 
 use proptest::prelude::*;
-use rto_bridge::config::{Activation, GptNeoXConfig, Head};
+use rto_bridge::family::{Activation, GptNeoXConfig, Head, ModelConfig};
 use serde_json::{Value, json};
 use std::path::Path;
 
-fn parse(value: &Value) -> Result<(GptNeoXConfig, Head), String> {
-    GptNeoXConfig::parse(Path::new("dir/config.json"), value.to_string().as_bytes())
+fn parse(value: &Value) -> Result<(ModelConfig, Head), String> {
+    ModelConfig::parse(Path::new("dir/config.json"), value.to_string().as_bytes())
         .map_err(|e| e.to_string())
+}
+
+fn rotated(config: &ModelConfig) -> usize {
+    config.plan().rotary.unwrap().dims
 }
 
 /// Key names of published Pythia files.
@@ -57,14 +61,18 @@ fn pythia_14m() -> GptNeoXConfig {
 #[test]
 fn both_styles_say_the_same() {
     for value in [old(), new()] {
-        assert_eq!(parse(&value).unwrap(), (pythia_14m(), Head::CausalLm));
+        assert_eq!(
+            parse(&value).unwrap(),
+            (pythia_14m().into(), Head::CausalLm)
+        );
     }
     // A file's own numbers win over defaults, and the new style over the old.
     let mut value = new();
     value["rotary_pct"] = json!(1.0);
     value["rope_parameters"]["rope_theta"] = json!(500.5);
     let (config, _) = parse(&value).unwrap();
-    assert_eq!((config.rotary_dims, config.rotary_base), (8, 500.5));
+    let rotary = config.plan().rotary.unwrap();
+    assert_eq!((rotary.dims, rotary.base), (8, 500.5));
     for (name, activation) in [
         ("gelu_new", Activation::GeluTanh),
         ("gelu_fast", Activation::GeluTanh),
@@ -72,7 +80,7 @@ fn both_styles_say_the_same() {
         ("gelu", Activation::Gelu),
     ] {
         value["hidden_act"] = json!(name);
-        assert_eq!(parse(&value).unwrap().0.activation, activation);
+        assert_eq!(parse(&value).unwrap().0.plan().activation, activation);
     }
 }
 
@@ -91,13 +99,16 @@ fn absent_keys_have_the_defaults_of_transformers() {
     ] {
         value.as_object_mut().unwrap().remove(key);
     }
-    assert_eq!(parse(&value).unwrap(), (pythia_14m(), Head::CausalLm));
+    assert_eq!(
+        parse(&value).unwrap(),
+        (pythia_14m().into(), Head::CausalLm)
+    );
     value.as_object_mut().unwrap().remove("eos_token_id");
-    assert_eq!(parse(&value).unwrap().0.eos_tokens, 2.into());
+    assert_eq!(parse(&value).unwrap().0.end_tokens(), &2.into());
     value["eos_token_id"] = Value::Null;
-    assert_eq!(parse(&value).unwrap().0.eos_tokens, None.into());
+    assert_eq!(parse(&value).unwrap().0.end_tokens(), &None.into());
     value["eos_token_id"] = json!([5]);
-    assert_eq!(parse(&value).unwrap().0.eos_tokens, 5.into());
+    assert_eq!(parse(&value).unwrap().0.end_tokens(), &5.into());
 }
 
 #[test]
@@ -124,6 +135,7 @@ fn a_written_file_reads_back_in_either_style() {
             Head::Classification { labels: 1 },
             Head::Classification { labels: 3 },
         ] {
+            let config = ModelConfig::from(&config);
             let whole = config.to_json(head, "float32");
             assert_eq!(parse(&whole).unwrap(), (config.clone(), head));
             for dropped in [&["rope_parameters"][..], &["rotary_pct", "rotary_emb_base"]] {
@@ -153,11 +165,13 @@ fn rotated_dimensions_survive_the_fraction() {
                 ..pythia_14m()
             };
             assert_eq!(
-                parse(&config.to_json(Head::CausalLm, "float32"))
+                parse(&ModelConfig::from(config).to_json(Head::CausalLm, "float32"))
                     .unwrap()
                     .0
-                    .rotary_dims,
-                rotary_dims
+                    .plan()
+                    .rotary
+                    .map(|r| r.dims),
+                Some(rotary_dims)
             );
         }
     }
@@ -167,20 +181,20 @@ fn rotated_dimensions_survive_the_fraction() {
 fn errors_name_file_key_found_and_expected() {
     let whole = "a whole number from 1 to 1073741824";
     let cases: Vec<(&str, Value, String)> = vec![
-        ("model_type", json!("llama"), "model_type: found \"llama\", expected \"gpt_neox\"".into()),
+        ("model_type", json!("t5"), "model_type: found \"t5\", expected \"gpt_neox\", \"llama\" or \"mistral\"".into()),
         ("architectures", json!(["LlamaForCausalLM"]), "architectures: found [\"LlamaForCausalLM\"], expected [\"GPTNeoXForCausalLM\"] or [\"GPTNeoXForSequenceClassification\"]".into()),
         ("vocab_size", json!(0), format!("vocab_size: found 0, expected {whole}")),
         ("vocab_size", Value::Null, format!("vocab_size: not there, expected {whole}")),
         ("hidden_size", json!(-3), format!("hidden_size: found -3, expected {whole}")),
         ("num_hidden_layers", json!("six"), format!("num_hidden_layers: found \"six\", expected {whole}")),
-        ("num_attention_heads", json!(5), "hidden_size: found 128, must be a multiple of num_attention_heads (5)".into()),
+        ("num_attention_heads", json!(5), "hidden_size: found 128, expected a multiple of num_attention_heads (5)".into()),
         ("intermediate_size", json!(1.5), format!("intermediate_size: found 1.5, expected {whole}")),
         ("max_position_embeddings", json!(1_u64 << 40), format!("max_position_embeddings: found 1099511627776, expected {whole}")),
         ("rotary_pct", json!(1.5), "rotary_pct: found 1.5, must be between 0 and 1".into()),
         ("rotary_pct", json!(0.1), "rotary_pct: rotates 3 of the 32 dimensions of a head, must be an even number".into()),
         ("rotary_emb_base", json!(-1), "rotary_emb_base: found -1, must be positive".into()),
-        ("rope_scaling", json!({"type": "linear"}), "rope_scaling: found {\"type\":\"linear\"}, expected null (scaled positions are not supported)".into()),
-        ("rope_parameters", json!({"rope_type": "yarn"}), "rope_parameters.rope_type: found \"yarn\", expected \"default\"".into()),
+        ("rope_scaling", json!({"type": "linear"}), "rope_scaling.factor: not there, expected a number".into()),
+        ("rope_parameters", json!({"rope_type": "yarn"}), "rope_parameters.rope_type: found \"yarn\", expected \"default\", \"linear\" or \"llama3\"".into()),
         ("hidden_act", json!("relu"), "hidden_act: found \"relu\", expected \"gelu\", \"gelu_new\", \"gelu_fast\" or \"gelu_pytorch_tanh\"".into()),
         ("layer_norm_eps", json!(0), "layer_norm_eps: found 0, must be positive and below 1".into()),
         ("use_parallel_residual", json!(1), "use_parallel_residual: found 1, expected true or false".into()),
@@ -195,7 +209,7 @@ fn errors_name_file_key_found_and_expected() {
         );
     }
     let bytes = |b: &[u8]| {
-        GptNeoXConfig::parse(Path::new("c.json"), b)
+        ModelConfig::parse(Path::new("c.json"), b)
             .unwrap_err()
             .to_string()
     };
@@ -203,7 +217,7 @@ fn errors_name_file_key_found_and_expected() {
     assert_eq!(bytes(b"[1]"), "c.json: found [1], expected a JSON object");
     assert!(bytes(b"{\"model_type\": ").starts_with("c.json: not valid JSON: EOF"));
     assert!(bytes(b"\xff\xfe{").starts_with("c.json: not valid JSON"));
-    let missing = GptNeoXConfig::read(Path::new("/nowhere/config.json"))
+    let missing = ModelConfig::read(Path::new("/nowhere/config.json"))
         .unwrap_err()
         .to_string();
     assert_eq!(missing, "/nowhere/config.json: no such file");
@@ -236,7 +250,7 @@ proptest! {
         if classify { file["architectures"] = json!(["GPTNeoXForSequenceClassification"]); }
         file[key] = value;
         match parse(&file) {
-            Ok((c, _)) => prop_assert!(c.head_dim() * c.n_heads == c.hidden_size && c.rotary_dims <= c.head_dim() && c.rotary_dims % 2 == 0),
+            Ok((c, _)) => prop_assert!(c.head_dim() * c.n_heads() == c.hidden_size() && rotated(&c) <= c.head_dim() && rotated(&c) % 2 == 0),
             Err(e) => prop_assert!(e.starts_with("dir/config.json: ") && e.lines().count() == 1, "{}", e),
         }
     }
@@ -251,7 +265,7 @@ proptest! {
             1 => bytes[at] = byte,
             _ => bytes.insert(at, byte),
         }
-        if let Err(e) = GptNeoXConfig::parse(Path::new("c.json"), &bytes) {
+        if let Err(e) = ModelConfig::parse(Path::new("c.json"), &bytes) {
             let e = e.to_string();
             prop_assert!(e.starts_with("c.json: ") && e.lines().count() == 1, "{}", e);
         }

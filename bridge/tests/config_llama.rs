@@ -1,7 +1,7 @@
 //! `config.json` of the Llama family: what is read, what is written, what is refused.
 
 use proptest::prelude::*;
-use rto_bridge::config::{Head, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling};
+use rto_bridge::config::{Head, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling, Rotary};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -10,11 +10,12 @@ fn parse(value: &Value) -> Result<(ModelConfig, Head), String> {
         .map_err(|e| e.to_string())
 }
 
-fn llama(value: &Value) -> LlamaConfig {
-    match parse(value).unwrap().0 {
-        ModelConfig::Llama(config) => config,
-        other => panic!("{other:?}"),
-    }
+fn llama(value: &Value) -> ModelConfig {
+    parse(value).unwrap().0
+}
+
+fn rotary(config: &ModelConfig) -> Rotary {
+    config.plan().rotary.unwrap()
 }
 
 /// Key names of published Llama 3 files.
@@ -66,18 +67,18 @@ fn both_styles_say_the_same() {
     rope["rope_theta"] = object.remove("rope_theta").unwrap();
     object.insert("rope_parameters".into(), rope);
     for value in [old(), new] {
-        assert_eq!(llama(&value), expected());
+        assert_eq!(llama(&value), expected().into());
     }
     // Older files call the kind `type`.
     let mut value = old();
     value["rope_scaling"] = json!({"type": "linear", "factor": 2.0});
-    let factor = llama(&value).rope_scaling;
+    let factor = rotary(&llama(&value)).scaling;
     assert_eq!(factor, Some(RopeScaling::Linear { factor: 2.0 }));
     value["rope_scaling"] = Value::Null;
-    assert_eq!(llama(&value).rope_scaling, None);
+    assert_eq!(rotary(&llama(&value)).scaling, None);
     // Chat models end a text, a message or a turn.
     value["eos_token_id"] = json!([128_001, 128_008, 128_009]);
-    assert_eq!(llama(&value).eos_tokens.reply(), Some(128_009));
+    assert_eq!(llama(&value).eos_token(), Some(128_009));
 }
 
 #[test]
@@ -97,18 +98,21 @@ fn absent_keys_have_the_defaults_of_transformers() {
         value.as_object_mut().unwrap().remove(key);
     }
     let config = llama(&value);
-    assert_eq!((config.n_kv_heads, config.head_dim), (32, 64));
-    assert_eq!((config.rms_norm_eps, config.rope_base), (1e-6, 1e4));
-    assert_eq!((config.bos_token, config.eos_tokens), (Some(1), 2.into()));
-    assert!(!config.tied_embeddings && config.window.is_none());
+    assert_eq!((config.n_kv_heads(), config.head_dim()), (32, 64));
+    assert_eq!(
+        (config.plan().norm.epsilon, rotary(&config).base),
+        (1e-6, 1e4)
+    );
+    assert_eq!((config.bos_token(), config.eos_token()), (Some(1), Some(2)));
+    assert!(!config.tied_embeddings() && config.window(0).is_none());
     value["model_type"] = json!("mistral");
     value["architectures"] = json!(["MistralForCausalLM"]);
     let config = llama(&value);
-    assert_eq!((config.n_kv_heads, config.window), (8, Some(4096)));
+    assert_eq!((config.n_kv_heads(), config.window(0)), (8, Some(4096)));
     value["sliding_window"] = Value::Null;
-    assert_eq!(llama(&value).window, None);
+    assert_eq!(llama(&value).window(0), None);
     value["sliding_window"] = json!(7);
-    assert_eq!(llama(&value).window, Some(7));
+    assert_eq!(llama(&value).window(0), Some(7));
 }
 
 #[test]
@@ -134,13 +138,14 @@ fn a_written_file_reads_back_in_either_style() {
                 ..expected()
             };
             for head in [Head::CausalLm, Head::Classification { labels: 1 }] {
+                let config = ModelConfig::from(&config);
                 let whole = config.to_json(head, "float32");
-                assert_eq!(parse(&whole).unwrap(), (config.clone().into(), head));
+                assert_eq!(parse(&whole).unwrap(), (config.clone(), head));
                 for dropped in [&["rope_parameters"][..], &["rope_scaling", "rope_theta"]] {
                     let mut value = whole.clone();
                     let object = value.as_object_mut().unwrap();
                     dropped.iter().for_each(|key| drop(object.remove(*key)));
-                    assert_eq!(parse(&value).unwrap(), (config.clone().into(), head));
+                    assert_eq!(parse(&value).unwrap(), (config.clone(), head));
                 }
             }
         }
@@ -150,13 +155,13 @@ fn a_written_file_reads_back_in_either_style() {
 /// Those of `transformers` for Llama-3.2-1B: unchanged, interpolated, divided by 32.
 #[test]
 fn scaled_frequencies() {
-    let config = expected();
-    let scaled = config.rotary_frequencies();
-    let plain = LlamaConfig {
-        rope_scaling: None,
-        ..config
+    let rotary = rotary(&expected().into());
+    let scaled = rotary.frequencies();
+    let plain = Rotary {
+        scaling: None,
+        ..rotary
     }
-    .rotary_frequencies();
+    .frequencies();
     assert_eq!(scaled.len(), 32);
     let mut kinds = [0; 3];
     for (i, (s, p)) in scaled.iter().zip(&plain).enumerate() {
@@ -226,7 +231,7 @@ proptest! {
         }
         file[key] = value;
         match parse(&file) {
-            Ok((c, _)) => prop_assert!(c.n_heads().is_multiple_of(c.n_kv_heads()) && c.head_dim().is_multiple_of(2) && c.window() != Some(0)),
+            Ok((c, _)) => prop_assert!(c.n_heads().is_multiple_of(c.n_kv_heads()) && c.head_dim().is_multiple_of(2) && c.window(0) != Some(0)),
             Err(e) => prop_assert!(e.starts_with("dir/config.json: ") && e.lines().count() == 1, "{}", e),
         }
     }

@@ -4,7 +4,7 @@ use crate::model::{Common, resolve};
 use anyhow::{Result, bail};
 use candle_core::Device;
 use rto_bridge::checkpoint;
-use rto_bridge::config::{Activation, Head, ModelConfig, RopeScaling};
+use rto_bridge::family::{Activation, Head, ModelConfig, NormKind, RopeScaling, Rotary};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
 use rto_harness::cli::print;
@@ -104,6 +104,16 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+fn rotary(rotary: &Rotary, head_dim: usize) -> String {
+    let scaling = match rotary.scaling {
+        None => String::new(),
+        Some(RopeScaling::Linear { factor }) => format!(" divided by {factor}"),
+        Some(RopeScaling::Llama3 { factor, .. }) => format!(" scaled by {factor} as in Llama 3"),
+    };
+    let (dims, base) = (rotary.dims, rotary.base);
+    format!("rotary {dims} of {head_dim} dimensions at base {base}{scaling}")
+}
+
 fn describe(name: &str, c: &ModelConfig, head: Head, parameters: u64) -> String {
     let head = match head {
         Head::CausalLm if c.tied_embeddings() => "next token, tied to the embedding".to_string(),
@@ -114,41 +124,32 @@ fn describe(name: &str, c: &ModelConfig, head: Head, parameters: u64) -> String 
         kv if kv == c.n_heads() => format!("heads {}", c.n_heads()),
         kv => format!("heads {} ({kv} of keys and values)", c.n_heads()),
     };
-    let details = match c {
-        ModelConfig::GptNeoX(c) => {
-            let activation = match c.activation {
-                Activation::Gelu => "GELU (erf)",
-                Activation::GeluTanh => "GELU (tanh)",
-            };
-            let residual = match c.parallel_residual {
-                true => "parallel",
-                false => "sequential",
-            };
-            format!(
-                "MLP {} with {activation}\n  {residual} residual, rotary {} of {} dimensions at base {}",
-                c.intermediate_size,
-                c.rotary_dims,
-                c.head_dim(),
-                c.rotary_base
-            )
-        }
-        ModelConfig::Llama(c) => {
-            let scaling = match c.rope_scaling {
-                None => String::new(),
-                Some(RopeScaling::Linear { factor }) => format!(" divided by {factor}"),
-                Some(RopeScaling::Llama3 { factor, .. }) => {
-                    format!(" scaled by {factor} as in Llama 3")
-                }
-            };
-            let window = c
-                .window
-                .map_or(String::new(), |w| format!(", window of {w}"));
-            format!(
-                "MLP {} with SwiGLU\n  RMS norms, rotary base {}{scaling}{window}",
-                c.intermediate_size, c.rope_base
-            )
-        }
+    let plan = c.plan();
+    let activation = match (plan.activation, plan.gated) {
+        (Activation::Gelu, false) => "GELU (erf)",
+        (Activation::GeluTanh, false) => "GELU (tanh)",
+        (Activation::Silu, false) => "SiLU",
+        (Activation::Silu, true) => "SwiGLU",
+        (Activation::Gelu, true) => "GEGLU (erf)",
+        (Activation::GeluTanh, true) => "GEGLU (tanh)",
     };
+    let norms = match plan.norm.kind {
+        NormKind::Layer => "layer norms",
+        NormKind::Rms => "RMS norms",
+    };
+    let residual = match plan.parallel {
+        true => "parallel",
+        false => "sequential",
+    };
+    let details = format!(
+        "MLP {} with {activation}\n  {norms}, {residual} residual, {}{}",
+        c.intermediate_size(),
+        plan.rotary
+            .map_or("learned positions".into(), |r| rotary(&r, c.head_dim())),
+        plan.window
+            .as_ref()
+            .map_or(String::new(), |w| format!(", window of {}", w.size)),
+    );
     let token = |t: Option<u32>| t.map_or("-".to_string(), |t| t.to_string());
     format!(
         "{name}: {}, {parameters} parameters\n  layers {}, width {}, {heads} of {}, {details}, context {}\n  \

@@ -41,11 +41,7 @@ impl Work {
     ) -> Result<Self, Failure> {
         let [policy, reference, dpo] = models;
         // Responses never end by themselves, so that both sides write the same number of tokens.
-        let mut config_of = config.clone();
-        match &mut config_of {
-            ModelConfig::GptNeoX(c) => c.eos_tokens = None.into(),
-            ModelConfig::Llama(c) => c.eos_tokens = None.into(),
-        }
+        let config_of = config.clone().with_end_tokens(None.into());
         let frozen = |model: Model| -> Result<NeuralScorer, Failure> {
             Ok(NeuralScorer::try_new(
                 &config_of,

@@ -1,7 +1,7 @@
 //! The tokens that end a response, from every file of a folder that names some.
 
 use super::GENERATION_CONFIG;
-use crate::config::{EndTokens, ModelConfig};
+use crate::family::{EndTokens, ModelConfig};
 use crate::{Error, Result, tokenizer};
 use serde_json::Value;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Tensors that a file holds beside those of the network, and biases that it does without.
 
-use super::safetensors_file::is_zero;
 use super::{CONFIG, is_published_buffer};
-use crate::config::{Head, ModelConfig};
+use crate::family::{Head, ModelConfig};
+use crate::files::is_zero;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;

@@ -6,20 +6,16 @@
 //! every tensor that is missing, left over, misshapen or not finite; [`save`] replaces a whole folder in one step, so
 //! that a process killed in the middle leaves the previous checkpoint as it was.
 
-pub mod atomic;
 mod ends;
 mod extra;
 pub mod hub;
-mod mmap;
 mod names;
 mod read;
-mod safetensors_file;
 mod write;
 
-pub(crate) use mmap::map;
+pub use crate::files::{atomic, check_finite, write_tensors};
 pub use names::is_published_buffer;
 pub use read::{Checkpoint, load, load_tensors, read_config, read_shape};
-pub use safetensors_file::{check_finite, write_tensors};
 pub use write::{Contents, dtype_name, save, save_with};
 
 /// File of the weights where there is one.

@@ -2,9 +2,9 @@
 
 use super::ends::with_all_ends;
 use super::extra::{missing_biases, passed_over};
-use super::safetensors_file::{tensor, with_file};
 use super::{CONFIG, INDEX, WEIGHTS, atomic};
-use crate::config::{ConfigFile, Head, LlamaConfig, ModelConfig};
+use crate::family::{ConfigFile, Head, ModelConfig};
+use crate::files::{tensor, with_file};
 use crate::json::NotFinite;
 use crate::{Error, Result, gguf};
 use candle_core::{DType, Device, Tensor};
@@ -44,7 +44,7 @@ pub fn read_config(path: &Path) -> Result<(ModelConfig, Head)> {
 /// As [`read_config`].
 pub fn read_shape(path: &Path, notes: &mut Vec<String>) -> Result<(ModelConfig, Head)> {
     if gguf::is_gguf(path) {
-        return Ok((gguf::config(path)?.into(), Head::CausalLm));
+        return Ok((gguf::config(path)?, Head::CausalLm));
     }
     let folder = present(path, notes)?;
     let mut read = shape(&folder, notes)?;
@@ -96,22 +96,24 @@ fn shape(folder: &Path, notes: &mut Vec<String>) -> Result<ConfigFile> {
 
 /// What `config.json` leaves to the weights: head counts that it does not have, a head that is tied and stored all the same.
 fn settle(read: &mut ConfigFile, files: &Files, notes: &mut Vec<String>) -> Result<()> {
-    if read.heads_open
-        && let ModelConfig::Llama(config) = &mut read.config
-    {
-        count_heads(config, files, notes)?;
+    if read.heads_open {
+        count_heads(&mut read.config, files, notes)?;
     }
     read.config = files.untied(read.config.clone(), read.head, notes)?;
     Ok(())
 }
 
-fn count_heads(config: &mut LlamaConfig, files: &Files, notes: &mut Vec<String>) -> Result<()> {
-    const KEYS: &str = "model.layers.0.self_attn.k_proj.weight";
-    let Some(file) = files.holding(KEYS) else {
+/// Heads of keys and values, as the weights of the keys are wide, where those are tensors of their own.
+fn count_heads(config: &mut ModelConfig, files: &Files, notes: &mut Vec<String>) -> Result<()> {
+    let [_, keys, _] = config.qkv_layers()[..] else {
+        return Ok(());
+    };
+    let keys = format!("{}.weight", config.module(0, keys.module));
+    let Some(file) = files.holding(&keys) else {
         return Ok(());
     };
     let rows = with_file(file, |tensors| {
-        let view = tensors.tensor(KEYS).ok();
+        let view = tensors.tensor(&keys).ok();
         Ok(view.and_then(|view| view.shape().first().copied()))
     })?;
     let rows = rows.filter(|rows| rows.is_multiple_of(config.head_dim));
@@ -138,7 +140,7 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
         let (config, weights) = gguf::load(folder, dtype, device)?;
         return Ok(Checkpoint {
             folder: folder.into(),
-            config: config.into(),
+            config,
             head: Head::CausalLm,
             stored_dtype: dtype,
             weights,
@@ -167,12 +169,20 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
                     skipped.entry(why).or_default().insert(called);
                     continue;
                 };
-                check_shape(file, tensors, &stored, shape)?;
+                let turned = config.stored_transposed(&name);
+                let mut shape = shape.clone();
+                if turned {
+                    shape.reverse();
+                }
+                check_shape(file, tensors, &stored, &shape)?;
                 if stored_dtype.is_none() {
                     stored_dtype =
                         Some(tensor(file, tensors, &stored, None, &Device::Cpu)?.dtype());
                 }
-                let loaded = tensor(file, tensors, &stored, dtype, device)?;
+                let mut loaded = tensor(file, tensors, &stored, dtype, device)?;
+                if turned {
+                    loaded = loaded.t()?.contiguous()?;
+                }
                 if weights.insert(name.clone(), loaded).is_some() {
                     return Err(Error::file(file, format!("tensor {name}: is in two files")));
                 }

@@ -1,9 +1,9 @@
 //! Saving a folder.
 
 use super::ends::renewed;
-use super::safetensors_file::{check_finite, type_name, write_tensors};
 use super::{CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, atomic};
-use crate::config::{Activation, Head, ModelConfig};
+use crate::family::{Activation, Head, ModelConfig};
+use crate::files::{check_finite, type_name, write_tensors};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
@@ -70,12 +70,11 @@ fn described(contents: &Contents) -> Value {
     let mut config = contents
         .config
         .to_json(contents.head, dtype_name(contents.dtype));
-    if let Some(name) =
-        carried_config(contents).and_then(|c| c["hidden_act"].as_str().map(String::from))
-        && let ModelConfig::GptNeoX(ours) = contents.config
-        && Activation::named(&name) == Some(ours.activation)
+    let key = contents.config.description().keys.activation.0;
+    if let Some(name) = carried_config(contents).and_then(|c| c[key].as_str().map(String::from))
+        && Activation::named(&name) == Some(contents.config.plan().activation)
     {
-        config["hidden_act"] = name.into();
+        config[key] = name.into();
     }
     config
 }
@@ -212,7 +211,11 @@ fn shards(contents: &Contents) -> Result<Vec<BTreeMap<String, Tensor>>> {
         }
         used += bytes;
         let last = shards.last_mut().expect("never empty");
-        last.insert(name.clone(), tensor.clone());
+        let stored = match contents.config.stored_transposed(name) {
+            true => tensor.t()?.contiguous()?,
+            false => tensor.clone(),
+        };
+        last.insert(name.clone(), stored);
     }
     Ok(shards)
 }

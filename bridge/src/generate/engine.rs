@@ -1,8 +1,10 @@
 //! The network on slices: forward passes over ragged rows with a key–value cache.
 
-use super::kernels::{LANES, Linear, TILE, activate, add, attend, gated, layer_norm, rms_norm};
-use super::weights::{Layer, Norm, Weights};
-use crate::config::{Activation, Head, ModelConfig};
+use super::kernels::{
+    LANES, Linear, TILE, activate, add, attend, cap, gated, head_norm, layer_norm, rms_norm,
+};
+use super::weights::{BlockWeights, Norm, Weights};
+use crate::family::{Activation, Head, ModelConfig, QkNorm};
 use crate::ops::rotary::HeadLayout;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -20,8 +22,8 @@ pub struct Engine {
     pub(super) head: Head,
     pub(super) weights: Weights,
     shape: Shape,
-    /// Angle per position.
-    frequencies: Vec<f32>,
+    /// Angles per position, of each rotation.
+    frequencies: Vec<Vec<f32>>,
     pool: Option<rayon::ThreadPool>,
 }
 
@@ -35,37 +37,47 @@ struct Shape {
     /// Width of all queries, and of all keys.
     queries: usize,
     keys: usize,
-    window: usize,
     /// x + attention(x) + mlp(x).
     parallel: bool,
     eps: f32,
-    activation: Option<Activation>,
+    activation: Activation,
+    gated: bool,
+    qk_norm: Option<QkNorm>,
+    /// Factor on queries.
+    scale: f32,
+    score_cap: Option<f32>,
+    logit_scale: Option<f32>,
+    logit_cap: Option<f32>,
 }
 
 impl Shape {
     fn new(config: &ModelConfig) -> Self {
-        let layout = config.head_layout();
-        let (parallel, eps, activation) = match config {
-            ModelConfig::GptNeoX(c) => (c.parallel_residual, c.layer_norm_eps, Some(c.activation)),
-            ModelConfig::Llama(c) => (false, c.rms_norm_eps, None),
-        };
+        let (layout, plan) = (config.head_layout(), config.plan());
         Self {
             hidden: config.hidden_size(),
             inner: config.intermediate_size(),
             queries: layout.heads * layout.head_dim,
             keys: layout.kv_heads * layout.head_dim,
             layout,
-            window: config.window().unwrap_or(usize::MAX),
-            parallel,
-            eps: eps as f32,
-            activation,
+            parallel: plan.parallel,
+            eps: plan.norm.epsilon as f32,
+            activation: plan.activation,
+            gated: plan.gated,
+            qk_norm: plan.qk_norm,
+            scale: match plan.attention_scale {
+                None => 1.0 / (layout.head_dim as f32).sqrt(),
+                Some(scale) => scale as f32,
+            },
+            score_cap: plan.score_cap.map(|cap| cap as f32),
+            logit_scale: plan.logit_scale.map(|scale| scale as f32),
+            logit_cap: plan.logit_cap.map(|cap| cap as f32),
         }
     }
+}
 
-    /// Positions that a query sees.
-    fn seen(&self, position: usize) -> std::ops::Range<usize> {
-        (position + 1).saturating_sub(self.window)..position + 1
-    }
+/// Positions that a query sees.
+fn seen(window: Option<usize>, position: usize) -> std::ops::Range<usize> {
+    (position + 1).saturating_sub(window.unwrap_or(usize::MAX))..position + 1
 }
 
 /// A token to feed: where its keys and values go, and which position it has.
@@ -82,8 +94,8 @@ pub(super) struct Cache {
     values: Vec<f32>,
     slots: usize,
     capacity: usize,
-    /// cos and sin, each `[capacity][rotated pairs]`.
-    rotary: (Vec<f32>, Vec<f32>),
+    /// cos and sin of each rotation, each `[capacity][rotated pairs]`.
+    rotary: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
 /// Buffers of a forward pass, kept between passes.
@@ -113,7 +125,7 @@ impl Engine {
         let config = config.into();
         Ok(Self {
             weights: Weights::new(&config, head, weights)?,
-            frequencies: config.rotary_frequencies(),
+            frequencies: config.rotaries().iter().map(|r| r.frequencies()).collect(),
             shape: Shape::new(&config),
             config,
             head,
@@ -170,7 +182,11 @@ impl Engine {
             values: vec![0.0; size],
             slots,
             capacity,
-            rotary: rotary_tables(&self.frequencies, capacity),
+            rotary: self
+                .frequencies
+                .iter()
+                .map(|f| rotary_tables(f, capacity))
+                .collect(),
         }
     }
 
@@ -184,6 +200,13 @@ impl Engine {
         for (i, row) in rows.iter().enumerate() {
             let embedding = &self.weights.embedding[row.token as usize * hidden..][..hidden];
             scatter(embedding, lane_mut(&mut buffers.hidden, hidden, i));
+            if let Some(table) = &self.weights.positions {
+                let lane = lane_mut(&mut buffers.hidden, hidden, i);
+                for (feature, value) in table[row.position * hidden..][..hidden].iter().enumerate()
+                {
+                    lane[feature * LANES] += value;
+                }
+            }
         }
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.block(index, layer, rows, cache, buffers);
@@ -196,43 +219,76 @@ impl Engine {
         std::mem::swap(&mut buffers.hidden, &mut buffers.normed);
     }
 
-    fn block(&self, index: usize, layer: &Layer, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
+    fn block(
+        &self,
+        index: usize,
+        layer: &BlockWeights,
+        rows: &[Row],
+        cache: &mut Cache,
+        b: &mut Buffers,
+    ) {
         let hidden = self.shape.hidden;
         let panels = rows.len().div_ceil(LANES);
-        self.norm(&layer.input_norm, &b.hidden, &mut b.normed);
+        self.normed(layer.attention_norm.as_ref(), b);
         self.linear(
             &layer.query_key_value,
             (&b.normed, hidden),
             panels,
             &mut b.wide,
         );
-        self.attention(index, rows, cache, b);
+        self.attention(index, layer, rows, cache, b);
         self.linear(
             &layer.dense,
             (&b.attended, self.shape.queries),
             panels,
             &mut b.update,
         );
+        self.norm_update(layer.attention_out_norm.as_ref(), b);
         if self.shape.parallel {
-            self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
+            // Without a norm of its own the MLP reads the attention's.
+            if layer.mlp_norm.is_some() {
+                self.normed(layer.mlp_norm.as_ref(), b);
+            }
             self.add_update(&mut b.hidden, &b.update);
         } else {
             self.add_update(&mut b.hidden, &b.update);
-            self.norm(&layer.post_norm, &b.hidden, &mut b.normed);
+            self.normed(layer.mlp_norm.as_ref(), b);
         }
         let inner = layer.up.tiles() * TILE;
         self.linear(&layer.up, (&b.normed, hidden), panels, &mut b.wide);
         let wide = &mut b.wide[..panels * inner * LANES];
-        if let Some(activation) = self.shape.activation {
-            activate(wide, activation);
-        }
-        if let Some(gate) = &layer.gate {
-            self.linear(gate, (&b.normed, hidden), panels, &mut b.gate);
-            gated(&mut b.gate[..panels * inner * LANES], wide);
-            std::mem::swap(&mut b.gate, &mut b.wide);
+        match &layer.gate {
+            None => activate(wide, self.shape.activation),
+            Some(gate) => {
+                self.linear(gate, (&b.normed, hidden), panels, &mut b.gate);
+                let activation = self.shape.activation;
+                gated(&mut b.gate[..panels * inner * LANES], wide, activation);
+                std::mem::swap(&mut b.gate, &mut b.wide);
+            }
         }
         self.linear(&layer.down, (&b.wide, inner), panels, &mut b.update);
+        self.norm_update(layer.mlp_out_norm.as_ref(), b);
         self.add_update(&mut b.hidden, &b.update);
+    }
+
+    /// The norm of the stream, or the stream where there is none.
+    fn normed(&self, norm: Option<&Norm>, b: &mut Buffers) {
+        match norm {
+            Some(norm) => self.norm(norm, &b.hidden, &mut b.normed),
+            None => b.normed.copy_from_slice(&b.hidden),
+        }
+    }
+
+    /// The norm of what is about to be added to the stream, in place.
+    fn norm_update(&self, norm: Option<&Norm>, b: &mut Buffers) {
+        let Some(norm) = norm else { return };
+        let size = self.shape.hidden * LANES;
+        let padded = self.shape.hidden.next_multiple_of(TILE) * LANES;
+        let mut out = vec![0.0; size];
+        for update in b.update.chunks_exact_mut(padded) {
+            self.norm(norm, &update[..size], &mut out);
+            update[..size].copy_from_slice(&out);
+        }
     }
 
     /// Features of `update` are padded to whole tiles.
@@ -285,7 +341,16 @@ impl Engine {
         });
     }
 
-    fn attention(&self, layer: usize, rows: &[Row], cache: &mut Cache, b: &mut Buffers) {
+    fn attention(
+        &self,
+        layer: usize,
+        weights: &BlockWeights,
+        rows: &[Row],
+        cache: &mut Cache,
+        b: &mut Buffers,
+    ) {
+        self.norm_heads(weights, rows.len(), b);
+        let window = self.config.window(layer);
         let Shape {
             layout, queries, ..
         } = self.shape;
@@ -312,7 +377,8 @@ impl Engine {
                 query,
                 &cache.keys[at..][..size],
                 &cache.values[at..][..size],
-                self.shape.seen(row.position),
+                seen(window, row.position),
+                self.shape.score_cap,
                 scores.slice(),
                 out,
             );
@@ -342,28 +408,59 @@ impl Engine {
         }
     }
 
+    /// Norms of queries and keys, in the packed projection.
+    fn norm_heads(&self, weights: &BlockWeights, rows: usize, b: &mut Buffers) {
+        let (Some(norms), Some(kind)) = (&weights.qk_norms, self.shape.qk_norm) else {
+            return;
+        };
+        let (layout, eps) = (&self.shape.layout, self.shape.eps);
+        let stride = layout.row.next_multiple_of(TILE);
+        for panel in b
+            .wide
+            .chunks_exact_mut(stride * LANES)
+            .take(rows.div_ceil(LANES))
+        {
+            for (which, heads) in [layout.heads, layout.kv_heads].into_iter().enumerate() {
+                let starts: Vec<usize> = (0..heads).map(|h| layout.offset(which, h)).collect();
+                let together = match kind {
+                    QkNorm::Head => 1,
+                    QkNorm::Row => heads,
+                };
+                let Norm { gain, shift } = &norms[which];
+                for starts in starts.chunks(together) {
+                    head_norm(panel, starts, layout.head_dim, gain, shift, eps);
+                }
+            }
+        }
+    }
+
     /// Rotates one row's queries and keys; keys and values go to the cache, scaled queries to `queries`.
     fn store(&self, layer: usize, row: Row, lane: &[f32], cache: &mut Cache, queries: &mut [f32]) {
         let (layout, capacity) = (&self.shape.layout, cache.capacity);
         let head_dim = layout.head_dim;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let half = self.frequencies.len();
+        let scale = self.shape.scale;
         let base = cache.at(&self.shape, layer, row.slot);
         let Cache {
             keys,
             values,
-            rotary: (cos, sin),
+            rotary,
             ..
         } = cache;
+        let (cos, sin): (&[f32], &[f32]) = match self.config.rotary_of(layer) {
+            Some(which) => {
+                let (cos, sin) = &rotary[which];
+                let half = self.frequencies[which].len();
+                let at = row.position * half..(row.position + 1) * half;
+                (&cos[at.clone()], &sin[at])
+            }
+            None => (&[], &[]),
+        };
+        let half = cos.len();
         let rotated = |part: usize, head: usize, d: usize| {
             let value = |d: usize| lane[(layout.offset(part, head) + d) * LANES];
-            let (cos, sin) = (
-                |d: usize| cos[row.position * half + d],
-                |d: usize| sin[row.position * half + d],
-            );
             match d {
-                d if d < half => value(d) * cos(d) - value(d + half) * sin(d),
-                d if d < 2 * half => value(d) * cos(d - half) + value(d - half) * sin(d - half),
+                d if d < half => value(d) * cos[d] - value(d + half) * sin[d],
+                d if d < 2 * half => value(d) * cos[d - half] + value(d - half) * sin[d - half],
                 d => value(d),
             }
         };
@@ -414,6 +511,16 @@ impl Engine {
         match self.pool {
             None => parts.into_iter().enumerate().for_each(one),
             Some(_) => parts.into_par_iter().enumerate().for_each(one),
+        }
+        if self.head != Head::CausalLm {
+            return;
+        }
+        let used = rows.len() * head.outputs();
+        if let Some(scale) = self.shape.logit_scale {
+            out[..used].iter_mut().for_each(|l| *l *= scale);
+        }
+        if let Some(bound) = self.shape.logit_cap {
+            cap(&mut out[..used], bound);
         }
     }
 }
@@ -481,11 +588,7 @@ impl Buffers {
         let widest = padded(shape.layout.row.max(shape.inner));
         self.wide.resize(widest, 0.0);
         // The gate and the projection change places.
-        let gate = if shape.activation.is_none() {
-            widest
-        } else {
-            0
-        };
+        let gate = if shape.gated { widest } else { 0 };
         self.gate.resize(gate, 0.0);
         self.update.resize(padded(shape.hidden), 0.0);
     }

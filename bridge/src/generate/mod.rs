@@ -10,8 +10,6 @@ mod run;
 mod tensor;
 mod weights;
 
-pub(crate) use kernels::exp;
-
 pub use engine::Engine;
 pub use run::{Sampled, Sampling};
 pub use tensor::TensorEngine;

@@ -2,8 +2,8 @@
 
 use super::engine::{Buffers, Cache, Engine, Row};
 use super::kernels::LANES;
-use crate::config::{EndTokens, Head, ModelConfig};
 use crate::decoder::Truncated;
+use crate::family::{EndTokens, Head, ModelConfig};
 use crate::{Error, Result, sampler};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -3,12 +3,13 @@
 use super::engine::rotary_tables;
 use super::run::{Sampled, Sampling, check_tokens, joined};
 use super::weights::check_names;
-use crate::config::{Activation, GptNeoXConfig, Head, LlamaConfig, ModelConfig};
 use crate::decoder::Truncated;
+use crate::family::{Head, ModelConfig, Rotary};
+use crate::model::tensor_block::{Qkv, TensorBlocks, Weights, embed, final_norm};
 use crate::ops::composite;
 use crate::sampler;
 use crate::{Error, Result};
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rto::Token;
 use rto::seq::{Episode, Finish, StreamKey};
 use std::collections::BTreeMap;
@@ -18,11 +19,23 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct TensorEngine {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
-    cos: Tensor,
-    sin: Tensor,
+    weights: Named,
+    /// Cosines and sines `[positions, 1, r/2]` of each rotation.
+    rotary: Vec<(Tensor, Tensor)>,
     device: Device,
-    dtype: DType,
+}
+
+#[derive(Debug)]
+struct Named(BTreeMap<String, Tensor>);
+
+impl Weights for Named {
+    fn find(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    fn weight(&self, name: &str) -> Result<&Tensor> {
+        Ok(&self.0[name])
+    }
 }
 
 /// Positions whose logits exist at once when a text is scored.
@@ -41,19 +54,21 @@ impl TensorEngine {
         check_names(&config, Head::CausalLm, weights)?;
         let embedding = &weights[config.embedding()];
         let (device, dtype) = (embedding.device().clone(), embedding.dtype());
-        let frequencies = config.rotary_frequencies();
-        let (cos, sin) = rotary_tables(&frequencies, config.max_positions());
-        let shape = (config.max_positions(), frequencies.len());
+        let table = |rotary: &Rotary| -> Result<(Tensor, Tensor)> {
+            let frequencies = rotary.frequencies();
+            let (cos, sin) = rotary_tables(&frequencies, config.max_positions());
+            let shaped = |v: Vec<f32>| {
+                let shape = (config.max_positions(), 1, frequencies.len());
+                Tensor::from_vec(v, shape, &device)?.to_dtype(dtype)
+            };
+            Ok((shaped(cos)?, shaped(sin)?))
+        };
+        let shared = weights.iter().map(|(n, t)| (n.clone(), t.detach()));
         Ok(Self {
-            cos: Tensor::from_vec(cos, shape, &device)?,
-            sin: Tensor::from_vec(sin, shape, &device)?,
-            weights: weights
-                .iter()
-                .map(|(n, t)| (n.clone(), t.detach()))
-                .collect(),
+            rotary: config.rotaries().iter().map(table).collect::<Result<_>>()?,
+            weights: Named(shared.collect()),
             config,
             device,
-            dtype,
         })
     }
 
@@ -216,184 +231,74 @@ impl TensorEngine {
         Ok(())
     }
 
-    fn weight(&self, name: &str) -> &Tensor {
-        &self.weights[name]
-    }
-
+    /// Hidden states `[batch, time, hidden]` after the last norm of tokens that stand at `start` and after it.
     fn forward(&self, ids: &Tensor, start: usize, cache: &mut Cache) -> Result<Tensor> {
         let (batch, time) = ids.dims2()?;
-        let mut x = self
-            .weight(self.config.embedding())
-            .index_select(&ids.flatten_all()?, 0)?;
-        x = x.reshape((batch, time, self.config.hidden_size()))?;
+        let rows = |table: &Tensor| -> Result<Tensor> {
+            let part = table.narrow(0, start, time)?.unsqueeze(0)?;
+            let dims = part.dims();
+            let all = part.broadcast_as((batch, time, 1, dims[3]))?.contiguous()?;
+            Ok(all.reshape((batch * time, 1, ()))?)
+        };
+        let turned = |(cos, sin): &(Tensor, Tensor)| Ok((rows(cos)?, rows(sin)?));
+        let blocks = TensorBlocks {
+            config: &self.config,
+            weights: &self.weights,
+            rotary: self.rotary.iter().map(turned).collect::<Result<_>>()?,
+        };
+        let positions: Vec<u32> = (0..batch)
+            .flat_map(|_| (start..start + time).map(|p| p as u32))
+            .collect();
+        let mut x = embed(&self.config, &self.weights, &ids.flatten_all()?, &positions)?;
         for (layer, cache) in cache.iter_mut().enumerate() {
-            x = match &self.config {
-                ModelConfig::GptNeoX(config) => {
-                    self.gpt_neox_block(config, layer, &x, start, cache)?
-                }
-                ModelConfig::Llama(config) => self.llama_block(config, layer, &x, start, cache)?,
-            };
+            x = blocks.block(layer, &x, |qkv| {
+                self.attention(layer, &qkv, (batch, time), start, cache)
+            })?;
         }
-        match &self.config {
-            ModelConfig::GptNeoX(c) => {
-                self.layer_norm(&x, "gpt_neox.final_layer_norm", c.layer_norm_eps)
-            }
-            ModelConfig::Llama(c) => self.rms_norm(&x, "model.norm", c.rms_norm_eps),
-        }
+        let hidden = final_norm(&self.config, &self.weights, &x)?;
+        Ok(hidden.reshape((batch, time, self.config.hidden_size()))?)
     }
 
-    fn gpt_neox_block(
-        &self,
-        config: &GptNeoXConfig,
-        layer: usize,
-        x: &Tensor,
-        start: usize,
-        cache: &mut Option<(Tensor, Tensor)>,
-    ) -> Result<Tensor> {
-        let at = |name: &str| format!("gpt_neox.layers.{layer}.{name}");
-        let norm = |x: &Tensor, name: &str| self.layer_norm(x, &at(name), config.layer_norm_eps);
-        let (batch, time, _) = x.dims3()?;
-        let (heads, head_dim) = (config.n_heads, config.head_dim());
-        let normed = norm(x, "input_layernorm")?;
-        let qkv = self.linear(&normed, &at("attention.query_key_value"))?;
-        let qkv = qkv
-            .reshape((batch, time, heads, 3 * head_dim))?
-            .transpose(1, 2)?;
-        let part = |i: usize| qkv.narrow(3, i * head_dim, head_dim);
-        let mixed = self.attention([part(0)?, part(1)?, part(2)?], start, cache)?;
-        let middle = (x + self.linear(&mixed, &at("attention.dense"))?)?;
-        let source = if config.parallel_residual { x } else { &middle };
-        let normed = norm(source, "post_attention_layernorm")?;
-        let inner = self.linear(&normed, &at("mlp.dense_h_to_4h"))?;
-        let inner = match config.activation {
-            Activation::Gelu => inner.gelu_erf()?,
-            Activation::GeluTanh => inner.gelu()?,
-        };
-        Ok((middle + self.linear(&inner, &at("mlp.dense_4h_to_h"))?)?)
-    }
-
-    fn llama_block(
-        &self,
-        config: &LlamaConfig,
-        layer: usize,
-        x: &Tensor,
-        start: usize,
-        cache: &mut Option<(Tensor, Tensor)>,
-    ) -> Result<Tensor> {
-        let at = |name: &str| format!("model.layers.{layer}.{name}");
-        let norm = |x: &Tensor, name: &str| self.rms_norm(x, &at(name), config.rms_norm_eps);
-        let (batch, time, _) = x.dims3()?;
-        let normed = norm(x, "input_layernorm")?;
-        let part = |name: &str, heads: usize| -> Result<Tensor> {
-            let y = self.linear(&normed, &at(name))?;
-            Ok(y.reshape((batch, time, heads, config.head_dim))?
-                .transpose(1, 2)?)
-        };
-        let parts = [
-            part("self_attn.q_proj", config.n_heads)?,
-            part("self_attn.k_proj", config.n_kv_heads)?,
-            part("self_attn.v_proj", config.n_kv_heads)?,
-        ];
-        let mixed = self.attention(parts, start, cache)?;
-        let middle = (x + self.linear(&mixed, &at("self_attn.o_proj"))?)?;
-        let normed = norm(&middle, "post_attention_layernorm")?;
-        let gate = self.linear(&normed, &at("mlp.gate_proj"))?;
-        let up = self.linear(&normed, &at("mlp.up_proj"))?;
-        let gated = composite::swiglu(&gate, &up)?;
-        Ok((middle + self.linear(&gated, &at("mlp.down_proj"))?)?)
-    }
-
+    /// Logits of hidden states `[batch, time, hidden]`, in f32.
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        let name = self.config.head_weight().trim_end_matches(".weight");
-        Ok(self.linear(hidden, name)?.to_dtype(DType::F32)?)
+        let logits = TensorBlocks::logits(&self.config, &self.weights, hidden)?;
+        Ok(logits.to_dtype(DType::F32)?)
     }
 
-    fn layer_norm(&self, x: &Tensor, name: &str, eps: f64) -> Result<Tensor> {
-        let gain = self
-            .weight(&format!("{name}.weight"))
-            .to_dtype(DType::F32)?;
-        let shift = self.weight(&format!("{name}.bias")).to_dtype(DType::F32)?;
-        let x = x.to_dtype(DType::F32)?;
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-        let normed = centred
-            .broadcast_div(&scale)?
-            .broadcast_mul(&gain)?
-            .broadcast_add(&shift)?;
-        Ok(normed.to_dtype(self.dtype)?)
-    }
-
-    fn rms_norm(&self, x: &Tensor, name: &str, eps: f64) -> Result<Tensor> {
-        let gain = self.weight(&format!("{name}.weight"));
-        Ok(composite::rms_norm(x, gain, eps)?)
-    }
-
-    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let bias = self.weights.get(&format!("{name}.bias"));
-        let weight = self.weight(&format!("{name}.weight"));
-        Ok(composite::linear(x, weight, bias)?)
-    }
-
-    /// Attended values `[batch, time, heads · head_dim]` of queries, keys and values `[batch, heads, time, head_dim]`.
+    /// Attended values `[batch · time, heads · head_dim]`; keys and values go to the cache.
     fn attention(
         &self,
-        [q, k, v]: [Tensor; 3],
+        layer: usize,
+        Qkv { q, k, v }: &Qkv,
+        (batch, time): (usize, usize),
         start: usize,
         cache: &mut Option<(Tensor, Tensor)>,
     ) -> Result<Tensor> {
-        let (batch, heads, time, head_dim) = q.dims4()?;
-        let group = heads / k.dim(1)?;
-        let q = self.rotate(&q, start)?;
-        let (mut k, mut v) = (self.rotate(&k, start)?, v.contiguous()?);
+        let texts_of = |x: &Tensor| -> Result<Tensor> {
+            let (_, heads, d) = x.dims3()?;
+            let x = x.reshape((batch, time, heads, d))?;
+            Ok(x.transpose(1, 2)?.contiguous()?)
+        };
+        let (mut k, mut v) = (texts_of(k)?, texts_of(v)?);
         if let Some((keys, values)) = cache.take() {
             k = Tensor::cat(&[&keys, &k], 2)?;
             v = Tensor::cat(&[&values, &v], 2)?;
         }
         *cache = Some((k.clone(), v.clone()));
-        let k = composite::repeat_heads(&k, group)?;
-        let v = composite::repeat_heads(&v, group)?;
-        let scores = (q
-            .contiguous()?
-            .matmul(&k.t()?.contiguous()?)?
-            .to_dtype(DType::F32)?
-            / (head_dim as f64).sqrt())?;
-        let unmasked = time == 1 && self.config.window().is_none_or(|w| start < w);
-        let scores = match unmasked {
-            true => scores,
-            false => scores.broadcast_add(&self.mask(time, start)?)?,
-        };
-        let shifted = scores
-            .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
-            .exp()?;
-        let weights = shifted
-            .broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?
-            .to_dtype(self.dtype)?;
-        let mixed = weights.matmul(&v)?.transpose(1, 2)?;
-        Ok(mixed.reshape((batch, time, heads * head_dim))?)
-    }
-
-    /// −∞ where a key lies after the query or out of its window.
-    fn mask(&self, time: usize, start: usize) -> Result<Tensor> {
-        let total = start + time;
-        let window = self.config.window().unwrap_or(usize::MAX);
-        let value = |q: usize, k: usize| {
-            if k > start + q || start + q - k >= window {
-                f32::NEG_INFINITY
-            } else {
-                0.0
+        let config = &self.config;
+        let share = config.n_heads() / config.n_kv_heads();
+        let k = composite::repeat_heads(&k, share)?;
+        let v = composite::repeat_heads(&v, share)?;
+        let window = config.window(layer);
+        let mask = match time == 1 && window.is_none_or(|w| start < w) {
+            true => None,
+            false => {
+                let (wide, device) = (DType::F32, &self.device);
+                Some(composite::causal_mask(time, start, window, wide, device)?)
             }
         };
-        let values: Vec<f32> = (0..time)
-            .flat_map(|q| (0..total).map(move |k| value(q, k)))
-            .collect();
-        Ok(Tensor::from_vec(values, (time, total), &self.device)?)
-    }
-
-    /// Half-split rotation of the first dimensions, as many as the tables have.
-    fn rotate(&self, x: &Tensor, start: usize) -> Result<Tensor> {
-        let time = x.dim(2)?;
-        let table = |t: &Tensor| t.narrow(0, start, time)?.to_dtype(self.dtype);
-        let turned = composite::rotate(x, &table(&self.cos)?, &table(&self.sin)?)?;
-        Ok(turned.contiguous()?)
+        let (scale, cap) = (config.attention_scale(), config.plan().score_cap);
+        let mixed = composite::attention(&texts_of(q)?, &k, &v, mask.as_ref(), scale, cap)?;
+        Ok(mixed.transpose(1, 2)?.reshape((batch * time, ()))?)
     }
 }

@@ -1,7 +1,7 @@
 //! The weights as the kernels read them, made from a map of named tensors.
 
 use super::kernels::Linear;
-use crate::config::{GptNeoXConfig, Head, LlamaConfig, ModelConfig};
+use crate::family::{Head, Layer, ModelConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -13,13 +13,17 @@ pub(super) struct Norm {
     pub(super) shift: Vec<f32>,
 }
 
+/// One block. A norm that has no name is not there.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
-    pub(super) input_norm: Norm,
-    pub(super) post_norm: Norm,
+pub(super) struct BlockWeights {
+    pub(super) attention_norm: Option<Norm>,
+    pub(super) attention_out_norm: Option<Norm>,
+    pub(super) mlp_norm: Option<Norm>,
+    pub(super) mlp_out_norm: Option<Norm>,
+    /// Norms of queries and keys.
+    pub(super) qk_norms: Option<[Norm; 2]>,
     pub(super) query_key_value: Linear,
     pub(super) dense: Linear,
-    /// The gate of the Llama family's MLP.
     pub(super) gate: Option<Linear>,
     pub(super) up: Linear,
     pub(super) down: Linear,
@@ -27,8 +31,11 @@ pub(super) struct Layer {
 
 #[derive(Debug, Clone)]
 pub(super) struct Weights {
+    /// With its factor.
     pub(super) embedding: Vec<f32>,
-    pub(super) layers: Vec<Layer>,
+    /// Learned positions, where there are some.
+    pub(super) positions: Option<Vec<f32>>,
+    pub(super) layers: Vec<BlockWeights>,
     pub(super) final_norm: Norm,
     pub(super) head: Linear,
 }
@@ -40,30 +47,33 @@ impl Weights {
         tensors: &BTreeMap<String, Tensor>,
     ) -> Result<Self> {
         check_names(config, head, tensors)?;
-        let source = Source { tensors };
-        let embedding = source.values(config.embedding())?;
+        let source = Source { config, tensors };
+        let mut embedding = source.values(config.embedding())?;
         let (hidden, vocabulary) = (config.hidden_size(), config.vocab_size());
-        let layer = |i: usize| match config {
-            ModelConfig::GptNeoX(config) => source.gpt_neox_layer(config, i),
-            ModelConfig::Llama(config) => source.llama_layer(config, i),
-        };
-        let final_norm = match config {
-            ModelConfig::GptNeoX(_) => "gpt_neox.final_layer_norm",
-            ModelConfig::Llama(_) => "model.norm",
-        };
         let head = match head {
             Head::CausalLm if config.tied_embeddings() => {
                 Linear::new(&embedding, &[], vocabulary, hidden)
             }
             Head::CausalLm => {
-                let name = config.head_weight().trim_end_matches(".weight");
-                source.linear(&[name], vocabulary, hidden)?
+                let weight = source.values(config.head_weight())?;
+                Linear::new(&weight, &[], vocabulary, hidden)
             }
-            Head::Classification { labels } => source.linear(&["score"], labels, hidden)?,
+            Head::Classification { labels } => {
+                Linear::new(&source.values("score.weight")?, &[], labels, hidden)
+            }
         };
+        if let Some(scale) = config.plan().embedding_scale {
+            embedding.iter_mut().for_each(|x| *x *= scale as f32);
+        }
         Ok(Self {
-            layers: (0..config.n_layers()).map(layer).collect::<Result<_>>()?,
-            final_norm: source.norm(final_norm)?,
+            layers: (0..config.n_layers())
+                .map(|i| source.block(i))
+                .collect::<Result<_>>()?,
+            final_norm: source.norm(config.description().names.final_norm)?,
+            positions: config
+                .positions()
+                .map(|name| source.values(name))
+                .transpose()?,
             embedding,
             head,
         })
@@ -98,6 +108,7 @@ pub(super) fn check_names(
 }
 
 struct Source<'a> {
+    config: &'a ModelConfig,
     tensors: &'a BTreeMap<String, Tensor>,
 }
 
@@ -119,9 +130,15 @@ impl Source<'_> {
         }
     }
 
+    /// The gain as it is applied.
     fn norm(&self, name: &str) -> Result<Norm> {
+        let mut gain = self.values(&format!("{name}.weight"))?;
+        let offset = self.config.plan().norm.offset as f32;
+        if offset != 0.0 {
+            gain.iter_mut().for_each(|w| *w += offset);
+        }
         Ok(Norm {
-            gain: self.values(&format!("{name}.weight"))?,
+            gain,
             shift: match self.tensors.contains_key(&format!("{name}.bias")) {
                 true => self.values(&format!("{name}.bias"))?,
                 false => Vec::new(),
@@ -129,57 +146,80 @@ impl Source<'_> {
         })
     }
 
-    fn gpt_neox_layer(&self, config: &GptNeoXConfig, i: usize) -> Result<Layer> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let at = |name: &str| format!("gpt_neox.layers.{i}.{name}");
-        Ok(Layer {
-            input_norm: self.norm(&at("input_layernorm"))?,
-            post_norm: self.norm(&at("post_attention_layernorm"))?,
-            query_key_value: self.linear(
-                &[&at("attention.query_key_value")],
-                3 * hidden,
-                hidden,
-            )?,
-            dense: self.linear(&[&at("attention.dense")], hidden, hidden)?,
-            gate: None,
-            up: self.linear(&[&at("mlp.dense_h_to_4h")], inner, hidden)?,
-            down: self.linear(&[&at("mlp.dense_4h_to_h")], hidden, inner)?,
+    fn block(&self, i: usize) -> Result<BlockWeights> {
+        let (config, names) = (self.config, &self.config.description().names);
+        let norm = |module: Option<&str>| {
+            let norm = module.map(|module| self.norm(&config.module(i, module)));
+            norm.transpose()
+        };
+        let qk_norms = match config.qk_norms() {
+            None => None,
+            Some([(q, _), (k, _)]) => Some([
+                self.norm(&config.module(i, q))?,
+                self.norm(&config.module(i, k))?,
+            ]),
+        };
+        let [gate, up] = self.inner(i, &config.up_layers())?;
+        Ok(BlockWeights {
+            attention_norm: norm(names.attention_norm)?,
+            attention_out_norm: norm(names.attention_out_norm)?,
+            mlp_norm: norm(names.mlp_norm)?,
+            mlp_out_norm: norm(names.mlp_out_norm)?,
+            qk_norms,
+            query_key_value: self.linear(i, &config.qkv_layers())?,
+            dense: self.linear(i, &[config.out_layer()])?,
+            gate,
+            up: up.ok_or_else(|| Error::request("plan", "an MLP without an inner layer"))?,
+            down: self.linear(i, &[config.down_layer()])?,
         })
     }
 
-    /// Queries, keys and values are one map here.
-    fn llama_layer(&self, config: &LlamaConfig, i: usize) -> Result<Layer> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let queries = config.n_heads * config.head_dim;
-        let keys = config.n_kv_heads * config.head_dim;
-        let at = |name: &str| format!("model.layers.{i}.{name}");
-        let [q, k, v] = ["q", "k", "v"].map(|part| at(&format!("self_attn.{part}_proj")));
-        Ok(Layer {
-            input_norm: self.norm(&at("input_layernorm"))?,
-            post_norm: self.norm(&at("post_attention_layernorm"))?,
-            query_key_value: self.linear(&[&q, &k, &v], queries + 2 * keys, hidden)?,
-            dense: self.linear(&[&at("self_attn.o_proj")], hidden, queries)?,
-            gate: Some(self.linear(&[&at("mlp.gate_proj")], inner, hidden)?),
-            up: self.linear(&[&at("mlp.up_proj")], inner, hidden)?,
-            down: self.linear(&[&at("mlp.down_proj")], hidden, inner)?,
-        })
+    /// Gate, where there is one, and up: two layers, or one that holds both.
+    fn inner(&self, i: usize, layers: &[Layer]) -> Result<[Option<Linear>; 2]> {
+        let inner = self.config.intermediate_size();
+        match layers {
+            [packed] if self.config.plan().gated => {
+                let (weight, bias) = self.stacked(i, layers)?;
+                let part = |from: usize| {
+                    let weight = &weight[from * packed.inputs..][..inner * packed.inputs];
+                    let bias = if bias.is_empty() {
+                        &[]
+                    } else {
+                        &bias[from..][..inner]
+                    };
+                    Some(Linear::new(weight, bias, inner, packed.inputs))
+                };
+                Ok([part(0), part(inner)])
+            }
+            [gate, up] => Ok([
+                Some(self.linear(i, &[*gate])?),
+                Some(self.linear(i, &[*up])?),
+            ]),
+            layers => Ok([None, Some(self.linear(i, layers)?)]),
+        }
     }
 
     /// Maps of one input, one below the other; biases where they have some.
-    fn linear(&self, names: &[&str], outputs: usize, inputs: usize) -> Result<Linear> {
+    fn linear(&self, i: usize, layers: &[Layer]) -> Result<Linear> {
+        let (weight, bias) = self.stacked(i, layers)?;
+        let outputs = layers.iter().map(|l| l.outputs).sum();
+        Ok(Linear::new(&weight, &bias, outputs, layers[0].inputs))
+    }
+
+    fn stacked(&self, i: usize, layers: &[Layer]) -> Result<(Vec<f32>, Vec<f32>)> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
+        for layer in layers {
+            let name = self.config.module(i, layer.module);
             let part = self.values(&format!("{name}.weight"))?;
             // One map, the usual case, is not copied.
             match weight.is_empty() {
                 true => weight = part,
                 false => weight.extend(part),
             }
-            let name = format!("{name}.bias");
-            if self.tensors.contains_key(&name) {
-                bias.extend(self.values(&name)?);
+            if layer.bias {
+                bias.extend(self.values(&format!("{name}.bias"))?);
             }
         }
-        Ok(Linear::new(&weight, &bias, outputs, inputs))
+        Ok((weight, bias))
     }
 }

@@ -1,4 +1,4 @@
-//! GGUF files of models of the Llama family: weights dequantised to `f32` under their Hugging Face names, the shape of the network,
+//! GGUF files of models of the families that say how they look there ([`Gguf`]): weights dequantised to `f32` under their Hugging Face names, the shape of the network,
 //! and the tokenizer, rebuilt from the file's metadata.
 //!
 //! [`crate::checkpoint::load`] and [`crate::tokenizer::Tokenizer::load`] take such a file where they take a folder. What is trained from
@@ -8,8 +8,10 @@ mod dequantise;
 mod file;
 mod tokenizer;
 
-use crate::checkpoint::check_finite;
-use crate::config::{EndTokens, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling};
+use crate::family::{
+    BlockPlan, EndTokens, FAMILIES, Family, Gguf, Metadata, ModelConfig, RopeScaling, Rotary,
+};
+use crate::files::check_finite;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use dequantise::{KNOWN, Kind, name_of};
@@ -28,9 +30,9 @@ pub fn is_gguf(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`Error::File`] naming the key: a damaged file, another family, a setting that is not supported.
-pub fn config(path: &Path) -> Result<LlamaConfig> {
-    let map = crate::checkpoint::map(path)?;
-    shape(&File::parse(path, &map)?, path)
+pub fn config(path: &Path) -> Result<ModelConfig> {
+    let map = crate::files::map(path)?;
+    Ok(shape(&File::parse(path, &map)?, path)?.0)
 }
 
 /// Shape and every weight of a file, as `dtype`.
@@ -42,18 +44,18 @@ pub fn load(
     path: &Path,
     dtype: DType,
     device: &Device,
-) -> Result<(LlamaConfig, BTreeMap<String, Tensor>)> {
-    let map = crate::checkpoint::map(path)?;
+) -> Result<(ModelConfig, BTreeMap<String, Tensor>)> {
+    let map = crate::files::map(path)?;
     let file = File::parse(path, &map)?;
-    let config = shape(&file, path)?;
-    let mut expected = ModelConfig::from(&config).tensors(crate::config::Head::CausalLm);
+    let (config, gguf) = shape(&file, path)?;
+    let mut expected = config.tensors(crate::family::Head::CausalLm);
     let mut weights = BTreeMap::new();
     for (name, entry) in &file.tensors {
         // What it says was read into the shape.
         if name == ROPE_FACTORS {
             continue;
         }
-        let ours = hugging_face_name(name);
+        let ours = hugging_face_name(&config, gguf, name);
         let Some(shape) = ours.as_ref().and_then(|ours| expected.remove(ours)) else {
             let why =
                 format!("tensor {name}: does not belong to the network that the file describes");
@@ -66,9 +68,13 @@ pub fn load(
         }
         let mut values = values(&file, path, name, entry)?;
         for (part, heads) in [("attn_q.", config.n_heads), ("attn_k.", config.n_kv_heads)] {
-            if name.contains(part) {
+            if gguf.interleaved && name.contains(part) {
                 values = half_split(&values, heads, config.head_dim);
             }
+        }
+        if gguf.gains_added && name.ends_with("norm.weight") {
+            let offset = config.plan().norm.offset as f32;
+            values.iter_mut().for_each(|w| *w -= offset);
         }
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
         check_finite(path, name, &tensor, dtype)?;
@@ -88,7 +94,7 @@ pub fn load(
 /// # Errors
 /// [`Error::File`] naming the key: a damaged file, or a kind of tokenizer that is not supported.
 pub fn tokenizer_files(path: &Path) -> Result<[(&'static str, String); 3]> {
-    let map = crate::checkpoint::map(path)?;
+    let map = crate::files::map(path)?;
     tokenizer::files(&File::parse(path, &map)?, path)
 }
 
@@ -128,61 +134,101 @@ fn half_split(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
     out
 }
 
-fn hugging_face_name(name: &str) -> Option<String> {
-    let whole = match name {
-        "token_embd.weight" => "model.embed_tokens.weight",
-        "output_norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
+fn hugging_face_name(config: &ModelConfig, gguf: &Gguf, name: &str) -> Option<String> {
+    let names = &config.description().names;
+    if let Some(layer) = name.strip_prefix("blk.") {
+        let (layer, part) = layer.split_once('.')?;
+        let (part, end) = part.rsplit_once('.')?;
+        let (_, ours) = gguf.modules.iter().find(|(theirs, _)| *theirs == part)?;
+        return Some(format!("{}.{layer}.{ours}.{end}", names.blocks));
+    }
+    match name {
+        "token_embd.weight" => Some(names.embedding.into()),
+        "position_embd.weight" => names.positions.map(Into::into),
+        "output.weight" => Some(names.head.into()),
         _ => {
-            let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-            let (part, end) = part.rsplit_once('.')?;
-            let part = match part {
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                "attn_norm" => "input_layernorm",
-                "ffn_norm" => "post_attention_layernorm",
-                _ => return None,
-            };
-            return Some(format!("model.layers.{layer}.{part}.{end}"));
+            let end = name.strip_prefix("output_norm.")?;
+            Some(format!("{}.{end}", names.final_norm))
         }
-    };
-    Some(whole.into())
+    }
 }
 
-fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
-    const FAMILY: &str = "general.architecture";
-    match file.find_text(FAMILY)? {
-        Some("llama") => {}
-        Some(_) => return Err(file.wrong(FAMILY, "\"llama\"")),
-        None => return Err(file.missing(FAMILY, "\"llama\"")),
+/// A file's metadata under the keys of one architecture.
+struct Keys<'a> {
+    file: &'a File<'a>,
+    architecture: &'static str,
+}
+
+impl Keys<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
     }
+
+    fn need(&self, key: &str) -> Result<usize> {
+        self.file.size(&self.key(key))
+    }
+}
+
+impl Metadata for Keys<'_> {
+    fn size(&self, key: &str) -> Result<Option<usize>> {
+        self.file.find_size(&self.key(key))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.file.find_number(&self.key(key))
+    }
+
+    fn has_bias(&self, module: &str) -> bool {
+        self.file
+            .tensors
+            .contains_key(&format!("blk.0.{module}.bias"))
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> Error {
+        self.file.wrong(&self.key(key), expected)
+    }
+}
+
+fn family(file: &File<'_>) -> Result<(&'static Family, &'static Gguf)> {
+    const FAMILY: &str = "general.architecture";
+    let named = file.find_text(FAMILY)?;
+    let known = || {
+        FAMILIES
+            .iter()
+            .filter_map(|family| Some((*family, family.gguf?)))
+    };
+    if let Some(found) = known().find(|(_, gguf)| named == Some(gguf.architecture)) {
+        return Ok(found);
+    }
+    let names: Vec<String> = known()
+        .map(|(_, g)| format!("\"{}\"", g.architecture))
+        .collect();
+    let expected = crate::family::one_of(&names);
+    Err(match named {
+        Some(_) => file.wrong(FAMILY, &expected),
+        None => file.missing(FAMILY, &expected),
+    })
+}
+
+fn shape(file: &File<'_>, path: &Path) -> Result<(ModelConfig, &'static Gguf)> {
+    let (family, gguf) = family(file)?;
     let Some(embedding) = file.tensors.get("token_embd.weight") else {
         return Err(Error::file(path, "tensor token_embd.weight: not there"));
     };
-    let has = |part: &str| file.tensors.contains_key(&format!("blk.0.{part}.bias"));
-    let hidden_size = file.size("llama.embedding_length")?;
-    let n_heads = file.size("llama.attention.head_count")?;
-    let head_dim = match file.find_size("llama.attention.key_length")? {
+    let keys = Keys {
+        file,
+        architecture: gguf.architecture,
+    };
+    let hidden_size = keys.need("embedding_length")?;
+    let n_heads = keys.need("attention.head_count")?;
+    let head_dim = match keys.size("attention.key_length")? {
         Some(width) => width,
         None => hidden_size / n_heads.max(1),
     };
-    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
-        if file.find_size(key)?.is_some_and(|n| n != head_dim) {
-            return Err(file.wrong(key, &format!("the width of a head ({head_dim})")));
-        }
+    if keys.size("expert_count")?.is_some_and(|n| n > 0) {
+        return Err(keys.wrong("expert_count", "no experts, which are not supported"));
     }
-    if file.find_size("llama.expert_count")?.is_some_and(|n| n > 0) {
-        return Err(file.wrong("llama.expert_count", "no experts, which are not supported"));
-    }
-    let window = file
-        .find_size("llama.attention.sliding_window")?
-        .filter(|w| *w > 0);
-    let rope_base = file.find_number("llama.rope.freq_base")?.unwrap_or(1e4);
+    let base = keys.number("rope.freq_base")?.unwrap_or(1e4);
     let token = |name: &str| -> Result<Option<u32>> {
         Ok(file
             .find_size(&format!("tokenizer.ggml.{name}_token_id"))?
@@ -193,31 +239,30 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
         .into_iter()
         .flatten()
         .collect();
-    let mut config = LlamaConfig {
-        family: match window {
-            Some(_) => LlamaFamily::Mistral,
-            None => LlamaFamily::Llama,
-        },
+    let epsilon_key = match keys.number("attention.layer_norm_epsilon")? {
+        Some(_) => "attention.layer_norm_epsilon",
+        None => "attention.layer_norm_rms_epsilon",
+    };
+    let epsilon = keys.number(epsilon_key)?;
+    let epsilon = epsilon.ok_or_else(|| file.missing(&keys.key(epsilon_key), "a finite number"))?;
+    let mut config = ModelConfig {
+        family,
         vocab_size: embedding.shape[0],
         hidden_size,
-        n_layers: file.size("llama.block_count")?,
+        n_layers: keys.need("block_count")?,
         n_heads,
-        n_kv_heads: file
-            .find_size("llama.attention.head_count_kv")?
-            .unwrap_or(n_heads),
+        n_kv_heads: keys.size("attention.head_count_kv")?.unwrap_or(n_heads),
         head_dim,
-        intermediate_size: file.size("llama.feed_forward_length")?,
-        rope_base,
-        rope_scaling: None,
-        max_positions: file.size("llama.context_length")?,
-        rms_norm_eps: file
-            .find_number("llama.attention.layer_norm_rms_epsilon")?
-            .ok_or_else(|| {
-                file.missing("llama.attention.layer_norm_rms_epsilon", "a finite number")
-            })?,
-        window,
-        attention_bias: has("attn_q"),
-        mlp_bias: has("ffn_up"),
+        intermediate_size: keys.need("feed_forward_length")?,
+        max_positions: keys.need("context_length")?,
+        plan: BlockPlan {
+            rotary: Some(Rotary {
+                dims: head_dim,
+                base,
+                scaling: None,
+            }),
+            ..BlockPlan::new(epsilon)
+        },
         tied_embeddings: !file.tensors.contains_key("output.weight"),
         bos_token: token("bos")?,
         eos_tokens: EndTokens::from(token("eos")?).with(&more_ends),
@@ -225,12 +270,14 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
     };
     if config.n_layers > file.tensors.len() {
         let why = format!(
-            "llama.block_count: found {}, expected no more than its {} tensors",
+            "{}: found {}, expected no more than its {} tensors",
+            keys.key("block_count"),
             config.n_layers,
             file.tensors.len()
         );
         return Err(Error::file(path, why));
     }
+    (gguf.read)(&keys, &mut config)?;
     if let Err(Error::Setting {
         field,
         found,
@@ -251,38 +298,38 @@ fn shape(file: &File<'_>, path: &Path) -> Result<LlamaConfig> {
         );
         return Err(Error::file(path, why));
     }
-    config.rope_scaling = rope_scaling(file, path, &config)?;
-    Ok(config)
+    if let Some(rotary) = &mut config.plan.rotary {
+        rotary.scaling = rope_scaling(&keys, path, rotary)?;
+    }
+    Ok((config, gguf))
 }
 
-fn rope_scaling(file: &File<'_>, path: &Path, config: &LlamaConfig) -> Result<Option<RopeScaling>> {
-    const KIND: &str = "llama.rope.scaling.type";
+fn rope_scaling(keys: &Keys<'_>, path: &Path, rotary: &Rotary) -> Result<Option<RopeScaling>> {
+    let (file, kind) = (keys.file, keys.key("rope.scaling.type"));
     if let Some(entry) = file.tensors.get(ROPE_FACTORS) {
         let factors = values(file, path, ROPE_FACTORS, entry)?;
-        return llama3(config, &factors).map(Some).ok_or_else(|| {
+        return llama3(rotary, &factors).map(Some).ok_or_else(|| {
             Error::file(
                 path,
                 format!("tensor {ROPE_FACTORS}: its factors are not those of Llama 3.1, 3.2 or 3.3, and no others are supported"),
             )
         });
     }
-    match file.find_text(KIND)? {
+    match file.find_text(&kind)? {
         None | Some("none") => Ok(None),
         Some("linear") => {
-            let factor = file
-                .find_number("llama.rope.scaling.factor")?
-                .filter(|f| *f > 0.0);
+            let factor = keys.number("rope.scaling.factor")?.filter(|f| *f > 0.0);
             match factor {
                 Some(factor) => Ok(Some(RopeScaling::Linear { factor })),
-                None => Err(file.missing("llama.rope.scaling.factor", "a number above 0")),
+                None => Err(file.missing(&keys.key("rope.scaling.factor"), "a number above 0")),
             }
         }
-        Some(_) => Err(file.wrong(KIND, "\"none\" or \"linear\"")),
+        Some(_) => Err(file.wrong(&kind, "\"none\" or \"linear\"")),
     }
 }
 
 /// The published settings whose factors these are: the file has frequencies' quotients only.
-fn llama3(config: &LlamaConfig, factors: &[f32]) -> Option<RopeScaling> {
+fn llama3(rotary: &Rotary, factors: &[f32]) -> Option<RopeScaling> {
     [8.0, 32.0].into_iter().find_map(|factor| {
         let scaling = RopeScaling::Llama3 {
             factor,
@@ -290,12 +337,9 @@ fn llama3(config: &LlamaConfig, factors: &[f32]) -> Option<RopeScaling> {
             high_freq_factor: 4.0,
             original_max_positions: 8192,
         };
-        let scaled = LlamaConfig {
-            rope_scaling: Some(scaling),
-            ..config.clone()
-        };
-        let plain = crate::ops::rotary::frequencies(config.head_dim, config.rope_base);
-        let wanted = plain.iter().zip(scaled.rotary_frequencies());
+        let of = |scaling| Rotary { scaling, ..*rotary }.frequencies();
+        let plain = of(None);
+        let wanted = plain.iter().zip(of(Some(scaling)));
         let fits = factors.len() == plain.len()
             && wanted
                 .zip(factors)

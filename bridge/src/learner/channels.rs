@@ -6,7 +6,7 @@ use rto::seq::{Channel, Episode, PerToken, Ragged};
 use rto::{Error, Result, Token};
 
 use crate::batch::Batch;
-use crate::config::ModelConfig;
+use crate::family::ModelConfig;
 use crate::model::{Model, Request, Scores};
 
 /// The request that computes some channels.

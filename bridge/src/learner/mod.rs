@@ -20,7 +20,7 @@
 //! use rto::seed::SeedTree;
 //! use rto::seq::{Episode, Finish, PolicyLearner, Trainable};
 //! use rto::token_reward::log_probs;
-//! use rto_bridge::config::{Activation, GptNeoXConfig};
+//! use rto_bridge::family::{Activation, GptNeoXConfig};
 //! use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 //! use rto_bridge::model::{Heads, Model};
 //! use rto_bridge::params::{Init, Params};

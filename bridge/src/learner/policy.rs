@@ -6,7 +6,7 @@ use rto::seq::{Channel, Decoder, Episode, PerToken, Policy, StreamKey, TokenScor
 use rto::{Error, Result, Token};
 
 use super::{NeuralScorer, backend};
-use crate::config::Head;
+use crate::family::Head;
 use crate::generate::{Engine, Sampled, Sampling, TensorEngine};
 
 /// π(·|s) = softmax(logits/T) of a network, over responses that end with its end-of-sentence token or at a longest length.

@@ -11,7 +11,7 @@ use rto::seq::{Channel, Episode, PerToken, StepReport, TokenObjective, TokenScor
 
 use super::train::Core;
 use super::{LearnerOptions, NeuralScorer};
-use crate::config::ModelConfig;
+use crate::family::ModelConfig;
 use crate::model::{REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT};
 use crate::params::Params;
 

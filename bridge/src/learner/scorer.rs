@@ -9,7 +9,7 @@ use rto::seq::{Channel, Episode, PerToken, TokenScorer};
 
 use super::backend;
 use super::channels::{append, pack_for, per_token, request};
-use crate::config::{Head, ModelConfig};
+use crate::family::{Head, ModelConfig};
 use crate::lora::LoraConfig;
 use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
 use crate::params::Params;

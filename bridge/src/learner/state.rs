@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::train::Core;
 use super::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
-use crate::checkpoint::{self, load_tensors, write_tensors};
+use crate::checkpoint::load_tensors;
+use crate::files::{atomic, write_tensors};
 use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::{Error, Result};
@@ -20,7 +21,7 @@ const LEARNER: &str = "learner.json";
 /// trained weights written and a fingerprint of its base, which does not change.
 fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
     let ours = |name: &str| [WEIGHTS, OPTIMIZER, LEARNER].contains(&name);
-    checkpoint::atomic::replace_folder(folder, ours, |new| {
+    atomic::replace_folder(folder, ours, |new| {
         let params = scorer.model.params();
         let mut weights = params.tensors();
         let mut learner = json!({"format": "rto-learner-1", "steps": core.optimizer.steps(), "learning_rate": core.learning_rate});
@@ -36,7 +37,7 @@ fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
         }
         write_tensors(&new.join(WEIGHTS), &weights, dtype)?;
         core.optimizer.save(&new.join(OPTIMIZER))?;
-        checkpoint::atomic::replace_file(&new.join(LEARNER), format!("{learner}\n").as_bytes())
+        atomic::replace_file(&new.join(LEARNER), format!("{learner}\n").as_bytes())
     })
 }
 

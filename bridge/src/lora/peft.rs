@@ -1,8 +1,9 @@
 //! The two files of a PEFT adapter.
 
 use super::{LoraConfig, is_factor, layers};
-use crate::checkpoint::{atomic, load_tensors, write_tensors};
-use crate::model::REWARD_WEIGHT;
+use crate::checkpoint::load_tensors;
+use crate::family::REWARD_WEIGHT;
+use crate::files::{atomic, write_tensors};
 use crate::params::Params;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};

@@ -1,7 +1,7 @@
 //! Networks with a low-rank adapter on a base that several may share.
 
 use super::{Model, REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT, heads, shapes};
-use crate::config::Head;
+use crate::family::Head;
 use crate::lora::{self, A_SUFFIX, B_SUFFIX, LoraConfig, is_factor};
 use crate::ops::buffer::Pool;
 use crate::params::Params;
@@ -104,7 +104,6 @@ impl Model {
     fn with_params(&self, params: Params, adapter: Option<LoraConfig>) -> Self {
         Self {
             config: self.config.clone(),
-            architecture: self.architecture.clone(),
             params,
             pool: Pool::default(),
             options: self.options,

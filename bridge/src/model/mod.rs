@@ -10,7 +10,7 @@
 //! use candle_core::Device;
 //! use rto::seed::SeedTree;
 //! use rto_bridge::batch::Batch;
-//! use rto_bridge::config::{Activation, GptNeoXConfig};
+//! use rto_bridge::family::{Activation, GptNeoXConfig};
 //! use rto_bridge::model::{Heads, Model, Request};
 //! use rto_bridge::params::Init;
 //!
@@ -29,37 +29,29 @@
 //! ```
 
 mod adapter;
-mod architecture;
-mod gpt_neox;
-mod llama;
+mod block;
+mod pass;
 mod scores;
 mod slices;
+pub(crate) mod tensor_block;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
+pub use crate::family::{REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT};
 pub use scores::{Forward, Keep, Request, Scores};
 
 use crate::batch::Batch;
-use crate::config::{Head, ModelConfig};
+use crate::family::{Head, ModelConfig, Rotary};
 use crate::lora::LoraConfig;
 use crate::ops::buffer::Pool;
 use crate::ops::rotary::RotaryTable;
 use crate::params::{Gradients, Init, Params};
 use crate::{Error, Result};
-use architecture::Architecture;
 use candle_core::{Device, Tensor};
-use gpt_neox::GptNeoX;
-use llama::Llama;
 use rto::seed::SeedTree;
 use scores::Tape;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// The value head `V(s) = w·h + b` on the last hidden state: `[1, hidden]`.
-pub const VALUE_WEIGHT: &str = "v_head.weight";
-/// Bias of the value head, `[1]`.
-pub const VALUE_BIAS: &str = "v_head.bias";
-/// The reward head of Hugging Face's sequence classification with one label, `[1, hidden]`, no bias.
-pub const REWARD_WEIGHT: &str = "score.weight";
 
 /// Choices that change memory and time, never results by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +75,6 @@ impl Default for ModelOptions {
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    architecture: Arc<dyn Architecture>,
     params: Params,
     pool: Pool,
     options: ModelOptions,
@@ -111,11 +102,10 @@ impl Model {
     /// [`Error::Setting`] for an impossible configuration, [`Error::Weight`] for a missing, misshapen or unknown weight.
     pub fn try_new(config: impl Into<ModelConfig>, params: Params) -> Result<Self> {
         let config = config.into();
-        let architecture = architecture(&config)?;
+        config.check()?;
         params.check(&shapes(&config, heads(&config, &params)))?;
         Ok(Self {
             config,
-            architecture,
             params,
             pool: Pool::default(),
             options: ModelOptions::default(),
@@ -137,9 +127,11 @@ impl Model {
         device: &Device,
     ) -> Result<Self> {
         let config = config.into();
-        architecture(&config)?;
+        config.check()?;
         let shapes = shapes(&config, heads);
-        let params = Params::random(&shapes, init, config.n_layers(), seeds, device)?;
+        // Gains are drawn as they are stored, and applied as 1.
+        let gain = 1.0 - config.plan().norm.offset as f32;
+        let params = Params::random(&shapes, init, config.n_layers(), gain, seeds, device)?;
         Self::try_new(config, params)
     }
 
@@ -310,32 +302,32 @@ impl Model {
         }
     }
 
-    fn rotary(&self, positions: &[u32]) -> RotaryTable {
-        RotaryTable::with_frequencies(positions, &self.config.rotary_frequencies())
+    /// Cosines and sines of each of the network's rotations.
+    fn rotary(&self, positions: &[u32]) -> Vec<RotaryTable> {
+        let table = |r: &Rotary| RotaryTable::with_frequencies(positions, &r.frequencies());
+        self.config.rotaries().iter().map(table).collect()
     }
 
     /// The lowest block that a gradient must reach; `layers` if only head and last norm are trained, `None` for the embedding.
     fn lowest_trained(&self) -> Option<usize> {
-        if self.params.is_trained(self.config.embedding()) {
+        let positions = self.config.positions();
+        let tables = [Some(self.config.embedding()), positions];
+        if tables
+            .into_iter()
+            .flatten()
+            .any(|t| self.params.is_trained(t))
+        {
             return None;
         }
         let layers = self.config.n_layers();
         let trained = |block: &usize| {
-            let prefix = self.architecture.block_prefix(*block);
+            let prefix = self.config.module(*block, "");
             self.params
                 .trained()
                 .any(|(name, _)| name.starts_with(&prefix))
         };
         Some((0..layers).find(trained).unwrap_or(layers))
     }
-}
-
-/// The passes of a configuration's family; sizes that do not fit one another are refused.
-fn architecture(config: &ModelConfig) -> Result<Arc<dyn Architecture>> {
-    Ok(match config {
-        ModelConfig::GptNeoX(config) => Arc::new(GptNeoX::new(config)?),
-        ModelConfig::Llama(config) => Arc::new(Llama::new(config)?),
-    })
 }
 
 /// The heads whose weights are there.

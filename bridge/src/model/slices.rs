@@ -1,13 +1,14 @@
 //! Whole-model passes on slices.
 
-use super::architecture::{BlockTape, Pass};
+use super::block::{Block, BlockTape, final_norm, final_norm_backward};
+use super::pass::Pass;
 use super::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_BIAS, VALUE_WEIGHT, states};
 use crate::Result;
 use crate::batch::Batch;
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
 use crate::ops::linear::{self, Linear};
-use crate::ops::log_prob_head::{self, Distribution, HeadGrad, HeadOptions, HeadOutput};
+use crate::ops::log_prob_head::{self, Cap, Distribution, HeadGrad, HeadOptions, HeadOutput};
 use crate::ops::rotary::RotaryTable;
 use crate::ops::scalar_head;
 use crate::params::{Gradients, Slices};
@@ -24,7 +25,7 @@ pub(crate) struct SliceTape {
 /// The trunk up to the hidden states that are read.
 struct TrunkTape {
     blocks: Vec<Kept>,
-    rotary: RotaryTable,
+    rotary: Vec<RotaryTable>,
     /// The states before the last norm.
     before: Buffer,
     /// The statistics of that norm.
@@ -100,13 +101,22 @@ impl Model {
         (scores, SliceTape { trunk, head })
     }
 
-    /// Hidden states divided by the temperature: the output head is linear without a bias, so its logits are too.
-    fn tempered<'a>(&self, hidden: &'a [f32]) -> Cow<'a, [f32]> {
-        if self.temperature == 1.0 {
-            return Cow::Borrowed(hidden);
+    /// Factor on the hidden states that the head reads. The head is linear without a bias, so a factor on logits, and without a cap the
+    /// temperature, is one on the states.
+    fn head_factor(&self) -> f32 {
+        let scale = self.config.plan.logit_scale.unwrap_or(1.0);
+        match self.config.plan.logit_cap {
+            Some(_) => scale as f32,
+            None => (scale / self.temperature) as f32,
         }
-        let factor = (1.0 / self.temperature) as f32;
-        hidden.iter().map(|h| factor * h).collect()
+    }
+
+    /// Hidden states with that factor.
+    fn tempered<'a>(&self, hidden: &'a [f32]) -> Cow<'a, [f32]> {
+        match self.head_factor() {
+            1.0 => Cow::Borrowed(hidden),
+            factor => hidden.iter().map(|h| factor * h).collect(),
+        }
     }
 
     fn distribution<'a>(&self, weights: &'a Slices<'_>, hidden: &'a [f32]) -> Distribution<'a> {
@@ -114,6 +124,10 @@ impl Model {
             hidden,
             weight: weights.get(self.config.head_weight()),
             width: self.config.hidden_size(),
+            cap: self.config.plan.logit_cap.map(|cap| Cap {
+                cap: cap as f32,
+                temperature: self.temperature as f32,
+            }),
         }
     }
 
@@ -154,7 +168,43 @@ impl Model {
         for (row, &token) in x.chunks_exact_mut(width).zip(batch.tokens()) {
             row.copy_from_slice(&table[token as usize * width..][..width]);
         }
+        if let Some(scale) = self.config.plan.embedding_scale {
+            x.iter_mut().for_each(|x| *x *= scale as f32);
+        }
+        if let Some(table) = self.config.positions() {
+            let table = weights.get(table);
+            for (row, &position) in x.chunks_exact_mut(width).zip(batch.positions()) {
+                linear::add(row, &table[position as usize * width..][..width]);
+            }
+        }
         x
+    }
+
+    /// Gradients of the tables that the stream begins with, unless they are frozen.
+    fn embed_backward(&self, batch: &Batch, dx: &mut [f32], grads: &mut Gradients) {
+        let width = self.config.hidden_size();
+        let mut add = |name: &str, rows: &[u32], dx: &[f32]| {
+            let Some(table) = grads.slice_mut(name) else {
+                return;
+            };
+            for (d, &row) in dx.chunks_exact(width).zip(rows) {
+                linear::add(&mut table[row as usize * width..][..width], d);
+            }
+        };
+        if let Some(table) = self.config.positions() {
+            add(table, batch.positions(), dx);
+        }
+        if let Some(scale) = self.config.plan.embedding_scale {
+            dx.iter_mut().for_each(|d| *d *= scale as f32);
+        }
+        add(self.config.embedding(), batch.tokens(), dx);
+    }
+
+    fn block(&self, index: usize) -> Block<'_> {
+        Block {
+            config: &self.config,
+            index,
+        }
     }
 
     fn trunk(
@@ -181,11 +231,11 @@ impl Model {
             if keep && self.options.checkpointing {
                 let mut input = self.pool.take(x.len());
                 input.copy_from_slice(&x);
-                self.architecture.forward(&pass, block, &mut x, false);
+                self.block(block).forward(&pass, &mut x, false);
                 return Kept::Input(input);
             }
-            self.architecture
-                .forward(&pass, block, &mut x, keep)
+            self.block(block)
+                .forward(&pass, &mut x, keep)
                 .map_or(Kept::Nothing, Kept::Tape)
         });
         let blocks = blocks.collect();
@@ -196,7 +246,7 @@ impl Model {
         }
         drop(x);
         let mut hidden = self.pool.take(before.len());
-        let stats = self.architecture.final_norm(&pass, &before, &mut hidden);
+        let stats = final_norm(&self.config, &pass, &before, &mut hidden);
         let reference = request.reference.map(|model| {
             let weights = model.params.slices();
             model
@@ -239,13 +289,13 @@ impl Model {
             );
         }
         self.scalar_heads_backward(batch, &weights, &trunk.hidden, grad, &mut dhidden, grads);
-        let norm = self.architecture.final_norm_prefix();
+        let norm = format!("{}.", self.config.family.names.final_norm);
         let lowest = self.lowest_trained();
         if lowest == Some(self.config.n_layers())
             && !self
                 .params
                 .trained()
-                .any(|(name, _)| name.starts_with(norm))
+                .any(|(name, _)| name.starts_with(&norm))
         {
             return;
         }
@@ -258,7 +308,8 @@ impl Model {
             adapter: self.adapter_scale(),
         };
         let mut dbefore = self.pool.zeros(dhidden.len());
-        self.architecture.final_norm_backward(
+        final_norm_backward(
+            &self.config,
             &pass,
             &trunk.before,
             &trunk.stats,
@@ -282,24 +333,14 @@ impl Model {
             let tape = match kept {
                 Kept::Nothing => return,
                 Kept::Tape(tape) => tape,
-                Kept::Input(mut x) => match self.architecture.forward(&pass, block, &mut x, true) {
+                Kept::Input(mut x) => match self.block(block).forward(&pass, &mut x, true) {
                     Some(tape) => tape,
                     None => return,
                 },
             };
-            self.architecture
-                .backward(&pass, block, tape, &mut dx, grads);
+            self.block(block).backward(&pass, &tape, &mut dx, grads);
         }
-        if let Some(table) = grads.slice_mut(self.config.embedding()) {
-            for (row, &token) in dx
-                .chunks_exact(self.config.hidden_size())
-                .zip(batch.tokens())
-            {
-                let sum = &mut table[token as usize * self.config.hidden_size()..]
-                    [..self.config.hidden_size()];
-                sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
-            }
-        }
+        self.embed_backward(batch, &mut dx, grads);
     }
 
     #[allow(
@@ -359,9 +400,9 @@ impl Model {
             dweight,
             &self.pool,
         );
-        if self.temperature != 1.0 {
+        let factor = self.head_factor();
+        if factor != 1.0 {
             // The scalar heads have not written to it yet.
-            let factor = (1.0 / self.temperature) as f32;
             dhidden[..n].iter_mut().for_each(|d| *d *= factor);
         }
     }
@@ -411,10 +452,10 @@ impl Model {
         };
         let mut x = self.embed(batch, &weights);
         for block in 0..self.config.n_layers() {
-            self.architecture.forward(&pass, block, &mut x, false);
+            self.block(block).forward(&pass, &mut x, false);
         }
         let mut hidden = self.pool.take(x.len());
-        self.architecture.final_norm(&pass, &x, &mut hidden);
+        final_norm(&self.config, &pass, &x, &mut hidden);
         let head = Linear {
             weight: weights.get(self.config.head_weight()),
             bias: None,
@@ -424,6 +465,11 @@ impl Model {
         let n = batch.tokens().len();
         let mut logits = vec![0.0; n * self.config.vocab_size()];
         linear::forward(&head, &hidden, &mut logits, Update::Set);
+        log_prob_head::bend(
+            &mut logits,
+            self.config.plan.logit_scale,
+            self.config.plan.logit_cap,
+        );
         Ok(Tensor::from_vec(
             logits,
             (n, self.config.vocab_size()),

@@ -4,17 +4,40 @@
 use super::buffer::Pool;
 use super::gemm::{Mat, MatMut, Update, gemm};
 use super::rotary::HeadLayout;
-use super::simd::{LANES, exp, fold, for_each_piece, max, split_parts, vectorized};
+use super::simd::{LANES, exp, fold, for_each_piece, lane_sum, max, split_parts, tanh, vectorized};
 
 /// Queries of a block.
 const BLOCK: usize = 64;
+
+/// How queries and keys become scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// How many of the last keys a query sees, itself included; all where `None`.
+    pub window: Option<usize>,
+    /// Factor on q·k.
+    pub scale: f32,
+    /// c in `c tanh(s/c)` of scaled scores.
+    pub cap: Option<f32>,
+}
+
+impl Scoring {
+    /// `q·k/√d` over all keys.
+    #[cfg(test)]
+    pub fn usual(layout: &HeadLayout, window: Option<usize>) -> Self {
+        Self {
+            window,
+            scale: (1.0 / (layout.head_dim as f64).sqrt()) as f32,
+            cap: None,
+        }
+    }
+}
 
 /// One query head of one text: views into the packed projection.
 #[derive(Clone, Copy)]
 struct Head<'a> {
     qkv: &'a [f32],
     layout: &'a HeadLayout,
-    window: usize,
+    scoring: Scoring,
     index: usize,
 }
 
@@ -67,27 +90,26 @@ impl<'a> Head<'a> {
         self.layout.offset(which, head)
     }
 
-    fn scale(self) -> f32 {
-        (1.0 / (self.layout.head_dim as f64).sqrt()) as f32
+    fn window(self) -> usize {
+        self.scoring.window.unwrap_or(usize::MAX)
     }
 }
 
-/// `out_i = Σ_{j ≤ i} softmax_j(q_i·k_j/√d) v_j` per head; `lengths` are those of the packed texts. With a `window`, `j > i − window`
-/// too.
+/// `out_i = Σ_{j ≤ i} softmax_j(s_ij) v_j` per head, `s_ij = scale q_i·k_j` with the cap; `lengths` are those of the packed texts. With a
+/// window, `j > i − window` too.
 ///
 /// `qkv [tokens, layout.row]` holds rotated queries and keys; `out [tokens, heads·d]`. `log_sum [heads per text, length]`, texts
 /// one after the other, receives the logarithms of the softmax denominators for [`backward`].
 pub fn forward(
     qkv: &[f32],
     layout: &HeadLayout,
-    window: Option<usize>,
+    scoring: Scoring,
     lengths: &[usize],
     out: &mut [f32],
     log_sum: &mut [f32],
     pool: &Pool,
 ) {
     let width = layout.heads * layout.head_dim;
-    let window = window.unwrap_or(usize::MAX);
     let outs = split_parts(out, lengths.iter().map(|n| n * width));
     let sums = split_parts(log_sum, lengths.iter().map(|n| n * layout.heads));
     let mut texts: Vec<_> = outs.into_iter().zip(sums).zip(starts(lengths)).collect();
@@ -100,7 +122,7 @@ pub fn forward(
             let head = Head {
                 qkv,
                 layout,
-                window,
+                scoring,
                 index,
             };
             forward_head(head, n, out, &mut sums[index * n..][..n], &mut scores);
@@ -129,20 +151,27 @@ fn forward_head(
     );
     for from in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - from);
-        let span = Span::new(from, rows, head.window);
+        let span = Span::new(from, rows, head.window());
         let keys = span.keys;
         let scores = &mut scores[..rows * keys];
         let product = MatMut::new(scores, rows, keys);
         gemm(
             product,
             Update::Set,
-            head.scale(),
+            head.scoring.scale,
             head.part(0, from, rows),
             head.part(1, span.first, keys).t(),
         );
         vectorized(
             #[inline(always)]
-            || softmax_block(scores, span, &mut log_sum[from..from + rows]),
+            || {
+                softmax_block(
+                    scores,
+                    span,
+                    head.scoring.cap,
+                    &mut log_sum[from..from + rows],
+                )
+            },
         );
         let out = &mut out[from * width + head.index * d..];
         let product = MatMut::strided(out, rows, d, width);
@@ -158,13 +187,16 @@ fn forward_head(
 
 /// Causal softmax of each row of a block.
 #[inline(always)]
-fn softmax_block(scores: &mut [f32], span: Span, log_sum: &mut [f32]) {
+fn softmax_block(scores: &mut [f32], span: Span, cap: Option<f32>, log_sum: &mut [f32]) {
     let rows = scores.chunks_exact_mut(span.keys).zip(log_sum);
     for (i, (row, log_sum)) in rows.enumerate() {
         let range = span.seen(i);
         let (before, row) = row.split_at_mut(range.start);
         let (seen, unseen) = row.split_at_mut(range.len());
         before.fill(0.0);
+        if let Some(cap) = cap {
+            seen.iter_mut().for_each(|s| *s = cap * tanh(*s / cap));
+        }
         let top = max(seen);
         let sum = exp_shifted(seen, top);
         let scale = 1.0 / sum;
@@ -194,11 +226,11 @@ pub(crate) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
 
 /// The gradients of [`forward`]: writes `dqkv` (every element of queries, keys and values) from `dout`.
 ///
-/// With `P` the attention weights, `D = P ∘ (∂out vᵀ)` and `S = D − P ∘ rowsum(D)`: `∂q = S k/√d`, `∂k = Sᵀ q/√d`, `∂v = Pᵀ ∂out`.
+/// With `P` the attention weights, `D = P ∘ (∂out vᵀ)` and `S = D − P ∘ rowsum(D)` (times `1 − tanh²` under a cap): `∂q = scale S k`, `∂k = scale Sᵀ q`, `∂v = Pᵀ ∂out`.
 pub fn backward(
     qkv: &[f32],
     layout: &HeadLayout,
-    window: Option<usize>,
+    scoring: Scoring,
     lengths: &[usize],
     log_sum: &[f32],
     dout: &[f32],
@@ -206,7 +238,6 @@ pub fn backward(
     pool: &Pool,
 ) {
     let width = layout.heads * layout.head_dim;
-    let window = window.unwrap_or(usize::MAX);
     let parts = split_parts(dqkv, lengths.iter().map(|n| n * layout.row));
     let mut texts: Vec<_> = parts.into_iter().zip(starts(lengths)).collect();
     for_each_piece(&mut texts, 1, |_, text| {
@@ -220,7 +251,7 @@ pub fn backward(
             let head = Head {
                 qkv,
                 layout,
-                window,
+                scoring,
                 index,
             };
             backward_head(
@@ -247,7 +278,7 @@ fn backward_head(
     let width = head.layout.heads * d;
     for from in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - from);
-        let span = Span::new(from, rows, head.window);
+        let span = Span::new(from, rows, head.window());
         let keys = span.keys;
         let (p, rest) = scratch.split_at_mut(rows * keys);
         let s = &mut rest[..rows * keys];
@@ -257,7 +288,7 @@ fn backward_head(
         gemm(
             MatMut::new(p, rows, keys),
             Update::Set,
-            head.scale(),
+            head.scoring.scale,
             q,
             k.t(),
         );
@@ -270,7 +301,7 @@ fn backward_head(
         );
         vectorized(
             #[inline(always)]
-            || softmax_backward(p, s, span, &log_sum[from..from + rows], head.scale()),
+            || softmax_backward(p, s, span, &log_sum[from..from + rows], head.scoring),
         );
         // Keys before this block already hold a sum; its own are met for the first time, unless an earlier head shares them.
         let own = match head
@@ -330,7 +361,8 @@ fn transposed(block: &[f32], rows: usize, keys: usize, first: usize, count: usiz
 
 /// Scores to weights in `p`, and `∂P` to `scale · ∂scores` in `s`.
 #[inline(always)]
-fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], scale: f32) {
+fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], scoring: Scoring) {
+    let scale = scoring.scale;
     let rows = p
         .chunks_exact_mut(span.keys)
         .zip(s.chunks_exact_mut(span.keys))
@@ -341,10 +373,21 @@ fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], s
         let (s_before, s) = s.split_at_mut(range.start);
         let (p, p_unseen) = p.split_at_mut(range.len());
         let (s, s_unseen) = s.split_at_mut(range.len());
-        p.iter_mut().for_each(|p| *p = exp(*p - log_sum));
-        let mean = super::simd::dot(p, s);
-        for (s, p) in s.iter_mut().zip(p) {
-            *s = (*s - mean) * *p * scale;
+        if let Some(cap) = scoring.cap {
+            p.iter_mut().for_each(|p| *p = tanh(*p / cap));
+            let (t, g) = (&*p, &*s);
+            let mean = lane_sum(t.len(), |j| exp(cap * t[j] - log_sum) * g[j]);
+            for (s, p) in s.iter_mut().zip(p) {
+                let slope = 1.0 - *p * *p;
+                *p = exp(cap * *p - log_sum);
+                *s = (*s - mean) * *p * (scale * slope);
+            }
+        } else {
+            p.iter_mut().for_each(|p| *p = exp(*p - log_sum));
+            let mean = super::simd::dot(p, s);
+            for (s, p) in s.iter_mut().zip(p) {
+                *s = (*s - mean) * *p * scale;
+            }
         }
         for unseen in [p_before, s_before, p_unseen, s_unseen] {
             unseen.fill(0.0);

@@ -2,22 +2,23 @@
 //!
 //! candle's own fused versions (`softmax_last_dim`, `rope`, `LayerNorm`) drop gradients silently; these do not.
 
-use crate::config::Activation;
+use super::activation::Activation;
 use candle_core::{D, DType, Device, Result, Tensor};
 
-/// `(x − μ)/√(σ² + ε) ∘ γ + β` over the last dimension, statistics in `f32` or better.
+/// `(x − μ)/√(σ² + ε) ∘ γ + β` over the last dimension, all of it in `f32` or better and rounded once.
 pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
     let wide = widened(x)?;
     let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normal = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?;
     normal
-        .to_dtype(x.dtype())?
-        .broadcast_mul(gain)?
-        .broadcast_add(bias)
+        .broadcast_mul(&gain.to_dtype(normal.dtype())?)?
+        .broadcast_add(&bias.to_dtype(normal.dtype())?)?
+        .to_dtype(x.dtype())
 }
 
-fn widened(x: &Tensor) -> Result<Tensor> {
+/// `x` in `f32` or better.
+pub fn widened(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
         _ => Ok(x.clone()),
@@ -37,7 +38,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 }
 
 /// The activation of the MLP.
-pub fn gelu(x: &Tensor, kind: Activation) -> Result<Tensor> {
+pub fn activate(x: &Tensor, kind: Activation) -> Result<Tensor> {
     let half_one_plus = |inner: Tensor| -> Result<Tensor> { (inner + 1.0)? * 0.5 };
     match kind {
         Activation::Gelu => x * half_one_plus((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?)?,
@@ -46,10 +47,19 @@ pub fn gelu(x: &Tensor, kind: Activation) -> Result<Tensor> {
             let u = ((x + cubic)? * (2.0 / std::f64::consts::PI).sqrt())?;
             x * half_one_plus(u.tanh()?)?
         }
+        Activation::Silu => x.silu(),
     }
 }
 
-/// Rotates the first `2 r` of the last dimension of `x [B, heads, T, d]` by angles whose cosines and sines are `[B, 1, T, r]`.
+/// `c tanh(x/c)`.
+pub fn capped(x: &Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        None => Ok(x.clone()),
+        Some(cap) => (x / cap)?.tanh()? * cap,
+    }
+}
+
+/// Rotates the first `2 r` of the last dimension of `x [.., d]` by angles whose cosines and sines `[.., r]` fit it by broadcasting.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = cos.dim(D::Minus1)?;
     if half == 0 {
@@ -67,17 +77,14 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&parts, D::Minus1)
 }
 
-/// `(x / √(mean(x²) + ε)) ∘ γ` over the last dimension, the statistic in `f32` or better.
+/// `(x / √(mean(x²) + ε)) ∘ γ` over the last dimension, all of it in `f32` or better and rounded once.
 pub fn rms_norm(x: &Tensor, gain: &Tensor, epsilon: f64) -> Result<Tensor> {
     let wide = widened(x)?;
     let square = wide.sqr()?.mean_keepdim(D::Minus1)?;
     let normal = wide.broadcast_div(&(square + epsilon)?.sqrt()?)?;
-    normal.to_dtype(x.dtype())?.broadcast_mul(gain)
-}
-
-/// `silu(gate) ∘ up` with `silu(g) = g/(1 + e^{−g})`.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+    normal
+        .broadcast_mul(&gain.to_dtype(normal.dtype())?)?
+        .to_dtype(x.dtype())
 }
 
 /// Keys and values `[B, kv heads, T, d]` once for each of the `group` query heads that share them: `[B, kv heads · group, T, d]`.
@@ -92,30 +99,43 @@ pub fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
         .reshape((batch, heads * group, time, d))
 }
 
-/// `[T, T]` of zeros and, above the diagonal and more than `window − 1` below it, minus infinity.
+/// `[queries, start + queries]` of zeros and, at keys after the query and at those `window` or more before it, minus infinity. The first
+/// query stands at position `start`.
 pub fn causal_mask(
-    length: usize,
+    queries: usize,
+    start: usize,
     window: Option<usize>,
     dtype: DType,
     device: &Device,
 ) -> Result<Tensor> {
+    let keys = start + queries;
     let entry = |i: usize| {
-        let (query, key) = (i / length, i % length);
+        let (query, key) = (start + i / keys, i % keys);
         if key > query || window.is_some_and(|w| query - key >= w) {
             f32::NEG_INFINITY
         } else {
             0.0
         }
     };
-    let mask: Vec<f32> = (0..length * length).map(entry).collect();
-    Tensor::from_vec(mask, (length, length), device)?.to_dtype(dtype)
+    let mask: Vec<f32> = (0..queries * keys).map(entry).collect();
+    Tensor::from_vec(mask, (queries, keys), device)?.to_dtype(dtype)
 }
 
-/// Causal attention of `q`, `k`, `v [B, heads, T, d]`; the softmax is taken in `f32` or better.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
-    let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale)?;
-    let wide = widened(&scores)?.broadcast_add(&mask.to_dtype(widened(&scores)?.dtype())?)?;
+/// Attention of `q [B, heads, T, d]` to `k`, `v [B, heads, T′, d]`: scores are scaled, capped, masked and put through the softmax in
+/// `f32` or better; the weights are rounded once.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    scale: f64,
+    cap: Option<f64>,
+) -> Result<Tensor> {
+    let scores = q.contiguous()?.matmul(&k.t()?.contiguous()?)?;
+    let mut wide = capped(&(widened(&scores)? * scale)?, cap)?;
+    if let Some(mask) = mask {
+        wide = wide.broadcast_add(&mask.to_dtype(wide.dtype())?)?;
+    }
     let shifted = wide
         .broadcast_sub(&wide.max_keepdim(D::Minus1)?.detach())?
         .exp()?;

@@ -8,7 +8,7 @@
 use super::buffer::{Buffer, Pool};
 use super::gemm::{Mat, MatMut, Update, gemm};
 use super::linear::{self, Linear};
-use super::simd::{LANES, exp, fold, for_each_piece, max, vectorized};
+use super::simd::{LANES, exp, fold, for_each_piece, max, tanh, vectorized};
 use rayon::prelude::*;
 
 /// Tokens of a tile.
@@ -27,6 +27,48 @@ pub struct Distribution<'a> {
     pub weight: &'a [f32],
     /// The width of a hidden state.
     pub width: usize,
+    /// What is done to every logit.
+    pub cap: Option<Cap>,
+}
+
+/// `l ↦ c tanh(l/c)/T`. Without a cap, 1/T is a factor on the hidden states and costs nothing here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cap {
+    /// c.
+    pub cap: f32,
+    /// T.
+    pub temperature: f32,
+}
+
+impl Cap {
+    #[inline(always)]
+    fn apply(self, logit: f32) -> f32 {
+        self.cap * tanh(logit / self.cap) / self.temperature
+    }
+
+    /// The derivative, from what [`Cap::apply`] gave.
+    #[inline(always)]
+    fn slope(self, capped: f32) -> f32 {
+        let tanh = capped * self.temperature / self.cap;
+        (1.0 - tanh * tanh) / self.temperature
+    }
+}
+
+/// `l ↦ c tanh(f l/c)`, or what of it there is.
+pub fn bend(logits: &mut [f32], factor: Option<f64>, cap: Option<f64>) {
+    if let Some(factor) = factor {
+        logits.iter_mut().for_each(|l| *l *= factor as f32);
+    }
+    if let Some(cap) = cap {
+        let cap = Cap {
+            cap: cap as f32,
+            temperature: 1.0,
+        };
+        vectorized(
+            #[inline(always)]
+            || logits.iter_mut().for_each(|l| *l = cap.apply(*l)),
+        );
+    }
 }
 
 impl Distribution<'_> {
@@ -42,6 +84,12 @@ impl Distribution<'_> {
             outputs: columns.len,
         };
         linear::forward(&layer, self.hidden_rows(rows), out, Update::Set);
+        if let Some(cap) = self.cap {
+            vectorized(
+                #[inline(always)]
+                || out.iter_mut().for_each(|l| *l = cap.apply(*l)),
+            );
+        }
     }
 
     fn hidden_rows(&self, rows: Span) -> &[f32] {
@@ -521,6 +569,13 @@ impl Pullback<'_> {
         if let Some(reference) = self.reference {
             reference.logits(rows, columns, &mut other);
         }
+        let cap = self.policy.cap;
+        let mut slopes = self.pool.take(if cap.is_some() { tile.len() } else { 0 });
+        if let Some(cap) = cap {
+            for (slope, z) in slopes.iter_mut().zip(&*tile) {
+                *slope = cap.slope(*z);
+            }
+        }
         vectorized(
             #[inline(always)]
             || {
@@ -539,6 +594,9 @@ impl Pullback<'_> {
                         z[target] += self.grad.log_prob[row];
                     }
                 }
+                tile.iter_mut()
+                    .zip(&*slopes)
+                    .for_each(|(z, slope)| *z *= slope);
             },
         );
     }

@@ -8,19 +8,20 @@
 //! Work is cut into pieces whose sizes depend on the shapes alone, and every sum runs in a fixed order, so results do
 //! not depend on the number of threads, nor a text's results on the other texts of its batch.
 
+pub mod activation;
 pub mod attention;
 pub mod buffer;
 pub mod composite;
-pub mod gelu;
+pub mod gated;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod log_prob_head;
 pub mod lora;
+pub mod portable;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scalar_head;
 pub mod simd;
-pub mod swiglu;
 #[cfg(test)]
 mod tests;

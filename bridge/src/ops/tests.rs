@@ -8,10 +8,10 @@ use rto::seed::SeedTree;
 use super::buffer::Pool;
 use super::gemm::Update;
 use super::linear::{self, Linear};
-use super::log_prob_head::{self, Distribution, HeadGrad, HeadOptions};
+use super::log_prob_head::{self, Cap, Distribution, HeadGrad, HeadOptions};
 use super::rotary::{self, HeadLayout, RotaryTable, Turn};
-use super::{attention, composite, gelu, layer_norm, rms_norm, scalar_head, swiglu};
-use crate::config::Activation;
+use super::{activation, attention, composite, gated, layer_norm, rms_norm, scalar_head};
+use crate::ops::activation::Activation;
 
 /// Kernels compute in `f32`; sums of hundreds of terms lose a little more.
 const FORWARD: f64 = 3e-6;
@@ -138,21 +138,27 @@ fn rms_norm_and_its_gradients() {
     }
 }
 
+const KINDS: [Activation; 3] = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+
 #[test]
-fn swiglu_and_its_gradients() {
-    for n in [1, 37, 40_000] {
-        let gate: Vec<f32> = draw(n, 1).iter().map(|x| 8.0 * x).collect();
+fn gated_units_and_their_gradients() {
+    for (kind, n) in KINDS
+        .into_iter()
+        .flat_map(|k| [1, 37, 40_000].map(|n| (k, n)))
+    {
+        let gate: Vec<f32> = draw(n, 1).iter().map(|x| 5.0 * x).collect();
         let (up, w) = (draw(n, 2), draw(n, 3));
         let f = |gate: &[f64], up: &[f64]| {
-            flat(&composite::swiglu(&tensor(gate, &[n]), &tensor(up, &[n])).unwrap())
+            let act = composite::activate(&tensor(gate, &[n]), kind).unwrap();
+            flat(&(act * tensor(up, &[n])).unwrap())
         };
         let mut y = vec![0.0; n];
-        swiglu::forward(&gate, &up, &mut y);
+        gated::forward(kind, &gate, &up, &mut y);
         let (wg, wu) = (wide(&gate), wide(&up));
-        same("SwiGLU", &y, &f(&wg, &wu));
+        same("gated", &y, &f(&wg, &wu));
         let (mut dgate, mut dup, mut again) = (w.clone(), vec![0.0; n], vec![0.0; n]);
-        swiglu::backward(&gate, &up, &mut dgate, &mut dup, &mut again);
-        same("SwiGLU again", &again, &wide(&y));
+        gated::backward(kind, &gate, &up, &mut dgate, &mut dup, &mut again);
+        same("gated again", &again, &wide(&y));
         if n < 1000 {
             derivative("dgate", &gate, &dgate, &w, |gate| f(gate, &wu));
             derivative("dup", &up, &dup, &w, |up| f(&wg, up));
@@ -160,10 +166,11 @@ fn swiglu_and_its_gradients() {
     }
     // Far out nothing overflows.
     let mut y = [0.0; 2];
-    swiglu::forward(&[-200.0, 200.0], &[3.0, 3.0], &mut y);
+    gated::forward(Activation::Silu, &[-200.0, 200.0], &[3.0, 3.0], &mut y);
     assert_eq!(y, [-0.0, 600.0]);
     let (mut dgate, mut dup, mut again) = ([1.0; 2], [0.0; 2], [0.0; 2]);
-    swiglu::backward(
+    gated::backward(
+        Activation::Silu,
         &[-200.0, 200.0],
         &[3.0, 3.0],
         &mut dgate,
@@ -174,20 +181,21 @@ fn swiglu_and_its_gradients() {
 }
 
 #[test]
-fn gelu_and_its_gradient() {
-    for kind in [Activation::Gelu, Activation::GeluTanh] {
-        for n in [1, 37, 5000] {
-            let x: Vec<f32> = draw(n, 1).iter().map(|x| 5.0 * x).collect();
-            let w = draw(n, 2);
-            let f = |x: &[f64]| flat(&composite::gelu(&tensor(x, &[n]), kind).unwrap());
-            let mut y = vec![0.0; n];
-            gelu::forward(kind, &x, &mut y);
-            same("gelu", &y, &f(&wide(&x)));
-            let (mut dx, mut again) = (w.clone(), vec![0.0; n]);
-            gelu::backward(kind, &x, &mut dx, &mut again);
-            assert_eq!(y, again);
-            derivative("gelu", &x, &dx, &w, f);
-        }
+fn activations_and_their_gradients() {
+    for (kind, n) in KINDS
+        .into_iter()
+        .flat_map(|k| [1, 37, 5000].map(|n| (k, n)))
+    {
+        let x: Vec<f32> = draw(n, 1).iter().map(|x| 5.0 * x).collect();
+        let w = draw(n, 2);
+        let f = |x: &[f64]| flat(&composite::activate(&tensor(x, &[n]), kind).unwrap());
+        let mut y = vec![0.0; n];
+        activation::forward(kind, &x, &mut y);
+        same("activation", &y, &f(&wide(&x)));
+        let (mut dx, mut again) = (w.clone(), vec![0.0; n]);
+        activation::backward(kind, &x, &mut dx, &mut again);
+        assert_eq!(y, again);
+        derivative("activation", &x, &dx, &w, f);
     }
 }
 
@@ -286,44 +294,62 @@ fn attention_and_its_gradient() {
         (grouped(2, 1, 4), Some(10), vec![130, 65]),
         (grouped(2, 1, 4), Some(90), vec![200]),
     ] {
-        let (heads, head_dim) = (layout.heads, layout.head_dim);
-        let tokens: usize = lengths.iter().sum();
-        let width = heads * head_dim;
-        let qkv: Vec<f32> = draw(tokens * layout.row, 1)
-            .iter()
-            .map(|x| 2.0 * x)
-            .collect();
-        let w = draw(tokens * width, 2);
-        let f = |qkv: &[f64]| {
-            let mut from = 0;
-            let mut out = Vec::new();
-            for &n in &lengths {
-                let [q, k, v] = parts(qkv, from, n, &layout);
-                let mask = composite::causal_mask(n, window, DType::F64, &Device::Cpu).unwrap();
-                let y = composite::attention(&q, &k, &v, &mask).unwrap();
-                out.extend(flat(&y.squeeze(0).unwrap().transpose(0, 1).unwrap()));
-                from += n;
-            }
-            out
+        let usual = attention::Scoring::usual(&layout, window);
+        // A cap that bends most scores, and another scale.
+        let bent = attention::Scoring {
+            scale: 0.7,
+            cap: Some(1.5),
+            ..usual
         };
-        let pool = Pool::default();
-        let mut out = vec![0.0; tokens * width];
-        let mut log_sum = vec![0.0; tokens * heads];
-        attention::forward(
-            &qkv,
-            &layout,
-            window,
-            &lengths,
-            &mut out,
-            &mut log_sum,
-            &pool,
-        );
-        same("attention", &out, &f(&wide(&qkv)));
-        let mut dqkv = vec![f32::NAN; qkv.len()];
-        attention::backward(
-            &qkv, &layout, window, &lengths, &log_sum, &w, &mut dqkv, &pool,
-        );
-        derivative("attention", &qkv, &dqkv, &w, f);
+        for scoring in [usual, bent] {
+            let (heads, head_dim) = (layout.heads, layout.head_dim);
+            let tokens: usize = lengths.iter().sum();
+            let width = heads * head_dim;
+            let qkv: Vec<f32> = draw(tokens * layout.row, 1)
+                .iter()
+                .map(|x| 2.0 * x)
+                .collect();
+            let w = draw(tokens * width, 2);
+            let f = |qkv: &[f64]| {
+                let mut from = 0;
+                let mut out = Vec::new();
+                for &n in &lengths {
+                    let [q, k, v] = parts(qkv, from, n, &layout);
+                    let mask =
+                        composite::causal_mask(n, 0, window, DType::F64, &Device::Cpu).unwrap();
+                    let y = composite::attention(
+                        &q,
+                        &k,
+                        &v,
+                        Some(&mask),
+                        scoring.scale.into(),
+                        scoring.cap.map(f64::from),
+                    )
+                    .unwrap();
+                    out.extend(flat(&y.squeeze(0).unwrap().transpose(0, 1).unwrap()));
+                    from += n;
+                }
+                out
+            };
+            let pool = Pool::default();
+            let mut out = vec![0.0; tokens * width];
+            let mut log_sum = vec![0.0; tokens * heads];
+            attention::forward(
+                &qkv,
+                &layout,
+                scoring,
+                &lengths,
+                &mut out,
+                &mut log_sum,
+                &pool,
+            );
+            same("attention", &out, &f(&wide(&qkv)));
+            let mut dqkv = vec![f32::NAN; qkv.len()];
+            attention::backward(
+                &qkv, &layout, scoring, &lengths, &log_sum, &w, &mut dqkv, &pool,
+            );
+            derivative("attention", &qkv, &dqkv, &w, f);
+        }
     }
 }
 
@@ -386,14 +412,31 @@ fn a_scalar_head_and_its_gradients() {
 }
 
 /// Log-probabilities, entropies and divergences, one after the other.
-fn head(hidden: &[f64], weight: &[f64], other: &[f64], targets: &[u32], width: usize) -> Vec<f64> {
+/// `c tanh(l/c)/T`.
+fn bent(logits: Tensor, cap: Option<Cap>) -> Tensor {
+    match cap {
+        None => logits,
+        Some(c) => (composite::capped(&logits, Some(c.cap.into())).unwrap()
+            / f64::from(c.temperature))
+        .unwrap(),
+    }
+}
+
+fn head(
+    hidden: &[f64],
+    weight: &[f64],
+    other: &[f64],
+    targets: &[u32],
+    width: usize,
+    cap: Option<Cap>,
+) -> Vec<f64> {
     let rows = targets.len();
     let logits = |weight: &[f64]| {
         let (hidden, weight) = (
             tensor(hidden, &[rows, width]),
             tensor(weight, &[weight.len() / width, width]),
         );
-        composite::linear(&hidden, &weight, None).unwrap()
+        bent(composite::linear(&hidden, &weight, None).unwrap(), cap)
     };
     let log_p = composite::log_softmax(&logits(weight)).unwrap();
     // The reference reads the same numbers, but they are constants to the gradient.
@@ -418,13 +461,18 @@ fn the_head_and_its_gradients() {
                     .num_threads(threads)
                     .build()
                     .unwrap();
-                pool.install(|| check_head(rows, width, vocabulary, keep));
+                pool.install(|| check_head(rows, width, vocabulary, keep, None));
+                let cap = Cap {
+                    cap: 1.5,
+                    temperature: 0.7,
+                };
+                pool.install(|| check_head(rows, width, vocabulary, keep, Some(cap)));
             }
         }
     }
 }
 
-fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
+fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize, cap: Option<Cap>) {
     let hidden = draw(rows * width, 1);
     let weight: Vec<f32> = draw(vocabulary * width, 2)
         .iter()
@@ -437,18 +485,20 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
         hidden: &hidden,
         weight: &other,
         width,
+        cap,
     };
     let policy = Distribution {
         hidden: &hidden,
         weight: &weight,
         width,
+        cap,
     };
     let log_q = {
         let (h, o) = (
             tensor(&wide(&hidden), &[rows, width]),
             tensor(&wide(&other), &[vocabulary, width]),
         );
-        flat(&composite::log_softmax(&composite::linear(&h, &o, None).unwrap()).unwrap())
+        flat(&composite::log_softmax(&bent(composite::linear(&h, &o, None).unwrap(), cap)).unwrap())
     };
     let options = HeadOptions {
         entropy: true,
@@ -459,7 +509,7 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
     let pool = Pool::default();
     let output = log_prob_head::forward(&policy, &targets, &options, &pool);
     let (wh, ww) = (wide(&hidden), wide(&weight));
-    let exact = head(&wh, &ww, &log_q, &targets, width);
+    let exact = head(&wh, &ww, &log_q, &targets, width, cap);
     same("log p", &output.log_prob, &exact[..rows]);
     same(
         "entropy",
@@ -493,9 +543,9 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize) {
         &pool,
     );
     derivative("dhidden", &hidden, &dhidden, &w, |h| {
-        head(h, &ww, &log_q, &targets, width)
+        head(h, &ww, &log_q, &targets, width, cap)
     });
     derivative("dweight", &weight, &dweight, &w, |weight| {
-        head(&wh, weight, &log_q, &targets, width)
+        head(&wh, weight, &log_q, &targets, width, cap)
     });
 }

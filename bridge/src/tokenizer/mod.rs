@@ -9,7 +9,7 @@
 mod class;
 mod files;
 
-use crate::config::ModelConfig;
+use crate::family::ModelConfig;
 use crate::tokenizer_training::TrainedTokenizer;
 use crate::{Error, Result, guard};
 pub(crate) use files::json_of;

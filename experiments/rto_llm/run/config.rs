@@ -364,7 +364,7 @@ impl Config {
     /// The shape of a new network.
     pub fn network(&self, words: Vocabulary) -> ModelConfig {
         let head = self.hidden_size / self.n_heads;
-        ModelConfig::GptNeoX(GptNeoXConfig {
+        ModelConfig::from(GptNeoXConfig {
             vocab_size: words.size,
             hidden_size: self.hidden_size,
             n_layers: self.n_layers,

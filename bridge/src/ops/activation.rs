@@ -1,11 +1,42 @@
-//! `gelu(x) = x Φ(x)` exactly, and its `tanh` approximation, both without a library call per element.
+//! The non-linearities of the MLPs: `gelu(x) = x Φ(x)` exactly, its `tanh` approximation, and `silu`, none with a library call per element.
 
 use super::simd::{exp, for_each_piece, vectorized};
-use crate::config::Activation;
 
 const PIECE: usize = 1 << 15;
 
-/// `y = gelu(x)`.
+/// What the MLP applies to its inner width (in a gated MLP: to the gate).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x Φ(x): `gelu`.
+    Gelu,
+    /// ½ x (1 + tanh(√(2/π)(x + 0.044715 x³))): `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// x/(1 + e^{−x}): `silu`, `swish`.
+    Silu,
+}
+
+impl Activation {
+    /// The activation that Hugging Face calls `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "silu" | "swish" => Some(Self::Silu),
+            _ => None,
+        }
+    }
+
+    /// The name under which `config.json` is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+            Self::Silu => "silu",
+        }
+    }
+}
+
+/// `y = act(x)`.
 pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
     for_each_piece(y, PIECE, |i, y| {
         let x = &x[i * PIECE..][..y.len()];
@@ -26,11 +57,19 @@ pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
                     }
                 },
             ),
+            Activation::Silu => vectorized(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = x * sigmoid(x);
+                    }
+                },
+            ),
         }
     });
 }
 
-/// Replaces `dy` by `∂x = ∂y gelu′(x)` and, in the same pass, writes `y = gelu(x)` again (the next weight's gradient needs it).
+/// Replaces `dy` by `∂x = ∂y act′(x)` and, in the same pass, writes `y = act(x)` again (the next weight's gradient needs it).
 pub fn backward(kind: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
     // One slice of pairs would be a copy; zip the pieces of both outputs instead.
     let mut pieces: Vec<_> = dy.chunks_mut(PIECE).zip(y.chunks_mut(PIECE)).collect();
@@ -46,6 +85,16 @@ pub fn backward(kind: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
                     #[inline(always)]
                     || backward_tanh(x, dy, y),
                 ),
+                Activation::Silu => vectorized(
+                    #[inline(always)]
+                    || {
+                        for (&x, (dy, y)) in x.iter().zip(dy.iter_mut().zip(y.iter_mut())) {
+                            let slope;
+                            (*y, slope) = silu(x);
+                            *dy *= slope;
+                        }
+                    },
+                ),
             }
         }
     });
@@ -53,21 +102,50 @@ pub fn backward(kind: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
 
 #[inline(always)]
 fn backward_erf(x: &[f32], dy: &mut [f32], y: &mut [f32]) {
-    const DENSITY: f32 = 0.398_942_28; // 1/√(2π)
     for (&x, (dy, y)) in x.iter().zip(dy.iter_mut().zip(y)) {
-        let (cdf, bell) = phi(x);
-        *y = x * cdf;
-        *dy *= (x * DENSITY).mul_add(bell, cdf);
+        let slope;
+        (*y, slope) = gelu(x);
+        *dy *= slope;
     }
 }
 
 #[inline(always)]
 fn backward_tanh(x: &[f32], dy: &mut [f32], y: &mut [f32]) {
     for (&x, (dy, y)) in x.iter().zip(dy.iter_mut().zip(y)) {
-        let (s, slope) = gate(x);
-        *y = x * s;
-        *dy *= x.mul_add(slope, s);
+        let slope;
+        (*y, slope) = gelu_tanh(x);
+        *dy *= slope;
     }
+}
+
+/// `x Φ(x)` and its derivative.
+#[inline(always)]
+pub(super) fn gelu(x: f32) -> (f32, f32) {
+    const DENSITY: f32 = 0.398_942_28; // 1/√(2π)
+    let (cdf, bell) = phi(x);
+    (x * cdf, (x * DENSITY).mul_add(bell, cdf))
+}
+
+/// The `tanh` form and its derivative.
+#[inline(always)]
+pub(super) fn gelu_tanh(x: f32) -> (f32, f32) {
+    let (s, slope) = gate(x);
+    (x * s, x.mul_add(slope, s))
+}
+
+/// `x σ(x)` and its derivative `σ (1 + x (1 − σ))`.
+#[inline(always)]
+pub(super) fn silu(x: f32) -> (f32, f32) {
+    let s = sigmoid(x);
+    (x * s, s * (x * (1.0 - s) + 1.0))
+}
+
+/// `1/(1 + e^{−x})`, without overflow on either side.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let large = 1.0 / (1.0 + e);
+    if x < 0.0 { e * large } else { large }
 }
 
 /// The standard normal distribution function `Φ(x)` and `e^{-x²/2}`.

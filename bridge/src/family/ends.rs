@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// Chat models name several: what ends a text, a message, a turn.
 ///
 /// ```
-/// use rto_bridge::config::EndTokens;
+/// use rto_bridge::family::EndTokens;
 /// let ends = EndTokens::from(vec![128_001, 128_009]);
 /// assert!(ends.contains(128_001) && ends.contains(128_009));
 /// assert_eq!(ends.reply(), Some(128_009)); // of several, the last ends a turn

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// Parses a safetensors header; every failure is one line that names the file.
-pub(super) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+pub(crate) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
     SafeTensors::deserialize(bytes).map_err(|e| {
         Error::file(
             path,
@@ -24,7 +24,7 @@ pub(super) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>>
 }
 
 /// Runs `visit` on the open file.
-pub(super) fn with_file<T>(
+pub(crate) fn with_file<T>(
     path: &Path,
     visit: impl FnOnce(&SafeTensors) -> Result<T>,
 ) -> Result<T> {
@@ -33,7 +33,7 @@ pub(super) fn with_file<T>(
 }
 
 /// One tensor of an open file, of a floating-point type and finite, as `dtype` (as stored where none is given).
-pub(super) fn tensor(
+pub(crate) fn tensor(
     path: &Path,
     file: &SafeTensors,
     name: &str,
@@ -66,7 +66,7 @@ pub(super) fn tensor(
 }
 
 /// Whether every value of a tensor is zero, of whatever type.
-pub(super) fn is_zero(path: &Path, file: &SafeTensors, name: &str) -> Result<bool> {
+pub(crate) fn is_zero(path: &Path, file: &SafeTensors, name: &str) -> Result<bool> {
     let view = file.tensor(name).map_err(|e| Error::file(path, e))?;
     Ok(view.data().iter().all(|byte| *byte == 0))
 }
@@ -134,7 +134,7 @@ fn bytes_of(tensor: &Tensor, dtype: DType) -> Result<Vec<u8>> {
 }
 
 /// Name of a type in a safetensors header, and bytes of one value.
-pub(super) fn type_name(dtype: DType) -> Result<(&'static str, usize)> {
+pub(crate) fn type_name(dtype: DType) -> Result<(&'static str, usize)> {
     match dtype {
         DType::F32 => Ok(("F32", 4)),
         DType::F16 => Ok(("F16", 2)),

@@ -10,11 +10,12 @@ use std::path::Path;
 const MAX_SIZE: u64 = 1 << 30;
 
 /// The keys of a file and the file's name, for errors.
-pub(super) struct Keys<'a> {
-    pub path: &'a Path,
-    pub object: &'a Map<String, Value>,
+#[derive(Debug)]
+pub struct Keys<'a> {
+    pub(super) path: &'a Path,
+    pub(super) object: &'a Map<String, Value>,
     /// What was read otherwise than it stands there.
-    pub notes: RefCell<Vec<String>>,
+    pub(super) notes: RefCell<Vec<String>>,
 }
 
 /// The class of `transformers` that a name stands for: itself, as some training library wrapped it, or as it was first written.
@@ -30,7 +31,7 @@ fn class_of<'n>(name: &str, known: [&'n str; 2]) -> Option<&'n str> {
 }
 
 impl<'a> Keys<'a> {
-    pub fn new(path: &'a Path, object: &'a Map<String, Value>) -> Self {
+    pub(super) fn new(path: &'a Path, object: &'a Map<String, Value>) -> Self {
         Self {
             path,
             object,
@@ -39,7 +40,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The head that `architectures` names.
-    pub fn head(&self, causal: &str, classification: &str) -> Result<Head> {
+    pub(super) fn head(&self, causal: &str, classification: &str) -> Result<Head> {
         let Some(value) = self.get("architectures") else {
             return Ok(Head::CausalLm);
         };
@@ -69,17 +70,8 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The object of rotary settings that newer files have.
-    pub fn rope_parameters(&self) -> Result<Option<&'a Map<String, Value>>> {
-        match self.get("rope_parameters") {
-            None => Ok(None),
-            Some(Value::Object(rope)) => Ok(Some(rope)),
-            Some(other) => Err(self.wrong("rope_parameters", other, "an object")),
-        }
-    }
-
     /// A number strictly between 0 and 1.
-    pub fn epsilon(&self, key: &str, default: f64) -> Result<f64> {
+    pub(super) fn epsilon(&self, key: &str, default: f64) -> Result<f64> {
         let eps = self.get(key).map_or(Ok(default), |v| self.number(key, v))?;
         if eps > 0.0 && eps < 1.0 {
             return Ok(eps);
@@ -88,7 +80,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A token of the file, where the file has one, must be in the vocabulary.
-    pub fn check_tokens(
+    pub(super) fn check_tokens(
         &self,
         [bos, pad]: [Option<u32>; 2],
         ends: &EndTokens,
@@ -109,7 +101,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Weights of few bits, by the name of what made them.
-    pub fn check_not_quantised(&self) -> Result<()> {
+    pub(super) fn check_not_quantised(&self) -> Result<()> {
         for key in ["quantization_config", "compression_config"] {
             let Some(Value::Object(settings)) = self.get(key) else {
                 continue;
@@ -138,7 +130,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A size, or where the key is absent (not null) what the class of `transformers` has.
-    pub fn size_or_class(&self, key: &str, default: usize) -> Result<usize> {
+    pub(super) fn size_or_class(&self, key: &str, default: usize) -> Result<usize> {
         match self.object.contains_key(key) {
             true => self.size(key),
             false => {
@@ -151,7 +143,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The token that fills a batch up: none where the number is none, or has no row, as nothing is ever computed for it.
-    pub fn pad_token(&self, vocab_size: usize) -> Result<Option<u32>> {
+    pub(super) fn pad_token(&self, vocab_size: usize) -> Result<Option<u32>> {
         let token = self.token("pad_token_id", None, vocab_size)?;
         match token {
             Some(id) if id as usize >= vocab_size => {
@@ -166,11 +158,11 @@ impl<'a> Keys<'a> {
     }
 
     /// A key that is there and not null.
-    pub fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|v| !v.is_null())
     }
 
-    pub fn size(&self, key: &str) -> Result<usize> {
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
         let value = self
             .get(key)
             .ok_or_else(|| self.missing(key, &whole_number()))?;
@@ -178,18 +170,18 @@ impl<'a> Keys<'a> {
     }
 
     /// The default where the key is absent or null.
-    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+    pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         self.get(key).map_or(Ok(default), |v| self.size_of(key, v))
     }
 
-    pub fn size_of(&self, key: &str, value: &Value) -> Result<usize> {
+    pub(super) fn size_of(&self, key: &str, value: &Value) -> Result<usize> {
         match value.as_u64() {
             Some(n @ 1..=MAX_SIZE) => Ok(n as usize),
             _ => Err(self.wrong(key, value, &whole_number())),
         }
     }
 
-    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -197,7 +189,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    pub fn number(&self, key: &str, value: &Value) -> Result<f64> {
+    pub(super) fn number(&self, key: &str, value: &Value) -> Result<f64> {
         match value.as_f64() {
             Some(number) if number.is_finite() => Ok(number),
             _ => Err(self.wrong(key, value, "a number")),
@@ -205,7 +197,12 @@ impl<'a> Keys<'a> {
     }
 
     /// A key that is absent has the default where the vocabulary holds it; null is no token.
-    pub fn token(&self, key: &str, default: Option<u32>, vocab_size: usize) -> Result<Option<u32>> {
+    pub(super) fn token(
+        &self,
+        key: &str,
+        default: Option<u32>,
+        vocab_size: usize,
+    ) -> Result<Option<u32>> {
         let one = match self.object.get(key) {
             None => return Ok(default.filter(|&t| (t as usize) < vocab_size)),
             Some(Value::Null) => return Ok(None),
@@ -221,7 +218,7 @@ impl<'a> Keys<'a> {
     }
 
     /// `eos_token_id`: one token, a list of them, or null; a key that is absent has the default where the vocabulary holds it.
-    pub fn end_tokens(&self, default: Option<u32>, vocab_size: usize) -> Result<EndTokens> {
+    pub(super) fn end_tokens(&self, default: Option<u32>, vocab_size: usize) -> Result<EndTokens> {
         const KEY: &str = "eos_token_id";
         let Some(Value::Array(items)) = self.object.get(KEY) else {
             return Ok(self.token(KEY, default, vocab_size)?.into());
@@ -235,15 +232,15 @@ impl<'a> Keys<'a> {
         }
     }
 
-    pub fn refuse(&self, why: String) -> Error {
+    pub(super) fn refuse(&self, why: String) -> Error {
         Error::file(self.path, why)
     }
 
-    pub fn missing(&self, key: &str, expected: &str) -> Error {
+    pub(super) fn missing(&self, key: &str, expected: &str) -> Error {
         self.refuse(format!("{key}: not there, expected {expected}"))
     }
 
-    pub fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
+    pub(super) fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
         self.refuse(format!(
             "{key}: found {}, expected {expected}",
             shown(found)

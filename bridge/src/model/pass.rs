@@ -1,78 +1,22 @@
-//! What a family of models must say of itself; the passes over the whole model are written once, on top of it.
+//! What the kernels of one pass on slices share, and linear layers with their adapters.
 
-use crate::Result;
 use crate::lora::{A_SUFFIX, B_SUFFIX};
-use crate::ops::buffer::{Buffer, Pool};
-use crate::ops::composite;
+use crate::ops::buffer::Pool;
 use crate::ops::gemm::Update;
 use crate::ops::linear::{self, Linear};
 use crate::ops::lora::{self, Lora};
 use crate::ops::rotary::RotaryTable;
-use crate::params::{Gradients, Params, Slices};
-use candle_core::Tensor;
+use crate::params::{Gradients, Slices};
 
 /// What every kernel of one pass shares.
 pub(crate) struct Pass<'a> {
     pub weights: &'a Slices<'a>,
     pub lengths: &'a [usize],
-    pub rotary: &'a RotaryTable,
+    /// Cosines and sines of each rotation ([`crate::family::ModelConfig::rotaries`]).
+    pub rotary: &'a [RotaryTable],
     pub pool: &'a Pool,
     /// The adapter's factor s; `None` leaves the low-rank products out.
     pub adapter: Option<f64>,
-}
-
-/// What a block keeps for its backward pass, in an order of its own.
-pub(crate) struct BlockTape(pub Vec<Buffer>);
-
-/// The same for candle's autograd: cosines and sines `[B, 1, T, r/2]` and the causal mask `[T, T]`.
-pub(crate) struct TensorPass<'a> {
-    pub params: &'a Params,
-    pub cos: Tensor,
-    pub sin: Tensor,
-    pub mask: Tensor,
-    /// As in [`Pass`].
-    pub adapter: Option<f64>,
-}
-
-/// A family of decoder-only transformers, one a file. What a configuration knows ([`crate::config::ModelConfig`]) is not asked here.
-pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
-    fn block_prefix(&self, block: usize) -> String;
-    fn final_norm_prefix(&self) -> &'static str;
-
-    /// `x` becomes the block's output.
-    fn forward(
-        &self,
-        pass: &Pass<'_>,
-        block: usize,
-        x: &mut [f32],
-        keep: bool,
-    ) -> Option<BlockTape>;
-    /// `dx` comes in as the gradient of the output and leaves as that of the input.
-    fn backward(
-        &self,
-        pass: &Pass<'_>,
-        block: usize,
-        tape: BlockTape,
-        dx: &mut [f32],
-        grads: &mut Gradients,
-    );
-    /// The last norm; returns what its backward pass needs.
-    fn final_norm(&self, pass: &Pass<'_>, x: &[f32], y: &mut [f32]) -> Buffer;
-    /// Adds the gradient of its input to `dx`.
-    fn final_norm_backward(
-        &self,
-        pass: &Pass<'_>,
-        x: &[f32],
-        kept: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
-        grads: &mut Gradients,
-    );
-
-    /// One block on candle tensors, `x [B, T, hidden]`.
-    fn block_tensor(&self, pass: &TensorPass<'_>, block: usize, x: &Tensor) -> Result<Tensor>;
-    /// The last norm on candle tensors.
-    fn final_norm_tensor(&self, params: &Params, x: &Tensor) -> Result<Tensor>;
 }
 
 impl<'a> Pass<'a> {
@@ -206,21 +150,5 @@ fn base_weights_backward(
     }
     if let Some(db) = grads.slice_mut(&format!("{name}.bias")) {
         linear::backward_bias(dy, db);
-    }
-}
-
-impl TensorPass<'_> {
-    /// The layer `name`, with its adapter; the low-rank part in the adapter's own type, which may be wider than the base's.
-    pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let bias = self.params.get(&format!("{name}.bias")).ok();
-        let weight = self.params.get(&format!("{name}.weight"))?;
-        let y = composite::linear(x, weight, bias)?;
-        let (Some(scale), Ok(a)) = (self.adapter, self.params.get(&format!("{name}{A_SUFFIX}")))
-        else {
-            return Ok(y);
-        };
-        let b = self.params.get(&format!("{name}{B_SUFFIX}"))?;
-        let u = (composite::linear(&x.to_dtype(a.dtype())?, a, None)? * scale)?;
-        Ok((&y + composite::linear(&u, b, None)?.to_dtype(y.dtype())?)?)
     }
 }
