@@ -38,10 +38,9 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-fn room(module: &str) -> Option<usize> {
-    ROOMS
-        .iter()
-        .position(|(_, modules)| modules.contains(&module))
+fn place(module: &str) -> Option<usize> {
+    let mut modules = ROOMS.iter().flat_map(|(_, modules)| modules.iter());
+    modules.position(|m| *m == module)
 }
 
 /// Modules that the code of a file names after `crate::`, those of a group too; comments do not count.
