@@ -60,8 +60,12 @@ Examples:
                                      go on after a crash, Ctrl-C or a time limit
   algorithm2 --redraw runs/algorithm2-0001
                                      figures again, from the CSV files
-As an array of 20 Slurm jobs in one folder (sbatch --array=1-20), then once:
-  algorithm2 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 500 --out shared
+On a Slurm cluster, as an array of 20 jobs and a merge after them:
+  algorithm2 --replicates 500 --out shared --slurm 20 \\
+    --sbatch \"--time=1:00:00 --cpus-per-task=4\"
+  algorithm2 --resume shared --slurm 20  only what is missing; --dry-run prints the scripts
+As an array of jobs of another kind, then once:
+  algorithm2 --shard $INDEX/20 --replicates 500 --out shared
   algorithm2 merge shared --out runs/merged
 In folders of their own:
   algorithm2 --shard 1/2 --out one

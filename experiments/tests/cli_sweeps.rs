@@ -211,6 +211,7 @@ every_sweep! {
     a_run_is_the_same_on_any_number_of_threads_and_can_be_redrawn,
     a_run_goes_on_with_its_own_settings_only,
     three_shards_and_a_merge_give_the_bytes_of_one_process,
+    an_array_of_slurm_jobs_gives_the_bytes_of_one_process,
     a_merge_wants_all_cells_of_one_experiment,
     a_killed_run_goes_on_to_the_same_bytes,
     bad_settings_are_refused_before_anything_is_written,
@@ -264,7 +265,7 @@ fn a_run_is_the_same_on_any_number_of_threads_and_can_be_redrawn(sweep: &Sweep) 
 
     let listed: BTreeSet<String> = first
         .keys()
-        .filter(|name| !name.starts_with("cells/"))
+        .filter(|name| !name.starts_with("cells/") && !name.starts_with("machines/"))
         .cloned()
         .collect();
     let mut expected: BTreeSet<String> = ["config.toml", "results.json", "versions.json"]
@@ -415,6 +416,89 @@ fn three_shards_and_a_merge_give_the_bytes_of_one_process(sweep: &Sweep) {
         assert_success(&sweep.run(&["merge", "shared", "--out", out], dir.path()));
         assert_same(&files(&dir.path().join(out)), &whole);
     }
+}
+
+/// What sbatch gets is run here as Slurm would run it; a real cluster is started by `.ci/slurm`.
+fn an_array_of_slurm_jobs_gives_the_bytes_of_one_process(sweep: &Sweep) {
+    let dir = TempDir::new().unwrap();
+    let whole = sweep.smoke(dir.path(), "whole");
+    let slurm = |out: &str, more: &[&str]| {
+        let args = [&["--out", out, "--slurm", "3"], more].concat();
+        sweep.command(&args, dir.path())
+    };
+    // Without a cluster: one line, and nothing is made. A dry run needs none and makes nothing either.
+    let mut without = slurm("run", &["--smoke"]);
+    let refused = without.env("PATH", "/nowhere").output().unwrap();
+    assert_refused(&refused, &["--slurm", "no sbatch", "--dry-run"]);
+    let scripts = slurm("run", &["--smoke", "--dry-run"]).output().unwrap();
+    assert_success(&scripts);
+    let scripts = String::from_utf8(scripts.stdout).unwrap();
+    assert!(scripts.contains("#SBATCH --array=0-2\n"), "{scripts}");
+    assert!(!dir.path().join("run").exists());
+    assert_refused(
+        &sweep.run(&["--smoke", "--dry-run"], dir.path()),
+        &["--slurm"],
+    );
+    let bad = [sweep.bad[0].0, &["--smoke"]].concat();
+    assert_refused(&slurm("run", &bad).output().unwrap(), sweep.bad[0].1);
+    assert_refused(
+        &slurm("run", &["--smoke", "--sbatch", "--array=1-5"])
+            .output()
+            .unwrap(),
+        &["--sbatch", "--array=1-5"],
+    );
+    assert!(!dir.path().join("run").exists());
+
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let fake =
+        "#!/bin/sh\n[ \"$1\" = --version ] || { echo \"$@\" >>\"$SAID\"; wc -l <\"$SAID\"; }\n";
+    fs::write(bin.join("sbatch"), fake).unwrap();
+    assert_success(&common::run("chmod", &["+x", "bin/sbatch"], dir.path()));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let said = dir.path().join("said");
+    let submit = |args: &[&str]| {
+        let mut command = slurm("run", args);
+        let output = command
+            .env("PATH", &path)
+            .env("SAID", &said)
+            .output()
+            .unwrap();
+        assert_success(&output);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let time = "--sbatch=--time=5:00 --comment='two words'";
+    let first = submit(&["--smoke", "--json", time]);
+    assert_eq!(first["tasks"], serde_json::json!([0, 1, 2]));
+    assert_eq!(first["jobs"]["array"], "1");
+    let lines = fs::read_to_string(&said).unwrap();
+    let lines: Vec<&str> = lines.lines().collect();
+    assert!(
+        lines[0].starts_with("--parsable --time=5:00 --comment=two words /"),
+        "{lines:?}"
+    );
+    assert!(lines[1].contains(" --dependency=afterany:1 /"), "{lines:?}");
+
+    let start = |number: u32, script: &str, index: &str| {
+        let script = dir
+            .path()
+            .join(format!("run/slurm/{number:04}/{script}.sh"));
+        let mut shell = common::command("bash", &[script.to_str().unwrap()], dir.path());
+        shell.env("SLURM_ARRAY_TASK_ID", index).output().unwrap()
+    };
+    for index in ["2", "0"] {
+        assert_success(&start(1, "array", index));
+    }
+    // The merge names what is missing, and a second submission is for that alone.
+    assert_refused(&start(1, "merge", ""), &["in none of these runs"]);
+    let second = submit(&["--json"]);
+    assert_eq!(second["tasks"], serde_json::json!([1]));
+    assert_success(&start(2, "array", "1"));
+    assert_success(&start(2, "merge", ""));
+    let mut run = files(&dir.path().join("run"));
+    run.retain(|name, _| !name.starts_with("slurm/"));
+    assert_same(&run, &whole);
+    assert_eq!(submit(&["--json"])["jobs"]["array"], Value::Null);
 }
 
 fn a_merge_wants_all_cells_of_one_experiment(sweep: &Sweep) {

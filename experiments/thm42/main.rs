@@ -52,8 +52,12 @@ Examples:
   thm42 --actions 2 --horizon 6 --dim 16 --beta 0.1
   thm42 --out runs/thm42-0001        go on after a crash, Ctrl-C or a time limit
   thm42 --redraw runs/thm42-0001     figures again, from the CSV files
-As an array of 20 Slurm jobs in one folder (sbatch --array=1-20), then once:
-  thm42 --shard $SLURM_ARRAY_TASK_ID/20 --replicates 1000 --out shared
+On a Slurm cluster, as an array of 20 jobs and a merge after them:
+  thm42 --replicates 1000 --out shared --slurm 20 \\
+    --sbatch \"--time=1:00:00 --cpus-per-task=4\"
+  thm42 --resume shared --slurm 20  only what is missing; --dry-run prints the scripts
+As an array of jobs of another kind, then once:
+  thm42 --shard $INDEX/20 --replicates 1000 --out shared
   thm42 merge shared --out runs/merged
 In folders of their own:
   thm42 --shard 1/2 --out one

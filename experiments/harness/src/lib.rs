@@ -124,8 +124,8 @@
 //! # std::fs::remove_dir_all(&temp).unwrap();
 //! ```
 //!
-//! A sweep that takes long is a [`study::Experiment`], a list of [`sweep::Task`]s: it can be killed and continued, and split over the
-//! jobs of an array. What every such binary must do is tested for all of them in `experiments/tests/cli_sweeps.rs`.
+//! A sweep that takes long is a [`study::Experiment`], a list of [`sweep::Task`]s: it can be killed and continued, split over the
+//! jobs of an array, and submitted as one ([`slurm`]). What every such binary must do is tested for all of them in `experiments/tests/cli_sweeps.rs`.
 //!
 //! Errors are `anyhow` and read as one line that names the file, the line or field, what was found
 //! and what was expected; [`cli::run_main`] prints it. User input never causes a panic.
@@ -144,6 +144,7 @@ pub mod json_error;
 pub mod jsonl;
 pub mod list;
 pub mod lock;
+pub mod machine;
 pub mod manifest;
 pub mod methods;
 pub mod on_tree;
@@ -153,6 +154,7 @@ mod render;
 pub mod run_dir;
 pub mod serde_words;
 pub mod settings;
+pub mod slurm;
 pub mod stats;
 pub mod study;
 pub mod sweep;

@@ -11,8 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::cli::note;
 use crate::interrupt;
 use crate::lock::{self, Hold, LOCK, Sharing};
+use crate::machine::{self, Machine};
 use crate::table::Table;
 pub use crate::timings::Timings;
 
@@ -92,6 +94,7 @@ impl RunDir {
         run.check_versions()?;
         run.write_text(CONFIG, &run.config_text(config)?)?;
         run.write_versions(&BTreeMap::new())?;
+        Machine::this().record(&run.root)?;
         run.tidy();
         interrupt::works_in(&run.root);
         Ok(run)
@@ -193,6 +196,17 @@ impl RunDir {
     /// Whether nobody else works in the folder meanwhile.
     pub(crate) fn is_alone(&self) -> bool {
         self.hold.as_ref().is_some_and(Hold::is_alone)
+    }
+
+    /// Says so when several kinds of machine worked on this run, as its last digits may then differ from those of a run on one.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn warn_of_machines(&self) -> Result<()> {
+        if let Some(warning) = machine::warning(&Machine::of_runs(&[self.root.clone()])?) {
+            note(&warning);
+        }
+        Ok(())
     }
 
     /// Removes what killed processes left unfinished.
@@ -387,17 +401,30 @@ fn claim(out: &Path) -> Result<PathBuf> {
     Ok(out.to_path_buf())
 }
 
+/// The folder that a run would be made in now.
+pub(crate) fn planned(name: &str, out: Option<&Path>) -> PathBuf {
+    let base = Path::new("runs");
+    out.map_or_else(
+        || base.join(format!("{name}-{:04}", next_number(base, name))),
+        Path::to_path_buf,
+    )
+}
+
+/// The number after the highest that is in use; 1 where there is no folder yet.
+fn next_number(base: &Path, name: &str) -> u32 {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let used = entries.filter_map(|entry| {
+        let file = entry.file_name();
+        let number = file.to_str()?.strip_prefix(name)?.strip_prefix('-')?;
+        number.parse::<u32>().ok()
+    });
+    used.max().map_or(1, |used| used.saturating_add(1)).max(1)
+}
+
 fn number(base: &Path, name: &str) -> Result<PathBuf> {
     let fail = |e: std::io::Error| anyhow!("{}: cannot make a run directory: {e}", base.display());
     fs::create_dir_all(base).map_err(fail)?;
-    let mut next = 1;
-    for entry in fs::read_dir(base).map_err(fail)? {
-        let file = entry.map_err(fail)?.file_name();
-        let used = file
-            .to_str()
-            .and_then(|f| f.strip_prefix(name)?.strip_prefix('-')?.parse::<u32>().ok());
-        next = next.max(used.map_or(1, |used| used.saturating_add(1)));
-    }
+    let mut next = next_number(base, name);
     loop {
         let root = base.join(format!("{name}-{next:04}"));
         match fs::create_dir(&root) {

@@ -4,6 +4,7 @@
 //! A binary says what its cells are and what tables and texts they give ([`Experiment`]); [`run()`], [`merge()`] and [`redraw()`] do
 //! the rest.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,11 +13,13 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{Common, Reporter};
 use crate::lock::Sharing;
+use crate::machine::Machine;
 use crate::plot;
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir, Timings};
 use crate::say;
 use crate::settings::Settings;
+use crate::slurm::{self, Array, SlurmArgs};
 use crate::sweep::{CellStore, Shard, Task};
 use crate::table::Table;
 
@@ -100,6 +103,12 @@ pub struct StudyArgs {
     /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
     #[arg(long, value_name = "I/N", conflicts_with = "redraw")]
     pub shard: Option<String>,
+    /// An array of jobs on a cluster.
+    #[command(flatten)]
+    pub slurm: SlurmArgs,
+    /// With --slurm: print the scripts, make and submit nothing
+    #[arg(long, requires = "slurm")]
+    pub dry_run: bool,
 }
 
 /// The subcommands of an experiment made of sweeps.
@@ -147,6 +156,9 @@ pub fn run<E: Experiment>(args: &StudyArgs, flags: &impl Serialize) -> Result<()
     };
     // Read and checked before the run folder is made: a bad setting then leaves nothing behind.
     let experiment = E::new(settings)?;
+    if let Some(count) = args.slurm.slurm {
+        return submit(&experiment, args, count, out, &reporter);
+    }
     let sharing = match shard {
         Some(_) => Sharing::WithShards,
         None => Sharing::Alone,
@@ -210,6 +222,7 @@ fn finish<E: Experiment>(
     progress: Progress,
     reporter: &Reporter,
 ) -> Result<()> {
+    dir.warn_of_machines()?;
     let results = experiment.results(&Cells {
         experiment: E::Settings::NAME,
         store,
@@ -283,6 +296,94 @@ pub fn redraw(
     reporter.json(&json!({ "run": dir, "figures": files }))
 }
 
+/// `--slurm N`: makes the run folder and submits the shares that lack cells, and the merge; or prints what that would be.
+fn submit<E: Experiment>(
+    experiment: &E,
+    args: &StudyArgs,
+    count: u64,
+    out: Option<&Path>,
+    reporter: &Reporter,
+) -> Result<()> {
+    let name = E::Settings::NAME;
+    let sbatch = args.slurm.sbatch()?;
+    let tasks = experiment.tasks();
+    let folder = match args.dry_run {
+        true => run_dir::planned(name, out),
+        false => {
+            slurm::check()?;
+            let dir = RunDir::open(name, out, experiment.settings(), Sharing::WithShards)?;
+            dir.root().to_path_buf()
+        }
+    };
+    let folder = std::path::absolute(&folder)
+        .with_context(|| format!("{}: cannot be found", folder.display()))?;
+    let runs = [folder.clone()];
+    let missing: HashSet<&str> = CellStore::missing_in(&runs, &tasks).into_iter().collect();
+    let lacks = |index: &u64| {
+        let share = Shard::new(*index, count);
+        let mut mine = tasks.iter().enumerate().filter(|(i, _)| share.has(*i));
+        mine.any(|(_, task)| missing.contains(task.id()))
+    };
+    let text = folder
+        .to_str()
+        .with_context(|| format!("{}: not valid UTF-8 text", folder.display()))?;
+    let words = |list: &[&str]| list.iter().map(|w| w.to_string()).collect();
+    let array = Array {
+        name,
+        count,
+        indices: (0..count).filter(lacks).collect(),
+        task: words(&["--resume", text, "--quiet"]),
+        after: words(&["merge", text, "--out", text, "--quiet"]),
+        sbatch,
+        folder: folder.clone(),
+    };
+    if args.dry_run {
+        let scripts = array.scripts()?;
+        if let Some(script) = &scripts.array {
+            say!(
+                reporter,
+                "# {}/array.sh\n{script}",
+                scripts.folder.display()
+            )?;
+        }
+        say!(
+            reporter,
+            "# {}/merge.sh, after the array\n{}",
+            scripts.folder.display(),
+            scripts.merge
+        )?;
+        return reporter.json(&json!({
+            "run": folder, "cells": tasks.len(), "missing": missing.len(), "tasks": array.indices,
+            "array": scripts.array, "merge": scripts.merge,
+        }));
+    }
+    let jobs = array.submit()?;
+    match &jobs.array {
+        Some(id) => say!(
+            reporter,
+            "{} of {} cells to compute: job {id}, {} tasks; the merge is job {}",
+            missing.len(),
+            tasks.len(),
+            array.indices.len(),
+            jobs.merge
+        )?,
+        None => say!(
+            reporter,
+            "every cell is there; the merge is job {}",
+            jobs.merge
+        )?,
+    }
+    say!(
+        reporter,
+        "results will be in {}, logs are in {}",
+        folder.display(),
+        jobs.scripts.display()
+    )?;
+    reporter.json(&json!({
+        "run": folder, "cells": tasks.len(), "missing": missing.len(), "tasks": array.indices, "jobs": jobs,
+    }))
+}
+
 /// The cells of one part: those with ids `experiment/letter/…`, which stand together in the list.
 fn part<'t, 'a>(experiment: &str, tasks: &'t [Task<'a>], letter: char) -> &'t [Task<'a>] {
     let prefix = format!("{experiment}/{letter}/");
@@ -336,6 +437,9 @@ fn merged(
         );
     }
     let dir = RunDir::create_or_resume(experiment, merge.out.as_deref(), settings)?;
+    for machine in Machine::of_runs(&merge.runs)? {
+        machine.record(dir.root())?;
+    }
     let store = CellStore::open(&dir)?;
     timings.phase("merge", || -> Result<()> {
         for run in &merge.runs {

@@ -109,6 +109,15 @@ impl Shard {
     /// All cells.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
+    /// Share `index` of `count`, counted from 0.
+    ///
+    /// # Panics
+    /// When there is no such share.
+    pub fn new(index: u64, count: u64) -> Self {
+        assert!(index < count, "share {index} of {count}");
+        Self { index, count }
+    }
+
     /// Whether the cell at this place of the list belongs to the share.
     pub fn has(self, position: usize) -> bool {
         position as u64 % self.count == self.index % self.count
