@@ -203,7 +203,9 @@ impl RunDir {
     /// # Errors
     /// A record that cannot be read.
     pub fn warn_of_machines(&self) -> Result<()> {
-        if let Some(warning) = machine::warning(&Machine::of_runs(&[self.root.clone()])?) {
+        if let Some(warning) =
+            machine::warning(&Machine::of_runs(std::slice::from_ref(&self.root))?)
+        {
             note(&warning);
         }
         Ok(())
