@@ -17,7 +17,14 @@ pub(crate) enum Class {
     Gpt2,
     /// `LlamaTokenizer`.
     Llama,
+    /// `Qwen2Tokenizer`.
+    Qwen2,
+    /// `GemmaTokenizer`.
+    Gemma,
 }
+
+/// How Qwen2's class cuts a text into words: digits one by one.
+const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Class {
     /// From `tokenizer_class` of `tokenizer_config.json` or `config.json`, and the family of the network.
@@ -32,6 +39,9 @@ impl Class {
             return Self::AsItLies;
         }
         match named {
+            // Their folders name classes that are known not to be theirs, so that the name is passed over.
+            _ if model_type == "qwen2" => Self::Qwen2,
+            _ if matches!(model_type, "olmo2" | "phi3") => Self::AsItLies,
             // Llama 3's folders name the class of Llama 2.
             Some("LlamaTokenizer")
                 if model_type == "mistral" || is_byte_level(&files.tokenizer) =>
@@ -43,7 +53,15 @@ impl Class {
             Some(_) if model_type == "mistral" => Self::AsItLies,
             Some("GPT2Tokenizer") => Self::Gpt2,
             Some("GPTNeoXTokenizer") => Self::GptNeoX,
-            None if model_type == "gpt_neox" => Self::GptNeoX,
+            Some("Qwen2Tokenizer") => Self::Qwen2,
+            Some("GemmaTokenizer") => Self::Gemma,
+            None => match model_type {
+                "gpt_neox" => Self::GptNeoX,
+                "gpt2" => Self::Gpt2,
+                "qwen3" => Self::Qwen2,
+                "gemma2" | "gemma3_text" => Self::Gemma,
+                _ => Self::AsItLies,
+            },
             _ => Self::AsItLies,
         }
     }
@@ -54,6 +72,8 @@ impl Class {
             Self::GptNeoX => "GPTNeoXTokenizer",
             Self::Gpt2 => "GPT2Tokenizer",
             Self::Llama => "LlamaTokenizer",
+            Self::Qwen2 => "Qwen2Tokenizer",
+            Self::Gemma => "GemmaTokenizer",
         }
     }
 
@@ -65,9 +85,13 @@ impl Class {
             (Self::Llama, "bos_token") => Some("<s>"),
             (Self::Llama, "eos_token") => Some("</s>"),
             (Self::GptNeoX, "pad_token") => Some("<|padding|>"),
-            (Self::GptNeoX | Self::Gpt2, "unk_token" | "bos_token" | "eos_token") => {
-                Some("<|endoftext|>")
-            }
+            (Self::GptNeoX | Self::Gpt2, "unk_token" | "bos_token" | "eos_token")
+            | (Self::Qwen2, "unk_token" | "eos_token" | "pad_token") => Some("<|endoftext|>"),
+            (Self::Gemma, "unk_token") => Some("<unk>"),
+            (Self::Gemma, "bos_token") => Some("<bos>"),
+            (Self::Gemma, "eos_token") => Some("<eos>"),
+            (Self::Gemma, "pad_token") => Some("<pad>"),
+            (Self::Gemma, "mask_token") => Some("<mask>"),
             _ => None,
         }
     }
@@ -87,6 +111,25 @@ impl Class {
                 bytes(true),
             ),
             Self::Gpt2 => (Value::Null, bytes(prefix.unwrap_or(false)), bytes(true)),
+            Self::Qwen2 => {
+                let mut words = bytes(prefix.unwrap_or(false));
+                words["use_regex"] = false.into();
+                let split = json!({"type": "Split", "pattern": {"Regex": QWEN2_WORDS}, "behavior": "Isolated", "invert": false});
+                (
+                    json!({"type": "NFC"}),
+                    json!({"type": "Sequence", "pretokenizers": [split, words]}),
+                    bytes(true),
+                )
+            }
+            Self::Gemma => (
+                json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+                json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false}),
+                json!({"type": "Sequence", "decoders": [
+                    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                    {"type": "ByteFallback"},
+                    {"type": "Fuse"},
+                ]}),
+            ),
             Self::Llama => {
                 let legacy = files.settings.get("legacy") == Some(&Value::Bool(true));
                 let prefix = prefix.unwrap_or(true);
@@ -110,11 +153,17 @@ impl Class {
                 )
             }
         };
-        let llama = self == Self::Llama;
+        let fallback = matches!(self, Self::Llama | Self::Gemma);
+        let unknown = match self {
+            Self::Gemma => files.named("unk_token").into(),
+            _ => Value::Null,
+        };
         let tokenizer = &mut files.tokenizer;
         if tokenizer["normalizer"] != normalizer || tokenizer["pre_tokenizer"] != words {
             let how = match self {
                 Self::Llama => format!("a blank in front: {}", words["prepend_scheme"]),
+                Self::Qwen2 => "digits one by one, texts in NFC".into(),
+                Self::Gemma => "no blank in front".into(),
                 _ => format!("add_prefix_space {}", words["add_prefix_space"]),
             };
             files.notes.push(format!(
@@ -132,11 +181,11 @@ impl Class {
         let model = &mut tokenizer["model"];
         for (key, value) in [
             ("dropout", Value::Null),
-            ("unk_token", Value::Null),
+            ("unk_token", unknown),
             ("continuing_subword_prefix", Value::Null),
             ("end_of_word_suffix", Value::Null),
-            ("fuse_unk", llama.into()),
-            ("byte_fallback", llama.into()),
+            ("fuse_unk", fallback.into()),
+            ("byte_fallback", fallback.into()),
             ("ignore_merges", false.into()),
         ] {
             model[key] = value;
@@ -153,4 +202,46 @@ fn is_byte_level(tokenizer: &Value) -> bool {
                 .is_some_and(|steps| steps.iter().any(of))
     };
     has(&tokenizer["pre_tokenizer"], "pretokenizers") || has(&tokenizer["decoder"], "decoders")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Tokenizer;
+    use serde_json::Value;
+    use std::path::Path;
+
+    /// Ids of `AutoTokenizer` (`bridge/scripts/make_tokenizer_fixtures.py`), also where `tokenizer.json` cuts texts otherwise.
+    #[test]
+    fn every_class_reads_the_ids_of_transformers() {
+        let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers");
+        let mut folders = 0;
+        for folder in std::fs::read_dir(all).unwrap() {
+            let folder = folder.unwrap().path();
+            let ids = std::fs::read_to_string(folder.join("ids.json")).unwrap();
+            let expected: Value = serde_json::from_str(&ids).unwrap();
+            let model_type = expected["model_type"].as_str().unwrap();
+            let tokenizer = Tokenizer::read(&folder, model_type).unwrap();
+            assert_eq!(tokenizer.end.map(u64::from), expected["end"].as_u64());
+            for line in expected["texts"].as_array().unwrap() {
+                let ours = tokenizer.encode_prompt(line[0].as_str().unwrap()).unwrap();
+                assert_eq!(
+                    Value::from(ours),
+                    line[1],
+                    "{}: {}",
+                    folder.display(),
+                    line[0]
+                );
+            }
+            // Only where the class and the file differ is there something to say.
+            let differ = ["qwen2_other_class", "gpt2_without_class"];
+            let name = folder.file_name().unwrap().to_str().unwrap();
+            let cut = tokenizer
+                .notes
+                .iter()
+                .any(|n| n.contains("texts are cut as"));
+            assert_eq!(cut, differ.contains(&name), "{name}: {:?}", tokenizer.notes);
+            folders += 1;
+        }
+        assert_eq!(folders, 10);
+    }
 }
