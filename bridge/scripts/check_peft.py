@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from make_lora_fixtures import FIXTURES, IDS, randomise
+from roundtrip import FAMILIES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOLERANCE = 1e-5
@@ -19,6 +20,9 @@ EVERY = "query_key_value,attention.dense,dense_h_to_4h,dense_4h_to_h"
 # rank, alpha, targets, rank-stabilised
 NEOX = [(4, 8, "query_key_value", False), (3, 2.5, EVERY, False), (5, 4, "mlp.dense_4h_to_h,attention.dense", True),
         (40, 16, "layers.0.attention.query_key_value", False)]
+GPT2 = [(4, 8, "c_attn", False), (3, 2.5, "c_attn,c_proj,c_fc", True), (20, 16, "h.1.mlp.c_proj,h.0.attn.c_attn", False)]
+PHI3 = [(4, 8, "qkv_proj", False), (3, 2.5, "qkv_proj,o_proj,gate_up_proj,down_proj", True), (20, 16, "layers.1.mlp.gate_up_proj", False)]
+TARGETS = {"gpt_neox": NEOX, "gpt2": GPT2, "phi3": PHI3}
 LLAMA = [(4, 8, "q_proj,v_proj", False), (3, 2.5, "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", True),
          (20, 16, "layers.1.mlp.down_proj,layers.0.self_attn.k_proj", False)]
 
@@ -58,11 +62,12 @@ def compare(what, found, expected, plain):
 def main():
     folders = [os.path.join(FIXTURES, f) for f in ("neox_parallel_rot25/policy", "neox_sequential_rot100/policy", "generation/reward", "llama_scaled_untied/policy",
                                                         "llama_grouped_tied/policy", "mistral_window/policy", "generation/judge")]
+    folders += [os.path.join(FIXTURES, f"{family}/policy") for family in FAMILIES]
     folders += [os.path.abspath(f) for f in sys.argv[1:]]
     count = 0
     for folder in folders:
         plain, ids = theirs(base(folder)), ",".join(map(str, IDS))
-        for rank, alpha, targets, rslora in NEOX if AutoConfig.from_pretrained(folder).model_type == "gpt_neox" else LLAMA:
+        for rank, alpha, targets, rslora in TARGETS.get(AutoConfig.from_pretrained(folder).model_type, LLAMA):
             with tempfile.TemporaryDirectory() as scratch:
                 name = f"{os.path.relpath(folder, ROOT)} r={rank} {targets}"
                 adapter = os.path.join(scratch, "ours")

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FIXTURES = os.path.join(ROOT, "bridge/tests/fixtures/generation")
+FAMILIES = ["qwen2_tied", "qwen2_windows", "qwen3_tied", "gpt2_tied", "gemma2_tied", "gemma2_scalar", "gemma3_tied", "gemma3_scaled", "olmo2_untied",
+            "phi3_partial"]
 IDS = [5, 17, 9, 33, 2, 60, 41]
 TOLERANCE = 1e-5
-WHOLE, SHARDED = 5_000_000_000, 20_000
+WHOLE, SHARDED = 5_000_000_000, 5_000
 
 
 def ours(name, to, dtype, shard_bytes):
@@ -45,7 +47,7 @@ def stored_types(folder):
 
 
 def check(name, dtype, shard_bytes, root):
-    folder = os.path.join(root, f"{name}-{dtype}-{shard_bytes}")
+    folder = os.path.join(root, f"{name.replace('/', '_')}-{dtype}-{shard_bytes}")
     printed = ours(name, folder, dtype, shard_bytes)
     kind = AutoModelForSequenceClassification if "scores" in printed else AutoModelForCausalLM
     model, logits = theirs(folder, kind)
@@ -66,11 +68,12 @@ def check(name, dtype, shard_bytes, root):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         ids = tokenizer("Hello, world")["input_ids"]
         assert tokenizer.decode(ids) == "Hello, world" and ids == AutoTokenizer.from_pretrained(source)("Hello, world")["input_ids"]
-    print(f"{name:8} {dtype:5} {'sharded' if shard_bytes == SHARDED else 'whole':8} deviates by {error:.1e}{', transformers by no bit' if exact else ''}")
+    print(f"{name:24} {dtype:5} {'sharded' if shard_bytes == SHARDED else 'whole':8} deviates by {error:.1e}{', transformers by no bit' if exact else ''}")
 
 
 def main():
-    cases = [(name, dtype, size) for name in ("plain", "sharded", "half", "reward") for dtype in ("f32", "f16", "bf16") for size in (WHOLE, SHARDED)]
+    names = ["plain", "sharded", "half", "reward"] + [f"../{family}/policy" for family in FAMILIES]
+    cases = [(name, dtype, size) for name in names for dtype in ("f32", "f16", "bf16") for size in (WHOLE, SHARDED)]
     with tempfile.TemporaryDirectory() as root:
         for case in cases:
             check(*case, root)

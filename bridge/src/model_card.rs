@@ -26,7 +26,7 @@ pub struct ModelCard {
     pub name: String,
     /// How it was trained: `sft`, `dpo`, `ppo`, `dppo`, `rto`, …
     pub method: String,
-    /// What `config.json` calls the architecture: `gpt_neox`, `llama`, `mistral`.
+    /// What `config.json` calls the architecture: `gpt_neox`, `llama`, …
     pub family: String,
     /// The preset of the run.
     pub preset: String,

@@ -203,8 +203,8 @@ fn damage_is_named_in_one_line() {
             "not a complete GGUF file: says it has 18446744073709551615 tensors, more than its bytes hold",
         ),
         (
-            with("llama", "qwen3"),
-            "general.architecture: found \"qwen3\", expected \"llama\"",
+            with("llama", "mamba"),
+            "general.architecture: found \"mamba\", expected \"llama\", \"qwen2\", \"qwen3\", \"gpt2\", \"gemma2\", \"gemma3\", \"olmo2\" or \"phi3\"",
         ),
         (
             with("llama.block_count", "llama.block_coun_"),
@@ -220,7 +220,7 @@ fn damage_is_named_in_one_line() {
         ),
         (
             with("smollm", "smoll0"),
-            "tokenizer.ggml.pre: found \"smoll0\", expected a known way to split words: gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, qwen2 or default",
+            "tokenizer.ggml.pre: found \"smoll0\", expected a known way to split words: gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, dbrx, qwen2 or default",
         ),
     ] {
         assert_eq!(read(&bytes), Err(said.to_string()));

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use rto_harness::cli::{parse, run_main};
 use std::process::ExitCode;
 
-/// RLHF with token rewards on language models: GPT-NeoX (Pythia), Llama, Mistral.
+/// RLHF with token rewards on language models: GPT-NeoX (Pythia), Llama, Mistral, Qwen, GPT-2, Gemma, OLMo-2, Phi-3.
 ///
 /// Without a subcommand: the paper's experiment. SFT, reward model, DPO, then PPO, DPPO, RTO and RTO as released, and
 /// what they are worth on held-out prompts. A run that was stopped goes on with the same command.

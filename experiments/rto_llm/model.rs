@@ -129,7 +129,8 @@ impl Model {
         let (config, head) = checkpoint::read_config(&folder)?;
         if head != Head::CausalLm {
             bail!(
-                "{name}: is a classification model, expected one that writes text (GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM)"
+                "{name}: is a classification model, expected one that writes text ({})",
+                config.description().classes[0]
             );
         }
         let sequence = sequence

@@ -114,9 +114,10 @@ fn misplaced(name: &str) -> String {
 
 /// A tensor's name without its layer's number.
 fn of_every_layer(name: &str) -> String {
-    match name.split_once("layers.") {
-        Some((_, rest)) => rest.split_once('.').map_or(rest, |(_, part)| part).into(),
-        None => name.into(),
+    let mut parts = name.split('.');
+    match parts.any(|part| part.parse::<usize>().is_ok()) {
+        true => parts.collect::<Vec<_>>().join("."),
+        false => name.into(),
     }
 }
 

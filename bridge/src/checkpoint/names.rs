@@ -1,8 +1,13 @@
 //! What published files carry beside the weights.
 
-/// Whether a tensor is one of the constants that published Pythia and Llama files carry beside the weights: the causal mask,
+/// Whether a tensor is one of the constants that published Pythia, Llama and GPT-2 files carry beside the weights: the causal mask,
 /// the value that stands for −∞ in it, and rotary frequencies, one a layer or one for all.
 pub fn is_published_buffer(name: &str) -> bool {
+    let gpt2 = name.strip_prefix("transformer.").unwrap_or(name);
+    if let Some((number, part)) = gpt2.strip_prefix("h.").and_then(|r| r.split_once('.')) {
+        let mask = ["attn.bias", "attn.masked_bias"].contains(&part);
+        return mask && number.parse::<usize>().is_ok();
+    }
     const FREQUENCIES: [&str; 3] = [
         "rotary_emb.inv_freq",
         "rotary_emb.cos_cached",

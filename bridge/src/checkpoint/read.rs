@@ -67,7 +67,7 @@ fn left_over(files: &Files, read: &ConfigFile) -> Result<Skipped> {
         with_file(file, |tensors| {
             for name in names_of(file, tensors, listed.as_ref())? {
                 let ours = files.called(&name, &read.config, &expected);
-                if !expected.contains_key(ours) {
+                if !expected.contains_key(&ours) {
                     let over = passed_over(file, tensors, &name, &read.config, read.head);
                     let (why, called) = over?;
                     skipped.entry(why).or_default().insert(called);
@@ -160,10 +160,7 @@ pub fn load(folder: &Path, dtype: Option<DType>, device: &Device) -> Result<Chec
     for (file, listed) in &files.contents {
         with_file(file, |tensors| {
             for name in names_of(file, tensors, listed.as_ref())? {
-                let (stored, name) = (
-                    name.clone(),
-                    files.called(&name, &config, &expected).to_string(),
-                );
+                let (stored, name) = (name.clone(), files.called(&name, &config, &expected));
                 let Some(shape) = expected.get(&name) else {
                     let (why, called) = passed_over(file, tensors, &name, &config, head)?;
                     skipped.entry(why).or_default().insert(called);
@@ -315,17 +312,23 @@ impl Files {
         self.contents.iter().find(holds).map(|(file, _)| &**file)
     }
 
-    /// What the network calls a stored tensor: transformers 5 writes GPT-NeoX's head under the name that other families use.
-    fn called<'n>(
+    /// What the network calls a stored tensor: transformers 5 writes GPT-NeoX's head under the name that other families use, and a network
+    /// saved without its head has names without the trunk's.
+    fn called(
         &self,
-        name: &'n str,
+        name: &str,
         config: &ModelConfig,
         expected: &BTreeMap<String, Vec<usize>>,
-    ) -> &'n str {
-        let head = config.head_weight();
-        let renamed =
-            name == "lm_head.weight" && expected.contains_key(head) && self.holding(head).is_none();
-        if renamed { head } else { name }
+    ) -> String {
+        if expected.contains_key(name) {
+            return name.into();
+        }
+        let trunk = config.embedding().split('.').next().unwrap_or_default();
+        let head = (name == "lm_head.weight").then(|| config.head_weight().to_string());
+        let others = [Some(format!("{trunk}.{name}")), head];
+        let mut others = others.into_iter().flatten();
+        let free = |n: &String| expected.contains_key(n) && self.holding(n).is_none();
+        others.find(free).unwrap_or_else(|| name.into())
     }
 
     /// The network without the tie between head and embedding, where the files store a head of other values: `transformers` 5

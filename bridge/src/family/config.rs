@@ -409,6 +409,18 @@ impl ModelConfig {
         window.layers.contains(layer).then_some(window.size)
     }
 
+    /// Puts the window and the list of blocks that have it into a `config.json`.
+    pub(super) fn write_window(&self, map: &mut Map<String, Value>) {
+        let kind = |layer| match self.window(layer) {
+            Some(_) => "sliding_attention",
+            None => "full_attention",
+        };
+        let kinds: Vec<&str> = (0..self.n_layers).map(kind).collect();
+        let size = self.plan.window.as_ref().map(|window| window.size);
+        map.insert("sliding_window".into(), json!(size));
+        map.insert("layer_types".into(), json!(kinds));
+    }
+
     /// The rotations of this network's blocks: the usual one, then that of blocks with a window where it is another.
     pub(crate) fn rotaries(&self) -> Vec<Rotary> {
         let local = self.plan.window.as_ref().and_then(|w| w.rotary);
@@ -574,8 +586,13 @@ impl ConfigFile {
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let object = object_of(path, bytes)?;
-        let keys = Keys::new(path, &object);
+        Self::of(path, &object_of(path, bytes)?)
+    }
+
+    /// The shape that an object of keys says; `path` is only named in errors.
+    pub fn of(path: &Path, object: &Map<String, Value>) -> Result<Self> {
+        let keys = Keys::new(path, object);
+        check_dense(&keys)?;
         let named = keys.get("model_type").and_then(Value::as_str);
         let Some(family) = FAMILIES.iter().find(|f| named == Some(f.model_type)) else {
             let known: Vec<String> = FAMILIES
@@ -614,6 +631,20 @@ impl ConfigFile {
             notes: keys.notes.into_inner(),
         })
     }
+}
+
+/// Mixtures of experts are refused by what they are.
+fn check_dense(keys: &Keys<'_>) -> Result<()> {
+    let counts = ["num_experts", "num_local_experts", "n_routed_experts"];
+    let several = |key: &&&str| keys.get(key).and_then(Value::as_u64) > Some(1);
+    let Some(key) = counts.iter().find(several) else {
+        return Ok(());
+    };
+    let what = keys.get("model_type").map_or("this".into(), shown);
+    Err(keys.refuse(format!(
+        "{key}: {what} is a mixture of experts ({}), expected a dense network; mixtures of experts are not supported",
+        keys.object[*key]
+    )))
 }
 
 impl From<&ModelConfig> for ModelConfig {

@@ -3,13 +3,12 @@
 use super::ModelConfig;
 use crate::{Error, Result};
 
-/// A family's networks in GGUF. Sizes and tokens have the same keys in every architecture and are read before.
+/// A family's networks in GGUF. Sizes and tokens have the same keys in every architecture and are read before; names of tensors follow from
+/// the parts that [`super::Names`] says.
 #[derive(Debug)]
 pub struct Gguf {
     /// `general.architecture`, and what its keys begin with.
     pub architecture: &'static str,
-    /// A block's modules: in GGUF (after `blk.{number}.`), and in a Hugging Face folder.
-    pub modules: &'static [(&'static str, &'static str)],
     /// Whether the rows of queries and keys hold the two halves of a head in turn, as Llama's first code rotated them.
     pub interleaved: bool,
     /// What norms add to the gains that a Hugging Face folder stores, and the file has added already.
@@ -35,18 +34,3 @@ pub trait Metadata {
     /// The key, what was found, and what was expected.
     fn wrong(&self, key: &str, expected: &str) -> Error;
 }
-
-/// Modules of a block under the names that most architectures share; what a family does not have is not looked for.
-pub const GGUF_MODULES: &[(&str, &str)] = &[
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-    ("attn_norm", "input_layernorm"),
-    ("ffn_norm", "post_attention_layernorm"),
-];

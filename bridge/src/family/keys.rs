@@ -1,6 +1,6 @@
 //! The top level of a `config.json`.
 
-use super::{EndTokens, Head};
+use super::{EndTokens, Head, Layers};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -172,6 +172,59 @@ impl<'a> Keys<'a> {
     /// The default where the key is absent or null.
     pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         self.get(key).map_or(Ok(default), |v| self.size_of(key, v))
+    }
+
+    /// A size, none where the key is null, the default where it is absent.
+    pub(super) fn size_or_null(&self, key: &str, default: usize) -> Result<Option<usize>> {
+        match self.object.get(key) {
+            None => Ok(Some(default)),
+            Some(Value::Null) => Ok(None),
+            Some(value) => self.size_of(key, value).map(Some),
+        }
+    }
+
+    /// A number above 0, none where the key is null, the default where it is absent.
+    pub(super) fn positive(&self, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+        match self.object.get(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(value) => match self.number(key, value)? {
+                number if number > 0.0 => Ok(Some(number)),
+                _ => Err(self.wrong(key, value, "a number above 0 or null")),
+            },
+        }
+    }
+
+    /// The blocks whose attention is of a kind: as `layer_types` lists them or, without it, as `usual` says.
+    pub(super) fn layers(
+        &self,
+        kind: &str,
+        n_layers: usize,
+        usual: impl Fn(usize) -> Option<Layers>,
+    ) -> Result<Option<Layers>> {
+        const KEY: &str = "layer_types";
+        // A list for each of more would fill the memory.
+        const MOST: usize = 1 << 14;
+        if n_layers > MOST {
+            return Err(self.refuse(format!("found {n_layers} layers, expected at most {MOST}")));
+        }
+        let Some(value) = self.get(KEY) else {
+            return Ok(usual(n_layers));
+        };
+        let read = |name: &Value| match name.as_str() {
+            Some("full_attention") => Some(false),
+            Some(name) if name == kind => Some(true),
+            _ => None,
+        };
+        let list = value.as_array().filter(|list| list.len() == n_layers);
+        match list.and_then(|list| list.iter().map(read).collect()) {
+            Some(list) => Ok(Layers::of(list)),
+            None => {
+                let expected =
+                    format!("{n_layers} times \"full_attention\" or \"{kind}\", one a block");
+                Err(self.wrong(KEY, value, &expected))
+            }
+        }
     }
 
     pub(super) fn size_of(&self, key: &str, value: &Value) -> Result<usize> {

@@ -2,14 +2,14 @@
 //! have an attention window.
 
 use super::{
-    Biases, BlockPlan, ConfigKeys, EndTokens, Family, GGUF_MODULES, Gguf, Keys, LLAMA_NAMES,
-    Layers, ModelConfig, RopeScaling, Rotary, Window,
+    Biases, BlockPlan, ConfigKeys, EndTokens, Family, Gguf, Keys, LLAMA_NAMES, Layers, ModelConfig,
+    RopeScaling, Rotary, Window,
 };
 use crate::Result;
 use serde_json::{Map, Value, json};
 
 /// Ends of the linear layers' names in the Llama family.
-const TARGETS: &[&str] = &[
+pub(super) const TARGETS: &[&str] = &[
     "q_proj",
     "k_proj",
     "v_proj",
@@ -61,11 +61,7 @@ pub(super) static MISTRAL: Family = Family {
     },
     read: |keys, config| {
         read(keys, config)?;
-        let size = match keys.object.get("sliding_window") {
-            None => Some(4_096),
-            Some(Value::Null) => None,
-            Some(value) => Some(keys.size_of("sliding_window", value)?),
-        };
+        let size = keys.size_or_null("sliding_window", 4_096)?;
         config.plan.window = size.map(everywhere);
         Ok(())
     },
@@ -79,7 +75,6 @@ pub(super) static MISTRAL: Family = Family {
 
 static GGUF: Gguf = Gguf {
     architecture: "llama",
-    modules: GGUF_MODULES,
     interleaved: true,
     gains_added: false,
     read: |file, config| {
@@ -99,11 +94,7 @@ static GGUF: Gguf = Gguf {
 };
 
 fn everywhere(size: usize) -> Window {
-    Window {
-        size,
-        layers: Layers::All,
-        rotary: None,
-    }
+    Window::new(size, Layers::All)
 }
 
 fn read(keys: &Keys<'_>, config: &mut ModelConfig) -> Result<()> {
@@ -115,15 +106,21 @@ fn read(keys: &Keys<'_>, config: &mut ModelConfig) -> Result<()> {
     Ok(())
 }
 
-/// The key names of both styles, so that old and new versions of `transformers` read them.
 fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
+    write_rotary(config, map);
+    map.extend([
+        ("attention_bias".into(), json!(config.plan.biases.qkv)),
+        ("mlp_bias".into(), json!(config.plan.biases.up)),
+    ]);
+}
+
+/// One rotation under the key names of both styles, so that old and new versions of `transformers` read it.
+pub(super) fn write_rotary(config: &ModelConfig, map: &mut Map<String, Value>) {
     let rotary = config.rotaries()[0];
     map.extend([
         ("rope_theta".into(), json!(rotary.base)),
         ("rope_scaling".into(), rotary.scaling_json()),
         ("rope_parameters".into(), rotary.parameters_json()),
-        ("attention_bias".into(), json!(config.plan.biases.qkv)),
-        ("mlp_bias".into(), json!(config.plan.biases.up)),
         ("attention_dropout".into(), json!(0.0)),
     ]);
 }

@@ -4,6 +4,11 @@
 //! |---|---|---|
 //! | GPT-NeoX (Pythia) | `gpt_neox` | `gpt_neox.rs` |
 //! | Llama, and Mistral with its attention window | `llama`, `mistral` | `llama.rs` |
+//! | Qwen2, Qwen2.5, Qwen3 (dense) | `qwen2`, `qwen3` | `qwen.rs` |
+//! | GPT-2 | `gpt2` | `gpt2.rs` |
+//! | Gemma 2, Gemma 3 (text) | `gemma2`, `gemma3_text` | `gemma2.rs`, `gemma3.rs` |
+//! | OLMo-2 | `olmo2` | `olmo2.rs` |
+//! | Phi-3 | `phi3` | `phi3.rs` |
 //!
 //! A family is one file that defines a [`Family`], and a line in [`FAMILIES`]. The file says
 //!
@@ -23,18 +28,24 @@
 
 mod config;
 mod ends;
+mod gemma2;
+mod gemma3;
 mod gguf;
+mod gpt2;
 mod gpt_neox;
 mod keys;
 mod llama;
 mod names;
+mod olmo2;
+mod phi3;
 mod plan;
+mod qwen;
 mod rope;
 
 pub(crate) use config::{ConfigFile, Layer, one_of};
 pub use config::{Head, ModelConfig};
 pub use ends::EndTokens;
-pub use gguf::{GGUF_MODULES, Gguf, Metadata};
+pub use gguf::{Gguf, Metadata};
 pub use gpt_neox::GptNeoXConfig;
 pub use keys::Keys;
 pub use llama::{LlamaConfig, LlamaFamily};
@@ -46,7 +57,18 @@ use crate::Result;
 use serde_json::{Map, Value};
 
 /// Every family that runs here.
-pub static FAMILIES: [&Family; 3] = [&gpt_neox::GPT_NEOX, &llama::LLAMA, &llama::MISTRAL];
+pub static FAMILIES: [&Family; 10] = [
+    &gpt_neox::GPT_NEOX,
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gpt2::GPT2,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &olmo2::OLMO2,
+    &phi3::PHI3,
+];
 
 /// A family of decoder-only transformers.
 #[derive(Debug)]

@@ -145,6 +145,17 @@ pub struct Window {
     pub rotary: Option<Rotary>,
 }
 
+impl Window {
+    /// A window on blocks that are turned as the others.
+    pub fn new(size: usize, layers: Layers) -> Self {
+        Self {
+            size,
+            layers,
+            rotary: None,
+        }
+    }
+}
+
 /// Some of a network's blocks, numbered from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layers {
@@ -159,6 +170,19 @@ pub enum Layers {
 }
 
 impl Layers {
+    /// The blocks with `true`, by the shortest rule that says them; `None` where no block has it.
+    pub fn of(list: Vec<bool>) -> Option<Self> {
+        if !list.contains(&true) {
+            return None;
+        }
+        let first = list.iter().take_while(|has| !**has).count();
+        let from = (0..list.len()).map(Self::From).nth(first);
+        let periods = (2..=list.len()).map(Self::ExceptEvery);
+        let mut rules = std::iter::once(Self::All).chain(from).chain(periods);
+        let rule = rules.find(|rule| (0..list.len()).all(|i| rule.contains(i) == list[i]));
+        Some(rule.unwrap_or(Self::Listed(list)))
+    }
+
     /// Whether a block is among them.
     pub fn contains(&self, layer: usize) -> bool {
         match self {

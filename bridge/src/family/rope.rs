@@ -179,6 +179,27 @@ impl Keys<'_> {
         })
     }
 
+    /// Rotation of whole heads in the blocks of one kind: `rope_parameters` of newer files has an object for each; in older ones the key of
+    /// the base says which it is, and `rope_scaling` is that of `full_attention`.
+    pub(super) fn rotary_of_kind(
+        &self,
+        kind: &str,
+        head_dim: usize,
+        max_positions: usize,
+        base: (&str, f64),
+    ) -> Result<Rotary> {
+        let mut object = self.object.clone();
+        let nested = object.remove("rope_parameters");
+        let nested = nested.and_then(|mut rope| rope.get_mut(kind).map(Value::take));
+        if let Some(own) = nested.filter(Value::is_object) {
+            object.insert("rope_parameters".into(), own);
+        }
+        if kind != "full_attention" {
+            object.remove("rope_scaling");
+        }
+        Keys::new(self.path, &object).rotary_of(head_dim, max_positions, base, None)
+    }
+
     /// The object of rotary settings that newer files have.
     pub(super) fn rope_parameters(&self) -> Result<Option<&Map<String, Value>>> {
         match self.get("rope_parameters") {

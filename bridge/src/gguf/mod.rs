@@ -55,7 +55,7 @@ pub fn load(
         if name == ROPE_FACTORS {
             continue;
         }
-        let ours = hugging_face_name(&config, gguf, name);
+        let ours = hugging_face_name(config.description(), name);
         let Some(shape) = ours.as_ref().and_then(|ours| expected.remove(ours)) else {
             let why =
                 format!("tensor {name}: does not belong to the network that the file describes");
@@ -134,23 +134,38 @@ fn half_split(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
     out
 }
 
-fn hugging_face_name(config: &ModelConfig, gguf: &Gguf, name: &str) -> Option<String> {
-    let names = &config.description().names;
-    if let Some(layer) = name.strip_prefix("blk.") {
-        let (layer, part) = layer.split_once('.')?;
-        let (part, end) = part.rsplit_once('.')?;
-        let (_, ours) = gguf.modules.iter().find(|(theirs, _)| *theirs == part)?;
-        return Some(format!("{}.{layer}.{ours}.{end}", names.blocks));
-    }
+/// Hugging Face's name of a tensor, by the part of the network that it is.
+fn hugging_face_name(family: &Family, name: &str) -> Option<String> {
+    let names = &family.names;
     match name {
-        "token_embd.weight" => Some(names.embedding.into()),
-        "position_embd.weight" => names.positions.map(Into::into),
-        "output.weight" => Some(names.head.into()),
-        _ => {
-            let end = name.strip_prefix("output_norm.")?;
-            Some(format!("{}.{end}", names.final_norm))
-        }
+        "token_embd.weight" => return Some(names.embedding.into()),
+        "position_embd.weight" => return names.positions.map(String::from),
+        "output.weight" => return Some(names.head.into()),
+        _ => {}
     }
+    if let Some(end) = name.strip_prefix("output_norm.") {
+        return Some(format!("{}.{end}", names.final_norm));
+    }
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (part, end) = part.rsplit_once('.')?;
+    let module = match (part, names.qkv, names.up) {
+        ("attn_norm", ..) => names.attention_norm?,
+        ("post_attention_norm", ..) => names.attention_out_norm?,
+        ("ffn_norm", ..) => names.mlp_norm?,
+        ("post_ffw_norm", ..) => names.mlp_out_norm?,
+        ("attn_q_norm", ..) => names.qk_norms?[0],
+        ("attn_k_norm", ..) => names.qk_norms?[1],
+        ("attn_qkv", [packed], _) => *packed,
+        ("attn_q", [query, _, _], _) => *query,
+        ("attn_k", [_, key, _], _) => *key,
+        ("attn_v", [_, _, value], _) => *value,
+        ("attn_output", ..) => names.out,
+        ("ffn_gate", _, [gate, _]) => *gate,
+        ("ffn_up", _, [up] | [_, up]) => *up,
+        ("ffn_down", ..) => names.down,
+        _ => return None,
+    };
+    Some(format!("{}.{layer}.{module}.{end}", names.blocks))
 }
 
 /// A file's metadata under the keys of one architecture.
@@ -278,6 +293,18 @@ fn shape(file: &File<'_>, path: &Path) -> Result<(ModelConfig, &'static Gguf)> {
         return Err(Error::file(path, why));
     }
     (gguf.read)(&keys, &mut config)?;
+    let (width, rotary) = (config.head_dim, config.plan.rotary);
+    for (key, wanted) in [
+        ("attention.value_length", Some(width)),
+        ("rope.dimension_count", rotary.map(|rotary| rotary.dims)),
+    ] {
+        let found = keys.size(key)?;
+        if let (Some(wanted), Some(_)) = (wanted, found)
+            && found != Some(wanted)
+        {
+            return Err(keys.wrong(key, &wanted.to_string()));
+        }
+    }
     if let Err(Error::Setting {
         field,
         found,

@@ -73,10 +73,11 @@ pub(super) fn files(file: &File<'_>, path: &Path) -> Result<[(&'static str, Stri
             special.insert(ours.into(), json!(text));
         }
     }
+    let family = file.find_text("general.architecture")?.unwrap_or("llama");
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,
-        "model_max_length": file.size("llama.context_length")?,
+        "model_max_length": file.size(&format!("{family}.context_length"))?,
     });
     for (key, value) in &special {
         config[key] = value.clone();
@@ -124,14 +125,14 @@ fn vocabulary(tokens: &[&str]) -> Map<String, Value> {
 fn byte_level(file: &File<'_>, tokens: &[&str]) -> Result<Value> {
     let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes = |words: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": words});
-    let known = "a known way to split words: gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, qwen2 or default";
+    let known = "a known way to split words: gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, dbrx, qwen2 or default";
     let words = match file.find_text(WORDS)? {
         Some("gpt-2" | "phi-2") => vec![split(GPT2), bytes(false)],
         Some("smollm" | "starcoder" | "refact" | "command-r" | "codeshell") => {
             let digits = json!({"type": "Digits", "individual_digits": true});
             vec![digits, bytes(true)]
         }
-        Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe") => {
+        Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe" | "dbrx") => {
             vec![split(&newer_words(r"\p{N}{1,3}")), bytes(false)]
         }
         // Runs of punctuation, GPT-2's words, runs of digits, and those by threes.

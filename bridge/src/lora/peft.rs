@@ -22,11 +22,11 @@ fn task(reward: bool) -> &'static str {
     if reward { "SEQ_CLS" } else { "CAUSAL_LM" }
 }
 
-/// Writes adapter and, for a sequence classifier, reward head.
+/// Writes adapter and, for a sequence classifier, reward head. `conv1d` where files hold the base's layers as `[in, out]`, which PEFT is told.
 pub(crate) fn save(
     folder: &Path,
     config: &LoraConfig,
-    reward: bool,
+    (reward, conv1d): (bool, bool),
     base: &str,
     params: &Params,
 ) -> Result<()> {
@@ -39,7 +39,7 @@ pub(crate) fn save(
         .collect();
     let ours = |name: &str| name == ADAPTER_CONFIG || name == ADAPTER_WEIGHTS;
     atomic::replace_folder(folder, ours, |new| {
-        let text = format!("{:#}\n", described(config, reward, base));
+        let text = format!("{:#}\n", described(config, reward, conv1d, base));
         let path = new.join(ADAPTER_CONFIG);
         std::fs::write(&path, text)
             .map_err(|e| Error::file(&path, format!("cannot write: {e}")))?;
@@ -62,7 +62,7 @@ fn check_place(folder: &Path) -> Result<()> {
     }
 }
 
-fn described(config: &LoraConfig, reward: bool, base: &str) -> Value {
+fn described(config: &LoraConfig, reward: bool, conv1d: bool, base: &str) -> Value {
     let alpha = match config.alpha {
         whole if whole.fract() == 0.0 && whole < 2f64.powi(53) => json!(whole as u64),
         other => json!(other),
@@ -82,7 +82,7 @@ fn described(config: &LoraConfig, reward: bool, base: &str) -> Value {
         "target_modules": config.target_modules,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": conv1d,
         "inference_mode": true,
         "init_lora_weights": true,
         "modules_to_save": modules_to_save,
@@ -99,11 +99,11 @@ fn described(config: &LoraConfig, reward: bool, base: &str) -> Value {
 pub(crate) fn load(
     folder: &Path,
     network: &BTreeMap<String, Vec<usize>>,
-    reward: bool,
+    (reward, conv1d): (bool, bool),
     device: &Device,
 ) -> Result<(LoraConfig, BTreeMap<String, Tensor>)> {
     let path = folder.join(ADAPTER_CONFIG);
-    let mut config = read_config(&path, reward)?;
+    let mut config = read_config(&path, reward, conv1d)?;
     // PEFT lets a target match nothing as long as another one does.
     let matches = |t: &String| layers(network).any(|(module, _)| super::ends_with(module, t));
     if config.target_modules.iter().any(matches) {
@@ -143,7 +143,7 @@ pub(crate) fn load(
     }
 }
 
-fn read_config(path: &Path, reward: bool) -> Result<LoraConfig> {
+fn read_config(path: &Path, reward: bool, conv1d: bool) -> Result<LoraConfig> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
     let value: Value = crate::json::parse(&bytes, crate::json::NotFinite::Named)
         .map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
@@ -151,7 +151,7 @@ fn read_config(path: &Path, reward: bool) -> Result<LoraConfig> {
         return Err(Error::file(path, "expected a JSON object"));
     };
     let keys = Keys { path, object };
-    keys.check_supported(reward)?;
+    keys.check_supported(reward, conv1d)?;
     let rank = keys.get("r").as_u64().and_then(|r| usize::try_from(r).ok());
     let alpha = keys.get("lora_alpha").as_f64();
     let targets = keys.get("target_modules").as_array();
@@ -213,7 +213,7 @@ impl Keys<'_> {
     }
 
     /// Refuses whatever would make the adapter compute something else, known or not.
-    fn check_supported(&self, reward: bool) -> Result<()> {
+    fn check_supported(&self, reward: bool, conv1d: bool) -> Result<()> {
         for (key, value) in self.object {
             let key = key.as_str();
             let (fine, expected) = match key {
@@ -225,6 +225,8 @@ impl Keys<'_> {
                     };
                     (value.is_null() || value == task(reward), expected)
                 }
+                // PEFT takes either for such layers.
+                "fan_in_fan_out" if conv1d => (value.is_boolean(), "true or false"),
                 "bias" => (value == "none", "\"none\"; others are not supported"),
                 // Others change the base as well.
                 "init_lora_weights" => (

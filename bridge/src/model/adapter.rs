@@ -185,7 +185,10 @@ impl Model {
         lora::save(
             folder,
             config,
-            self.sequence_classifier()?,
+            (
+                self.sequence_classifier()?,
+                self.config.description().names.conv1d,
+            ),
             base,
             &self.params,
         )
@@ -200,10 +203,11 @@ impl Model {
         let dtype = at_least_f32(table.dtype());
         let mut network = self.config.tensors(Head::CausalLm);
         let reward = self.sequence_classifier()?;
+        let conv1d = self.config.description().names.conv1d;
         if reward {
             network.insert(REWARD_WEIGHT.into(), vec![1, self.config.hidden_size()]);
         }
-        let (config, mut weights) = lora::load(folder, &network, reward, table.device())?;
+        let (config, mut weights) = lora::load(folder, &network, (reward, conv1d), table.device())?;
         for (name, tensor) in &mut weights {
             let to = match self.params.get(name) {
                 Ok(own) => own.dtype(),

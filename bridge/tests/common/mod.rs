@@ -22,6 +22,16 @@ pub fn fixtures() -> Vec<PathBuf> {
         own.join("llama_grouped_tied"),
         own.join("llama_scaled_untied"),
         own.join("mistral_window"),
+        own.join("qwen2_tied"),
+        own.join("qwen2_windows"),
+        own.join("qwen3_tied"),
+        own.join("gpt2_tied"),
+        own.join("gemma2_tied"),
+        own.join("gemma2_scalar"),
+        own.join("gemma3_tied"),
+        own.join("gemma3_scaled"),
+        own.join("olmo2_untied"),
+        own.join("phi3_partial"),
     ];
     if let Ok(root) = std::env::var("RTO_FIXTURES") {
         let model = |folder: &PathBuf| folder.join("policy/config.json").is_file();

@@ -437,7 +437,7 @@ fn bad_input_ends_in_one_line() {
         format!("{place}:1: prompt: {sharded} has no tokenizer.json; give prompt_ids")
     );
     assert!(with(&fixture("reward")).ends_with(
-        "is a classification model, expected one that writes text (GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM)"
+        "is a classification model, expected one that writes text (GPTNeoXForCausalLM)"
     ));
     assert!(
         error(&[
@@ -576,7 +576,7 @@ fn damaged_models_end_in_one_line() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("gpt_neox", "mamba")).unwrap();
     assert!(info().ends_with(
-        "config.json: model_type: found \"mamba\", expected \"gpt_neox\", \"llama\" or \"mistral\""
+        "config.json: model_type: found \"mamba\", expected \"gpt_neox\", \"llama\", \"mistral\", \"qwen2\", \"qwen3\", \"gpt2\", \"gemma2\", \"gemma3_text\", \"olmo2\" or \"phi3\""
     ));
     fs::write(
         &config,
