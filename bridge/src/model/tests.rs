@@ -436,3 +436,36 @@ fn packed_texts_are_scored_as_alone() {
         }
     }
 }
+
+/// In a short type, one order of rounding: what is drawn from is what is scored, to what `f32` sums over the vocabulary leave.
+#[test]
+fn scores_in_bf16_are_what_was_drawn_from() {
+    for (name, config) in networks() {
+        let mut weights = drawn(&config, 8);
+        weights.retain(|name, _| !name.starts_with("v_head") && !name.starts_with("score"));
+        let scorer = of(&config, &weights, DType::BF16);
+        let short = |(name, t): (String, Tensor)| (name, t.to_dtype(DType::BF16).unwrap());
+        let weights = weights.into_iter().map(short).collect();
+        let engine = TensorEngine::new(&config, &weights).unwrap();
+        let prompts: Vec<Arc<[u32]>> = (0..12u32)
+            .map(|i| (0..1 + i % 5).map(|t| (i * 7 + t) % 29).collect())
+            .collect();
+        let keys = StreamKey::batch(&SeedTree::new(9), prompts.len());
+        let sampling = Sampling {
+            max_new_tokens: 20,
+            temperature: 0.8,
+            ..Sampling::default()
+        };
+        let written = engine.sample(&prompts, Some(&keys), &sampling).unwrap();
+        let texts: Vec<(&[u32], &[u32])> = written
+            .iter()
+            .map(|s| (&s.episode.prompt[..], &s.episode.response[..]))
+            .collect();
+        let scores = scorer.scores(&Batch::new(&texts).unwrap(), &Request::log_probs());
+        let scored = scores.unwrap().log_probs.unwrap();
+        let drawn: Vec<f64> = written.iter().flat_map(|s| s.log_probs.clone()).collect();
+        for (drawn, scored) in drawn.iter().zip(&scored) {
+            assert!((drawn - scored).abs() < 2e-6, "{name}: {drawn} {scored}");
+        }
+    }
+}

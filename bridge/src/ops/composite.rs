@@ -29,12 +29,25 @@ pub fn widened(x: &Tensor) -> Result<Tensor> {
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
-    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+    let y = product(&x.reshape(((), inputs))?, &weight.t()?)?;
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
     let y = y.reshape(dims)?;
     bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
+}
+
+/// `a b`. On a processor and in a short type, each row bit for bit the same whatever the other rows are: a few rows go other ways there, with
+/// another order of summation, and are padded with zeros. Wider types keep what that order costs below what anyone reads.
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    const FEWEST: usize = 16;
+    let rows = a.dim(D::Minus2)?;
+    let short = matches!(a.dtype(), DType::F16 | DType::BF16);
+    if !(short && a.device().is_cpu()) || rows >= FEWEST {
+        return a.matmul(b);
+    }
+    let padded = a.pad_with_zeros(D::Minus2, 0, FEWEST - rows)?;
+    padded.matmul(b)?.narrow(D::Minus2, 0, rows)
 }
 
 /// The activation of the MLP.
@@ -131,7 +144,7 @@ pub fn attention(
     scale: f64,
     cap: Option<f64>,
 ) -> Result<Tensor> {
-    let scores = q.contiguous()?.matmul(&k.t()?.contiguous()?)?;
+    let scores = product(&q.contiguous()?, &k.t()?.contiguous()?)?;
     let mut wide = capped(&(widened(&scores)? * scale)?, cap)?;
     if let Some(mask) = mask {
         wide = wide.broadcast_add(&mask.to_dtype(wide.dtype())?)?;
@@ -139,8 +152,21 @@ pub fn attention(
     let shifted = wide
         .broadcast_sub(&wide.max_keepdim(D::Minus1)?.detach())?
         .exp()?;
-    let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-    weights.to_dtype(q.dtype())?.matmul(&v.contiguous()?)
+    let weights = shifted.broadcast_div(&row_sum(&shifted, q.dtype())?)?;
+    product(&weights.to_dtype(q.dtype())?, &v.contiguous()?)
+}
+
+/// Sums over the last dimension. For weights that are rounded to a short type on a processor they are taken in `f64`: masked keys, which are
+/// there in a whole text and not yet in a cache, change the order of the sum.
+fn row_sum(x: &Tensor, rounded: DType) -> Result<Tensor> {
+    let short = matches!(rounded, DType::F16 | DType::BF16);
+    match short && x.device().is_cpu() {
+        true => x
+            .to_dtype(DType::F64)?
+            .sum_keepdim(D::Minus1)?
+            .to_dtype(x.dtype()),
+        false => x.sum_keepdim(D::Minus1),
+    }
 }
 
 /// `log softmax` over the last dimension, in `f32` or better.
