@@ -7,8 +7,8 @@ use rto_harness::sweep::Task;
 use rto_harness::table::Table;
 
 use crate::Study;
-use crate::problem::Family;
-use crate::report::status;
+use rto_audit::problem::Family;
+use rto_audit::report::status;
 
 const COLUMNS: &[&str] = &[
     "family",

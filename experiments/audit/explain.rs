@@ -89,6 +89,9 @@ fn mended(recipe: &Recipe) -> Vec<Mended> {
 }
 
 /// The table of `--explain`.
+///
+/// # Errors
+/// Those of the audit.
 pub fn explain(instance: &Instance, name: &str, recipe: &Recipe) -> Result<Table> {
     let mut table = Table::new(
         "explain",
@@ -130,6 +133,9 @@ fn row(instance: &Instance, what: &str, claims: &str, recipe: &Recipe) -> Result
 }
 
 /// [`explain`] for people.
+///
+/// # Errors
+/// A table of other columns.
 pub fn text(table: &Table, instance: &Instance) -> Result<String> {
     let mut shown_table = Table::new(
         "explain",

@@ -6,7 +6,7 @@ use rto_harness::table::Table;
 use std::path::Path;
 
 use crate::pictures::DRAWN;
-use crate::problem::Family;
+use rto_audit::problem::Family;
 
 /// Draws every figure of a run folder.
 pub fn draw_all(dir: &Path) -> Result<()> {

@@ -30,12 +30,25 @@ struct TreeFile {
 }
 
 /// Reads a tree file.
+///
+/// # Errors
+/// One line with the file, and the line or the field.
 pub fn tree(path: &Path) -> Result<Instance> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| file.clone())?;
     let raw: TreeFile = serde_json::from_str(&text)
         .map_err(|e| anyhow!("{file}:{}: {}", e.line(), without_place(&e.to_string())))?;
     raw.instance(&file).with_context(|| file.clone())
+}
+
+/// The same of JSON text that stands in no file; `name` is the tree's where the text has none.
+///
+/// # Errors
+/// One line with the field.
+pub fn tree_text(text: &str, name: &str) -> Result<Instance> {
+    let raw: TreeFile =
+        serde_json::from_str(text).map_err(|e| anyhow!("{}", without_place(&e.to_string())))?;
+    raw.instance(name)
 }
 
 /// serde's text without the line that is named before it.
@@ -89,7 +102,21 @@ impl TreeFile {
     }
 }
 
+/// A recipe of one's own as JSON text, with the keys of a TOML file.
+///
+/// # Errors
+/// One line with the key.
+pub fn recipe_text(text: &str) -> Result<Recipe> {
+    let recipe: Recipe =
+        serde_json::from_str(text).map_err(|e| anyhow!("{}", without_place(&e.to_string())))?;
+    recipe.check()?;
+    Ok(recipe)
+}
+
 /// A recipe by its name, its short name, or the path of a TOML file.
+///
+/// # Errors
+/// No such recipe; one line with the file and its line.
 pub fn recipe(
     text: &str,
     instance: &Instance,

@@ -10,7 +10,7 @@ use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::Study;
-use crate::problem::Family;
+use rto_audit::problem::Family;
 
 const COLUMNS: &[&str] = &[
     "family", "tree", "critic", "reward", "lambda", "bias2", "variance",

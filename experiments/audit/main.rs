@@ -2,23 +2,19 @@
 
 mod config;
 mod ends;
-mod explain;
 mod figures;
-mod input;
 mod lambda;
 mod noise;
 mod pictures;
-mod problem;
-mod report;
-mod sampled;
 mod statements;
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use config::{Config, Flags};
-use problem::Instance;
 use rto::audit::named;
 use rto::seed::SeedTree;
+use rto_audit::problem::Instance;
+use rto_audit::{explain, input, problem, report, sampled};
 use rto_harness::cli::{Reporter, parse, run_main};
 use rto_harness::say;
 use rto_harness::settings::Settings;

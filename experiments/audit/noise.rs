@@ -9,7 +9,7 @@ use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::Study;
-use crate::problem::Family;
+use rto_audit::problem::Family;
 
 const COLUMNS: &[&str] = &["family", "tree", "recipe", "bias2", "variance", "n_star"];
 

@@ -8,8 +8,8 @@ use rto_harness::sweep::Task;
 use rto_harness::table::Cell;
 
 use crate::Study;
-use crate::problem::{fixed, one_prompt};
-use crate::report::status;
+use rto_audit::problem::{fixed, one_prompt};
+use rto_audit::report::status;
 
 const FIELD: &[&str] = &["recipe", "p1", "p2", "p3", "v1", "v2", "v3"];
 const BETAS: &[&str] = &["recipe", "beta", "status", "subopt", "subopt_reference"];

@@ -7,10 +7,15 @@ use rto::seed::SeedTree;
 
 /// A problem with the logits at which it is looked at.
 pub struct Instance {
+    /// Of the tree.
     pub name: String,
+    /// The tree with its rewards and reference.
     pub problem: Problem,
+    /// θ, the logits of the policy, `[S·A]`.
     pub theta: Vec<f64>,
+    /// θ_old, those of the policy that drew stale responses.
     pub old: Vec<f64>,
+    /// β of what is meant.
     pub beta: f64,
 }
 
@@ -19,6 +24,9 @@ const FIXED_BETA1: f64 = 0.45;
 const CUT: f64 = 0.15;
 
 /// The three trees of `paper-notes/estimators.md`, by formula.
+///
+/// # Errors
+/// β out of range.
 pub fn fixed(beta: f64) -> Result<Vec<Instance>> {
     let trees = [
         ("A2H2", ResponseTree::try_new(2, 2, None, &[1.0])?),
@@ -33,6 +41,9 @@ pub fn fixed(beta: f64) -> Result<Vec<Instance>> {
 }
 
 /// The first prompt of the third.
+///
+/// # Errors
+/// β out of range.
 pub fn one_prompt(beta: f64) -> Result<Instance> {
     by_formula(
         "A2H3eos1",
@@ -83,6 +94,7 @@ impl Family {
         Self::TwoPrompts,
     ];
 
+    /// In tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
@@ -117,6 +129,9 @@ impl Family {
 
     /// Tree k: standard normals for r, half of them for the logits of π_ref, then those of π_dpo, θ, and 0.3 of them for the distance of the
     /// behaviour.
+    ///
+    /// # Errors
+    /// β out of range.
     pub fn draw(self, k: u64, beta: f64, seeds: &SeedTree) -> Result<Instance> {
         let tree = self.tree(k)?;
         let mut rng = seeds.child(self.name()).index(k).rng();

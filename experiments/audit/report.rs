@@ -11,15 +11,23 @@ use crate::problem::Instance;
 
 /// What one recipe does on one tree.
 pub struct Audited {
+    /// Of the recipe.
     pub name: String,
+    /// With responses of the policy itself.
     pub on_policy: (Summary, Rotation),
+    /// With responses of θ_old.
     pub stale: (Summary, Rotation),
+    /// Where it ends.
     pub fixed_point: FixedPoint,
     /// SubOpt of π_ref for what the recipe means.
     pub at_reference: f64,
 }
 
 impl Audited {
+    /// The audit of one recipe.
+    ///
+    /// # Errors
+    /// A recipe that the tree is too large for, named.
     pub fn new(instance: &Instance, name: &str, recipe: &Recipe) -> Result<Self> {
         let (problem, theta) = (&instance.problem, &instance.theta);
         let at = |old| -> Result<(Summary, Rotation)> {
@@ -41,6 +49,9 @@ impl Audited {
     }
 
     /// All named recipes, in their order.
+    ///
+    /// # Errors
+    /// Those of [`Audited::new`].
     pub fn all(instance: &Instance, recipes: &[Named]) -> Result<Vec<Self>> {
         let of = |n: &Named| Self::new(instance, n.name, &n.recipe);
         recipes.par_iter().map(of).collect()
@@ -78,6 +89,7 @@ impl Audited {
     }
 }
 
+/// The word of files for where a recipe ends.
 pub fn status(s: Status) -> &'static str {
     match s {
         Status::Interior => "interior",
@@ -93,6 +105,7 @@ pub fn json(instance: &Instance, audited: &[Audited]) -> Value {
     json!({ "recipes": entries.collect::<Map<_, _>>() })
 }
 
+/// The columns of the table of recipes.
 pub const COLUMNS: &[&str] = &[
     "tree",
     "recipe",
@@ -145,6 +158,9 @@ impl Audited {
 }
 
 /// A table of [`COLUMNS`] for people.
+///
+/// # Errors
+/// A table without one of them.
 pub fn text(rows: &Table, tree: &str) -> Result<String> {
     let rows = rows.filter("tree", tree)?;
     let mut out = Table::new(

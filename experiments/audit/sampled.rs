@@ -22,6 +22,9 @@ pub struct Drawn {
 
 impl Drawn {
     /// From `units` units, rounded up to whole batches.
+    ///
+    /// # Errors
+    /// Those of [`Sampled::at`], with the recipe's name.
     pub fn new(
         instance: &Instance,
         name: &str,
@@ -115,6 +118,9 @@ fn short(v: f64) -> String {
 }
 
 /// Units enough for the intervals.
+///
+/// # Errors
+/// Too few.
 pub fn check(units: usize) -> Result<()> {
     if units < BATCHES {
         bail!("--draws: found {units}, expected at least {BATCHES}, one for each batch");

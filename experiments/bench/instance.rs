@@ -111,10 +111,16 @@ impl Instance {
             );
         }
         let text = fs::read_to_string(file).map_err(|e| anyhow!("{}: {e}", name()))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| json_error::explain(&text, &e))
-            .with_context(name)?;
-        Self::parse(&value).with_context(name)
+        Self::parse_text(&text).with_context(name)
+    }
+
+    /// Checks an instance given as JSON text.
+    ///
+    /// # Errors
+    /// One line naming the field.
+    pub fn parse_text(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|e| json_error::explain(text, &e))?;
+        Self::parse(&value)
     }
 
     fn parse(value: &Value) -> Result<Self> {

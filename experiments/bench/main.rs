@@ -4,11 +4,9 @@ mod claims;
 mod config;
 mod coverage;
 mod figures;
-mod instance;
 mod offline;
 mod online;
 mod overopt;
-mod own_loss;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -144,9 +142,9 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// The answers about one instance, which go to the terminal alone.
 fn one_instance(file: &Path, reporter: &Reporter) -> Result<()> {
-    let answer = instance::Instance::read(file)?
+    let answer = rto_bench::Instance::read(file)?
         .solve()
         .with_context(|| file.display().to_string())?;
-    say!(reporter, "{}", instance::table(&answer).render())?;
+    say!(reporter, "{}", rto_bench::table(&answer).render())?;
     reporter.json(&answer)
 }

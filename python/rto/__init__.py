@@ -15,6 +15,7 @@ PPO: Reinforced Token Optimization for RLHF", version 1.
 from __future__ import annotations
 
 from . import advantages, interchange, losses
+from ._audit import audit, bench, recipes
 from ._json import Report
 from ._ragged import pad, rows
 from ._rto import (
@@ -71,6 +72,8 @@ __all__ = [
     "__version__",
     "advantages",
     "algorithm1",
+    "audit",
+    "bench",
     "best_first",
     "confidence_radius",
     "coverage",
@@ -83,6 +86,7 @@ __all__ = [
     "losses",
     "maxmin",
     "pad",
+    "recipes",
     "rows",
     "sample_preferences",
     "soft_value_iteration",

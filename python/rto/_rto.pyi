@@ -404,3 +404,15 @@ def train_run(
     eval_every: int,
     progress: Callable[[int, int, float], object] | None,
 ) -> TrainRun: ...
+def audit_text(
+    tree: tuple[bool, str] | None,
+    recipe: tuple[bool, str] | None,
+    beta: float,
+    group: int,
+    batch: int,
+    explain: bool,
+    draws: int | None,
+    seed: int,
+) -> str: ...
+def recipes_text() -> list[tuple[str, str, str]]: ...
+def bench_text(instance: tuple[bool, str]) -> str: ...

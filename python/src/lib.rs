@@ -1,6 +1,7 @@
 //! The extension module behind the Python package `rto`: arguments and results, no mathematics.
 
 mod arrays;
+mod benches;
 mod callback;
 mod coverage;
 mod estimate;
@@ -15,6 +16,8 @@ mod train;
 /// Exact RLHF on token MDPs, compiled.
 #[pyo3::pymodule]
 mod _rto {
+    #[pymodule_export]
+    use super::benches::{audit_text, bench_text, recipes_text};
     #[pymodule_export]
     use super::coverage::{Coverage, coverage, covering_behaviour, linear_coverage};
     #[pymodule_export]

@@ -1,10 +1,12 @@
 //! Section 3.2: planning and evaluation.
 
 use crate::arrays::{RewardView, out1, out2, table, value_error};
-use crate::mdp::{self, Policy};
-use numpy::{PyArray1, PyArray2};
+use crate::mdp::{self, Policy, TokenTree};
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
+use rto::plan::tree_kernel::tree_soft_optimum;
 use rto::reward::TabularReward;
+use std::sync::OnceLock;
 
 /// The argument `reward` as a table of its own, for work that outlives the call's arrays.
 pub fn reward_table(reward: &Bound<'_, PyAny>) -> PyResult<TabularReward> {
@@ -13,15 +15,15 @@ pub fn reward_table(reward: &Bound<'_, PyAny>) -> PyResult<TabularReward> {
 }
 
 /// V*, Q* and π* of (3.2)-(3.4).
-#[pyclass(frozen, get_all, module = "rto")]
+#[pyclass(frozen, module = "rto")]
 pub struct SoftOptimum {
-    /// V*_β(s), shape (n_states,).
     v: Py<PyArray1<f64>>,
-    /// Q*_β(s, a), β log π_ref included, shape (n_states, n_actions).
-    q: Py<PyArray2<f64>>,
-    /// π*_β.
+    /// Made when it is first asked for, where it is not at hand: on a tree it is V + β log π.
+    q: OnceLock<Py<PyArray2<f64>>>,
+    beta: f64,
     policy: Py<Policy>,
     /// V*_β(ρ).
+    #[pyo3(get)]
     value: f64,
 }
 
@@ -29,7 +31,8 @@ impl SoftOptimum {
     pub fn new(py: Python<'_>, optimum: rto::plan::SoftOptimum, value: f64) -> PyResult<Self> {
         Ok(Self {
             v: out1(py, optimum.v),
-            q: out2(py, optimum.q),
+            q: OnceLock::from(out2(py, optimum.q)),
+            beta: 0.0,
             policy: Py::new(py, Policy::new(optimum.policy))?,
             value,
         })
@@ -38,6 +41,32 @@ impl SoftOptimum {
 
 #[pymethods]
 impl SoftOptimum {
+    /// V*_β(s), shape (n_states,).
+    #[getter]
+    fn v(&self, py: Python<'_>) -> Py<PyArray1<f64>> {
+        self.v.clone_ref(py)
+    }
+
+    /// Q*_β(s, a), β log π_ref included, shape (n_states, n_actions).
+    #[getter]
+    fn q(&self, py: Python<'_>) -> Py<PyArray2<f64>> {
+        let made = self.q.get_or_init(|| {
+            let mut q = self.policy.get().policy.log_probs().clone();
+            let v = self.v.bind(py).readonly();
+            for (mut row, v) in q.rows_mut().into_iter().zip(v.as_array()) {
+                row.mapv_inplace(|l| v + self.beta * l);
+            }
+            out2(py, q)
+        });
+        made.clone_ref(py)
+    }
+
+    /// π*_β.
+    #[getter]
+    fn policy(&self, py: Python<'_>) -> Py<Policy> {
+        self.policy.clone_ref(py)
+    }
+
     fn __repr__(&self) -> String {
         format!("SoftOptimum(value={}; v, q, policy)", self.value)
     }
@@ -93,9 +122,25 @@ pub fn soft_value_iteration(
     reference: &Bound<'_, PyAny>,
     beta: f64,
 ) -> PyResult<SoftOptimum> {
+    let tree = mdp.cast::<TokenTree>().ok().map(|t| t.get());
     let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
+    // A tree has the children of a state at hand, so that its levels stream through vectors; see `benchmarks.py` for what that is worth.
+    if let (Some(tree), true) = (tree, beta.get() > 0.0)
+        && let Ok((v, policy)) =
+            py.detach(|| tree_soft_optimum(&tree.tree, &reward.values(), &reference, beta))
+    {
+        let value = mdp.roots().map(|(s, p)| p * v[s.ix()]).sum();
+        return Ok(SoftOptimum {
+            v: out1(py, v),
+            q: OnceLock::new(),
+            beta: beta.get(),
+            policy: Py::new(py, Policy::new(policy))?,
+            value,
+        });
+    }
+    // Everything else, and what a tree's kernel refuses: here it is named.
     let solve = || rto::plan::soft_value_iteration(&mdp, &reward, &reference, beta);
     let optimum = py.detach(solve).map_err(value_error)?;
     let value = optimum.mean_value(&mdp);

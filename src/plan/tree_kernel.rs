@@ -5,10 +5,11 @@
 //! written once, so a tree of 10⁸ pairs needs its inputs, its output and A^{H−1}·8 bytes. Blocks of rows
 //! stay in the first-level cache through five short loops without branches or calls.
 
+use ndarray::Array2;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use crate::mdp::{Beta, TokenTree, check_len};
+use crate::mdp::{Beta, TabularPolicy, TokenTree, check_len};
 use crate::simd::{self, Kernel, LANES, dispatch};
 use crate::{Error, Result};
 
@@ -50,7 +51,8 @@ pub fn tree_soft_values(
 
     let solve = |prompt: usize, out: Option<&mut [f64]>| -> f64 {
         let rows = prompt * per_prompt..(prompt + 1) * per_prompt;
-        solve_tree(tree, &reward[rows.clone()], &log_reference[rows], beta, out)
+        let inputs = (&reward[rows.clone()], &log_reference[rows]);
+        solve_tree(tree, inputs, beta, out, None)
     };
     let roots: Vec<f64> = match log_policy {
         Some(out) => out
@@ -63,8 +65,13 @@ pub fn tree_soft_values(
             .map(|prompt| solve(prompt, None))
             .collect(),
     };
+    check_roots(&roots)?;
+    Ok(roots)
+}
+
+fn check_roots(roots: &[f64]) -> Result<()> {
     match roots.iter().position(|v| !v.is_finite()) {
-        None => Ok(roots),
+        None => Ok(()),
         Some(prompt) => Err(Error::NonFinite {
             what: format!(
                 "soft value of prompt {prompt} (a reward or reference entry below it is not valid)"
@@ -74,13 +81,65 @@ pub fn tree_soft_values(
     }
 }
 
-/// One prompt; tables are `[S, A]`.
-fn solve_tree(
+/// V*_β of every state, `[P·S]`, and π*_β: [`super::soft_value_iteration`] on a [`TokenTree`] for β > 0, by the same kernel as
+/// [`tree_soft_values`]. Q*_β(s, a) is V*_β(s) + β log π*_β(a|s), (3.4).
+///
+/// ```
+/// use rto::mdp::{Beta, TabularPolicy, TokenTree};
+/// use rto::plan::{soft_value_iteration, tree_kernel::tree_soft_optimum};
+/// use rto::reward::TabularReward;
+///
+/// let (tree, beta) = (TokenTree::try_new(2, 3, 3, None)?, Beta::try_new(0.3)?);
+/// let reward = ndarray::Array2::from_shape_fn((tree.n_states(), 3), |(s, a)| (s * 7 + a) as f64 % 5.0 - 2.0);
+/// let reference = TabularPolicy::uniform(tree.n_states(), 3);
+/// let (v, policy) = tree_soft_optimum(&tree, reward.as_slice().unwrap(), &reference, beta)?;
+/// let mdp = tree.compile(&[0.5, 0.5])?;
+/// let same = soft_value_iteration(&mdp, &TabularReward::try_new(reward.clone())?, &reference, beta)?;
+/// assert!(v.iter().zip(&same.v).all(|(a, b)| (a - b).abs() < 1e-13));
+/// assert!((policy.log_probs() - same.policy.log_probs()).iter().all(|d| d.abs() < 1e-12));
+/// # Ok::<(), rto::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of [`tree_soft_values`].
+pub fn tree_soft_optimum(
     tree: &TokenTree,
     reward: &[f64],
-    log_reference: &[f64],
+    reference: &TabularPolicy,
+    beta: Beta,
+) -> Result<(Vec<f64>, TabularPolicy)> {
+    let (beta, states, na) = (beta.positive()?, tree.n_states(), tree.n_actions());
+    check_len("reward", states * na, reward.len())?;
+    reference.check_shape("reference", states, na)?;
+    let log_reference = reference.log_probs().as_slice();
+    let log_reference = log_reference.expect("policies are stored in row order");
+    let mut v = vec![0.0; states];
+    let mut log_pi = Array2::<f64>::zeros((states, na));
+    let log_all = log_pi
+        .as_slice_mut()
+        .expect("fresh tables are in row order");
+    let per_prompt = tree.states_per_prompt();
+    let roots: Vec<f64> = v
+        .par_chunks_mut(per_prompt)
+        .zip(log_all.par_chunks_mut(per_prompt * na))
+        .enumerate()
+        .map(|(prompt, (v, out))| {
+            let rows = prompt * per_prompt * na..(prompt + 1) * per_prompt * na;
+            let inputs = (&reward[rows.clone()], &log_reference[rows]);
+            solve_tree(tree, inputs, beta, Some(out), Some(v))
+        })
+        .collect();
+    check_roots(&roots)?;
+    Ok((v, TabularPolicy::trusted(log_pi)))
+}
+
+/// One prompt; tables are `[S, A]`, `values` is `[S]`.
+fn solve_tree(
+    tree: &TokenTree,
+    (reward, log_reference): (&[f64], &[f64]),
     beta: f64,
     mut out: Option<&mut [f64]>,
+    mut values: Option<&mut [f64]>,
 ) -> f64 {
     let na = tree.n_actions();
     let mut next: Vec<f64> = Vec::new();
@@ -103,6 +162,9 @@ fn solve_tree(
             &mut v,
             out.as_deref_mut().map(|o| &mut o[rows]),
         );
+        if let Some(values) = &mut values {
+            values[level].copy_from_slice(&v);
+        }
         next = v;
     }
     next[0]
