@@ -1,6 +1,7 @@
 """Small model folders of the kinds that users have, and what `transformers` computes with them.
 
     python bridge/scripts/compatibility.py            # rebuilds bridge/tests/fixtures/compatibility
+    python bridge/scripts/compatibility.py messages   # its messages.json alone
 
 A case is a base folder and a patch of its files (JSON merge patches, texts, null for a file that is taken away), so that the
 fixtures stay small. `bridge/tests/compatibility.rs` applies the patches and compares. Networks are tiny and random, in float32.
@@ -9,6 +10,7 @@ fixtures stay small. `bridge/tests/compatibility.rs` applies the patches and com
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import tokenizers
@@ -215,6 +217,40 @@ PLACES = {
 }
 
 
+# Conversations whose messages have more keys than two, as files write them: the order of keys is part of what templates print.
+RECORDS = [
+    """[{"role": "user", "content": "Is it warm in Zürich?", "name": "Ann"}, {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "id": "c1", "function": {"name": "weather", "arguments": {"unit": "C", "city": "Zürich", "days": [1, 2.5, -3e-7], "now": true}}}]}, {"role": "tool", "tool_call_id": "c1", "name": "weather", "content": "{\\"t\\": 21}"}, {"role": "assistant", "content": "Yes, 21 <degrees>.", "reasoning_content": "21 is warm"}]""",
+    """[{"content": "Hello", "zeta": {"b": 1, "a": {"d": null, "c": []}}, "role": "user"}, {"role": "assistant", "reasoning_content": "greet\\nback", "content": "Hi"}]""",
+    """[{"role": "user", "content": "Weather?"}, {"role": "assistant", "tool_calls": [{"function": {"arguments": {"z": "last", "a": "first"}, "name": "weather"}}]}]""",
+    """[{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two", "tool_calls": []}, {"role": "user", "content": "Three", "name": null}, {"role": "assistant", "content": "Four"}]""",
+]
+OF_KEYS = {
+    "whole": "{{ messages | tojson }}",
+    "each": "{% for m in messages %}{{ m | tojson(indent=2) }}{{ m.keys() | list }}{% endfor %}{% if add_generation_prompt %}>{% endif %}",
+    "python": "{% for m in messages %}{{ m }}\n{% endfor %}",
+    "calls": "{% for m in messages %}<|{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}|>{% if m.reasoning_content is string %}<think>{{ m.reasoning_content }}</think>{% endif %}{% if m.content %}{{ m.content }}{% endif %}{% for call in m.tool_calls %}{% set f = call.function %}<call>{\"name\": \"{{ f.name }}\", \"arguments\": {{ f.arguments | tojson }}}</call>{% endfor %}{% if m.role == 'tool' %}[{{ m.tool_call_id }}]{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "defined": "{% for m in messages %}{{ m.role[0] }}{{ 'tool_calls' in m }}{{ m.content is none }}{{ m.content is defined }}{{ m.tool_calls is defined and m.tool_calls is iterable }}{{ m.get('name', '-') }}{% for k, v in m.items() %}{{ k }};{% endfor %}{% endfor %}",
+    "words_alone": "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}",
+}
+
+
+def messages_of():
+    """What the templates make of the records, whole and open for a reply; nothing where they fail."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(HERE / "bytes")
+    rows = []
+    for name, source in OF_KEYS.items():
+        for record in RECORDS:
+            row = {"name": name, "template": source, "messages": record}
+            for key, opened in [("whole", False), ("opened", True)]:
+                try:
+                    row[key] = tokenizer.apply_chat_template(json.loads(record), chat_template=source, tokenize=False, add_generation_prompt=opened)
+                except Exception:  # noqa: BLE001 whatever a template fails with
+                    row[key] = None
+            rows.append(row)
+    write(HERE / "messages.json", rows)
+    print(f"{len(rows)} conversations with more keys")
+
+
 def texts_of(tokenizer, model, lines, rows):
     out = []
     for prompt, response in lines:
@@ -352,8 +388,9 @@ def main():
                     scores = [model(torch.tensor([ids])).logits[0, 0].item() for ids in rows]
                 result["scores"].append({"name": case["name"], "base": base, "config": change, "rows": rows, "scores": scores})
     write(HERE / "cases.json", result)
+    messages_of()
     print(f"{len(result['texts'])} folders, {sum(len(c['lines']) for c in result['texts'])} texts, {sum(len(c['chats']) for c in result['chats'])} conversations")
 
 
 if __name__ == "__main__":
-    main()
+    messages_of() if sys.argv[1:] == ["messages"] else main()

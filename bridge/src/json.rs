@@ -1,6 +1,6 @@
 //! JSON as Python writes it.
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 /// What stands for `NaN` and the infinities, which JSON has no words for and Python writes all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,10 @@ pub(crate) enum NotFinite {
 ///
 /// # Errors
 /// Those of `serde_json`; the columns are those of the text as it stands.
-pub(crate) fn parse(bytes: &[u8], not_finite: NotFinite) -> serde_json::Result<Value> {
+pub(crate) fn parse<T: DeserializeOwned>(
+    bytes: &[u8],
+    not_finite: NotFinite,
+) -> serde_json::Result<T> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let strict = serde_json::from_slice(bytes);
     let Err(error) = strict else { return strict };
@@ -62,21 +65,21 @@ fn in_words(bytes: &[u8], not_finite: NotFinite) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn words_that_json_has_not_are_read_outside_of_strings_alone() {
         let text = br#"{"a": NaN, "b": [-Infinity, Infinity, "NaN \" NaN"], "Infinity": 1}"#;
         assert_eq!(
-            parse(text, NotFinite::Missing).unwrap(),
+            parse::<Value>(text, NotFinite::Missing).unwrap(),
             json!({"a": null, "b": [null, null, "NaN \" NaN"], "Infinity": 1})
         );
         assert_eq!(
-            parse(text, NotFinite::Named).unwrap(),
+            parse::<Value>(text, NotFinite::Named).unwrap(),
             json!({"a": "NaN", "b": ["-Infinity", "Infinity", "NaN \" NaN"], "Infinity": 1})
         );
         assert_eq!(
-            parse(b"\xef\xbb\xbf[1]", NotFinite::Missing).unwrap(),
+            parse::<Value>(b"\xef\xbb\xbf[1]", NotFinite::Missing).unwrap(),
             json!([1])
         );
         for bad in [
@@ -86,7 +89,7 @@ mod tests {
             b"\"\\",
             b"",
         ] {
-            assert!(parse(bad, NotFinite::Missing).is_err());
+            assert!(parse::<Value>(bad, NotFinite::Missing).is_err());
         }
     }
 }

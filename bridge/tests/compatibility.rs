@@ -282,6 +282,52 @@ fn a_token_over_the_seam_is_the_replys() {
 }
 
 /// Conversations as `apply_chat_template` writes them, from wherever the template lies; nothing is put in front.
+/// Keys beside role and content (`tool_calls`, `name`, `reasoning_content`, …) reach a template in the order of the file.
+#[test]
+fn templates_see_every_key_in_its_order() {
+    let rows = std::fs::read(fixtures().join("messages.json")).unwrap();
+    let rows: Vec<Value> = serde_json::from_slice(&rows).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (template, file) = (
+        folder.path().join("chat_template.jinja"),
+        folder.path().join("prompts.jsonl"),
+    );
+    let mut written = 0;
+    for row in &rows {
+        let text = |key: &str| row[key].as_str().unwrap();
+        std::fs::write(&template, text("template")).unwrap();
+        let options = ReadOptions {
+            template: ChatTemplate::from_tokenizer(folder.path()).unwrap(),
+            ..ReadOptions::default()
+        };
+        let record = format!("{{\"prompt\": {}}}", text("messages"));
+        std::fs::write(&file, record).unwrap();
+        match (
+            data::read_prompts(&[&file], &options),
+            row["opened"].as_str(),
+        ) {
+            (Ok(found), Some(opened)) => {
+                assert_eq!(found[0].text, opened, "{}", row["name"]);
+                written += 1;
+            }
+            (Err(_), None) => {}
+            (found, expected) => panic!("{} {found:?} {expected:?}", row["name"]),
+        }
+        // As a pair: the last message is the reply, however it is written.
+        let record = format!("{{\"chosen\": {0}, \"rejected\": {0}}}", text("messages"));
+        std::fs::write(&file, record).unwrap();
+        match (data::read_pairs(&[&file], &options), row["whole"].as_str()) {
+            (Ok(found), Some(whole)) => {
+                let text = format!("{}{}", found[0].prompt, found[0].chosen);
+                assert_eq!(text, whole, "{}", row["name"]);
+            }
+            (Err(error), _) => assert!(!error.to_string().contains('\n'), "{error}"),
+            (found, expected) => panic!("{} {found:?} {expected:?}", row["name"]),
+        }
+    }
+    assert_eq!((rows.len(), written), (24, 22));
+}
+
 #[test]
 fn templates_write_what_transformers_writes() {
     let root = tempfile::tempdir().unwrap();

@@ -45,6 +45,9 @@ pub fn run(args: &Args) -> Result<()> {
             args.out.display()
         );
     }
+    if args.out.exists() && !args.out.is_dir() {
+        bail!("--out {}: is a file, expected a folder", args.out.display());
+    }
     // A tokenizer that cannot be read is known before the weights are.
     let carried = tokenizer_of(&path)?;
     // Sums of an adapter are made in f32, whatever is written.

@@ -124,6 +124,15 @@ fn check(args: &Args) -> Result<()> {
             bail!("--{flag}: found 0, expected at least 1");
         }
     }
+    if !(args.temperature.is_finite() && args.temperature > 0.0) {
+        let found = args.temperature;
+        bail!(
+            "--temperature: found {found}, expected finite and > 0 (--greedy takes the most likely token)"
+        );
+    }
+    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
+        bail!("--top-p: found {}, expected in (0, 1]", args.top_p);
+    }
     if args.min_new_tokens > args.max_new_tokens {
         bail!(
             "--min-new-tokens: found {}, expected at most --max-new-tokens {}",

@@ -96,12 +96,13 @@ impl Line {
 
     /// Prompt and response; where both are texts they are one text, cut into tokens as a whole.
     pub fn pair(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
-        let (prompt, response) = self.both(model)?;
+        let (prompt, response) = self.tokens_of_both(model)?;
         self.check_prompt(&prompt, response.len(), model)?;
         Ok((prompt, response))
     }
 
-    fn both(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
+    /// [`Line::pair`], whatever the model has room for.
+    pub fn tokens_of_both(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
         // Each field is looked at first, for its own errors.
         let apart = (
             self.tokens("prompt", model)?,

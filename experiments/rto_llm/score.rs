@@ -138,11 +138,8 @@ fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<Pair> {
     if let Some(reference) = reference {
         // Equal tokens may still be joined by other rules.
         if reference.tokenizer.is_some() && model.tokenizer.is_some() {
-            let theirs = (
-                line.tokens("prompt", reference)?,
-                line.tokens("response", reference)?,
-            );
-            if (&theirs.0, &theirs.1) != (&prompt, &response) {
+            let (their_prompt, their_response) = line.tokens_of_both(reference)?;
+            if (&their_prompt, &their_response) != (&prompt, &response) {
                 bail!(
                     "{}: the tokenizer of {} reads this text in other tokens than that of {}; token rewards need one tokenizer",
                     line.place,

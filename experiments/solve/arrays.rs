@@ -164,9 +164,15 @@ fn pick(names: &[String], wanted: Option<&str>) -> Result<String> {
     match wanted {
         Some(name) if names.iter().any(|n| n == name) => Ok(name.to_string()),
         None if names.len() == 1 => Ok(names[0].clone()),
-        Some(name) => bail!("no array `{name}`, the file has {}", names.join(", ")),
-        None => bail!("name one of its arrays after a colon: {}", names.join(", ")),
+        Some(name) => bail!("no array `{name}`, the file has {}", shown(names)),
+        None => bail!("name one of its arrays after a colon: {}", shown(names)),
     }
+}
+
+/// Names as a file has them, on one line.
+fn shown(names: &[String]) -> String {
+    let escaped: Vec<String> = names.iter().map(|n| n.escape_debug().to_string()).collect();
+    escaped.join(", ")
 }
 
 /// No compressed array is larger than this once unpacked: a small file of zeros must not fill the memory. An array that is stored as it
@@ -189,7 +195,7 @@ fn load_npz(path: &Path, wanted: Option<&str>) -> Result<Array> {
     };
     let member = archive
         .by_name(&full)
-        .map_err(|e| anyhow!("cannot unpack `{full}`: {e}"))?;
+        .map_err(|e| anyhow!("cannot unpack `{}`: {e}", full.escape_debug()))?;
     let limit = match member.compression() {
         zip::CompressionMethod::Stored => u64::MAX,
         _ => MOST_UNPACKED,
@@ -198,10 +204,11 @@ fn load_npz(path: &Path, wanted: Option<&str>) -> Result<Array> {
     member
         .take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(|e| anyhow!("cannot unpack `{full}`: {e}"))?;
+        .map_err(|e| anyhow!("cannot unpack `{}`: {e}", full.escape_debug()))?;
     if bytes.len() as u64 > limit {
         bail!(
-            "`{full}` unpacks to more than 256 MiB; save arrays so large uncompressed (numpy.savez or numpy.save)"
+            "`{}` unpacks to more than 256 MiB; save arrays so large uncompressed (numpy.savez or numpy.save)",
+            full.escape_debug()
         );
     }
     parse_npy(&bytes)
@@ -292,7 +299,7 @@ fn load_safetensors(bytes: &[u8], wanted: Option<&str>) -> Result<Array> {
     let name = pick(&names, wanted)?;
     let tensor = file
         .tensor(&name)
-        .map_err(|e| anyhow!("tensor `{name}`: {e}"))?;
+        .map_err(|e| anyhow!("tensor `{}`: {e}", name.escape_debug()))?;
     let data = tensor.data();
     macro_rules! decode {
         ($t:ty) => {
@@ -320,7 +327,10 @@ fn load_safetensors(bytes: &[u8], wanted: Option<&str>) -> Result<Array> {
                 ))
             })
             .collect(),
-        other => bail!("tensor `{name}`: numbers of type {other:?} are not read"),
+        other => bail!(
+            "tensor `{}`: numbers of type {other:?} are not read",
+            name.escape_debug()
+        ),
     };
     Ok(Array {
         shape: tensor.shape().to_vec(),
@@ -338,6 +348,15 @@ mod tests {
         assert_eq!(split("a:b/x.npz:phi"), ("a:b/x.npz", Some("phi")));
         assert_eq!(split("x.npy"), ("x.npy", None));
         assert_eq!(split("x.safetensors"), ("x.safetensors", None));
+    }
+
+    #[test]
+    fn names_of_a_file_stay_on_one_line() {
+        let said = pick(&["r.np\n\u{1b}[2J".into()], Some("r")).unwrap_err();
+        assert_eq!(
+            said.to_string(),
+            r"no array `r`, the file has r.np\n\u{1b}[2J"
+        );
     }
 
     /// A small file of zeros does not fill the memory; an array as large that is stored as it is may.

@@ -40,7 +40,7 @@ pub struct Step {
 pub type OnStep<'a> = &'a mut dyn FnMut(&Step) -> Result<()>;
 
 /// The rows of a step with their loss.
-type Drawn = (Vec<Episode>, Box<dyn TokenObjective>);
+pub(super) type Drawn = (Vec<Episode>, Box<dyn TokenObjective>);
 /// Draws a step from the numbers of its items.
 type Draw<'a> = Box<dyn FnMut(&[usize]) -> Result<Drawn> + 'a>;
 
@@ -145,7 +145,7 @@ impl<'a> Fit<'a> {
         seeds: &SeedTree,
     ) -> Result<Self> {
         loss.get().check()?;
-        let mut known = ReferenceScores(vec![None; pairs.len()]);
+        let mut known = ReferenceScores::new(2 * pairs.len());
         let draw = move |items: &[usize]| -> Result<Drawn> {
             let loss = loss.get();
             let mut batch = interleave(pairs, items);
@@ -153,7 +153,8 @@ impl<'a> Fit<'a> {
             let more = loss.more_rows(&batch);
             let mut offsets = vec![0.0; batch.len() + more.len()];
             if loss.reads_reference() {
-                offsets = known.of(reference, pairs, items)?;
+                let rows: Vec<usize> = items.iter().flat_map(|k| [2 * k, 2 * k + 1]).collect();
+                offsets = known.of(reference, &batch, &rows)?;
                 if !more.is_empty() {
                     offsets.extend(log_probs(reference, &more)?.row_sums());
                 }
@@ -183,7 +184,7 @@ impl<'a> Fit<'a> {
         Self::new(pairs.len(), config, seeds, Box::new(draw))
     }
 
-    fn new(
+    pub(super) fn new(
         items: usize,
         config: &Checked<FitConfig>,
         seeds: &SeedTree,
@@ -361,27 +362,34 @@ pub fn fit_pairs(
     Fit::pairs(reference, pairs, how, config, seeds)?.run(learner, steps, on_step)
 }
 
-/// log π_ref(y^w|x) and log π_ref(y^l|x) per pair. π_ref never moves, so a pair is scored in its first epoch only.
-struct ReferenceScores(Vec<Option<[f64; 2]>>);
+/// log π_ref(y|x) of every row of the data. π_ref never moves, so a row is scored in its first epoch only.
+pub(super) struct ReferenceScores(Vec<Option<f64>>);
 
 impl ReferenceScores {
-    /// Winner, loser, winner, loser, … of some pairs.
-    fn of(
+    pub(super) fn new(rows: usize) -> Self {
+        Self(vec![None; rows])
+    }
+
+    /// Those of a batch, whose rows have these numbers in the data.
+    pub(super) fn of(
         &mut self,
         reference: &dyn TokenScorer,
-        pairs: &[Pair],
-        items: &[usize],
+        batch: &[Episode],
+        rows: &[usize],
     ) -> Result<Vec<f64>> {
-        let unknown = |k: &usize| self.0[*k].is_none();
-        let new: Vec<_> = items.iter().copied().filter(unknown).collect();
+        let new = |(row, episode): (&usize, &Episode)| match self.0[*row] {
+            None => Some((*row, episode.clone())),
+            Some(_) => None,
+        };
+        let (new, episodes): (Vec<_>, Vec<_>) = rows.iter().zip(batch).filter_map(new).unzip();
         if !new.is_empty() {
-            let sums = log_probs(reference, &interleave(pairs, &new))?.row_sums();
-            for (&k, s) in new.iter().zip(sums.chunks_exact(2)) {
-                self.0[k] = Some([s[0], s[1]]);
+            let sums = log_probs(reference, &episodes)?.row_sums();
+            for (row, sum) in new.into_iter().zip(sums) {
+                self.0[row] = Some(sum);
             }
         }
-        let both = |&k: &usize| self.0[k].expect("scored above");
-        Ok(items.iter().flat_map(both).collect())
+        let known = |row: &usize| self.0[*row].expect("scored above");
+        Ok(rows.iter().map(known).collect())
     }
 }
 

@@ -100,7 +100,7 @@ pub struct FitConfig {
     pub learning_rate: f64,
     /// Not stated; constant.
     pub schedule: Schedule,
-    /// Demonstrations or pairs per step, ≥ 1. The last batch of an epoch may be smaller.
+    /// Demonstrations, pairs or labelled replies per step, ≥ 1. The last batch of an epoch may be smaller.
     pub batch_size: usize,
     /// Passes over the data, ≥ 1, each in an order of its own.
     pub epochs: usize,

@@ -64,6 +64,7 @@ mod config;
 mod critic;
 mod fit;
 mod fit_config;
+mod labelled;
 #[cfg(feature = "serde")]
 mod off;
 mod ppo;
@@ -78,6 +79,7 @@ pub use config::{Advantage, KlPlacement, PolicyLoss, PpoConfig, RtoConfig, White
 pub use critic::{Critic, CriticSlot, NoCritic};
 pub use fit::{Fit, OnStep, Pair, Step, dpo, fit_pairs, fit_reward, fit_steps, sft};
 pub use fit_config::{Checked, DpoConfig, FitConfig, Schedule};
+pub use labelled::{Labelled, fit_label_reward, fit_unpaired};
 pub use ppo::{Iteration, PpoRun, PpoState};
 pub use report::IterationReport;
 pub use rto::{Rto, RtoInput, RtoOutput, RtoState, RtoStep, rto};

@@ -8,7 +8,8 @@
 //! | [`BradleyTerry`] | DPO (4.4)/(C.4), reward fitting (2.2), cDPO, R-DPO, SimPO, IPO |
 //! | [`Tdpo`] | TDPO1 and TDPO2 |
 //! | [`PairLoss`] | any loss of pairs; those that files can name are [`DpoLoss`] |
-//! | [`Unpaired`] | KTO; outcome cross-entropy of an implicit reward |
+//! | [`UnpairedLoss`] | any loss of single responses with a label: KTO |
+//! | [`Unpaired`] | KTO at a given reference point; cross-entropy of outcomes under an implicit reward, of labels under a reward model |
 //! | [`PpoClip`] | PPO, RTO, REINFORCE++, GRPO and its kin, by their [advantages](crate::advantage) and their [`Ratio`] |
 //! | [`ValueLoss`] | the critic |
 //! | [`Sum`] | policy and critic on one trunk |
@@ -58,7 +59,7 @@ pub use preference::{BradleyTerry, Readout};
 pub use sum::Sum;
 pub use surrogate::{Ratio, Surrogate};
 pub use tdpo::Tdpo;
-pub use unpaired::{Unpaired, kto_reference_point};
+pub use unpaired::{Unpaired, UnpairedLoss, kto_reference_point};
 pub use value::ValueLoss;
 
 use crate::seq::{Episode, check_batch};

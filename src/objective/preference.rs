@@ -19,7 +19,7 @@ pub enum Readout {
 }
 
 impl Readout {
-    fn read(self, row: &[f64]) -> f64 {
+    pub(super) fn read(self, row: &[f64]) -> f64 {
         match self {
             Self::Sum => row.iter().sum(),
             Self::Mean => row.iter().sum::<f64>() / row.len() as f64,
@@ -27,7 +27,7 @@ impl Readout {
         }
     }
 
-    fn pull_back(self, g: f64, row: &mut [f64]) {
+    pub(super) fn pull_back(self, g: f64, row: &mut [f64]) {
         let n = row.len();
         match self {
             Self::Sum => row.iter_mut().for_each(|v| *v += g),

@@ -2,11 +2,40 @@
 
 use std::ops::Range;
 
-use super::preference::{check_rows, logistic};
+use super::preference::{Readout, check_rows, logistic};
 use super::single_rows;
 use crate::numerics::sigmoid;
 use crate::seq::{Channel, Episode, PerToken, TokenObjective, check_batch};
 use crate::{Error, Result};
+
+/// A loss of single responses of which each is wanted or not, for [`fit_unpaired`](crate::algorithm2::fit_unpaired).
+pub trait UnpairedLoss {
+    /// The loss of a batch of rows (x, y), one for each label, then those of [`UnpairedLoss::more_rows`]. `reference` holds
+    /// log π_ref(y|x) of every row, β > 0 is that of the fit.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of β, the batch or a parameter of the loss; [`Error::Shape`]; [`Error::NonFinite`].
+    fn objective(
+        &self,
+        batch: &[Episode],
+        desirable: &[bool],
+        reference: &[f64],
+        beta: f64,
+    ) -> Result<Box<dyn TokenObjective>>;
+
+    /// Rows behind those with a label, which the loss reads and never trains on: KTO's prompts with replies to other prompts.
+    fn more_rows(&self, _labelled: &[Episode]) -> Vec<Episode> {
+        Vec::new()
+    }
+
+    /// Refuses parameters out of their range.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the parameter.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Form {
@@ -17,10 +46,12 @@ enum Form {
 }
 
 /// KTO (Ethayarajh et al., 2024), PRIME (Cui et al., 2025): ℒ = (1/B) Σ_i ℓ(r_i, label_i) with r_i = log π(y_i|x_i) − log
-/// π_ref(y_i|x_i).
+/// π_ref(y_i|x_i), or the reward of [`Unpaired::reward`].
 #[derive(Debug, Clone)]
 pub struct Unpaired {
     groups: Vec<Range<usize>>,
+    channel: [Channel; 1],
+    readout: Readout,
     reference: Vec<f64>,
     labels: Vec<f64>,
     beta: f64,
@@ -43,6 +74,8 @@ impl Unpaired {
         check_rows("labels", batch.len(), &labels)?;
         Ok(Self {
             groups: single_rows(batch.len()),
+            channel: [Channel::LogProb],
+            readout: Readout::Sum,
             reference: reference.to_vec(),
             labels,
             beta,
@@ -96,6 +129,21 @@ impl Unpaired {
             Form::CrossEntropy,
         )
     }
+
+    /// A reward model of labels: −y log σ(r(x, y)) − (1−y) log σ(−r(x, y)), the logistic regression of a binary label on a reward. Its r
+    /// is the log-odds that a reply is wanted, where (2.2) finds r up to a constant of each prompt.
+    ///
+    /// # Errors
+    /// Those of [`Unpaired::outcome`].
+    pub fn reward(batch: &[Episode], readout: Readout, desirable: &[bool]) -> Result<Self> {
+        let outcomes: Vec<f64> = desirable.iter().map(|d| f64::from(u8::from(*d))).collect();
+        let it = Self::outcome(batch, &vec![0.0; batch.len()], &outcomes, 1.0)?;
+        Ok(Self {
+            channel: [Channel::Reward],
+            readout,
+            ..it
+        })
+    }
 }
 
 /// max(0, mean log-ratio): KTO's estimate of KL(π ‖ π_ref) from log-ratios of prompts with *other* prompts' responses.
@@ -109,12 +157,13 @@ impl TokenObjective for Unpaired {
     }
 
     fn channels(&self) -> &[Channel] {
-        &[Channel::LogProb]
+        &self.channel
     }
 
     fn loss_grad(&self, i: usize, scores: &PerToken, grad: &mut PerToken) -> f64 {
         let n = self.groups.len() as f64;
-        let r = scores.row(Channel::LogProb, i).iter().sum::<f64>() - self.reference[i];
+        let [channel] = self.channel;
+        let r = self.readout.read(scores.row(channel, i)) - self.reference[i];
         let (loss, slope) = match self.form {
             Form::CrossEntropy => {
                 let (loss, slope) = logistic(self.beta * r, self.labels[i]);
@@ -130,10 +179,7 @@ impl TokenObjective for Unpaired {
                 (weight * sigmoid(-t), slope)
             }
         };
-        let g = slope / n;
-        grad.row_mut(Channel::LogProb, i)
-            .iter_mut()
-            .for_each(|v| *v += g);
+        self.readout.pull_back(slope / n, grad.row_mut(channel, i));
         loss / n
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
-use super::{ASSISTANT, HUMAN, Pair, Place, Prompt, at};
+use super::{ASSISTANT, HUMAN, Labelled, Pair, Place, Prompt, at};
 use crate::Result;
 
 /// A defect. A record with several is counted under each and removed under the first that is on, in this order.
@@ -196,6 +196,50 @@ pub fn clean_pairs(pairs: Vec<Pair>, options: &CleanOptions) -> Result<(Vec<Pair
     })
 }
 
+/// Counts the defects of labelled replies and removes those whose rule is on. The order is kept. A reply that is there again with the other
+/// label is a duplicate of neither.
+///
+/// # Errors
+/// Those of [`clean_pairs`].
+pub fn clean_labelled(
+    items: Vec<Labelled>,
+    options: &CleanOptions,
+) -> Result<(Vec<Labelled>, Report)> {
+    let mut seen = HashSet::new();
+    let place = |item: &Labelled| item.place.clone();
+    clean(items, options, place, |item, lengths| {
+        let mut found = Vec::new();
+        let reply = item.completion.trim();
+        let tests = [
+            (Rule::EmptyPrompt, item.prompt.trim().is_empty()),
+            (Rule::EmptyReply, reply.is_empty()),
+            (
+                Rule::HumanInReply,
+                item.prompt.ends_with(ASSISTANT) && speaks_as_human(reply),
+            ),
+        ];
+        found.extend(
+            tests
+                .iter()
+                .filter(|(_, holds)| *holds)
+                .map(|(rule, _)| *rule),
+        );
+        if !seen.insert((item.prompt.clone(), item.completion.clone(), item.desirable)) {
+            found.push(Rule::Duplicate);
+        }
+        if let Some(limit) = lengths {
+            let (x, y) = (
+                (limit.tokens)(&item.prompt)?,
+                (limit.tokens)(&item.completion)?,
+            );
+            if x > limit.prompt || y > limit.reply || x + y > limit.total {
+                found.push(Rule::Overlong);
+            }
+        }
+        Ok(found)
+    })
+}
+
 /// Counts the defects of prompts and removes those whose rule is on: blank, duplicate, overlong. The order is kept.
 ///
 /// # Errors
@@ -226,8 +270,6 @@ pub fn clean_prompts(
 
 fn defects_of_text(pair: &Pair) -> Vec<Rule> {
     let (chosen, rejected) = (pair.chosen.trim(), pair.rejected.trim());
-    let human = HUMAN.trim_start_matches('\n');
-    let speaks = |reply: &str| reply.contains(HUMAN) || reply.starts_with(human);
     let tests = [
         (Rule::EmptyPrompt, pair.prompt.trim().is_empty()),
         (Rule::DivergingHistories, pair.rejected_prompt.is_some()),
@@ -235,11 +277,17 @@ fn defects_of_text(pair: &Pair) -> Vec<Rule> {
         (Rule::IdenticalPair, chosen == rejected),
         (
             Rule::HumanInReply,
-            pair.prompt.ends_with(ASSISTANT) && (speaks(chosen) || speaks(rejected)),
+            pair.prompt.ends_with(ASSISTANT)
+                && (speaks_as_human(chosen) || speaks_as_human(rejected)),
         ),
     ];
     let holds = tests.into_iter().filter(|(_, holds)| *holds);
     holds.map(|(rule, _)| rule).collect()
+}
+
+/// Whether a reply has, or starts with, a turn of the user.
+fn speaks_as_human(reply: &str) -> bool {
+    reply.contains(HUMAN) || reply.starts_with(HUMAN.trim_start_matches('\n'))
 }
 
 fn clean<T>(

@@ -64,14 +64,13 @@ impl Jinja {
     /// The text of a conversation.
     pub(super) fn render(
         &self,
-        messages: Vec<Vec<(&str, String)>>,
+        messages: Vec<Value>,
         add_generation_prompt: bool,
     ) -> Result<String, String> {
-        let message = |m: Vec<(&str, String)>| m.into_iter().collect::<Value>();
         let special = self.special.iter();
         let special = special.map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
         let given = [
-            ("messages", messages.into_iter().map(message).collect()),
+            ("messages", messages.into()),
             ("add_generation_prompt", add_generation_prompt.into()),
             ("tools", ().into()),
             ("documents", ().into()),

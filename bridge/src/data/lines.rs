@@ -4,15 +4,11 @@ use std::io::{BufRead, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use super::open::{LONGEST, Source, open};
+use super::value::{Record, Value};
 use super::{Place, Unit, at, in_file};
 use crate::Result;
 use crate::json::{self, NotFinite};
-
-/// The columns of one record.
-pub(super) type Record = Map<String, Value>;
 
 /// A record, or why there is none where one should be.
 pub(super) type Found = std::result::Result<Record, String>;

@@ -1,8 +1,7 @@
 //! Lists of messages, as OpenAI's and ShareGPT's formats write them.
 
-use serde_json::Value;
-
 use super::record::{kind_of, wrong_kind};
+use super::value::{Record, Value};
 use super::{Message, Place, at};
 use crate::Result;
 
@@ -17,7 +16,8 @@ pub(super) fn is_conversation(value: &Value) -> bool {
     }
 }
 
-/// The messages of a column: `{"role", "content"}`, or ShareGPT's `{"from", "value"}`; a content is a text or a list of parts that are texts.
+/// The messages of a column: `{"role", "content"}`, or ShareGPT's `{"from", "value"}`; a content is a text or a list of parts that are
+/// texts. Other keys are kept for templates; those without a value are left out, as `transformers` does.
 pub(super) fn messages(value: &Value, name: &str, place: &Place) -> Result<Vec<Message>> {
     let list = match value {
         Value::Array(list) => &list[..],
@@ -31,20 +31,68 @@ pub(super) fn messages(value: &Value, name: &str, place: &Place) -> Result<Vec<M
 }
 
 fn message(item: &Value) -> std::result::Result<Message, String> {
-    let either = |key: &str, other: &str| {
-        let value = item.get(key).filter(|v| !v.is_null());
-        value.or_else(|| item.get(other))
-    };
-    let role = either("role", "from").and_then(Value::as_str);
-    let (Some(role), Some(content)) = (role, either("content", "value")) else {
+    let unusable = || {
         let found: String = item.to_string().chars().take(80).collect();
         let want = r#"{"role": text, "content": text}"#;
-        return Err(format!("found {found}, expected {want}"));
+        format!("found {found}, expected {want}")
     };
+    let Value::Object(object) = item else {
+        return Err(unusable());
+    };
+    let either = |key, other| match object.get(key) {
+        Some(value) if !value.is_null() => Some((key, value)),
+        _ => object.get(other).map(|value| (other, value)),
+    };
+    let named = either("role", "from");
+    let said = either("content", "value");
+    let Some((role_key, role)) = named.and_then(|(key, role)| Some((key, role.as_str()?))) else {
+        return Err(unusable());
+    };
+    let role = usual(role).to_string();
+    // A turn may be calls of tools and no words.
+    let calls = object.get("tool_calls").is_some_and(|v| !v.is_null());
+    let content = match said {
+        Some((_, content)) => text_of(content)?,
+        None if calls => String::new(),
+        None => return Err(unusable()),
+    };
+    let said_key = said.map(|(key, _)| key);
+    let named_here = |key: &str| {
+        if key == role_key {
+            "role"
+        } else if said_key == Some(key) {
+            "content"
+        } else {
+            ""
+        }
+    };
+    let mut keys = Record::new();
+    for (key, value) in object.iter().filter(|(_, value)| !value.is_null()) {
+        let (name, value) = match named_here(key) {
+            "role" => ("role", Value::String(role.clone())),
+            "content" => ("content", Value::String(content.clone())),
+            _ => (key.as_str(), value.clone()),
+        };
+        keys.insert(name.into(), value);
+    }
     Ok(Message {
-        role: usual(role).into(),
-        content: text_of(content)?,
+        role,
+        content,
+        keys: with_reasoning(keys),
     })
+}
+
+/// A message with its reasoning under the names that templates read it by, whichever of them it has, as `transformers` gives it to
+/// them: `thinking` first, `reasoning_content` where it stands or last.
+fn with_reasoning(keys: Record) -> Record {
+    const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+    let Some(reasoning) = NAMES.iter().find_map(|name| keys.get(*name)).cloned() else {
+        return keys;
+    };
+    let mut all = Record::from_iter([("thinking".to_string(), reasoning.clone())]);
+    all.extend(keys);
+    all.insert("reasoning_content".into(), reasoning);
+    all
 }
 
 /// The name that templates know for a role of ShareGPT's formats.

@@ -2,9 +2,9 @@
 //!
 //! | step | items |
 //! |---|---|
-//! | read | [`read_pairs`], [`read_prompts`], [`read_labelled`]: JSON lines and arrays, plain or packed by gzip, zstd or bzip2, and Parquet, told apart by their first bytes |
+//! | read | [`read_pairs`], [`read_prompts`], [`read_labelled`], [`read_feedback`]: JSON lines and arrays, plain or packed by gzip, zstd or bzip2, and Parquet, told apart by their first bytes |
 //! | turn conversations into text | [`ChatTemplate`]: HH-RLHF's own form, or the template of a `tokenizer_config.json` |
-//! | clean | [`clean_pairs`], [`clean_prompts`]: named [`Rule`]s, each counted in a [`Report`] and each optional |
+//! | clean | [`clean_pairs`], [`clean_labelled`], [`clean_prompts`]: named [`Rule`]s, each counted in a [`Report`] and each optional |
 //! | split | [`Split`]: by a hash of the prompt, so that no prompt lands in two parts |
 //! | deal out | [`roles`]: training, evaluation, and a third that trains the oracle alone |
 //! | order | [`shuffled`]: a permutation that depends on seed and epoch alone |
@@ -37,16 +37,19 @@ mod record;
 mod roles;
 mod split;
 mod template;
+mod value;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use clean::{CleanOptions, Lengths, Report, Rule, RuleCount, clean_pairs, clean_prompts};
+pub use clean::{
+    CleanOptions, Lengths, Report, Rule, RuleCount, clean_labelled, clean_pairs, clean_prompts,
+};
 pub use hh::{ASSISTANT, HUMAN, first_turn, split_reply};
 pub use read::{
-    Columns, Layout, ReadOptions, ReadReport, read_labelled, read_pairs, read_pairs_with_report,
-    read_prompts,
+    Columns, Feedback, Layout, ReadOptions, ReadReport, read_feedback, read_labelled, read_pairs,
+    read_pairs_with_report, read_prompts,
 };
 pub use roles::{Roles, roles};
 pub use split::{Split, SplitKey, shuffled};
@@ -106,7 +109,7 @@ pub struct Pair {
 }
 
 /// (x, y, label): a prompt, a reply, and whether people wanted it: what KTO and other unpaired losses learn from
-/// ([`rto::objective::Unpaired`]).
+/// ([`rto::objective::UnpairedLoss`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {
     /// x.

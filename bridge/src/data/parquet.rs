@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
-use serde_json::Value;
 
 use super::lines::Found;
 use super::open::LONGEST;
+use super::value::Value;
 use super::{Place, Unit, at, in_file};
 use crate::{Result, guard};
 
@@ -79,10 +79,10 @@ fn value(field: &Field) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Bool(b) => Value::Bool(*b),
-        Field::Byte(i) => Value::from(*i),
-        Field::Short(i) => Value::from(*i),
-        Field::Int(i) => Value::from(*i),
-        Field::Long(i) => Value::from(*i),
+        Field::Byte(i) => Value::Number((*i).into()),
+        Field::Short(i) => Value::Number((*i).into()),
+        Field::Int(i) => Value::Number((*i).into()),
+        Field::Long(i) => Value::Number((*i).into()),
         Field::Str(s) => Value::String(s.clone()),
         // Writers that do not annotate a text column leave bytes.
         Field::Bytes(b) => match b.as_utf8() {
@@ -93,7 +93,7 @@ fn value(field: &Field) -> Value {
             let column = |(name, field): (&String, &Field)| (name.clone(), value(field));
             Value::Object(row.get_column_iter().map(column).collect())
         }
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
         other => Value::String(other.to_string()),
     }
 }

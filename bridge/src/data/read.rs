@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
-use super::lines::{Found, Record, for_each_record};
+use super::lines::{Found, for_each_record};
 use super::record::{Reading, Side, layout_of, names};
+use super::value::Record;
 use super::{ChatTemplate, Labelled, Pair, Place, Prompt, at, in_file};
 use crate::{Error, Result};
 
@@ -128,7 +129,7 @@ pub fn read_pairs_with_report<P: AsRef<Path>>(
         let sides = records(path, options, &mut report, |record, place| {
             if !record.contains_key(&columns.chosen) && record.contains_key(&columns.label) {
                 let why = format!(
-                    "unpaired data ({}): expected pairs ({} and {}); DPO and a reward model learn from pairs, read_labelled reads these",
+                    "unpaired data ({}): expected pairs ({} and {}); read_labelled reads these",
                     names(record),
                     columns.chosen,
                     columns.rejected
@@ -219,6 +220,32 @@ pub fn read_labelled<P: AsRef<Path>>(
     Ok((items, report))
 }
 
+/// What people said of replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feedback {
+    /// Which of two is better.
+    Pairs(Vec<Pair>),
+    /// Whether one is wanted.
+    Labels(Vec<Labelled>),
+}
+
+/// Pairs, or labelled replies where the first file has those.
+///
+/// # Errors
+/// Those of [`read_pairs`].
+pub fn read_feedback<P: AsRef<Path>>(
+    paths: &[P],
+    options: &ReadOptions,
+) -> Result<(Feedback, ReadReport)> {
+    let first = paths
+        .first()
+        .map(|path| is_labelled(path.as_ref(), options));
+    match first.transpose()? {
+        Some(true) => read_labelled(paths, options).map(|(all, r)| (Feedback::Labels(all), r)),
+        _ => read_pairs_with_report(paths, options).map(|(all, r)| (Feedback::Pairs(all), r)),
+    }
+}
+
 /// The prompts of some files, in order: a prompt column, or the prompts of preference records.
 ///
 /// # Errors
@@ -247,15 +274,26 @@ fn reading(options: &ReadOptions, layout: Layout) -> Reading<'_> {
 
 /// Whether the first readable record of a file is a pair.
 fn is_paired(path: &Path, options: &ReadOptions) -> Result<bool> {
-    let mut paired = None;
+    first_record(path, |record| record.contains_key(&options.columns.chosen))
+}
+
+/// Whether the first readable record of a file is a labelled reply.
+fn is_labelled(path: &Path, options: &ReadOptions) -> Result<bool> {
+    let Columns { chosen, label, .. } = &options.columns;
+    first_record(path, |r| r.contains_key(label) && !r.contains_key(chosen))
+}
+
+/// What is true of the first readable record of a file; nothing is where there is none.
+fn first_record(path: &Path, is: impl Fn(&Record) -> bool) -> Result<bool> {
+    let mut found = None;
     let stop = || in_file(path, "");
-    let end = for_each_record(path, &mut |_, found: Found| {
-        let Ok(record) = found else { return Ok(()) };
-        paired = Some(record.contains_key(&options.columns.chosen));
+    let end = for_each_record(path, &mut |_, record: Found| {
+        let Ok(record) = record else { return Ok(()) };
+        found = Some(is(&record));
         Err(stop())
     });
-    match paired {
-        Some(paired) => Ok(paired),
+    match found {
+        Some(found) => Ok(found),
         None => end.map(|()| false),
     }
 }

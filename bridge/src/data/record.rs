@@ -1,10 +1,8 @@
 //! One record as a pair, a labelled reply or a prompt.
 
-use serde_json::Value;
-
-use super::lines::Record;
 use super::messages::{is_conversation, messages};
 use super::read::{Columns, Layout};
+use super::value::{Record, Value};
 use super::{ASSISTANT, ChatTemplate, Message, Place, Prompt, at, split_reply};
 use crate::Result;
 
@@ -234,10 +232,7 @@ impl Reading<'_> {
 }
 
 fn of(role: &str, content: &str) -> Message {
-    Message {
-        role: role.into(),
-        content: content.into(),
-    }
+    Message::new(role, content)
 }
 
 /// The system message that a column adds in front of a conversation.
@@ -251,7 +246,11 @@ fn instruction(system: Option<String>, first: Option<&Message>) -> Option<Messag
 fn overlap(prompt: &[Message], said: &[Message]) -> usize {
     let same = |a: &[Message], b: &[Message]| {
         let mut both = a.iter().zip(b);
-        both.all(|(a, b)| a.role == b.role && a.content.trim() == b.content.trim())
+        both.all(|(a, b)| {
+            a.role == b.role
+                && a.content.trim() == b.content.trim()
+                && a.tool_calls() == b.tool_calls()
+        })
     };
     let n = prompt.len();
     if n > 0 && said.windows(n).any(|run| same(prompt, run)) {
@@ -306,7 +305,11 @@ fn column<'a>(
 
 /// The columns of a record, for messages.
 pub(super) fn names(record: &Record) -> String {
-    let mut found: Vec<&str> = record.keys().map(String::as_str).collect();
+    // A damaged file has names of several lines.
+    let mut found: Vec<String> = record
+        .keys()
+        .map(|k| k.escape_debug().to_string())
+        .collect();
     found.sort_unstable();
     match found.is_empty() {
         true => "none".into(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::jinja::Jinja;
+use super::value::{self, Record};
 use super::{ASSISTANT, HUMAN, Place, at, in_file};
 use crate::{Result, gguf, tokenizer};
 
@@ -14,8 +15,32 @@ use crate::{Result, gguf, tokenizer};
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What is said.
+    /// What is said; empty where a turn is calls of tools alone.
     pub content: String,
+    /// What a template is given: all keys of the message as the file writes them, in its order, `role` and `content` under these names.
+    pub(super) keys: Record,
+}
+
+impl Message {
+    /// A message of a role and its words.
+    pub fn new(role: &str, content: &str) -> Self {
+        let text = |text: &str| value::Value::String(text.into());
+        let keys = [
+            ("role".to_string(), text(role)),
+            ("content".to_string(), text(content)),
+        ];
+        Self {
+            role: role.into(),
+            content: content.into(),
+            keys: keys.into_iter().collect(),
+        }
+    }
+
+    /// Calls of tools, where there are some.
+    pub(super) fn tool_calls(&self) -> Option<&value::Value> {
+        let calls = self.keys.get("tool_calls");
+        calls.filter(|v| !v.is_null() && **v != value::Value::Array(Vec::new()))
+    }
 }
 
 /// How messages become the text a model reads.
@@ -86,10 +111,11 @@ impl ChatTemplate {
             return Ok(Default::default());
         };
         let prompt = self.render(history, true, place)?;
-        if last.content.trim().is_empty() {
+        if last.content.trim().is_empty() && last.tool_calls().is_none() {
             return Ok((prompt, String::new()));
         }
         if let Self::HhRlhf = self {
+            hh(messages, false, place)?;
             return Ok((prompt, format!(" {}", last.content)));
         }
         let whole = self.render(messages, false, place)?;
@@ -112,11 +138,10 @@ impl ChatTemplate {
             Self::HhRlhf => hh(messages, open, place),
             Self::Unusable(why) => Err(at(place, why.to_string())),
             Self::Jinja(jinja) => {
-                let message = |m: &'_ Message| -> Vec<(&'static str, String)> {
-                    vec![("role", m.role.clone()), ("content", m.content.clone())]
-                };
-                let messages = messages.iter().map(message).collect();
-                jinja.render(messages, open).map_err(|why| at(place, why))
+                let messages = messages.iter().map(|m| value::for_template(&m.keys));
+                jinja
+                    .render(messages.collect(), open)
+                    .map_err(|why| at(place, why))
             }
         }
     }
@@ -188,7 +213,11 @@ fn template_in<'a>(value: &'a Value, file: &Path) -> Result<Option<&'a str>> {
         Value::String(source) => return Ok(Some(source)),
         Value::Array(list) => list,
         other => {
-            let found = super::record::kind_of(other);
+            let found = match other {
+                Value::Bool(_) => "a boolean",
+                Value::Number(_) => "a number",
+                _ => "an object",
+            };
             let why = format!(
                 "chat_template: found {found}, expected a text or a list of named templates"
             );
@@ -212,6 +241,12 @@ fn hh(messages: &[Message], open: bool, place: &Place) -> Result<String> {
     let mut text = String::new();
     for (i, message) in messages.iter().enumerate() {
         let content = &message.content;
+        if message.tool_calls().is_some() {
+            let why = format!(
+                "message {i}: found tool_calls, which \"Human: …\", \"Assistant: …\" cannot write; give a model with a chat template"
+            );
+            return Err(at(place, why));
+        }
         match message.role.as_str() {
             "user" => text.extend([HUMAN, " ", content]),
             "assistant" => text.extend([ASSISTANT, " ", content]),

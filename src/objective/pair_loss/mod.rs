@@ -25,13 +25,14 @@ pub use dpo::{CDpo, Dpo, RDpo};
 pub use dpop::Dpop;
 pub use hinge::Hinge;
 pub use ipo::Ipo;
-pub use kto::Kto;
+pub use kto::{Kto, ReferencePoint};
 pub use robust::Robust;
 pub use rpo::Rpo;
 pub use sequence::{PairSlopes, PairSums, SequencePairs};
 pub use simpo::SimPo;
 pub use tdpo::{Tdpo1, Tdpo2};
 
+use super::UnpairedLoss;
 use crate::Result;
 use crate::seq::{Channel, Episode, TokenObjective};
 
@@ -67,6 +68,11 @@ pub trait PairLoss {
     /// How many of the rows of a batch are those of pairs.
     fn pair_rows(&self, rows: usize) -> usize {
         rows
+    }
+
+    /// The same loss of single responses with a label, where it has that form.
+    fn unpaired(&self) -> Option<&dyn UnpairedLoss> {
+        None
     }
 
     /// Refuses parameters out of their range.
