@@ -291,6 +291,17 @@ class Cases:
         need(said, f"nothing is said of the reward model: {done.stdout}")
         return f"{n} rewards {far:.1e} from transformers; said: {'; '.join(w.split(': ', 1)[-1] for w in said)}"
 
+    def own_oracles(self, name):
+        """The reward models of the cases on other data: how a reply is read must not depend on its layout."""
+        said, wanted = [], ["conversation_longer", "ultrafeedback_nan"]
+        for layout, data, _, _ in self.layouts():
+            if layout in wanted:
+                file = self.scratch / f"oracle-{layout}.jsonl"
+                file.write_text(data)
+                said += [f"{oracle}, {layout}: {self.oracle(oracle, file).split(';')[0]}" for oracle in ["oracle_pad_is_eos", "oracle_lmhead_left"]]
+        need(len(said) == 2 * len(wanted), f"{len(said)} runs")
+        return "; ".join(said)
+
     def base(self, name):
         far, n = self.texts(name)
         need(far < NEAR, f"log-probabilities are {far:.1e} apart")
@@ -315,6 +326,7 @@ class Cases:
         yield "base_NX", self.base
         yield "data of our own", self.own_data
         yield "templates of our own", self.own_templates
+        yield "oracles of our own", self.own_oracles
 
 
 def zstd(data):

@@ -340,16 +340,18 @@ fn templates_write_what_transformers_writes() {
         let (config, _) = checkpoint::read_config(&folder).unwrap();
         let tokenizer = Tokenizer::load(&folder, &config).unwrap();
         for chat in case["chats"].as_array().unwrap() {
-            let message = |m: &Value| json!({"role": m[0], "content": m[1]});
-            let messages: Vec<Value> = chat["chat"]
+            // As a file writes them, in the order in which the templates were given them.
+            let message = |m: &Value| format!("{{\"role\": {}, \"content\": {}}}", m[0], m[1]);
+            let messages: Vec<String> = chat["chat"]
                 .as_array()
                 .unwrap()
                 .iter()
                 .map(message)
                 .collect();
-            let record = json!({"chosen": messages, "rejected": messages});
+            let all = messages.join(", ");
+            let record = format!("{{\"chosen\": [{all}], \"rejected\": [{all}]}}");
             let file = folder.join("chat.jsonl");
-            std::fs::write(&file, record.to_string()).unwrap();
+            std::fs::write(&file, record).unwrap();
             let options = ReadOptions {
                 template: template.clone(),
                 ..ReadOptions::default()
@@ -365,9 +367,10 @@ fn templates_write_what_transformers_writes() {
                 continue;
             }
             let text = |key: &str| chat[key].as_str().unwrap();
-            let opened = |messages: &[Value]| {
+            let opened = |messages: &[String]| {
                 let file = folder.join("prompts.jsonl");
-                std::fs::write(&file, json!({"prompt": messages}).to_string()).unwrap();
+                std::fs::write(&file, format!("{{\"prompt\": [{}]}}", messages.join(", ")))
+                    .unwrap();
                 data::read_prompts(&[&file], &options).unwrap().remove(0)
             };
             assert_eq!(

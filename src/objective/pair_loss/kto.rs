@@ -10,7 +10,7 @@ use crate::objective::{UnpairedLoss, kto_reference_point, pairs};
 use crate::seq::{Channel, Episode, PerToken, TokenObjective, check_batch};
 use crate::{Error, Result};
 
-/// (7), (8) of Ethayarajh et al. (2024): The point z₀ that a reply's log-ratio is compared with. It gets no gradient.
+/// Ethayarajh et al. (2024): The point z₀ that a reply's log-ratio is compared with. It gets no gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -22,7 +22,7 @@ pub enum ReferencePoint {
     /// batch, in a cycle, whose prompt is not x_i, and z₀ = 0 where there is none. Of pairs it is the next pair's winner, whatever its
     /// prompt, and z₀ = 0 for a single pair.
     ///
-    /// TRL pairs prompts with one another's replies once, in the order of the file, whether or not neighbours share their prompt.
+    /// TRL makes such rows once, before it trains, from neighbours in the order of the file, whether or not they share their prompt.
     #[default]
     Mismatched,
     /// A number ≥ 0. At 0 the loss is that of APO-zero in its unpaired form (D'Oosterlinck et al., 2024).
