@@ -549,7 +549,8 @@ fn losses(value: Option<&Value>) -> Result<Vec<(String, Formula)>> {
         if DEFAULT_METHODS.iter().any(|(taken, _)| taken == name) {
             bail!("losses.{name}: the name of a method, expected another one");
         }
-        let formula = Formula::parse(text).with_context(|| format!("losses.{name}"))?;
+        let formula =
+            Formula::parse(text).with_context(|| format!("losses.{}", name.escape_debug()))?;
         all.push((name.clone(), formula));
     }
     Ok(all)
@@ -559,7 +560,11 @@ fn losses(value: Option<&Value>) -> Result<Vec<(String, Formula)>> {
 fn known(fields: &Map<String, Value>, keys: &[&str]) -> Result<()> {
     match fields.keys().find(|key| !keys.contains(&key.as_str())) {
         None => Ok(()),
-        Some(key) => bail!("{key}: unknown key, expected one of {}", keys.join(", ")),
+        Some(key) => bail!(
+            "{}: unknown key, expected one of {}",
+            key.escape_debug(),
+            keys.join(", ")
+        ),
     }
 }
 

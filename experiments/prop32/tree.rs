@@ -90,7 +90,8 @@ fn unknown(key: &str) -> String {
         format!("; did you mean {}?", close.join(" or "))
     };
     format!(
-        "{key}: unknown key, expected one of {}{meant}",
+        "{}: unknown key, expected one of {}{meant}",
+        key.escape_debug(),
         KEYS.join(", ")
     )
 }

@@ -177,7 +177,7 @@ impl Fields {
         } else {
             format!("; did you mean {}?", close.join(" or "))
         };
-        let place = self.place(key);
+        let place = self.place(&key.escape_debug().to_string());
         bail!(
             "{place}: unknown key, expected one of {}{meant}",
             known.join(", ")
