@@ -106,7 +106,7 @@ fn kto_is_that_of_trl() {
                     &SeedTree::new(1),
                     steps,
                     &mut |step| {
-                        reports.push(step.report.clone());
+                        reports.push(step.report);
                         Ok(())
                     },
                 )
