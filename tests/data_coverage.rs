@@ -468,9 +468,93 @@ fn a_feature_in_small_units_is_not_covered_by_another() {
     for law in [DataLaw::Pairs(&pairs), DataLaw::Policy(&uniform)] {
         let linear = LinearCoverage::of(&mdp, law, &features).unwrap();
         assert_eq!(linear.at(&[1e-7, 2e3]).unwrap().value, f64::INFINITY);
-        // A difference of two expectations of it is rounding.
-        assert!(linear.at(&[1e-23, 2e3]).unwrap().value.is_finite());
+        // A difference of two expectations of it is rounding; a number of that size is not.
+        let difference = linear.at_sum(&[1e-23, 2e3], &[1e-7, 4e3]).unwrap();
+        assert!(difference.value.is_finite());
+        assert_eq!(linear.at(&[1e-23, 2e3]).unwrap().value, f64::INFINITY);
     }
+}
+
+/// Rows x_i that are linearly independent and v = Σ c_i x_i: C_lin(v) = n Σ c_i²/w_i, whatever the weights w_i are, in whatever
+/// units, and beside a feature that is a copy.
+#[test]
+fn pairs_that_weigh_next_to_nothing_cover_as_little_as_they_weigh() {
+    let mut rng = SeedTree::new(15).child("weights").rng();
+    let mut largest = 0.0f64;
+    for i in 0..2000 {
+        let (n, d) = (1 + i % 3, 4);
+        let units = [2f64.powi(20), 1.0, 2f64.powi(-20), 1024.0];
+        // θ gives the margins: row i is the only one with a part along its own coordinate of θ.
+        let margins: Vec<f64> = (0..n)
+            .map(|_| {
+                if rng.random_bool(0.5) {
+                    rng.random_range(0.0..1400.0)
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let mut rows = vec![0.0; n * d];
+        for (k, row) in rows.chunks_exact_mut(d).enumerate() {
+            row[k] = [1.0, 2.0, 0.5][rng.random_range(0..3)];
+        }
+        let theta: Vec<f64> = (0..d)
+            .map(|k| {
+                if k < n {
+                    margins[k] / rows[k * d + k]
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        // A triangular change of coordinates with small integers, which is exact, and its inverse transpose for θ.
+        let mut theta = theta;
+        for _ in 0..4 {
+            let (a, b) = (rng.random_range(0..d - 1), rng.random_range(0..d - 1));
+            if a != b {
+                rows.chunks_exact_mut(d).for_each(|x| x[b] += x[a]);
+                theta[a] -= theta[b];
+            }
+        }
+        // The last feature is the sum of the first two.
+        rows.chunks_exact_mut(d).for_each(|x| x[3] = x[0] + x[1]);
+        for x in rows.chunks_exact_mut(d) {
+            x.iter_mut().zip(units).for_each(|(x, u)| *x *= u);
+        }
+        theta.iter_mut().zip(units).for_each(|(t, u)| *t /= u);
+        let design = Design::try_new(d, rows.clone()).unwrap();
+        let z = design.margins(&theta).unwrap();
+        let linear = LinearCoverage::of_design(&design, Some(&theta)).unwrap();
+        let c: Vec<f64> = (0..n)
+            .map(|_| f64::from(rng.random_range(-2..=2)))
+            .collect();
+        let mut v = vec![0.0; d];
+        for (x, c) in rows.chunks_exact(d).zip(&c) {
+            v.iter_mut().zip(x).for_each(|(v, x)| *v += c * x);
+        }
+        // 1/√σ′(z) = 2 cosh(z/2).
+        let root = |i: usize| (n as f64).sqrt() * c[i].abs() * 2.0 * (0.5 * z[i]).cosh();
+        let want = (0..n).map(root).fold(0.0, f64::hypot);
+        let size: Vec<f64> = v.iter().map(|x| x.abs()).collect();
+        let got = linear.root(&v, &size).unwrap();
+        assert!(
+            (got - want).abs() <= 1e-9 * want,
+            "instance {i}: {got} {want}"
+        );
+        largest = largest.max(got);
+        let at = linear.at(&v).unwrap();
+        if want > 0.0 && want < 1e150 {
+            same("squared", at.value, want * want);
+            let length = at.at.iter().map(|x| x * x).sum::<f64>();
+            assert!((length - 1.0).abs() < 1e-12, "instance {i}: {at:?}");
+        }
+        // Off the range: the last feature alone.
+        assert_eq!(
+            linear.at(&[0.0, 0.0, 0.0, 1.0]).unwrap().value,
+            f64::INFINITY
+        );
+    }
+    assert!(largest > 1e250, "{largest}");
 }
 
 /// π²/μ may be 0 in floating point where what follows is infinite: the product is infinite, not undefined.

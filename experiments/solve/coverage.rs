@@ -6,7 +6,7 @@ use crate::report::Coverage;
 use crate::solver::{Solver, Truth};
 use crate::world::{Kind, World};
 use anyhow::Result;
-use rto::estimate::{MetricKind, information};
+use rto::estimate::MetricKind;
 use rto::features::DenseFeatures;
 use rto::mdp::{ActionIx, StateIx, Trajectory};
 use rto::plan::{
@@ -82,17 +82,17 @@ impl Solver<'_> {
             return Ok(());
         };
         let linear = LinearCoverage::of(mdp, law, features)?;
-        let (psi, centred) = self.expectations(truth, features)?;
+        let [psi, centred] = self.expectations(truth, features)?;
         let outside = |key: &str| {
             format!(
                 "the features differ from those of the data in coverage.{key}, in which no pair differs"
             )
         };
-        let plain = linear.at(&psi)?;
+        let plain = linear.at_sum(&psi.value, &psi.size)?;
         let why = outside("C_lin_direction");
         out.C_lin = notes.finite("coverage.C_lin", plain.value, &why);
         out.C_lin_direction = plain.at;
-        let baselined = linear.at(&centred)?;
+        let baselined = linear.at_sum(&centred.value, &centred.size)?;
         let why = outside("C_lin_baselined_direction");
         out.C_lin_baselined = notes.finite("coverage.C_lin_baselined", baselined.value, &why);
         out.C_lin_baselined_direction = baselined.at;
@@ -140,38 +140,54 @@ impl Solver<'_> {
         }
         let n = design.n() as f64;
         let mdp = &self.instance.world.mdp;
-        let linear = LinearCoverage::of(mdp, law, features)?;
-        let linear = match chosen.metric.kind() {
-            MetricKind::SigmaD => linear,
-            MetricKind::Fisher => {
-                linear.with_second_moment(information(design, &e.fit.theta)? / n)?
-            }
+        let weights = match chosen.metric.kind() {
+            MetricKind::SigmaD => None,
+            MetricKind::Fisher => Some(e.fit.theta.as_slice()),
         };
-        let (psi, centred) = self.expectations(truth, features)?;
-        let mut bound = |key: &str, root: f64| {
-            let value = 2.0 * chosen.radius * root / n.sqrt();
-            let key = format!("coverage.{key}");
-            notes.finite(&key, value, "the data do not cover it (see C_lin)")
-        };
-        let steps = linear.along(mdp, &truth.star.policy, features)?;
-        out.theorem_4_2 = bound("theorem_4_2", steps.value);
-        out.theorem_b1 = bound("theorem_b1", linear.at(&psi)?.value.sqrt());
-        out.baselined = bound("baselined", linear.at(&centred)?.value.sqrt());
+        let linear = LinearCoverage::of_design(design, weights)?;
+        let [psi, centred] = self.expectations(truth, features)?;
+        let covered = [out.C_lin_steps, out.C_lin, out.C_lin_baselined].map(|c| c.is_some());
+        let roots = [
+            linear.along(mdp, &truth.star.policy, features)?.value,
+            linear.root(&psi.value, &psi.size)?,
+            linear.root(&centred.value, &centred.size)?,
+        ];
+        let [steps, plain, baselined] = [0, 1, 2].map(|i| {
+            let why = match covered[i] {
+                false => "the data do not cover it (see C_lin)",
+                true => "the pairs that cover it weigh 0 in floating point in the metric in use",
+            };
+            let value = 2.0 * chosen.radius * roots[i] / n.sqrt();
+            notes.finite(&format!("coverage.{}", keys[i]), value, why)
+        });
+        (out.theorem_4_2, out.theorem_b1, out.baselined) = (steps, plain, baselined);
         Ok(())
     }
 
     /// E_{d*}\[φ\], and the same less E_{π_ref}\[φ\].
-    fn expectations(
-        &self,
-        truth: &Truth,
-        features: &DenseFeatures,
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
-        let psi = truth.visits.features(features)?;
+    fn expectations(&self, truth: &Truth, features: &DenseFeatures) -> Result<[Expectation; 2]> {
         let i = self.instance;
-        let reference = visitation(&i.world.mdp, &i.reference)?.features(features)?;
-        let centred = psi.iter().zip(&reference).map(|(a, b)| a - b).collect();
-        Ok((psi, centred))
+        let reference = visitation(&i.world.mdp, &i.reference)?;
+        let psi = Expectation {
+            value: truth.visits.features(features)?,
+            size: truth.visits.feature_sizes(features)?,
+        };
+        let (nu, more) = (
+            reference.features(features)?,
+            reference.feature_sizes(features)?,
+        );
+        let centred = Expectation {
+            value: psi.value.iter().zip(&nu).map(|(a, b)| a - b).collect(),
+            size: psi.size.iter().zip(&more).map(|(a, b)| a + b).collect(),
+        };
+        Ok([psi, centred])
     }
+}
+
+/// A sum with the size of its terms, entry by entry.
+struct Expectation {
+    value: Vec<f64>,
+    size: Vec<f64>,
 }
 
 /// A pair as the user counts: prompt, tokens before and action of a tree; step, state and action of a table.

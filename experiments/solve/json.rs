@@ -85,13 +85,17 @@ pub fn plain(x: f64) -> String {
 /// A whole number from 0 to `most` that came as a float.
 pub fn as_index(x: f64, place: &str, most: usize) -> Result<usize> {
     if x.fract() == 0.0 && x >= 0.0 && x <= most as f64 {
-        Ok(x as usize)
-    } else {
-        bail!(
-            "{place}: found {}, expected a whole number from 0 to {most}",
-            plain(x)
-        )
+        return Ok(x as usize);
     }
+    // Only a number beyond it needs to know the largest index that there is.
+    let range = match x <= most as f64 && most >= 1 << 31 {
+        true => "of at least 0".into(),
+        false => format!("from 0 to {most}"),
+    };
+    bail!(
+        "{place}: found {}, expected a whole number {range}",
+        plain(x)
+    )
 }
 
 /// The fields of an object, taken one by one; what is left at the end is unknown.

@@ -13,6 +13,8 @@ pub(super) trait Objective {
     fn features(&self) -> Result<(DVector<f64>, DMatrix<f64>)>;
     /// The β wanted.
     fn beta(&self) -> f64;
+    /// How large the terms are that add up to the objective at θ.
+    fn size(&self, theta: &DVector<f64>) -> Result<f64>;
     fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>>;
     fn hessian(&self, theta: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>>;
 }
@@ -30,8 +32,14 @@ pub(super) struct Solution {
 
 /// Newton steps at most.
 const MAX_STEPS: usize = 1000;
-/// The last barrier weight, relative to the scale of the objective.
+/// The last barrier weight, relative to the scale of the objective: how much it may change within Θ. Features in large units
+/// make that far more than the objective itself is where it is least; the weight then falls further, at most this many times.
 const LAST_WEIGHT: f64 = 1e-13;
+const MORE_WEIGHTS: usize = 8;
+/// A gap, relative to the size of the objective's terms at the solution, at which the weight falls no further.
+const SOLVED: f64 = 1e-11;
+/// Rounding of a gradient, relative to the scale of the objective.
+const ROUNDING: f64 = 4e-16;
 /// How far β falls from one barrier weight to the next; the second for an objective on which the first fails.
 const SHARPEN: [f64; 2] = [0.25, 0.6];
 /// A squared Newton decrement that rounding explains.
@@ -171,6 +179,27 @@ impl<O: Objective> State<'_, O> {
             v: self.v.clone(),
             m: self.m.clone(),
         };
+        self.finish(beta, &mut best)?;
+        for _ in 0..MORE_WEIGHTS {
+            let size = self.objective.size(&best.theta)?;
+            if best.gap <= (SOLVED * size).max(ROUNDING * self.scale) {
+                break;
+            }
+            weight *= 0.01;
+            if self.centre(weight, beta).is_err() {
+                break;
+            }
+            self.finish(beta, &mut best)?;
+        }
+        if best.gap <= ROUNDED * self.scale {
+            Ok(best)
+        } else {
+            Err(self.stuck(beta, best.gap / self.scale))
+        }
+    }
+
+    /// Newton's method on the KKT equations from the end of the path, for the active constraints that it shows first.
+    fn finish(&mut self, beta: f64, best: &mut Candidate) -> Result<()> {
         let c = self.frame.constraints(&self.v);
         let mut sets = vec![
             (0..c.len())
@@ -185,17 +214,13 @@ impl<O: Objective> State<'_, O> {
         }
         for which in sets {
             for damping in DAMPINGS {
-                self.polish(beta, damping, &which, &mut best)?;
+                self.polish(beta, damping, &which, best)?;
             }
             if best.gap <= POLISHED * self.scale {
                 break;
             }
         }
-        if best.gap <= ROUNDED * self.scale {
-            Ok(best)
-        } else {
-            Err(self.stuck(beta, best.gap / self.scale))
-        }
+        Ok(())
     }
 
     fn gradient(&self, v: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
@@ -415,7 +440,27 @@ impl<O: Objective> State<'_, O> {
             // Where both constraints have one gradient, this shares the multiplier between them.
             matrix[(d + j, d + j)] = -1e-12 * g.norm_squared() / size;
         }
-        let solved = matrix.lu().solve(&right)?;
+        // Each unknown in its own unit, so that pivots are compared in none.
+        let unit = DVector::from_fn(d + k, |i, _| match i < d {
+            true => top[(i, i)].abs(),
+            false => (0..d)
+                .map(|j| matrix[(j, i)].powi(2) / top[(j, j)].abs())
+                .sum(),
+        });
+        let unit = unit.map(|x: f64| {
+            if x > 0.0 && x.is_finite() {
+                x.sqrt()
+            } else {
+                1.0
+            }
+        });
+        for i in 0..d + k {
+            for j in 0..d + k {
+                matrix[(i, j)] /= unit[i] * unit[j];
+            }
+        }
+        let solved = matrix.lu().solve(&right.component_div(&unit))?;
+        let solved = solved.component_div(&unit);
         if solved.iter().any(|x| !x.is_finite()) {
             return None;
         }
@@ -424,18 +469,29 @@ impl<O: Objective> State<'_, O> {
     }
 }
 
+/// Cholesky of the matrix with a diagonal of 1, so that no unknown is damped in another's unit, with the least damping that lets
+/// it succeed.
 fn solve_damped(mut matrix: DMatrix<f64>, right: &DVector<f64>) -> Option<DVector<f64>> {
     let d = right.len();
     if matrix.iter().any(|x| !x.is_finite()) {
         return None;
     }
-    let mut damping = 1e-16 * (matrix.trace() / d as f64).abs().max(f64::MIN_POSITIVE);
+    let least = f64::EPSILON * f64::EPSILON * matrix.diagonal().amax();
+    let unit = matrix.diagonal().map(|x| x.max(least).sqrt());
+    let unit = unit.map(|x| if x > 0.0 { x } else { 1.0 });
+    for i in 0..d {
+        for j in 0..d {
+            matrix[(i, j)] /= unit[i] * unit[j];
+        }
+    }
+    let right = right.component_div(&unit);
+    let mut damping = 1e-16;
     for _ in 0..12 {
         for i in 0..d {
             matrix[(i, i)] += damping;
         }
         if let Some(chol) = matrix.clone().cholesky() {
-            return Some(chol.solve(right));
+            return Some(chol.solve(&right).component_div(&unit));
         }
         damping *= 100.0;
     }

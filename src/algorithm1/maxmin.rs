@@ -106,6 +106,8 @@ pub struct MaxMin {
     pub multipliers: (f64, f64),
     /// An upper bound, by weak duality, on min_Θ max_π − max_π min_Θ at (θ̂, π̂).
     pub duality_gap: f64,
+    /// How large the terms are that add up to `value`, β included: what the gap is small or large beside.
+    pub scale: f64,
     /// Newton steps.
     pub iterations: usize,
 }
@@ -142,6 +144,14 @@ impl<F: FeatureMap> Objective for SoftValue<'_, F> {
 
     fn beta(&self) -> f64 {
         self.beta.get()
+    }
+
+    fn size(&self, theta: &DVector<f64>) -> Result<f64> {
+        let optimum = self.optimum(theta.as_slice(), self.beta)?;
+        let phi = visitation(self.mdp, &optimum.policy)?.feature_sizes(self.features)?;
+        let terms = phi.iter().zip(self.nu).zip(theta);
+        let reward: f64 = terms.map(|((p, n), t)| (p + n.abs()) * t.abs()).sum();
+        Ok(reward + self.beta())
     }
 
     fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
@@ -194,6 +204,7 @@ pub fn maxmin(
     let gradient = objective.gradient_at(&optimum)?;
     let shift: f64 = nu.iter().zip(&theta).map(|(n, t)| n * t).sum();
     Ok(MaxMin {
+        scale: objective.size(&DVector::from_column_slice(&theta))?,
         value: optimum.mean_value(mdp) - shift,
         theta,
         nu,

@@ -310,8 +310,9 @@ impl Radii {
             }
             RadiusKind::SelfConcordant => {
                 let (x, c) = (self.leverage, self.lr_threshold);
-                let root = (x * c).hypot((8.0 * c).sqrt()).hypot(4.0 * bias);
-                (0.5 * (x * c + root), MetricKind::Fisher, true)
+                let half = 0.5 * x * c;
+                let root = half.hypot((2.0 * c).sqrt()).hypot(2.0 * bias);
+                (half + root, MetricKind::Fisher, true)
             }
             RadiusKind::Number(value, metric) => {
                 if !(value >= 0.0 && value.is_finite()) {
@@ -357,8 +358,9 @@ impl Radii {
 
 /// (G/κ + √((G/κ)² + 16λB²))/2 with κ = σ′(margin).
 fn theory(noise: f64, margin: f64, inputs: &RadiusInputs) -> f64 {
-    let slope = noise * inverse_root_slope(margin) * inverse_root_slope(margin);
-    0.5 * (slope + slope.hypot(4.0 * inputs.root_bias()))
+    // Half of it, as the whole may be infinite where the radius is not.
+    let half = 0.5 * noise * inverse_root_slope(margin) * inverse_root_slope(margin);
+    half + half.hypot(2.0 * inputs.root_bias())
 }
 
 /// √(2c/κ + 4λB²) with κ = σ′(margin).
@@ -384,5 +386,23 @@ mod tests {
             assert!((got - want).abs() < 1e-11 * want, "{delta}, {k}: {got}");
         }
         assert_eq!(chi_square_quantile(0, 0.05).unwrap(), 0.0);
+    }
+
+    /// A radius is infinite where it is too large itself, not where twice it is.
+    #[test]
+    fn radii_reach_to_the_edge_of_floating_point() {
+        let inputs = RadiusInputs {
+            horizon: 1,
+            feature_bound: 1.0,
+            param_bound: 1.0,
+            ridge: 1.0,
+            fail_prob: 0.05,
+        };
+        // G/κ = G (e^z + 2 + e^−z).
+        for z in [700.0, 709.0, 709.7f64] {
+            let got = theory(1.0, z, &inputs);
+            assert!((got / z.exp() - 1.0).abs() < 1e-12, "{z}: {got}");
+        }
+        assert_eq!(theory(1.0, 710.0, &inputs), f64::INFINITY);
     }
 }

@@ -48,15 +48,70 @@ impl RowSpace {
     }
 }
 
-/// Orthonormal columns that span the rows, `[d, rank]`.
-pub(super) fn basis(rows: &[f64], d: usize, rounding: &[f64]) -> DMatrix<f64> {
+/// The row space of X, its columns scaled to length 1.
+pub(crate) struct ScaledSpan {
+    /// ‖X_k‖₂, 0 for a column of zeros, `[d]`.
+    pub scales: Vec<f64>,
+    /// Orthonormal columns that span the scaled rows, `[d, rank]`.
+    pub basis: DMatrix<f64>,
+    /// The smallest pivot as a share of the largest.
+    pub least_pivot: f64,
+}
+
+impl Design {
+    /// The row space in columns of length 1, by an orthogonal factorisation with column pivoting; pivots count as in
+    /// [`RowSpace::of`].
+    pub(crate) fn scaled_span(&self) -> ScaledSpan {
+        scaled_span(self.rows(), self.dim(), self.rounding())
+    }
+
+    /// R of the rows √σ′(x_iᵀθ) x_i (x_i without θ), columns scaled as in `span`, in as many columns as its rank, and which
+    /// they are.
+    pub(crate) fn pivoted_triangle(
+        &self,
+        span: &ScaledSpan,
+        theta: Option<&[f64]>,
+    ) -> Result<(Vec<usize>, DMatrix<f64>)> {
+        let d = self.dim();
+        let margins = theta.map(|theta| self.margins(theta)).transpose()?;
+        // √σ′(z) = 1/(2 cosh(z/2)), which is positive long after σ′(z) is 0.
+        let root = |i: usize| margins.as_ref().map_or(1.0, |z| 0.5 / (0.5 * z[i]).cosh());
+        let rank = span.basis.ncols();
+        let mut triangle = DMatrix::zeros(0, d);
+        let mut pivots: Vec<usize> = Vec::new();
+        for (c, chunk) in self.rows().chunks(4 * d.max(16) * d).enumerate() {
+            let (top, first) = (triangle.nrows(), c * 4 * d.max(16));
+            let mut stacked = std::mem::take(&mut triangle).insert_rows(top, chunk.len() / d, 0.0);
+            for (i, x) in chunk.chunks_exact(d).enumerate() {
+                let weight = root(first + i);
+                for (k, (x, scale)) in x.iter().zip(&span.scales).enumerate() {
+                    if *scale > 0.0 {
+                        stacked[(top + i, k)] = weight * (x / scale);
+                    }
+                }
+            }
+            pivots = triangularise(&mut stacked);
+            let kept = stacked.nrows().min(d);
+            triangle = stacked.rows(0, kept).into_owned();
+        }
+        pivots.truncate(rank);
+        let r = DMatrix::from_fn(rank, rank, |i, j| match i <= j {
+            true => triangle[(i, pivots[j])],
+            false => 0.0,
+        });
+        Ok((pivots, r))
+    }
+}
+
+fn scaled_span(rows: &[f64], d: usize, rounding: &[f64]) -> ScaledSpan {
     let scales = column_scales(rows, d);
     let seen: Vec<usize> = (0..d).filter(|&k| scales[k] > 0.0).collect();
-    if seen.len() == d && clearly_independent(rows, d, &scales) {
-        return DMatrix::identity(d, d);
-    }
     if seen.is_empty() {
-        return DMatrix::zeros(d, 0);
+        return ScaledSpan {
+            scales,
+            basis: DMatrix::zeros(d, 0),
+            least_pivot: 1.0,
+        };
     }
     let n = rows.len() / d;
     let noise = seen.iter().map(|&k| rounding[k] / scales[k]);
@@ -68,14 +123,29 @@ pub(super) fn basis(rows: &[f64], d: usize, rounding: &[f64]) -> DMatrix<f64> {
     // The rows of T Pᵀ span the scaled rows: column k of X is scales[k] times as long.
     let mut span = unit.r().rows(0, rank).into_owned();
     unit.p().inv_permute_columns(&mut span);
-    let mut graded = DMatrix::zeros(d, rank);
     let inner = span.transpose().qr().q();
+    let mut basis = DMatrix::zeros(d, rank);
     for (i, &k) in seen.iter().enumerate() {
-        for j in 0..rank {
-            graded[(k, j)] = inner[(i, j)] * scales[k];
-        }
+        basis.set_row(k, &inner.row(i));
     }
-    orthonormal(&graded)
+    ScaledSpan {
+        scales,
+        basis,
+        least_pivot: (pivots[rank - 1] / pivots[0]).abs(),
+    }
+}
+
+/// Orthonormal columns that span the rows, `[d, rank]`.
+pub(super) fn basis(rows: &[f64], d: usize, rounding: &[f64]) -> DMatrix<f64> {
+    let scales = column_scales(rows, d);
+    if scales.iter().all(|s| *s > 0.0) && clearly_independent(rows, d, &scales) {
+        return DMatrix::identity(d, d);
+    }
+    let mut span = scaled_span(rows, d, rounding);
+    for (mut row, scale) in span.basis.row_iter_mut().zip(&span.scales) {
+        row *= *scale;
+    }
+    orthonormal(&span.basis)
 }
 
 /// ‖X_k‖₂ of every column, safe from overflow, `[d]`.
@@ -146,4 +216,56 @@ fn orthonormal(columns: &DMatrix<f64>) -> DMatrix<f64> {
         out.set_row(k, &q.row(i));
     }
     out
+}
+
+/// Turns rows into R of their QR factorisation, its columns where they were, and returns the order in which they were pivots.
+///
+/// Householder's method keeps each row as exact as its own size, however small it is beside others, where the largest entry is
+/// moved to the pivot's place at every step (Cox & Higham, BIT 38, 1998). Nothing is squared that was not scaled, so that rows
+/// may be as small as floating point has them. What is left of a row that depends on larger ones is rounding, but may be more
+/// than all of a smaller row: it is taken away.
+fn triangularise(rows: &mut DMatrix<f64>) -> Vec<usize> {
+    let (n, d) = rows.shape();
+    let mut sizes: Vec<f64> = rows.row_iter().map(|row| row.amax()).collect();
+    let mut order: Vec<usize> = (0..d).collect();
+    for i in 0..n.min(d) {
+        let mut largest = (0.0, i, i);
+        for j in i..d {
+            for row in i..n {
+                let size = rows[(row, order[j])].abs();
+                if size > largest.0 {
+                    largest = (size, row, j);
+                }
+            }
+        }
+        let (top, row, j) = largest;
+        if top == 0.0 {
+            break;
+        }
+        rows.swap_rows(i, row);
+        sizes.swap(i, row);
+        order.swap(i, j);
+        let pivot = order[i];
+        let mut reflector: Vec<f64> = (i..n).map(|row| rows[(row, pivot)] / top).collect();
+        let norm = reflector.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let image = -norm.copysign(reflector[0]);
+        reflector[0] -= image;
+        let square: f64 = reflector.iter().map(|x| x * x).sum();
+        for &column in &order[i + 1..] {
+            let terms = reflector.iter().enumerate();
+            let along: f64 = terms.map(|(k, v)| v * rows[(i + k, column)]).sum();
+            for (k, v) in reflector.iter().enumerate() {
+                rows[(i + k, column)] -= 2.0 / square * along * v;
+            }
+        }
+        rows.view_mut((i, pivot), (n - i, 1)).fill(0.0);
+        rows[(i, pivot)] = image * top;
+        for row in i + 1..n {
+            let left = rows.row(row).amax();
+            if left <= NEGLIGIBLE * sizes[row] {
+                rows.row_mut(row).fill(0.0);
+            }
+        }
+    }
+    order
 }

@@ -4,7 +4,7 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::data_law::Attained;
 use super::{DataLaw, action_covariance, check_policy, visitation};
-use crate::estimate::Design;
+use crate::estimate::{Design, information};
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_len};
 use crate::{Error, Result};
@@ -16,22 +16,32 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct LinearCoverage {
     second_moment: DMatrix<f64>,
-    /// √ of the diagonal: the unit of each coordinate.
+    /// The unit of each coordinate; 0 where no pair differs in it.
     unit: DVector<f64>,
-    /// Eigenvectors of positive eigenvalue of the matrix in these units, and those eigenvalues.
-    basis: DMatrix<f64>,
-    values: Vec<f64>,
-    /// The largest Σ_h |φ_k| of a response of the data, beside which rounding of a coordinate counts; empty where it is
-    /// not known.
-    sizes: Vec<f64>,
+    /// Orthonormal columns that span the range in these units.
+    range: DMatrix<f64>,
+    factor: Factor,
+    /// A direction leaves the range when more than this share of it does.
+    tolerance: f64,
+}
+
+/// What E\[xxᵀ\] on its range, in the units of the coordinates, is inverted with.
+#[derive(Debug, Clone)]
+enum Factor {
+    /// Eigenvalues whose eigenvectors are the columns of the range.
+    Values(Vec<f64>),
+    /// R of the rows √w x/√n = QR in the coordinates `pivots`. Nothing is squared: a pair may weigh e^−1400.
+    Rows { pivots: Vec<usize>, r: DMatrix<f64> },
 }
 
 /// Eigenvalues of the scaled matrix (diagonal 1) up to this times d count as 0.
 const RANK_TOLERANCE: f64 = 1e-12;
-/// A direction leaves the range when more than this share of it does.
-const RANGE_TOLERANCE: f64 = 1e-9;
-/// A coordinate up to this share of the features' size is rounding.
+/// Least and largest share of a direction outside of the range that may be rounding.
+const RANGE_TOLERANCE: [f64; 2] = [1e-12, 1e-9];
+/// A coordinate in which no pair differs is 0 up to this share of the terms that add up to it.
 const ROUNDING: f64 = 1e-12;
+/// What is left of a coordinate is 0 up to this many units in the last place of the terms that it is left of.
+const LAST_PLACES: f64 = 16.0;
 
 impl LinearCoverage {
     /// Of the data: for a policy μ, pairs drawn independently from it at a prompt from ρ, so that
@@ -43,37 +53,46 @@ impl LinearCoverage {
         match law {
             DataLaw::Policy(mu) => {
                 let mut moment = 2.0 * response_covariance(mdp, mu, features)?;
-                let (constant, sizes) = constant_features(mdp, mu, features);
                 // What rounding left of a feature whose sum is the same for every response is no variance.
-                for k in constant {
+                for k in constant_features(mdp, mu, features) {
                     moment.row_mut(k).fill(0.0);
                     moment.column_mut(k).fill(0.0);
                 }
-                Ok(Self {
-                    sizes,
-                    ..Self::new(moment)?
-                })
+                Self::new(moment)
             }
-            DataLaw::Pairs([]) => Err(Error::config("preferences", "none", "at least one pair")),
+            // A design has no differences that are rounding of the features.
             DataLaw::Pairs(pairs) => {
-                // A design has no differences that are rounding of the features.
-                let design = Design::from_pairs(mdp, features, pairs)?;
-                let mut sizes = vec![0.0f64; features.dim()];
-                let mut phi = sizes.clone();
-                for response in pairs.iter().flat_map(|p| [p.winner(), p.loser()]) {
-                    let mut sum = vec![0.0; phi.len()];
-                    for &(s, a) in response.steps() {
-                        features.write(s, a, &mut phi);
-                        sum.iter_mut().zip(&phi).for_each(|(t, x)| *t += x.abs());
-                    }
-                    sizes.iter_mut().zip(&sum).for_each(|(m, x)| *m = m.max(*x));
-                }
-                Ok(Self {
-                    sizes,
-                    ..Self::new(design.gram() / pairs.len() as f64)?
-                })
+                Self::of_design(&Design::from_pairs(mdp, features, pairs)?, None)
             }
         }
+    }
+
+    /// Of given pairs: (1/n) Σ_i w_i x_i x_iᵀ, w_i = σ′(x_iᵀθ) of the observed information at θ, or 1 without one. The range
+    /// is that of the pairs, whatever they weigh.
+    ///
+    /// # Errors
+    /// [`Error::Config`] without pairs; [`Error::Shape`] unless θ is `[d]`.
+    pub fn of_design(design: &Design, theta: Option<&[f64]>) -> Result<Self> {
+        let n = design.n();
+        if n == 0 {
+            return Err(Error::config("preferences", "none", "at least one pair"));
+        }
+        let span = design.scaled_span();
+        let (pivots, r) = design.pivoted_triangle(&span, theta)?;
+        let moment = match theta {
+            None => design.gram(),
+            Some(theta) => information(design, theta)?,
+        };
+        Ok(Self {
+            second_moment: moment / n as f64,
+            unit: DVector::from_column_slice(&span.scales),
+            tolerance: tolerance(span.basis.nrows(), span.least_pivot),
+            factor: Factor::Rows {
+                pivots,
+                r: r / (n as f64).sqrt(),
+            },
+            range: span.basis,
+        })
     }
 
     /// From E\[xxᵀ\], `[d, d]`, symmetric and positive semidefinite.
@@ -98,23 +117,14 @@ impl LinearCoverage {
         let kept: Vec<usize> = (0..d)
             .filter(|k| eigen.eigenvalues[*k] > RANK_TOLERANCE * d as f64)
             .collect();
+        let values: Vec<f64> = kept.iter().map(|k| eigen.eigenvalues[*k]).collect();
+        let least = values.iter().copied().fold(1.0, f64::min);
         Ok(Self {
-            basis: DMatrix::from_fn(d, kept.len(), |i, k| eigen.eigenvectors[(i, kept[k])]),
-            values: kept.iter().map(|k| eigen.eigenvalues[*k]).collect(),
+            range: DMatrix::from_fn(d, kept.len(), |i, k| eigen.eigenvectors[(i, kept[k])]),
+            factor: Factor::Values(values),
+            tolerance: tolerance(d, least),
             second_moment,
             unit,
-            sizes: Vec::new(),
-        })
-    }
-
-    /// The same data with another E\[xxᵀ\], as when pairs are weighted.
-    ///
-    /// # Errors
-    /// [`Error::NotConverged`] when the eigensolver fails.
-    pub fn with_second_moment(self, second_moment: DMatrix<f64>) -> Result<Self> {
-        Ok(Self {
-            sizes: self.sizes,
-            ..Self::new(second_moment)?
         })
     }
 
@@ -129,43 +139,121 @@ impl LinearCoverage {
     /// # Errors
     /// [`Error::Shape`] unless v is `[d]`.
     pub fn at(&self, v: &[f64]) -> Result<Attained<Vec<f64>>> {
+        self.at_sum(v, &absolute(v))
+    }
+
+    /// The same for a v that is a sum in which terms may have cancelled, as expectations of φ are: `size` is the sum of their
+    /// absolute values, `[d]`, beside which the rounding of v counts.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless v and `size` are `[d]`.
+    pub fn at_sum(&self, v: &[f64], size: &[f64]) -> Result<Attained<Vec<f64>>> {
+        Ok(match self.whitened(v, size)? {
+            Err(at) => Attained {
+                value: f64::INFINITY,
+                at,
+            },
+            Ok(y) => Attained {
+                value: y.norm_squared(),
+                at: self.direction(&self.maximiser(y)),
+            },
+        })
+    }
+
+    /// √C_lin(v), finite long after C_lin(v) itself is too large for floating point; `size` as in [`Self::at_sum`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless v and `size` are `[d]`.
+    pub fn root(&self, v: &[f64], size: &[f64]) -> Result<f64> {
+        Ok(match self.whitened(v, size)? {
+            Err(_) => f64::INFINITY,
+            Ok(y) => length(y.as_slice()),
+        })
+    }
+
+    /// A y with ‖y‖² = C_lin(v), or a direction in which v leaves the range.
+    fn whitened(
+        &self,
+        v: &[f64],
+        size: &[f64],
+    ) -> Result<std::result::Result<DVector<f64>, Vec<f64>>> {
         let d = self.unit.len();
         check_len("direction", d, v.len())?;
-        let top = v.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        check_len("size of the direction", d, size.len())?;
         // A coordinate of v in which no pair differs.
-        let rounding = |k: usize| match self.sizes.get(k) {
-            Some(size) => ROUNDING * size,
-            None => RANGE_TOLERANCE * top,
-        };
-        if let Some(k) = (0..d).find(|k| self.unit[*k] == 0.0 && v[*k].abs() > rounding(*k)) {
+        let outside = |k: &usize| self.unit[*k] == 0.0 && v[*k].abs() > ROUNDING * size[*k];
+        if let Some(k) = (0..d).find(outside) {
             let mut at = vec![0.0; d];
             at[k] = v[k].signum();
-            let value = f64::INFINITY;
-            return Ok(Attained { value, at });
+            return Ok(Err(at));
         }
-        let in_units = |k: usize| {
-            if self.unit[k] == 0.0 {
-                0.0
-            } else {
-                v[k] / self.unit[k]
-            }
-        };
-        let u = DVector::from_fn(d, |k, _| in_units(k));
-        let coordinates = self.basis.tr_mul(&u);
-        let rest = &u - &self.basis * &coordinates;
-        if rest.norm() > RANGE_TOLERANCE * u.norm() {
-            return Ok(Attained {
-                value: f64::INFINITY,
-                at: self.direction(&rest),
+        let in_units = |x: &[f64]| {
+            let seen = x.iter().zip(&self.unit).map(|(x, unit)| match *unit {
+                0.0 => 0.0,
+                unit => x / unit,
             });
+            DVector::from_iterator(d, seen)
+        };
+        let u = in_units(v);
+        let coordinates = self.range.tr_mul(&u);
+        let rest = &u - &self.range * &coordinates;
+        if rest.norm() > self.tolerance * in_units(size).norm() {
+            return Ok(Err(self.direction(&rest)));
         }
-        let weights = coordinates.iter().zip(&self.values);
-        let value = weights.clone().map(|(c, l)| c * c / l).sum();
-        let inverse = DVector::from_iterator(self.values.len(), weights.map(|(c, l)| c / l));
-        Ok(Attained {
-            value,
-            at: self.direction(&(&self.basis * inverse)),
-        })
+        Ok(Ok(match &self.factor {
+            Factor::Values(values) => {
+                coordinates.zip_map(&DVector::from_column_slice(values), |c, l| c / l.sqrt())
+            }
+            Factor::Rows { pivots, r } => {
+                let size = in_units(size);
+                let mut y = DVector::from_iterator(pivots.len(), pivots.iter().map(|k| u[*k]));
+                for i in 0..y.len() {
+                    let mut left = y[i];
+                    let mut terms = size[pivots[i]];
+                    for j in 0..i {
+                        left -= r[(j, i)] * y[j];
+                        terms += (r[(j, j)] * y[j]).abs();
+                    }
+                    // A pair of next to no weight makes much of what is rounding.
+                    if left.abs() <= LAST_PLACES * f64::EPSILON * terms {
+                        left = 0.0;
+                    } else if r[(i, i)] == 0.0 {
+                        return Ok(Ok(DVector::repeat(y.len(), f64::INFINITY)));
+                    }
+                    y[i] = if left == 0.0 { 0.0 } else { left / r[(i, i)] };
+                }
+                y
+            }
+        }))
+    }
+
+    /// A multiple of E\[xxᵀ\]⁺v for the y of v, in the units of the coordinates.
+    fn maximiser(&self, mut y: DVector<f64>) -> DVector<f64> {
+        let top = y.amax();
+        if top == 0.0 || !top.is_finite() {
+            return DVector::zeros(self.unit.len());
+        }
+        y /= top;
+        match &self.factor {
+            Factor::Values(values) => {
+                let weights = y.zip_map(&DVector::from_column_slice(values), |y, l| y / l.sqrt());
+                &self.range * weights
+            }
+            Factor::Rows { pivots, r } => {
+                let mut w = DVector::zeros(self.unit.len());
+                for i in (0..y.len()).rev() {
+                    let known: f64 = (i + 1..y.len()).map(|j| r[(i, j)] * w[pivots[j]]).sum();
+                    let x = (y[i] - known) / r[(i, i)];
+                    w[pivots[i]] = x;
+                    // Only its direction counts.
+                    if x.abs() > 1e100 {
+                        w /= x.abs();
+                        y /= x.abs();
+                    }
+                }
+                &self.range * self.range.tr_mul(&w)
+            }
+        }
     }
 
     /// A direction of the scaled problem in the units of the features, of length 1.
@@ -176,12 +264,10 @@ impl LinearCoverage {
             .zip(self.unit.iter())
             .map(in_features)
             .collect();
-        let top = w.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        if top == 0.0 {
-            return w;
+        match length(&w) {
+            0.0 => w,
+            length => w.iter().map(|x| x / length).collect(),
         }
-        let length = top * w.iter().map(|x| (x / top).powi(2)).sum::<f64>().sqrt();
-        w.iter().map(|x| x / length).collect()
     }
 
     /// Theorem 4.2 restated: Σ_h E_π\[√C_lin(φ(s_h, a_h))\], and the pair of the largest C_lin among those that π
@@ -202,10 +288,10 @@ impl LinearCoverage {
         for ((s, a), mass) in d.pair.indexed_iter().filter(|(_, d)| **d > 0.0) {
             let at = (StateIx(s as u32), ActionIx(a as u32));
             features.write(at.0, at.1, &mut phi);
-            let value = self.at(&phi)?.value;
-            total += mass * value.sqrt();
-            if value > worst.0 {
-                worst = (value, at);
+            let root = self.root(&phi, &absolute(&phi))?;
+            total += mass * root;
+            if root > worst.0 {
+                worst = (root, at);
             }
         }
         Ok(Attained {
@@ -215,13 +301,32 @@ impl LinearCoverage {
     }
 }
 
-/// The coordinates of ψ that are the same for every response of positive probability to a prompt, up to rounding; and the
-/// largest Σ_h |φ| of a response, `[d]`.
+fn absolute(x: &[f64]) -> Vec<f64> {
+    x.iter().map(|x| x.abs()).collect()
+}
+
+/// ‖x‖₂, safe from overflow.
+fn length(x: &[f64]) -> f64 {
+    let top = x.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    if top == 0.0 || top.is_infinite() {
+        return top;
+    }
+    top * x.iter().map(|x| (x / top).powi(2)).sum::<f64>().sqrt()
+}
+
+/// How much of a direction may leave a range of dimension up to `d` by rounding, where the smallest of its pivots or
+/// eigenvalues is `least` of the largest.
+fn tolerance(d: usize, least: f64) -> f64 {
+    let rounding = 64.0 * d as f64 * f64::EPSILON / least;
+    rounding.clamp(RANGE_TOLERANCE[0], RANGE_TOLERANCE[1])
+}
+
+/// The coordinates of ψ that are the same for every response of positive probability to a prompt, up to rounding.
 fn constant_features(
     mdp: &TabularMdp,
     mu: &TabularPolicy,
     features: &impl FeatureMap,
-) -> (Vec<usize>, Vec<f64>) {
+) -> Vec<usize> {
     let (n, na, dim) = (mdp.n_states(), mdp.n_actions(), features.dim());
     let mut phi = vec![0.0; dim];
     // Least and largest sum still to come from each state, and the largest sum of absolute values.
@@ -252,12 +357,7 @@ fn constant_features(
             high - low <= rounding * size
         })
     };
-    let largest = |k: usize| {
-        let sizes = mdp.roots().map(|(root, _)| ahead[root.ix() * dim + k][2]);
-        sizes.fold(0.0, f64::max)
-    };
-    let sizes = (0..dim).map(largest).collect();
-    ((0..dim).filter(|k| constant(*k)).collect(), sizes)
+    (0..dim).filter(|k| constant(*k)).collect()
 }
 
 /// Theorem B.1, partial coverage: E_{x∼ρ}\[Cov_π(ψ | x)\], `[d, d]`: [`action_covariance`] and what the environment's own randomness adds,

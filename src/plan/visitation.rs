@@ -66,6 +66,37 @@ impl Visitation {
     /// # Errors
     /// [`Error::Shape`].
     pub fn features(&self, features: &impl FeatureMap) -> Result<Vec<f64>> {
+        self.check_shape(features)?;
+        let mut out = vec![0.0; features.dim()];
+        for ((s, a), d) in self.pair.indexed_iter() {
+            if *d > 0.0 {
+                features.add(StateIx(s as u32), ActionIx(a as u32), *d, &mut out);
+            }
+        }
+        Ok(out)
+    }
+
+    /// E_{(s,a)∼d^π}\[|φ(s, a)|\], entry by entry, `[d]`: the size of the terms of [`Self::features`], beside which its rounding
+    /// counts.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn feature_sizes(&self, features: &impl FeatureMap) -> Result<Vec<f64>> {
+        self.check_shape(features)?;
+        let mut out = vec![0.0; features.dim()];
+        let mut phi = out.clone();
+        for ((s, a), d) in self.pair.indexed_iter() {
+            if *d > 0.0 {
+                features.write(StateIx(s as u32), ActionIx(a as u32), &mut phi);
+                out.iter_mut()
+                    .zip(&phi)
+                    .for_each(|(o, x)| *o += d * x.abs());
+            }
+        }
+        Ok(out)
+    }
+
+    fn check_shape(&self, features: &impl FeatureMap) -> Result<()> {
         let (n, na) = features.shape();
         if (n, na) != self.pair.dim() {
             return Err(Error::Shape {
@@ -74,13 +105,7 @@ impl Visitation {
                 got: n * na,
             });
         }
-        let mut out = vec![0.0; features.dim()];
-        for ((s, a), d) in self.pair.indexed_iter() {
-            if *d > 0.0 {
-                features.add(StateIx(s as u32), ActionIx(a as u32), *d, &mut out);
-            }
-        }
-        Ok(out)
+        Ok(())
     }
 
     /// E_{s∼d^π}\[KL(p(·|s) ‖ q(·|s))\] in nats. With π = p it is the KL of the response distributions

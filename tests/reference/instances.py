@@ -197,7 +197,30 @@ def instance(seed, k):
         inst["rto"] = {"beta1": short(10 ** rng.uniform(-1.5, 0.5)), "beta2": short(10 ** rng.uniform(-1.5, 0.5))}
         if rng.random() < 0.5:
             inst["rto"]["source"] = str(rng.choice(["dpo", "optimal"]))
+    if not tree:
+        # From a generator of its own, so that the instances are otherwise those that they were without counts.
+        counts(np.random.default_rng([seed, k, 1]), inst)
     return inst
+
+
+def counts(rng, inst):
+    """At times counted transitions, with successors that were never seen, or that only the counts know."""
+    if rng.random() > 0.4:
+        return
+    states, rows = inst["states"], []
+    for s, row in enumerate(inst["transition"]):
+        out = []
+        for t in row:
+            known = [] if t is None or s in inst.get("terminal", []) else [t] if isinstance(t, int) else [n for n, _ in t]
+            if not known or rng.random() < 0.3:
+                out.append(int(rng.choice([0, 1, 5, 40])))
+                continue
+            seen = [n for n in known if rng.random() < 0.8]
+            if rng.random() < 0.2:
+                seen += [int(n) for n in range(states) if n not in known and rng.random() < 0.4]
+            out.append([[n, int(rng.integers(0, 30))] for n in seen])
+        rows.append(out)
+    inst["transition_counts"], inst["zeta"] = rows, float(rng.choice([0, short(10 ** rng.uniform(-3, 1))], p=[0.1, 0.9]))
 
 
 def reachable(inst, support, tree, A, H, P, S, states):
