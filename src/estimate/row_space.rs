@@ -260,9 +260,8 @@ fn triangularise(rows: &mut DMatrix<f64>) -> Vec<usize> {
         }
         rows.view_mut((i, pivot), (n - i, 1)).fill(0.0);
         rows[(i, pivot)] = image * top;
-        for row in i + 1..n {
-            let left = rows.row(row).amax();
-            if left <= NEGLIGIBLE * sizes[row] {
+        for (row, size) in sizes.iter().enumerate().skip(i + 1) {
+            if rows.row(row).amax() <= NEGLIGIBLE * size {
                 rows.row_mut(row).fill(0.0);
             }
         }

@@ -22,6 +22,8 @@ fn runs(n: u64) -> (u64, u64) {
 
 /// By state and action.
 type Table<T> = Vec<Vec<T>>;
+/// (state, action) steps of a response.
+type Steps = Vec<(usize, usize)>;
 
 #[derive(Clone)]
 struct World {
@@ -41,8 +43,8 @@ struct World {
     features: Option<Table<Vec<f64>>>,
     theta: Option<Vec<f64>>,
     reward: Option<Table<f64>>,
-    /// Prompt (0 for a table) and (state, action) steps of winner and loser.
-    pairs: Option<Vec<[Vec<(usize, usize)>; 2]>>,
+    /// Winner and loser.
+    pairs: Option<Vec<[Steps; 2]>>,
     estimation: Map<String, Value>,
     dpo_beta: Option<f64>,
     rto: Option<(f64, f64)>,
@@ -294,7 +296,7 @@ impl World {
                 Some(_) => json!(steps.iter().map(|s| s.1).collect::<Vec<_>>()),
                 None => json!(steps),
             };
-            let pair = |[w, l]: &[Vec<(usize, usize)>; 2]| {
+            let pair = |[w, l]: &[Steps; 2]| {
                 let mut pair = json!({"winner": response(w), "loser": response(l)});
                 if self.prompts.is_some() {
                     pair["prompt"] = json!(prompt(w));
@@ -318,7 +320,19 @@ impl World {
         let text = self.json().to_string();
         let instance = Instance::parse(&text, Path::new(".")).map_err(|e| format!("{e:#}"))?;
         let report = solve(&instance).map_err(|e| format!("{e:#}"))?;
-        Ok(serde_json::to_value(report).unwrap())
+        let mut report = serde_json::to_value(report).unwrap();
+        // (B.1) does not determine what happens where no episode starts.
+        for key in ["/theorem_b1/root_policy", "/baselined/root_policy"] {
+            if let Some(Value::Array(rows)) = report.pointer_mut(key) {
+                let unmet = |(row, rho): (&mut Value, &f64)| {
+                    if *rho == 0.0 {
+                        *row = Value::Null;
+                    }
+                };
+                rows.iter_mut().zip(&self.initial).for_each(unmet);
+            }
+        }
+        Ok(report)
     }
 
     /// H times the largest reward of the instance, with what β adds.
@@ -648,7 +662,7 @@ fn names_do_not_matter() {
         let steps =
             |y: &Vec<(usize, usize)>| y.iter().map(|(s, a)| (state[*s], action[*a])).collect();
         let pairs = world.pairs.as_ref().map(|all| {
-            let mut pairs: Vec<[Vec<(usize, usize)>; 2]> =
+            let mut pairs: Vec<[Steps; 2]> =
                 all.iter().map(|[w, l]| [steps(w), steps(l)]).collect();
             pairs.shuffle(&mut rng);
             pairs
