@@ -126,7 +126,7 @@ pub fn soft_value_iteration(
     let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
-    // A tree has the children of a state at hand, so that its levels stream through vectors; see `benchmarks.py` for what that is worth.
+    // A tree has the children of a state at hand, so that its levels stream through vectors; see `benchmarks/speed.py` for what that is worth.
     if let (Some(tree), true) = (tree, beta.get() > 0.0)
         && let Ok((v, policy)) =
             py.detach(|| tree_soft_optimum(&tree.tree, &reward.values(), &reference, beta))

@@ -1,6 +1,6 @@
 """Speed through Python: soft value iteration against NumPy and JAX, the Bradley-Terry estimate against SciPy, and what an empty call costs.
 
-    OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 python python/benchmarks.py
+    OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 python python/benchmarks/speed.py
 
 One thread each, in turn, medians of the process's CPU seconds, so that work beside it disturbs little. Needs SciPy, and JAX where it is installed.
 """
