@@ -6,7 +6,7 @@
 //! Different sequences of actions lead to the same state, so this is no token tree: any finite table will do.
 
 use ndarray::Array2;
-use rto::mdp::{ActionIx, Beta, GeneralMdp, StateIx, TabularPolicy, Transition};
+use rto::mdp::{ActionIx, Beta, GeneralMdp, Problem, StateIx, TabularPolicy, Transition};
 use rto::plan::{soft_value_iteration, suboptimality};
 use rto::reward::TabularReward;
 use rto::search::best_first::{BestFirst, best_first};
@@ -116,8 +116,8 @@ fn main() -> Result<()> {
         TabularPolicy::uniform(mdp.n_states(), ACTIONS),
         Beta::try_new(0.3)?,
     );
-    let optimum = soft_value_iteration(mdp, &reward, &reference, beta)?; // (3.2) to (3.4)
-    let gap = suboptimality(mdp, &reward, &reference, &reference, beta)?; // (3.5)
+    let optimum = soft_value_iteration(Problem::new(mdp, &reference, beta), &reward)?; // (3.2) to (3.4)
+    let gap = suboptimality(Problem::new(mdp, &reference, beta), &reward, &reference)?; // (3.5)
     println!(
         "V*(rho) = {:.4}, SubOpt of the reference = {gap:.4}",
         optimum.mean_value(mdp)

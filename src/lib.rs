@@ -49,8 +49,8 @@
 //! let fit = fit_bradley_terry(&design, &options)?; // (4.1)
 //! let sigma = Metric::sigma_d(&design, 1.0)?; // (4.2)
 //! let set = ConfidenceSet::try_new(&fit.theta, &sigma, 8.0, 1.0)?;
-//! let output = algorithm1(&mdp, &phi, &reference, beta, &set, None)?;
-//! let theorem = theorem_4_2(&mdp, &phi, &reference, beta, &theta_star, &set, &output)?;
+//! let output = algorithm1(Problem::new(&mdp, &reference, beta), &phi, &set, None)?;
+//! let theorem = theorem_4_2(&Truth::linear(Problem::new(&mdp, &reference, beta), &phi, &theta_star)?, &set, &output)?;
 //! assert!(theorem.premise && theorem.suboptimality <= theorem.bound);
 //! assert!(theorem.suboptimality < 0.05 && theorem.bound > 1.0); // what the bound leaves
 //! # Ok::<(), rto::Error>(())

@@ -7,8 +7,8 @@ use rto::algorithm1::{Baseline, ConfidenceSet, KlBalls, maxmin};
 use rto::estimate::{Design, FitOptions, Metric, RadiusInputs, fit_bradley_terry, radii};
 use rto::features::DenseFeatures;
 use rto::mdp::{
-    ActionIx, Beta, GeneralMdp, LayeredGraph, PreferencePair, SparseRows, StateIx, TabularMdp,
-    TabularPolicy, TokenTree, Trajectory, Transition, zoo,
+    ActionIx, Beta, GeneralMdp, LayeredGraph, PreferencePair, Problem, SparseRows, StateIx,
+    TabularMdp, TabularPolicy, TokenTree, Trajectory, Transition, zoo,
 };
 use rto::plan::tree_kernel::tree_soft_values;
 use rto::plan::{best_predetermined, evaluate, soft_value_iteration};
@@ -174,7 +174,11 @@ fn policies_rewards_and_beta() {
     let (_, g) = zoo::g0().unwrap();
     let sharp = TabularPolicy::from_probs(&arr2(&[[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])).unwrap();
     names(
-        evaluate(&g.mdp, &g.reward(), &g.reference, &sharp, g.beta),
+        evaluate(
+            Problem::new(&g.mdp, &sharp, g.beta),
+            &g.reward(),
+            &g.reference,
+        ),
         "policy[0][1]",
     );
     names(
@@ -183,15 +187,12 @@ fn policies_rewards_and_beta() {
     );
     let short = TabularPolicy::uniform(2, 2);
     names(
-        soft_value_iteration(&g.mdp, &g.reward(), &short, g.beta),
+        soft_value_iteration(Problem::new(&g.mdp, &short, g.beta), &g.reward()),
         "reference",
     );
     names(LinearReward::try_new(&g.features, &[1.0]), "theta");
     let small = TabularReward::try_new(Array2::zeros((2, 2))).unwrap();
-    names(
-        soft_value_iteration(&g.mdp, &small, &g.reference, g.beta),
-        "reward",
-    );
+    names(soft_value_iteration(g.problem(), &small), "reward");
     let tree = TokenTree::try_new(1, 2, 25, None).unwrap();
     let long = LayeredGraph::try_new(&[1; 25], 2, &{
         let mut next = vec![vec![Some(0); 2]; 25];
@@ -283,10 +284,8 @@ fn estimation_and_sets() {
     let set = ConfidenceSet::try_new(&[0.0, 0.0], &metric, 1.0, 1.0).unwrap();
     let zero = Beta::try_new(0.0).unwrap();
     let greedy = maxmin(
-        &g.mdp,
+        Problem::new(&g.mdp, &g.reference, zero),
         &g.features,
-        &g.reference,
-        zero,
         &set,
         Baseline::None,
     );
@@ -320,7 +319,7 @@ proptest! {
                 let uniform = TabularPolicy::uniform(mdp.n_states(), mdp.n_actions());
                 let reward = TabularReward::try_new(Array2::ones((mdp.n_states(), mdp.n_actions()))).unwrap();
                 let beta = Beta::try_new(0.3).unwrap();
-                let optimum = soft_value_iteration(&mdp, &reward, &uniform, beta).unwrap();
+                let optimum = soft_value_iteration(Problem::new(&mdp, &uniform, beta), &reward).unwrap();
                 prop_assert!(optimum.v.iter().all(|v| v.is_finite()));
             }
         }

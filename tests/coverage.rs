@@ -35,13 +35,13 @@ fn instance(i: u64) -> Instance {
 fn the_occupancy_is_the_mixture_and_bounds_the_ratio() {
     for i in 0..120 {
         let g = instance(i);
-        let star = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta).unwrap();
+        let star = soft_value_iteration(g.problem(), &g.reward()).unwrap();
         let against = TabularReward::try_new(-g.reward().tabulate().values()).unwrap();
-        let worst = soft_value_iteration(&g.mdp, &against, &g.reference, g.beta).unwrap();
+        let worst = soft_value_iteration(g.problem(), &against).unwrap();
         let best = visitation(&g.mdp, &star.policy).unwrap().pair;
         let bad = visitation(&g.mdp, &worst.policy).unwrap().pair;
         for c in [0.0, 0.01, 0.3, 1.0] {
-            let mu = covering_behaviour(&g.mdp, &g.reward(), &g.reference, g.beta, c).unwrap();
+            let mu = covering_behaviour(g.problem(), &g.reward(), c).unwrap();
             let d = visitation(&g.mdp, &mu).unwrap().pair;
             for ((x, p), q) in d.iter().zip(&best).zip(&bad) {
                 let want = c * p + (1.0 - c) * q;
@@ -105,7 +105,7 @@ fn two_behaviour_policies_give_the_expected_pairs() {
         let g = instance(i);
         let seeds = SeedTree::new(5).child("two policies").index(i);
         let shape = (g.mdp.n_states(), g.mdp.n_actions());
-        let mu = covering_behaviour(&g.mdp, &g.reward(), &g.reference, g.beta, 0.2).unwrap();
+        let mu = covering_behaviour(g.problem(), &g.reward(), 0.2).unwrap();
         let other = random_policy(shape.0, shape.1, 0.0, &seeds.child("other"));
         let mut moments = Moments::new(g.features.dim());
         for (rho, all) in responses(&g) {

@@ -7,7 +7,7 @@ use ndarray::Array2;
 use rand::Rng;
 use rto::algorithm2::{CriticSlot, PpoConfig, PpoRun, PpoState, Whitening};
 use rto::features::DenseFeatures;
-use rto::mdp::{ActionIx, Beta, StateIx, TokenTree};
+use rto::mdp::{ActionIx, Beta, Problem, StateIx, TokenTree};
 use rto::objective::Aggregation;
 use rto::plan::soft_value_iteration;
 use rto::policy::{
@@ -321,7 +321,11 @@ fn same_model() -> (SentenceReward<Regressor<Table>>, PaidAtEnd<Dpo>, Vec<f64>) 
     let reference = softmax("reference");
     let reward = TabularReward::try_new(r.clone()).unwrap();
     let beta = Beta::try_new(BETA1).unwrap();
-    let best = soft_value_iteration(map.mdp(), &reward, &reference.table().unwrap(), beta).unwrap();
+    let best = soft_value_iteration(
+        Problem::new(map.mdp(), &reference.table().unwrap(), beta),
+        &reward,
+    )
+    .unwrap();
     let flat: Vec<f64> = r.into_iter().collect();
     let model = Regressor::reward(map.clone(), &flat, OptimizerConfig::sgd(0.0)).unwrap();
     let dpo = TabularSoftmax::from_policy(map, &best.policy).unwrap();

@@ -8,8 +8,8 @@ use rto::estimate::{Design, Metric, sample_preferences};
 use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
 use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{
-    ActionIx, Beta, LayeredGraph, PreferencePair, StateIx, TabularMdp, TabularPolicy, TokenTree,
-    Trajectory,
+    ActionIx, Beta, LayeredGraph, PreferencePair, Problem, StateIx, TabularMdp, TabularPolicy,
+    TokenTree, Trajectory,
 };
 use rto::plan::{
     DataLaw, LinearCoverage, PairLaw, chi_square_coverage, pair_coverage, population_dpo,
@@ -57,7 +57,7 @@ fn golden_trees() {
         let reference = TabularPolicy::from_log_probs(log_ref).unwrap();
         let reward = TabularReward::try_new(reward).unwrap();
         let beta = Beta::try_new(number(&t["beta"])).unwrap();
-        let star = soft_value_iteration(&mdp, &reward, &reference, beta)
+        let star = soft_value_iteration(Problem::new(&mdp, &reference, beta), &reward)
             .unwrap()
             .policy;
         // One coordinate for each response, at its last token.
@@ -204,7 +204,7 @@ fn brute_force_on_random_tables() {
     for i in 0..600 {
         let (g, seeds) = instance(i);
         let (mdp, reference) = (&g.mdp, &g.reference);
-        let star = soft_value_iteration(mdp, &g.reward(), reference, g.beta)
+        let star = soft_value_iteration(Problem::new(mdp, reference, g.beta), &g.reward())
             .unwrap()
             .policy;
         let zeros = if i.is_multiple_of(3) { 0.2 } else { 0.0 };
@@ -379,10 +379,11 @@ fn dpo_on_a_stochastic_table_misses_the_optimum() {
         (PairLaw::Reference, 0.230_412, 0.092_053, 0.589_211_335_74),
         (PairLaw::Uniform, 0.5, 0.380_187, 33.226_215_130_3 / 56.0),
     ] {
-        let got = population_dpo(&mdp, &reward, &reference, beta, law).unwrap();
+        let got = population_dpo(Problem::new(&mdp, &reference, beta), &reward, law).unwrap();
         let p = got.policy.prob(StateIx(0), ActionIx(0));
         assert!((p - first).abs() < 1e-6, "{law:?}: {p}");
-        let lost = suboptimality(&mdp, &reward, &got.policy, &reference, beta).unwrap();
+        let lost =
+            suboptimality(Problem::new(&mdp, &reference, beta), &reward, &got.policy).unwrap();
         assert!((lost - gap).abs() < 1e-6, "{law:?}: {lost}");
         assert!((got.loss - loss).abs() < 1e-10, "{law:?}: {}", got.loss);
         assert!(got.gradient < 1e-11 && got.starts.0 > 1, "{got:?}");
@@ -399,9 +400,9 @@ fn dpo_on_a_deterministic_table_is_the_soft_optimum() {
             continue;
         }
         tried += 1;
-        let star = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta).unwrap();
+        let star = soft_value_iteration(g.problem(), &g.reward()).unwrap();
         for law in [PairLaw::Reference, PairLaw::Uniform] {
-            let got = population_dpo(&g.mdp, &g.reward(), &g.reference, g.beta, law).unwrap();
+            let got = population_dpo(g.problem(), &g.reward(), law).unwrap();
             let d = visitation(&g.mdp, &star.policy).unwrap();
             let kl = d.kl(&g.mdp, &star.policy, &got.policy).unwrap();
             assert!(kl < 1e-9, "instance {i}, {law:?}: {kl}");
@@ -414,7 +415,14 @@ fn dpo_on_a_deterministic_table_is_the_soft_optimum() {
 fn what_cannot_be_told_is_an_error() {
     let (mdp, reward, reference) = stochastic();
     let zero = Beta::try_new(0.0).unwrap();
-    assert!(population_dpo(&mdp, &reward, &reference, zero, PairLaw::Uniform).is_err());
+    assert!(
+        population_dpo(
+            Problem::new(&mdp, &reference, zero),
+            &reward,
+            PairLaw::Uniform
+        )
+        .is_err()
+    );
     let none: &[PreferencePair] = &[];
     assert!(pair_coverage(&mdp, &reference, DataLaw::Pairs(none)).is_err());
     let tree = TokenTree::try_new(1, 2, 12, None)
@@ -424,7 +432,12 @@ fn what_cannot_be_told_is_an_error() {
     let flat = TabularReward::try_new(Array2::zeros((tree.n_states(), 2))).unwrap();
     let uniform = TabularPolicy::uniform(tree.n_states(), 2);
     let beta = Beta::try_new(1.0).unwrap();
-    let error = population_dpo(&tree, &flat, &uniform, beta, PairLaw::Reference).unwrap_err();
+    let error = population_dpo(
+        Problem::new(&tree, &uniform, beta),
+        &flat,
+        PairLaw::Reference,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("trajectories"), "{error}");
 }
 

@@ -11,7 +11,7 @@ use rto::estimate::{
 };
 use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::zoo::{self, Instance, Kind, RandomSpec, random_instance, random_policy};
-use rto::mdp::{ActionIx, StateIx, TabularPolicy, TokenTree, for_each_trajectory};
+use rto::mdp::{ActionIx, Problem, StateIx, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::numerics::sigmoid;
 use rto::plan::{
     action_covariance, advantage_variance, evaluate, natural_policy_gradient, npg_bound,
@@ -44,7 +44,7 @@ fn the_value_is_reward_minus_beta_times_kl() {
     for i in 0..60 {
         let g = instance(i);
         let reward = g.reward();
-        let star = soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap();
+        let star = soft_value_iteration(g.problem(), &reward).unwrap();
         let d = visitation(&g.mdp, &star.policy).unwrap();
         let kl = d.kl(&g.mdp, &star.policy, &g.reference).unwrap();
         let returns = d.reward(&g.mdp, &reward).unwrap();
@@ -60,7 +60,7 @@ fn the_log_ratio_needs_beta_on_the_reference() {
     for i in 0..60 {
         let g = instance(i);
         let beta = g.beta.get();
-        let star = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta).unwrap();
+        let star = soft_value_iteration(g.problem(), &g.reward()).unwrap();
         let token = LogRatioReward::try_new(&star.policy, &g.reference, beta).unwrap();
         let mut printed = 0.0f64;
         for s in 0..g.mdp.n_states() {
@@ -114,7 +114,7 @@ fn the_hessian_is_the_covariance_of_the_actions() {
                 .map(|(t, v)| t + step * v)
                 .collect();
             let reward = LinearReward::try_new(&g.features, &theta).unwrap();
-            soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap()
+            soft_value_iteration(g.problem(), &reward).unwrap()
         };
         let value = |step: f64| optimum(step).mean_value(&g.mdp);
         let h = 2e-3;
@@ -150,8 +150,8 @@ fn the_value_gap_of_natural_gradient_need_not_contract() {
     let start = TabularPolicy::from_logits(logits).unwrap();
     let c = 0.5;
     let reward = g.reward();
-    let run = natural_policy_gradient(&g.mdp, &reward, &start, &g.reference, g.beta, c, 3).unwrap();
-    let bound = npg_bound(&g.mdp, &reward, &start, &g.reference, g.beta, c).unwrap();
+    let run = natural_policy_gradient(g.problem(), &reward, &start, c, 3).unwrap();
+    let bound = npg_bound(g.problem(), &reward, &start, c).unwrap();
     assert!(run.gap[1] > 0.99 * run.gap[0], "{:?}", run.gap);
     assert!((0..=3).all(|t| run.gap[t] <= bound.gap(t)));
 }
@@ -168,7 +168,7 @@ fn per_token_bonuses_do_not_vanish_with_one_hot_features() {
     let reward = LinearReward::try_new(&features, &theta).unwrap();
     let reference = TabularPolicy::uniform(3, 2);
     let beta = rto::mdp::Beta::try_new(0.5).unwrap();
-    let star = soft_value_iteration(&mdp, &reward, &reference, beta).unwrap();
+    let star = soft_value_iteration(Problem::new(&mdp, &reference, beta), &reward).unwrap();
     let d_star = visitation(&mdp, &star.policy).unwrap();
     let mut psi = Vec::new();
     for_each_trajectory(&mdp, StateIx(0), |steps| {
@@ -272,7 +272,7 @@ impl Population {
                 }
             }
         }
-        let star = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta).unwrap();
+        let star = soft_value_iteration(g.problem(), &g.reward()).unwrap();
         let d_star = visitation(&g.mdp, &star.policy).unwrap();
         let mut tokens = Vec::new();
         d_star.expect(|s, a| {
@@ -541,8 +541,8 @@ fn both_sides(
     space: Option<&RowSpace>,
 ) -> (Algorithm1, Theorem42) {
     let (mdp, phi, reference, beta) = (&g.mdp, &g.features, &g.reference, g.beta);
-    let out = algorithm1(mdp, phi, reference, beta, set, space).unwrap();
-    let theorem = theorem_4_2(mdp, phi, reference, beta, &g.theta_star, set, &out).unwrap();
+    let out = algorithm1(Problem::new(mdp, reference, beta), phi, set, space).unwrap();
+    let theorem = theorem_4_2(&g.truth().unwrap(), set, &out).unwrap();
     (out, theorem)
 }
 
@@ -663,7 +663,7 @@ fn a_fixed_response_loses_beta_log_of_its_optimal_probability() {
     for i in (0..60).filter(|i| i % 3 != 2) {
         let g = instance(i);
         let (reward, beta) = (g.reward(), g.beta.get());
-        let star = soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap();
+        let star = soft_value_iteration(g.problem(), &reward).unwrap();
         for (root, _) in g.mdp.roots() {
             let (mut best, mut steps_of_best) = (f64::NEG_INFINITY, Vec::new());
             for_each_trajectory(&g.mdp, root, |steps| {
@@ -679,7 +679,7 @@ fn a_fixed_response_loses_beta_log_of_its_optimal_probability() {
                 log_pi[[s.ix(), a.ix()]] = 0.0;
             }
             let fixed = TabularPolicy::from_logits(log_pi).unwrap();
-            let value = evaluate(&g.mdp, &reward, &fixed, &g.reference, g.beta).unwrap();
+            let value = evaluate(g.problem(), &reward, &fixed).unwrap();
             let loss = star.v[root.ix()] - value.v[root.ix()];
             assert!(
                 (loss + beta * best).abs() < 1e-12,

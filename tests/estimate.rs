@@ -14,7 +14,8 @@ use rto::estimate::{
 use rto::features::{DenseFeatures, FeatureMap, LogRatio, OneHot};
 use rto::mdp::zoo::{Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{
-    ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory, zoo,
+    ActionIx, Beta, Problem, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory,
+    zoo,
 };
 use rto::numerics::{log_sum_exp, sigmoid};
 use rto::plan::soft_value_iteration;
@@ -539,7 +540,7 @@ fn theorem_b1_program_agrees_with_an_independent_solver_whatever_is_active() {
         } else {
             Baseline::Reference
         };
-        let solved = maxmin(&g.mdp, &g.features, &g.reference, g.beta, &set, baseline).unwrap();
+        let solved = maxmin(g.problem(), &g.features, &set, baseline).unwrap();
         seen.insert((solved.ellipsoid_active, solved.ball_active));
         let cost = |theta: &[f64]| {
             let (v, mut grad) = brute_force(&g, theta);
@@ -612,7 +613,7 @@ fn theorem_b1_program_is_solved_in_any_unit() {
             let metric = Metric::sigma_d(&design, 0.1 * unit * unit).unwrap();
             let center: Vec<f64> = fit.theta.iter().map(|t| t / unit).collect();
             let set = ConfidenceSet::try_new(&center, &metric, radius, bound / unit).unwrap();
-            maxmin(&g.mdp, &features, &g.reference, g.beta, &set, baseline).unwrap()
+            maxmin(g.problem(), &features, &set, baseline).unwrap()
         };
         let usual = solve(1.0);
         for unit in [1e-8, 1e-5, 1e-3, 30.0, 1e4, 1e8] {
@@ -679,7 +680,7 @@ fn log_linear_features_recover_the_policy_they_mix() {
     let dense = DenseFeatures::tabulate(&map);
     let beta = Beta::try_new(0.7).unwrap();
     let reward = LinearReward::try_new(&dense, &[0.7]).unwrap();
-    let optimum = soft_value_iteration(&mdp, &reward, &reference, beta).unwrap();
+    let optimum = soft_value_iteration(Problem::new(&mdp, &reference, beta), &reward).unwrap();
     for (a, b) in optimum.policy.log_probs().iter().zip(expert.log_probs()) {
         assert!((a - b).abs() < 1e-12);
     }

@@ -11,7 +11,8 @@ use rto::estimate::{
     fit_bradley_terry, information, log_likelihood, radii,
 };
 use rto::mdp::{
-    ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory, zoo,
+    ActionIx, Beta, Problem, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory,
+    zoo,
 };
 use rto::plan::{
     action_covariance, best_predetermined, evaluate, natural_policy_gradient,
@@ -94,10 +95,10 @@ fn g0() {
     let want = &all["G0"];
     let (tree, g) = zoo::g0().unwrap();
     let reward = g.reward();
-    let star = soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap();
+    let star = soft_value_iteration(g.problem(), &reward).unwrap();
     let uniform = TabularPolicy::uniform(3, 2);
-    let value = |p: &TabularPolicy| evaluate(&g.mdp, &reward, p, &g.reference, g.beta).unwrap();
-    let gap = |p| suboptimality(&g.mdp, &reward, p, &g.reference, g.beta).unwrap();
+    let value = |p: &TabularPolicy| evaluate(g.problem(), &reward, p).unwrap();
+    let gap = |p| suboptimality(g.problem(), &reward, p).unwrap();
     for key in keys(want) {
         let w = &want[key];
         match key {
@@ -120,14 +121,7 @@ fn g0() {
                 close(key, &[difference], w, EXACT);
             }
             "PDL_rhs" => {
-                let lemma = performance_difference(
-                    &g.mdp,
-                    &reward,
-                    &uniform,
-                    &g.reference,
-                    &g.reference,
-                    g.beta,
-                );
+                let lemma = performance_difference(g.problem(), &reward, &uniform, &g.reference);
                 close(key, &[lemma.unwrap()], w, EXACT);
             }
             "betaKL_uniform_to_star" => {
@@ -142,16 +136,7 @@ fn g0() {
             }
             "NPG" => {
                 let run = |c, steps| {
-                    natural_policy_gradient(
-                        &g.mdp,
-                        &reward,
-                        &g.reference,
-                        &g.reference,
-                        g.beta,
-                        c,
-                        steps,
-                    )
-                    .unwrap()
+                    natural_policy_gradient(g.problem(), &reward, &g.reference, c, steps).unwrap()
                 };
                 let half = run(0.5, 7);
                 close(key, &half.gap, &w["eta_beta_0_5"]["gap"], EXACT);
@@ -183,7 +168,7 @@ fn rto_optimum(tree: &TokenTree, g: &zoo::Instance, dpo: &TabularPolicy, key: &s
     let (beta1, beta2) = (betas[0], betas[1]);
     let dense = LogRatioReward::try_new(dpo, &g.reference, beta1).unwrap();
     let b2 = Beta::try_new(beta2).unwrap();
-    let rto = soft_value_iteration(&g.mdp, &dense, &g.reference, b2).unwrap();
+    let rto = soft_value_iteration(Problem::new(&g.mdp, &g.reference, b2), &dense).unwrap();
     close(key, &probs(&rto.policy), &want["pi"], EXACT);
     close(
         key,
@@ -198,7 +183,7 @@ fn rto_optimum(tree: &TokenTree, g: &zoo::Instance, dpo: &TabularPolicy, key: &s
         &want["beta_eff"],
         EXACT,
     );
-    let gap = suboptimality(&g.mdp, &g.reward(), &rto.policy, &g.reference, g.beta).unwrap();
+    let gap = suboptimality(g.problem(), &g.reward(), &rto.policy).unwrap();
     close(key, &[gap], &want["SubOpt_at_beta"], EXACT);
     // Tempering each token on its own: proportional to ref (dpo/ref)^(beta1/beta2), not the optimum.
     let logits = dense.tabulate().values() / beta2 + g.reference.log_probs();
@@ -277,16 +262,8 @@ impl G1 {
         let fit = fit_bradley_terry(&self.design, &options).unwrap();
         let set = ConfidenceSet::try_new(&fit.theta, &self.sigma, radius, param_bound).unwrap();
         let g = &self.g;
-        let solved = maxmin(&g.mdp, &g.features, &g.reference, g.beta, &set, baseline).unwrap();
-        let theorem = theorem_b1(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &g.theta_star,
-            &set,
-            &solved,
-        );
+        let solved = maxmin(g.problem(), &g.features, &set, baseline).unwrap();
+        let theorem = theorem_b1(&g.truth().unwrap(), &g.features, &set, &solved);
         (solved, theorem.unwrap())
     }
 }
@@ -298,10 +275,10 @@ fn g1_planning() {
     let (tree, g) = zoo::g1().unwrap();
     let q = zoo::g1_other_policy().unwrap();
     let reward = g.reward();
-    let star = soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap();
-    let value = |p: &TabularPolicy| evaluate(&g.mdp, &reward, p, &g.reference, g.beta).unwrap();
+    let star = soft_value_iteration(g.problem(), &reward).unwrap();
+    let value = |p: &TabularPolicy| evaluate(g.problem(), &reward, p).unwrap();
     let prompts = |v: &[f64]| [v[tree.root(0).ix()], v[tree.root(1).ix()]];
-    let gap = |p| suboptimality(&g.mdp, &reward, p, &g.reference, g.beta).unwrap();
+    let gap = |p| suboptimality(g.problem(), &reward, p).unwrap();
     close(
         "Vstar_prompts",
         &prompts(&star.v),
@@ -350,8 +327,7 @@ fn g1_planning() {
         EXACT,
     );
     close("SubOpt_q", &[gap(&q)], &want["SubOpt_q"], EXACT);
-    let lemma =
-        performance_difference(&g.mdp, &reward, &q, &g.reference, &g.reference, g.beta).unwrap();
+    let lemma = performance_difference(g.problem(), &reward, &q, &g.reference).unwrap();
     let direct = value(&q).mean_value(&g.mdp) - value(&g.reference).mean_value(&g.mdp);
     close("PDL", &[direct, lemma], &want["PDL_q_vs_ref"], EXACT);
     let d_star = visitation(&g.mdp, &star.policy).unwrap();
@@ -485,17 +461,8 @@ fn g1_algorithm1() {
     let s = G1::new();
     let g = &s.g;
     let set = ConfidenceSet::try_new(&s.fit.theta, &s.sigma, 1.5, 2.0).unwrap();
-    let output = algorithm1(&g.mdp, &g.features, &g.reference, g.beta, &set, None).unwrap();
-    let theorem = theorem_4_2(
-        &g.mdp,
-        &g.features,
-        &g.reference,
-        g.beta,
-        &g.theta_star,
-        &set,
-        &output,
-    )
-    .unwrap();
+    let output = algorithm1(g.problem(), &g.features, &set, None).unwrap();
+    let theorem = theorem_4_2(&g.truth().unwrap(), &set, &output).unwrap();
     close(
         "Vhat",
         &[output.pessimistic_value(&g.mdp)],
@@ -637,17 +604,8 @@ fn g1_huge_radius() {
     }
     let g = &s.g;
     let set = ConfidenceSet::try_new(&s.fit.theta, &s.sigma, 25.0, 2.0).unwrap();
-    let output = algorithm1(&g.mdp, &g.features, &g.reference, g.beta, &set, None).unwrap();
-    let theorem = theorem_4_2(
-        &g.mdp,
-        &g.features,
-        &g.reference,
-        g.beta,
-        &g.theta_star,
-        &set,
-        &output,
-    )
-    .unwrap();
+    let output = algorithm1(g.problem(), &g.features, &set, None).unwrap();
+    let theorem = theorem_4_2(&g.truth().unwrap(), &set, &output).unwrap();
     close(
         "Alg1",
         &[theorem.suboptimality],
@@ -655,7 +613,7 @@ fn g1_huge_radius() {
         ITERATIVE,
     );
     close("Alg1", &[theorem.bound], &want["Alg1_bound"], ITERATIVE);
-    let ref_gap = suboptimality(&g.mdp, &g.reward(), &g.reference, &g.reference, g.beta).unwrap();
+    let ref_gap = suboptimality(g.problem(), &g.reward(), &g.reference).unwrap();
     close("ref", &[ref_gap], &want["SubOpt_ref"], EXACT);
     assert_eq!(keys(want).len(), 11);
 }
@@ -667,7 +625,7 @@ fn g1_dpo_and_rto() {
     let s = G1::new();
     let g = &s.g;
     let learned = rto::reward::LinearReward::try_new(&g.features, &s.fit.theta).unwrap();
-    let dpo = soft_value_iteration(&g.mdp, &learned, &g.reference, g.beta).unwrap();
+    let dpo = soft_value_iteration(g.problem(), &learned).unwrap();
     close(
         "dpo",
         &dpo.policy.probs(s.tree.root(0)),
@@ -688,7 +646,7 @@ fn g1_dpo_and_rto() {
     close("loss", &[loss], &want["mean_dpo_loss"], EXACT);
     let dense = LogRatioReward::try_new(&dpo.policy, &g.reference, 0.1).unwrap();
     let beta2 = Beta::try_new(0.03).unwrap();
-    let rto = soft_value_iteration(&g.mdp, &dense, &g.reference, beta2).unwrap();
+    let rto = soft_value_iteration(Problem::new(&g.mdp, &g.reference, beta2), &dense).unwrap();
     close(
         "rto",
         &rto.policy.probs(s.tree.root(0)),
@@ -697,7 +655,7 @@ fn g1_dpo_and_rto() {
     );
     let values = [rto.v[s.tree.root(0).ix()], rto.v[s.tree.root(1).ix()]];
     close("V_rto", &values, &want["V_rto"], ITERATIVE);
-    let gap = |p| [suboptimality(&g.mdp, &g.reward(), p, &g.reference, g.beta).unwrap()];
+    let gap = |p| [suboptimality(g.problem(), &g.reward(), p).unwrap()];
     close(
         "dpo",
         &gap(&dpo.policy),
@@ -723,7 +681,8 @@ fn proposition_c2_and_its_generalisation() {
         let reward = TabularReward::try_new(unrolled.lift(reward.values()).unwrap()).unwrap();
         let uniform = TabularPolicy::uniform(unrolled.mdp.n_states(), actions);
         let beta = Beta::try_new(0.0).unwrap();
-        let markov = soft_value_iteration(&unrolled.mdp, &reward, &uniform, beta).unwrap();
+        let markov =
+            soft_value_iteration(Problem::new(&unrolled.mdp, &uniform, beta), &reward).unwrap();
         let markov = markov.mean_value(&unrolled.mdp);
         let fixed = best_predetermined(&unrolled.mdp, &reward, &uniform)
             .unwrap()
@@ -769,62 +728,19 @@ fn telescoping_instance() {
         let design = Design::try_new(2, row).unwrap();
         let sigma = Metric::sigma_d(&design, 1.0).unwrap();
         let set = ConfidenceSet::try_new(&g.theta_star, &sigma, 2.0, 1.0).unwrap();
-        let plain = algorithm1(&g.mdp, &g.features, &g.reference, g.beta, &set, None).unwrap();
-        let theorem = theorem_4_2(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &g.theta_star,
-            &set,
-            &plain,
-        )
-        .unwrap();
+        let plain = algorithm1(g.problem(), &g.features, &set, None).unwrap();
+        let theorem = theorem_4_2(&g.truth().unwrap(), &set, &plain).unwrap();
         if n == 1_000_000 {
             assert!((theorem.suboptimality - 0.707_191_675_92).abs() < 2e-5);
         }
         assert!(theorem.suboptimality > 0.69);
         let space = rto::estimate::RowSpace::of(&design).unwrap();
         assert_eq!(space.rank(), 1);
-        let fixed = algorithm1(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &set,
-            Some(&space),
-        )
-        .unwrap();
-        let theorem = theorem_4_2(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &g.theta_star,
-            &set,
-            &fixed,
-        )
-        .unwrap();
+        let fixed = algorithm1(g.problem(), &g.features, &set, Some(&space)).unwrap();
+        let theorem = theorem_4_2(&g.truth().unwrap(), &set, &fixed).unwrap();
         assert!(theorem.suboptimality < 1.0 / f64::from(n).sqrt());
-        let solved = maxmin(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &set,
-            Baseline::None,
-        )
-        .unwrap();
-        let theorem = theorem_b1(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &g.theta_star,
-            &set,
-            &solved,
-        )
-        .unwrap();
+        let solved = maxmin(g.problem(), &g.features, &set, Baseline::None).unwrap();
+        let theorem = theorem_b1(&g.truth().unwrap(), &g.features, &set, &solved).unwrap();
         assert!(
             theorem.suboptimality < 1.05 * b1,
             "{n}: {}",

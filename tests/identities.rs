@@ -10,7 +10,7 @@ use rto::algorithm1::{
 use rto::estimate::{Design, FitOptions, Metric, fit_bradley_terry, sample_preferences};
 use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{
-    ActionIx, Beta, SparseRows, StateIx, TabularMdp, TabularPolicy, Transition,
+    ActionIx, Beta, Problem, SparseRows, StateIx, TabularMdp, TabularPolicy, Transition,
     for_each_trajectory, sample_trajectory,
 };
 use rto::numerics::log_sum_exp;
@@ -64,7 +64,7 @@ struct Case {
 fn case(i: u64) -> Case {
     let seeds = SeedTree::new(7).child("identities").index(i);
     let g = random_instance(&spec(i), &seeds).unwrap();
-    let star = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta).unwrap();
+    let star = soft_value_iteration(g.problem(), &g.reward()).unwrap();
     let policy = supported(&g, &seeds.child("policy"));
     Case {
         g,
@@ -108,14 +108,14 @@ fn the_two_forms_of_the_value_agree_and_the_optimum_is_consistent() {
         } = case(i);
         let reward = g.reward();
         let beta = g.beta.get();
-        let value = evaluate(&g.mdp, &reward, &policy, &g.reference, g.beta).unwrap();
+        let value = evaluate(g.problem(), &reward, &policy).unwrap();
         // (3.2) and the rewrite after (A.1): E_{d^π}[r] − β E_{d^π}[KL].
         let d = visitation(&g.mdp, &policy).unwrap();
         let expected = d.reward(&g.mdp, &reward).unwrap()
             - beta * d.kl(&g.mdp, &policy, &g.reference).unwrap();
         same(i, "(3.2) = (3.3)", expected, value.mean_value(&g.mdp));
         // (3.4): π* is exp((Q*−V*)/β), and its own value is V*.
-        let own = evaluate(&g.mdp, &reward, &star.policy, &g.reference, g.beta).unwrap();
+        let own = evaluate(g.problem(), &reward, &star.policy).unwrap();
         for (s, a) in pairs(&g.mdp) {
             let q = star.q[[s.ix(), a.ix()]];
             let p = star.policy.prob(s, a);
@@ -149,34 +149,24 @@ fn performance_difference_decomposition_and_kl_form_of_the_suboptimality() {
         let beta = g.beta.get();
         let other = supported(&g, &seeds.child("other"));
         let value = |p| {
-            evaluate(&g.mdp, &reward, p, &g.reference, g.beta)
+            evaluate(g.problem(), &reward, p)
                 .unwrap()
                 .mean_value(&g.mdp)
         };
-        let lemma =
-            performance_difference(&g.mdp, &reward, &policy, &other, &g.reference, g.beta).unwrap();
+        let lemma = performance_difference(g.problem(), &reward, &policy, &other).unwrap();
         same(i, "Lemma A.2", value(&policy) - value(&other), lemma);
         // (A.3) + (A.6) for an estimate r̂ and its optimal policy.
         let estimate = perturbed(&g, &seeds.child("estimate"));
-        let hat = soft_value_iteration(&g.mdp, &estimate, &g.reference, g.beta).unwrap();
-        let terms = decompose(
-            &g.mdp,
-            &reward,
-            &estimate,
-            &star.policy,
-            &hat.policy,
-            &g.reference,
-            g.beta,
-        )
-        .unwrap();
-        let gap = suboptimality(&g.mdp, &reward, &hat.policy, &g.reference, g.beta).unwrap();
+        let hat = soft_value_iteration(g.problem(), &estimate).unwrap();
+        let terms = decompose(g.problem(), &reward, &estimate, &star.policy, &hat.policy).unwrap();
+        let gap = suboptimality(g.problem(), &reward, &hat.policy).unwrap();
         same(i, "(A.3)", terms.total(), gap);
         let d_star = visitation(&g.mdp, &star.policy).unwrap();
         let kl = d_star.kl(&g.mdp, &star.policy, &hat.policy).unwrap();
         same(i, "(A.6)", terms.term_iii, -beta * kl);
         // SubOpt(π) = β E_{d^π} KL(π ‖ π*).
         let d = visitation(&g.mdp, &policy).unwrap();
-        let gap = suboptimality(&g.mdp, &reward, &policy, &g.reference, g.beta).unwrap();
+        let gap = suboptimality(g.problem(), &reward, &policy).unwrap();
         same(
             i,
             "SubOpt = beta KL",
@@ -224,8 +214,8 @@ fn variance_identity() {
         let estimate = perturbed(&g, &seeds.child("estimate"));
         let truth = reward.tabulate();
         let f = TabularReward::try_new(truth.values() - estimate.values()).unwrap();
-        let hat = soft_value_iteration(&g.mdp, &estimate, &g.reference, g.beta).unwrap();
-        let gap = suboptimality(&g.mdp, &reward, &hat.policy, &g.reference, g.beta).unwrap();
+        let hat = soft_value_iteration(g.problem(), &estimate).unwrap();
+        let gap = suboptimality(g.problem(), &reward, &hat.policy).unwrap();
         let panels = (g.mdp.horizon() as f64 / g.beta.get()).ceil().min(24.0) as usize;
         let width = 1.0 / panels as f64;
         let mut integral = 0.0;
@@ -233,9 +223,7 @@ fn variance_identity() {
             for (x, w) in &rule {
                 let t = width * (panel as f64 + 0.5 + 0.5 * x);
                 let mixed = TabularReward::try_new(estimate.values() + f.values() * t).unwrap();
-                let pi = soft_value_iteration(&g.mdp, &mixed, &g.reference, g.beta)
-                    .unwrap()
-                    .policy;
+                let pi = soft_value_iteration(g.problem(), &mixed).unwrap().policy;
                 let variance = advantage_variance(&g.mdp, &pi, &f).unwrap();
                 integral += 0.5 * width * w * (1.0 - t) * variance;
             }
@@ -292,7 +280,7 @@ fn corrected_4_3_on_every_table_and_4_5_on_deterministic_ones_only() {
                 }
             }
             // Each state's soft value under its DPO token reward is 0.
-            let zero = soft_value_iteration(&g.mdp, &implicit, &g.reference, g.beta).unwrap();
+            let zero = soft_value_iteration(g.problem(), &implicit).unwrap();
             for value in &zero.v {
                 same(i, "soft value of the DPO reward", *value, 0.0);
             }
@@ -321,7 +309,7 @@ fn potential_shaping_changes_no_policy() {
             values[[s.ix(), a.ix()]] += g.mdp.expect(s, a, &potential) - potential[s.ix()];
         }
         let shaped = TabularReward::try_new(values).unwrap();
-        let other = soft_value_iteration(&g.mdp, &shaped, &g.reference, g.beta).unwrap();
+        let other = soft_value_iteration(g.problem(), &shaped).unwrap();
         for ((got, before), shift) in other.v.iter().zip(&star.v).zip(&potential) {
             same(i, "V shifts by the potential", *got, before - shift);
         }
@@ -372,7 +360,7 @@ fn brute_force_over_all_responses() {
             }
             gap += rho * beta * kl;
         }
-        let exact = suboptimality(&g.mdp, &reward, &policy, &g.reference, g.beta).unwrap();
+        let exact = suboptimality(g.problem(), &reward, &policy).unwrap();
         same(i, "SubOpt = beta KL_seq", gap, exact);
     }
     assert!(checked >= 1000, "only {checked}");
@@ -409,41 +397,26 @@ fn theorems_4_2_and_b1_hold_whenever_the_truth_is_in_the_set() {
         };
         let radius = [0.5, 1.5, 4.0, 20.0][(i % 4) as usize];
         let set = ConfidenceSet::try_new(&fit.theta, &metric, radius, bound).unwrap();
-        let output = algorithm1(&g.mdp, &g.features, &g.reference, g.beta, &set, None).unwrap();
-        let t = theorem_4_2(
-            &g.mdp,
-            &g.features,
-            &g.reference,
-            g.beta,
-            &g.theta_star,
-            &set,
-            &output,
-        )
-        .unwrap();
-        same(i, "(A.3)", t.terms.total(), t.suboptimality);
+        let output = algorithm1(g.problem(), &g.features, &set, None).unwrap();
+        let truth = g.truth().unwrap();
+        let t = theorem_4_2(&truth, &set, &output).unwrap();
+        let (star, hat) = (&truth.star.policy, &output.optimum.policy);
+        let terms = decompose(g.problem(), &truth.reward, &output.reward, star, hat).unwrap();
+        same(i, "(A.3)", terms.total(), t.suboptimality);
         if t.premise {
             met.0 += 1;
             assert!(t.suboptimality <= t.bound + 1e-10, "instance {i}: {t:?}");
-            assert!(t.terms.term_ii <= 1e-10, "instance {i}: {t:?}");
+            assert!(terms.term_ii <= 1e-10, "instance {i}: {terms:?}");
         }
         for baseline in [Baseline::None, Baseline::Reference] {
-            let solved = maxmin(&g.mdp, &g.features, &g.reference, g.beta, &set, baseline).unwrap();
+            let solved = maxmin(g.problem(), &g.features, &set, baseline).unwrap();
             assert!(set.distance(&solved.theta) <= radius * (1.0 + 1e-9));
             assert!(
                 (-1e-10..=1e-8).contains(&solved.duality_gap),
                 "instance {i}, {baseline:?}: gap {}",
                 solved.duality_gap
             );
-            let t = theorem_b1(
-                &g.mdp,
-                &g.features,
-                &g.reference,
-                g.beta,
-                &g.theta_star,
-                &set,
-                &solved,
-            )
-            .unwrap();
+            let t = theorem_b1(&truth, &g.features, &set, &solved).unwrap();
             if t.premise {
                 met.1 += 1;
                 assert!(t.suboptimality <= t.bound + 1e-8, "instance {i}: {t:?}");
@@ -518,12 +491,15 @@ fn robust_value_is_a_lower_bound_when_kernel_and_parameter_are_in_their_sets() {
         let r_hat = PessimisticReward::try_new(&g.features, &set, None).unwrap();
         let balls = KlBalls::from_counts(&visits, zeta).unwrap();
         let robust =
-            robust_soft_value_iteration(&mdp, &balls, &r_hat, &g.reference, g.beta).unwrap();
+            robust_soft_value_iteration(Problem::new(&mdp, &g.reference, g.beta), &balls, &r_hat)
+                .unwrap();
         // ζ = 0 is plain planning on the empirical kernel, never below the robust value.
         let known = KlBalls::from_counts(&visits.mapv(|_| 1.0), 0.0).unwrap();
         let plain =
-            robust_soft_value_iteration(&mdp, &known, &r_hat, &g.reference, g.beta).unwrap();
-        let direct = soft_value_iteration(&mdp, &r_hat, &g.reference, g.beta).unwrap();
+            robust_soft_value_iteration(Problem::new(&mdp, &g.reference, g.beta), &known, &r_hat)
+                .unwrap();
+        let direct =
+            soft_value_iteration(Problem::new(&mdp, &g.reference, g.beta), &r_hat).unwrap();
         same(
             i,
             "zero radius",
@@ -533,8 +509,7 @@ fn robust_value_is_a_lower_bound_when_kernel_and_parameter_are_in_their_sets() {
         assert!(robust.mean_value(&mdp) <= plain.mean_value(&mdp) + 1e-10);
         if inside && set.contains(&g.theta_star) {
             met += 1;
-            let truth =
-                evaluate(&g.mdp, &g.reward(), &robust.policy, &g.reference, g.beta).unwrap();
+            let truth = evaluate(g.problem(), &g.reward(), &robust.policy).unwrap();
             assert!(
                 robust.mean_value(&mdp) <= truth.mean_value(&g.mdp) + 1e-9,
                 "instance {i}"
@@ -553,9 +528,8 @@ fn natural_policy_gradient_contracts_at_the_proved_rates() {
         let reward = g.reward();
         let c = [0.1, 0.5, 0.8][(i % 3) as usize];
         let steps = 12;
-        let bound = npg_bound(&g.mdp, &reward, &policy, &g.reference, g.beta, c).unwrap();
-        let run = natural_policy_gradient(&g.mdp, &reward, &policy, &g.reference, g.beta, c, steps)
-            .unwrap();
+        let bound = npg_bound(g.problem(), &reward, &policy, c).unwrap();
+        let run = natural_policy_gradient(g.problem(), &reward, &policy, c, steps).unwrap();
         for (t, gap) in run.gap.iter().enumerate() {
             assert!(*gap <= bound.gap(t) + TOLERANCE, "instance {i}, t = {t}");
             // Policy improvement is monotone.
@@ -565,7 +539,7 @@ fn natural_policy_gradient_contracts_at_the_proved_rates() {
             );
         }
         // States whose every action ends the episode contract by exactly 1 − c in log(π/π*) differences.
-        let next = npg_step(&g.mdp, &reward, &policy, &g.reference, g.beta, c).unwrap();
+        let next = npg_step(g.problem(), &reward, &policy, c).unwrap();
         for s in (0..g.mdp.n_states() as u32).map(StateIx) {
             let ends = (0..g.mdp.n_actions() as u32)
                 .all(|a| g.mdp.successors(s, ActionIx(a)).0 == [StateIx::END]);
@@ -585,16 +559,8 @@ fn natural_policy_gradient_contracts_at_the_proved_rates() {
             }
         }
         // c = 1 is soft policy iteration: exact after at most H steps.
-        let exact = natural_policy_gradient(
-            &g.mdp,
-            &reward,
-            &policy,
-            &g.reference,
-            g.beta,
-            1.0,
-            g.mdp.horizon(),
-        )
-        .unwrap();
+        let exact =
+            natural_policy_gradient(g.problem(), &reward, &policy, 1.0, g.mdp.horizon()).unwrap();
         same(i, "soft policy iteration", exact.gap[g.mdp.horizon()], 0.0);
     }
 }
@@ -611,7 +577,7 @@ fn the_best_fixed_response_is_optimal_on_deterministic_tables() {
         }
         let reward = g.reward();
         let beta = Beta::try_new(0.0).unwrap();
-        let best = soft_value_iteration(&g.mdp, &reward, &g.reference, beta).unwrap();
+        let best = soft_value_iteration(Problem::new(&g.mdp, &g.reference, beta), &reward).unwrap();
         let fixed = best_predetermined(&g.mdp, &reward, &g.reference).unwrap();
         if g.mdp.is_deterministic() {
             same(i, "fixed response", fixed.value, best.mean_value(&g.mdp));
@@ -645,7 +611,7 @@ fn zero_beta_is_greedy_and_the_limit_of_small_beta() {
         let reward = g.reward();
         let solve = |b: f64| {
             let beta = Beta::try_new(b).unwrap();
-            soft_value_iteration(&g.mdp, &reward, &g.reference, beta)
+            soft_value_iteration(Problem::new(&g.mdp, &g.reference, beta), &reward)
                 .unwrap()
                 .mean_value(&g.mdp)
         };

@@ -14,7 +14,7 @@ use rto::estimate::{
 };
 use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
-use rto::mdp::{ActionIx, Reachable, StateIx, TabularPolicy};
+use rto::mdp::{ActionIx, Problem, Reachable, StateIx, TabularPolicy};
 use rto::plan::{
     action_covariance, advantage_variance, best_predetermined, concentrability, decompose,
     evaluate, mix_occupancies, natural_policy_gradient, npg_bound, rto_optimum,
@@ -67,12 +67,12 @@ fn quantities(
 ) -> Vec<f64> {
     let (mdp, reference, beta) = (&g.mdp, &g.reference, g.beta);
     let met = Reachable::new(mdp, reference).unwrap();
-    let star = soft_value_iteration(mdp, reward, reference, beta).unwrap();
+    let star = soft_value_iteration(Problem::new(mdp, reference, beta), reward).unwrap();
     let mut out = vec![star.mean_value(mdp)];
     out.push(features.bound_over(&mut met.pairs()));
-    let value = evaluate(mdp, reward, policy, reference, beta).unwrap();
+    let value = evaluate(Problem::new(mdp, reference, beta), reward, policy).unwrap();
     out.push(value.mean_value(mdp));
-    out.push(suboptimality(mdp, reward, policy, reference, beta).unwrap());
+    out.push(suboptimality(Problem::new(mdp, reference, beta), reward, policy).unwrap());
     let d = visitation(mdp, &star.policy).unwrap();
     out.extend(d.state.iter().chain(&d.pair));
     out.push(d.reward(mdp, reward).unwrap());
@@ -88,15 +88,29 @@ fn quantities(
     out.push(concentrability(mdp, &star.policy, policy).unwrap());
     let mixed = mix_occupancies(mdp, (&star.policy, policy), 0.3).unwrap();
     out.extend(visitation(mdp, &mixed).unwrap().state);
-    let run = natural_policy_gradient(mdp, reward, reference, reference, beta, 0.5, 3).unwrap();
+    let run = natural_policy_gradient(
+        Problem::new(mdp, reference, beta),
+        reward,
+        reference,
+        0.5,
+        3,
+    )
+    .unwrap();
     out.extend(run.gap.iter().chain(&run.max_log_error));
-    let bound = npg_bound(mdp, reward, reference, reference, beta, 0.5).unwrap();
+    let bound = npg_bound(Problem::new(mdp, reference, beta), reward, reference, 0.5).unwrap();
     out.extend(&bound.constants);
     let implicit = LogRatioReward::within(&met, &star.policy, reference, beta.get()).unwrap();
     out.push(d.expect(|s, a| implicit.reward(s, a)));
     let rto = rto_optimum(mdp, &star.policy, reference, beta, beta).unwrap();
     out.push(rto.mean_value(mdp));
-    let parts = decompose(mdp, reward, reward, &star.policy, policy, reference, beta).unwrap();
+    let parts = decompose(
+        Problem::new(mdp, reference, beta),
+        reward,
+        reward,
+        &star.policy,
+        policy,
+    )
+    .unwrap();
     out.push(parts.total());
     // Pairs of the reference never leave the support.
     let pairs = sample_preferences(mdp, reward, (reference, reference), 20, seeds).unwrap();
@@ -118,13 +132,20 @@ fn quantities(
     out.extend([all.upsilon, all.kappa, all.noise]);
     let metric = Metric::sigma_d(&design, 1.0).unwrap();
     let set = ConfidenceSet::try_new(&fit.theta, &metric, 0.5, 2.0).unwrap();
-    let pessimistic = algorithm1(mdp, features, reference, beta, &set, None).unwrap();
+    let pessimistic = algorithm1(Problem::new(mdp, reference, beta), features, &set, None).unwrap();
     out.push(pessimistic.pessimistic_value(mdp));
-    let solved = maxmin(mdp, features, reference, beta, &set, Baseline::Reference).unwrap();
+    let solved = maxmin(
+        Problem::new(mdp, reference, beta),
+        features,
+        &set,
+        Baseline::Reference,
+    )
+    .unwrap();
     out.extend(&solved.theta);
     let visits = Array2::from_elem((mdp.n_states(), mdp.n_actions()), 3.0);
     let balls = KlBalls::from_counts(&visits, 0.2).unwrap();
-    let robust = robust_soft_value_iteration(mdp, &balls, reward, reference, beta).unwrap();
+    let robust =
+        robust_soft_value_iteration(Problem::new(mdp, reference, beta), &balls, reward).unwrap();
     out.push(robust.mean_value(mdp));
     out
 }

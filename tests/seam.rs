@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use rand::Rng;
 use rto::features::DenseFeatures;
-use rto::mdp::{ActionIx, Beta, TabularPolicy, TokenTree, for_each_trajectory, zoo};
+use rto::mdp::{ActionIx, Beta, Problem, TabularPolicy, TokenTree, for_each_trajectory, zoo};
 use rto::numerics::{log_sigmoid, sigmoid};
 use rto::plan::{evaluate, rto_optimum, soft_value_iteration, suboptimality, visitation};
 use rto::policy::{
@@ -317,10 +317,10 @@ fn exact_reports_equal_the_planner_and_need_only_scores() {
     let mdp = map.mdp();
     let d = visitation(mdp, &table).unwrap();
     let want = [
-        evaluate(mdp, &reward, &table, &reference, beta)
+        evaluate(Problem::new(mdp, &reference, beta), &reward, &table)
             .unwrap()
             .mean_value(mdp),
-        suboptimality(mdp, &reward, &table, &reference, beta).unwrap(),
+        suboptimality(Problem::new(mdp, &reference, beta), &reward, &table).unwrap(),
         d.reward(mdp, &reward).unwrap(),
         d.kl(mdp, &table, &reference).unwrap(),
         -d.expect(|s, a| table.log_prob(s, a)),
@@ -434,7 +434,7 @@ fn dpo_on_the_population_reaches_the_soft_optimum() {
             learner.set_learning_rate(rate);
             learner.step(&batch, &objective).unwrap();
         });
-        let best = soft_value_iteration(&g.mdp, &reward, &g.reference, g.beta).unwrap();
+        let best = soft_value_iteration(g.problem(), &reward).unwrap();
         let got = learner.policy().table().unwrap();
         let tv = response_total_variation(&map, &got, &best.policy).unwrap();
         assert!(tv < 1e-6, "total variation {tv}");
@@ -486,7 +486,7 @@ fn golden() -> Value {
 fn exact_gradient_rto_reaches_the_golden_tilt_of_g0() {
     let (tree, g) = zoo::g0().unwrap();
     let map = StateMap::tree(&tree, &[1.0]).unwrap();
-    let dpo = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta)
+    let dpo = soft_value_iteration(g.problem(), &g.reward())
         .unwrap()
         .policy;
     let exact =
@@ -514,7 +514,7 @@ fn exact_gradient_rto_reaches_the_golden_tilt_of_g0() {
         close(key, &leaves, &want["leaf"], 1e-8);
         let dense = LogRatioReward::try_new(&dpo, &g.reference, betas.0).unwrap();
         let beta2 = Beta::try_new(betas.1).unwrap();
-        let v = evaluate(&g.mdp, &dense, &table, &g.reference, beta2)
+        let v = evaluate(Problem::new(&g.mdp, &g.reference, beta2), &dense, &table)
             .unwrap()
             .v;
         close(key, &v[..1], &want["V"], 1e-8);
@@ -541,9 +541,7 @@ fn exact_gradient_rto_reaches_the_golden_tilt_of_g1() {
     };
     let fit = fit_bradley_terry(&design, &options).unwrap();
     let learned = rto::reward::LinearReward::try_new(&g.features, &fit.theta).unwrap();
-    let dpo = soft_value_iteration(&g.mdp, &learned, &g.reference, g.beta)
-        .unwrap()
-        .policy;
+    let dpo = soft_value_iteration(g.problem(), &learned).unwrap().policy;
     let all = golden();
     let want = &all["G1"]["DPO_RTO"];
     let policy = exact_rto(&map, &dpo, &g.reference, (0.1, 0.03))
@@ -567,7 +565,7 @@ fn exact_gradient_rto_reaches_the_golden_tilt_of_g1() {
         1e-8,
     );
     let dense = LogRatioReward::try_new(&dpo, &g.reference, 0.1).unwrap();
-    let v = evaluate(&g.mdp, &dense, &policy, &g.reference, beta2)
+    let v = evaluate(Problem::new(&g.mdp, &g.reference, beta2), &dense, &policy)
         .unwrap()
         .v;
     let v = [v[tree.root(0).ix()], v[tree.root(1).ix()]];

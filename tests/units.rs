@@ -20,9 +20,10 @@ use rto::estimate::{
 use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::zoo::{Kind, RandomSpec, random_instance};
 use rto::mdp::{
-    ActionIx, Beta, PreferencePair, StateIx, TabularMdp, TabularPolicy, TokenTree, Trajectory,
+    ActionIx, Beta, PreferencePair, Problem, StateIx, TabularMdp, TabularPolicy, TokenTree,
+    Trajectory,
 };
-use rto::plan::soft_value_iteration;
+use rto::plan::{Truth, soft_value_iteration};
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
 
@@ -248,14 +249,25 @@ fn solve(world: &World, kind: usize) -> Option<Solved> {
     }
     .unwrap();
     let set = ConfidenceSet::try_new(&fit.theta, &metric, radius.value, world.bound).unwrap();
-    let one = algorithm1(&mdp, &map, &reference, beta, &set, None).unwrap();
+    let one = algorithm1(Problem::new(&mdp, &reference, beta), &map, &set, None).unwrap();
     let star = &world.theta_star;
-    let t42 = theorem_4_2(&mdp, &map, &reference, beta, star, &set, &one).unwrap();
-    let b1 = |baseline| maxmin(&mdp, &map, &reference, beta, &set, baseline).unwrap();
+    let t42 = theorem_4_2(
+        &Truth::linear(Problem::new(&mdp, &reference, beta), &map, star).unwrap(),
+        &set,
+        &one,
+    )
+    .unwrap();
+    let b1 = |baseline| maxmin(Problem::new(&mdp, &reference, beta), &map, &set, baseline).unwrap();
     let (plain, based) = (b1(Baseline::None), b1(Baseline::Reference));
-    let tb1 = theorem_b1(&mdp, &map, &reference, beta, star, &set, &plain).unwrap();
+    let tb1 = theorem_b1(
+        &Truth::linear(Problem::new(&mdp, &reference, beta), &map, star).unwrap(),
+        &map,
+        &set,
+        &plain,
+    )
+    .unwrap();
     let truth = LinearReward::try_new(&map, star).unwrap();
-    let best = soft_value_iteration(&mdp, &truth, &reference, beta).unwrap();
+    let best = soft_value_iteration(Problem::new(&mdp, &reference, beta), &truth).unwrap();
     let mut same = vec![
         ("log_likelihood", fit.log_likelihood),
         ("d_eff", all.effective_dim),
@@ -512,10 +524,15 @@ fn rewards_and_beta_may_be_measured_in_anything() {
             let set =
                 ConfidenceSet::try_new(&center, &metric, c * radius, c * world.bound).unwrap();
             let truth = LinearReward::try_new(&map, &star).unwrap();
-            let best = soft_value_iteration(&mdp, &truth, &reference, beta).unwrap();
-            let one = algorithm1(&mdp, &map, &reference, beta, &set, None).unwrap();
-            let t = theorem_4_2(&mdp, &map, &reference, beta, &star, &set, &one).unwrap();
-            let b1 = |b| maxmin(&mdp, &map, &reference, beta, &set, b).unwrap();
+            let best = soft_value_iteration(Problem::new(&mdp, &reference, beta), &truth).unwrap();
+            let one = algorithm1(Problem::new(&mdp, &reference, beta), &map, &set, None).unwrap();
+            let t = theorem_4_2(
+                &Truth::linear(Problem::new(&mdp, &reference, beta), &map, &star).unwrap(),
+                &set,
+                &one,
+            )
+            .unwrap();
+            let b1 = |b| maxmin(Problem::new(&mdp, &reference, beta), &map, &set, b).unwrap();
             let (plain, based) = (b1(Baseline::None), b1(Baseline::Reference));
             let values = [
                 best.mean_value(&mdp),
@@ -597,7 +614,7 @@ fn b1_is_solved_to_nine_digits_on_moderate_instances() {
         // The largest |φᵀθ| in the ball, beside which a value that is 0 up to rounding has no digits.
         let size = map.bound() * bound;
         for baseline in [Baseline::None, Baseline::Reference] {
-            let solved = maxmin(&g.mdp, &map, &g.reference, g.beta, &set, baseline)
+            let solved = maxmin(g.problem(), &map, &set, baseline)
                 .unwrap_or_else(|e| panic!("instance {i}, {baseline:?}: {e}"));
             let allowed = 1e-9 * solved.value.abs().max(1e-3 * size);
             assert!(
@@ -663,10 +680,8 @@ fn b1_with_a_radius_far_beyond_the_ball() {
     let set = ConfidenceSet::try_new(&fit.theta, &metric, radius, 80.0).unwrap();
     let solve = |beta: f64, baseline| {
         maxmin(
-            &mdp,
+            Problem::new(&mdp, &reference, Beta::try_new(beta).unwrap()),
             &map,
-            &reference,
-            Beta::try_new(beta).unwrap(),
             &set,
             baseline,
         )
@@ -886,7 +901,13 @@ fn b1_is_solved_in_every_coordinate_of_any_unit() {
             let set = ConfidenceSet::try_new(&[0.0; 2], &metric, radius, bound).unwrap();
             for beta in [0.1, 1.35, 20.0] {
                 let beta = Beta::try_new(beta).unwrap();
-                let solved = maxmin(&mdp, &map, &reference, beta, &set, Baseline::None).unwrap();
+                let solved = maxmin(
+                    Problem::new(&mdp, &reference, beta),
+                    &map,
+                    &set,
+                    Baseline::None,
+                )
+                .unwrap();
                 // The gradient in the large feature vanishes, up to rounding, which counts by the length of the set.
                 let rounding = 2e-15 * large * bound.min(radius / ridge.sqrt());
                 assert!(

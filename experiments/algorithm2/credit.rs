@@ -1,7 +1,7 @@
 //! (e) What (4.5) pays each token, beside the true advantage and the true reward.
 
 use anyhow::Result;
-use rto::mdp::{ActionIx, StateIx};
+use rto::mdp::{ActionIx, Problem, StateIx};
 use rto::plan::{mean_value, soft_value_iteration, visitation};
 use rto::policy::StateMap;
 use rto::reward::{LogRatioReward, RewardModel};
@@ -10,31 +10,31 @@ use rto::seq::{Policy, StreamKey};
 use rto_harness::stats::shown;
 use rto_harness::table::{Cell, Table};
 
-use crate::problem::Problem;
+use crate::setup::Setup;
 use crate::{Instance, Study};
 
 /// Three numbers per (s, a): what (4.5) pays, r + V\*(s′) − V\*(s) at β, and r.
 struct Credit<'a> {
-    problem: &'a Problem,
+    setup: &'a Setup,
     paid: LogRatioReward,
     values: Vec<f64>,
 }
 
 impl<'a> Credit<'a> {
-    fn new(problem: &'a Problem) -> Result<Self> {
-        let (mdp, reference) = (problem.map.mdp(), &problem.reference);
-        let best = soft_value_iteration(mdp, &problem.reward, reference, problem.beta1)?;
-        let dpo = problem.dpo.table()?;
+    fn new(setup: &'a Setup) -> Result<Self> {
+        let (mdp, reference) = (setup.map.mdp(), &setup.reference);
+        let best = soft_value_iteration(Problem::new(mdp, reference, setup.beta1), &setup.reward)?;
+        let dpo = setup.dpo.table()?;
         Ok(Self {
-            problem,
-            paid: LogRatioReward::try_new(&dpo, reference, problem.beta1.get())?,
+            setup,
+            paid: LogRatioReward::try_new(&dpo, reference, setup.beta1.get())?,
             values: best.v,
         })
     }
 
     fn at(&self, s: StateIx, a: ActionIx) -> [f64; 3] {
-        let reward = self.problem.reward.reward(s, a);
-        let later = match self.problem.map.next(s, a) {
+        let reward = self.setup.reward.reward(s, a);
+        let later = match self.setup.map.next(s, a) {
             StateIx::END => 0.0,
             next => self.values[next.ix()],
         };
@@ -46,13 +46,13 @@ impl<'a> Credit<'a> {
     fn responses(&self, n: usize, seeds: &SeedTree) -> Result<Vec<Vec<(StateIx, ActionIx)>>> {
         let prompts = vec![StateMap::prompt(0); n];
         let drawn = self
-            .problem
+            .setup
             .start
             .sample(&prompts, &StreamKey::batch(seeds, n))?;
         let mut walks = Vec::new();
         for episode in &drawn {
             let mut steps = Vec::new();
-            self.problem.map.walk(episode, &mut steps)?;
+            self.setup.map.walk(episode, &mut steps)?;
             let total: f64 = steps.iter().map(|&(s, a)| self.at(s, a)[2]).sum();
             walks.push((total, steps));
         }
@@ -68,8 +68,8 @@ pub struct Credits {
 }
 
 pub fn summarise(study: &Study) -> Result<Credits> {
-    let problem = study.problem(Instance::Long);
-    let credit = Credit::new(problem)?;
+    let setup = study.setup(Instance::Long);
+    let credit = Credit::new(setup)?;
     let columns = ["response", "h", "token", "credit", "advantage", "reward"];
     let mut table = Table::new("credit", &columns);
     let seeds = study.seeds.child("credit");
@@ -88,9 +88,9 @@ pub fn summarise(study: &Study) -> Result<Credits> {
 }
 
 fn text(study: &Study, credit: &Credit<'_>) -> Result<String> {
-    let problem = credit.problem;
-    let mdp = problem.map.mdp();
-    let d = visitation(mdp, &problem.reference)?;
+    let setup = credit.setup;
+    let mdp = setup.map.mdp();
+    let d = visitation(mdp, &setup.reference)?;
     let mut all = Vec::new();
     for ((s, a), weight) in d.pair.indexed_iter() {
         all.push((*weight, credit.at(StateIx(s as u32), ActionIx(a as u32))));

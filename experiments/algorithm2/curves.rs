@@ -1,7 +1,7 @@
 //! (a) Every method on two instances, measured exactly as it samples.
 
 use anyhow::Result;
-use rto::mdp::{Beta, TabularPolicy};
+use rto::mdp::{Beta, Problem, TabularPolicy};
 use rto::plan::{rto_optimum, soft_value_iteration};
 use rto_harness::methods::{Method, method};
 use rto_harness::stats::{Sample, shown};
@@ -9,7 +9,7 @@ use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::method::{Knobs, Point, Yardsticks, mean_over_run, run};
-use crate::problem::Problem;
+use crate::setup::Setup;
 use crate::tables::{Group, Ratio, blocks, gap_text, groups, means};
 use crate::{Instance, Study};
 
@@ -78,7 +78,7 @@ fn curve(
     let seeds = study.seeds.child("curves").child(instance.name());
     run(
         method,
-        study.problem(instance),
+        study.setup(instance),
         &knobs,
         c,
         &seeds.index(replicate),
@@ -123,9 +123,9 @@ fn exact(study: &Study) -> Result<Table> {
     ];
     let mut table = Table::new("exact", &columns);
     for instance in Instance::BOTH {
-        let problem = study.problem(instance);
-        let yardsticks = Yardsticks::new(problem, study.config.ppo.beta2)?;
-        for (name, policy) in policies(problem, study.config.ppo.beta2)? {
+        let setup = study.setup(instance);
+        let yardsticks = Yardsticks::new(setup, study.config.ppo.beta2)?;
+        for (name, policy) in policies(setup, study.config.ppo.beta2)? {
             let p = yardsticks.measure(&policy)?;
             table.push([
                 instance.name().into(),
@@ -142,16 +142,16 @@ fn exact(study: &Study) -> Result<Table> {
     Ok(table)
 }
 
-fn policies(problem: &Problem, beta2: f64) -> Result<Vec<(&'static str, TabularPolicy)>> {
-    let (mdp, reference, beta2) = (problem.map.mdp(), &problem.reference, Beta::try_new(beta2)?);
-    let dpo = problem.dpo.table()?;
-    let optimum = rto_optimum(mdp, &dpo, reference, problem.beta1, beta2)?.policy;
-    let truth = |beta| soft_value_iteration(mdp, &problem.reward, reference, beta);
+fn policies(setup: &Setup, beta2: f64) -> Result<Vec<(&'static str, TabularPolicy)>> {
+    let (mdp, reference, beta2) = (setup.map.mdp(), &setup.reference, Beta::try_new(beta2)?);
+    let dpo = setup.dpo.table()?;
+    let optimum = rto_optimum(mdp, &dpo, reference, setup.beta1, beta2)?.policy;
+    let truth = |beta| soft_value_iteration(Problem::new(mdp, reference, beta), &setup.reward);
     Ok(vec![
         ("reference", reference.clone()),
         ("dpo", dpo),
         ("rto_optimum", optimum),
-        ("optimal_beta1", truth(problem.beta1)?.policy),
+        ("optimal_beta1", truth(setup.beta1)?.policy),
         ("optimal_beta2", truth(beta2)?.policy),
     ])
 }
@@ -160,12 +160,15 @@ fn policies(problem: &Problem, beta2: f64) -> Result<Vec<(&'static str, TabularP
 fn frontier(study: &Study) -> Result<Table> {
     let mut table = Table::new("frontier", &["instance", "beta", "kl", "reward"]);
     for instance in Instance::BOTH {
-        let problem = study.problem(instance);
-        let (mdp, reference) = (problem.map.mdp(), &problem.reference);
-        let yardsticks = Yardsticks::new(problem, study.config.ppo.beta2)?;
+        let setup = study.setup(instance);
+        let (mdp, reference) = (setup.map.mdp(), &setup.reference);
+        let yardsticks = Yardsticks::new(setup, study.config.ppo.beta2)?;
         for i in 0..=48 {
             let beta = 20.0 * 0.001f64.powf(f64::from(i) / 48.0);
-            let best = soft_value_iteration(mdp, &problem.reward, reference, Beta::try_new(beta)?)?;
+            let best = soft_value_iteration(
+                Problem::new(mdp, reference, Beta::try_new(beta)?),
+                &setup.reward,
+            )?;
             let p = yardsticks.measure(&best.policy)?;
             let row: [Cell; 4] = [
                 instance.name().into(),

@@ -68,7 +68,7 @@ fn curve(
         iterations: c.ppo.iterations,
     };
     let seeds = study.seeds.child("figure3").index(replicate);
-    let points = run(method, study.problem(Instance::Long), &knobs, c, &seeds)?;
+    let points = run(method, study.setup(Instance::Long), &knobs, c, &seeds)?;
     let key: [Cell; 3] = [method.name.into(), beta2.into(), replicate.into()];
     let rows = points.iter().map(|p| key.iter().cloned().chain(p.cells()));
     Ok(rows.map(Iterator::collect).collect())
@@ -89,21 +89,21 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Figure3> {
     let keys = ["method", "beta2", "iteration", "tokens"];
     let all = groups(runs, &keys, &MEASURES)?;
     let last = runs.filter("iteration", &study.config.ppo.iterations.to_string())?;
-    let problem = study.problem(Instance::Long);
+    let setup = study.setup(Instance::Long);
     let mut optima = Table::new(
         "figure3_optima",
         &["beta2", "reward", "implicit_reward", "kl"],
     );
     for &beta2 in &study.config.figure3_beta2s {
-        let dpo = problem.dpo.table()?;
+        let dpo = setup.dpo.table()?;
         let best = rto_optimum(
-            problem.map.mdp(),
+            setup.map.mdp(),
             &dpo,
-            &problem.reference,
-            problem.beta1,
+            &setup.reference,
+            setup.beta1,
             Beta::try_new(beta2)?,
         )?;
-        let p = Yardsticks::new(problem, beta2)?.measure(&best.policy)?;
+        let p = Yardsticks::new(setup, beta2)?.measure(&best.policy)?;
         optima.push([beta2, p.reward, p.implicit_reward, p.kl].map(Cell::from));
     }
     Ok(Figure3 {

@@ -9,7 +9,7 @@ mod heatmap;
 mod heatmaps;
 mod map;
 mod method;
-mod problem;
+mod setup;
 mod sweep_figure;
 mod sweeps;
 mod tables;
@@ -17,7 +17,6 @@ mod tables;
 use anyhow::Result;
 use clap::Parser;
 use config::{Config, Flags};
-use problem::{Problem, Size};
 use rto::seed::SeedTree;
 use rto_harness::cli::{note, parse, run_main};
 use rto_harness::run_dir::Timings;
@@ -25,6 +24,7 @@ use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
 use rto_harness::sweep::Task;
 use rto_harness::table::Table;
+use setup::{Setup, Size};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -79,7 +79,7 @@ struct Study {
     config: Config,
     seeds: SeedTree,
     /// Fitted once, and only when a cell asks.
-    problems: [OnceLock<Problem>; 2],
+    setups: [OnceLock<Setup>; 2],
 }
 
 /// The instances of parts (a), (b), (d) and (e).
@@ -149,7 +149,7 @@ impl Experiment for Study {
         Ok(Self {
             seeds: SeedTree::new(config.seed).child(NAME),
             config,
-            problems: Default::default(),
+            setups: Default::default(),
         })
     }
 
@@ -217,13 +217,13 @@ impl Experiment for Study {
 impl Study {
     /// Fits both instances, unless they are.
     fn fit_instances(&self) -> Result<()> {
-        for (instance, slot) in Instance::BOTH.into_iter().zip(&self.problems) {
+        for (instance, slot) in Instance::BOTH.into_iter().zip(&self.setups) {
             if slot.get().is_none() {
                 let seeds = self.seeds.child("instance").child(instance.name());
                 let size = instance.size(&self.config);
                 slot.get_or_init({
-                    let problem = Problem::new(&self.config, size, &seeds)?;
-                    || problem
+                    let setup = Setup::new(&self.config, size, &seeds)?;
+                    || setup
                 });
             }
         }
@@ -231,8 +231,8 @@ impl Study {
     }
 
     /// A prepared instance.
-    fn problem(&self, instance: Instance) -> &Problem {
-        let slot = &self.problems[instance as usize];
+    fn setup(&self, instance: Instance) -> &Setup {
+        let slot = &self.setups[instance as usize];
         slot.get().expect("prepared before any cell runs")
     }
 

@@ -52,10 +52,10 @@ fn pair(study: &Study, lambda: f64, rate: f64, replicate: u64) -> Result<Vec<Cel
     };
     // The same streams at every setting: differences between settings are paired too.
     let seeds = study.seeds.child("map").index(replicate);
-    let problem = study.problem(Instance::Long);
+    let setup = study.setup(Instance::Long);
     let mut ends = Vec::new();
     for method in [method("rto"), method("dppo")] {
-        let points = run(method, problem, &knobs, c, &seeds)?;
+        let points = run(method, setup, &knobs, c, &seeds)?;
         let last = points.last().map_or(f64::NAN, |p| p.objective_gap);
         ends.push((mean_over_run(&points, |p| p.objective_gap), last));
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use rto::algorithm2::{PpoConfig, PpoRun};
-use rto::mdp::{Beta, TabularPolicy};
+use rto::mdp::{Beta, Problem, TabularPolicy};
 use rto::plan::{evaluate, visitation};
 use rto::policy::{ExactEvaluator, StateMap};
 use rto::reward::{LogRatioReward, TabularReward};
@@ -13,7 +13,7 @@ use rto_harness::on_tree::{Trainer, prefix_sums, tabulate};
 use rto_harness::table::Cell;
 
 use crate::config::Config;
-use crate::problem::Problem;
+use crate::setup::Setup;
 
 /// What a run may vary.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +88,7 @@ impl Point {
     }
 }
 
-/// The exact yardsticks of a problem at one β₂.
+/// The exact yardsticks of an instance at one β₂.
 pub struct Yardsticks {
     objective: ExactEvaluator,
     truth: ExactEvaluator,
@@ -96,21 +96,16 @@ pub struct Yardsticks {
 }
 
 impl Yardsticks {
-    pub fn new(problem: &Problem, beta2: f64) -> Result<Self> {
-        let dpo = problem.dpo.table()?;
-        let implicit = LogRatioReward::try_new(&dpo, &problem.reference, problem.beta1.get())?;
-        let reference = || problem.reference.clone();
-        let (map, beta2) = (&problem.map, Beta::try_new(beta2)?);
+    pub fn new(setup: &Setup, beta2: f64) -> Result<Self> {
+        let dpo = setup.dpo.table()?;
+        let implicit = LogRatioReward::try_new(&dpo, &setup.reference, setup.beta1.get())?;
+        let reference = || setup.reference.clone();
+        let (map, beta2) = (&setup.map, Beta::try_new(beta2)?);
         Ok(Self {
             objective: ExactEvaluator::try_new(map.clone(), &implicit, reference(), beta2)?,
-            truth: ExactEvaluator::try_new(
-                map.clone(),
-                &problem.reward,
-                reference(),
-                problem.beta1,
-            )?,
+            truth: ExactEvaluator::try_new(map.clone(), &setup.reward, reference(), setup.beta1)?,
             // β₂β/β₁ with DPO's own β = β₁.
-            matched: ExactEvaluator::try_new(map.clone(), &problem.reward, reference(), beta2)?,
+            matched: ExactEvaluator::try_new(map.clone(), &setup.reward, reference(), beta2)?,
         })
     }
 
@@ -137,15 +132,15 @@ impl Yardsticks {
 /// The reward of a method, without its KL term.
 fn reward<'a>(
     method: &Method,
-    problem: &'a Problem,
+    setup: &'a Setup,
     keys: &'a Keys,
 ) -> Result<Box<dyn TokenReward + 'a>> {
     Ok((method.training().reward)(&Parts {
-        dpo: &problem.dpo,
-        reference: &problem.start,
-        reward_model: &problem.reward_model,
+        dpo: &setup.dpo,
+        reference: &setup.start,
+        reward_model: &setup.reward_model,
         reward_mean: 0.0,
-        beta1: problem.beta1.get(),
+        beta1: setup.beta1.get(),
         keys,
     })?)
 }
@@ -153,25 +148,25 @@ fn reward<'a>(
 /// Runs a method and measures it every `eval_every` iterations and at the end.
 pub fn run(
     method: &Method,
-    problem: &Problem,
+    setup: &Setup,
     knobs: &Knobs,
     config: &Config,
     seeds: &SeedTree,
 ) -> Result<Vec<Point>> {
     let keys = method.keys(&config.method)?;
-    let reward = reward(method, problem, &keys)?;
+    let reward = reward(method, setup, &keys)?;
     let ppo = method.ppo(knobs.ppo(config), &keys).check()?;
-    let measure = Measure::new(problem, &*reward, ppo.beta2)?;
-    let prompts: Vec<_> = (0..problem.map.n_prompts()).map(StateMap::prompt).collect();
+    let measure = Measure::new(setup, &*reward, ppo.beta2)?;
+    let prompts: Vec<_> = (0..setup.map.n_prompts()).map(StateMap::prompt).collect();
     let run = PpoRun {
-        reference: &problem.start,
+        reference: &setup.start,
         reward: &*reward,
         prompts: &prompts,
         config: &ppo,
         seeds,
     };
-    let start = critic_start(method, problem)?;
-    let mut trainer = Trainer::new(&problem.start, &problem.reference, &ppo, &start)?;
+    let start = critic_start(method, setup)?;
+    let mut trainer = Trainer::new(&setup.start, &setup.reference, &ppo, &start)?;
     let mut points = Vec::new();
     loop {
         let at = trainer.state().iteration;
@@ -189,13 +184,13 @@ pub fn run(
 }
 
 /// V before the first iteration.
-fn critic_start(method: &Method, problem: &Problem) -> Result<Vec<f64>> {
+fn critic_start(method: &Method, setup: &Setup) -> Result<Vec<f64>> {
     match method.training().critic_from_prefix {
         true => {
-            let table = tabulate(&problem.map, &problem.dpo_reward()?)?;
-            Ok(prefix_sums(problem.map.mdp(), &table))
+            let table = tabulate(&setup.map, &setup.dpo_reward()?)?;
+            Ok(prefix_sums(setup.map.mdp(), &table))
         }
-        false => Ok(vec![0.0; problem.map.mdp().n_states()]),
+        false => Ok(vec![0.0; setup.map.mdp().n_states()]),
     }
 }
 
@@ -214,7 +209,7 @@ impl Knobs {
 }
 
 struct Measure<'a> {
-    problem: &'a Problem,
+    setup: &'a Setup,
     yardsticks: Yardsticks,
     own: ExactEvaluator,
     table: TabularReward,
@@ -222,12 +217,12 @@ struct Measure<'a> {
 }
 
 impl<'a> Measure<'a> {
-    fn new(problem: &'a Problem, reward: &dyn TokenReward, beta2: f64) -> Result<Self> {
-        let table = tabulate(&problem.map, reward)?;
-        let (map, reference) = (problem.map.clone(), problem.reference.clone());
+    fn new(setup: &'a Setup, reward: &dyn TokenReward, beta2: f64) -> Result<Self> {
+        let table = tabulate(&setup.map, reward)?;
+        let (map, reference) = (setup.map.clone(), setup.reference.clone());
         Ok(Self {
-            problem,
-            yardsticks: Yardsticks::new(problem, beta2)?,
+            setup,
+            yardsticks: Yardsticks::new(setup, beta2)?,
             own: ExactEvaluator::try_new(map, &table, reference, Beta::try_new(beta2)?)?,
             table,
             beta2: Beta::try_new(beta2)?,
@@ -244,13 +239,11 @@ impl<'a> Measure<'a> {
     }
 
     fn critic_error(&self, policy: &TabularPolicy, values: &[f64]) -> Result<f64> {
-        let mdp = self.problem.map.mdp();
+        let mdp = self.setup.map.mdp();
         let exact = evaluate(
-            mdp,
+            Problem::new(mdp, &self.setup.reference, self.beta2),
             &self.table,
             policy,
-            &self.problem.reference,
-            self.beta2,
         )?;
         let d = visitation(mdp, policy)?.state;
         let (mut square, mut total) = (0.0, 0.0);

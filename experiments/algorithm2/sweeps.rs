@@ -8,7 +8,7 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::method::{Knobs, Yardsticks, mean_over_run, run};
-use crate::problem::{Problem, Size};
+use crate::setup::{Setup, Size};
 use crate::tables::{Group, Ratio, differences, gap_text, groups, interval_text, means};
 
 const COLUMNS: &[&str] = &[
@@ -73,7 +73,7 @@ fn knobs(study: &Study) -> Knobs {
 
 fn base_cell(study: &Study, replicate: u64) -> Result<Vec<Vec<Cell>>> {
     let seeds = study.seeds.child("sweeps").index(replicate);
-    let problem = Problem::new(&study.config, size(study), &seeds)?;
+    let setup = Setup::new(&study.config, size(study), &seeds)?;
     let mut rows = Vec::new();
     for &responses in &study.config.responses {
         let knobs = Knobs {
@@ -82,7 +82,7 @@ fn base_cell(study: &Study, replicate: u64) -> Result<Vec<Vec<Cell>>> {
         };
         rows.extend(setting(
             study,
-            &problem,
+            &setup,
             &knobs,
             ("N", responses.into()),
             replicate,
@@ -95,7 +95,7 @@ fn base_cell(study: &Study, replicate: u64) -> Result<Vec<Vec<Cell>>> {
         };
         rows.extend(setting(
             study,
-            &problem,
+            &setup,
             &knobs,
             ("beta2", beta2.into()),
             replicate,
@@ -117,10 +117,10 @@ fn sized_cell(
         _ => size.pairs = value,
     }
     let seeds = study.seeds.child("sweeps").index(replicate);
-    let problem = Problem::new(&study.config, size, &seeds)?;
+    let setup = Setup::new(&study.config, size, &seeds)?;
     setting(
         study,
-        &problem,
+        &setup,
         &knobs(study),
         (sweep, value.into()),
         replicate,
@@ -130,7 +130,7 @@ fn sized_cell(
 /// All methods at one setting, on the same streams.
 fn setting(
     study: &Study,
-    problem: &Problem,
+    setup: &Setup,
     knobs: &Knobs,
     what: (&str, Cell),
     replicate: u64,
@@ -147,10 +147,10 @@ fn setting(
             lambda,
         ]
     };
-    let yardsticks = Yardsticks::new(problem, knobs.beta2)?;
+    let yardsticks = Yardsticks::new(setup, knobs.beta2)?;
     let mut rows = Vec::new();
-    let dpo = problem.dpo.table()?;
-    for (name, policy) in [("reference", &problem.reference), ("dpo", &dpo)] {
+    let dpo = setup.dpo.table()?;
+    for (name, policy) in [("reference", &setup.reference), ("dpo", &dpo)] {
         let p = yardsticks.measure(policy)?;
         let gap = Cell::from(p.objective_gap);
         let mut row = key(name, None);
@@ -165,7 +165,7 @@ fn setting(
     }
     for (method, lambda) in runs {
         let knobs = Knobs { lambda, ..*knobs };
-        let points = run(method, problem, &knobs, &study.config, &seeds)?;
+        let points = run(method, setup, &knobs, &study.config, &seeds)?;
         let Some(last) = points.last() else { continue };
         let mut row = key(method.name, Some(lambda));
         row.extend([

@@ -10,7 +10,7 @@ use crate::solver::{Solver, root_rows, roots};
 use anyhow::{Context, Result};
 use rto::algorithm1::holds_differences;
 use rto::estimate::RowSpace;
-use rto::mdp::{Beta, PreferencePair, StateIx, TabularMdp, TabularPolicy, Trajectory};
+use rto::mdp::{Beta, PreferencePair, Problem, StateIx, TabularMdp, TabularPolicy, Trajectory};
 use rto::numerics::log_sigmoid;
 use rto::plan::{PairLaw, population_dpo, rto_optimum, soft_value_iteration};
 use rto::reward::{LinearReward, LogRatioReward, RewardModel};
@@ -162,7 +162,8 @@ impl Solver<'_> {
             }
             (Some(e), Some(features), _) => {
                 let learned = LinearReward::try_new(features, &e.fit.theta)?;
-                let optimum = soft_value_iteration(mdp, &learned, &i.reference, beta)?;
+                let optimum =
+                    soft_value_iteration(Problem::new(mdp, &i.reference, beta), &learned)?;
                 Ok(Some(Minimiser {
                     policy: optimum.policy,
                     source: "preferences",
@@ -176,7 +177,8 @@ impl Solver<'_> {
                 Ok(None)
             }
             (_, _, Some(t)) if deterministic => {
-                let optimum = soft_value_iteration(mdp, &t.reward, &i.reference, beta)?;
+                let optimum =
+                    soft_value_iteration(Problem::new(mdp, &i.reference, beta), &t.reward)?;
                 Ok(Some(Minimiser {
                     policy: optimum.policy,
                     source: "population",
@@ -186,7 +188,7 @@ impl Solver<'_> {
                 }))
             }
             (_, _, Some(t)) => {
-                let found = population_dpo(mdp, &t.reward, &i.reference, beta, i.dpo.pairs)
+                let found = population_dpo(Problem::new(mdp, &i.reference, beta), &t.reward, i.dpo.pairs)
                     .context("its closed form needs deterministic transitions, and those that an episode can meet are stochastic")?;
                 Ok(Some(Minimiser {
                     policy: found.policy,

@@ -3,15 +3,17 @@
 use crate::estimate::Estimate;
 use crate::notes::Notes;
 use crate::report::Coverage;
-use crate::solver::{Solver, Truth};
+use crate::solver::Solver;
 use crate::world::{Kind, World};
 use anyhow::Result;
 use rto::estimate::MetricKind;
 use rto::features::DenseFeatures;
 use rto::mdp::{ActionIx, StateIx, Trajectory};
 use rto::plan::{
-    DataLaw, LinearCoverage, chi_square_coverage, pair_coverage, trajectory_coverage, visitation,
+    DataLaw, LinearCoverage, Truth, chi_square_coverage, pair_coverage, trajectory_coverage,
+    visitation,
 };
+use rto::reward::TabularReward;
 use serde_json::{Value, json};
 
 impl Solver<'_> {
@@ -67,7 +69,7 @@ impl Solver<'_> {
 
     fn linear(
         &self,
-        truth: &Truth,
+        truth: &Truth<'_, TabularReward>,
         law: DataLaw<'_>,
         out: &mut Coverage,
         notes: &mut Notes,
@@ -108,7 +110,7 @@ impl Solver<'_> {
     /// information + λI ⪰ n E\[σ′(xᵀθ_MLE) xxᵀ\].
     fn bounds(
         &self,
-        truth: &Truth,
+        truth: &Truth<'_, TabularReward>,
         e: Option<&Estimate>,
         law: DataLaw<'_>,
         out: &mut Coverage,
@@ -124,8 +126,8 @@ impl Solver<'_> {
         let (Some(e), Some(features)) = (e, &self.features) else {
             return none("unknown: without preferences (or where mle failed) there is no radius");
         };
-        let chosen = match e.chosen() {
-            Ok(chosen) => chosen,
+        let set = match e.set() {
+            Ok(set) => set,
             Err(why) => return none(&format!("needs the radius: {why}")),
         };
         let design = e.design();
@@ -140,7 +142,7 @@ impl Solver<'_> {
         }
         let n = design.n() as f64;
         let mdp = &self.instance.world.mdp;
-        let weights = match chosen.metric.kind() {
+        let weights = match set.metric.kind() {
             MetricKind::SigmaD => None,
             MetricKind::Fisher => Some(e.fit.theta.as_slice()),
         };
@@ -157,7 +159,7 @@ impl Solver<'_> {
                 false => "the data do not cover it (see C_lin)",
                 true => "the pairs that cover it weigh 0 in floating point in the metric in use",
             };
-            let value = 2.0 * chosen.radius * roots[i] / n.sqrt();
+            let value = 2.0 * set.radius * roots[i] / n.sqrt();
             notes.finite(&format!("coverage.{}", keys[i]), value, why)
         });
         (out.theorem_4_2, out.theorem_b1, out.baselined) = (steps, plain, baselined);
@@ -165,7 +167,11 @@ impl Solver<'_> {
     }
 
     /// E_{d*}\[φ\], and the same less E_{π_ref}\[φ\].
-    fn expectations(&self, truth: &Truth, features: &DenseFeatures) -> Result<[Expectation; 2]> {
+    fn expectations(
+        &self,
+        truth: &Truth<'_, TabularReward>,
+        features: &DenseFeatures,
+    ) -> Result<[Expectation; 2]> {
         let i = self.instance;
         let reference = visitation(&i.world.mdp, &i.reference)?;
         let psi = Expectation {

@@ -4,48 +4,43 @@ use crate::instance::{Estimation, Instance};
 use crate::json::plain;
 use crate::notes::Notes;
 use crate::report::{Mle, Radii};
-use crate::solver::Solver;
 use anyhow::{Result, anyhow, bail};
-use rto::algorithm1::ConfidenceSet;
 use rto::estimate::{
-    BtFit, Curvature, Design, FitOptions, Metric, MetricKind, Radius, RadiusInputs, RadiusKind,
-    Separation, fit_bradley_terry, radii, separation,
+    BtFit, ConfidenceSet, Curvature, Design, FitOptions, Metric, MetricKind, Radius, RadiusInputs,
+    RadiusKind, Separation, fit_bradley_terry, separation,
 };
-use rto::features::FeatureMap;
+use rto::features::{DenseFeatures, FeatureMap};
+use rto::mdp::Reachable;
 
-/// θ_MLE with its metrics and the chosen radius.
+/// The preferences as a design, what they tell of θ, and the radius in use.
 pub struct Estimate {
     design: Design,
     pub fit: BtFit,
     pub sigma: Option<Metric>,
-    /// The metric of the bonus, the ellipsoid and the bound with ϱ, or why there is none.
-    chosen: Result<Chosen, String>,
+    /// θ_MLE with both metrics and all radii, where these can be computed.
+    whole: Option<rto::estimate::Estimate>,
+    /// The radius of the bonus, the ellipsoid and the bound, or why there is none.
+    chosen: Result<Radius, String>,
     param_bound: f64,
-    rank: Option<usize>,
     separation: Option<Separation>,
     pub radii: Option<Radii>,
 }
 
-/// The confidence set's metric and ϱ.
-pub struct Chosen {
-    pub metric: Metric,
-    pub radius: f64,
-}
-
 impl Estimate {
-    /// The metric and ϱ in use.
-    pub fn chosen(&self) -> Result<&Chosen> {
-        self.chosen.as_ref().map_err(|why| anyhow!("{why}"))
-    }
-
+    /// The confidence set of the radius in use.
     pub fn set(&self) -> Result<ConfidenceSet<'_>> {
-        let chosen = self.chosen()?;
+        let radius = self.chosen.as_ref().map_err(|why| anyhow!("{why}"))?;
+        let whole = self.whole.as_ref().expect("a radius is one of them");
         Ok(ConfidenceSet::try_new(
             &self.fit.theta,
-            &chosen.metric,
-            chosen.radius,
+            whole.metric(radius.metric),
+            radius.value,
             self.param_bound,
         )?)
+    }
+
+    fn rank(&self) -> Option<usize> {
+        self.whole.as_ref().map(|whole| whole.radii.rank)
     }
 
     pub fn design(&self) -> &Design {
@@ -68,7 +63,7 @@ impl Estimate {
                 Separation::Quasi { .. } => "quasi",
                 Separation::Complete => "complete",
             }),
-            rank: self.rank,
+            rank: self.rank(),
         }
     }
 
@@ -78,13 +73,13 @@ impl Estimate {
         let (n, d) = (self.design.n(), self.design.dim());
         if n == 0 {
             out.push("preferences: there are none, so the estimate is 0".into());
-        } else if let Some(rank) = self.rank.filter(|rank| *rank < d) {
+        } else if let Some(rank) = self.rank().filter(|rank| *rank < d) {
             let few = if d > n { ", d > n" } else { "" };
             out.push(format!(
                 "features: rank {rank} of d = {d} on the n = {n} pairs of preferences (rank-deficient{few}); the estimate of least norm is used"
             ));
         }
-        if self.rank == Some(0) && self.chosen.as_ref().is_ok_and(|c| c.radius == 0.0) {
+        if self.rank() == Some(0) && self.chosen.as_ref().is_ok_and(|c| c.value == 0.0) {
             out.push(format!(
                 "estimation.bonus_scale: {} is 0 when the preferences tell nothing about theta, so pessimism is off",
                 instance.estimation.scale_name
@@ -107,156 +102,146 @@ impl Estimate {
     }
 }
 
-impl Solver<'_> {
-    /// What the preferences tell; what only the user can mend is an error, what fails to be computed a note.
-    pub fn estimate(&self, notes: &mut Notes) -> Result<Option<Estimate>> {
-        let (Some(pairs), Some(features)) = (&self.instance.pairs, &self.features) else {
+/// What the preferences tell, with φ over the states of the table and what can be met; what only the user can mend is an error, what
+/// fails to be computed a note.
+pub fn estimate(
+    instance: &Instance,
+    features: Option<&DenseFeatures>,
+    met: &Reachable,
+    notes: &mut Notes,
+) -> Result<Option<Estimate>> {
+    let (Some(pairs), Some(features)) = (&instance.pairs, features) else {
+        return Ok(None);
+    };
+    let e = &instance.estimation;
+    // Rows that neither an episode nor a pair meets have no say in L.
+    let largest = features.bound_over(&mut met.pairs());
+    let inputs = RadiusInputs {
+        horizon: instance.world.horizon,
+        feature_bound: feature_bound(largest, e.feature_bound)?,
+        // Without B the radii that need it are computed for B = 1 and not shown.
+        param_bound: e.param_bound.unwrap_or(1.0),
+        ridge: e.ridge,
+        fail_prob: e.fail_prob,
+    };
+    let design = Design::from_pairs(&instance.world.mdp, features, pairs)?;
+    let options = FitOptions {
+        param_bound: e.param_bound.unwrap_or(f64::INFINITY),
+        ..FitOptions::default()
+    };
+    let (fit, separation) = match fitted(&design, &options, e.param_bound)? {
+        (Ok(fit), separation) => (fit, separation),
+        (Err(why), _) => {
+            notes.say("mle", format!("failed: {why}"));
+            let rest = ["sigma_d", "log_det_sigma", "radii", "algorithm1"];
+            for key in rest.iter().chain(&["theorem_b1", "baselined"]) {
+                notes.say(*key, format!("needs mle, which failed: {why}"));
+            }
             return Ok(None);
-        };
-        let e = &self.instance.estimation;
-        // Rows that neither an episode nor a pair meets have no say in L.
-        let largest = features.bound_over(&mut self.met.pairs());
-        let inputs = RadiusInputs {
-            horizon: self.instance.world.horizon,
-            feature_bound: feature_bound(largest, e.feature_bound)?,
-            // Without B the radii that need it are computed for B = 1 and not shown.
-            param_bound: e.param_bound.unwrap_or(1.0),
-            ridge: e.ridge,
-            fail_prob: e.fail_prob,
-        };
-        let design = Design::from_pairs(&self.instance.world.mdp, features, pairs)?;
-        let options = FitOptions {
-            param_bound: e.param_bound.unwrap_or(f64::INFINITY),
-            ..FitOptions::default()
-        };
-        let (fit, separation) = match fitted(&design, &options, e.param_bound)? {
-            (Ok(fit), separation) => (fit, separation),
-            (Err(why), _) => {
-                notes.say("mle", format!("failed: {why}"));
-                let rest = ["sigma_d", "log_det_sigma", "radii", "algorithm1"];
-                for key in rest.iter().chain(&["theorem_b1", "baselined"]) {
-                    notes.say(*key, format!("needs mle, which failed: {why}"));
-                }
-                return Ok(None);
-            }
-        };
-        let sigma = notes.part(
-            "sigma_d",
-            Metric::sigma_d(&design, e.ridge)
-                .map(Some)
-                .map_err(Into::into),
-        );
-        if sigma.is_none() {
-            notes.say("log_det_sigma", "needs sigma_d, which failed");
         }
-        let all = radii(&design, &fit.theta, &inputs).map(Some);
-        let all = notes.part("radii", all.map_err(Into::into));
-        if all.is_none() {
+    };
+    let sigma = Metric::sigma_d(&design, e.ridge);
+    let sigma = notes.part("sigma_d", sigma.map(Some).map_err(Into::into));
+    if sigma.is_none() {
+        notes.say("log_det_sigma", "needs sigma_d, which failed");
+    }
+    let bound = options.param_bound;
+    let whole = rto::estimate::Estimate::around(&design, fit.clone(), &inputs, bound);
+    let whole = notes.part("radii", whole.map(Some).map_err(Into::into));
+    let chosen = match &whole {
+        None => {
             notes.say("mle.rank", "needs radii, which failed");
+            Err("needs radii, which failed".to_string())
         }
-        let chosen = match &all {
-            None => Err("needs radii, which failed".to_string()),
-            Some(all) => self.choose(all, &inputs, &design, &fit)?,
-        };
-        let radii = all
-            .as_ref()
-            .map(|all| self.report(&inputs, all, &design, notes));
-        Ok(Some(Estimate {
-            sigma,
-            chosen,
-            rank: all.as_ref().map(|all| all.rank),
-            separation,
-            radii: radii.transpose()?,
-            param_bound: options.param_bound,
-            design,
-            fit,
-        }))
-    }
+        Some(whole) => choose(e, &whole.radii, &inputs, &design)?,
+    };
+    let radii = whole
+        .as_ref()
+        .map(|whole| report(e, &inputs, &whole.radii, &design, notes));
+    Ok(Some(Estimate {
+        radii: radii.transpose()?,
+        sigma,
+        whole,
+        chosen,
+        separation,
+        param_bound: bound,
+        design,
+        fit,
+    }))
+}
 
-    /// The metric and ϱ of the radius that the instance asks for.
-    fn choose(
-        &self,
-        all: &rto::estimate::Radii,
-        inputs: &RadiusInputs,
-        design: &Design,
-        fit: &BtFit,
-    ) -> Result<Result<Chosen, String>> {
-        let e = &self.instance.estimation;
-        let radius = all.radius(e.scale)?;
-        check_scale(e, radius)?;
-        if !radius.value.is_finite() {
-            let why = not_finite(radius.value, all, e.scale, inputs, design);
-            let name = &e.scale_name;
-            return Ok(Err(format!(
-                "estimation.bonus_scale: the radius {name} is {why}"
-            )));
+/// The radius that the instance asks for.
+fn choose(
+    e: &Estimation,
+    all: &rto::estimate::Radii,
+    inputs: &RadiusInputs,
+    design: &Design,
+) -> Result<Result<Radius, String>> {
+    let radius = all.radius(e.scale)?;
+    check_scale(e, radius)?;
+    if radius.value.is_finite() {
+        return Ok(Ok(radius));
+    }
+    let why = not_finite(radius.value, all, e.scale, inputs, design);
+    let name = &e.scale_name;
+    Ok(Err(format!(
+        "estimation.bonus_scale: the radius {name} is {why}"
+    )))
+}
+
+/// The radii as they are reported; those that depend on B only where it is known.
+#[allow(non_snake_case)]
+fn report(
+    e: &Estimation,
+    inputs: &RadiusInputs,
+    all: &rto::estimate::Radii,
+    design: &Design,
+    notes: &mut Notes,
+) -> Result<Radii> {
+    let bounded = e.param_bound.is_some();
+    let mut known = |key: &str, x: f64, kind: Option<RadiusKind>| {
+        let key = format!("radii.{key}");
+        if !bounded {
+            let why = "unknown: depends on estimation.param_bound, which is not given";
+            notes.say(key, why);
+            return None;
         }
-        let metric = match radius.metric {
-            MetricKind::SigmaD => Metric::sigma_d(design, e.ridge),
-            MetricKind::Fisher => Metric::fisher(design, &fit.theta, e.ridge),
-        };
-        Ok(metric
-            .map(|metric| Chosen {
-                metric,
-                radius: radius.value,
-            })
-            .map_err(|error| format!("the metric of the radius failed: {error}")))
-    }
-
-    /// The radii as they are reported; those that depend on B only where it is known.
-    #[allow(non_snake_case)]
-    fn report(
-        &self,
-        inputs: &RadiusInputs,
-        all: &rto::estimate::Radii,
-        design: &Design,
-        notes: &mut Notes,
-    ) -> Result<Radii> {
-        let bounded = self.instance.estimation.param_bound.is_some();
-        let mut known = |key: &str, x: f64, kind: Option<RadiusKind>| {
-            let key = format!("radii.{key}");
-            if !bounded {
-                let why = "unknown: depends on estimation.param_bound, which is not given";
-                notes.say(key, why);
-                return None;
-            }
-            if !x.is_finite() {
-                let why = kind.map_or("infinite or undefined in floating point".into(), |kind| {
-                    not_finite(x, all, kind, inputs, design)
-                });
-                notes.say(key, why);
-            }
-            x.is_finite().then_some(x)
-        };
-        let mut radius = |key: &str, kind| -> Result<Option<f64>> {
-            Ok(known(key, all.radius(kind)?.value, Some(kind)))
-        };
-        let likelihood = RadiusKind::LikelihoodRatio {
-            finite_sample: true,
-        };
-        let printed = RadiusKind::Printed {
-            constant: self.instance.estimation.printed_constant,
-        };
-        let rho_printed_Upsilon = radius("rho_printed_Upsilon", printed)?;
-        let (rho_theory_Upsilon, rho_theory_kappa, rho_LR_via_kappa, rho_selfconcordant_Hmetric) = (
-            radius("rho_theory_Upsilon", RadiusKind::Theory(Curvature::Upsilon))?,
-            radius("rho_theory_kappa", RadiusKind::Theory(Curvature::Data))?,
-            radius("rho_LR_via_kappa", likelihood)?,
-            radius("rho_selfconcordant_Hmetric", RadiusKind::SelfConcordant)?,
-        );
-        Ok(Radii {
-            rho_printed_Upsilon,
-            rho_theory_Upsilon,
-            rho_theory_kappa,
-            rho_LR_via_kappa,
-            rho_selfconcordant_Hmetric,
-            rho_wald_Hmetric: all.radius(RadiusKind::Wald { ridge_bias: false })?.value,
-            G_noise: all.noise,
-            Upsilon_2HLB: known("Upsilon_2HLB", rto::estimate::curvature_bound(inputs), None),
-            kappa_data: known("kappa_data", all.kappa, None),
-            c_LR_rigorous: known("c_LR_rigorous", all.lr_threshold, None),
-        })
-    }
+        if !x.is_finite() {
+            let why = kind.map_or("infinite or undefined in floating point".into(), |kind| {
+                not_finite(x, all, kind, inputs, design)
+            });
+            notes.say(key, why);
+        }
+        x.is_finite().then_some(x)
+    };
+    let mut radius = |key: &str, kind| -> Result<Option<f64>> {
+        Ok(known(key, all.radius(kind)?.value, Some(kind)))
+    };
+    let likelihood = RadiusKind::LikelihoodRatio {
+        finite_sample: true,
+    };
+    let printed = RadiusKind::Printed {
+        constant: e.printed_constant,
+    };
+    let rho_printed_Upsilon = radius("rho_printed_Upsilon", printed)?;
+    let (rho_theory_Upsilon, rho_theory_kappa, rho_LR_via_kappa, rho_selfconcordant_Hmetric) = (
+        radius("rho_theory_Upsilon", RadiusKind::Theory(Curvature::Upsilon))?,
+        radius("rho_theory_kappa", RadiusKind::Theory(Curvature::Data))?,
+        radius("rho_LR_via_kappa", likelihood)?,
+        radius("rho_selfconcordant_Hmetric", RadiusKind::SelfConcordant)?,
+    );
+    Ok(Radii {
+        rho_printed_Upsilon,
+        rho_theory_Upsilon,
+        rho_theory_kappa,
+        rho_LR_via_kappa,
+        rho_selfconcordant_Hmetric,
+        rho_wald_Hmetric: all.radius(RadiusKind::Wald { ridge_bias: false })?.value,
+        G_noise: all.noise,
+        Upsilon_2HLB: known("Upsilon_2HLB", rto::estimate::curvature_bound(inputs), None),
+        kappa_data: known("kappa_data", all.kappa, None),
+        c_LR_rigorous: known("c_LR_rigorous", all.lr_threshold, None),
+    })
 }
 
 /// Why a radius is not finite, and the largest B for which it is.

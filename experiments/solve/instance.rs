@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::Array2;
 use rto::estimate::{Curvature, MetricKind, RadiusKind};
 use rto::features::{DenseFeatures, OneHot};
-use rto::mdp::{Beta, PreferencePair, Reachable, StateIx, TabularPolicy};
+use rto::mdp::{Beta, PreferencePair, Problem, Reachable, StateIx, TabularPolicy};
 use rto::plan::PairLaw;
 use std::fs;
 use std::path::Path;
@@ -125,6 +125,11 @@ const MOST_ONE_HOT: usize = 1024;
 const MOST_VALUES: usize = 400_000_000;
 
 impl Instance {
+    /// What a reward is maximised in.
+    pub(crate) fn problem(&self) -> Problem<'_> {
+        Problem::new(&self.world.mdp, &self.reference, self.beta)
+    }
+
     /// Reads `file` and everything it refers to.
     ///
     /// # Errors

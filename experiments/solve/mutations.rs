@@ -3,7 +3,7 @@
 #[path = "../../bridge/tests/common/mutate.rs"]
 mod mutate;
 
-use super::{instance::Instance, solver};
+use super::{instance::Instance, solve};
 use mutate::survive;
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn read(path: &Path) -> Result<(), String> {
     if instance.world.n_states() > 64 {
         return Ok(());
     }
-    solver::solve(&instance).map(drop).map_err(|e| line(&e))
+    solve::solve(&instance).map(drop).map_err(|e| line(&e))
 }
 
 #[test]

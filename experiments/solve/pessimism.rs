@@ -1,17 +1,17 @@
 //! Algorithm 1 with Theorem 4.2, (B.1) plain and baselined, and Remark B.2.
 
-use crate::estimate::{Chosen, Estimate, metric_name};
+use crate::estimate::{Estimate, metric_name};
 use crate::notes::Notes;
 use crate::report::{Active, Algorithm1, MaxMin, Robust};
-use crate::solver::{Solver, Truth, root_rows};
+use crate::solver::{Solver, root_rows};
 use crate::world::Kind;
 use anyhow::Result;
 use ndarray::Array2;
 use rto::algorithm1::{
-    Baseline, KlBalls, PessimisticReward, algorithm1, maxmin, robust_soft_value_iteration,
+    Baseline, KlBalls, PessimisticReward, algorithm1, bound_4_2, bound_b1, maxmin,
+    robust_soft_value_iteration,
 };
-use rto::features::DenseFeatures;
-use rto::mdp::{StateIx, TabularPolicy};
+use rto::mdp::{Problem, StateIx, TabularPolicy};
 use rto::reward::{RewardModel, TabularReward};
 
 /// A duality gap above this share of the terms of the value is told as a failure.
@@ -22,35 +22,26 @@ impl Solver<'_> {
     pub fn algorithm1(&self, e: &Estimate, notes: &mut Notes) -> Result<Algorithm1> {
         let i = self.instance;
         let features = self.features.as_ref().expect("an estimate has features");
-        let (set, chosen) = (e.set()?, e.chosen()?);
-        let mdp = &i.world.mdp;
-        let output = algorithm1(mdp, features, &i.reference, i.beta, &set, None)?;
+        let set = e.set()?;
+        let output = algorithm1(i.problem(), features, &set, None)?;
         let policy = &output.optimum.policy;
-        let norms = output.reward.norms();
-        let bonus = |t: &Truth| t.visits.expect(|s, a| norms[[s.ix(), a.ix()]]);
-        let expected_bonus_norm = self.truth.as_ref().map(bonus);
-        let kl = |t: &Truth| t.visits.kl(mdp, &t.star.policy, policy);
-        let kl = self.truth.as_ref().map(kl).transpose()?;
-        let beta = i.beta.get();
-        // At beta = 0 the KL of two greedy policies may be infinite, and counts for nothing.
-        let discount = |kl: f64| if beta > 0.0 { beta * kl } else { 0.0 };
-        let bound = |(norm, kl): (f64, f64)| 2.0 * chosen.radius * norm - discount(kl);
-        let bound = expected_bonus_norm.zip(kl).map(bound);
-        let star = i.theta_star.as_ref();
-        let without = if beta > 0.0 {
+        let right = self.truth.as_ref().map(|t| bound_4_2(t, &set, &output));
+        let right = right.transpose()?;
+        let without = if i.beta.get() > 0.0 {
             "the policy gives probability 0 to an action that pi* takes"
         } else {
             "at beta = 0 both policies are greedy, and differ; the bound does not count it"
         };
         Ok(Algorithm1 {
-            bonus_scale: chosen.radius,
-            pessimistic_value: output.pessimistic_value(mdp),
+            bonus_scale: set.radius,
+            pessimistic_value: output.pessimistic_value(&i.world.mdp),
             suboptimality: notes.part("algorithm1.suboptimality", self.gap(policy)),
-            expected_bonus_norm,
-            kl: kl.and_then(|kl| notes.finite("algorithm1.kl", kl, without)),
-            bound: bound.and_then(|b| notes.finite("algorithm1.bound", b, "it subtracts the KL")),
-            theta_star_in_set: star.map(|theta| set.distance(theta) <= chosen.radius),
-            metric: metric_name(chosen.metric.kind()),
+            expected_bonus_norm: right.map(|r| r.expected_bonus_norm),
+            kl: right.and_then(|r| notes.finite("algorithm1.kl", r.kl, without)),
+            bound: right
+                .and_then(|r| notes.finite("algorithm1.bound", r.bound, "it subtracts the KL")),
+            theta_star_in_set: right.and_then(|r| r.premise),
+            metric: metric_name(set.metric.kind()),
             root_policy: root_rows(&i.world, |s| policy.probs(s)),
         })
     }
@@ -75,8 +66,8 @@ impl Solver<'_> {
             );
             return Ok(None);
         }
-        let (set, chosen) = (e.set()?, e.chosen()?);
-        let solved = maxmin(&i.world.mdp, features, &i.reference, i.beta, &set, baseline)?;
+        let set = e.set()?;
+        let solved = maxmin(i.problem(), features, &set, baseline)?;
         let certified = solved.duality_gap <= MOST_GAP * solved.scale;
         if !certified {
             warnings.push(format!(
@@ -84,15 +75,19 @@ impl Solver<'_> {
                 solved.duality_gap
             ));
         }
-        let norm_of_expectation = self.norm_of_expectation(chosen, features, &solved.nu)?;
+        let right = self
+            .truth
+            .as_ref()
+            .map(|t| bound_b1(t, features, &set, &solved));
+        let right = right.transpose()?;
         let policy = &solved.optimum.policy;
         let key = format!("{name}.suboptimality");
         Ok(Some(MaxMin {
             value: solved.value,
             suboptimality: notes.part(&key, self.gap(policy)),
-            norm_of_expectation,
-            bound: norm_of_expectation.map(|norm| 2.0 * chosen.radius * norm),
-            theta_star_in_set: i.theta_star.as_ref().map(|theta| set.contains(theta)),
+            norm_of_expectation: right.map(|r| r.norm_of_expectation),
+            bound: right.map(|r| r.bound),
+            theta_star_in_set: right.and_then(|r| r.premise),
             active: Active {
                 ellipsoid: solved.ellipsoid_active,
                 ball: solved.ball_active,
@@ -101,23 +96,6 @@ impl Solver<'_> {
             root_policy: root_rows(&i.world, |s| policy.probs(s)),
             theta: solved.theta,
         }))
-    }
-
-    /// ‖E_{d*}\[φ\] − ν‖ in the dual of the metric.
-    fn norm_of_expectation(
-        &self,
-        chosen: &Chosen,
-        features: &DenseFeatures,
-        nu: &[f64],
-    ) -> Result<Option<f64>> {
-        let Some(t) = &self.truth else {
-            return Ok(None);
-        };
-        let mut expectation = t.visits.features(features)?;
-        for (x, nu) in expectation.iter_mut().zip(nu) {
-            *x -= nu;
-        }
-        Ok(Some(chosen.metric.inverse_norm(&expectation)))
     }
 
     /// Remark B.2 on the table with P̂: with r̂ of (4.2) where there are preferences, else the given reward.
@@ -146,7 +124,8 @@ impl Solver<'_> {
         };
         let balls = KlBalls::from_counts(&over(&counts.visits), counts.zeta)?;
         let reference = TabularPolicy::from_log_probs(over(&i.reference_table))?;
-        let optimum = robust_soft_value_iteration(&mdp, &balls, &reward, &reference, i.beta)?;
+        let optimum =
+            robust_soft_value_iteration(Problem::new(&mdp, &reference, i.beta), &balls, &reward)?;
         // A state comes first on the step it starts on.
         let mut first = vec![None; i.world.n_states()];
         for (root, s) in origin.iter().enumerate().rev() {

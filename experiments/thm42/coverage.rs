@@ -6,7 +6,7 @@ use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::Study;
-use crate::problem::{WALD, named_radii};
+use crate::setup::{WALD, named_radii};
 use crate::summary::{slope_cell, slope_cells};
 use rto_harness::stats::{Sample, clopper_pearson, shown, slope, with_interval};
 
@@ -55,9 +55,9 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
 
 fn row(study: &Study, n: usize, replicate: u64) -> Result<Vec<Cell>> {
     let seeds = study.seeds.child("coverage").index(n as u64);
-    let design = study.problem.sample(n, &seeds.index(replicate))?;
-    let fitted = study.problem.fit(&design)?;
-    let theta_star = &study.problem.instance.theta_star;
+    let design = study.setup.sample(n, &seeds.index(replicate))?;
+    let fitted = study.setup.fit(&design)?;
+    let theta_star = &study.setup.instance.theta_star;
     let radii = named_radii(study.config.printed_constant);
     let kind = |name: &str| match name {
         "wald" => WALD,
@@ -66,12 +66,12 @@ fn row(study: &Study, n: usize, replicate: u64) -> Result<Vec<Cell>> {
     };
     let mut row: Vec<Cell> = vec![n.into(), replicate.into(), fitted.greedy()?.into()];
     for name in &COLUMNS[3..10] {
-        let (_, set) = fitted.set(kind(name))?;
+        let (_, set) = fitted.estimate.set(kind(name))?;
         row.push((set.distance(theta_star) / set.radius).into());
     }
-    let loss = (fitted.log_likelihood - log_likelihood(&design, theta_star)?).max(0.0);
+    let loss = (fitted.estimate.fit.log_likelihood - log_likelihood(&design, theta_star)?).max(0.0);
     for finite in [true, false] {
-        let threshold = fitted.radii.likelihood_threshold(finite);
+        let threshold = fitted.estimate.radii.likelihood_threshold(finite);
         row.push((loss / threshold).sqrt().into());
     }
     Ok(row)

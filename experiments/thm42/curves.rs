@@ -6,7 +6,7 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::coverage::blocks;
-use crate::problem::named_radii;
+use crate::setup::named_radii;
 use crate::summary::{Group, curves, groups, methods, of, slope_cell, slopes, violations};
 use rto_harness::stats::shown;
 
@@ -35,8 +35,8 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
                 let mut rows = Vec::new();
                 for replicate in block.clone() {
                     let seeds = study.seeds.child("curves").index(n as u64);
-                    let design = study.problem.sample(n, &seeds.index(replicate))?;
-                    let outcomes = study.problem.fit(&design)?.outcomes(&kinds)?;
+                    let design = study.setup.sample(n, &seeds.index(replicate))?;
+                    let outcomes = study.setup.fit(&design)?.outcomes(&kinds)?;
                     let key: [Cell; 2] = [n.into(), replicate.into()];
                     rows.extend(outcomes.iter().map(|o| o.cells(&key)));
                 }

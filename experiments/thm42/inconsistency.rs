@@ -10,7 +10,7 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::coverage::blocks;
-use crate::problem::{Outcome, Problem, set_outcomes};
+use crate::setup::{Outcome, Setup, set_outcomes};
 use crate::summary::{Group, curves, groups, of, wide};
 
 const COLUMNS: &[&str] = &[
@@ -83,7 +83,7 @@ fn uncompared(n: f64) -> Result<Vec<Vec<Cell>>> {
 
 /// Pairs drawn from the uniform policy, the finite-sample radius.
 fn sampled(study: &Study, n: usize, block: std::ops::Range<u64>) -> Result<Vec<Vec<Cell>>> {
-    let problem = Problem {
+    let setup = Setup {
         instance: telescoping()?.1,
         param_bound: PARAM_BOUND,
         ridge: RIDGE,
@@ -92,11 +92,11 @@ fn sampled(study: &Study, n: usize, block: std::ops::Range<u64>) -> Result<Vec<V
     let seeds = study.seeds.child("inconsistency").index(n as u64);
     let mut rows = Vec::new();
     for replicate in block {
-        let design = problem.sample(n, &seeds.index(replicate))?;
-        let fitted = problem.fit(&design)?;
-        let (_, set) = fitted.set(RadiusKind::Theory(Curvature::Data))?;
+        let design = setup.sample(n, &seeds.index(replicate))?;
+        let fitted = setup.fit(&design)?;
+        let (_, set) = fitted.estimate.set(RadiusKind::Theory(Curvature::Data))?;
         let key: [Cell; 3] = ["sampled".into(), n.into(), replicate.into()];
-        let outcomes = all(&problem.instance, "theory_kappa", &set, &design)?;
+        let outcomes = all(&setup.instance, "theory_kappa", &set, &design)?;
         rows.extend(outcomes.iter().map(|o| o.cells(&key)));
     }
     Ok(rows)
@@ -109,16 +109,16 @@ fn all(
     set: &ConfidenceSet<'_>,
     design: &Design,
 ) -> Result<Vec<Outcome>> {
-    let mut out = set_outcomes(g, radius, set)?;
-    let (mdp, phi, reference, beta) = (&g.mdp, &g.features, &g.reference, g.beta);
-    let differences = policy_differences(mdp, phi, reference)?;
+    let (truth, phi) = (g.truth()?, &g.features);
+    let mut out = set_outcomes(g, &truth, radius, set)?;
+    let differences = policy_differences(&g.mdp, phi, &g.reference)?;
     for (method, rows) in [
         ("projected", design),
         ("projected_differences", &differences),
     ] {
         let space = RowSpace::of(rows)?;
-        let result = algorithm1(mdp, phi, reference, beta, set, Some(&space))?;
-        let theorem = theorem_4_2(mdp, phi, reference, beta, &g.theta_star, set, &result)?;
+        let result = algorithm1(g.problem(), phi, set, Some(&space))?;
+        let theorem = theorem_4_2(&truth, set, &result)?;
         out.push(Outcome {
             method,
             radius,

@@ -5,15 +5,14 @@ mod coverage;
 mod curves;
 mod figures;
 mod inconsistency;
-mod problem;
 mod regimes;
+mod setup;
 mod summary;
 mod sweeps;
 
 use anyhow::Result;
 use clap::Parser;
 use config::{Config, Flags};
-use problem::{Problem, random_problem};
 use rto::features::FeatureMap;
 use rto::seed::SeedTree;
 use rto_harness::cli::{parse, run_main};
@@ -21,6 +20,7 @@ use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
 use rto_harness::sweep::Task;
 use rto_harness::table::Table;
+use setup::{Setup, random_setup};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -70,7 +70,7 @@ no result depends on it.";
 struct Study {
     config: Config,
     seeds: SeedTree,
-    problem: Problem,
+    setup: Setup,
     /// (1/2β) tr(Cov I⁻¹).
     constant: f64,
     /// SubOpt(π_ref).
@@ -92,12 +92,12 @@ impl Experiment for Study {
 
     fn new(config: Config) -> Result<Self> {
         let seeds = SeedTree::new(config.seed).child(NAME);
-        let problem = random_problem(&config, &seeds.child("instance"))?;
+        let setup = random_setup(&config, &seeds.child("instance"))?;
         Ok(Self {
-            constant: problem.constant()?,
-            reference: problem.reference_suboptimality()?,
+            constant: setup.constant()?,
+            reference: setup.reference_suboptimality()?,
             seeds,
-            problem,
+            setup,
             config,
         })
     }
@@ -170,7 +170,7 @@ impl Study {
         let c = &self.config;
         let radius = rto::estimate::RadiusInputs {
             horizon: c.horizon,
-            feature_bound: self.problem.instance.features.bound(),
+            feature_bound: self.setup.instance.features.bound(),
             param_bound: c.param_bound,
             ridge: c.ridge,
             fail_prob: c.fail_prob,

@@ -11,7 +11,7 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::coverage::blocks;
-use crate::problem::{Problem, WALD};
+use crate::setup::{Setup, WALD};
 use crate::summary::{Group, curves, groups, of, violations, wide};
 use rto_harness::stats::shown;
 
@@ -62,7 +62,7 @@ fn cell(
     block: std::ops::Range<u64>,
 ) -> Result<Vec<Vec<Cell>>> {
     let (instance, comparisons) = make(n)?;
-    let problem = Problem {
+    let setup = Setup {
         instance,
         param_bound: study.config.regime_param_bound,
         ridge: study.config.regime_ridge,
@@ -71,8 +71,8 @@ fn cell(
     let seeds = study.seeds.child("regimes").child(regime).index(n as u64);
     let mut rows = Vec::new();
     for replicate in block {
-        let design = sample(&problem.instance, &comparisons, &seeds.index(replicate))?;
-        let outcomes = problem.fit(&design)?.outcomes(&[("wald", WALD)])?;
+        let design = sample(&setup.instance, &comparisons, &seeds.index(replicate))?;
+        let outcomes = setup.fit(&design)?.outcomes(&[("wald", WALD)])?;
         let key: [Cell; 3] = [regime.into(), n.into(), replicate.into()];
         rows.extend(outcomes.iter().map(|o| o.cells(&key)));
     }

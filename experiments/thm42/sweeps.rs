@@ -7,7 +7,7 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::config::Config;
 use crate::coverage::blocks;
-use crate::problem::{named_radii, random_problem};
+use crate::setup::{named_radii, random_setup};
 use crate::summary::{Group, curves, groups, of, violations, wide};
 use rto_harness::stats::clopper_pearson;
 
@@ -73,13 +73,13 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
 /// settings are compared on the same draws where shapes allow it.
 fn run(study: &Study, config: &Config, key: &[Cell], replicate: u64) -> Result<Vec<Vec<Cell>>> {
     let seeds = study.seeds.child("sweeps").index(replicate);
-    let problem = random_problem(config, &seeds.child("instance"))?;
-    let design = problem.sample(config.sweep_size, &seeds.child("data"))?;
+    let setup = random_setup(config, &seeds.child("instance"))?;
+    let design = setup.sample(config.sweep_size, &seeds.child("data"))?;
     let [printed, upsilon, _, concordant, _, wald] = named_radii(config.printed_constant);
     let kinds = [wald, concordant, printed, upsilon];
-    let outcomes = problem.fit(&design)?.outcomes(&kinds)?;
+    let outcomes = setup.fit(&design)?.outcomes(&kinds)?;
     let mut rows: Vec<Vec<Cell>> = outcomes.iter().map(|o| o.cells(key)).collect();
-    let predicted = problem.constant()? / config.sweep_size as f64;
+    let predicted = setup.constant()? / config.sweep_size as f64;
     let mut row = key.to_vec();
     row.extend([
         "predicted".into(),

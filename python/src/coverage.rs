@@ -5,7 +5,7 @@ use crate::estimate::features;
 use crate::mdp::{self, Policy, TokenTree};
 use numpy::PyArray1;
 use pyo3::prelude::*;
-use rto::mdp::{PreferencePair, TabularPolicy};
+use rto::mdp::{PreferencePair, Problem, TabularPolicy};
 use rto::plan::{DataLaw, LinearCoverage};
 use std::sync::Arc;
 
@@ -229,6 +229,7 @@ pub fn covering_behaviour(
 ) -> PyResult<Policy> {
     let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let reward = crate::plan::reward_table(reward)?;
-    let solve = || rto::plan::covering_behaviour(&mdp, &reward, &reference, beta, coverage);
+    let solve =
+        || rto::plan::covering_behaviour(Problem::new(&mdp, &reference, beta), &reward, coverage);
     Ok(Policy::new(py.detach(solve).map_err(value_error)?))
 }

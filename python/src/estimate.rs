@@ -9,9 +9,8 @@ use pyo3::prelude::*;
 use rto::algorithm1::{Baseline, ConfidenceSet};
 use rto::estimate::{Design, FitOptions, Metric, MetricKind, RadiusInputs};
 use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
-use rto::mdp::{TabularMdp, TabularPolicy};
-use rto::plan::evaluate;
-use rto::reward::LinearReward;
+use rto::mdp::{Problem, TabularMdp, TabularPolicy};
+use rto::plan::{Truth, mean_value};
 use rto_solve::{RADIUS_KINDS, radius_kind};
 
 /// φ of shape (n_states, n_actions, d).
@@ -293,7 +292,8 @@ pub fn algorithm1(
     let phi = self::features(&mdp, features)?;
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
     let set = set.get()?;
-    let solve = || rto::algorithm1::algorithm1(&mdp, &phi, &reference, beta, &set, None);
+    let solve =
+        || rto::algorithm1::algorithm1(Problem::new(&mdp, &reference, beta), &phi, &set, None);
     let output = py.detach(solve).map_err(value_error)?;
     let value = output.pessimistic_value(&mdp);
     SoftOptimum::new(py, output.optimum, value)
@@ -359,7 +359,8 @@ pub fn maxmin(
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
     let set = set.get()?;
     let baseline = self::baseline(baseline);
-    let solve = || rto::algorithm1::maxmin(&mdp, &phi, &reference, beta, &set, baseline);
+    let solve =
+        || rto::algorithm1::maxmin(Problem::new(&mdp, &reference, beta), &phi, &set, baseline);
     let found = py.detach(solve).map_err(value_error)?;
     let under = found.optimum.mean_value(&mdp);
     Ok(MaxMin {
@@ -425,16 +426,16 @@ pub fn theorem_4_2(
 ) -> PyResult<BoundSides> {
     let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let phi = self::features(&mdp, features)?;
-    let truth = elements(&vector("theta_star", "(d,)", theta_star)?);
+    let theta_star = elements(&vector("theta_star", "(d,)", theta_star)?);
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
     let set = set.get()?;
     let solve = || {
-        let output = rto::algorithm1::algorithm1(&mdp, &phi, &reference, beta, &set, None)?;
-        let sides =
-            rto::algorithm1::theorem_4_2(&mdp, &phi, &reference, beta, &truth, &set, &output)?;
-        let reward = LinearReward::try_new(&phi, &truth)?;
-        let value = |policy: &TabularPolicy| {
-            evaluate(&mdp, &reward, policy, &reference, beta).map(|v| v.mean_value(&mdp))
+        let problem = Problem::new(&mdp, &reference, beta);
+        let output = rto::algorithm1::algorithm1(problem, &phi, &set, None)?;
+        let truth = Truth::linear(problem, &phi, &theta_star)?;
+        let sides = rto::algorithm1::theorem_4_2(&truth, &set, &output)?;
+        let value = |policy: &TabularPolicy| -> rto::Result<f64> {
+            Ok(mean_value(&mdp, &truth.values(policy)?))
         };
         let gain = value(&output.optimum.policy)? - value(&reference)?;
         Ok::<_, rto::Error>((output.optimum.policy, sides, gain))
@@ -477,14 +478,15 @@ pub fn theorem_b1(
 ) -> PyResult<BoundSides> {
     let (mdp, reference, beta) = mdp::problem(mdp, reference, beta)?;
     let phi = self::features(&mdp, features)?;
-    let truth = elements(&vector("theta_star", "(d,)", theta_star)?);
+    let theta_star = elements(&vector("theta_star", "(d,)", theta_star)?);
     let set = Set::new(x, theta, radius, metric, ridge, param_bound)?;
     let set = set.get()?;
     let baseline = self::baseline(baseline);
     let solve = || {
-        let found = rto::algorithm1::maxmin(&mdp, &phi, &reference, beta, &set, baseline)?;
-        let sides =
-            rto::algorithm1::theorem_b1(&mdp, &phi, &reference, beta, &truth, &set, &found)?;
+        let problem = Problem::new(&mdp, &reference, beta);
+        let found = rto::algorithm1::maxmin(problem, &phi, &set, baseline)?;
+        let truth = Truth::linear(problem, &phi, &theta_star)?;
+        let sides = rto::algorithm1::theorem_b1(&truth, &phi, &set, &found)?;
         Ok::<_, rto::Error>((found.optimum.policy, sides))
     };
     let (policy, sides) = py.detach(solve).map_err(value_error)?;

@@ -4,6 +4,7 @@ use crate::arrays::{RewardView, out1, out2, table, value_error};
 use crate::mdp::{self, Policy, TokenTree};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
+use rto::mdp::Problem;
 use rto::plan::tree_kernel::tree_soft_optimum;
 use rto::reward::TabularReward;
 use std::sync::OnceLock;
@@ -141,7 +142,7 @@ pub fn soft_value_iteration(
         });
     }
     // Everything else, and what a tree's kernel refuses: here it is named.
-    let solve = || rto::plan::soft_value_iteration(&mdp, &reward, &reference, beta);
+    let solve = || rto::plan::soft_value_iteration(Problem::new(&mdp, &reference, beta), &reward);
     let optimum = py.detach(solve).map_err(value_error)?;
     let value = optimum.mean_value(&mdp);
     SoftOptimum::new(py, optimum, value)
@@ -163,7 +164,7 @@ pub fn evaluate(
     let policy = Policy::argument("policy", policy)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
-    let solve = || rto::plan::evaluate(&mdp, &reward, &policy, &reference, beta);
+    let solve = || rto::plan::evaluate(Problem::new(&mdp, &reference, beta), &reward, &policy);
     let found = py.detach(solve).map_err(value_error)?;
     let value = found.mean_value(&mdp);
     Ok(PolicyValue {
@@ -189,7 +190,7 @@ pub fn suboptimality(
     let policy = Policy::argument("policy", policy)?;
     let reward = table("reward", "(n_states, n_actions)", reward)?;
     let reward = RewardView::new(reward.as_array())?;
-    let solve = || rto::plan::suboptimality(&mdp, &reward, &policy, &reference, beta);
+    let solve = || rto::plan::suboptimality(Problem::new(&mdp, &reference, beta), &reward, &policy);
     py.detach(solve).map_err(value_error)
 }
 

@@ -3,77 +3,14 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::convex::{Objective, Solution, minimise};
-use crate::estimate::Metric;
+use crate::Result;
+use crate::estimate::ConfidenceSet;
 use crate::features::FeatureMap;
-use crate::mdp::{Beta, TabularMdp, TabularPolicy, check_finite, check_len};
-use crate::plan::{SoftOptimum, action_covariance, evaluate, soft_value_iteration, visitation};
-use crate::reward::LinearReward;
-use crate::{Error, Result};
-
-/// Θ = {‖θ‖₂ ≤ B, ‖θ − θ_MLE‖_M ≤ ϱ} of (B.1), with M = Σ_𝒟 in the paper.
-#[derive(Debug, Clone, Copy)]
-pub struct ConfidenceSet<'a> {
-    /// θ_MLE, `[d]`; inside the ball.
-    pub center: &'a [f64],
-    /// M.
-    pub metric: &'a Metric,
-    /// ϱ ≥ 0.
-    pub radius: f64,
-    /// B > 0; +∞ drops the ball.
-    pub param_bound: f64,
-}
-
-impl<'a> ConfidenceSet<'a> {
-    /// A checked set.
-    ///
-    /// # Errors
-    /// [`Error::Shape`], [`Error::NonFinite`], and [`Error::Config`] on ϱ < 0, B ≤ 0 or a centre outside
-    /// the ball.
-    pub fn try_new(
-        center: &'a [f64],
-        metric: &'a Metric,
-        radius: f64,
-        param_bound: f64,
-    ) -> Result<Self> {
-        check_len("theta_mle", metric.dim(), center.len())?;
-        check_finite(|i| format!("theta_mle[{i}]"), center)?;
-        if !(radius >= 0.0 && radius.is_finite()) {
-            return Err(Error::config("bonus_scale", radius, ">= 0 and finite"));
-        }
-        if param_bound.is_nan() || param_bound <= 0.0 {
-            return Err(Error::config("param_bound", param_bound, "> 0"));
-        }
-        let norm = norm(center);
-        if norm > param_bound * (1.0 + 1e-9) {
-            return Err(Error::config(
-                "norm of theta_mle",
-                norm,
-                format!("at most param_bound = {param_bound}"),
-            ));
-        }
-        Ok(Self {
-            center,
-            metric,
-            radius,
-            param_bound,
-        })
-    }
-
-    /// ‖θ − θ_MLE‖_M.
-    pub fn distance(&self, theta: &[f64]) -> f64 {
-        let delta: Vec<f64> = theta.iter().zip(self.center).map(|(a, b)| a - b).collect();
-        self.metric.norm(&delta)
-    }
-
-    /// Whether θ ∈ Θ.
-    pub fn contains(&self, theta: &[f64]) -> bool {
-        norm(theta) <= self.param_bound && self.distance(theta) <= self.radius
-    }
-}
-
-fn norm(v: &[f64]) -> f64 {
-    v.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
+use crate::mdp::{Beta, Problem, TabularMdp, TabularPolicy, check_len};
+use crate::plan::{
+    SoftOptimum, Truth, action_covariance, mean_value, soft_value_iteration, visitation,
+};
+use crate::reward::{LinearReward, RewardModel};
 
 /// What is subtracted from E_{d^π}\[φ\] in (B.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +60,7 @@ struct SoftValue<'a, F> {
 impl<F: FeatureMap> SoftValue<'_, F> {
     fn optimum(&self, theta: &[f64], beta: Beta) -> Result<SoftOptimum> {
         let reward = LinearReward::try_new(self.features, theta)?;
-        soft_value_iteration(self.mdp, &reward, self.reference, beta)
+        soft_value_iteration(Problem::new(self.mdp, self.reference, beta), &reward)
     }
 
     fn gradient_at(&self, optimum: &SoftOptimum) -> Result<DVector<f64>> {
@@ -173,13 +110,16 @@ impl<F: FeatureMap> Objective for SoftValue<'_, F> {
 /// [`Error::Config`] when β = 0 (the program is then not smooth); [`Error::Shape`];
 /// [`Error::NotConverged`].
 pub fn maxmin(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     features: &impl FeatureMap,
-    reference: &TabularPolicy,
-    beta: Beta,
     set: &ConfidenceSet<'_>,
     baseline: Baseline,
 ) -> Result<MaxMin> {
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
     beta.positive()?;
     check_len("metric (rows)", features.dim(), set.metric.dim())?;
     let nu = match baseline {
@@ -218,50 +158,73 @@ pub fn maxmin(
     })
 }
 
+/// The right side of Theorem B.1, 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BoundB1 {
+    /// ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+    pub norm_of_expectation: f64,
+    /// 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+    pub bound: f64,
+    /// The premise θ* ∈ Θ. Where it fails the bound proves nothing. None where the truth has no θ*.
+    pub premise: Option<bool>,
+}
+
+/// The right side of Theorem B.1 for a solution of (B.1).
+///
+/// # Errors
+/// [`Error::Shape`].
+pub fn bound_b1<R>(
+    truth: &Truth<'_, R>,
+    features: &impl FeatureMap,
+    set: &ConfidenceSet<'_>,
+    solution: &MaxMin,
+) -> Result<BoundB1> {
+    let mut expectation = truth.visits.features(features)?;
+    for (e, n) in expectation.iter_mut().zip(&solution.nu) {
+        *e -= n;
+    }
+    let norm_of_expectation = set.metric.inverse_norm(&expectation);
+    Ok(BoundB1 {
+        norm_of_expectation,
+        bound: 2.0 * set.radius * norm_of_expectation,
+        premise: truth.theta.as_ref().map(|theta| set.contains(theta)),
+    })
+}
+
 /// Both sides of Theorem B.1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TheoremB1 {
     /// SubOpt(π̂).
     pub suboptimality: f64,
-    /// ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+    /// [`BoundB1::norm_of_expectation`].
     pub norm_of_expectation: f64,
-    /// 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
+    /// [`BoundB1::bound`].
     pub bound: f64,
-    /// The premise θ* ∈ Θ. Where it fails the bound proves nothing.
+    /// Whether [`BoundB1::premise`] is known to hold.
     pub premise: bool,
     /// V^π̂_β(ρ) − V^{π_ref}_β(ρ) under the truth: ≥ 0 for the baselined form when the premise holds.
     pub gain_over_reference: f64,
 }
 
-/// Theorem B.1 for a solution of (B.1), given θ*: SubOpt(π̂) ≤ 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹} when θ* ∈ Θ.
+/// Theorem B.1 for a solution of (B.1), given the truth: SubOpt(π̂) ≤ 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹} when θ* ∈ Θ.
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::NonFinite`] on θ*.
-pub fn theorem_b1(
-    mdp: &TabularMdp,
+/// As [`bound_b1`] and [`evaluate`](crate::plan::evaluate).
+pub fn theorem_b1<R: RewardModel>(
+    truth: &Truth<'_, R>,
     features: &impl FeatureMap,
-    reference: &TabularPolicy,
-    beta: Beta,
-    theta_star: &[f64],
     set: &ConfidenceSet<'_>,
     solution: &MaxMin,
 ) -> Result<TheoremB1> {
-    let truth = LinearReward::try_new(features, theta_star)?;
-    let star = soft_value_iteration(mdp, &truth, reference, beta)?;
-    let value = |policy| -> Result<f64> {
-        Ok(evaluate(mdp, &truth, policy, reference, beta)?.mean_value(mdp))
-    };
+    let Problem { mdp, reference, .. } = truth.problem;
+    let value = |policy| -> Result<f64> { Ok(mean_value(mdp, &truth.values(policy)?)) };
     let hat = value(&solution.optimum.policy)?;
-    let mut expectation = visitation(mdp, &star.policy)?.features(features)?;
-    for (e, n) in expectation.iter_mut().zip(&solution.nu) {
-        *e -= n;
-    }
-    let norm_of_expectation = set.metric.inverse_norm(&expectation);
+    let right = bound_b1(truth, features, set, solution)?;
     Ok(TheoremB1 {
-        suboptimality: star.mean_value(mdp) - hat,
-        norm_of_expectation,
-        bound: 2.0 * set.radius * norm_of_expectation,
-        premise: set.contains(theta_star),
+        suboptimality: truth.star.mean_value(mdp) - hat,
+        norm_of_expectation: right.norm_of_expectation,
+        bound: right.bound,
+        premise: right.premise == Some(true),
         gain_over_reference: hat - value(reference)?,
     })
 }

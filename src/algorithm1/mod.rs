@@ -3,9 +3,9 @@
 //! | paper | function |
 //! |---|---|
 //! | Algorithm 1, (4.2) | [`algorithm1`], [`PessimisticReward`] |
-//! | Theorem 4.2, both sides | [`theorem_4_2`] |
+//! | Theorem 4.2, both sides; its bound alone | [`theorem_4_2`], [`bound_4_2`] |
 //! | what a projected bonus must measure (errata, B5) | [`policy_differences`] |
-//! | (B.1), Theorem B.1, and the baselined form | [`maxmin`], [`theorem_b1`] |
+//! | (B.1), Theorem B.1, and the baselined form | [`maxmin`], [`theorem_b1`], [`bound_b1`] |
 //! | Remark B.2 for counted transitions | [`robust_soft_value_iteration`] |
 //!
 //! With a radius of zero Algorithm 1 trusts its estimate; with a large one it avoids what it has not seen:
@@ -24,7 +24,7 @@
 //! let (sigma, theta) = (Metric::sigma_d(&design, 1.0)?, [0.0, 0.0]);
 //! let first = |radius| -> rto::Result<f64> {
 //!     let set = ConfidenceSet::try_new(&theta, &sigma, radius, 1.0)?;
-//!     let output = algorithm1(&mdp, &phi, &reference, beta, &set, None)?;
+//!     let output = algorithm1(Problem::new(&mdp, &reference, beta), &phi, &set, None)?;
 //!     Ok(output.optimum.policy.prob(StateIx(0), ActionIx(0)))
 //! };
 //! assert_eq!(first(0.0)?, 0.5);
@@ -40,7 +40,10 @@ mod pessimistic;
 mod projection;
 mod robust;
 
-pub use maxmin::{Baseline, ConfidenceSet, MaxMin, TheoremB1, maxmin, theorem_b1};
-pub use pessimistic::{Algorithm1, PessimisticReward, Theorem42, algorithm1, theorem_4_2};
+pub use crate::estimate::ConfidenceSet;
+pub use maxmin::{Baseline, BoundB1, MaxMin, TheoremB1, bound_b1, maxmin, theorem_b1};
+pub use pessimistic::{
+    Algorithm1, Bound42, PessimisticReward, Theorem42, algorithm1, bound_4_2, theorem_4_2,
+};
 pub use projection::{holds_differences, policy_differences};
 pub use robust::{KlBalls, robust_soft_value_iteration, worst_case_expectation};

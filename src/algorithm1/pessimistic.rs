@@ -7,10 +7,8 @@ use super::ConfidenceSet;
 use super::projection::holds_differences;
 use crate::estimate::RowSpace;
 use crate::features::FeatureMap;
-use crate::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy};
-use crate::plan::{
-    Decomposition, SoftOptimum, decompose, evaluate, soft_value_iteration, visitation,
-};
+use crate::mdp::{ActionIx, Problem, StateIx, TabularMdp};
+use crate::plan::{SoftOptimum, Truth, soft_value_iteration};
 use crate::reward::{LinearReward, RewardModel};
 use crate::{Error, Result};
 
@@ -104,17 +102,16 @@ impl Algorithm1 {
 /// # Errors
 /// [`Error::Shape`].
 pub fn algorithm1(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     features: &impl FeatureMap,
-    reference: &TabularPolicy,
-    beta: Beta,
     set: &ConfidenceSet<'_>,
     projection: Option<&RowSpace>,
 ) -> Result<Algorithm1> {
+    let (mdp, reference) = (problem.mdp, problem.reference);
     // Line 3: r̂ = φᵀθ_MLE − ϱ‖φ‖.
     let reward = PessimisticReward::try_new(features, set, projection)?;
     // Line 4: π̂ = argmax V^π_β(·; r̂).
-    let optimum = soft_value_iteration(mdp, &reward, reference, beta)?;
+    let optimum = soft_value_iteration(problem, &reward)?;
     let bonus_is_whole = match projection {
         None => true,
         Some(space) => holds_differences(mdp, features, reference, space)?,
@@ -127,11 +124,9 @@ pub fn algorithm1(
     })
 }
 
-/// Both sides of Theorem 4.2 and what its proof uses.
+/// The right side of Theorem 4.2, 2ϱ E_{d*}\[‖φ‖_{M⁻¹}\] − β E_{d*}\[KL(π*_β ‖ π̂)\].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Theorem42 {
-    /// SubOpt(π̂).
-    pub suboptimality: f64,
+pub struct Bound42 {
     /// E_{(s,a)∼d*}\[‖φ(s, a)‖_{M⁻¹}\].
     pub expected_bonus_norm: f64,
     /// E_{s∼d*}\[KL(π*_β(·|s) ‖ π̂(·|s))\].
@@ -139,54 +134,72 @@ pub struct Theorem42 {
     /// 2ϱ E‖φ‖ − β E KL.
     pub bound: f64,
     /// The premise: ‖θ_MLE − θ*‖_M ≤ ϱ, and a bonus that measures every direction that policies differ in
-    /// ([`Algorithm1::bonus_is_whole`]). Where it fails the bound proves nothing.
-    pub premise: bool,
-    /// The terms of (A.3).
-    pub terms: Decomposition,
+    /// ([`Algorithm1::bonus_is_whole`]). Where it fails the bound proves nothing. None where the truth has no θ*.
+    pub premise: Option<bool>,
 }
 
-/// Theorem 4.2 for the output of Algorithm 1, given the truth θ*:
-/// SubOpt(π̂) ≤ 2ϱ E_{d*}\[‖φ‖_{M⁻¹}\] − β E_{d*}\[KL(π*_β ‖ π̂)\] whenever ‖θ_MLE − θ*‖_M ≤ ϱ. With a projected bonus, P φ
-/// stands for φ in the bound, and (I − P)φ must add the same to the value of every policy.
+/// The right side of Theorem 4.2 for the output of Algorithm 1. With a projected bonus, P φ stands for φ, and (I − P)φ must add
+/// the same to the value of every policy.
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::NonFinite`] on θ*.
-pub fn theorem_4_2(
-    mdp: &TabularMdp,
-    features: &impl FeatureMap,
-    reference: &TabularPolicy,
-    beta: Beta,
-    theta_star: &[f64],
+/// [`Error::Shape`].
+pub fn bound_4_2<R: RewardModel>(
+    truth: &Truth<'_, R>,
     set: &ConfidenceSet<'_>,
     output: &Algorithm1,
-) -> Result<Theorem42> {
-    let truth = LinearReward::try_new(features, theta_star)?;
-    let star = soft_value_iteration(mdp, &truth, reference, beta)?;
-    let hat = &output.optimum.policy;
-    let value = evaluate(mdp, &truth, hat, reference, beta)?.mean_value(mdp);
-    let d_star = visitation(mdp, &star.policy)?;
+) -> Result<Bound42> {
+    let Problem { mdp, beta, .. } = truth.problem;
     let norms = output.reward.norms();
-    let expected_bonus_norm = d_star.expect(|s, a| norms[[s.ix(), a.ix()]]);
-    let kl = d_star.kl(mdp, &star.policy, hat)?;
+    let expected_bonus_norm = truth.visits.expect(|s, a| norms[[s.ix(), a.ix()]]);
+    let star = &truth.star.policy;
+    let kl = truth.visits.kl(mdp, star, &output.optimum.policy)?;
+    // At β = 0 the KL of two greedy policies may be infinite, and counts for nothing.
     let discount = if beta.get() > 0.0 {
         beta.get() * kl
     } else {
         0.0
     };
-    Ok(Theorem42 {
-        suboptimality: star.mean_value(mdp) - value,
+    let inside = |theta: &Vec<f64>| set.distance(theta) <= set.radius && output.bonus_is_whole;
+    Ok(Bound42 {
         expected_bonus_norm,
         kl,
         bound: 2.0 * set.radius * expected_bonus_norm - discount,
-        premise: set.distance(theta_star) <= set.radius && output.bonus_is_whole,
-        terms: decompose(
-            mdp,
-            &truth,
-            &output.reward,
-            &star.policy,
-            hat,
-            reference,
-            beta,
-        )?,
+        premise: truth.theta.as_ref().map(inside),
+    })
+}
+
+/// Both sides of Theorem 4.2.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Theorem42 {
+    /// SubOpt(π̂).
+    pub suboptimality: f64,
+    /// [`Bound42::expected_bonus_norm`].
+    pub expected_bonus_norm: f64,
+    /// [`Bound42::kl`].
+    pub kl: f64,
+    /// [`Bound42::bound`].
+    pub bound: f64,
+    /// Whether [`Bound42::premise`] is known to hold.
+    pub premise: bool,
+}
+
+/// Theorem 4.2 for the output of Algorithm 1, given the truth:
+/// SubOpt(π̂) ≤ 2ϱ E_{d*}\[‖φ‖_{M⁻¹}\] − β E_{d*}\[KL(π*_β ‖ π̂)\] whenever ‖θ_MLE − θ*‖_M ≤ ϱ. [`bound_4_2`] says what the bound
+/// is made of, and [`decompose`](crate::plan::decompose) gives the terms of its proof.
+///
+/// # Errors
+/// As [`bound_4_2`] and [`evaluate`](crate::plan::evaluate).
+pub fn theorem_4_2<R: RewardModel>(
+    truth: &Truth<'_, R>,
+    set: &ConfidenceSet<'_>,
+    output: &Algorithm1,
+) -> Result<Theorem42> {
+    let right = bound_4_2(truth, set, output)?;
+    Ok(Theorem42 {
+        suboptimality: truth.suboptimality(&output.optimum.policy)?,
+        expected_bonus_norm: right.expected_bonus_norm,
+        kl: right.kl,
+        bound: right.bound,
+        premise: right.premise == Some(true),
     })
 }

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use crate::mdp::{ActionIx, Beta, Reachable, StateIx, TabularMdp, TabularPolicy, check_len};
+use crate::mdp::{ActionIx, Problem, Reachable, StateIx, check_len};
 use crate::plan::{SoftOptimum, soft_value_iteration};
 use crate::reward::{RewardModel, TabularReward};
 use crate::{Error, Result};
@@ -55,12 +55,15 @@ impl KlBalls {
 /// # Errors
 /// [`Error::Shape`]; as [`soft_value_iteration`].
 pub fn robust_soft_value_iteration(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     balls: &KlBalls,
     reward: &impl RewardModel,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<SoftOptimum> {
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
     let (n, na) = (mdp.n_states(), mdp.n_actions());
     check_len("transition counts", n * na, balls.radius.len())?;
     let mut robust = Array2::<f64>::zeros((n, na));
@@ -95,7 +98,7 @@ pub fn robust_soft_value_iteration(
             *r = 0.0;
         }
     }
-    soft_value_iteration(mdp, &TabularReward::try_new(robust)?, reference, beta)
+    soft_value_iteration(problem, &TabularReward::try_new(robust)?)
 }
 
 /// Remark B.2 (errata, B7): min {Σ P_i V_i : KL(P̂ ‖ P) ≤ ζ} over distributions on the listed successors.

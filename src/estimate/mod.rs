@@ -7,6 +7,8 @@
 //! | L_𝒟(θ), θ_MLE of (4.1) | [`fit_bradley_terry`], [`log_likelihood`], [`gradient`] |
 //! | whether (4.1) has a finite maximiser | [`separation()`] |
 //! | Σ_𝒟 of (4.2); observed information + λI | [`Metric`] |
+//! | Θ of (B.1), the ellipsoid alone in Algorithm 1 | [`ConfidenceSet`] |
+//! | all of these at once | [`Estimate`] |
 //! | ϱ of (A.2) as printed, and its repairs | [`printed_radius`], [`radii`], [`RadiusKind`] |
 //!
 //! Three wins against one loss on a single feature: σ(θ) = ¾, unless the ball is smaller than log 3.
@@ -28,8 +30,10 @@
 mod argmin;
 mod bradley_terry;
 mod careful;
+mod confidence_set;
 mod covariance;
 mod design;
+mod estimated;
 mod graded;
 mod kernels;
 #[cfg(feature = "lapack")]
@@ -43,8 +47,10 @@ mod separation;
 #[cfg(feature = "argmin")]
 pub use argmin::BradleyTerryProblem;
 pub use bradley_terry::{BtFit, FitOptions, fit_bradley_terry};
+pub use confidence_set::ConfidenceSet;
 pub use covariance::{Metric, MetricKind};
 pub use design::{Design, gradient, information, log_likelihood};
+pub use estimated::Estimate;
 #[cfg(feature = "lapack")]
 pub use lapack::lapack_cholesky;
 pub use preference::{preference_probability, sample_preferences};

@@ -75,7 +75,7 @@ pub struct RadiusInputs {
 }
 
 impl RadiusInputs {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let positive = [
             ("feature_bound", self.feature_bound),
             ("param_bound", self.param_bound),
@@ -175,6 +175,15 @@ pub fn radii(design: &Design, theta_mle: &[f64], inputs: &RadiusInputs) -> Resul
     inputs.check()?;
     let sigma = Metric::sigma_d(design, inputs.ridge)?;
     let fisher = Metric::fisher(design, theta_mle, inputs.ridge)?;
+    Radii::new(design, (&sigma, &fisher), inputs)
+}
+
+fn ingredients(
+    design: &Design,
+    (sigma, fisher): (&Metric, &Metric),
+    inputs: &RadiusInputs,
+) -> Result<Radii> {
+    inputs.check()?;
     let dim = design.dim();
     let norms = design.norms();
     let rank = if design.n() == 0 {
@@ -260,6 +269,18 @@ fn far_quantile(chi: &ChiSquared, fail_prob: f64) -> f64 {
 }
 
 impl Radii {
+    /// The ingredients from Σ_𝒟 and the observed information + λI.
+    ///
+    /// # Errors
+    /// [`Error::Config`] on the constants.
+    pub fn new(
+        design: &Design,
+        metrics: (&Metric, &Metric),
+        inputs: &RadiusInputs,
+    ) -> Result<Self> {
+        ingredients(design, metrics, inputs)
+    }
+
     /// What the `theory` radius is without data-dependent refinements (d_eff = d, Υ), and the
     /// finite-sample likelihood-ratio radius with Υ for a given Σ‖x_i‖: how large the constants are.
     ///

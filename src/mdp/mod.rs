@@ -33,6 +33,7 @@
 mod general;
 mod layered;
 mod policy;
+mod problem;
 mod reachable;
 mod tabular;
 mod token_tree;
@@ -42,6 +43,7 @@ pub mod zoo;
 pub use general::{GeneralMdp, Unrolled};
 pub use layered::LayeredGraph;
 pub use policy::TabularPolicy;
+pub use problem::Problem;
 pub use reachable::Reachable;
 pub use tabular::{SparseRows, TabularMdp, Transition};
 pub use token_tree::TokenTree;

@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::{DataLaw, check_policy, pair_coverage, soft_value_iteration, visitation};
-use crate::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{ActionIx, Problem, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, TabularReward};
 use crate::{Error, Result};
 
@@ -68,18 +68,17 @@ pub fn mix_occupancies(
 /// # Errors
 /// [`Error::Shape`] when reward or reference do not fit, [`Error::Config`] for c outside \[0, 1\].
 pub fn covering_behaviour(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
-    reference: &TabularPolicy,
-    beta: Beta,
     coverage: f64,
 ) -> Result<TabularPolicy> {
+    let mdp = problem.mdp;
     let (n_states, n_actions) = reward.shape();
     let negated = Array2::from_shape_fn((n_states, n_actions), |(s, a)| {
         -reward.reward(StateIx(s as u32), ActionIx(a as u32))
     });
-    let optimal = soft_value_iteration(mdp, reward, reference, beta)?.policy;
+    let optimal = soft_value_iteration(problem, reward)?.policy;
     let negated = TabularReward::try_new(negated)?;
-    let adversary = soft_value_iteration(mdp, &negated, reference, beta)?.policy;
+    let adversary = soft_value_iteration(problem, &negated)?.policy;
     mix_occupancies(mdp, (&optimal, &adversary), coverage)
 }

@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::{check_policy, check_values, mean_value};
-use crate::mdp::{Beta, Reachable, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{Problem, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
 use crate::{Error, Result};
 
@@ -32,12 +32,15 @@ impl PolicyValue {
 /// [`Error::Shape`]; [`Error::Config`] naming a reachable state and an action with π > 0 = π_ref, where (3.2) is −∞;
 /// [`Error::NonFinite`] naming a reachable state from which rewards add up to infinity.
 pub fn evaluate(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     policy: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<PolicyValue> {
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
     check_reward(mdp, reward)?;
     check_support(mdp, policy, reference)?;
     let (n, na, beta) = (mdp.n_states(), mdp.n_actions(), beta.get());

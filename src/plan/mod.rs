@@ -28,11 +28,11 @@
 //! let mdp = TokenTree::try_new(1, 2, 1, None)?.compile(&[1.0])?;
 //! let reward = TabularReward::try_new(array![[1.0, 0.0]])?;
 //! let (reference, beta) = (TabularPolicy::uniform(1, 2), Beta::try_new(0.5)?);
-//! let best = soft_value_iteration(&mdp, &reward, &reference, beta)?;
+//! let best = soft_value_iteration(Problem::new(&mdp, &reference, beta), &reward)?;
 //! let gibbs = 1.0 / (1.0 + (-1.0f64 / 0.5).exp());
 //! assert!((best.policy.prob(StateIx(0), ActionIx(0)) - gibbs).abs() < 1e-15);
-//! assert_eq!(suboptimality(&mdp, &reward, &best.policy, &reference, beta)?, 0.0); // (3.5)
-//! assert!(suboptimality(&mdp, &reward, &reference, &reference, beta)? > 0.2);
+//! assert_eq!(suboptimality(Problem::new(&mdp, &reference, beta), &reward, &best.policy)?, 0.0); // (3.5)
+//! assert!(suboptimality(Problem::new(&mdp, &reference, beta), &reward, &reference)? > 0.2);
 //! # Ok::<(), rto::Error>(())
 //! ```
 
@@ -48,6 +48,7 @@ mod soft_value_iteration;
 mod suboptimality;
 mod tilted;
 pub mod tree_kernel;
+mod truth;
 mod visitation;
 
 pub use coverage::{concentrability, covering_behaviour, mix_occupancies};
@@ -63,6 +64,7 @@ pub(crate) use soft_value_iteration::solve_state;
 pub use soft_value_iteration::{SoftOptimum, soft_value_iteration};
 pub use suboptimality::{Decomposition, decompose, performance_difference, suboptimality};
 pub use tilted::rto_optimum;
+pub use truth::Truth;
 pub use visitation::{Visitation, visitation};
 
 use crate::mdp::{Reachable, TabularMdp, TabularPolicy};

@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::{evaluate, mean_value, soft_value_iteration};
-use crate::mdp::{Beta, Reachable, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{Problem, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::numerics::log_sum_exp;
 use crate::reward::RewardModel;
 use crate::{Error, Result};
@@ -25,18 +25,17 @@ pub struct NpgRun {
 /// # Errors
 /// [`Error::Config`] unless β > 0 and 0 < c ≤ 1; as [`evaluate`].
 pub fn npg_step(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     policy: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
     c: f64,
 ) -> Result<TabularPolicy> {
+    let beta = problem.beta;
     let b = beta.positive()?;
     if !(c > 0.0 && c <= 1.0) {
         return Err(Error::config("eta * beta", c, "in (0, 1]"));
     }
-    let value = evaluate(mdp, reward, policy, reference, beta)?;
+    let value = evaluate(problem, reward, policy)?;
     let mut log_pi = Array2::zeros(policy.log_probs().dim());
     for (s, mut row) in log_pi.rows_mut().into_iter().enumerate() {
         for (a, l) in row.iter_mut().enumerate() {
@@ -60,15 +59,14 @@ pub fn npg_step(
 /// # Errors
 /// As [`npg_step`].
 pub fn natural_policy_gradient(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     start: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
     c: f64,
     steps: usize,
 ) -> Result<NpgRun> {
-    let optimum = soft_value_iteration(mdp, reward, reference, beta)?;
+    let (mdp, reference) = (problem.mdp, problem.reference);
+    let optimum = soft_value_iteration(problem, reward)?;
     let met = Reachable::new(mdp, reference)?;
     let mut run = NpgRun {
         policy: start.clone(),
@@ -77,9 +75,9 @@ pub fn natural_policy_gradient(
     };
     for t in 0..=steps {
         if t > 0 {
-            run.policy = npg_step(mdp, reward, &run.policy, reference, beta, c)?;
+            run.policy = npg_step(problem, reward, &run.policy, c)?;
         }
-        let value = evaluate(mdp, reward, &run.policy, reference, beta)?;
+        let value = evaluate(problem, reward, &run.policy)?;
         let lost: Vec<f64> = optimum.v.iter().zip(&value.v).map(|(a, b)| a - b).collect();
         run.gap.push(mean_value(mdp, &lost));
         let pairs = met.pairs().map(|(s, a)| {
@@ -124,18 +122,21 @@ impl NpgBound {
 /// # Errors
 /// [`Error::Config`] unless β > 0 and 0 < c < 1; as [`soft_value_iteration`].
 pub fn npg_bound(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     start: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
     c: f64,
 ) -> Result<NpgBound> {
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
     let b = beta.positive()?;
     if !(c > 0.0 && c < 1.0) {
         return Err(Error::config("eta * beta", c, "in (0, 1)"));
     }
-    let optimum = soft_value_iteration(mdp, reward, reference, beta)?;
+    let optimum = soft_value_iteration(problem, reward)?;
     let met = Reachable::new(mdp, reference)?;
     let stages = stages(mdp, &met);
     let n_stages = met.states().map(|s| stages[s.ix()] + 1).max().unwrap_or(0);

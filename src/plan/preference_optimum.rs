@@ -5,7 +5,7 @@ use ndarray::Array2;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::check_policy;
-use crate::mdp::{ActionIx, Beta, Reachable, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{ActionIx, Problem, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::numerics::{log_sigmoid, sigmoid};
 use crate::reward::{RewardModel, check_reward};
 use crate::seed::SeedTree;
@@ -55,13 +55,16 @@ const STATIONARY: f64 = 1e-11;
 /// [`Error::Shape`]; [`Error::Config`] when β = 0 or the table has too many trajectories; [`Error::NotConverged`] when no start reaches
 /// a stationary point, for example because rewards are so large that some p is 0 or 1 in floating point.
 pub fn population_dpo(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
-    reference: &TabularPolicy,
-    beta: Beta,
     law: PairLaw,
 ) -> Result<PreferenceOptimum> {
-    let problem = Problem::new(mdp, reward, reference, beta.positive()?, law)?;
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
+    let problem = Program::new(mdp, reward, reference, beta.positive()?, law)?;
     let mut best: Option<(Point, Stationary)> = None;
     let mut agree = 0;
     let mut residual = f64::INFINITY;
@@ -108,7 +111,7 @@ struct Path {
     total: f64,
 }
 
-struct Problem<'a> {
+struct Program<'a> {
     reference: &'a TabularPolicy,
     beta: f64,
     /// The states with a choice: their actions of positive reference probability start at `offset`.
@@ -132,7 +135,7 @@ struct Stationary {
     most: f64,
 }
 
-impl<'a> Problem<'a> {
+impl<'a> Program<'a> {
     fn new(
         mdp: &TabularMdp,
         reward: &impl RewardModel,

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{check_policy, check_values, mean_value};
 use crate::Result;
-use crate::mdp::{Beta, StateIx, TabularMdp, TabularPolicy};
+use crate::mdp::{Problem, StateIx, TabularMdp, TabularPolicy};
 use crate::reward::{RewardModel, check_reward};
 
 /// Rows handled by one parallel task.
@@ -43,11 +43,14 @@ impl SoftOptimum {
 /// [`crate::Error::Shape`] when reward or reference do not fit the table, [`crate::Error::NonFinite`] naming a
 /// reachable state from which rewards add up to infinity.
 pub fn soft_value_iteration(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<SoftOptimum> {
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
     check_reward(mdp, reward)?;
     check_policy(mdp, "reference", reference)?;
     let (n, na) = (mdp.n_states(), mdp.n_actions());

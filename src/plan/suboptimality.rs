@@ -2,7 +2,7 @@
 
 use super::{evaluate, soft_value_iteration, visitation};
 use crate::Result;
-use crate::mdp::{Beta, TabularMdp, TabularPolicy};
+use crate::mdp::{Problem, TabularPolicy};
 use crate::reward::RewardModel;
 
 /// SubOpt(π) = V*_β(ρ) − V^π_β(ρ) of (3.5). Non-negative up to rounding.
@@ -12,14 +12,13 @@ use crate::reward::RewardModel;
 /// # Errors
 /// As [`evaluate`] and [`soft_value_iteration`].
 pub fn suboptimality(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     policy: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<f64> {
-    let optimum = soft_value_iteration(mdp, reward, reference, beta)?;
-    let value = evaluate(mdp, reward, policy, reference, beta)?;
+    let mdp = problem.mdp;
+    let optimum = soft_value_iteration(problem, reward)?;
+    let value = evaluate(problem, reward, policy)?;
     Ok(optimum.mean_value(mdp) - value.mean_value(mdp))
 }
 
@@ -29,15 +28,18 @@ pub fn suboptimality(
 /// # Errors
 /// As [`evaluate`].
 pub fn performance_difference(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     policy: &TabularPolicy,
     other: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<f64> {
+    let Problem {
+        mdp,
+        reference,
+        beta,
+    } = problem;
     super::evaluate::check_support(mdp, policy, reference)?;
-    let value = evaluate(mdp, reward, other, reference, beta)?;
+    let value = evaluate(problem, reward, other)?;
     let d = visitation(mdp, policy)?;
     Ok(d.expect(|s, a| {
         value.q[[s.ix(), a.ix()]] - value.v[s.ix()] - beta.get() * policy.log_prob(s, a)
@@ -67,17 +69,16 @@ impl Decomposition {
 /// # Errors
 /// As [`evaluate`].
 pub fn decompose(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     estimate: &impl RewardModel,
     star: &TabularPolicy,
     hat: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<Decomposition> {
+    let mdp = problem.mdp;
     let (d_star, d_hat) = (visitation(mdp, star)?, visitation(mdp, hat)?);
-    let v_star = evaluate(mdp, estimate, star, reference, beta)?.mean_value(mdp);
-    let v_hat = evaluate(mdp, estimate, hat, reference, beta)?.mean_value(mdp);
+    let v_star = evaluate(problem, estimate, star)?.mean_value(mdp);
+    let v_hat = evaluate(problem, estimate, hat)?.mean_value(mdp);
     let difference = |s, a| reward.reward(s, a) - estimate.reward(s, a);
     Ok(Decomposition {
         term_i: d_star.expect(difference),

@@ -2,7 +2,7 @@
 
 use super::{SoftOptimum, soft_value_iteration};
 use crate::Result;
-use crate::mdp::{Beta, Reachable, TabularMdp, TabularPolicy};
+use crate::mdp::{Beta, Problem, Reachable, TabularMdp, TabularPolicy};
 use crate::reward::LogRatioReward;
 
 /// max_π E_{d^π}\[Σ_h β₁ log(π_dpo/π_ref) − β₂ log(π/π_ref)\], the objective of RTO with the token reward (4.5). What
@@ -26,7 +26,7 @@ pub fn rto_optimum(
 ) -> Result<SoftOptimum> {
     let met = Reachable::new(mdp, reference)?;
     let token_reward = LogRatioReward::within(&met, dpo, reference, beta1.get())?;
-    soft_value_iteration(mdp, &token_reward, reference, beta2)
+    soft_value_iteration(Problem::new(mdp, reference, beta2), &token_reward)
 }
 
 #[cfg(test)]
@@ -38,7 +38,9 @@ mod tests {
     fn the_tilt_is_over_whole_responses_and_changes_only_the_temperature() {
         let (_, g) = zoo::g1().unwrap();
         let beta = |b| Beta::try_new(b).unwrap();
-        let solve = |b| soft_value_iteration(&g.mdp, &g.reward(), &g.reference, beta(b)).unwrap();
+        let solve = |b| {
+            soft_value_iteration(Problem::new(&g.mdp, &g.reference, beta(b)), &g.reward()).unwrap()
+        };
         let dpo = solve(0.5).policy;
         let rto = rto_optimum(&g.mdp, &dpo, &g.reference, beta(0.1), beta(0.03)).unwrap();
         let direct = solve(0.5 * 0.03 / 0.1).policy;

@@ -85,7 +85,7 @@ fn check_roots(roots: &[f64]) -> Result<()> {
 /// [`tree_soft_values`]. Q*_β(s, a) is V*_β(s) + β log π*_β(a|s), (3.4).
 ///
 /// ```
-/// use rto::mdp::{Beta, TabularPolicy, TokenTree};
+/// use rto::mdp::{Problem, Beta, TabularPolicy, TokenTree};
 /// use rto::plan::{soft_value_iteration, tree_kernel::tree_soft_optimum};
 /// use rto::reward::TabularReward;
 ///
@@ -94,7 +94,7 @@ fn check_roots(roots: &[f64]) -> Result<()> {
 /// let reference = TabularPolicy::uniform(tree.n_states(), 3);
 /// let (v, policy) = tree_soft_optimum(&tree, reward.as_slice().unwrap(), &reference, beta)?;
 /// let mdp = tree.compile(&[0.5, 0.5])?;
-/// let same = soft_value_iteration(&mdp, &TabularReward::try_new(reward.clone())?, &reference, beta)?;
+/// let same = soft_value_iteration(Problem::new(&mdp, &reference, beta), &TabularReward::try_new(reward.clone())?)?;
 /// assert!(v.iter().zip(&same.v).all(|(a, b)| (a - b).abs() < 1e-13));
 /// assert!((policy.log_probs() - same.policy.log_probs()).iter().all(|d| d.abs() < 1e-12));
 /// # Ok::<(), rto::Error>(())
@@ -430,7 +430,7 @@ mod tests {
                 let g = zoo::random_instance(&spec, &SeedTree::new(i as u64)).unwrap();
                 let tree = TokenTree::try_new(p, a, h, eos.then_some(ActionIx(0))).unwrap();
                 let table = g.reward().tabulate();
-                let want = soft_value_iteration(&g.mdp, &table, &g.reference, g.beta).unwrap();
+                let want = soft_value_iteration(g.problem(), &table).unwrap();
                 let mut log_pi = vec![0.0; tree.n_states() * a];
                 let r = table.values().as_slice().unwrap();
                 let l = g.reference.log_probs().as_slice().unwrap();

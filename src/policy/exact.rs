@@ -5,9 +5,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::StateMap;
-use crate::mdp::{
-    ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, check_len, for_each_trajectory,
-};
+use crate::mdp::{ActionIx, Beta, Problem, StateIx, TabularPolicy, check_len, for_each_trajectory};
 use crate::numerics::log_sum_exp;
 use crate::plan::{evaluate, soft_value_iteration, visitation};
 use crate::reward::{RewardModel, TabularReward};
@@ -145,7 +143,7 @@ impl ExactEvaluator {
         reference: TabularPolicy,
         beta: Beta,
     ) -> Result<Self> {
-        let best = soft_value_iteration(map.mdp(), reward, &reference, beta)?;
+        let best = soft_value_iteration(Problem::new(map.mdp(), &reference, beta), reward)?;
         Ok(Self {
             optimum: best.mean_value(map.mdp()),
             optimal: best.policy,
@@ -201,7 +199,11 @@ impl ExactEvaluator {
         let (reward, kl) = (mean(0), mean(1));
         if !kl.is_finite() {
             // The planner's own check names the pair.
-            evaluate(mdp, &self.reward, policy, &self.reference, self.beta)?;
+            evaluate(
+                Problem::new(mdp, &self.reference, self.beta),
+                &self.reward,
+                policy,
+            )?;
             let what = "KL to the reference".into();
             return Err(Error::NonFinite { what, value: kl });
         }
@@ -238,13 +240,12 @@ impl ExactEvaluator {
 /// # Errors
 /// As [`evaluate`].
 pub fn exact_policy_gradient(
-    mdp: &TabularMdp,
+    problem: Problem<'_>,
     reward: &impl RewardModel,
     policy: &TabularPolicy,
-    reference: &TabularPolicy,
-    beta: Beta,
 ) -> Result<(f64, Array2<f64>)> {
-    let value = evaluate(mdp, reward, policy, reference, beta)?;
+    let (mdp, beta) = (problem.mdp, problem.beta);
+    let value = evaluate(problem, reward, policy)?;
     let mut gradient = visitation(mdp, policy)?.pair;
     for ((s, a), g) in gradient.indexed_iter_mut() {
         if *g > 0.0 {

@@ -3,7 +3,7 @@
 use super::logits::{ActorCriticTable, LogLinear, LogitTable, Logits};
 use super::{Optimizer, OptimizerConfig, RowGradient, SoftmaxPolicy, exact_policy_gradient};
 use crate::Result;
-use crate::mdp::{Beta, StateIx, TabularPolicy};
+use crate::mdp::{Beta, Problem, StateIx, TabularPolicy};
 use crate::reward::RewardModel;
 use crate::seq::{
     Episode, PolicyLearner, StepReport, TokenObjective, Trainable, loss_and_score_grad,
@@ -51,7 +51,8 @@ impl<L: Logits> SoftmaxLearner<L> {
     ) -> Result<StepReport> {
         let map = self.policy.map().clone();
         let table = self.policy.table()?;
-        let (value, gradient) = exact_policy_gradient(map.mdp(), reward, &table, reference, beta)?;
+        let (value, gradient) =
+            exact_policy_gradient(Problem::new(map.mdp(), reference, beta), reward, &table)?;
         self.grad.clear();
         let scale = -1.0 / self.policy.temperature();
         let mut d = vec![0.0; gradient.ncols()];

@@ -11,8 +11,9 @@ pub use regimes::{
     telescoping, token_chain, uncompared_arm,
 };
 
-use super::{Beta, TabularMdp, TabularPolicy};
+use super::{Beta, Problem, TabularMdp, TabularPolicy};
 use crate::features::DenseFeatures;
+use crate::plan::Truth;
 use crate::reward::LinearReward;
 
 /// An instance under Assumption 4.1 with a known truth.
@@ -31,6 +32,19 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// What a reward is maximised in.
+    pub fn problem(&self) -> Problem<'_> {
+        Problem::new(&self.mdp, &self.reference, self.beta)
+    }
+
+    /// The truth with what it determines.
+    ///
+    /// # Errors
+    /// As [`soft_value_iteration`](crate::plan::soft_value_iteration).
+    pub fn truth(&self) -> crate::Result<Truth<'_, LinearReward<'_, DenseFeatures>>> {
+        Truth::linear(self.problem(), &self.features, &self.theta_star)
+    }
+
     /// r = φᵀθ*.
     pub fn reward(&self) -> LinearReward<'_, DenseFeatures> {
         LinearReward::try_new(&self.features, &self.theta_star).expect("instances are consistent")

@@ -3,14 +3,11 @@
 use anyhow::Result;
 use nalgebra::{DMatrix, DVector};
 use rto::algorithm1::{Baseline, ConfidenceSet, algorithm1, maxmin, theorem_4_2, theorem_b1};
-use rto::estimate::{
-    Curvature, Design, FitOptions, Metric, MetricKind, Radii, Radius, RadiusInputs, RadiusKind,
-    fit_bradley_terry, radii, sample_preferences,
-};
+use rto::estimate::{Curvature, Design, Estimate, RadiusInputs, RadiusKind, sample_preferences};
 use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance};
 use rto::mdp::{ActionIx, StateIx, for_each_trajectory};
-use rto::plan::{action_covariance, soft_value_iteration, suboptimality};
+use rto::plan::{Truth, action_covariance, soft_value_iteration, suboptimality};
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
 use rto_harness::table::Cell;
@@ -41,7 +38,7 @@ pub fn named_radii(constant: f64) -> [NamedRadius; 6] {
 pub const WALD: RadiusKind = RadiusKind::Wald { ridge_bias: false };
 
 /// An instance of Assumption 4.1 and the constants of its confidence sets.
-pub struct Problem {
+pub struct Setup {
     pub instance: Instance,
     pub param_bound: f64,
     pub ridge: f64,
@@ -49,7 +46,7 @@ pub struct Problem {
 }
 
 /// The random family of parts (a), (b), (e) and (f).
-pub fn random_problem(config: &Config, seeds: &SeedTree) -> Result<Problem> {
+pub fn random_setup(config: &Config, seeds: &SeedTree) -> Result<Setup> {
     let spec = RandomSpec {
         kind: Kind::Tree { eos: false },
         prompts: config.prompts,
@@ -62,7 +59,7 @@ pub fn random_problem(config: &Config, seeds: &SeedTree) -> Result<Problem> {
     };
     let mut instance = random_instance(&spec, seeds)?;
     instance.features = respread(&instance.features, config.feature_spread)?;
-    Ok(Problem {
+    Ok(Setup {
         instance,
         param_bound: config.param_bound,
         ridge: config.ridge,
@@ -128,17 +125,13 @@ impl Outcome {
     }
 }
 
-/// A fitted data set: the estimate, both metrics and all radii.
+/// A fitted data set.
 pub struct Fitted<'a> {
-    pub problem: &'a Problem,
-    pub theta: Vec<f64>,
-    pub log_likelihood: f64,
-    pub radii: Radii,
-    sigma: Metric,
-    fisher: Metric,
+    pub setup: &'a Setup,
+    pub estimate: Estimate,
 }
 
-impl Problem {
+impl Setup {
     /// Draws n pairs, both responses from the reference policy.
     pub fn sample(&self, n: usize, seeds: &SeedTree) -> Result<Design> {
         let g = &self.instance;
@@ -149,11 +142,6 @@ impl Problem {
 
     /// Line 2 of Algorithm 1 and everything that the radii need.
     pub fn fit(&self, design: &Design) -> Result<Fitted<'_>> {
-        let options = FitOptions {
-            param_bound: self.param_bound,
-            ..FitOptions::default()
-        };
-        let fit = fit_bradley_terry(design, &options)?;
         let inputs = RadiusInputs {
             horizon: self.instance.mdp.horizon(),
             feature_bound: self.instance.features.bound(),
@@ -162,19 +150,15 @@ impl Problem {
             fail_prob: self.fail_prob,
         };
         Ok(Fitted {
-            problem: self,
-            radii: radii(design, &fit.theta, &inputs)?,
-            sigma: Metric::sigma_d(design, self.ridge)?,
-            fisher: Metric::fisher(design, &fit.theta, self.ridge)?,
-            theta: fit.theta,
-            log_likelihood: fit.log_likelihood,
+            setup: self,
+            estimate: Estimate::new(design, &inputs)?,
         })
     }
 
     /// SubOpt of the reference policy.
     pub fn reference_suboptimality(&self) -> Result<f64> {
         let g = &self.instance;
-        let gap = suboptimality(&g.mdp, &g.reward(), &g.reference, &g.reference, g.beta)?;
+        let gap = suboptimality(g.problem(), &g.reward(), &g.reference)?;
         Ok(gap)
     }
 
@@ -184,7 +168,7 @@ impl Problem {
     /// SubOpt = (1/2β) Var_{π*}(ψᵀΔ) to second order in Δ = θ_MLE − θ*, and nE\[ΔΔᵀ\] → I⁻¹.
     pub fn constant(&self) -> Result<f64> {
         let g = &self.instance;
-        let star = soft_value_iteration(&g.mdp, &g.reward(), &g.reference, g.beta)?;
+        let star = soft_value_iteration(g.problem(), &g.reward())?;
         let covariance = action_covariance(&g.mdp, &star.policy, &g.features)?;
         let information = self.information()?;
         let solved = information.clone().cholesky().map(|c| c.solve(&covariance));
@@ -231,38 +215,27 @@ impl Problem {
 }
 
 impl Fitted<'_> {
-    /// A radius with its confidence set.
-    pub fn set(&self, kind: RadiusKind) -> Result<(Radius, ConfidenceSet<'_>)> {
-        let radius = self.radii.radius(kind)?;
-        let metric = match radius.metric {
-            MetricKind::SigmaD => &self.sigma,
-            MetricKind::Fisher => &self.fisher,
-        };
-        let bound = self.problem.param_bound;
-        let set = ConfidenceSet::try_new(&self.theta, metric, radius.value, bound)?;
-        Ok((radius, set))
-    }
-
     /// SubOpt of the policy that trusts θ_MLE.
     pub fn greedy(&self) -> Result<f64> {
-        let g = &self.problem.instance;
-        let estimate = LinearReward::try_new(&g.features, &self.theta)?;
-        let optimum = soft_value_iteration(&g.mdp, &estimate, &g.reference, g.beta)?;
+        let g = &self.setup.instance;
+        let estimate = LinearReward::try_new(&g.features, &self.estimate.fit.theta)?;
+        let optimum = soft_value_iteration(g.problem(), &estimate)?;
         let policy = &optimum.policy;
-        let gap = suboptimality(&g.mdp, &g.reward(), policy, &g.reference, g.beta)?;
+        let gap = suboptimality(g.problem(), &g.reward(), policy)?;
         Ok(gap)
     }
 
     /// π_ref, plain MLE, and at each radius Algorithm 1, (B.1) and its baselined form.
     pub fn outcomes(&self, kinds: &[NamedRadius]) -> Result<Vec<Outcome>> {
-        let reference = self.problem.reference_suboptimality()?;
+        let reference = self.setup.reference_suboptimality()?;
+        let truth = self.setup.instance.truth()?;
         let mut out = vec![
             Outcome::plain("reference", reference),
             Outcome::plain("greedy", self.greedy()?),
         ];
         for (name, kind) in kinds {
-            let (_, set) = self.set(*kind)?;
-            out.extend(set_outcomes(&self.problem.instance, name, &set)?);
+            let (_, set) = self.estimate.set(*kind)?;
+            out.extend(set_outcomes(&self.setup.instance, &truth, name, &set)?);
         }
         Ok(out)
     }
@@ -271,10 +244,11 @@ impl Fitted<'_> {
 /// Algorithm 1, (B.1) and its baselined form on one confidence set.
 pub fn set_outcomes(
     g: &Instance,
+    truth: &Truth<'_, LinearReward<'_, DenseFeatures>>,
     radius: &'static str,
     set: &ConfidenceSet<'_>,
 ) -> Result<Vec<Outcome>> {
-    let (mdp, phi, reference, beta) = (&g.mdp, &g.features, &g.reference, g.beta);
+    let phi = &g.features;
     let outcome = |method, suboptimality, bound| Outcome {
         method,
         radius,
@@ -283,12 +257,12 @@ pub fn set_outcomes(
         suboptimality,
         bound: Some(bound),
     };
-    let result = algorithm1(mdp, phi, reference, beta, set, None)?;
-    let theorem = theorem_4_2(mdp, phi, reference, beta, &g.theta_star, set, &result)?;
+    let result = algorithm1(g.problem(), phi, set, None)?;
+    let theorem = theorem_4_2(truth, set, &result)?;
     let mut out = vec![outcome("algorithm1", theorem.suboptimality, theorem.bound)];
     for (method, baseline) in [("b1", Baseline::None), ("baselined", Baseline::Reference)] {
-        let solution = maxmin(mdp, phi, reference, beta, set, baseline)?;
-        let theorem = theorem_b1(mdp, phi, reference, beta, &g.theta_star, set, &solution)?;
+        let solution = maxmin(g.problem(), phi, set, baseline)?;
+        let theorem = theorem_b1(truth, phi, set, &solution)?;
         out.push(outcome(method, theorem.suboptimality, theorem.bound));
     }
     Ok(out)
@@ -300,10 +274,10 @@ mod tests {
     use rto::numerics::sigmoid;
     use rto_harness::settings::Settings;
 
-    fn small() -> Problem {
+    fn small() -> Setup {
         let mut config: Config = toml_config();
         (config.actions, config.horizon, config.dim) = (3, 2, 3);
-        random_problem(&config, &SeedTree::new(1)).unwrap()
+        random_setup(&config, &SeedTree::new(1)).unwrap()
     }
 
     fn toml_config() -> Config {
@@ -312,8 +286,8 @@ mod tests {
 
     #[test]
     fn information_is_the_sum_over_all_pairs() {
-        let problem = small();
-        let g = &problem.instance;
+        let setup = small();
+        let g = &setup.instance;
         let mut expected = DMatrix::zeros(3, 3);
         for (root, weight) in g.mdp.roots() {
             let mut all = Vec::new();
@@ -336,15 +310,15 @@ mod tests {
                 }
             }
         }
-        assert!((problem.information().unwrap() - expected).norm() < 1e-13);
+        assert!((setup.information().unwrap() - expected).norm() < 1e-13);
     }
 
     #[test]
     fn outcomes_hold_their_bounds_where_the_truth_is_covered() {
-        let problem = small();
-        let design = problem.sample(300, &SeedTree::new(2)).unwrap();
+        let setup = small();
+        let design = setup.sample(300, &SeedTree::new(2)).unwrap();
         let kinds = named_radii(1.0);
-        let outcomes = problem.fit(&design).unwrap().outcomes(&kinds).unwrap();
+        let outcomes = setup.fit(&design).unwrap().outcomes(&kinds).unwrap();
         assert_eq!(outcomes.len(), 2 + 3 * kinds.len());
         for o in outcomes.iter().filter(|o| o.covered == Some(true)) {
             assert!(o.suboptimality <= o.bound.unwrap() + 1e-9, "{}", o.method);

@@ -24,7 +24,7 @@ pub struct Size {
 }
 
 /// An instance: the truth, π_ref, and what was learnt from preferences before PPO starts.
-pub struct Problem {
+pub struct Setup {
     pub map: Arc<StateMap>,
     /// r, unknown to every method.
     pub reward: TabularReward,
@@ -39,7 +39,7 @@ pub struct Problem {
     pub beta1: Beta,
 }
 
-impl Problem {
+impl Setup {
     /// Draws r and π_ref, then the data set, then fits π_dpo and r_φ.
     ///
     /// r(s, a) is Gaussian, π_ref a softmax of Gaussian logits; both responses of a pair are drawn from π_ref.
