@@ -107,8 +107,8 @@ impl<F: FeatureMap> Objective for SoftValue<'_, F> {
 /// objective is linear in θ and concave in the occupancy measure.
 ///
 /// # Errors
-/// [`Error::Config`] when β = 0 (the program is then not smooth); [`Error::Shape`];
-/// [`Error::NotConverged`].
+/// [`crate::Error::Config`] when β = 0 (the program is then not smooth); [`crate::Error::Shape`];
+/// [`crate::Error::NotConverged`].
 pub fn maxmin(
     problem: Problem<'_>,
     features: &impl FeatureMap,
@@ -172,7 +172,7 @@ pub struct BoundB1 {
 /// The right side of Theorem B.1 for a solution of (B.1).
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`crate::Error::Shape`].
 pub fn bound_b1<R>(
     truth: &Truth<'_, R>,
     features: &impl FeatureMap,
