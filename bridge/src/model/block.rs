@@ -538,13 +538,18 @@ pub(crate) fn final_norm_backward(
 
 fn norm_statistics(config: &ModelConfig, pass: &Pass<'_>, x: &[f32], width: usize) -> Buffer {
     let (norm, rows) = (config.plan.norm, x.len() / width);
-    let (kernel, numbers): (fn(&[f32], usize, f64, &mut [f32]), usize) = match norm.kind {
-        NormKind::Layer => (layer_norm::statistics, 2),
-        NormKind::Rms => (rms_norm::statistics, 1),
-    };
-    let mut stats = pass.pool.take(rows * numbers);
-    kernel(x, width, norm.epsilon, &mut stats);
-    stats
+    match norm.kind {
+        NormKind::Layer => {
+            let mut stats = pass.pool.take(rows * 2);
+            layer_norm::statistics(x, width, norm.epsilon, &mut stats);
+            stats
+        }
+        NormKind::Rms => {
+            let mut stats = pass.pool.take(rows);
+            rms_norm::statistics(x, width, norm.epsilon, &mut stats);
+            stats
+        }
+    }
 }
 
 /// The gain as it is applied.

@@ -47,7 +47,7 @@ impl std::fmt::Debug for TrunkTape {
 enum Kept {
     Nothing,
     Input(Buffer),
-    Tape(BlockTape),
+    Tape(Box<BlockTape>),
 }
 
 impl Model {
@@ -236,7 +236,7 @@ impl Model {
             }
             self.block(block)
                 .forward(&pass, &mut x, keep)
-                .map_or(Kept::Nothing, Kept::Tape)
+                .map_or(Kept::Nothing, |tape| Kept::Tape(Box::new(tape)))
         });
         let blocks = blocks.collect();
         let states = states(batch, request.reads_final());
@@ -334,7 +334,7 @@ impl Model {
                 Kept::Nothing => return,
                 Kept::Tape(tape) => tape,
                 Kept::Input(mut x) => match self.block(block).forward(&pass, &mut x, true) {
-                    Some(tape) => tape,
+                    Some(tape) => Box::new(tape),
                     None => return,
                 },
             };
