@@ -15,7 +15,8 @@
 //! # Ok::<(), rto::Error>(())
 //! ```
 
-use crate::mdp::{ActionIx, StateIx, TabularPolicy, Trajectory, check_finite, check_len};
+use crate::check;
+use crate::mdp::{ActionIx, StateIx, TabularPolicy, Trajectory};
 use crate::{Error, Result};
 
 /// φ of Assumption 4.1. After the end of the episode φ = 0, which needs no row.
@@ -111,12 +112,12 @@ impl DenseFeatures {
         if dim == 0 {
             return Err(Error::config("feature dimension", 0, "at least 1"));
         }
-        check_len("features", n_states * n_actions * dim, values.len())?;
+        check::len("features", n_states * n_actions * dim, values.len())?;
         let name = |i: usize| {
             let (row, k) = (i / dim, i % dim);
             format!("features[{}][{}][{k}]", row / n_actions, row % n_actions)
         };
-        check_finite(name, &values)?;
+        check::finite(name, &values)?;
         Ok(Self {
             n_states,
             n_actions,

@@ -20,6 +20,7 @@
 //! | [`audit`] | what the gradient of each recipe climbs, exactly |
 //! | [`policy`] | Section 4.2: policies, critics and rewards on a table, exact evaluation of any policy |
 //! | [`preference`] | preference optimisation at large: DPO, IPO, SimPO, χPO, KTO … to their exact minimisers |
+//! | [`zoo`] | instances with known answers, and random families |
 //! | [`numerics`], [`dual`], [`seed`], [`error`] | what everything else stands on |
 //!
 //! From a token MDP to the exact suboptimality of Algorithm 1 and its bound:
@@ -62,6 +63,7 @@ pub mod advantage;
 pub mod algorithm1;
 pub mod algorithm2;
 pub mod audit;
+mod check;
 pub mod dual;
 pub mod error;
 pub mod estimate;
@@ -79,6 +81,7 @@ pub mod seq;
 mod simd;
 mod token;
 pub mod token_reward;
+pub mod zoo;
 
 pub use error::{Error, Result};
 pub use token::Token;

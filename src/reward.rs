@@ -19,10 +19,9 @@
 
 use ndarray::Array2;
 
+use crate::check;
 use crate::features::FeatureMap;
-use crate::mdp::{
-    ActionIx, Reachable, StateIx, TabularMdp, TabularPolicy, check_finite, check_len,
-};
+use crate::mdp::{ActionIx, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::{Error, Result};
 
 /// Section 3.1: r(s, a). After the end of the episode r = 0, which needs no row.
@@ -85,7 +84,7 @@ impl TabularReward {
         let values = values.as_standard_layout().into_owned();
         let n_actions = values.ncols();
         let name = |i: usize| format!("reward[{}][{}]", i / n_actions, i % n_actions);
-        check_finite(name, values.as_slice().expect("made standard above"))?;
+        check::finite(name, values.as_slice().expect("made standard above"))?;
         Ok(Self { values })
     }
 
@@ -129,8 +128,8 @@ impl<'a, F: FeatureMap> LinearReward<'a, F> {
     /// # Errors
     /// [`Error::Shape`] or [`Error::NonFinite`].
     pub fn try_new(features: &'a F, theta: &[f64]) -> Result<Self> {
-        check_len("theta", features.dim(), theta.len())?;
-        check_finite(|i| format!("theta[{i}]"), theta)?;
+        check::len("theta", features.dim(), theta.len())?;
+        check::finite(|i| format!("theta[{i}]"), theta)?;
         Ok(Self {
             features,
             theta: theta.to_vec(),

@@ -8,11 +8,12 @@ use rto::estimate::{Design, FitOptions, Metric, RadiusInputs, fit_bradley_terry,
 use rto::features::DenseFeatures;
 use rto::mdp::{
     ActionIx, Beta, GeneralMdp, LayeredGraph, PreferencePair, Problem, SparseRows, StateIx,
-    TabularMdp, TabularPolicy, TokenTree, Trajectory, Transition, zoo,
+    TabularMdp, TabularPolicy, TokenTree, Trajectory, Transition,
 };
 use rto::plan::tree_kernel::tree_soft_values;
 use rto::plan::{best_predetermined, evaluate, soft_value_iteration};
 use rto::reward::{LinearReward, LogRatioReward, TabularReward};
+use rto::zoo;
 
 const END: StateIx = StateIx::END;
 

@@ -3,13 +3,13 @@
 use rto::Error;
 use rto::estimate::{Design, preference_probability, sample_preferences};
 use rto::features::FeatureMap;
-use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{TabularPolicy, Trajectory, for_each_trajectory};
 use rto::plan::{
     concentrability, covering_behaviour, mix_occupancies, soft_value_iteration, visitation,
 };
 use rto::reward::{RewardModel, TabularReward};
 use rto::seed::SeedTree;
+use rto::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 
 fn instance(i: u64) -> Instance {
     let kinds = [

@@ -6,7 +6,6 @@ use ndarray::Array2;
 use rand::Rng;
 use rto::estimate::{Design, Metric, sample_preferences};
 use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
-use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{
     ActionIx, Beta, LayeredGraph, PreferencePair, Problem, StateIx, TabularMdp, TabularPolicy,
     TokenTree, Trajectory,
@@ -17,6 +16,7 @@ use rto::plan::{
 };
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
+use rto::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use serde_json::Value;
 
 fn golden() -> Value {

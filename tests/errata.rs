@@ -10,7 +10,6 @@ use rto::estimate::{
     fit_bradley_terry, printed_radius, radii,
 };
 use rto::features::{DenseFeatures, FeatureMap};
-use rto::mdp::zoo::{self, Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{ActionIx, Problem, StateIx, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::numerics::sigmoid;
 use rto::plan::{
@@ -19,6 +18,7 @@ use rto::plan::{
 };
 use rto::reward::{LinearReward, LogRatioReward, RewardModel};
 use rto::seed::SeedTree;
+use rto::zoo::{self, Instance, Kind, RandomSpec, random_instance, random_policy};
 
 fn instance(i: u64) -> Instance {
     let spec = RandomSpec {

@@ -12,15 +12,15 @@ use rto::estimate::{
     separation,
 };
 use rto::features::{DenseFeatures, FeatureMap, LogRatio, OneHot};
-use rto::mdp::zoo::{Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{
     ActionIx, Beta, Problem, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory,
-    zoo,
 };
 use rto::numerics::{log_sum_exp, sigmoid};
 use rto::plan::soft_value_iteration;
 use rto::reward::{LinearReward, RewardModel};
 use rto::seed::SeedTree;
+use rto::zoo;
+use rto::zoo::{Kind, RandomSpec, random_instance, random_policy};
 
 /// Rows oriented winner − loser with labels drawn from a random θ* of norm `scale`.
 fn data(n: usize, d: usize, scale: f64, seed: u64) -> Design {

@@ -12,13 +12,13 @@ use rto::estimate::{
 };
 use rto::mdp::{
     ActionIx, Beta, Problem, StateIx, TabularMdp, TabularPolicy, TokenTree, for_each_trajectory,
-    zoo,
 };
 use rto::plan::{
     action_covariance, best_predetermined, evaluate, natural_policy_gradient,
     performance_difference, soft_value_iteration, suboptimality, visitation,
 };
 use rto::reward::{LogRatioReward, RewardModel, TabularReward};
+use rto::zoo;
 use serde_json::Value;
 
 /// Closed-form entries.

@@ -8,7 +8,6 @@ use rto::algorithm1::{
     robust_soft_value_iteration, theorem_4_2, theorem_b1,
 };
 use rto::estimate::{Design, FitOptions, Metric, fit_bradley_terry, sample_preferences};
-use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{
     ActionIx, Beta, Problem, SparseRows, StateIx, TabularMdp, TabularPolicy, Transition,
     for_each_trajectory, sample_trajectory,
@@ -21,6 +20,7 @@ use rto::plan::{
 };
 use rto::reward::{LogRatioReward, RewardModel, TabularReward};
 use rto::seed::SeedTree;
+use rto::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 
 const TOLERANCE: f64 = 1e-10;
 const INSTANCES: u64 = 1200;

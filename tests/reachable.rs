@@ -13,7 +13,6 @@ use rto::estimate::{
     Design, FitOptions, Metric, RadiusInputs, fit_bradley_terry, radii, sample_preferences,
 };
 use rto::features::{DenseFeatures, FeatureMap};
-use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 use rto::mdp::{ActionIx, Problem, Reachable, StateIx, TabularPolicy};
 use rto::plan::{
     action_covariance, advantage_variance, best_predetermined, concentrability, decompose,
@@ -22,6 +21,7 @@ use rto::plan::{
 };
 use rto::reward::{LogRatioReward, RewardModel, TabularReward};
 use rto::seed::SeedTree;
+use rto::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 
 const INSTANCES: u64 = 2000;
 

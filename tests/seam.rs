@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use rand::Rng;
 use rto::features::DenseFeatures;
-use rto::mdp::{ActionIx, Beta, Problem, TabularPolicy, TokenTree, for_each_trajectory, zoo};
+use rto::mdp::{ActionIx, Beta, Problem, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::numerics::{log_sigmoid, sigmoid};
 use rto::plan::{evaluate, rto_optimum, soft_value_iteration, suboptimality, visitation};
 use rto::policy::{
@@ -19,6 +19,7 @@ use rto::seq::{
     Channel, Episode, PerToken, Policy, PolicyLearner, StreamKey, TokenObjective, TokenScorer,
     Trainable,
 };
+use rto::zoo;
 use serde_json::Value;
 
 const CHANNELS: [Channel; 4] = [

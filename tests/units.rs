@@ -18,7 +18,6 @@ use rto::estimate::{
     RowSpace, Separation, fit_bradley_terry, gradient, radii, separation,
 };
 use rto::features::{DenseFeatures, FeatureMap};
-use rto::mdp::zoo::{Kind, RandomSpec, random_instance};
 use rto::mdp::{
     ActionIx, Beta, PreferencePair, Problem, StateIx, TabularMdp, TabularPolicy, TokenTree,
     Trajectory,
@@ -26,6 +25,7 @@ use rto::mdp::{
 use rto::plan::{Truth, soft_value_iteration};
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
+use rto::zoo::{Kind, RandomSpec, random_instance};
 
 /// The seed, and the numbers of the instances of a test that has `n`.
 fn runs(n: u64) -> (u64, Range<u64>) {

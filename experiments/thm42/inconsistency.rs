@@ -4,7 +4,7 @@
 use anyhow::Result;
 use rto::algorithm1::{ConfidenceSet, algorithm1, policy_differences, theorem_4_2};
 use rto::estimate::{Curvature, Design, Metric, RadiusKind, RowSpace};
-use rto::mdp::zoo::{Instance, telescoping, uncompared_arm};
+use rto::zoo::{Instance, telescoping, uncompared_arm};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use rand::Rng;
 use rto::estimate::Design;
-use rto::mdp::zoo::{Comparison, Instance, pessimism_hurts, pessimism_is_neutral, pessimism_wins};
 use rto::numerics::sigmoid;
 use rto::seed::SeedTree;
+use rto::zoo::{Comparison, Instance, pessimism_hurts, pessimism_is_neutral, pessimism_wins};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 

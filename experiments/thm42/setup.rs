@@ -5,11 +5,11 @@ use nalgebra::{DMatrix, DVector};
 use rto::algorithm1::{Baseline, ConfidenceSet, algorithm1, maxmin, theorem_4_2, theorem_b1};
 use rto::estimate::{Curvature, Design, Estimate, RadiusInputs, RadiusKind, sample_preferences};
 use rto::features::{DenseFeatures, FeatureMap};
-use rto::mdp::zoo::{Instance, Kind, RandomSpec, random_instance};
 use rto::mdp::{ActionIx, StateIx, for_each_trajectory};
 use rto::plan::{Truth, action_covariance, soft_value_iteration, suboptimality};
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
+use rto::zoo::{Instance, Kind, RandomSpec, random_instance};
 use rto_harness::table::Cell;
 
 use crate::config::Config;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::kernels::{self, MaskRule, ReturnRule};
-use super::{Gae, broadcast, check_len, leave_one_out, unit};
+use super::{Gae, broadcast, leave_one_out};
+use crate::check;
 use crate::seq::Ragged;
 use crate::{Error, Result};
 
@@ -22,13 +23,13 @@ pub fn gae_masked(
     gamma: f64,
     lambda: f64,
 ) -> Result<Gae> {
-    unit("gamma", gamma)?;
-    unit("lambda", lambda)?;
+    check::unit("gamma", gamma)?;
+    check::unit("lambda", lambda)?;
     values.check_same_shape("reward", rewards)?;
     check_mask(rewards, mask)?;
     rewards.check_finite("reward")?;
     values.check_finite("value")?;
-    check_len("final values", rewards.n_rows(), final_values)?;
+    check::rows("final values", rewards.n_rows(), final_values)?;
     let mut advantages = rewards.map(|_| 0.0);
     for (i, &last) in final_values.iter().enumerate() {
         let (r, v, m) = (rewards.row(i), values.row(i), mask.row(i));
@@ -52,7 +53,7 @@ pub fn reward_to_go_masked(
     rule: ReturnRule,
     gamma: f64,
 ) -> Result<Ragged> {
-    unit("gamma", gamma)?;
+    check::unit("gamma", gamma)?;
     rewards.check_finite("reward")?;
     check_mask(rewards, mask)?;
     let mut out = rewards.clone();

@@ -21,6 +21,7 @@
 
 use std::ops::Range;
 
+use crate::check;
 use crate::seq::{Channel, Episode, Finish, PerToken, Ragged};
 use crate::{Error, Result};
 
@@ -57,12 +58,12 @@ pub fn gae(
     gamma: f64,
     lambda: f64,
 ) -> Result<Gae> {
-    unit("gamma", gamma)?;
-    unit("lambda", lambda)?;
+    check::unit("gamma", gamma)?;
+    check::unit("lambda", lambda)?;
     values.check_same_shape("reward", rewards)?;
     rewards.check_finite("reward")?;
     values.check_finite("value")?;
-    check_len("final values", rewards.n_rows(), final_values)?;
+    check::rows("final values", rewards.n_rows(), final_values)?;
     let mut advantages = rewards.map(|_| 0.0);
     for (i, &last) in final_values.iter().enumerate() {
         let (r, v) = (rewards.row(i), values.row(i));
@@ -90,7 +91,7 @@ pub fn final_values(
         return Ok(vec![0.0; batch.len()]);
     }
     let last = scores.get(Channel::FinalValue)?;
-    check_len("final values", batch.len(), last.values())?;
+    check::rows("final values", batch.len(), last.values())?;
     let value = |(e, v): (&Episode, &f64)| match e.finish {
         Finish::Eos => 0.0,
         Finish::Length => *v,
@@ -103,7 +104,7 @@ pub fn final_values(
 /// # Errors
 /// [`Error::NonFinite`]; [`Error::Config`] on γ outside \[0, 1\].
 pub fn reward_to_go(rewards: &Ragged, gamma: f64) -> Result<Ragged> {
-    unit("gamma", gamma)?;
+    check::unit("gamma", gamma)?;
     rewards.check_finite("reward")?;
     let mut out = rewards.clone();
     for i in 0..out.n_rows() {
@@ -251,7 +252,7 @@ pub fn group_relative_by(
 /// # Errors
 /// [`Error::Shape`].
 pub fn broadcast(per_row: &[f64], like: &Ragged) -> Result<Ragged> {
-    check_len("numbers per row", like.n_rows(), per_row)?;
+    check::rows("numbers per row", like.n_rows(), per_row)?;
     let mut out = like.map(|_| 0.0);
     for (i, v) in per_row.iter().enumerate() {
         out.row_mut(i).fill(*v);
@@ -266,7 +267,7 @@ fn grouped(
 ) -> Result<Vec<f64>> {
     Ragged::from_rows([returns]).check_finite("return")?;
     let covered = groups.iter().map(Range::len).sum();
-    check_len("returns of the groups", covered, returns)?;
+    check::rows("returns of the groups", covered, returns)?;
     let mut out = Vec::with_capacity(returns.len());
     for (k, g) in groups.iter().enumerate() {
         if g.len() < 2 || g.start != out.len() {
@@ -277,15 +278,4 @@ fn grouped(
         each(&returns[g.clone()], &mut out[g.clone()]);
     }
     Ok(out)
-}
-
-fn check_len(what: &str, expected: usize, values: &[f64]) -> Result<()> {
-    crate::objective::check_rows(what, expected, values)
-}
-
-fn unit(field: &str, value: f64) -> Result<()> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::config(field, value, "in [0, 1]"))
 }

@@ -4,9 +4,10 @@ use nalgebra::{DMatrix, DVector};
 
 use super::convex::{Objective, Solution, minimise};
 use crate::Result;
+use crate::check;
 use crate::estimate::ConfidenceSet;
 use crate::features::FeatureMap;
-use crate::mdp::{Beta, Problem, TabularMdp, TabularPolicy, check_len};
+use crate::mdp::{Beta, Problem, TabularMdp, TabularPolicy};
 use crate::plan::{
     SoftOptimum, Truth, action_covariance, mean_value, soft_value_iteration, visitation,
 };
@@ -121,7 +122,7 @@ pub fn maxmin(
         beta,
     } = problem;
     beta.positive()?;
-    check_len("metric (rows)", features.dim(), set.metric.dim())?;
+    check::len("metric (rows)", features.dim(), set.metric.dim())?;
     let nu = match baseline {
         Baseline::None => vec![0.0; features.dim()],
         Baseline::Reference => visitation(mdp, reference)?.features(features)?,

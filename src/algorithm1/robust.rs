@@ -2,7 +2,8 @@
 
 use ndarray::Array2;
 
-use crate::mdp::{ActionIx, Problem, Reachable, StateIx, check_len};
+use crate::check;
+use crate::mdp::{ActionIx, Problem, Reachable, StateIx};
 use crate::plan::{SoftOptimum, soft_value_iteration};
 use crate::reward::{RewardModel, TabularReward};
 use crate::{Error, Result};
@@ -65,7 +66,7 @@ pub fn robust_soft_value_iteration(
         beta,
     } = problem;
     let (n, na) = (mdp.n_states(), mdp.n_actions());
-    check_len("transition counts", n * na, balls.radius.len())?;
+    check::len("transition counts", n * na, balls.radius.len())?;
     let mut robust = Array2::<f64>::zeros((n, na));
     // Nature's choice at (s, a) depends on later values only: one pass fixes it, state by state.
     let mut v = vec![0.0; n];

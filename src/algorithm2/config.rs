@@ -2,10 +2,9 @@
 //!
 //! The paper states part of them (Tables 2–5); the rest are marked "not stated" below with the default taken.
 
-use super::fit_config::{
-    Checked, DpoConfig, Schedule, at_least_one, not_negative, positive, within,
-};
+use super::fit_config::{Checked, DpoConfig, Schedule};
 use crate::advantage::Spread;
+use crate::check;
 use crate::objective::{Aggregation, Ratio, Surrogate};
 use crate::seq::Decoder;
 use crate::token_reward::{AdaptiveKl, KlEstimator};
@@ -270,38 +269,38 @@ impl PpoConfig {
     }
 
     fn check_numbers(&self) -> Result<()> {
-        at_least_one("iterations", self.iterations as usize)?;
-        at_least_one("prompts_per_iteration", self.prompts_per_iteration)?;
-        at_least_one("responses_per_prompt", self.responses_per_prompt)?;
-        at_least_one("epochs", self.epochs)?;
-        at_least_one("minibatch_size", self.minibatch_size)?;
-        not_negative("beta2", self.beta2)?;
-        not_negative("entropy_bonus", self.entropy_bonus)?;
-        within(
+        check::at_least_one("iterations", self.iterations as usize)?;
+        check::at_least_one("prompts_per_iteration", self.prompts_per_iteration)?;
+        check::at_least_one("responses_per_prompt", self.responses_per_prompt)?;
+        check::at_least_one("epochs", self.epochs)?;
+        check::at_least_one("minibatch_size", self.minibatch_size)?;
+        check::not_negative("beta2", self.beta2)?;
+        check::not_negative("entropy_bonus", self.entropy_bonus)?;
+        check::within(
             "gamma",
             self.gamma,
             (0.0..=1.0).contains(&self.gamma),
             "in [0, 1]",
         )?;
-        within(
+        check::within(
             "lambda",
             self.lambda,
             (0.0..=1.0).contains(&self.lambda),
             "in [0, 1]",
         )?;
-        positive("clip", self.clip)?;
-        positive("value_coef", self.value_coef)?;
-        positive("learning_rate", self.learning_rate)?;
-        positive("critic_learning_rate", self.critic_learning_rate)?;
-        positive("ratio_tolerance", self.ratio_tolerance)?;
+        check::positive("clip", self.clip)?;
+        check::positive("value_coef", self.value_coef)?;
+        check::positive("learning_rate", self.learning_rate)?;
+        check::positive("critic_learning_rate", self.critic_learning_rate)?;
+        check::positive("ratio_tolerance", self.ratio_tolerance)?;
         if let Some(c) = self.value_clip {
-            positive("value_clip", c)?;
+            check::positive("value_clip", c)?;
         }
         if let Some(c) = self.dual_clip {
-            within("dual_clip", c, c.is_finite() && c > 1.0, "finite and > 1")?;
+            check::within("dual_clip", c, c.is_finite() && c > 1.0, "finite and > 1")?;
         }
         if let Some(c) = self.clip_high {
-            positive("clip_high", c)?;
+            check::positive("clip_high", c)?;
         }
         if let Advantage::GroupBy { spread } = self.advantage {
             spread.check()?;
@@ -479,9 +478,9 @@ impl RtoConfig {
     /// # Errors
     /// [`Error::Config`] naming the field.
     pub fn check(self) -> Result<Checked<Self>> {
-        positive("beta1", self.beta1)?;
+        check::positive("beta1", self.beta1)?;
         if let Some(c) = self.dpo_reward_clip {
-            positive("dpo_reward_clip", c)?;
+            check::positive("dpo_reward_clip", c)?;
         }
         self.dpo.check()?;
         self.ppo.check()?;

@@ -2,8 +2,9 @@
 
 use std::ops::Deref;
 
+use crate::Result;
+use crate::check;
 use crate::objective::{Aggregation, DpoLoss};
-use crate::{Error, Result};
 
 /// A configuration whose every field has been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,13 +74,13 @@ impl Schedule {
             Self::Linear { warmup } => (warmup, 0.0),
             Self::Cosine { warmup, floor } => (warmup, floor),
         };
-        within(
+        check::within(
             &format!("{at}.warmup"),
             warmup,
             (0.0..1.0).contains(&warmup),
             "in [0, 1)",
         )?;
-        within(
+        check::within(
             &format!("{at}.floor"),
             floor,
             (0.0..=1.0).contains(&floor),
@@ -137,12 +138,12 @@ impl FitConfig {
     /// The checked configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field.
+    /// [`crate::Error::Config`] naming the field.
     pub fn check(self) -> Result<Checked<Self>> {
-        positive("learning_rate", self.learning_rate)?;
+        check::positive("learning_rate", self.learning_rate)?;
         self.schedule.check("schedule")?;
-        at_least_one("batch_size", self.batch_size)?;
-        at_least_one("epochs", self.epochs)?;
+        check::at_least_one("batch_size", self.batch_size)?;
+        check::at_least_one("epochs", self.epochs)?;
         Ok(Checked(self))
     }
 }
@@ -181,9 +182,9 @@ impl DpoConfig {
     /// The checked configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field.
+    /// [`crate::Error::Config`] naming the field.
     pub fn check(self) -> Result<Checked<Self>> {
-        positive("beta", self.beta)?;
+        check::positive("beta", self.beta)?;
         self.loss.loss().check()?;
         self.fit.check()?;
         Ok(Checked(self))
@@ -194,37 +195,5 @@ impl Checked<DpoConfig> {
     /// The optimisation, checked with the whole.
     pub fn fit(&self) -> Checked<FitConfig> {
         Checked(self.0.fit)
-    }
-}
-
-pub(super) fn within(field: &str, value: f64, ok: bool, must: &str) -> Result<()> {
-    match ok {
-        true => Ok(()),
-        false => Err(Error::config(field, value, must)),
-    }
-}
-
-pub(super) fn positive(field: &str, value: f64) -> Result<()> {
-    within(
-        field,
-        value,
-        value.is_finite() && value > 0.0,
-        "finite and > 0",
-    )
-}
-
-pub(super) fn not_negative(field: &str, value: f64) -> Result<()> {
-    within(
-        field,
-        value,
-        value.is_finite() && value >= 0.0,
-        "finite and >= 0",
-    )
-}
-
-pub(super) fn at_least_one(field: &str, value: usize) -> Result<()> {
-    match value {
-        0 => Err(Error::config(field, value, "at least 1")),
-        _ => Ok(()),
     }
 }

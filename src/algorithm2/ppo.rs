@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::critic::need;
 use super::fit::permutation;
-use super::fit_config::not_negative;
 use super::report::{IterationReport, Measured};
 use super::{Advantage, Checked, CriticSlot, KlPlacement, PpoConfig, Whitening};
 use crate::advantage::{
     WhitenStd, broadcast, final_values, gae, group_relative, group_relative_by, leave_one_out,
     leave_one_out_of_score, remax, reward_to_go, whiten_by,
 };
+use crate::check;
 use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
 use crate::seq::{
@@ -175,7 +175,7 @@ impl PpoRun<'_> {
     ) -> Result<IterationReport> {
         self.check_channels(learner.policy(), critic)?;
         check_batch(&batch)?;
-        not_negative("beta2 of the state", state.beta2)?;
+        check::not_negative("beta2 of the state", state.beta2)?;
         let (rollout, mut measured) = self.evaluate(learner.policy(), critic, state, batch)?;
         self.optimise(learner, critic, state, &rollout, &mut measured)?;
         let now = log_probs(learner.policy(), &rollout.batch)?;

@@ -3,6 +3,7 @@
 use super::recipe::{Recipe, Reward};
 use super::tables::{self, log_softmax};
 use super::tree::ResponseTree;
+use crate::check;
 use crate::{Error, Result};
 
 /// What an audit is about: r, π_ref and π_dpo on a tree. Tables are `[S·A]`, row by row.
@@ -46,9 +47,7 @@ impl Problem {
     pub fn with_dpo(mut self, logits: &[f64], beta1: f64, clip: f64) -> Result<Self> {
         check(&self.tree, "dpo_logits", logits)?;
         for (field, value) in [("beta1", beta1), ("dpo_clip", clip)] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::config(field, value, "finite and > 0"));
-            }
+            check::positive(field, value)?;
         }
         self.dpo = Some(Dpo {
             log_prob: log_softmax(logits, self.tree.n_actions()),

@@ -2,6 +2,7 @@
 
 use crate::advantage::{Spread, WhitenStd};
 use crate::algorithm2::KlPlacement;
+use crate::check;
 use crate::objective::{Aggregation, Ratio, Surrogate};
 use crate::token_reward::KlEstimator;
 use crate::{Error, Result};
@@ -189,9 +190,7 @@ impl Recipe {
             ("beta", self.beta),
             ("meant_beta", self.meant_beta.unwrap_or(0.0)),
         ] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::config(field, value, "finite and >= 0"));
-            }
+            check::not_negative(field, value)?;
         }
         for (field, value) in [("prompts", self.prompts), ("responses", self.responses)] {
             if value == 0 {

@@ -1,7 +1,7 @@
 //! Where θ* is, up to the probability of a radius.
 
 use super::Metric;
-use crate::mdp::{check_finite, check_len};
+use crate::check;
 use crate::{Error, Result};
 
 /// Θ = {‖θ‖₂ ≤ B, ‖θ − θ_MLE‖_M ≤ ϱ} of (B.1), with M = Σ_𝒟 in the paper.
@@ -29,8 +29,8 @@ impl<'a> ConfidenceSet<'a> {
         radius: f64,
         param_bound: f64,
     ) -> Result<Self> {
-        check_len("theta_mle", metric.dim(), center.len())?;
-        check_finite(|i| format!("theta_mle[{i}]"), center)?;
+        check::len("theta_mle", metric.dim(), center.len())?;
+        check::finite(|i| format!("theta_mle[{i}]"), center)?;
         if !(radius >= 0.0 && radius.is_finite()) {
             return Err(Error::config("bonus_scale", radius, ">= 0 and finite"));
         }

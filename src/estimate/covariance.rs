@@ -4,7 +4,7 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use super::design::Design;
 use super::kernels::{self, Weights};
-use crate::mdp::check_len;
+use crate::check;
 use crate::{Error, Result};
 
 /// (4.2) and errata, B3: Which matrix measures distance between parameters.
@@ -39,7 +39,7 @@ impl Metric {
     /// # Errors
     /// [`Error::Config`] unless λ > 0 is finite; [`Error::Shape`].
     pub fn fisher(design: &Design, theta: &[f64], ridge: f64) -> Result<Self> {
-        check_len("theta", design.dim(), theta.len())?;
+        check::len("theta", design.dim(), theta.len())?;
         Self::new(MetricKind::Fisher, design, Some(theta), ridge)
     }
 
@@ -104,7 +104,7 @@ impl Metric {
     /// # Errors
     /// [`Error::Shape`].
     pub fn add_row(&mut self, x: &[f64]) -> Result<()> {
-        check_len("row", self.dim(), x.len())?;
+        check::len("row", self.dim(), x.len())?;
         let x = DVector::from_column_slice(x);
         self.matrix.ger(1.0, &x, &x, 1.0);
         self.factor.rank_one_update(&x, 1.0);

@@ -4,8 +4,9 @@ use nalgebra::DMatrix;
 
 use super::kernels::{self, Weights};
 use crate::Result;
+use crate::check;
 use crate::features::FeatureMap;
-use crate::mdp::{PreferencePair, Trajectory, check_finite, check_len};
+use crate::mdp::{PreferencePair, Trajectory};
 use crate::{Error, mdp::TabularMdp};
 
 /// X with rows x_i = ψ(τ^w_i) − ψ(τ^l_i), ψ(τ) = Σ_h φ(s_h, a_h); shape `[n, d]`, row-major.
@@ -28,9 +29,9 @@ impl Design {
         if dim == 0 {
             return Err(Error::config("feature dimension", 0, "at least 1"));
         }
-        check_len("design matrix", rows.len() / dim * dim, rows.len())?;
+        check::len("design matrix", rows.len() / dim * dim, rows.len())?;
         let name = |i: usize| format!("design[{}][{}]", i / dim, i % dim);
-        check_finite(name, &rows)?;
+        check::finite(name, &rows)?;
         Ok(Self {
             dim,
             rows,
@@ -50,7 +51,7 @@ impl Design {
     ) -> Result<Self> {
         let dim = features.dim();
         let (n, na) = features.shape();
-        check_len(
+        check::len(
             "features (state-action pairs)",
             mdp.n_states() * mdp.n_actions(),
             n * na,
@@ -127,7 +128,7 @@ impl Design {
     /// # Errors
     /// [`Error::Shape`] unless θ is `[d]`.
     pub fn margins(&self, theta: &[f64]) -> Result<Vec<f64>> {
-        check_len("theta", self.dim, theta.len())?;
+        check::len("theta", self.dim, theta.len())?;
         Ok(kernels::margins(&self.rows, self.dim, theta))
     }
 
@@ -160,7 +161,7 @@ fn summed(features: &impl FeatureMap, trajectory: &Trajectory) -> (Vec<f64>, Vec
 /// # Errors
 /// [`Error::Shape`] unless θ is `[d]`.
 pub fn log_likelihood(design: &Design, theta: &[f64]) -> Result<f64> {
-    check_len("theta", design.dim, theta.len())?;
+    check::len("theta", design.dim, theta.len())?;
     Ok(-kernels::pass(&design.rows, design.dim, theta).loss)
 }
 
@@ -169,7 +170,7 @@ pub fn log_likelihood(design: &Design, theta: &[f64]) -> Result<f64> {
 /// # Errors
 /// [`Error::Shape`] unless θ is `[d]`.
 pub fn gradient(design: &Design, theta: &[f64]) -> Result<Vec<f64>> {
-    check_len("theta", design.dim, theta.len())?;
+    check::len("theta", design.dim, theta.len())?;
     let mut g = kernels::pass(&design.rows, design.dim, theta).gradient;
     g.iter_mut().for_each(|g| *g = -*g);
     Ok(g)
@@ -180,7 +181,7 @@ pub fn gradient(design: &Design, theta: &[f64]) -> Result<Vec<f64>> {
 /// # Errors
 /// [`Error::Shape`] unless θ is `[d]`.
 pub fn information(design: &Design, theta: &[f64]) -> Result<DMatrix<f64>> {
-    check_len("theta", design.dim, theta.len())?;
+    check::len("theta", design.dim, theta.len())?;
     let flat = kernels::gram(&design.rows, design.dim, Weights::Slope(theta));
     Ok(DMatrix::from_vec(design.dim, design.dim, flat))
 }

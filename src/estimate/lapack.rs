@@ -7,6 +7,7 @@ use nalgebra::{Cholesky, DMatrix, Dyn};
 use ndarray::ArrayView2;
 use ndarray_linalg::{Cholesky as _, UPLO};
 
+use crate::check;
 use crate::{Error, Result};
 
 /// From this d on LAPACK is faster than nalgebra (5.4 against 7.4 ms at d = 512, slower at d = 64).
@@ -19,7 +20,7 @@ pub(crate) const FROM_DIM: usize = 256;
 /// [`Error::Shape`] unless M is square; [`Error::NonFinite`] unless it is positive definite.
 pub fn lapack_cholesky(matrix: &DMatrix<f64>) -> Result<Cholesky<f64, Dyn>> {
     let d = matrix.nrows();
-    crate::mdp::check_len("columns of a square matrix", d, matrix.ncols())?;
+    check::len("columns of a square matrix", d, matrix.ncols())?;
     // nalgebra stores columns, ndarray rows: the view is Mᵀ, and M = Mᵀ = UᵀU has L = Uᵀ.
     let transposed = ArrayView2::from_shape((d, d), matrix.as_slice())
         .expect("a square matrix of d times d values");

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use ndarray::Array2;
 
-use super::{
-    SparseRows, StateIx, TabularMdp, TabularPolicy, Transition, check_distribution, check_len,
-};
+use super::{SparseRows, StateIx, TabularMdp, TabularPolicy, Transition};
+use crate::check;
 use crate::{Error, Result};
 
 /// (𝒮, 𝒜, 𝒫, ρ, H) as Section 3.1 writes it: one kernel for every step and an explicit horizon. States
@@ -61,8 +60,8 @@ impl GeneralMdp {
                 return Err(Error::config(field, 0, "at least 1"));
             }
         }
-        check_len("transition", n_states * n_actions, transition.n_rows())?;
-        check_distribution(|| "initial distribution".into(), &initial)?;
+        check::len("transition", n_states * n_actions, transition.n_rows())?;
+        check::distribution(|| "initial distribution".into(), &initial)?;
         let mut is_terminal = vec![false; n_states];
         for (i, s) in terminal.iter().enumerate() {
             let flag = is_terminal.get_mut(s.ix()).ok_or_else(|| {
@@ -211,7 +210,7 @@ impl Unrolled {
     /// # Errors
     /// [`Error::Shape`] unless the input has S rows.
     pub fn lift(&self, table: &Array2<f64>) -> Result<Array2<f64>> {
-        check_len(
+        check::len(
             "table over the original states",
             self.n_original,
             table.nrows(),

@@ -1,6 +1,7 @@
 //! Deterministic graphs in layers: prefixes that share a suffix share a state.
 
-use super::{StateIx, TabularMdp, Transition, check_len};
+use super::{StateIx, TabularMdp, Transition};
+use crate::check;
 use crate::{Error, Result};
 
 /// A deterministic token MDP whose states of step h all lead to states of step h + 1, so that
@@ -30,14 +31,14 @@ impl LayeredGraph {
                 "at least one layer, each with at least one state, and one action",
             ));
         }
-        check_len("next", sizes.len(), next.len())?;
+        check::len("next", sizes.len(), next.len())?;
         let mut starts = vec![0usize];
         for size in sizes {
             starts.push(starts[starts.len() - 1] + size);
         }
         let mut flat = Vec::with_capacity(starts[sizes.len()] * n_actions);
         for (h, rows) in next.iter().enumerate() {
-            check_len(format!("next[{h}]"), sizes[h] * n_actions, rows.len())?;
+            check::len(format!("next[{h}]"), sizes[h] * n_actions, rows.len())?;
             let width = sizes.get(h + 1).copied().unwrap_or(0);
             for (i, entry) in rows.iter().enumerate() {
                 flat.push(match entry {
@@ -77,7 +78,7 @@ impl LayeredGraph {
     /// # Errors
     /// As [`TabularMdp::try_new`].
     pub fn compile(&self, initial: &[f64]) -> Result<TabularMdp> {
-        check_len("initial distribution", self.starts[1], initial.len())?;
+        check::len("initial distribution", self.starts[1], initial.len())?;
         let mut rho = vec![0.0; self.n_states()];
         rho[..initial.len()].copy_from_slice(initial);
         TabularMdp::try_new(

@@ -38,7 +38,6 @@ mod reachable;
 mod tabular;
 mod token_tree;
 mod trajectory;
-pub mod zoo;
 
 pub use general::{GeneralMdp, Unrolled};
 pub use layered::LayeredGraph;
@@ -50,6 +49,7 @@ pub use token_tree::TokenTree;
 pub(crate) use trajectory::pick;
 pub use trajectory::{PreferencePair, Trajectory, for_each_trajectory, sample_trajectory};
 
+pub use crate::check::SUM_TOLERANCE;
 use crate::{Error, Result};
 
 /// A row of the state tables, s ∈ 𝒮.
@@ -112,47 +112,5 @@ impl Beta {
         } else {
             Err(Error::config("beta", self.0, "> 0 here"))
         }
-    }
-}
-
-/// How far a probability vector's sum may be from 1.
-pub const SUM_TOLERANCE: f64 = 1e-9;
-
-/// Refuses anything but a probability vector.
-pub(crate) fn check_distribution(what: impl Fn() -> String, p: &[f64]) -> Result<()> {
-    if let Some(&value) = p.iter().find(|x| !x.is_finite()) {
-        return Err(Error::NonFinite {
-            what: what(),
-            value,
-        });
-    }
-    let sum: f64 = p.iter().sum();
-    if p.iter().any(|&x| x < 0.0) || (sum - 1.0).abs() > SUM_TOLERANCE {
-        return Err(Error::NotADistribution { what: what(), sum });
-    }
-    Ok(())
-}
-
-/// Refuses NaN and infinities.
-pub(crate) fn check_finite(what: impl Fn(usize) -> String, values: &[f64]) -> Result<()> {
-    match values.iter().position(|x| !x.is_finite()) {
-        None => Ok(()),
-        Some(i) => Err(Error::NonFinite {
-            what: what(i),
-            value: values[i],
-        }),
-    }
-}
-
-/// Refuses a container of the wrong size.
-pub(crate) fn check_len(what: impl Into<String>, expected: usize, got: usize) -> Result<()> {
-    if expected == got {
-        Ok(())
-    } else {
-        Err(Error::Shape {
-            what: what.into(),
-            expected,
-            got,
-        })
     }
 }

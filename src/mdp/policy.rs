@@ -2,7 +2,8 @@
 
 use ndarray::Array2;
 
-use super::{ActionIx, SUM_TOLERANCE, StateIx, check_distribution};
+use super::{ActionIx, SUM_TOLERANCE, StateIx};
+use crate::check;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result};
 
@@ -20,7 +21,7 @@ impl TabularPolicy {
     /// [`Error::NotADistribution`] or [`Error::NonFinite`] naming the state.
     pub fn from_probs(probs: &Array2<f64>) -> Result<Self> {
         for (s, row) in probs.rows().into_iter().enumerate() {
-            check_distribution(|| format!("policy[{s}]"), &row.to_vec())?;
+            check::distribution(|| format!("policy[{s}]"), &row.to_vec())?;
         }
         Ok(Self {
             log_prob: probs.mapv(f64::ln),

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{ActionIx, StateIx, check_distribution, check_len};
+use super::{ActionIx, StateIx};
+use crate::check;
 use crate::{Error, Result};
 
 /// Transition kernel 𝒫(·|s, a) of Section 3.1, one row per state–action pair in the order s·A + a.
@@ -48,7 +49,7 @@ impl SparseRows {
             let start = out.prob.len();
             out.next.extend(row.iter().map(|e| e.0));
             out.prob.extend(row.iter().map(|e| e.1));
-            check_distribution(name, &out.prob[start..])?;
+            check::distribution(name, &out.prob[start..])?;
             let mut seen: Vec<StateIx> = out.next[start..].to_vec();
             seen.sort_unstable();
             if let Some(twice) = seen.windows(2).find(|w| w[0] == w[1]) {
@@ -132,8 +133,8 @@ impl TabularMdp {
                 "between 1 and 2^32 - 2",
             ));
         }
-        check_len("transition", n_states * n_actions, transition.n_rows())?;
-        check_distribution(|| "initial distribution".into(), &initial)?;
+        check::len("transition", n_states * n_actions, transition.n_rows())?;
+        check::distribution(|| "initial distribution".into(), &initial)?;
         let mut mdp = Self {
             n_states,
             n_actions,

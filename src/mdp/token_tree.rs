@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{ActionIx, StateIx, TabularMdp, Trajectory, Transition, check_len};
+use super::{ActionIx, StateIx, TabularMdp, Trajectory, Transition};
+use crate::check;
 use crate::{Error, Result, Token};
 
 /// Section 3.1: P prompts, each with the full A-ary tree of prefixes y_{1:h-1}, h = 1..H.
@@ -203,7 +204,7 @@ impl TokenTree {
     /// # Errors
     /// As [`TabularMdp::try_new`].
     pub fn compile(&self, initial: &[f64]) -> Result<TabularMdp> {
-        check_len("initial distribution", self.n_prompts, initial.len())?;
+        check::len("initial distribution", self.n_prompts, initial.len())?;
         let (states, actions) = (self.n_states(), self.n_actions);
         let mut next = vec![StateIx::END; states * actions];
         for prompt in 0..self.n_prompts {

@@ -54,7 +54,6 @@ pub use kl::SampledKl;
 pub use nll::Nll;
 pub use pair_loss::{DpoLoss, PairLoss, PairSlopes, PairSums, SequencePairs};
 pub use ppo::{PpoClip, PpoDiagnostics, ppo_diagnostics};
-pub(crate) use preference::check_rows;
 pub use preference::{BradleyTerry, Readout};
 pub use sum::Sum;
 pub use surrogate::{Ratio, Surrogate};

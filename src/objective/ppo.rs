@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::kl::SampledKl;
 use super::surrogate::{Ratio, Surrogate, exp};
 use super::{Aggregation, single_rows};
+use crate::Result;
+use crate::check;
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
-use crate::{Error, Result};
 
 /// A penalty on the divergence from π_ref inside the loss, with d = log π − log π_ref.
 #[derive(Debug, Clone)]
@@ -47,7 +48,7 @@ impl PpoClip {
     /// not choose.
     ///
     /// # Errors
-    /// Those of [`Aggregation::weights`]; [`Error::Shape`], [`Error::NonFinite`]; [`Error::Config`] of ε.
+    /// Those of [`Aggregation::weights`]; [`crate::Error::Shape`], [`crate::Error::NonFinite`]; [`crate::Error::Config`] of ε.
     pub fn new(
         batch: &[Episode],
         behaviour: Ragged,
@@ -56,7 +57,7 @@ impl PpoClip {
         aggregation: Aggregation,
         mask: Option<&Ragged>,
     ) -> Result<Self> {
-        non_negative("clip", clip)?;
+        check::not_negative("clip", clip)?;
         check("log_prob of the behaviour", &behaviour, batch)?;
         check("advantage", &advantages, batch)?;
         Ok(Self {
@@ -78,7 +79,7 @@ impl PpoClip {
     /// Bounds the loss of a token with Â < 0 by c|Â|, c > 1 (Ye et al., 2020).
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`crate::Error::Config`].
     pub fn with_dual_clip(mut self, c: f64) -> Result<Self> {
         self.surrogate.dual_clip = Some(c);
         self.surrogate = self.surrogate.check()?;
@@ -88,7 +89,7 @@ impl PpoClip {
     /// Another upper end 1 + ε_high of the clip (clip-higher of DAPO; Yu et al., 2025).
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`crate::Error::Config`].
     pub fn with_clip_high(mut self, clip_high: f64) -> Result<Self> {
         self.surrogate.clip_high = clip_high;
         self.surrogate = self.surrogate.check()?;
@@ -98,7 +99,7 @@ impl PpoClip {
     /// Another ratio than a token's own.
     ///
     /// # Errors
-    /// [`Error::Config`] of its bounds, or of a row whose tokens have different advantages under a ratio of the whole response.
+    /// [`crate::Error::Config`] of its bounds, or of a row whose tokens have different advantages under a ratio of the whole response.
     pub fn with_ratio(mut self, ratio: Ratio) -> Result<Self> {
         self.surrogate.ratio = ratio;
         self.surrogate = self.surrogate.check()?;
@@ -112,9 +113,9 @@ impl PpoClip {
     /// Subtracts c_H·ℋ, which reads [`Channel::Entropy`] unless c_H = 0.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`crate::Error::Config`].
     pub fn with_entropy_bonus(mut self, coefficient: f64) -> Result<Self> {
-        non_negative("entropy_bonus", coefficient)?;
+        check::not_negative("entropy_bonus", coefficient)?;
         self.entropy_bonus = coefficient;
         if coefficient > 0.0 {
             self.channels.push(Channel::Entropy);
@@ -125,9 +126,9 @@ impl PpoClip {
     /// Adds β·KL(π ‖ π_ref), exact over the vocabulary, which reads [`Channel::KlToReference`].
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`crate::Error::Config`].
     pub fn with_exact_kl(mut self, beta: f64) -> Result<Self> {
-        non_negative("beta2", beta)?;
+        check::not_negative("beta2", beta)?;
         self.channels.retain(|c| *c != Channel::KlToReference);
         self.channels.push(Channel::KlToReference);
         self.kl = KlLoss::Exact { beta };
@@ -141,7 +142,7 @@ impl PpoClip {
     /// [`SampledKl::K3`] (GRPO) that of KL(π_ref ‖ π) there, and [`SampledKl::K1`] has mean 0.
     ///
     /// # Errors
-    /// [`Error::Config`]; [`Error::Shape`]; [`Error::NonFinite`].
+    /// [`crate::Error::Config`]; [`crate::Error::Shape`]; [`crate::Error::NonFinite`].
     pub fn with_sampled_kl(
         mut self,
         kind: SampledKl,
@@ -174,7 +175,7 @@ impl PpoClip {
     }
 
     fn check_reference(&self, beta: f64, reference: &Ragged) -> Result<()> {
-        non_negative("beta2", beta)?;
+        check::not_negative("beta2", beta)?;
         let what = "log_prob of the reference";
         self.behaviour.check_same_shape(what, reference)?;
         reference.check_finite(what)
@@ -245,7 +246,7 @@ pub struct PpoDiagnostics {
 /// PPO (Schulman et al., 2017): Compares log-probabilities before and after, `[B][H_i]` each, over all tokens.
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::NonFinite`].
+/// [`crate::Error::Shape`]; [`crate::Error::NonFinite`].
 pub fn ppo_diagnostics(behaviour: &Ragged, now: &Ragged, clip: f64) -> Result<PpoDiagnostics> {
     let log_ratio = now.zip("log_prob of the behaviour", behaviour, |p, q| p - q)?;
     log_ratio.check_finite("log-ratio of the policy")?;
@@ -274,11 +275,4 @@ pub fn ppo_diagnostics(behaviour: &Ragged, now: &Ragged, clip: f64) -> Result<Pp
 fn check(what: &str, values: &Ragged, batch: &[Episode]) -> Result<()> {
     values.check_fits(what, batch)?;
     values.check_finite(what)
-}
-
-fn non_negative(field: &str, value: f64) -> Result<()> {
-    if value.is_finite() && value >= 0.0 {
-        return Ok(());
-    }
-    Err(Error::config(field, value, "finite and >= 0"))
 }

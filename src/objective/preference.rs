@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::pairs;
+use crate::check;
 use crate::numerics::{log_sigmoid, sigmoid};
-use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
+use crate::seq::{Channel, Episode, PerToken, TokenObjective};
 use crate::{Error, Result};
 
 /// (2.2), (3.1): How the scores of a response become one number z_i.
@@ -78,10 +79,8 @@ impl BradleyTerry {
         offsets: &[f64],
     ) -> Result<Self> {
         let groups = pairs(batch)?;
-        if !(scale.is_finite() && scale > 0.0) {
-            return Err(Error::config("beta", scale, "finite and > 0"));
-        }
-        check_rows("offset of the pairs", batch.len(), offsets)?;
+        check::positive("beta", scale)?;
+        check::rows("offset of the pairs", batch.len(), offsets)?;
         let n = groups.len();
         let shift = offsets.chunks_exact(2).map(|o| scale * (o[1] - o[0]));
         Ok(Self {
@@ -154,7 +153,7 @@ impl BradleyTerry {
     /// # Errors
     /// [`Error::Shape`] or [`Error::NonFinite`].
     pub fn shifted(mut self, shift: &[f64]) -> Result<Self> {
-        check_rows("margin shift of the pairs", self.groups.len(), shift)?;
+        check::rows("margin shift of the pairs", self.groups.len(), shift)?;
         self.shift.iter_mut().zip(shift).for_each(|(s, c)| *s += c);
         Ok(self)
     }
@@ -177,8 +176,8 @@ impl BradleyTerry {
     /// # Errors
     /// [`Error::Shape`]; [`Error::Config`] on p ∉ \[0, 1\] or w < 0.
     pub fn population(mut self, preference: Vec<f64>, weight: Vec<f64>) -> Result<Self> {
-        check_rows("preference of the pairs", self.groups.len(), &preference)?;
-        check_rows("weight of the pairs", self.groups.len(), &weight)?;
+        check::rows("preference of the pairs", self.groups.len(), &preference)?;
+        check::rows("weight of the pairs", self.groups.len(), &weight)?;
         if let Some(p) = preference.iter().find(|p| !(0.0..=1.0).contains(*p)) {
             return Err(Error::config("preference", p, "in [0, 1]"));
         }
@@ -195,7 +194,7 @@ impl BradleyTerry {
     /// A channel that is missing or another number of rows.
     pub fn margins(&self, scores: &PerToken) -> Result<Vec<f64>> {
         let channel = scores.get(self.channel[0])?;
-        check_rows(
+        check::rows(
             "scores of the pairs",
             2 * self.groups.len(),
             &channel.row_sums(),
@@ -240,16 +239,4 @@ impl TokenObjective for BradleyTerry {
 pub(super) fn logistic(m: f64, p: f64) -> (f64, f64) {
     let loss = -p * log_sigmoid(m) - (1.0 - p) * log_sigmoid(-m);
     (loss, (1.0 - p) * sigmoid(m) - p * sigmoid(-m))
-}
-
-/// Refuses a list that is not one finite number per row.
-pub(crate) fn check_rows(what: &str, expected: usize, values: &[f64]) -> Result<()> {
-    if values.len() != expected {
-        return Err(Error::Shape {
-            what: what.into(),
-            expected,
-            got: values.len(),
-        });
-    }
-    Ragged::from_rows([values]).check_finite(what)
 }

@@ -1,5 +1,6 @@
 //! The policy term of a token or a row: ratio, clip, cap.
 
+use crate::check;
 use crate::dual::Real;
 use crate::{Error, Result};
 
@@ -90,17 +91,13 @@ impl Surrogate {
     /// [`Error::Config`] naming the field.
     pub fn check(self) -> Result<Self> {
         for (field, value) in [("clip", self.clip_low), ("clip_high", self.clip_high)] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::config(field, value, "finite and >= 0"));
-            }
+            check::not_negative(field, value)?;
         }
         if let Some(c) = self.dual_clip.filter(|c| !(c.is_finite() && *c > 1.0)) {
             return Err(Error::config("dual_clip", c, "finite and > 1"));
         }
         if let Ratio::Capped { low, high } = self.ratio {
-            if !(low.is_finite() && low >= 0.0) {
-                return Err(Error::config("ratio.capped.low", low, "finite and >= 0"));
-            }
+            check::not_negative("ratio.capped.low", low)?;
             if !(high.is_finite() && high > 0.0 && high >= low) {
                 let must = "finite, > 0 and at least low";
                 return Err(Error::config("ratio.capped.high", high, must));

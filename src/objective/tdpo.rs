@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::pairs;
-use super::preference::{check_rows, logistic};
+use super::preference::logistic;
+use crate::Result;
+use crate::check;
 use crate::seq::{Channel, Episode, PerToken, TokenObjective};
-use crate::{Error, Result};
 
 /// TDPO (Zeng et al., 2024): −log σ(β[u − α(D_l − D_w)]) over pairs of consecutive rows (winner, loser).
 ///
@@ -25,13 +26,11 @@ impl Tdpo {
     /// TDPO1. `reference` holds log π_ref(y|x) of every row, `[2K]`.
     ///
     /// # Errors
-    /// [`Error::Config`] on an odd number of rows, prompts that differ in a pair or β ≤ 0; [`Error::Shape`]; [`Error::NonFinite`].
+    /// [`crate::Error::Config`] on an odd number of rows, prompts that differ in a pair or β ≤ 0; [`crate::Error::Shape`]; [`crate::Error::NonFinite`].
     pub fn tdpo1(batch: &[Episode], reference: &[f64], beta: f64) -> Result<Self> {
         let groups = pairs(batch)?;
-        if !(beta.is_finite() && beta > 0.0) {
-            return Err(Error::config("beta", beta, "finite and > 0"));
-        }
-        check_rows("log_prob of the reference", batch.len(), reference)?;
+        check::positive("beta", beta)?;
+        check::rows("log_prob of the reference", batch.len(), reference)?;
         Ok(Self {
             groups,
             reference: reference.to_vec(),
@@ -46,9 +45,7 @@ impl Tdpo {
     /// # Errors
     /// Those of [`Tdpo::tdpo1`]; an α that is negative or not finite.
     pub fn tdpo2(batch: &[Episode], reference: &[f64], beta: f64, alpha: f64) -> Result<Self> {
-        if !(alpha.is_finite() && alpha >= 0.0) {
-            return Err(Error::config("alpha", alpha, "finite and >= 0"));
-        }
+        check::not_negative("alpha", alpha)?;
         Ok(Self {
             alpha,
             winner_kl_moves: false,

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::preference::{Readout, check_rows, logistic};
+use super::preference::{Readout, logistic};
 use super::single_rows;
+use crate::check;
 use crate::numerics::sigmoid;
 use crate::seq::{Channel, Episode, PerToken, TokenObjective, check_batch};
 use crate::{Error, Result};
@@ -66,12 +67,10 @@ impl Unpaired {
         beta: f64,
         form: Form,
     ) -> Result<Self> {
-        if !(beta.is_finite() && beta > 0.0) {
-            return Err(Error::config("beta", beta, "finite and > 0"));
-        }
+        check::positive("beta", beta)?;
         check_batch(batch)?;
-        check_rows("log_prob of the reference", batch.len(), reference)?;
-        check_rows("labels", batch.len(), &labels)?;
+        check::rows("log_prob of the reference", batch.len(), reference)?;
+        check::rows("labels", batch.len(), &labels)?;
         Ok(Self {
             groups: single_rows(batch.len()),
             channel: [Channel::LogProb],
@@ -99,9 +98,7 @@ impl Unpaired {
     ) -> Result<Self> {
         let (good, bad) = weights;
         for (field, v) in [("z0", z0), ("lambda_d", good), ("lambda_u", bad)] {
-            if !(v.is_finite() && v >= 0.0) {
-                return Err(Error::config(field, v, "finite and >= 0"));
-            }
+            check::not_negative(field, v)?;
         }
         let labels = desirable.iter().map(|d| f64::from(u8::from(*d))).collect();
         Self::new(batch, reference, labels, beta, Form::Kto { z0, good, bad })

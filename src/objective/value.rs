@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Aggregation, single_rows};
+use crate::check;
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenObjective};
 use crate::{Error, Result};
 
@@ -45,9 +46,7 @@ impl ValueLoss {
         aggregation: Aggregation,
         mask: Option<&Ragged>,
     ) -> Result<Self> {
-        if !(coefficient.is_finite() && coefficient > 0.0) {
-            return Err(Error::config("value_coef", coefficient, "finite and > 0"));
-        }
+        check::positive("value_coef", coefficient)?;
         if let Some(c) = clip.filter(|c| !(c.is_finite() && *c > 0.0)) {
             return Err(Error::config("value_clip", c, "finite and > 0"));
         }

@@ -4,9 +4,10 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::data_law::Attained;
 use super::{DataLaw, action_covariance, check_policy, visitation};
+use crate::check;
 use crate::estimate::{Design, information};
 use crate::features::FeatureMap;
-use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy, check_len};
+use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
 use crate::{Error, Result};
 
 /// Theorem B.1, partial coverage: E\[xxᵀ\], x = ψ(τ¹) − ψ(τ²), of the data, ready to be held against directions.
@@ -178,8 +179,8 @@ impl LinearCoverage {
         size: &[f64],
     ) -> Result<std::result::Result<DVector<f64>, Vec<f64>>> {
         let d = self.unit.len();
-        check_len("direction", d, v.len())?;
-        check_len("size of the direction", d, size.len())?;
+        check::len("direction", d, v.len())?;
+        check::len("size of the direction", d, size.len())?;
         // A coordinate of v in which no pair differs.
         let outside = |k: &usize| self.unit[*k] == 0.0 && v[*k].abs() > ROUNDING * size[*k];
         if let Some(k) = (0..d).find(outside) {

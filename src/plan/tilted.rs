@@ -32,7 +32,8 @@ pub fn rto_optimum(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mdp::{StateIx, for_each_trajectory, zoo};
+    use crate::mdp::{StateIx, for_each_trajectory};
+    use crate::zoo;
 
     #[test]
     fn the_tilt_is_over_whole_responses_and_changes_only_the_temperature() {

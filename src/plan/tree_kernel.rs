@@ -9,7 +9,8 @@ use ndarray::Array2;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use crate::mdp::{Beta, TabularPolicy, TokenTree, check_len};
+use crate::check;
+use crate::mdp::{Beta, TabularPolicy, TokenTree};
 use crate::simd::{self, Kernel, LANES, dispatch};
 use crate::{Error, Result};
 
@@ -42,10 +43,10 @@ pub fn tree_soft_values(
 ) -> Result<Vec<f64>> {
     let beta = beta.positive()?;
     let pairs = tree.n_states() * tree.n_actions();
-    check_len("reward", pairs, reward.len())?;
-    check_len("log_reference", pairs, log_reference.len())?;
+    check::len("reward", pairs, reward.len())?;
+    check::len("log_reference", pairs, log_reference.len())?;
     if let Some(out) = &log_policy {
-        check_len("log_policy", pairs, out.len())?;
+        check::len("log_policy", pairs, out.len())?;
     }
     let per_prompt = tree.states_per_prompt() * tree.n_actions();
 
@@ -109,7 +110,7 @@ pub fn tree_soft_optimum(
     beta: Beta,
 ) -> Result<(Vec<f64>, TabularPolicy)> {
     let (beta, states, na) = (beta.positive()?, tree.n_states(), tree.n_actions());
-    check_len("reward", states * na, reward.len())?;
+    check::len("reward", states * na, reward.len())?;
     reference.check_shape("reference", states, na)?;
     let log_reference = reference.log_probs().as_slice();
     let log_reference = log_reference.expect("policies are stored in row order");
@@ -394,10 +395,11 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mdp::{ActionIx, StateIx, zoo};
+    use crate::mdp::{ActionIx, StateIx};
     use crate::plan::soft_value_iteration;
     use crate::reward::RewardModel;
     use crate::seed::SeedTree;
+    use crate::zoo;
 
     #[test]
     fn agrees_with_the_table_planner() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::StateMap;
-use crate::mdp::{ActionIx, Beta, Problem, StateIx, TabularPolicy, check_len, for_each_trajectory};
+use crate::check;
+use crate::mdp::{ActionIx, Beta, Problem, StateIx, TabularPolicy, for_each_trajectory};
 use crate::numerics::log_sum_exp;
 use crate::plan::{evaluate, soft_value_iteration, visitation};
 use crate::reward::{RewardModel, TabularReward};
@@ -77,7 +78,7 @@ fn fill(
     let scores = policy.scores(batch)?;
     let log_probs = scores.get(Channel::LogProb)?;
     let walk = map.walk_all(batch)?;
-    check_len("log_prob", walk.steps.len(), log_probs.n_tokens())?;
+    check::len("log_prob", walk.steps.len(), log_probs.n_tokens())?;
     for ((s, a), l) in walk.steps.iter().zip(log_probs.values()) {
         table[[s.ix(), a.ix()]] = *l;
     }

@@ -1,6 +1,6 @@
 //! First-order optimisers in f64, on flat parameters or on the rows a batch touched.
 
-use crate::mdp::check_len;
+use crate::check;
 use crate::{Error, Result};
 
 /// How a gradient becomes a step.
@@ -214,7 +214,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Shape`]; [`Error::NonFinite`] on a gradient or learning rate that is not finite, in which case nothing has changed.
     pub fn step(&mut self, params: &mut [f64], grad: &[f64]) -> Result<f64> {
-        check_len("the gradient", params.len(), grad.len())?;
+        check::len("the gradient", params.len(), grad.len())?;
         let norm = grad.iter().map(|g| g * g).sum::<f64>().sqrt();
         let scale = self.scale(norm)?;
         match self.config.rule {
@@ -229,7 +229,7 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::step`].
     pub fn step_rows(&mut self, params: &mut [f64], grad: &RowGradient) -> Result<f64> {
-        check_len("the gradient", params.len(), grad.values.len())?;
+        check::len("the gradient", params.len(), grad.values.len())?;
         let squares = |s: std::ops::Range<usize>| grad.values[s].iter().map(|g| g * g).sum::<f64>();
         let norm = grad.spans().map(squares).sum::<f64>().sqrt();
         let scale = self.scale(norm)?;
@@ -273,7 +273,7 @@ impl Optimizer {
         else {
             unreachable!("called for Adam only")
         };
-        check_len("parameters", self.first.len(), params.len())?;
+        check::len("parameters", self.first.len(), params.len())?;
         self.steps = self.steps.saturating_add(1);
         let (c1, c2) = (1.0 - decay1.powi(self.steps), 1.0 - decay2.powi(self.steps));
         let eta = self.config.learning_rate;

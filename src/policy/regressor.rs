@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{Optimizer, OptimizerConfig, RowGradient, StateMap, Walk};
+use crate::check;
 use crate::features::FeatureMap;
-use crate::mdp::{ActionIx, StateIx, check_finite, check_len};
+use crate::mdp::{ActionIx, StateIx};
 use crate::seq::{
     Channel, Episode, PerToken, Ragged, StepReport, TokenObjective, TokenScorer, Trainable,
     loss_and_score_grad,
@@ -131,7 +132,7 @@ impl Regressor<Table> {
     /// [`Error::Shape`], [`Error::NonFinite`]; as [`OptimizerConfig::check`].
     pub fn critic(map: Arc<StateMap>, values: &[f64], config: OptimizerConfig) -> Result<Self> {
         let values = values.to_vec();
-        check_len("values", map.mdp().n_states(), values.len())?;
+        check::len("values", map.mdp().n_states(), values.len())?;
         Self::build(map, Table { columns: 1, values }, true, config)
     }
 
@@ -141,7 +142,7 @@ impl Regressor<Table> {
     /// As [`Regressor::critic`].
     pub fn reward(map: Arc<StateMap>, values: &[f64], config: OptimizerConfig) -> Result<Self> {
         let (values, columns) = (values.to_vec(), map.mdp().n_actions());
-        check_len("rewards", map.mdp().n_states() * columns, values.len())?;
+        check::len("rewards", map.mdp().n_states() * columns, values.len())?;
         Self::build(map, Table { columns, values }, false, config)
     }
 }
@@ -171,7 +172,7 @@ impl<F: FeatureMap> Regressor<LinearFunction<F>> {
         theta: &[f64],
         config: OptimizerConfig,
     ) -> Result<Self> {
-        check_len("theta", features.dim(), theta.len())?;
+        check::len("theta", features.dim(), theta.len())?;
         let theta = theta.to_vec();
         Self::build(map, LinearFunction { features, theta }, false, config)
     }
@@ -193,7 +194,7 @@ impl<T: TableFunction> Regressor<T> {
                 got: got.0 * got.1,
             });
         }
-        check_finite(|i| format!("parameter {i}"), function.params())?;
+        check::finite(|i| format!("parameter {i}"), function.params())?;
         let n = function.params().len();
         Ok(Self {
             optimizer: Optimizer::try_new(config, n)?,

@@ -3,7 +3,8 @@
 use super::logits::Logits;
 use super::{RowGradient, SoftmaxPolicy, Walk};
 use crate::Result;
-use crate::mdp::{StateIx, check_len};
+use crate::check;
+use crate::mdp::StateIx;
 use crate::seq::{Channel, Episode, PerToken, Ragged, TokenScorer};
 
 /// What a forward pass leaves for the backward one.
@@ -184,7 +185,7 @@ impl<L: Logits> SoftmaxPolicy<L> {
 
     /// V is 0 where the table has ended, whatever θ.
     fn pull_back_final(&self, walk: &Walk, grad: &Ragged, out: &mut RowGradient) -> Result<()> {
-        check_len("final_value", walk.last.len(), grad.n_tokens())?;
+        check::len("final_value", walk.last.len(), grad.n_tokens())?;
         for (&s, &g) in walk.last.iter().zip(grad.values()) {
             if s != StateIx::END && g != 0.0 {
                 self.logits.pull_back_value(s, g, out);

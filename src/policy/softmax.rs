@@ -7,8 +7,9 @@ use rand::Rng;
 
 use super::StateMap;
 use super::logits::{ActorCriticTable, LogLinear, LogitTable, Logits};
+use crate::check;
 use crate::features::FeatureMap;
-use crate::mdp::{StateIx, TabularPolicy, check_finite, check_len};
+use crate::mdp::{StateIx, TabularPolicy};
 use crate::numerics::log_sum_exp;
 use crate::seq::{Channel, Episode, Policy, StreamKey, inverse_cdf};
 use crate::{Error, Result, Token};
@@ -42,7 +43,7 @@ impl TabularSoftmax {
         let n_actions = logits.ncols();
         let values: Vec<f64> = logits.iter().copied().collect();
         let name = |i: usize| format!("logits[{}][{}]", i / n_actions, i % n_actions);
-        check_finite(name, &values)?;
+        check::finite(name, &values)?;
         Self::from_logits(map, LogitTable { n_actions, values })
     }
 
@@ -63,8 +64,8 @@ impl TabularActorCritic {
     /// As [`TabularSoftmax::try_new`].
     pub fn try_new(map: Arc<StateMap>, logits: &Array2<f64>, values: &[f64]) -> Result<Self> {
         let checked = TabularSoftmax::try_new(map.clone(), logits)?.logits;
-        check_len("values", map.mdp().n_states(), values.len())?;
-        check_finite(|s| format!("values[{s}]"), values)?;
+        check::len("values", map.mdp().n_states(), values.len())?;
+        check::finite(|s| format!("values[{s}]"), values)?;
         let table = ActorCriticTable::interleave(checked.n_actions, &checked.values, values);
         Ok(Self::from_logits(map, table)?.with_value_channels())
     }
@@ -84,8 +85,8 @@ impl<F: FeatureMap> LogLinearSoftmax<F> {
         let (n_states, n_actions) = features.shape();
         base.check_shape("base policy", n_states, n_actions)?;
         check_full_support("base policy", &base)?;
-        check_len("theta", features.dim(), theta.len())?;
-        check_finite(|i| format!("theta[{i}]"), theta)?;
+        check::len("theta", features.dim(), theta.len())?;
+        check::finite(|i| format!("theta[{i}]"), theta)?;
         let theta = theta.to_vec();
         let logits = LogLinear {
             features,
@@ -103,8 +104,8 @@ impl<F: FeatureMap> LogLinearSoftmax<F> {
     /// [`Error::Shape`].
     pub fn with_values(mut self, features: Arc<F>) -> Result<Self> {
         let (got, n) = (features.shape(), self.logits.shape().0);
-        check_len("value features (states x columns)", n, got.0 * got.1)?;
-        check_len(
+        check::len("value features (states x columns)", n, got.0 * got.1)?;
+        check::len(
             "value feature dimension",
             self.params().len(),
             features.dim(),
@@ -193,8 +194,8 @@ impl<L: Logits> SoftmaxPolicy<L> {
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`].
     pub fn with_params(mut self, params: &[f64]) -> Result<Self> {
-        check_len("parameters", self.params().len(), params.len())?;
-        check_finite(|i| format!("parameter {i}"), params)?;
+        check::len("parameters", self.params().len(), params.len())?;
+        check::finite(|i| format!("parameter {i}"), params)?;
         self.logits.params_mut().copy_from_slice(params);
         Ok(self)
     }

@@ -193,7 +193,7 @@ pub struct Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mdp::zoo;
+    use crate::zoo;
 
     fn episode(prompt: &[Token], response: &[Token], finish: Finish) -> Episode {
         Episode::try_new(prompt.into(), response.to_vec(), finish).unwrap()

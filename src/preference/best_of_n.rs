@@ -2,7 +2,7 @@
 
 use super::evaluation::normalise;
 use super::planner::bounds;
-use crate::mdp::check_len;
+use crate::check;
 use crate::{Error, Result};
 
 /// Scores nearer than this share of their range are ties.
@@ -113,7 +113,7 @@ pub fn soft_best_of_n(
 }
 
 fn check(log_reference: &[f64], scores: &[f64], n: f64) -> Result<()> {
-    check_len("scores", log_reference.len(), scores.len())?;
+    check::len("scores", log_reference.len(), scores.len())?;
     if let Some((y, &value)) = scores.iter().enumerate().find(|(_, s)| !s.is_finite()) {
         return Err(Error::NonFinite {
             what: format!("score of response {y}"),

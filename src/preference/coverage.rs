@@ -2,7 +2,7 @@
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use crate::mdp::check_len;
+use crate::check;
 use crate::{Error, Result};
 
 /// Directions with less than this share of the largest second moment are outside the data's span.
@@ -21,8 +21,8 @@ pub fn additive_coverage(
     data: &[f64],
 ) -> Result<f64> {
     let n = target.len();
-    check_len("data law", n, data.len())?;
-    check_len("features", n * dim, features.len())?;
+    check::len("data law", n, data.len())?;
+    check::len("features", n * dim, features.len())?;
     if let Some(&value) = features.iter().find(|v| !v.is_finite()) {
         return Err(Error::NonFinite {
             what: "features".into(),

@@ -1,7 +1,8 @@
 //! What a policy is worth, exactly.
 
 use super::responses::Responses;
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result};
 
@@ -59,7 +60,7 @@ pub fn kl(log_p: &[f64], log_q: &[f64]) -> f64 {
 /// # Errors
 /// [`Error::Shape`]; [`Error::NotADistribution`] unless Σ π = 1 to 1e-9.
 pub fn evaluate(responses: &Responses, beta: Beta, log_policy: &[f64]) -> Result<Evaluation> {
-    check_len("policy", responses.len(), log_policy.len())?;
+    check::len("policy", responses.len(), log_policy.len())?;
     let policy: Vec<f64> = log_policy.iter().map(|u| u.exp()).collect();
     let sum: f64 = policy.iter().sum();
     if (sum - 1.0).abs() > 1e-9 || sum.is_nan() {

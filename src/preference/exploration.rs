@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::evaluation::{kl, soft_optimum};
 use super::planner::{bounds, tilt};
 use super::responses::Responses;
+use crate::check;
 use crate::mdp::Beta;
 use crate::numerics::{log_sigmoid, log_sum_exp, sigmoid};
 use crate::{Error, Result};
@@ -84,7 +85,7 @@ pub fn xpo_two_responses(
     alpha: f64,
     bound: f64,
 ) -> Result<f64> {
-    crate::mdp::check_len("ref", 2, log_reference.len())?;
+    check::len("ref", 2, log_reference.len())?;
     Ok(TwoResponses::new(log_reference, beta, bound).best(counts, alpha))
 }
 

@@ -5,7 +5,8 @@ use nalgebra::{DMatrix, DVector};
 use super::newton::{Certificate, Local, Minimum, minimise, nearby_minimum};
 use super::pairs::{PairRow, PairTable};
 use super::responses::Responses;
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::{log_sigmoid, log_sum_exp, sigmoid};
 use crate::{Error, Result};
 
@@ -191,7 +192,7 @@ pub fn penalised_fit(
     start: &[f64],
 ) -> Result<PenalisedFit> {
     let problem = Penalised::try_new(responses, pairs, beta, penalty)?;
-    check_len("start", responses.len(), start.len())?;
+    check::len("start", responses.len(), start.len())?;
     let fun = |f: &DVector<f64>| problem.at(f);
     let found = minimise(
         &fun,
@@ -214,7 +215,7 @@ pub fn exploration_branch(
     scores: &[f64],
     alpha: f64,
 ) -> Result<std::result::Result<PenalisedFit, f64>> {
-    check_len("scores", responses.len(), scores.len())?;
+    check::len("scores", responses.len(), scores.len())?;
     let base: Vec<f64> = responses.log_reference().iter().map(|u| u.exp()).collect();
     let mut at = DVector::from_iterator(scores.len(), scores.iter().map(|r| r / beta.get()));
     let (mut reached, mut step) = (0.0, 0.125f64);
@@ -256,9 +257,9 @@ impl<'a> Penalised<'a> {
         beta: Beta,
         penalty: &'a Penalty,
     ) -> Result<Self> {
-        check_len("pairs", responses.len(), pairs.n_responses())?;
+        check::len("pairs", responses.len(), pairs.n_responses())?;
         if let Penalty::Supervised { base, .. } = penalty {
-            check_len("base", responses.len(), base.len())?;
+            check::len("base", responses.len(), base.len())?;
         }
         Ok(Self {
             responses,

@@ -3,7 +3,8 @@
 use super::evaluation::kl;
 use super::planner::{bounds, root};
 use super::responses::Responses;
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result};
 
@@ -28,7 +29,7 @@ pub struct KtoPlan {
 /// # Errors
 /// [`Error::Shape`]; [`Error::Config`] unless 0 < β ≤ 1: beyond, g is convex near 0.
 pub fn kto_plan(responses: &Responses, net: &[f64], beta: Beta, z0: f64) -> Result<KtoPlan> {
-    check_len("net", responses.len(), net.len())?;
+    check::len("net", responses.len(), net.len())?;
     let b = beta.get();
     if !(b > 0.0 && b <= 1.0) {
         return Err(Error::config(

@@ -4,7 +4,8 @@
 use super::fit::logistic;
 use super::pairs::PairTable;
 use super::responses::Responses;
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::sigmoid;
 use crate::{Error, Result};
 
@@ -90,9 +91,9 @@ impl PreferenceLoss {
         forward_kl: &[f64],
     ) -> Result<LossAt> {
         let n = responses.len();
-        check_len("pairs", n, pairs.n_responses())?;
-        check_len("policy", n, log_policy.len())?;
-        check_len("forward KL", n, forward_kl.len())?;
+        check::len("pairs", n, pairs.n_responses())?;
+        check::len("policy", n, log_policy.len())?;
+        check::len("forward KL", n, forward_kl.len())?;
         let b = beta.get();
         let (u, d, len) = (log_policy, forward_kl, responses.lengths());
         let l: Vec<f64> = u
@@ -189,7 +190,7 @@ impl PreferenceLoss {
         }
         match self {
             Self::Rpo { eta, base } => {
-                check_len("base", n, base.len())?;
+                check::len("base", n, base.len())?;
                 for y in 0..n {
                     at.value -= eta * b * base[y] * u[y];
                     at.by_log_prob[y] -= eta * b * base[y];
@@ -234,7 +235,7 @@ impl PreferenceLoss {
         rows: &[f64],
     ) -> Result<(f64, Vec<f64>)> {
         let a = responses.n_actions();
-        check_len("rows", responses.prefixes().len() * a, rows.len())?;
+        check::len("rows", responses.prefixes().len() * a, rows.len())?;
         let at = self.at(
             responses,
             pairs,

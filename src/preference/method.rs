@@ -12,6 +12,7 @@ use super::pairs::PairTable;
 use super::planner::{chi_plan, length_map, tdpo_plan, tilt};
 use super::responses::Responses;
 use super::stop_gradient::tdpo2_root;
+use crate::check;
 use crate::mdp::Beta;
 use crate::{Error, Result};
 
@@ -216,7 +217,7 @@ impl<'a> PreferenceProblem<'a> {
     /// # Errors
     /// [`Error::Shape`] unless responses and pairs fit; [`Error::Config`] for β = 0.
     pub fn at(&self, beta: Beta) -> Result<Self> {
-        crate::mdp::check_len("pairs", self.responses.len(), self.pairs.n_responses())?;
+        check::len("pairs", self.responses.len(), self.pairs.n_responses())?;
         if beta.get() <= 0.0 {
             return Err(Error::config("beta", beta.get(), "a positive number"));
         }

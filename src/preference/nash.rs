@@ -3,7 +3,8 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::evaluation::{kl, normalise};
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result};
 
@@ -23,7 +24,7 @@ impl PreferenceGame {
     /// [`Error::NotADistribution`] for π_ref; β = 0.
     pub fn try_new(preference: &[f64], reference: &[f64], beta: Beta) -> Result<Self> {
         let n = reference.len();
-        check_len("P", n * n, preference.len())?;
+        check::len("P", n * n, preference.len())?;
         for i in 0..n {
             for j in 0..=i {
                 let (p, q) = (preference[i * n + j], preference[j * n + i]);
@@ -61,7 +62,7 @@ impl PreferenceGame {
     /// # Errors
     /// [`Error::Shape`].
     pub fn best_response(&self, log_policy: &[f64]) -> Result<Vec<f64>> {
-        check_len("policy", self.log_reference.len(), log_policy.len())?;
+        check::len("policy", self.log_reference.len(), log_policy.len())?;
         let wins = self.wins(log_policy);
         Ok(normalise(
             self.log_reference
@@ -77,7 +78,7 @@ impl PreferenceGame {
     /// # Errors
     /// [`Error::Shape`].
     pub fn exploitability(&self, log_policy: &[f64]) -> Result<f64> {
-        check_len("policy", self.log_reference.len(), log_policy.len())?;
+        check::len("policy", self.log_reference.len(), log_policy.len())?;
         let wins = self.wins(log_policy);
         let weights: Vec<f64> = self
             .log_reference

@@ -5,6 +5,7 @@ use nalgebra::{DMatrix, DVector};
 use super::newton::{Certificate, Local, minimise};
 use super::pairs::PairTable;
 use super::responses::Responses;
+use crate::check;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result};
 
@@ -57,7 +58,7 @@ pub fn pair_loss_fit(
     starts: &[Vec<f64>],
 ) -> Result<PairLossFit> {
     let n = responses.len();
-    crate::mdp::check_len("pairs", n, pairs.n_responses())?;
+    check::len("pairs", n, pairs.n_responses())?;
     let problem = Problem {
         responses,
         pairs,
@@ -67,7 +68,7 @@ pub fn pair_loss_fit(
     let mut ends = Vec::new();
     let mut residual = f64::NAN;
     for start in starts {
-        crate::mdp::check_len("start", n, start.len())?;
+        check::len("start", n, start.len())?;
         let found = minimise(&fun, DVector::from_column_slice(start), &vec![0; n]);
         residual = found.certificate.grad_inf;
         if found.converged && found.certificate.loss.is_finite() {

@@ -1,6 +1,7 @@
 //! Weighted, soft-labelled comparisons: a population or data, through one code path.
 
 use super::responses::Responses;
+use crate::check;
 use crate::numerics::sigmoid;
 use crate::{Error, Result};
 
@@ -82,7 +83,7 @@ impl PairTable {
     /// [`Error::Shape`]; [`Error::NotADistribution`].
     pub fn population(responses: &Responses, mu: &[f64]) -> Result<Self> {
         let n = responses.len();
-        crate::mdp::check_len("mu", n, mu.len())?;
+        check::len("mu", n, mu.len())?;
         let sum: f64 = mu.iter().sum();
         if (sum - 1.0).abs() > 1e-9 || mu.iter().any(|&m| m.is_nan() || m < 0.0) {
             return Err(Error::NotADistribution {

@@ -3,7 +3,8 @@
 use super::evaluation::normalise;
 use super::responses::{Child, Responses};
 use crate::Result;
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::log_sum_exp;
 
 /// log π of π ∝ π_ref e^f: soft planning with f = R/β, DPO's policy of a fitted reward, IPO's of its least squares.
@@ -11,7 +12,7 @@ use crate::numerics::log_sum_exp;
 /// # Errors
 /// [`crate::Error::Shape`].
 pub fn tilt(responses: &Responses, f: &[f64]) -> Result<Vec<f64>> {
-    check_len("exponent", responses.len(), f.len())?;
+    check::len("exponent", responses.len(), f.len())?;
     let reference = responses.log_reference();
     Ok(normalise(
         reference.iter().zip(f).map(|(u, f)| u + f).collect(),
@@ -60,7 +61,7 @@ fn log_wright_omega(x: f64) -> f64 {
 /// # Errors
 /// [`crate::Error::Shape`].
 pub fn chi_plan(responses: &Responses, scores: &[f64], beta: Beta) -> Result<(Vec<f64>, f64)> {
-    check_len("scores", responses.len(), scores.len())?;
+    check::len("scores", responses.len(), scores.len())?;
     let b = beta.get();
     let reference = responses.log_reference();
     let logs = |c: f64| -> Vec<f64> {
@@ -82,8 +83,8 @@ pub fn chi_plan(responses: &Responses, scores: &[f64], beta: Beta) -> Result<(Ve
 /// # Errors
 /// [`crate::Error::Shape`].
 pub fn length_map(responses: &Responses, v: &[f64], base: &[f64]) -> Result<(Vec<f64>, f64)> {
-    check_len("scores", responses.len(), v.len())?;
-    check_len("base", responses.len(), base.len())?;
+    check::len("scores", responses.len(), v.len())?;
+    check::len("base", responses.len(), base.len())?;
     let lengths = responses.lengths();
     let logs = |c: f64| -> Vec<f64> {
         let value = |k: usize| base[k] + lengths[k] * (v[k] + c);
@@ -107,7 +108,7 @@ pub fn tdpo_plan(
     alpha: f64,
     beta: Beta,
 ) -> Result<Vec<f64>> {
-    check_len("scores", responses.len(), scores.len())?;
+    check::len("scores", responses.len(), scores.len())?;
     let (b, a) = (beta.get(), responses.n_actions());
     let reference = responses.reference_rows();
     let states = responses.prefixes().len();

@@ -5,6 +5,7 @@ use super::kto::kto_shared_fixed_point;
 use super::method::{Method, Outcome, PreferenceProblem, Solved, SupervisedBase};
 use super::pairs::PairTable;
 use super::responses::Responses;
+use crate::check;
 use crate::mdp::Beta;
 use crate::{Error, Result};
 
@@ -70,7 +71,7 @@ impl PromptSet {
                     return Err(Error::config(field, value, "a positive number"));
                 }
             }
-            crate::mdp::check_len("pairs", prompt.responses.len(), prompt.pairs.n_responses())?;
+            check::len("pairs", prompt.responses.len(), prompt.pairs.n_responses())?;
         }
         let sums = [
             (
@@ -121,7 +122,7 @@ impl PromptSet {
         method: &Method,
         beta: Beta,
     ) -> Result<PromptOutcome> {
-        crate::mdp::check_len("problems", self.0.len(), problems.len())?;
+        check::len("problems", self.0.len(), problems.len())?;
         let mut solved = Vec::with_capacity(self.0.len());
         if let Method::Kto = method {
             let nets: Vec<Vec<f64>> = self.0.iter().map(|p| p.pairs.net()).collect();

@@ -1,6 +1,6 @@
 //! All responses of one prompt, written out.
 
-use crate::mdp::check_len;
+use crate::check;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result, Token};
 
@@ -67,8 +67,8 @@ impl Responses {
         }
         let (prefixes, responses) = enumerate(n_actions, horizon, eos)?;
         let cells = prefixes.len() * n_actions;
-        check_len("ref", cells, reference.len())?;
-        check_len("reward", cells, rewards.len())?;
+        check::len("ref", cells, reference.len())?;
+        check::len("reward", cells, rewards.len())?;
         for (s, row) in reference.chunks(n_actions).enumerate() {
             let sum: f64 = row.iter().sum();
             let positive = row.iter().all(|&p| p > 0.0 && p.is_finite());
@@ -162,7 +162,7 @@ impl Responses {
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`].
     pub fn with_rewards(&self, rewards: &[f64]) -> Result<Self> {
-        check_len("rewards", self.len(), rewards.len())?;
+        check::len("rewards", self.len(), rewards.len())?;
         if let Some((i, &value)) = rewards.iter().enumerate().find(|(_, r)| !r.is_finite()) {
             let what = format!("reward of response {i}");
             return Err(Error::NonFinite { what, value });

@@ -8,7 +8,8 @@ use super::newton::Local;
 use super::pairs::PairTable;
 use super::planner::bounds;
 use super::responses::Responses;
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::log_sum_exp;
 use crate::{Error, Result};
 
@@ -38,8 +39,8 @@ impl MinimiserSet {
         beta: Beta,
     ) -> Result<Self> {
         let n = responses.len();
-        check_len("scores", n, scores.len())?;
-        check_len("pairs", n, pairs.n_responses())?;
+        check::len("scores", n, scores.len())?;
+        check::len("pairs", n, pairs.n_responses())?;
         let label = pairs.components();
         let components: Vec<Vec<usize>> = (0..n)
             .filter(|&c| label[c] == c)
@@ -83,7 +84,7 @@ impl MinimiserSet {
     /// # Errors
     /// [`Error::Shape`].
     pub fn policy(&self, log_masses: &[f64]) -> Result<Vec<f64>> {
-        check_len("masses", self.components.len(), log_masses.len())?;
+        check::len("masses", self.components.len(), log_masses.len())?;
         let mut out = self.log_within.clone();
         for (members, m) in self.components.iter().zip(log_masses) {
             members.iter().for_each(|&y| out[y] += m);

@@ -1,5 +1,6 @@
 //! Truncated decoding, for evaluation only.
 
+use crate::check;
 use crate::{Error, Result};
 
 /// How evaluation text is drawn from a policy's next-token distribution: temperature, then top-k, then top-p.
@@ -51,13 +52,7 @@ impl Decoder {
     /// # Errors
     /// [`Error::Config`] unless temperature is finite and positive and 0 < top_p ≤ 1.
     pub fn check(self) -> Result<Self> {
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(Error::config(
-                "temperature",
-                self.temperature,
-                "finite and > 0",
-            ));
-        }
+        check::positive("temperature", self.temperature)?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::config("top_p", self.top_p, "in (0, 1]"));
         }

@@ -1,8 +1,9 @@
 //! Rewards from log-ratios: DPO's implicit reward, fixed or updated online.
 
+use crate::Result;
+use crate::check;
 use crate::objective::{BradleyTerry, Unpaired};
 use crate::seq::{Channel, Episode, PolicyLearner, Ragged, StepReport, TokenReward, TokenScorer};
-use crate::{Error, Result};
 
 /// (4.5): Log-probabilities of a batch under a scorer, `[B][H_i]`.
 ///
@@ -32,9 +33,9 @@ impl<P: TokenScorer, R: TokenScorer> DpoReward<P, R> {
     /// The reward of a DPO policy against the reference it was trained from.
     ///
     /// # Errors
-    /// [`Error::Config`] unless β₁ is finite and positive.
+    /// [`crate::Error::Config`] unless β₁ is finite and positive.
     pub fn try_new(dpo: P, reference: R, beta1: f64) -> Result<Self> {
-        positive("beta1", beta1)?;
+        check::positive("beta1", beta1)?;
         Ok(Self {
             dpo,
             reference,
@@ -47,9 +48,9 @@ impl<P: TokenScorer, R: TokenScorer> DpoReward<P, R> {
     /// no longer the sequence's log-ratio, and (4.3) does not hold for it.
     ///
     /// # Errors
-    /// [`Error::Config`] unless c is finite and positive.
+    /// [`crate::Error::Config`] unless c is finite and positive.
     pub fn clipped(mut self, c: f64) -> Result<Self> {
-        positive("dpo_reward_clip", c)?;
+        check::positive("dpo_reward_clip", c)?;
         self.clip = Some(c);
         Ok(self)
     }
@@ -94,9 +95,9 @@ impl<L: PolicyLearner, R: TokenScorer> OnlineImplicitReward<L, R> {
     /// The learner, its reference, and β of both the reward and its fit.
     ///
     /// # Errors
-    /// [`Error::Config`] unless β is finite and positive.
+    /// [`crate::Error::Config`] unless β is finite and positive.
     pub fn try_new(learner: L, reference: R, beta: f64) -> Result<Self> {
-        positive("beta", beta)?;
+        check::positive("beta", beta)?;
         Ok(Self {
             learner,
             reference,
@@ -138,11 +139,4 @@ impl<L: PolicyLearner, R: TokenScorer> TokenReward for OnlineImplicitReward<L, R
     fn components(&self, batch: &[Episode]) -> Result<Vec<(&'static str, Ragged)>> {
         Ok(vec![("implicit", self.rewards(batch)?)])
     }
-}
-
-pub(super) fn positive(field: &str, value: f64) -> Result<()> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(());
-    }
-    Err(Error::config(field, value, "finite and > 0"))
 }

@@ -2,8 +2,8 @@
 
 use rand::Rng;
 
-use super::implicit::positive;
 use super::sentence::check_last_tokens;
+use crate::check;
 use crate::seed::SeedTree;
 use crate::seq::{Episode, Ragged, TokenReward};
 use crate::{Error, Result};
@@ -80,7 +80,7 @@ impl<I: TokenReward, A: AttentionReadout> Redistributed<I, A> {
     /// # Errors
     /// [`Error::Config`].
     pub fn try_new(inner: I, readout: A, share: f64) -> Result<Self> {
-        positive("redistributed share", share)?;
+        check::positive("redistributed share", share)?;
         if share > 1.0 {
             return Err(Error::config("redistributed share", share, "in (0, 1]"));
         }

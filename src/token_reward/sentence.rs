@@ -1,6 +1,7 @@
 //! Sentence-level rewards, where they are paid, and sums of rewards.
 
-use super::implicit::{DpoReward, positive};
+use super::implicit::DpoReward;
+use crate::check;
 use crate::seq::{Channel, Episode, Ragged, TokenReward, TokenScorer, check_batch};
 use crate::{Error, Result};
 
@@ -69,7 +70,7 @@ impl<S: TokenScorer> SentenceReward<S> {
         if !mean.is_finite() {
             return Err(Error::config("reward mean", mean, "finite"));
         }
-        positive("reward std", std)?;
+        check::positive("reward std", std)?;
         (self.mean, self.std) = (mean, std);
         Ok(self)
     }
@@ -79,7 +80,7 @@ impl<S: TokenScorer> SentenceReward<S> {
     /// # Errors
     /// [`Error::Config`] unless c is finite and positive.
     pub fn clipped(mut self, c: f64) -> Result<Self> {
-        positive("reward clip", c)?;
+        check::positive("reward clip", c)?;
         self.clip = c;
         Ok(self)
     }
@@ -162,7 +163,7 @@ impl<I: TokenReward> Scaled<I> {
             return Err(Error::config("reward scale", scale, "finite"));
         }
         if let Some(c) = clip {
-            positive("reward clip", c)?;
+            check::positive("reward clip", c)?;
         }
         let clip = clip.unwrap_or(f64::INFINITY);
         Ok(Self { inner, scale, clip })

@@ -272,7 +272,7 @@ fn the_examples_are_the_formulas() {
         let (i, k) = ((n / 4) as f64, (n % 4) as f64);
         assert!((x - (1.0 + 0.7 * k + 1.3 * i + 0.37 * i * k).sin() / 2.0).abs() < 1e-15);
     }
-    let pairs = rto::mdp::zoo::g1_preferences().unwrap();
+    let pairs = rto::zoo::g1_preferences().unwrap();
     let given = g1["preferences"].as_array().unwrap();
     assert_eq!((phi.len(), given.len()), (312, pairs.len()));
     for (pair, given) in pairs.iter().zip(given) {

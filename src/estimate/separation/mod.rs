@@ -9,7 +9,7 @@ use self::nearest::Nearest;
 use super::design::Design;
 use super::row_space::column_scales;
 use crate::Result;
-use crate::mdp::check_len;
+use crate::check;
 use crate::numerics::sigmoid;
 
 /// (4.1), where its maximum is on the boundary: How preference data separate.
@@ -53,7 +53,7 @@ pub fn separation(design: &Design, theta: &[f64]) -> Result<Separation> {
 
 /// For each pair, whether some direction u with Xu ≥ 0 explains it strictly, `[n]`.
 pub(super) fn explained(design: &Design, theta: &[f64]) -> Result<Vec<bool>> {
-    check_len("theta", design.dim(), theta.len())?;
+    check::len("theta", design.dim(), theta.len())?;
     let (mut rest, mut weights, mut origin) = scaled(design, theta)?;
     let mut out = vec![false; design.n()];
     while rest.n() > 0 {

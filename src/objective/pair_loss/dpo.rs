@@ -98,11 +98,3 @@ pub(super) fn wrong_labels(field: &str, epsilon: f64) -> Result<()> {
         false => Err(Error::config(field, epsilon, "in [0, 0.5)")),
     }
 }
-
-/// Refuses a weight that is negative or not finite.
-pub(super) fn weight(field: &str, value: f64) -> Result<()> {
-    match value.is_finite() && value >= 0.0 {
-        true => Ok(()),
-        false => Err(Error::config(field, value, "finite and >= 0")),
-    }
-}

@@ -1,8 +1,8 @@
 //! DPO-positive.
 
-use super::dpo::weight;
 use super::{PairLoss, PairSlopes, SequencePairs};
 use crate::Result;
+use crate::check;
 use crate::numerics::{log_sigmoid, sigmoid};
 use crate::seq::{Episode, TokenObjective};
 
@@ -46,6 +46,6 @@ impl PairLoss for Dpop {
     }
 
     fn check(&self) -> Result<()> {
-        weight("dpop.lambda", self.lambda)
+        check::not_negative("dpop.lambda", self.lambda)
     }
 }

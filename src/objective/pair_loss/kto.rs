@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use super::PairLoss;
-use super::dpo::weight;
+use crate::check;
 use crate::numerics::sigmoid;
-use crate::objective::preference::check_rows;
 use crate::objective::{UnpairedLoss, kto_reference_point, pairs};
 use crate::seq::{Channel, Episode, PerToken, TokenObjective, check_batch};
 use crate::{Error, Result};
@@ -58,11 +57,11 @@ impl Default for Kto {
 
 impl Kto {
     fn check_parameters(&self) -> Result<()> {
-        weight("kto.desirable", self.desirable)?;
-        weight("kto.undesirable", self.undesirable)?;
+        check::not_negative("kto.desirable", self.desirable)?;
+        check::not_negative("kto.undesirable", self.undesirable)?;
         match self.reference_point {
             ReferencePoint::Mismatched => Ok(()),
-            ReferencePoint::Fixed(z0) => weight("kto.reference_point", z0),
+            ReferencePoint::Fixed(z0) => check::not_negative("kto.reference_point", z0),
         }
     }
 
@@ -74,11 +73,9 @@ impl Kto {
         beta: f64,
     ) -> Result<Box<dyn TokenObjective>> {
         self.check_parameters()?;
-        if !(beta.is_finite() && beta > 0.0) {
-            return Err(Error::config("beta", beta, "finite and > 0"));
-        }
+        check::positive("beta", beta)?;
         check_batch(batch)?;
-        check_rows("log_prob of the reference", batch.len(), reference)?;
+        check::rows("log_prob of the reference", batch.len(), reference)?;
         if desirable.is_empty() || desirable.len() > batch.len() {
             return Err(Error::Shape {
                 what: "labels".into(),

@@ -1,8 +1,8 @@
 //! RPO.
 
-use super::dpo::weight;
 use super::{PairLoss, PairSlopes, SequencePairs};
 use crate::Result;
+use crate::check;
 use crate::numerics::{log_sigmoid, sigmoid};
 use crate::seq::{Episode, TokenObjective};
 
@@ -45,6 +45,6 @@ impl PairLoss for Rpo {
     }
 
     fn check(&self) -> Result<()> {
-        weight("rpo.eta", self.eta)
+        check::not_negative("rpo.eta", self.eta)
     }
 }

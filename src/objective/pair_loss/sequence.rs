@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use crate::Result;
+use crate::check;
 use crate::objective::pairs;
-use crate::objective::preference::check_rows;
 use crate::seq::{Channel, Episode, PerToken, TokenObjective};
-use crate::{Error, Result};
 
 /// What a loss of sequences reads of a pair, [winner, loser].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,13 +47,13 @@ impl SequencePairs {
     /// Any loss; `reference` holds log π_ref(y|x) of every row, `[2K]`.
     ///
     /// # Errors
-    /// [`Error::Config`] on an odd number of rows or a pair with two prompts; [`Error::Shape`] or [`Error::NonFinite`] of the reference.
+    /// [`crate::Error::Config`] on an odd number of rows or a pair with two prompts; [`crate::Error::Shape`] or [`crate::Error::NonFinite`] of the reference.
     pub fn new(
         batch: &[Episode],
         reference: &[f64],
         loss: impl Fn(&PairSums) -> PairSlopes + 'static,
     ) -> Result<Self> {
-        check_rows("log_prob of the reference", batch.len(), reference)?;
+        check::rows("log_prob of the reference", batch.len(), reference)?;
         Ok(Self {
             groups: pairs(batch)?,
             reference: reference.to_vec(),
@@ -71,9 +71,7 @@ impl SequencePairs {
         beta: f64,
         loss: impl Fn(&PairSums) -> PairSlopes + 'static,
     ) -> Result<Box<dyn TokenObjective>> {
-        if !(beta.is_finite() && beta > 0.0) {
-            return Err(Error::config("beta", beta, "finite and > 0"));
-        }
+        check::positive("beta", beta)?;
         Ok(Box::new(Self::new(batch, reference, loss)?))
     }
 }

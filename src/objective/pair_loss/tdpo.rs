@@ -1,8 +1,8 @@
 //! TDPO as a choice of line 2; the loss is [`Tdpo`].
 
 use super::PairLoss;
-use super::dpo::weight;
 use crate::Result;
+use crate::check;
 use crate::objective::Tdpo;
 use crate::seq::{Channel, Episode, TokenObjective};
 
@@ -60,6 +60,6 @@ impl PairLoss for Tdpo2 {
     }
 
     fn check(&self) -> Result<()> {
-        weight("tdpo2.alpha", self.alpha)
+        check::not_negative("tdpo2.alpha", self.alpha)
     }
 }

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::features::{DenseFeatures, FeatureMap, OneHot};
 use crate::mdp::{
     ActionIx, Beta, GeneralMdp, PreferencePair, SparseRows, StateIx, TabularPolicy, TokenTree,
-    Transition,
+    Trajectory, Transition,
 };
 use crate::reward::TabularReward;
 
@@ -90,7 +90,7 @@ impl Comparison {
     /// # Errors
     /// Never: arms share the one state.
     pub fn pair(&self, first_wins: bool) -> Result<PreferencePair> {
-        let arm = |a: u32| super::super::Trajectory::trusted(vec![(StateIx(0), ActionIx(a))]);
+        let arm = |a: u32| Trajectory::trusted(vec![(StateIx(0), ActionIx(a))]);
         let (winner, loser) = if first_wins {
             (self.first, self.second)
         } else {

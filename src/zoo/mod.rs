@@ -11,8 +11,8 @@ pub use regimes::{
     telescoping, token_chain, uncompared_arm,
 };
 
-use super::{Beta, Problem, TabularMdp, TabularPolicy};
 use crate::features::DenseFeatures;
+use crate::mdp::{Beta, Problem, TabularMdp, TabularPolicy};
 use crate::plan::Truth;
 use crate::reward::LinearReward;
 
