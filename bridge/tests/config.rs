@@ -180,8 +180,10 @@ fn rotated_dimensions_survive_the_fraction() {
 #[test]
 fn errors_name_file_key_found_and_expected() {
     let whole = "a whole number from 1 to 1073741824";
+    let families = "expected \"gpt_neox\", \"llama\", \"mistral\", \"qwen2\", \"qwen3\", \"gpt2\", \"gemma2\", \"gemma3_text\", \"olmo2\" or \"phi3\"";
     let cases: Vec<(&str, Value, String)> = vec![
-        ("model_type", json!("t5"), "model_type: found \"t5\", expected \"gpt_neox\", \"llama\", \"mistral\", \"qwen2\", \"qwen3\", \"gpt2\", \"gemma2\", \"gemma3_text\", \"olmo2\" or \"phi3\"".into()),
+        ("model_type", json!("t5"), format!("model_type: found \"t5\", {families}")),
+        ("model_type", Value::Null, format!("model_type: not there, {families}")),
         ("architectures", json!(["LlamaForCausalLM"]), "architectures: found [\"LlamaForCausalLM\"], expected [\"GPTNeoXForCausalLM\"] or [\"GPTNeoXForSequenceClassification\"]".into()),
         ("vocab_size", json!(0), format!("vocab_size: found 0, expected {whole}")),
         ("vocab_size", Value::Null, format!("vocab_size: not there, expected {whole}")),

@@ -236,7 +236,7 @@ fn truncated_distributions_are_those_of_hugging_face() {
 
 #[test]
 fn rewards_are_those_of_hugging_face() {
-    for name in ["reward", "judge"] {
+    for name in ["reward", "judge", "reward_qwen2", "reward_gpt2"] {
         rewards(&fixture(name));
     }
 }

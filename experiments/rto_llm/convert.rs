@@ -15,7 +15,7 @@ use tempfile::TempDir;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The model: a Hugging Face folder or a GGUF file of the Llama family
+    /// The model: a Hugging Face folder or a GGUF file
     #[arg(long, value_name = "FOLDER or FILE")]
     model: String,
     /// An adapter of PEFT or of a run with --lora, to be merged

@@ -1,6 +1,6 @@
 //! Hugging Face folders: `config.json`, `model.safetensors` (whole or sharded), tokenizer, generation settings.
 //!
-//! A GGUF file of the Llama family is read where a folder is ([`crate::gguf`]).
+//! A GGUF file is read where a folder is ([`crate::gguf`]).
 //!
 //! Weights travel as a map from their Hugging Face names to tensors. [`load`] reads through a memory map and names
 //! every tensor that is missing, left over, misshapen or not finite; [`save`] replaces a whole folder in one step, so

@@ -76,7 +76,7 @@ pub struct Args {
     /// Column of a system message that stands in front; "" reads none [default: system]
     #[arg(long, value_name = "NAME")]
     system_column: Option<String>,
-    /// Model to start from: a Hugging Face folder, a GGUF file of the Llama family, or a name on the hub with that feature
+    /// Model to start from: a Hugging Face folder, a GGUF file, or a name on the hub with that feature
     #[arg(long, value_name = "FOLDER")]
     model: Option<String>,
     /// What judges held-out responses: a folder with a reward model (sequence classification, its own tokenizer)
