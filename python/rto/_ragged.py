@@ -24,8 +24,8 @@ def rows(padded: npt.ArrayLike, lengths: npt.ArrayLike) -> list[_Array]:
     -------
     list of ndarray
     """
-    table = _floats("padded", padded, 2)
-    ends = _floats("lengths", lengths, None)
+    table = floats("padded", padded, 2)
+    ends = floats("lengths", lengths, None)
     if ends.shape == table.shape and ends.ndim == 2:
         counts = ends.sum(axis=1)
         if not np.array_equal(ends, np.arange(table.shape[1]) < counts[:, None]):
@@ -42,14 +42,17 @@ def rows(padded: npt.ArrayLike, lengths: npt.ArrayLike) -> list[_Array]:
 
 def pad(rows: Sequence[npt.ArrayLike], value: float = 0.0) -> _Array:
     """Rows as one array, shape (responses, longest), with `value` after the end of each."""
-    parts = [_floats(f"rows[{i}]", row, 1) for i, row in enumerate(rows)]
+    if not hasattr(rows, "__iter__"):
+        raise ValueError(f"rows: found a value of type {type(rows).__name__}, expected a row of numbers for each response")
+    parts = [floats(f"rows[{i}]", row, 1) for i, row in enumerate(rows)]
     out = np.full((len(parts), max(map(len, parts), default=0)), float(value))
     for line, part in zip(out, parts):
         line[: len(part)] = part
     return out
 
 
-def _floats(name: str, value: npt.ArrayLike, ndim: int | None) -> _Array:
+def floats(name: str, value: npt.ArrayLike, ndim: int | None) -> _Array:
+    """The argument `name` as float64."""
     try:
         array = np.asarray(value)
         # Objects and complex numbers have no faithful float.

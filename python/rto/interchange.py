@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._ragged import pad
+from ._ragged import floats, pad
 
 __all__ = [
     "PairAccuracy",
@@ -115,7 +115,7 @@ def write_token_rewards(path: _Path, token_ids: Sequence[Sequence[int]], token_r
         raise ValueError(f"token_rewards: found {len(token_rewards)} rows, expected {len(token_ids)}, one for each response")
     lines = []
     for i, (ids, rewards) in enumerate(zip(token_ids, token_rewards)):
-        row = np.asarray(rewards, dtype=np.float64)
+        row = floats(f"token_rewards[{i}]", rewards, 1)
         if row.shape != (len(ids),) or not np.isfinite(row).all():
             raise ValueError(f"token_rewards[{i}]: expected {len(ids)} finite numbers, one for each token")
         tokens = [_token(f"token_ids[{i}][{h}]", int(t)) for h, t in enumerate(ids)]
@@ -138,13 +138,15 @@ def token_level_scores(token_rewards: Sequence[npt.ArrayLike], width: int | None
         0 after the end of a response.
     """
     table = pad(token_rewards)
-    lengths = [len(np.asarray(row)) for row in token_rewards]
+    lengths = [len(row) for row in map(np.asarray, token_rewards)]
     longest = table.shape[1]
     if width is None:
         width = longest
     if width < longest:
         raise ValueError(f"width: found {width}, expected at least {longest}, the longest response")
     scores = np.zeros((len(lengths), width), dtype=np.float32)
+    if not (np.abs(table) <= np.finfo(np.float32).max).all():
+        raise ValueError("token_rewards: found a number that is no finite float32, expected finite numbers")
     scores[:, :longest] = table
     mask = (np.arange(width) < np.array(lengths, dtype=np.int64)[:, None]).astype(np.int64)
     return scores, mask
@@ -182,7 +184,7 @@ def trl_reward(
         sums = []
         for i, ids in enumerate(completion_ids):
             try:
-                row = np.asarray(of([int(t) for t in ids]), dtype=np.float64)
+                row = floats("rewards", of([int(t) for t in ids]), 1)
             except ValueError as e:
                 raise ValueError(f"completion_ids[{i}]: {e}") from None
             if row.shape != (len(ids),) or not np.isfinite(row).all():
@@ -247,6 +249,8 @@ def pair_accuracy(pairs: _Path | Iterable[Mapping[str, Any]], reward: Callable[[
     reward : callable
         ``reward(prompt, response)`` returns a number.
     """
+    if not hasattr(pairs, "__iter__") and not isinstance(pairs, os.PathLike):
+        raise ValueError(f"pairs: found a value of type {type(pairs).__name__}, expected a path or a list of dicts")
     given = _lines(pairs) if isinstance(pairs, (str, os.PathLike)) else ((f"pairs[{i}]", p) for i, p in enumerate(pairs))
     right: dict[str, list[bool]] = {}
     ties = 0
