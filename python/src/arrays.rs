@@ -124,3 +124,19 @@ pub fn out2(py: Python<'_>, values: Array2<f64>) -> Py<PyArray2<f64>> {
 pub fn elements(values: &Vector<'_>) -> Vec<f64> {
     values.as_array().iter().copied().collect()
 }
+
+/// A result as a notebook shows it: names beside numbers.
+pub fn html(rows: &[(&str, String)]) -> String {
+    let row = |(name, value): &(&str, String)| {
+        format!("<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>")
+    };
+    format!(
+        "<table>{}</table>",
+        rows.iter().map(row).collect::<String>()
+    )
+}
+
+/// True or False, as Python writes it.
+pub fn truth(value: bool) -> String {
+    if value { "True" } else { "False" }.into()
+}

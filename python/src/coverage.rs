@@ -1,6 +1,6 @@
 //! Partial coverage: by how much the data under-represent what a policy does.
 
-use crate::arrays::{elements, out1, value_error, vector};
+use crate::arrays::{elements, html, out1, value_error, vector};
 use crate::estimate::features;
 use crate::mdp::{self, Policy, TokenTree};
 use numpy::PyArray1;
@@ -30,6 +30,28 @@ pub struct Coverage {
 
 #[pymethods]
 impl Coverage {
+    fn _repr_html_(&self) -> String {
+        html(&[
+            ("pair", self.pair.to_string()),
+            ("trajectory", self.trajectory.to_string()),
+            ("chi_square", self.chi_square.to_string()),
+            (
+                "linear",
+                self.linear.map_or_else(|| "None".into(), |v| v.to_string()),
+            ),
+            (
+                "linear_baselined",
+                self.linear_baselined
+                    .map_or_else(|| "None".into(), |v| v.to_string()),
+            ),
+            (
+                "linear_along",
+                self.linear_along
+                    .map_or_else(|| "None".into(), |v| v.to_string()),
+            ),
+        ])
+    }
+
     fn __repr__(&self) -> String {
         let linear = self.linear.map_or("None".into(), |v| v.to_string());
         format!(

@@ -1,6 +1,6 @@
 //! Section 4.1, Lemma A.1: estimation from preferences, and Algorithm 1.
 
-use crate::arrays::{elements, out1, out2, table, value_error, vector};
+use crate::arrays::{elements, html, out1, out2, table, truth, value_error, vector};
 use crate::mdp::{self, Policy, TokenTree};
 use crate::plan::SoftOptimum;
 use ndarray::Array2;
@@ -93,6 +93,16 @@ pub struct BtFit {
 
 #[pymethods]
 impl BtFit {
+    fn _repr_html_(&self) -> String {
+        html(&[
+            ("norm", self.norm.to_string()),
+            ("log_likelihood", self.log_likelihood.to_string()),
+            ("at_bound", truth(self.at_bound)),
+            ("separable", truth(self.separable)),
+            ("residual", format!("{:e}", self.residual)),
+        ])
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "BtFit(norm={}, log_likelihood={}, at_bound={}, residual={:e})",
@@ -318,6 +328,15 @@ pub struct MaxMin {
 
 #[pymethods]
 impl MaxMin {
+    fn _repr_html_(&self) -> String {
+        html(&[
+            ("value", self.value.to_string()),
+            ("duality_gap", format!("{:e}", self.duality_gap)),
+            ("ellipsoid_active", truth(self.ellipsoid_active)),
+            ("ball_active", truth(self.ball_active)),
+        ])
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "MaxMin(value={}, duality_gap={:e})",
@@ -390,6 +409,15 @@ pub struct BoundSides {
 
 #[pymethods]
 impl BoundSides {
+    fn _repr_html_(&self) -> String {
+        html(&[
+            ("suboptimality", self.suboptimality.to_string()),
+            ("bound", self.bound.to_string()),
+            ("premise", truth(self.premise)),
+            ("gain_over_reference", self.gain_over_reference.to_string()),
+        ])
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "Bound(suboptimality={}, bound={}, premise={})",

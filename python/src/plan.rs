@@ -1,6 +1,6 @@
 //! Section 3.2: planning and evaluation.
 
-use crate::arrays::{RewardView, out1, out2, table, value_error};
+use crate::arrays::{RewardView, html, out1, out2, table, value_error};
 use crate::mdp::{self, Policy, TokenTree};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
@@ -42,6 +42,10 @@ impl SoftOptimum {
 
 #[pymethods]
 impl SoftOptimum {
+    fn _repr_html_(&self) -> String {
+        html(&[("value", self.value.to_string())])
+    }
+
     /// V*_β(s), shape (n_states,).
     #[getter]
     fn v(&self, py: Python<'_>) -> Py<PyArray1<f64>> {
@@ -86,6 +90,10 @@ pub struct PolicyValue {
 
 #[pymethods]
 impl PolicyValue {
+    fn _repr_html_(&self) -> String {
+        html(&[("value", self.value.to_string())])
+    }
+
     fn __repr__(&self) -> String {
         format!("PolicyValue(value={}; v, q)", self.value)
     }

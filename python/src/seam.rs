@@ -2,7 +2,7 @@
 //!
 //! A ragged array is a list of rows, one for each response, of one number for each token.
 
-use crate::arrays::{elements, found, table, value_error, vector};
+use crate::arrays::{elements, found, html, table, value_error, vector};
 use numpy::{IntoPyArray, PyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -148,6 +148,10 @@ pub struct Loss {
 
 #[pymethods]
 impl Loss {
+    fn _repr_html_(&self) -> String {
+        html(&[("value", self.value.to_string())])
+    }
+
     fn __repr__(&self) -> String {
         format!("Loss(value={}; grad)", self.value)
     }

@@ -1,6 +1,6 @@
 //! Section 3.3: the most probable response of an evaluator written in Python.
 
-use crate::arrays::{found, out1, table, value_error};
+use crate::arrays::{found, html, out1, table, truth, value_error};
 use crate::callback::Callback;
 use crate::long::{self, Watch};
 use ndarray::Array2;
@@ -30,6 +30,15 @@ pub struct Found {
 
 #[pymethods]
 impl Found {
+    fn _repr_html_(&self) -> String {
+        html(&[
+            ("response", format!("{:?}", self.response)),
+            ("log_prob", self.log_prob.to_string()),
+            ("certified", truth(self.certified)),
+            ("queries", self.queries.to_string()),
+        ])
+    }
+
     fn __repr__(&self) -> String {
         let certified = if self.certified { "True" } else { "False" };
         format!(

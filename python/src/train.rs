@@ -1,6 +1,6 @@
 //! Algorithm 2 and its baselines on a token tree, with the exact suboptimality as it goes.
 
-use crate::arrays::{out1, value_error};
+use crate::arrays::{html, out1, value_error};
 use crate::callback::{Callback, PythonLoss, PythonReward};
 use crate::long::{self, Watch};
 use crate::mdp::{Policy, TokenTree};
@@ -278,6 +278,24 @@ pub struct TrainRun {
 
 #[pymethods]
 impl TrainRun {
+    /// The last exact measurement.
+    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
+        let mut rows = vec![("method", self.method.to_string())];
+        for name in [
+            "iteration",
+            "suboptimality",
+            "value",
+            "reward",
+            "kl",
+            "own_suboptimality",
+        ] {
+            if let Some(column) = self.history.bind(py).get_item(name)? {
+                rows.push((name, column.get_item(-1)?.extract::<f64>()?.to_string()));
+            }
+        }
+        Ok(html(&rows))
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let column = self.history.bind(py).get_item("suboptimality")?;
         let last: f64 = column.map_or(Ok(f64::NAN), |c| c.get_item(-1)?.extract())?;

@@ -70,3 +70,26 @@ def test_a_float64_reward_is_read_where_it_lies_and_others_are_copied():
 
     assert numpy_bytes(reward) < reward.nbytes / 8
     assert numpy_bytes(reward.astype(np.float32)) >= reward.nbytes
+
+
+def test_results_show_themselves_in_a_notebook():
+    tree = rto.TokenTree(2, 2)
+    uniform, reward = rto.Policy.uniform(tree), np.eye(3, 2)
+    x, phi = [[1.0], [-2.0]], np.ones((3, 2, 1))
+    found = {
+        "value": rto.soft_value_iteration(tree, reward, uniform, 0.5),
+        "log_likelihood": rto.fit_bradley_terry(x),
+        "duality_gap": rto.maxmin(tree, phi, uniform, 0.5, x, [0.0], 0.5, param_bound=1.0),
+        "premise": rto.theorem_4_2(tree, phi, uniform, 0.5, [0.1], x, [0.0], 0.5),
+        "chi_square": rto.coverage(tree, uniform, behaviour=uniform),
+        "certified": rto.best_first(lambda path: np.full((2, 2), np.log(0.5)), 2, 2),
+        "suboptimality": rto.train(tree, "sft", reward=reward, reference=uniform, beta=0.5, demonstrations=[[0, 1]]),
+        "C_sa": rto.solve({"n_actions": 2, "horizon": 1, "beta": 0.5, "initial": [1.0], "reward": [[[0.0, 1.0]]], "reference_logits": [[[0.0, 0.0]]]}),
+    }
+    for key, result in found.items():
+        page = result._repr_html_()
+        assert page.startswith("<table>") and page.endswith("</table>"), key
+        assert key in page or key == "C_sa", page
+        if not isinstance(result, dict):
+            with pytest.raises(AttributeError):
+                result.of_mine = 1
