@@ -4,7 +4,7 @@
 use super::buffer::Pool;
 use super::gemm::{Mat, MatMut, Update, gemm};
 use super::rotary::HeadLayout;
-use super::simd::{LANES, exp, fold, for_each_piece, lane_sum, max, split_parts, tanh, vectorized};
+use super::simd::{LANES, exp, fold, for_each_piece, max, split_parts, tanh, vectorized};
 
 /// Queries of a block.
 const BLOCK: usize = 64;
@@ -162,16 +162,15 @@ fn forward_head(
             head.part(0, from, rows),
             head.part(1, span.first, keys).t(),
         );
+        if let Some(cap) = head.scoring.cap {
+            vectorized(
+                #[inline(always)]
+                || scores.iter_mut().for_each(|s| *s = cap * tanh(*s / cap)),
+            );
+        }
         vectorized(
             #[inline(always)]
-            || {
-                softmax_block(
-                    scores,
-                    span,
-                    head.scoring.cap,
-                    &mut log_sum[from..from + rows],
-                )
-            },
+            || softmax_block(scores, span, &mut log_sum[from..from + rows]),
         );
         let out = &mut out[from * width + head.index * d..];
         let product = MatMut::strided(out, rows, d, width);
@@ -187,16 +186,13 @@ fn forward_head(
 
 /// Causal softmax of each row of a block.
 #[inline(always)]
-fn softmax_block(scores: &mut [f32], span: Span, cap: Option<f32>, log_sum: &mut [f32]) {
+fn softmax_block(scores: &mut [f32], span: Span, log_sum: &mut [f32]) {
     let rows = scores.chunks_exact_mut(span.keys).zip(log_sum);
     for (i, (row, log_sum)) in rows.enumerate() {
         let range = span.seen(i);
         let (before, row) = row.split_at_mut(range.start);
         let (seen, unseen) = row.split_at_mut(range.len());
         before.fill(0.0);
-        if let Some(cap) = cap {
-            seen.iter_mut().for_each(|s| *s = cap * tanh(*s / cap));
-        }
         let top = max(seen);
         let sum = exp_shifted(seen, top);
         let scale = 1.0 / sum;
@@ -246,7 +242,8 @@ pub fn backward(
         let qkv = &qkv[*start * layout.row..][..n * layout.row];
         let dout = &dout[*start * width..][..n * width];
         let log_sum = &log_sum[*start * layout.heads..][..n * layout.heads];
-        let mut scratch = pool.take(2 * BLOCK.min(n) * n);
+        let parts = if scoring.cap.is_some() { 3 } else { 2 };
+        let mut scratch = pool.take(parts * BLOCK.min(n) * n);
         for index in 0..layout.heads {
             let head = Head {
                 qkv,
@@ -281,7 +278,13 @@ fn backward_head(
         let span = Span::new(from, rows, head.window());
         let keys = span.keys;
         let (p, rest) = scratch.split_at_mut(rows * keys);
-        let s = &mut rest[..rows * keys];
+        let (s, rest) = rest.split_at_mut(rows * keys);
+        // One slope a score where scores have a cap, else none.
+        let slopes = &mut rest[..if head.scoring.cap.is_some() {
+            rows * keys
+        } else {
+            0
+        }];
         let q = head.part(0, from, rows);
         let k = head.part(1, span.first, keys);
         let dout = Mat::strided(&dout[from * width + head.index * d..], rows, d, width);
@@ -299,10 +302,19 @@ fn backward_head(
             dout,
             head.part(2, span.first, keys).t(),
         );
+        if let Some(cap) = head.scoring.cap {
+            vectorized(
+                #[inline(always)]
+                || bend(p, slopes, cap),
+            );
+        }
         vectorized(
             #[inline(always)]
-            || softmax_backward(p, s, span, &log_sum[from..from + rows], head.scoring),
+            || softmax_backward(p, s, span, &log_sum[from..from + rows], head.scoring.scale),
         );
+        s.iter_mut()
+            .zip(&*slopes)
+            .for_each(|(s, slope)| *s *= slope);
         // Keys before this block already hold a sum; its own are met for the first time, unless an earlier head shares them.
         let own = match head
             .index
@@ -359,10 +371,18 @@ fn transposed(block: &[f32], rows: usize, keys: usize, first: usize, count: usiz
     Mat::strided(&block[first..], rows, count, keys).t()
 }
 
+/// `s ↦ c tanh(s/c)`, and its derivative into `slopes`.
+#[inline(always)]
+fn bend(scores: &mut [f32], slopes: &mut [f32], cap: f32) {
+    for (s, slope) in scores.iter_mut().zip(slopes) {
+        let t = tanh(*s / cap);
+        (*s, *slope) = (cap * t, 1.0 - t * t);
+    }
+}
+
 /// Scores to weights in `p`, and `∂P` to `scale · ∂scores` in `s`.
 #[inline(always)]
-fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], scoring: Scoring) {
-    let scale = scoring.scale;
+fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], scale: f32) {
     let rows = p
         .chunks_exact_mut(span.keys)
         .zip(s.chunks_exact_mut(span.keys))
@@ -373,21 +393,10 @@ fn softmax_backward(p: &mut [f32], s: &mut [f32], span: Span, log_sum: &[f32], s
         let (s_before, s) = s.split_at_mut(range.start);
         let (p, p_unseen) = p.split_at_mut(range.len());
         let (s, s_unseen) = s.split_at_mut(range.len());
-        if let Some(cap) = scoring.cap {
-            p.iter_mut().for_each(|p| *p = tanh(*p / cap));
-            let (t, g) = (&*p, &*s);
-            let mean = lane_sum(t.len(), |j| exp(cap * t[j] - log_sum) * g[j]);
-            for (s, p) in s.iter_mut().zip(p) {
-                let slope = 1.0 - *p * *p;
-                *p = exp(cap * *p - log_sum);
-                *s = (*s - mean) * *p * (scale * slope);
-            }
-        } else {
-            p.iter_mut().for_each(|p| *p = exp(*p - log_sum));
-            let mean = super::simd::dot(p, s);
-            for (s, p) in s.iter_mut().zip(p) {
-                *s = (*s - mean) * *p * scale;
-            }
+        p.iter_mut().for_each(|p| *p = exp(*p - log_sum));
+        let mean = super::simd::dot(p, s);
+        for (s, p) in s.iter_mut().zip(p) {
+            *s = (*s - mean) * *p * scale;
         }
         for unseen in [p_before, s_before, p_unseen, s_unseen] {
             unseen.fill(0.0);

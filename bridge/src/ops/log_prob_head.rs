@@ -594,11 +594,11 @@ impl Pullback<'_> {
                         z[target] += self.grad.log_prob[row];
                     }
                 }
-                tile.iter_mut()
-                    .zip(&*slopes)
-                    .for_each(|(z, slope)| *z *= slope);
             },
         );
+        tile.iter_mut()
+            .zip(&*slopes)
+            .for_each(|(z, slope)| *z *= slope);
     }
 
     #[inline(always)]
