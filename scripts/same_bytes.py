@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "target" / "same_bytes"
 
-IGNORED = ["config.toml", "versions.json", "timings.json", "*.lock", ".lock", "*.stderr.txt", "events.out.tfevents.*"]
+IGNORED = ["whole", "config.toml", "versions.json", "timings.json", "*.lock", ".lock", "*.stderr.txt", "events.out.tfevents.*"]
 SETTINGS = {"config", "settings", "versions", "timings", "seconds", "run"}
 QUOTING = ["*.html", "README.md", "report.md"]
 
