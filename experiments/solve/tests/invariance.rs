@@ -332,6 +332,17 @@ impl World {
                 rows.iter_mut().zip(&self.initial).for_each(unmet);
             }
         }
+        // At β = 0 several policies may be optimal: their values are one, what else follows from the one that is taken is not.
+        if self.beta == 0.0 {
+            for key in ["root_policy", "feature_expectation", "coverage"] {
+                report[key] = Value::Null;
+            }
+            if let Some(algorithm1) = report["algorithm1"].as_object_mut() {
+                algorithm1.retain(|key, _| {
+                    ["bonus_scale", "pessimistic_value", "metric"].contains(&key.as_str())
+                });
+            }
+        }
         Ok(report)
     }
 
@@ -403,7 +414,7 @@ fn changed(value: &Value, path: &str, rule: &Rule<'_>) -> Value {
 }
 
 /// What is not compared: texts that name places or numbers, what attains a maximum (there may be ties), the worst parameter where
-/// several are (its value and its policy are compared), and how far an optimum may be off.
+/// several are (its value and its policy are compared), how far an optimum may be off, and how many random starts found it.
 fn skipped(path: &str) -> bool {
     let last = path.rsplit('.').next().unwrap_or(path);
     ["notes", "warnings"].contains(&path)
@@ -412,7 +423,7 @@ fn skipped(path: &str) -> bool {
         || last == "active"
         || last == "duality_gap"
         || last == "gradient"
-        || last == "starts"
+        || last.starts_with("starts")
         || ["theorem_b1.theta", "baselined.theta"].contains(&path)
 }
 
