@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rto::numerics::{sigmoid, wilson_interval};
 use rto::seed::SeedTree;
 use rto_bridge::win_rate::{
-    Answer, Comparison, Estimate, Matrix, Method, WinRates, holm, interval, length_controlled,
+    Answer, Comparison, Contestant, Estimate, Matrix, WinRates, holm, interval, length_controlled,
     over_seeds, sign_test,
 };
 
@@ -15,13 +15,13 @@ fn close(a: f64, b: f64, tolerance: f64) {
     assert!((a - b).abs() <= tolerance, "{a} is not {b}");
 }
 
-fn method(name: &str, prompts: &[&[(f64, f64)]]) -> Method {
+fn method(name: &str, prompts: &[&[(f64, f64)]]) -> Contestant {
     let answer = |&(score, length): &(f64, f64)| Answer {
         score,
         length,
         kl: Some(score / 2.0),
     };
-    Method {
+    Contestant {
         name: name.into(),
         prompts: prompts
             .iter()
@@ -301,7 +301,7 @@ fn the_sign_test_rejects_no_more_often_than_it_says() {
 #[test]
 fn bad_scores_are_named() {
     let good = method("sft", &[&[(1.0, 2.0)], &[(1.0, 2.0)]]);
-    let said = |other: Method| {
+    let said = |other: Contestant| {
         WinRates::try_new(&[good.clone(), other])
             .unwrap_err()
             .to_string()
@@ -372,7 +372,7 @@ fn runs_are_averaged_with_an_interval_over_runs() {
 /// A divergence and a length are not negative, whatever a few noisy answers say.
 #[test]
 fn what_cannot_be_negative_has_no_negative_end() {
-    let answers = |kls: [f64; 3]| Method {
+    let answers = |kls: [f64; 3]| Contestant {
         name: "a".into(),
         prompts: kls
             .iter()

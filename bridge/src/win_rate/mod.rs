@@ -19,7 +19,7 @@
 //! A judge that prefers one of two texts gives preferences directly: [`Comparison::try_new`] and [`Matrix::try_new`].
 //!
 //! ```
-//! use rto_bridge::win_rate::{Answer, Method, WinRates};
+//! use rto_bridge::win_rate::{Answer, Contestant, WinRates};
 //!
 //! // Two methods on forty prompts; the first is better on thirty of them.
 //! let answers = |better: fn(usize) -> bool| -> Vec<Vec<Answer>> {
@@ -27,8 +27,8 @@
 //!     (0..40).map(|p| vec![answer(p)]).collect()
 //! };
 //! let rates = WinRates::try_new(&[
-//!     Method { name: "rto".into(), prompts: answers(|p| p < 30) },
-//!     Method { name: "sft".into(), prompts: answers(|p| p >= 30) },
+//!     Contestant { name: "rto".into(), prompts: answers(|p| p < 30) },
+//!     Contestant { name: "sft".into(), prompts: answers(|p| p >= 30) },
 //! ])?;
 //! let c = rates.get(0, 1).expect("two methods");
 //! assert_eq!((c.rate.value, c.won_tied_lost), (0.75, [30, 0, 10]));
@@ -63,10 +63,10 @@ pub struct Answer {
     pub kl: Option<f64>,
 }
 
-/// All answers of a method.
+/// A method with all its answers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Method {
-    /// As tables show it.
+pub struct Contestant {
+    /// The name that tables show.
     pub name: String,
     /// One or more answers per prompt; prompt p is the same for every method.
     pub prompts: Vec<Vec<Answer>>,
@@ -131,7 +131,7 @@ pub struct Comparison {
 /// Table 1 with what stands beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WinRates {
-    /// In the order given.
+    /// The means of each method, in the order given.
     pub methods: Vec<Summary>,
     /// Every method against every other.
     pub matrix: Matrix,
@@ -143,7 +143,7 @@ impl WinRates {
     /// # Errors
     /// [`Error::Request`] naming the method and prompt: no prompts, another number of prompts than the first method, a
     /// prompt without an answer, a number that is not finite, a negative length.
-    pub fn try_new(methods: &[Method]) -> Result<Self> {
+    pub fn try_new(methods: &[Contestant]) -> Result<Self> {
         check(methods)?;
         let mut pairs = Vec::new();
         for (row, a) in methods.iter().enumerate() {
@@ -271,7 +271,7 @@ pub(crate) fn mean(values: &[f64]) -> f64 {
 }
 
 /// (w_p) and (mean length of row − mean length of column).
-fn preferences(row: &Method, column: &Method) -> [Vec<f64>; 2] {
+fn preferences(row: &Contestant, column: &Contestant) -> [Vec<f64>; 2] {
     let length =
         |answers: &[Answer]| answers.iter().map(|a| a.length).sum::<f64>() / answers.len() as f64;
     let pairs = || row.prompts.iter().zip(&column.prompts);
@@ -295,7 +295,7 @@ fn preference(row: &[Answer], column: &[Answer]) -> f64 {
     all as f64 / (2 * row.len() * column.len()) as f64
 }
 
-fn summary(method: &Method) -> Summary {
+fn summary(method: &Contestant) -> Summary {
     let per_prompt = |value: &dyn Fn(&Answer) -> f64| -> Estimate {
         let of =
             |answers: &Vec<Answer>| answers.iter().map(value).sum::<f64>() / answers.len() as f64;
@@ -330,7 +330,7 @@ fn half_width(values: &[f64]) -> f64 {
     }
 }
 
-fn check(methods: &[Method]) -> Result<()> {
+fn check(methods: &[Contestant]) -> Result<()> {
     let Some(first) = methods.first() else {
         return Err(Error::request("win rates", "found no methods"));
     };

@@ -41,6 +41,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rand::Rng;
+use rto::algorithm2::Pair;
 use rto::numerics::sigmoid;
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish, Ragged, StreamKey, TokenReward};
@@ -70,15 +71,6 @@ pub struct World {
     asks: HashMap<Arc<[Token]>, Ask>,
     /// All prompts, in the order of the grammar.
     prompts: Vec<Arc<[Token]>>,
-}
-
-/// A labelled pair.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorldPair {
-    /// τ^w.
-    pub winner: Episode,
-    /// τ^l.
-    pub loser: Episode,
 }
 
 impl Default for World {
@@ -208,12 +200,7 @@ impl World {
     ///
     /// # Errors
     /// Those of [`World::ask`]; [`Error::Config`] without a prompt.
-    pub fn pairs(
-        &self,
-        prompts: &[Arc<[Token]>],
-        n: usize,
-        seeds: &SeedTree,
-    ) -> Result<Vec<WorldPair>> {
+    pub fn pairs(&self, prompts: &[Arc<[Token]>], n: usize, seeds: &SeedTree) -> Result<Vec<Pair>> {
         if prompts.is_empty() {
             return Err(Error::config("prompts", "none", "at least one"));
         }
@@ -235,7 +222,7 @@ impl World {
                 true => (first, second),
                 false => (second, first),
             };
-            Ok(WorldPair { winner, loser })
+            Ok(Pair { winner, loser })
         };
         (0..n).map(pair).collect()
     }

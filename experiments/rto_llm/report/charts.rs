@@ -1,6 +1,6 @@
 //! Curves of training, and Figure 3.
 
-use super::load::{Run, Stage};
+use super::load::{Curves, Results};
 use anyhow::Result;
 use rto_harness::html::Page;
 use rto_harness::methods;
@@ -42,7 +42,7 @@ const SHOWN: [(&str, &str); 14] = [
 /// The most points of a curve; more are averaged in bins, as a screen shows no more.
 const POINTS: usize = 160;
 
-impl Stage {
+impl Curves {
     pub fn get(&self, names: &[&str]) -> Option<&Vec<(f64, f64)>> {
         names.iter().find_map(|name| self.series.get(*name))
     }
@@ -61,7 +61,7 @@ impl Stage {
 }
 
 /// The look of a stage or method, the same in every figure of the page and of every other page.
-fn style(run: &Run, name: &str) -> SeriesStyle {
+fn style(run: &Results, name: &str) -> SeriesStyle {
     let evaluated = run.evaluation.iter().flat_map(|e| &e.methods);
     let names = evaluated.map(|m| m.name.as_str());
     let stages = run.stages.iter().flatten().map(|s| s.name.as_str());
@@ -81,7 +81,7 @@ pub fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     points.chunks(size).map(mean).collect()
 }
 
-fn line(run: &Run, stage: &Stage, points: &[(f64, f64)]) -> Series {
+fn line(run: &Results, stage: &Curves, points: &[(f64, f64)]) -> Series {
     Series::new(
         &stage.label(),
         thinned(points, POINTS),
@@ -90,7 +90,7 @@ fn line(run: &Run, stage: &Stage, points: &[(f64, f64)]) -> Series {
 }
 
 /// Figure 3 of the paper: the implicit reward of RTO and DPPO, at different β₂ as printed and at equal β₂.
-pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
+pub fn figure3(page: &mut Page, run: &Results) -> Result<()> {
     page.section("figure3", "Reward during training (Figure 3)");
     let stages = match &run.stages {
         Ok(stages) => stages,
@@ -131,18 +131,24 @@ pub fn figure3(page: &mut Page, run: &Run) -> Result<()> {
 }
 
 /// The runs of a method that log the implicit reward. RTO as released has another objective, and a reward of its own.
-fn family<'a>(stages: &'a [Stage], start: &str) -> Vec<&'a Stage> {
-    let has = |s: &&Stage| {
+fn family<'a>(stages: &'a [Curves], start: &str) -> Vec<&'a Curves> {
+    let has = |s: &&Curves| {
         s.name.starts_with(start) && !s.name.contains("released") && s.get(&IMPLICIT).is_some()
     };
     stages.iter().filter(has).collect()
 }
 
 /// The runs that have a partner with another, or with the same, β₂.
-fn panel(run: &Run, rto: &[&Stage], dppo: &[&Stage], equal: bool, title: &str) -> Option<Figure> {
+fn panel(
+    run: &Results,
+    rto: &[&Curves],
+    dppo: &[&Curves],
+    equal: bool,
+    title: &str,
+) -> Option<Figure> {
     let partner =
-        |s: &Stage, others: &[&Stage]| others.iter().any(|o| (o.beta2() == s.beta2()) == equal);
-    let paired = |some: &[&Stage], others: &[&Stage]| -> Vec<String> {
+        |s: &Curves, others: &[&Curves]| others.iter().any(|o| (o.beta2() == s.beta2()) == equal);
+    let paired = |some: &[&Curves], others: &[&Curves]| -> Vec<String> {
         let kept = some.iter().filter(|s| partner(s, others));
         kept.map(|s| s.name.clone()).collect()
     };
@@ -154,7 +160,7 @@ fn panel(run: &Run, rto: &[&Stage], dppo: &[&Stage], equal: bool, title: &str) -
     (!kept.is_empty()).then(|| draw(run, all, title))
 }
 
-fn draw<'a>(run: &Run, stages: impl Iterator<Item = &'a &'a Stage>, title: &str) -> Figure {
+fn draw<'a>(run: &Results, stages: impl Iterator<Item = &'a &'a Curves>, title: &str) -> Figure {
     let figure = Figure::new(
         title,
         Axis::linear("iteration"),
@@ -172,7 +178,7 @@ fn draw<'a>(run: &Run, stages: impl Iterator<Item = &'a &'a Stage>, title: &str)
 }
 
 /// Everything that was logged, the usual things first.
-pub fn training(page: &mut Page, run: &Run) -> Result<()> {
+pub fn training(page: &mut Page, run: &Results) -> Result<()> {
     page.section("training", "Training");
     let stages = match &run.stages {
         Ok(stages) => stages,
@@ -206,7 +212,7 @@ pub fn training(page: &mut Page, run: &Run) -> Result<()> {
     Ok(())
 }
 
-fn metric(run: &Run, stages: &[Stage], name: &str, axis: &str) -> Figure {
+fn metric(run: &Results, stages: &[Curves], name: &str, axis: &str) -> Figure {
     let mut figure = Figure::new(name, Axis::linear("step"), Axis::linear(axis));
     figure.legend = LegendPlace::Hidden;
     for stage in stages {

@@ -1,10 +1,10 @@
 //! Which tokens the DPO reward (4.5) credits, above the true token reward where it is known.
 
-use super::load::{Credit, Run};
+use super::load::{Credit, Results};
 use rto_harness::html::escape;
 use rto_harness::html::{Page, number};
 
-pub fn section(page: &mut Page, run: &Run) {
+pub fn section(page: &mut Page, run: &Results) {
     page.section("credit", "Token credit");
     let credit = match &run.credit {
         Ok(credit) => credit,

@@ -311,7 +311,7 @@ mod tests {
         }
     }
 
-    /// At the level itself, and one step to either side of it.
+    /// A p-value at the level itself, and one a step to either side of it.
     #[test]
     fn the_level_is_the_threshold() {
         for (p, open) in [

@@ -2,7 +2,7 @@
 
 use super::charts::{KL, TRUE_REWARD, thinned};
 use super::finding;
-use super::load::{Run, Stage};
+use super::load::{Curves, Results};
 use anyhow::{Result, bail};
 use rto_harness::html::Page;
 use rto_harness::methods::{curves, label};
@@ -74,7 +74,7 @@ impl Filler<'_> {
 }
 
 /// The table of a run; no row where nothing is known.
-fn table(run: &Run) -> Table {
+fn table(run: &Results) -> Table {
     let methods = run.evaluation.iter().flat_map(|e| &e.win_rates.methods);
     let means: Vec<finding::Mean<'_>> = methods
         .filter_map(|m| {
@@ -124,7 +124,7 @@ fn table(run: &Run) -> Table {
 pub const CORNER_CAPTION: &str = " Right: the corner of the world that can be enumerated, without sampling; no policy lies above the dashed line, the largest reward at each KL to the SFT policy.";
 
 /// Reward against KL during training.
-fn way(stage: &Stage) -> Vec<(f64, f64)> {
+fn way(stage: &Curves) -> Vec<(f64, f64)> {
     let (Some(kl), Some(reward)) = (stage.series.get(KL), stage.get(&TRUE_REWARD)) else {
         return Vec::new();
     };
@@ -232,7 +232,7 @@ pub fn figure(table: &Table) -> Result<Panels> {
 }
 
 /// The section of the page.
-pub fn section(page: &mut Page, run: &Run) -> Result<()> {
+pub fn section(page: &mut Page, run: &Results) -> Result<()> {
     page.section("frontier", "Reward against KL");
     if let Err(absent) = &run.evaluation {
         page.absent(&absent.why, absent.damaged);
@@ -248,7 +248,7 @@ pub fn section(page: &mut Page, run: &Run) -> Result<()> {
 
 /// Writes table and figure of a run into its folder.
 pub fn save(folder: &Path) -> Result<()> {
-    write(folder, &table(&Run::load(folder)))
+    write(folder, &table(&Results::load(folder)))
 }
 
 /// Writes a table and what it shows into a folder.

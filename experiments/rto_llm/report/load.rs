@@ -3,7 +3,7 @@
 use super::charts::KL;
 use super::finding::too_small;
 use anyhow::{Result, anyhow, bail};
-use rto_bridge::win_rate::{Answer, Comparison, Matrix, Method, WinRates};
+use rto_bridge::win_rate::{Answer, Comparison, Contestant, Matrix, WinRates};
 use rto_harness::json_error::explain;
 use rto_harness::table::Table;
 use serde_json::{Map, Value};
@@ -22,14 +22,14 @@ pub struct Absent {
 }
 
 /// The metrics of a stage: name → (step, value) in order.
-pub struct Stage {
+pub struct Curves {
     pub name: String,
     pub series: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
 /// The answers of all methods.
 pub struct Evaluation {
-    pub methods: Vec<Method>,
+    pub methods: Vec<Contestant>,
     /// Share of answers that ended themselves.
     pub finished: Vec<f64>,
     pub win_rates: WinRates,
@@ -78,10 +78,10 @@ pub struct Agreement {
     pub pairs: f64,
 }
 
-pub struct Run {
+pub struct Results {
     pub config: Part<String>,
     pub versions: Part<Map<String, Value>>,
-    pub stages: Part<Vec<Stage>>,
+    pub stages: Part<Vec<Curves>>,
     pub evaluation: Part<Evaluation>,
     /// Win rates by a judge; most runs have none.
     pub judged: Part<Judged>,
@@ -96,7 +96,7 @@ pub struct Run {
     pub agreement: Part<Vec<Agreement>>,
 }
 
-impl Run {
+impl Results {
     pub fn load(dir: &Path) -> Self {
         Self {
             config: part(dir, "config.toml", |path| {
@@ -293,7 +293,7 @@ fn credit(map: &Map<String, Value>) -> Result<Credit> {
     })
 }
 
-fn stages(dir: &Path) -> Result<Vec<Stage>> {
+fn stages(dir: &Path) -> Result<Vec<Curves>> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -308,7 +308,7 @@ fn stages(dir: &Path) -> Result<Vec<Stage>> {
     paths.iter().map(|path| stage(path)).collect()
 }
 
-fn stage(path: &Path) -> Result<Stage> {
+fn stage(path: &Path) -> Result<Curves> {
     let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     let records = lines(path, |map| Ok(map.clone()))?;
     for (i, map) in records.iter().enumerate() {
@@ -322,7 +322,7 @@ fn stage(path: &Path) -> Result<Stage> {
         }
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    Ok(Stage {
+    Ok(Curves {
         name: name.into_owned(),
         series,
     })
@@ -344,14 +344,14 @@ fn evaluation(path: &Path) -> Result<Evaluation> {
         *ended += usize::from(ends[i]);
     }
     same_prompts(&order, &by_method)?;
-    let method = |name: &String| Method {
+    let method = |name: &String| Contestant {
         name: name.clone(),
         prompts: by_method[name.as_str()]
             .values()
             .map(|p| p.0.clone())
             .collect(),
     };
-    let methods: Vec<Method> = order.iter().map(method).collect();
+    let methods: Vec<Contestant> = order.iter().map(method).collect();
     let win_rates = WinRates::try_new(&methods).map_err(|e| anyhow!("evaluation.csv: {e}"))?;
     let share = |name: &String| {
         let of_method = by_method[name.as_str()].values();

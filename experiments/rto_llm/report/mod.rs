@@ -29,7 +29,7 @@ use anyhow::{Result, bail};
 use rto_bridge::checkpoint::atomic;
 use std::path::{Path, PathBuf};
 
-use load::Run;
+use load::Results;
 use rto_harness::html::Page;
 
 /// Write report.html into a run folder: tables, curves, samples and token credit in one page that opens offline.
@@ -67,7 +67,7 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     if folder.join("versions.json").is_file() {
         rto_harness::run_dir::check_program("rto_llm", folder)?;
     }
-    let run = Run::load(folder);
+    let run = Results::load(folder);
     if run.is_empty() {
         bail!(
             "--run {}: none of the files of a run is here; expected config.toml, metrics/<stage>.jsonl, evaluation.csv, samples.jsonl, exact.csv or credit.jsonl",
@@ -94,7 +94,7 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
 
 /// Table 1 of a finished run.
 pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
-    match Run::load(folder).evaluation {
+    match Results::load(folder).evaluation {
         Ok(evaluation) => Ok(evaluation.win_rates),
         Err(absent) => bail!("{}: {}", folder.display(), absent.why),
     }
@@ -102,18 +102,18 @@ pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
 
 /// Why a run says nothing about which method is better, where that is so.
 pub fn too_small(folder: &Path) -> Option<String> {
-    Run::load(folder).too_small()
+    Results::load(folder).too_small()
 }
 
 /// What the policies of a run are compared by.
 pub fn reward_name(folder: &Path) -> &'static str {
-    Run::load(folder).reward_name()
+    Results::load(folder).reward_name()
 }
 
 /// What a judge decided, a line a pair.
 #[cfg(feature = "judge")]
 pub fn judged_text(folder: &Path) -> Result<String> {
-    let judged = match Run::load(folder).judged {
+    let judged = match Results::load(folder).judged {
         Ok(judged) => judged,
         Err(absent) => bail!("{}: {}", folder.display(), absent.why),
     };
@@ -137,7 +137,7 @@ pub fn judged_text(folder: &Path) -> Result<String> {
 }
 
 /// The title, from the settings alone: the same run in another folder has the same page.
-fn title(run: &Run) -> String {
+fn title(run: &Results) -> String {
     match (run.setting("preset"), run.setting("seed")) {
         (Some(preset), Some(seed)) => format!("rto_llm, preset {preset}, seed {seed}"),
         _ => "A run of rto_llm".into(),

@@ -2,7 +2,7 @@
 
 use super::finding::{self, number_of, over_seeds, percent, share_range};
 use super::frontier::{self, CORNER_CAPTION, Filler};
-use super::load::Run;
+use super::load::Results;
 use super::tables::{self, Cell, heat_map};
 use anyhow::Result;
 use rto_bridge::win_rate::OverSeeds;
@@ -211,7 +211,7 @@ impl Corner {
     /// `None` unless every run has it. At equal β the mean of the runs' best points is the best of the runs together, so that
     /// no mean of a method lies above it.
     fn mean(folders: &[PathBuf]) -> Option<Self> {
-        let runs: Vec<Run> = folders.iter().map(|f| Run::load(f)).collect();
+        let runs: Vec<Results> = folders.iter().map(|f| Results::load(f)).collect();
         let exact: Vec<_> = runs
             .iter()
             .map(|r| r.exact.as_ref().ok())

@@ -1,6 +1,6 @@
 //! The same prompts answered by every method, side by side, and which of them a reader wants to see.
 
-use super::load::{Run, Sample};
+use super::load::{Results, Sample};
 use rto_harness::html::{Page, escape, number};
 use rto_harness::methods::label;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ const OPEN: usize = 6;
 const CARRIED: usize = 8 << 20;
 const SCRIPT: &str = include_str!("samples.js");
 
-pub fn section(page: &mut Page, run: &Run) {
+pub fn section(page: &mut Page, run: &Results) {
     page.section("samples", "Samples");
     let samples = match &run.samples {
         Ok(samples) => samples,
@@ -61,7 +61,7 @@ fn card(sample: &Sample) -> String {
 }
 
 /// Every response where they are there and not too many, else the samples: the page's script chooses among them.
-fn filter(page: &mut Page, run: &Run, samples: &[Sample]) {
+fn filter(page: &mut Page, run: &Results, samples: &[Sample]) {
     let size = |all: &[Sample]| -> usize {
         all.iter()
             .map(|s| s.prompt.len() + s.response.len() + 24)

@@ -1,13 +1,13 @@
 //! The tables: win rates, methods, exact suboptimality, config and versions.
 
 use super::finding::{self, ALPHA, p_value, percent, share_range};
-use super::load::Run;
+use super::load::Results;
 use rto_bridge::win_rate::{Comparison, Estimate, Matrix, Summary};
 use rto_harness::html::{Page, escape, number};
 use rto_harness::methods;
 
 /// What came out, in a few sentences that are computed and not judged; of a run too small to say anything, that.
-pub fn summary(page: &mut Page, run: &Run) {
+pub fn summary(page: &mut Page, run: &Results) {
     let Ok(evaluation) = &run.evaluation else {
         return;
     };
@@ -68,7 +68,7 @@ pub fn legend(page: &mut Page, names: &[String]) {
 }
 
 /// Table 1 with intervals.
-pub fn win_rates(page: &mut Page, run: &Run) {
+pub fn win_rates(page: &mut Page, run: &Results) {
     page.section("win-rates", "Win rates (Table 1)");
     let evaluation = match &run.evaluation {
         Ok(evaluation) => evaluation,
@@ -86,7 +86,7 @@ pub fn win_rates(page: &mut Page, run: &Run) {
 }
 
 /// The same by a judge, where one was asked.
-pub fn judged(page: &mut Page, run: &Run) {
+pub fn judged(page: &mut Page, run: &Results) {
     let judged = match &run.judged {
         Ok(judged) => judged,
         Err(absent) if absent.damaged => {
@@ -110,7 +110,7 @@ pub fn judged(page: &mut Page, run: &Run) {
     pair_table(page, &judged.matrix, methods);
 }
 
-fn matrix(page: &mut Page, matrix: &Matrix, run: &Run) {
+fn matrix(page: &mut Page, matrix: &Matrix, run: &Results) {
     let plain = run.too_small().is_some();
     let cell = |row, column| {
         let c: &Comparison = matrix.get(row, column)?;
@@ -218,7 +218,7 @@ fn pair_table(page: &mut Page, matrix: &Matrix, summaries: &[Summary]) {
 }
 
 /// Reward, KL and length of every method.
-pub fn methods(page: &mut Page, run: &Run) {
+pub fn methods(page: &mut Page, run: &Results) {
     page.section("methods", "Methods");
     let evaluation = match &run.evaluation {
         Ok(evaluation) => evaluation,
@@ -254,7 +254,7 @@ pub fn methods(page: &mut Page, run: &Run) {
 }
 
 /// The table of agreement with people's labels on held-out pairs, where they are known.
-pub fn agreement(page: &mut Page, run: &Run) {
+pub fn agreement(page: &mut Page, run: &Results) {
     let agreement = match &run.agreement {
         Ok(agreement) => agreement,
         Err(absent) if absent.damaged => {
@@ -278,7 +278,7 @@ pub fn agreement(page: &mut Page, run: &Run) {
 }
 
 /// The exact values, on a world small enough to enumerate.
-pub fn exact(page: &mut Page, run: &Run) {
+pub fn exact(page: &mut Page, run: &Results) {
     // Real text has neither a known reward nor an end.
     if run.agreement.is_ok() && run.exact.as_ref().is_err_and(|absent| !absent.damaged) {
         return;
@@ -310,7 +310,7 @@ pub fn exact(page: &mut Page, run: &Run) {
 }
 
 /// The resolved config, as it was.
-pub fn config(page: &mut Page, run: &Run) {
+pub fn config(page: &mut Page, run: &Results) {
     page.section("config", "Config");
     match &run.config {
         Ok(text) => {
@@ -331,7 +331,7 @@ pub fn config(page: &mut Page, run: &Run) {
 }
 
 /// What made the run.
-pub fn versions(page: &mut Page, run: &Run) {
+pub fn versions(page: &mut Page, run: &Results) {
     page.section("versions", "Versions and seeds");
     let versions = match &run.versions {
         Ok(versions) => versions,

@@ -25,7 +25,7 @@ pub enum MomentsKind {
 }
 
 impl MomentsKind {
-    /// Of the bridge.
+    /// What the optimiser calls it.
     pub fn of(self) -> Moments {
         match self {
             Self::F32 => Moments::F32,

@@ -1,6 +1,7 @@
 //! Settings of a run.
 
 use anyhow::{Context, Result, bail};
+use rto::Token;
 use rto::algorithm2::{Advantage, Checked, DpoConfig, FitConfig, PpoConfig};
 use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::data::Rule;
@@ -11,9 +12,8 @@ use rto_harness::config::{self, Layers, Rules};
 use rto_harness::methods::{self, Given, Keys, METHODS, Method};
 use serde::{Deserialize, Serialize};
 
-use super::Args;
+use super::args::{Args, NAME};
 use super::choices::{CriticKind, MomentsKind};
-use super::codec::Vocabulary;
 
 /// Defaults of every key; what the keys mean is said there.
 pub const TINY: &str = include_str!("../../configs/rto_llm.tiny.toml");
@@ -120,6 +120,14 @@ const RULES: Rules = Rules {
     ],
 };
 
+/// What a network must know of its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Vocabulary {
+    pub size: usize,
+    pub eos: Token,
+    pub pad: Token,
+}
+
 /// A resolved configuration; `experiments/configs/rto_llm.tiny.toml` documents the keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,7 +194,7 @@ pub struct Config {
 pub fn resolve(args: &Args) -> Result<Config> {
     let goes_on = args.like.as_ref().or(args.common.out.as_ref());
     let defaults = Layers::new(TINY_NAME, TINY)?.rules(RULES);
-    let mut layers = defaults.going_on(super::NAME, goes_on.map(|p| &**p))?;
+    let mut layers = defaults.going_on(NAME, goes_on.map(|p| &**p))?;
     if let Some(name) = &args.preset {
         for (name, text) in preset(name)? {
             layers = layers.overlay(true, name, text)?;

@@ -15,7 +15,9 @@ use rto_harness::stats::Sample;
 use rto_harness::table::Table;
 use serde_json::json;
 
-use super::Args;
+use super::args::Args;
+use super::one;
+use super::stage::Stage;
 use crate::report::over_seeds::{Cells, NUMBERS, OverSeedsPage, frontier_table};
 
 /// The most seeds of a sweep; more are a slip of the keyboard.
@@ -44,7 +46,7 @@ pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
             "# for each of {} seeds, the first:",
             seeds.0.len()
         )?;
-        return super::run_one(&one, reporter);
+        return one::run(&one, reporter);
     }
     let Some(out) = &args.common.out else {
         bail!("--seeds: needs --out, the folder that holds a run per seed");
@@ -68,9 +70,9 @@ pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
         one.common.seed = Some(seed);
         one.common.out = Some(folder(out, seed));
         one.common.json = false;
-        super::run_one(&one, reporter).with_context(|| format!("seed {seed}"))?;
+        one::run(&one, reporter).with_context(|| format!("seed {seed}"))?;
     }
-    if args.stage < super::Last::Evaluate {
+    if !Stage::Evaluate.is_within(args.stage) {
         return Ok(());
     }
     let rates = |&seed: &u64| crate::report::win_rates(&folder(out, seed));

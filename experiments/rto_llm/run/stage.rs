@@ -1,134 +1,90 @@
-//! A stage that can be killed at any moment: log, event file and checkpoint belong together.
-//!
-//! Lines are written before the checkpoint that covers them, and lines after the last checkpoint are cut off when a
-//! stage goes on, so every file ends as if nothing had happened (event files carry the wall clock).
+//! The stages of a run.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use rto_harness::methods::{METHODS, Method};
 
-use anyhow::{Context, Result, anyhow};
-use rto_bridge::checkpoint::atomic::{previous, replace_file, replace_folder};
-use rto_harness::event_file::EventWriter;
-use rto_harness::jsonl::JsonlLog;
-use serde_json::{Map, Value, json};
-
-/// Named numbers of a step, in the order they are logged.
-pub type Metrics = Vec<(String, f64)>;
-
-const STATE: &str = "state.json";
-
-/// Where one stage of a run keeps what it needs.
-pub struct Stage {
-    name: String,
-    checkpoint: PathBuf,
-    done: PathBuf,
-    log: JsonlLog,
-    events: EventWriter,
-    /// Steps covered by the checkpoint that was found.
-    pub step: u64,
-    /// What else that checkpoint's state held.
-    pub extra: Value,
-}
-
-/// Whether a stage of the run in `root` has finished.
-pub fn is_done(root: &Path, name: &str) -> bool {
-    root.join("stages").join(name).join("done.json").is_file()
+/// A stage of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Language modelling on whole dialogues, for a network from scratch.
+    Pretrain,
+    /// Supervised fine-tuning: π_ref.
+    Sft,
+    /// The reward model (2.2).
+    Reward,
+    /// DPO: π_dpo.
+    Dpo,
+    /// Language modelling for an oracle from scratch.
+    OraclePretrain,
+    /// The reward model that judges, where no reward is known or given.
+    Oracle,
+    /// A method of Algorithm 2.
+    Rl(&'static Method),
+    /// Held-out prompts, exact values, samples.
+    Evaluate,
 }
 
 impl Stage {
-    /// Opens a stage, at its last checkpoint if it has one.
-    pub fn open(root: &Path, name: &str) -> Result<Self> {
-        let folder = root.join("stages").join(name);
-        let board = root.join("tensorboard").join(name);
-        for dir in [&folder, &board, &root.join("metrics")] {
-            fs::create_dir_all(dir).map_err(|e| anyhow!("{}: cannot make: {e}", dir.display()))?;
+    /// The name of its folders, files and streams.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Sft => "sft",
+            Self::Reward => "reward",
+            Self::Dpo => "dpo",
+            Self::OraclePretrain => "oracle_pretrain",
+            Self::Oracle => "oracle",
+            Self::Rl(method) => method.name,
+            Self::Evaluate => "evaluate",
         }
-        let checkpoint = folder.join("checkpoint");
-        // A process killed between two renames, on a file system that cannot exchange folders.
-        if !checkpoint.is_dir()
-            && let Some(old) = previous(&checkpoint).filter(|old| old.is_dir())
-        {
-            fs::rename(&old, &checkpoint)?;
+    }
+
+    /// Whether a run that stops after `last` has this stage.
+    pub fn is_within(self, last: Self) -> bool {
+        self.phase() <= last.phase()
+    }
+
+    /// What `--stage` names: learning to write goes with what it is for, and the methods go together.
+    fn phase(self) -> u8 {
+        match self {
+            Self::Pretrain | Self::Sft => 0,
+            Self::Reward => 1,
+            Self::Dpo => 2,
+            Self::OraclePretrain | Self::Oracle => 3,
+            Self::Rl(_) => 4,
+            Self::Evaluate => 5,
         }
-        let (step, extra) = match checkpoint.join(STATE).is_file() {
-            true => read_state(&checkpoint.join(STATE))?,
-            false => (0, Value::Null),
-        };
-        let log = root.join("metrics").join(format!("{name}.jsonl"));
-        Ok(Self {
-            name: name.into(),
-            done: folder.join("done.json"),
-            log: JsonlLog::resume(&log, step)?,
-            events: EventWriter::resume(&board.join("events.out.tfevents.rto"), step)?,
-            checkpoint,
-            step,
-            extra,
-        })
-    }
-
-    /// The folder of the checkpoint that was found.
-    pub fn checkpoint(&self) -> Option<&Path> {
-        (self.step > 0).then_some(&*self.checkpoint)
-    }
-
-    /// Logs what a step measured. NaN and infinities end the run: the last checkpoint is still good.
-    pub fn write(&mut self, step: u64, metrics: &Metrics) -> Result<()> {
-        if let Some((name, value)) = metrics.iter().find(|(_, v)| !v.is_finite()) {
-            anyhow::bail!(
-                "stage {}, step {step}: {name} is {value}; the checkpoint of the last good step is kept",
-                self.name
-            );
-        }
-        let object: Map<String, Value> = metrics
-            .iter()
-            .map(|(name, v)| (name.clone(), json!(v)))
-            .collect();
-        self.log.write(step, &object)?;
-        self.events
-            .scalars(step, metrics.iter().map(|(name, v)| (name.as_str(), *v)))
-    }
-
-    /// Replaces the checkpoint by what `fill` writes, at `step`.
-    pub fn save(
-        &mut self,
-        step: u64,
-        extra: Value,
-        fill: impl FnOnce(&Path) -> rto_bridge::Result<()>,
-    ) -> Result<()> {
-        self.log.sync()?;
-        let state = json!({ "step": step, "extra": extra });
-        replace_folder(
-            &self.checkpoint,
-            |_| true,
-            |new| {
-                fill(new)?;
-                replace_file(&new.join(STATE), format!("{state}\n").as_bytes())
-            },
-        )
-        .with_context(|| {
-            format!(
-                "stage {}, step {step}: the checkpoint before it is kept",
-                self.name
-            )
-        })?;
-        self.step = step;
-        Ok(())
-    }
-
-    /// Marks the stage as finished.
-    pub fn finish(self) -> Result<()> {
-        self.log.sync()?;
-        let text = format!("{}\n", json!({ "stage": self.name, "steps": self.step }));
-        Ok(replace_file(&self.done, text.as_bytes())?)
     }
 }
 
-fn read_state(path: &Path) -> Result<(u64, Value)> {
-    let text = fs::read_to_string(path).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    let mut value: Value =
-        serde_json::from_str(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    let step = value["step"]
-        .as_u64()
-        .with_context(|| format!("{}: no whole number \"step\"", path.display()))?;
-    Ok((step, value["extra"].take()))
+/// The values of `--stage`, one for each phase.
+impl ValueEnum for Stage {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ANY_METHOD: Stage = Stage::Rl(&METHODS[METHODS.len() - 1]);
+        &[
+            Self::Sft,
+            Self::Reward,
+            Self::Dpo,
+            Self::Oracle,
+            ANY_METHOD,
+            Self::Evaluate,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Self::Rl(_) => ("rl", "The methods of Algorithm 2"),
+            Self::Sft => (self.name(), "Supervised fine-tuning"),
+            Self::Reward => (self.name(), "The reward model"),
+            Self::Dpo => (self.name(), "DPO"),
+            Self::Oracle => (
+                self.name(),
+                "The reward model that judges, where no reward is known or given",
+            ),
+            Self::Evaluate => (self.name(), "Held-out prompts, exact values, samples"),
+            Self::Pretrain | Self::OraclePretrain => return None,
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }

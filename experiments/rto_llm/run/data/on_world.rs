@@ -1,16 +1,15 @@
 //! The synthetic world as episodes: demonstrations, labelled pairs and prompts.
 
 use anyhow::{Result, bail};
-use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::StreamKey;
 use rto_bridge::world::{EOS, PAD, WORDS, World};
 use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
-use super::codec::{Codec, TokenizerFiles, Vocabulary};
-use super::config::Config;
-use super::data::{Data, spread};
+use super::codec::{Codec, TokenizerFiles};
+use super::set::{Data, spread};
+use crate::run::config::{Config, Vocabulary};
 
 /// The data of the world.
 pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
@@ -56,10 +55,6 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         .map(demonstrate)
         .collect::<rto::Result<_>>()?;
     let pairs = world.pairs(&prompts, config.pairs, seeds)?;
-    let pair = |p: rto_bridge::world::WorldPair| Pair {
-        winner: p.winner,
-        loser: p.loser,
-    };
     let account = json!({"data": "the synthetic dialogue world", "prompts": prompts.len(), "model": fingerprint(base.as_deref())?});
     Ok(Data {
         codec: Codec::Words,
@@ -68,7 +63,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         base,
         dialogues: Vec::new(),
         demonstrations,
-        pairs: pairs.into_iter().map(pair).collect(),
+        pairs,
         held_out,
         held_out_pairs: Vec::new(),
         oracle_dialogues: Vec::new(),

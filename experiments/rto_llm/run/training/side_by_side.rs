@@ -1,4 +1,4 @@
-//! Stages that need nothing of one another, trained at the same time.
+//! Stages that need nothing of one another are trained at the same time.
 //!
 //! Kernels give the same bits on any number of threads, and every stage has streams and files of its own, so no result depends on
 //! how many run at once. For small networks it is the better use of the cores: their kernels are too short to be shared out.
@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// A stage by name.
+use crate::run::stage::Stage;
+
+/// A stage to train.
 pub struct Task<'a> {
-    pub name: &'static str,
+    pub stage: Stage,
     pub work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
 }
 
@@ -40,14 +42,14 @@ pub fn run(
     tasks: Vec<Task<'_>>,
     jobs: usize,
     stop: &Stop,
-    finished: &mut dyn FnMut(&'static str, Duration) -> Result<()>,
+    finished: &mut dyn FnMut(Stage, Duration) -> Result<()>,
 ) -> Result<()> {
     let jobs = jobs.min(tasks.len());
     if jobs <= 1 {
         for task in tasks {
             let start = Instant::now();
             (task.work)()?;
-            finished(task.name, start.elapsed())?;
+            finished(task.stage, start.elapsed())?;
         }
         return Ok(());
     }
@@ -74,13 +76,13 @@ pub fn run(
                         let crashed = |_| {
                             Err(anyhow!(
                                 "stage {}: ended by a fault of the program",
-                                task.name
+                                task.stage.name()
                             ))
                         };
                         catch_unwind(work).unwrap_or_else(crashed)
                     });
                     let failed = done.is_err();
-                    let sent = sender.send((task.name, start.elapsed(), done));
+                    let sent = sender.send((task.stage, start.elapsed(), done));
                     // Only now: what it stops reports after the cause.
                     if failed {
                         stop.0.store(true, Ordering::Relaxed);
@@ -93,9 +95,9 @@ pub fn run(
         }
         drop(sender);
         let mut first = Ok(());
-        for (name, time, done) in results {
+        for (stage, time, done) in results {
             let done = match first.is_ok() {
-                true => done.and_then(|()| finished(name, time)),
+                true => done.and_then(|()| finished(stage, time)),
                 false => continue,
             };
             if done.is_err() {
@@ -111,9 +113,14 @@ pub fn run(
 mod tests {
     use super::*;
 
-    fn task<'a>(name: &'static str, work: impl FnOnce() -> Result<()> + Send + 'a) -> Task<'a> {
+    const A: Stage = Stage::Reward;
+    const B: Stage = Stage::Dpo;
+    const C: Stage = Stage::Oracle;
+    const D: Stage = Stage::Sft;
+
+    fn task<'a>(stage: Stage, work: impl FnOnce() -> Result<()> + Send + 'a) -> Task<'a> {
         Task {
-            name,
+            stage,
             work: Box::new(work),
         }
     }
@@ -122,14 +129,14 @@ mod tests {
     fn every_task_runs_once_and_a_failure_stops_the_others() {
         for jobs in [1, 2, 3, 9] {
             let (stop, mut names) = (Stop::default(), Vec::new());
-            let tasks = ["a", "b", "c", "d"].map(|name| task(name, || Ok(())));
-            let mut finished = |name, _| {
-                names.push(name);
+            let tasks = [A, B, C, D].map(|stage| task(stage, || Ok(())));
+            let mut finished = |stage: Stage, _| {
+                names.push(stage.name());
                 Ok(())
             };
             run(tasks.into(), jobs, &stop, &mut finished).unwrap();
             names.sort_unstable();
-            assert_eq!(names, ["a", "b", "c", "d"]);
+            assert_eq!(names, ["dpo", "oracle", "reward", "sft"]);
 
             let (stop, late) = (Stop::default(), AtomicBool::new(false));
             let wait = || {
@@ -144,9 +151,9 @@ mod tests {
                 Ok(())
             };
             let tasks = vec![
-                task("bad", || bail!("the loss is NaN")),
-                task("waits", wait),
-                task("late", after),
+                task(A, || bail!("the loss is NaN")),
+                task(B, wait),
+                task(C, after),
             ];
             let error = run(tasks, jobs.min(2), &stop, &mut |_, _| Ok(())).unwrap_err();
             assert_eq!(error.to_string(), "the loss is NaN");
@@ -163,8 +170,8 @@ mod tests {
             }
             stop.check()
         };
-        let tasks = vec![task("broken", || panic!("on purpose")), task("waits", wait)];
+        let tasks = vec![task(A, || panic!("on purpose")), task(B, wait)];
         let error = run(tasks, 2, &stop, &mut |_, _| Ok(())).unwrap_err();
-        assert!(error.to_string().contains("stage broken"), "{error}");
+        assert!(error.to_string().contains("stage reward"), "{error}");
     }
 }

@@ -2,19 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rto::Token;
 use rto_bridge::checkpoint::atomic::replace_file;
 use rto_bridge::tokenizer::Tokenizer;
 use rto_bridge::world;
-
-/// What a network must know of its tokens.
-#[derive(Debug, Clone, Copy)]
-pub struct Vocabulary {
-    pub size: usize,
-    pub eos: Token,
-    pub pad: Token,
-}
 
 /// How tokens read.
 pub enum Codec {
@@ -75,7 +67,7 @@ impl TokenizerFiles {
         };
         let folder = root.join("tokenizer");
         std::fs::create_dir_all(&folder)
-            .map_err(|e| anyhow::anyhow!("{}: cannot make: {e}", folder.display()))?;
+            .with_context(|| format!("{}: cannot make", folder.display()))?;
         for (name, text) in files {
             let path = folder.join(name);
             if !std::fs::read_to_string(&path).is_ok_and(|found| found == *text) {

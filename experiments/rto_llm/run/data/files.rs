@@ -21,9 +21,9 @@ use rto_bridge::tokenizer_training::{self, TrainingOptions};
 use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
-use super::codec::{Codec, TokenizerFiles, Vocabulary};
-use super::config::Config;
-use super::data::{Data, Prompt, distinct, spread};
+use super::codec::{Codec, TokenizerFiles};
+use super::set::{Data, Prompt, distinct, spread};
+use crate::run::config::{Config, Vocabulary};
 
 /// The ids of the special tokens of a tokenizer trained here.
 const EOS: Token = 0;

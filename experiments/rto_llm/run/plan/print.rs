@@ -8,10 +8,10 @@ use rto_harness::cli::Reporter;
 use rto_harness::say;
 use serde_json::json;
 
-use super::choices::CriticKind;
-use super::config::Config;
-use super::data::Data;
 use super::estimate;
+use crate::run::choices::CriticKind;
+use crate::run::config::Config;
+use crate::run::data::Data;
 
 /// Prints settings, memory plan and work.
 pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> Result<()> {
@@ -81,7 +81,8 @@ pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> 
     let per_token = estimate::seconds_per_token(config, data)?;
     let mut minutes = 0.0;
     let mut stages = Vec::new();
-    for (name, tokens) in estimate::work(config, data)? {
+    for (stage, tokens) in estimate::work(config, data)? {
+        let name = stage.name();
         let time = tokens * per_token / 60.0;
         minutes += time;
         stages.push(json!({ "stage": name, "minutes": time }));

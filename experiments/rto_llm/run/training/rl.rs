@@ -7,18 +7,22 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use rto::algorithm2::{Advantage, CriticSlot, IterationReport, PpoConfig, PpoRun, PpoState};
+use rto::algorithm2::{
+    Advantage, CriticSlot, Iteration, IterationReport, PpoConfig, PpoRun, PpoState,
+};
 use rto::seq::{Episode, Finish, Ragged, TokenReward};
 use rto::token_reward::{Both, KlEstimator, SentenceReward};
-use rto_bridge::learner::{NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
+use rto_bridge::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
 use rto_harness::methods::{Keys, Method, Parts};
 use serde::Deserialize;
 
-use super::Run;
-use super::choices::CriticKind;
-use super::fault::{NotANumber, nan_at};
-use super::stage::{Metrics, Stage, is_done};
+use super::fault::{NoReward, nan_at};
+use super::journal::{Journal, Metrics, is_done};
+use super::trainer::Training;
+use crate::run::choices::CriticKind;
+use crate::run::config::Config;
+use crate::run::stage::Stage;
 
 /// −c at the last token of a response that does not end by itself.
 struct MissingEos(f64);
@@ -41,8 +45,8 @@ impl TokenReward for MissingEos {
     }
 }
 
-/// The models that rewards are made of.
-struct Models {
+/// The frozen networks of a method, which rewards are made of.
+struct Frozen {
     sft: Arc<NeuralScorer>,
     dpo: NeuralScorer,
     reward: NeuralScorer,
@@ -50,15 +54,14 @@ struct Models {
     reward_mean: f64,
 }
 
-impl Models {
+impl Frozen {
     /// The one value that tells the methods apart.
     fn reward<'a>(
         &'a self,
-        run: &Run,
+        config: &Config,
         method: &Method,
         keys: &'a Keys,
     ) -> Result<Box<dyn TokenReward + 'a>> {
-        let config = &run.config;
         let reward = (method.training().reward)(&Parts {
             dpo: &self.dpo,
             reference: &*self.sft,
@@ -74,60 +77,59 @@ impl Models {
     }
 }
 
-impl Run {
-    fn models(&self) -> Result<Models> {
-        let sft = Arc::new(self.frozen("sft")?);
-        let reward = self.on_base(&sft, "reward")?;
-        let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
-        let scores = SentenceReward::new(&reward).rewards(few)?.row_sums();
-        let mean = scores.iter().sum::<f64>() / few.len() as f64;
-        Ok(Models {
-            dpo: self.on_base(&sft, "dpo")?,
-            sft,
-            reward,
-            reward_mean: mean,
-        })
+/// What a method trains.
+struct Trained {
+    policy: NeuralLearner,
+    critic: Option<NeuralRegressor>,
+    shares_trunk: bool,
+}
+
+impl Trained {
+    fn slot(&mut self) -> (&mut NeuralLearner, CriticSlot<'_>) {
+        let slot = match &mut self.critic {
+            Some(critic) => CriticSlot::Separate(critic),
+            None if self.shares_trunk => CriticSlot::SharedTrunk,
+            None => CriticSlot::Absent,
+        };
+        (&mut self.policy, slot)
     }
 
+    fn save(&self, folder: &Path) -> rto_bridge::Result<()> {
+        self.policy.save(&folder.join("policy"))?;
+        let critic = self.critic.as_ref();
+        critic.map_or(Ok(()), |c| c.save(&folder.join("critic")))
+    }
+}
+
+impl Training<'_> {
     /// One method, from π_ref.
-    pub fn rl(&self, method: &Method) -> Result<()> {
-        let name = method.name;
-        if is_done(self.root(), name) {
+    pub fn rl(&self, method: &'static Method) -> Result<()> {
+        let stage = Stage::Rl(method);
+        if is_done(self.root, stage) {
             return Ok(());
         }
-        let mut stage = Stage::open(self.root(), name)?;
-        let (models, config) = (self.models()?, self.config.ppo(method)?);
+        let mut journal = Journal::open(self.root, stage)?;
+        let (frozen, config) = (self.frozen()?, self.config.ppo(method)?);
         let keys = self.config.keys(method)?;
-        let mut learner = self.rl_learner(&models, &config, name, stage.checkpoint())?;
-        let mut critic = match self.config.critic {
-            CriticKind::Separate if config.advantage == Advantage::Gae => {
-                Some(self.critic(&models, stage.checkpoint())?)
-            }
-            _ => None,
-        };
-        let mut state = match stage.step {
+        let mut trained = self.start(&frozen, &config, &journal)?;
+        let mut state = match journal.step {
             0 => PpoState::new(&config),
-            _ => PpoState::deserialize(&stage.extra)
-                .with_context(|| format!("stage {name}: state.json"))?,
+            _ => PpoState::deserialize(&journal.extra)
+                .with_context(|| format!("stage {}: state.json", method.name))?,
         };
-        let reward = models.reward(self, method, &keys)?;
-        let oracle = self.oracle()?;
+        let reward = frozen.reward(self.config, method, &keys)?;
+        let oracle = self.models.oracle()?;
         // One seed for all methods: what differs between them is the reward.
         let seeds = self.seeds.child("rl");
         let every = (self.config.save_every / 10).max(1);
-        let bar = self.progress.part(config.iterations, name, self.work(name));
+        let bar = self.pace.part(stage, config.iterations);
         bar.restored(state.iteration);
         let (start, first) = (Instant::now(), state.sampled_tokens);
-        while state.iteration < config.iterations {
-            let mut slot = match &mut critic {
-                Some(critic) => CriticSlot::Separate(critic),
-                None if config.advantage == Advantage::Gae => CriticSlot::SharedTrunk,
-                None => CriticSlot::Absent,
-            };
+        loop {
             let run = PpoRun {
-                reference: &*models.sft,
-                reward: match nan_at(name, state.iteration + 1) {
-                    true => &NotANumber,
+                reference: &*frozen.sft,
+                reward: match nan_at(stage, state.iteration + 1) {
+                    true => &NoReward,
                     false => &*reward,
                 },
                 prompts: &self.data.prompts,
@@ -135,16 +137,17 @@ impl Run {
                 seeds: &seeds,
             };
             self.stop.check()?;
-            let last = stage.step;
-            let stopped =
-                || format!("stage {name}: stopped after the checkpoint of iteration {last}");
-            let policy = rto::seq::PolicyLearner::policy(&learner);
-            let batch = run.rollout(policy, &state).with_context(stopped)?;
+            let (learner, mut slot) = trained.slot();
+            let made = run.next(learner, &mut slot, &mut state);
+            let Some(Iteration { report, batch }) = made.with_context(|| {
+                let (name, last) = (method.name, journal.step);
+                format!("stage {name}: stopped after the checkpoint of iteration {last}")
+            })?
+            else {
+                break;
+            };
             let truth = (oracle.metric(), oracle.mean(&batch)?);
-            let report = run
-                .update(&mut learner, &mut slot, &mut state, batch)
-                .with_context(stopped)?;
-            stage.write(state.iteration, &metrics(&report, truth, &config))?;
+            journal.write(state.iteration, &metrics(&report, truth, &config))?;
             bar.inc(1);
             bar.detail(format!(
                 "reward {:.2}, kl {:.2}, length {:.1}, {:.0} tokens/s",
@@ -154,57 +157,83 @@ impl Run {
                 (state.sampled_tokens - first) as f64 / start.elapsed().as_secs_f64()
             ));
             if state.iteration % every == 0 || state.iteration == config.iterations {
-                stage.save(state.iteration, serde_json::to_value(state)?, |new| {
-                    learner.save(&new.join("policy"))?;
-                    critic
-                        .as_ref()
-                        .map_or(Ok(()), |c| c.save(&new.join("critic")))
-                })?;
+                let held = serde_json::to_value(state)?;
+                journal.save(state.iteration, held, |new| trained.save(new))?;
             }
         }
         drop(bar);
-        self.keep(name, learner.policy_ref().scorer())?;
-        stage.finish()
+        let scorer = trained.policy.policy_ref().scorer();
+        self.models.keep(stage, scorer)?;
+        journal.finish()
     }
 
-    fn rl_learner(
-        &self,
-        models: &Models,
-        config: &PpoConfig,
-        method: &str,
-        checkpoint: Option<&Path>,
-    ) -> Result<NeuralLearner> {
-        let mut scorer = match self.config.critic {
-            CriticKind::Separate => self.start(&models.sft, method)?,
-            CriticKind::Shared => self.with_value_head(&models.sft, method)?,
-        };
-        scorer = self.adapted(scorer, method)?;
-        if config.kl_estimator == KlEstimator::Exact {
-            scorer = scorer.with_reference(models.sft.clone());
-        }
-        let policy: NeuralPolicy = self.policy(scorer)?;
-        Ok(match checkpoint {
-            Some(folder) => NeuralLearner::load(policy, self.options(), &folder.join("policy"))?,
-            None => NeuralLearner::try_new(policy, self.options())?,
+    fn frozen(&self) -> Result<Frozen> {
+        let sft = Arc::new(self.models.frozen(Stage::Sft)?);
+        let reward = self.models.on_base(&sft, Stage::Reward)?;
+        let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
+        let scores = SentenceReward::new(&reward).rewards(few)?.row_sums();
+        let mean = scores.iter().sum::<f64>() / few.len() as f64;
+        Ok(Frozen {
+            dpo: self.models.on_base(&sft, Stage::Dpo)?,
+            sft,
+            reward,
+            reward_mean: mean,
         })
     }
 
-    fn critic(&self, models: &Models, checkpoint: Option<&Path>) -> Result<NeuralRegressor> {
-        let options = self.options();
+    /// Policy and critic before their next step.
+    fn start(&self, frozen: &Frozen, config: &PpoConfig, journal: &Journal) -> Result<Trained> {
+        let learns_values = config.advantage == Advantage::Gae;
+        let critic = match self.config.critic {
+            CriticKind::Separate if learns_values => Some(self.critic(frozen, journal)?),
+            _ => None,
+        };
+        Ok(Trained {
+            policy: self.actor(frozen, config, journal)?,
+            shares_trunk: learns_values && critic.is_none(),
+            critic,
+        })
+    }
+
+    fn actor(
+        &self,
+        frozen: &Frozen,
+        config: &PpoConfig,
+        journal: &Journal,
+    ) -> Result<NeuralLearner> {
+        let stage = journal.stage;
+        let scorer = match self.config.critic {
+            CriticKind::Separate => self.models.start(&frozen.sft, stage)?,
+            CriticKind::Shared => self.with_value_head(&frozen.sft, stage)?,
+        };
+        let mut scorer = self.models.adapted(scorer, stage)?;
+        if config.kl_estimator == KlEstimator::Exact {
+            scorer = scorer.with_reference(frozen.sft.clone());
+        }
+        self.learner(scorer, journal)
+    }
+
+    fn critic(&self, frozen: &Frozen, journal: &Journal) -> Result<NeuralRegressor> {
+        let options = self.config.learner();
         let fresh = self
-            .critic_start(&models.reward)?
+            .models
+            .critic_start(&frozen.reward)?
             .with_micro_batch(options.micro_batch)?;
-        Ok(match checkpoint {
+        Ok(match journal.checkpoint() {
             Some(folder) => NeuralRegressor::load(fresh, options, &folder.join("critic"))?,
             None => NeuralRegressor::try_new(fresh, options)?,
         })
     }
 
     /// π with a value head on its trunk.
-    fn with_value_head(&self, sft: &NeuralScorer, method: &str) -> Result<NeuralScorer> {
+    fn with_value_head(&self, sft: &NeuralScorer, stage: Stage) -> Result<NeuralScorer> {
         let mut weights = sft.model().params().tensors();
-        add_value_head(&mut weights, sft.config().hidden_size(), &self.device)?;
-        let params = self.take(method)(weights)?;
+        add_value_head(
+            &mut weights,
+            sft.config().hidden_size(),
+            &self.models.device,
+        )?;
+        let params = self.models.take(stage)(weights)?;
         Ok(NeuralScorer::try_new(sft.config(), params)?.with_log_probs()?)
     }
 }

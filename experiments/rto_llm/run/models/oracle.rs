@@ -8,8 +8,9 @@ use rto_bridge::checkpoint::hub;
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::tokenizer::Tokenizer;
 
-use super::Run;
-use super::codec::Codec;
+use super::networks::Models;
+use crate::run::data::Codec;
+use crate::run::stage::Stage;
 
 /// Scores responses.
 pub enum Oracle<'a> {
@@ -45,6 +46,7 @@ impl Oracle<'_> {
         })
     }
 
+    /// The mean over a batch.
     pub fn mean(&self, batch: &[Episode]) -> Result<f64> {
         let sum: f64 = self.rewards(batch)?.iter().sum();
         Ok(sum / batch.len().max(1) as f64)
@@ -110,7 +112,11 @@ fn load(name: &str, device: &Device) -> Result<(NeuralScorer, Tokenizer)> {
     Ok((scorer, tokenizer))
 }
 
-impl Run {
+impl Models<'_> {
+    /// What judges in this run.
+    ///
+    /// # Errors
+    /// A network that cannot be loaded.
     pub fn oracle(&self) -> Result<Oracle<'_>> {
         if let Some(world) = &self.data.world {
             return Ok(Oracle::World(world));
@@ -123,7 +129,7 @@ impl Run {
                 codec: &self.data.codec,
             });
         }
-        let scorer = NeuralScorer::load(&self.saved("oracle"), false, &self.device)?;
+        let scorer = NeuralScorer::load(&self.saved(Stage::Oracle), false, &self.device)?;
         let scorer = scorer.with_micro_batch(self.config.micro_batch)?;
         Ok(Oracle::Trained(Box::new(scorer)))
     }

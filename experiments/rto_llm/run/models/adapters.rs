@@ -5,19 +5,17 @@
 //! folder: PEFT finds it when it is started there, or is given the base by its caller.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use rto_bridge::config::Head;
 use rto_bridge::learner::NeuralScorer;
-use rto_bridge::lora::LoraConfig;
 use rto_bridge::params::Params;
-use rto_harness::methods;
 
-use super::Run;
-use super::config::Config;
-use super::data::Data;
+use super::networks::Models;
+use crate::run::config::Config;
+use crate::run::data::Data;
+use crate::run::stage::Stage;
 
 /// Refuses adapters that do not fit the network, before anything is written.
 pub fn check(config: &Config, data: &Data) -> Result<()> {
@@ -29,38 +27,13 @@ pub fn check(config: &Config, data: &Data) -> Result<()> {
     Ok(())
 }
 
-/// The stages whose networks are full, whatever is asked: from scratch there is no base worth keeping.
-const FROM_SCRATCH: [&str; 4] = ["pretrain", "sft", "oracle_pretrain", "oracle"];
-
-impl Run {
-    /// The adapter of a stage, unless it trains every weight.
-    pub fn lora(&self, stage: &str) -> Option<LoraConfig> {
-        if self.data.base.is_none() && FROM_SCRATCH.contains(&stage) {
-            return None;
-        }
-        self.config.lora(&self.data.network)
-    }
-
-    /// The folder of a stage's adapter.
-    pub fn adapter(&self, name: &str) -> PathBuf {
-        self.root().join("adapters").join(name)
-    }
-
-    /// What a stage's adapter is an adapter of: the model by the name it was given, or a folder of the run, so that the file is
-    /// the same wherever the run is.
-    pub fn base_of(&self, stage: &str) -> &str {
-        match stage {
-            "sft" | "oracle" => &self.config.model,
-            _ => "policies/sft",
-        }
-    }
-
+impl Models<'_> {
     /// The network of a stage before its first step: as it is, or frozen with a fresh adapter.
-    pub fn adapted(&self, scorer: NeuralScorer, stage: &str) -> Result<NeuralScorer> {
+    pub fn adapted(&self, scorer: NeuralScorer, stage: Stage) -> Result<NeuralScorer> {
         // As everything else in them, the first adapters of all methods are equal: what differs is the reward.
-        let stream = match methods::trained().any(|m| m.name == stage) {
-            true => "rl",
-            false => stage,
+        let stream = match stage {
+            Stage::Rl(_) => "rl",
+            stage => stage.name(),
         };
         let seeds = self.seeds.child(stream).child("adapter");
         Ok(match self.lora(stage) {
@@ -70,7 +43,7 @@ impl Run {
     }
 
     /// How a stage takes over the weights of a frozen network: a copy to train, or the same memory under an adapter.
-    pub fn take(&self, stage: &str) -> fn(BTreeMap<String, Tensor>) -> rto_bridge::Result<Params> {
+    pub fn take(&self, stage: Stage) -> fn(BTreeMap<String, Tensor>) -> rto_bridge::Result<Params> {
         match self.lora(stage) {
             Some(_) => Params::frozen,
             None => Params::new,
@@ -78,14 +51,17 @@ impl Run {
     }
 
     /// A network to train on from.
-    pub fn start(&self, from: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
+    pub fn start(&self, from: &NeuralScorer, stage: Stage) -> Result<NeuralScorer> {
         let params = self.take(stage)(from.model().params().tensors())?;
         Ok(NeuralScorer::try_new(from.config(), params)?)
     }
 
     /// A reward model before its first step.
-    pub fn reward_start(&self, trunk: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
-        let (weights, seeds) = (trunk.model().params().tensors(), self.seeds.child(stage));
+    pub fn reward_start(&self, trunk: &NeuralScorer, stage: Stage) -> Result<NeuralScorer> {
+        let (weights, seeds) = (
+            trunk.model().params().tensors(),
+            self.seeds.child(stage.name()),
+        );
         let take = self.take(stage);
         let scorer = NeuralScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
         self.adapted(scorer, stage)
@@ -106,8 +82,8 @@ impl Run {
     }
 
     /// A finished stage's network, frozen, in the memory of π_ref where it is π_ref or an adapter of it.
-    pub fn on_base(&self, sft: &NeuralScorer, stage: &str) -> Result<NeuralScorer> {
-        if stage == "sft" {
+    pub fn on_base(&self, sft: &NeuralScorer, stage: Stage) -> Result<NeuralScorer> {
+        if stage == Stage::Sft {
             return Ok(sft.snapshot()?);
         }
         if self.lora(stage).is_none() {
@@ -115,8 +91,8 @@ impl Run {
         }
         let weights = sft.model().params().tensors();
         let scorer = match stage {
-            "reward" => {
-                let seeds = self.seeds.child(stage);
+            Stage::Reward => {
+                let seeds = self.seeds.child(stage.name());
                 NeuralScorer::with_reward_head(sft.config(), weights, &seeds, Params::frozen)?
             }
             _ => NeuralScorer::try_new(sft.config(), Params::frozen(weights)?)?,

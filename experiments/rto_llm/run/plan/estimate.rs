@@ -13,9 +13,10 @@ use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
 use rto_harness::methods::Method;
 
-use super::choices::CriticKind;
-use super::config::Config;
-use super::data::Data;
+use crate::run::choices::CriticKind;
+use crate::run::config::Config;
+use crate::run::data::Data;
+use crate::run::stage::Stage;
 
 /// A forward pass is a third of a training step.
 const FORWARD: f64 = 1.0 / 3.0;
@@ -44,7 +45,7 @@ fn lengths(batch: impl Iterator<Item = (usize, usize)>) -> [f64; 2] {
 }
 
 /// Stages with their training-step equivalents in tokens.
-pub fn work(config: &Config, data: &Data) -> Result<Vec<(&'static str, f64)>> {
+pub fn work(config: &Config, data: &Data) -> Result<Vec<(Stage, f64)>> {
     let of = |episodes: &[Episode]| lengths(episodes.iter().map(|e| (e.prompt.len(), e.len())))[0];
     let texts = |pairs: &[rto::algorithm2::Pair]| {
         let both = pairs.iter().flat_map(|p| [&p.winner, &p.loser]);
@@ -58,44 +59,48 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(&'static str, f64)>> {
             1.0
         }
     };
-    let imitation = |name, episodes: &[Episode], fit: &rto::algorithm2::FitConfig| {
+    let imitation = |stage, episodes: &[Episode], fit: &rto::algorithm2::FitConfig| {
         let rows = fit_steps(episodes.len(), fit) as f64 * fit.batch_size as f64;
-        (name, rows * of(episodes) * pass(fit.batch_size))
+        (stage, rows * of(episodes) * pass(fit.batch_size))
     };
-    let ranking = |name, pairs: &[rto::algorithm2::Pair], fit: &rto::algorithm2::FitConfig| {
+    let ranking = |stage, pairs: &[rto::algorithm2::Pair], fit: &rto::algorithm2::FitConfig| {
         let rows = 2.0 * fit_steps(pairs.len(), fit) as f64 * fit.batch_size as f64;
-        (name, rows * texts(pairs) * pass(2 * fit.batch_size))
+        (stage, rows * texts(pairs) * pass(2 * fit.batch_size))
     };
     let mut all = Vec::new();
     if config.pretrains() {
-        all.push(imitation("pretrain", &data.dialogues, &*config.pretrain()?));
+        all.push(imitation(
+            Stage::Pretrain,
+            &data.dialogues,
+            &*config.pretrain()?,
+        ));
     }
-    all.push(imitation("sft", &data.demonstrations, &*config.sft()?));
-    all.push(ranking("reward", &data.pairs, &*config.reward()?));
-    let (name, tokens) = ranking("dpo", &data.pairs, &config.dpo()?.fit);
+    all.push(imitation(Stage::Sft, &data.demonstrations, &*config.sft()?));
+    all.push(ranking(Stage::Reward, &data.pairs, &*config.reward()?));
+    let (stage, tokens) = ranking(Stage::Dpo, &data.pairs, &config.dpo()?.fit);
     let reference = 2.0 * data.pairs.len() as f64 * texts(&data.pairs) * FORWARD;
-    all.push((name, tokens + reference));
+    all.push((stage, tokens + reference));
     if !data.oracle_pairs.is_empty() {
         let reading = match config.pretrains() {
-            true => imitation("oracle", &data.oracle_dialogues, &*config.pretrain()?).1,
+            true => imitation(Stage::Oracle, &data.oracle_dialogues, &*config.pretrain()?).1,
             false => 0.0,
         };
-        let (name, tokens) = ranking("oracle", &data.oracle_pairs, &*config.reward()?);
-        all.push((name, reading + tokens));
+        let (stage, tokens) = ranking(Stage::Oracle, &data.oracle_pairs, &*config.reward()?);
+        all.push((stage, reading + tokens));
     }
     let [whole, _] = lengths(
         data.demonstrations
             .iter()
             .map(|e| (e.prompt.len(), e.len())),
     );
-    for method in &config.methods {
-        all.push((method.name, rl(config, method)? * whole));
+    for &method in &config.methods {
+        all.push((Stage::Rl(method), rl(config, method)? * whole));
     }
     let policies = (2 + config.methods.len()) as f64;
     // Sampled and greedy, each written, scored by policy and reference and judged.
     let judged = 2.0 * (WRITING + 3.0 * FORWARD);
     all.push((
-        "evaluate",
+        Stage::Evaluate,
         policies * config.eval_prompts as f64 * judged * whole,
     ));
     Ok(all)

@@ -1,0 +1,74 @@
+//! The flags of a run.
+
+use std::path::PathBuf;
+
+use rto_harness::cli::Common;
+use rto_harness::list::List;
+use rto_harness::methods::{self, Method};
+
+use super::stage::Stage;
+
+/// The name of the binary, of its run folders and random streams.
+pub const NAME: &str = "rto_llm";
+
+/// Flags of a run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub common: Common,
+    /// Named settings to start from: tiny, hh-scratch, pythia-14m and others [default: tiny]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Preference data: files or folders (JSON lines or an array, plain, .gz, .zst or .bz2;
+    /// .parquet), HH-RLHF as published, UltraFeedback, or with columns prompt, chosen, rejected
+    /// [default: the synthetic world]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Option<Vec<String>>,
+    /// Column of the data that holds the prompt [default: prompt]
+    #[arg(long, value_name = "NAME")]
+    pub prompt_column: Option<String>,
+    /// Column of the preferred reply, or of the whole preferred dialogue [default: chosen]
+    #[arg(long, value_name = "NAME")]
+    pub chosen_column: Option<String>,
+    /// Column of the other one [default: rejected]
+    #[arg(long, value_name = "NAME")]
+    pub rejected_column: Option<String>,
+    /// Column of a system message that stands in front; "" reads none [default: system]
+    #[arg(long, value_name = "NAME")]
+    pub system_column: Option<String>,
+    /// Model to start from: a Hugging Face folder, a GGUF file, or a name on the hub with that feature
+    #[arg(long, value_name = "FOLDER")]
+    pub model: Option<String>,
+    /// What judges held-out responses: a folder with a reward model (sequence classification, its own tokenizer)
+    #[arg(long, value_name = "FOLDER")]
+    pub oracle: Option<String>,
+    /// Run under several seeds, as 1,2,5 or 1..5, each in a folder below --out, and compare over seeds
+    #[arg(long, value_name = "LIST", conflicts_with = "seed")]
+    pub seeds: Option<List<u64>>,
+    /// The run whose settings are taken where this command line says nothing: that of another seed of a sweep.
+    #[arg(skip)]
+    pub like: Option<PathBuf>,
+    /// Where networks run: cpu, cuda or cuda:N
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// Stop after this stage; a later run with the same --out goes on
+    #[arg(long, value_enum, default_value_t = Stage::Evaluate)]
+    pub stage: Stage,
+    /// Methods after DPO [default: those of the preset]
+    #[arg(long, value_parser = methods::value_parser(), value_delimiter = ',', value_name = "LIST")]
+    pub methods: Option<Vec<&'static Method>>,
+    /// Change one setting; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Train low-rank adapters on a frozen base instead of all weights: LoRA of this rank, 16
+    /// where none is said [default: all weights]
+    #[arg(long, value_name = "RANK", num_args = 0..=1, default_missing_value = "16")]
+    pub lora: Option<usize>,
+    /// Stages trained at once where they need nothing of one another; no number depends on it
+    /// [default: the cores for small networks on a CPU, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Print the settings, the memory plan and the work to be done; touch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}

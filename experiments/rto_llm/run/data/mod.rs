@@ -1,0 +1,27 @@
+//! What a run learns from and is tested on: `set` is its type, `on_world` and `files` make it, `base` and `codec` are the model it
+//! starts from and how its tokens read.
+
+mod base;
+mod codec;
+mod files;
+mod on_world;
+mod set;
+
+pub use codec::Codec;
+pub use set::Data;
+
+use anyhow::Result;
+use rto::seed::SeedTree;
+
+use super::config::Config;
+
+/// The data that the settings name.
+///
+/// # Errors
+/// A file that cannot be read or holds no preferences; a model whose tokens or length do not fit.
+pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
+    match config.on_world() {
+        true => on_world::read(config, seeds),
+        false => files::read(config, seeds),
+    }
+}

@@ -1,0 +1,9 @@
+//! What the policies are worth: `judged` are their responses to held-out prompts, `exact` is the corner of the world that can be
+//! enumerated, `cards` are the model cards, and `evaluate` writes it all.
+
+mod cards;
+mod evaluate;
+mod exact;
+mod judged;
+
+pub use evaluate::Evaluation;

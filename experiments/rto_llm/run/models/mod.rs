@@ -1,0 +1,9 @@
+//! The networks of a run: `networks` makes, loads and keeps them, `adapters` says how each stage starts on them, `oracle` is what judges.
+
+mod adapters;
+mod networks;
+mod oracle;
+
+pub use adapters::check as check_adapters;
+pub use networks::Models;
+pub use oracle::{Oracle, check as check_oracle};

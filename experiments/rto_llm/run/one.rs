@@ -1,0 +1,154 @@
+//! A run in its folder.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use rto::seed::SeedTree;
+use rto_bridge::config::Head;
+use rto_bridge::device::device;
+use rto_harness::cli::Reporter;
+use rto_harness::progress::Progress;
+use rto_harness::run_dir::RunDir;
+use rto_harness::say;
+
+use super::args::{Args, NAME};
+use super::config::{self, Config};
+use super::data::{self, Data};
+use super::evaluation::Evaluation;
+use super::ledger::Ledger;
+use super::models::{self, Models};
+use super::plan;
+use super::stage::Stage;
+use super::training::{Pace, Training, is_done};
+
+/// A run: what it learns from, its networks, the stages that train them, what they are worth, and what is said of it.
+struct Run<'r> {
+    training: Training<'r>,
+    evaluation: Evaluation<'r>,
+    ledger: Ledger<'r>,
+}
+
+impl Run<'_> {
+    /// Every stage up to `last`.
+    fn to(&mut self, last: Stage, jobs: usize, args: &Args, reporter: &Reporter) -> Result<()> {
+        let (ledger, evaluation) = (&mut self.ledger, &self.evaluation);
+        let mut finished = |stage, time| ledger.stage(stage, time);
+        self.training.run(last, jobs, reporter, &mut finished)?;
+        match Stage::Evaluate.is_within(last) {
+            true => ledger.evaluate(args.common.json, || evaluation.run()),
+            false => ledger.close(),
+        }
+    }
+}
+
+/// Trains what is not trained yet.
+pub fn run(args: &Args, reporter: &Reporter) -> Result<()> {
+    let config = config::resolve(args)?;
+    let seeds = SeedTree::new(config.seed).child(NAME);
+    let device = device(&config.device)?;
+    // Bad settings and bad data leave nothing behind.
+    let data = data::read(&config, &seeds)?;
+    models::check_adapters(&config, &data)?;
+    if !config.oracle.is_empty() {
+        models::check_oracle(&config.oracle)?;
+    }
+    let jobs = args
+        .jobs
+        .map_or_else(|| jobs(&config, &data, &device), usize::from);
+    if args.dry_run {
+        return plan::print(&config, &data, jobs, reporter);
+    }
+    let dir = folder(args, &config, &data)?;
+    let models = Models::try_new(&config, &data, &seeds, device, dir.root())?;
+    let pace = pace(args, &config, &data, &dir)?;
+    let training = Training {
+        config: &config,
+        data: &data,
+        models: &models,
+        seeds: &seeds,
+        pace: &pace,
+        root: dir.root(),
+        stop: Default::default(),
+    };
+    let evaluation = Evaluation {
+        config: &config,
+        data: &data,
+        models: &models,
+        seeds: &seeds,
+        pace: &pace,
+        dir: &dir,
+    };
+    let ledger = Ledger::new(&dir, reporter);
+    ledger.open(&config, &data)?;
+    let mut run = Run {
+        training,
+        evaluation,
+        ledger,
+    };
+    run.to(args.stage, jobs, args, reporter)?;
+    say!(reporter, "results in {}", dir.root().display())
+}
+
+/// The folder of a new run, or of the one that goes on.
+fn folder(args: &Args, config: &Config, data: &Data) -> Result<RunDir> {
+    let out = match &args.common.out {
+        Some(out) => Some(out.clone()),
+        None => unfinished(config, data),
+    };
+    let dir = RunDir::create_or_resume(NAME, out.as_deref(), config)?;
+    dir.write_json("data.json", &data.account)
+        .context("the data, the model or the oracle are not those this run began with; give a new run another --out")?;
+    Ok(dir)
+}
+
+/// What is to be done, and what was done before.
+fn pace(args: &Args, config: &Config, data: &Data, dir: &RunDir) -> Result<Pace> {
+    let work = plan::work(config, data)?;
+    let needed = work.iter().filter(|(stage, _)| stage.is_within(args.stage));
+    let (done, left): (Vec<_>, Vec<_>) = needed.partition(|(stage, _)| is_done(dir.root(), *stage));
+    let sum = |stages: Vec<&(Stage, f64)>| stages.iter().map(|(_, work)| work).sum::<f64>();
+    let (done, left) = (sum(done), sum(left));
+    let progress = Progress::whole(args.common.quiet, done + left);
+    progress.restored(done);
+    Ok(Pace {
+        progress,
+        work,
+        oracle_reads: config.pretrains(),
+    })
+}
+
+/// How many stages are trained at once unless that is said: one for each core, where all their networks are small. Each loads what
+/// it needs, so a reward model of the user's, whose size is not known here, is a reason for one at a time.
+fn jobs(config: &Config, data: &Data, device: &Device) -> usize {
+    // Policy, critic, reference, DPO and reward model, gradients and moments; activations come on top.
+    const WEIGHTS: usize = 16_000_000;
+    let shapes = data.network.tensors(Head::CausalLm);
+    let weights: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
+    match device.is_cpu() && weights <= WEIGHTS && config.oracle.is_empty() {
+        true => rayon::current_num_threads(),
+        false => 1,
+    }
+}
+
+/// The newest numbered folder of an unfinished run with these settings: without --out, the same command goes on.
+fn unfinished(config: &Config, data: &Data) -> Option<PathBuf> {
+    let wanted = toml::to_string(config).ok()?;
+    let entries = std::fs::read_dir("runs").ok()?.flatten();
+    let mut folders: Vec<PathBuf> = entries
+        .map(|e| e.path())
+        .filter(|p| {
+            let ours = |n: &str| n.strip_prefix(NAME).is_some_and(|r| r.starts_with('-'));
+            p.file_name().and_then(|n| n.to_str()).is_some_and(ours)
+        })
+        .collect();
+    folders.sort();
+    let fits = |p: &PathBuf| {
+        let same = std::fs::read_to_string(p.join("config.toml")).is_ok_and(|t| t == wanted);
+        let account = std::fs::read_to_string(p.join("data.json")).ok();
+        let account = account.and_then(|t| serde_json::from_str::<serde_json::Value>(&t).ok());
+        let same = same && account.is_none_or(|found| found == data.account);
+        same && !p.join("done").is_file() && RunDir::verify(NAME, p, config).is_ok()
+    };
+    folders.into_iter().rev().find(fits)
+}

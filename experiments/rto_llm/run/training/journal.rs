@@ -1,0 +1,143 @@
+//! The files of a stage that can be killed at any moment: log, event file and checkpoint belong together.
+//!
+//! Lines are written before the checkpoint that covers them, and lines after the last checkpoint are cut off when a
+//! stage goes on, so every file ends as if nothing had happened (event files carry the wall clock).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rto_bridge::checkpoint::atomic::{previous, replace_file, replace_folder};
+use rto_harness::event_file::EventWriter;
+use rto_harness::jsonl::JsonlLog;
+use serde_json::{Map, Value, json};
+
+use crate::run::stage::Stage;
+
+/// Named numbers of a step, in the order they are logged.
+pub type Metrics = Vec<(String, f64)>;
+
+const STATE: &str = "state.json";
+
+/// Where a stage keeps what it needs.
+pub struct Journal {
+    pub stage: Stage,
+    checkpoint: PathBuf,
+    done: PathBuf,
+    log: JsonlLog,
+    events: EventWriter,
+    /// Steps covered by the checkpoint that was found.
+    pub step: u64,
+    /// What else that checkpoint's state held.
+    pub extra: Value,
+}
+
+/// Whether a stage of the run in `root` has finished.
+pub fn is_done(root: &Path, stage: Stage) -> bool {
+    root.join("stages")
+        .join(stage.name())
+        .join("done.json")
+        .is_file()
+}
+
+impl Journal {
+    /// The files of a stage of the run in `root`, at its last checkpoint if it has one.
+    pub fn open(root: &Path, stage: Stage) -> Result<Self> {
+        let name = stage.name();
+        let folder = root.join("stages").join(name);
+        let board = root.join("tensorboard").join(name);
+        for dir in [&folder, &board, &root.join("metrics")] {
+            fs::create_dir_all(dir).with_context(|| format!("{}: cannot make", dir.display()))?;
+        }
+        let checkpoint = folder.join("checkpoint");
+        // A process killed between two renames, on a file system that cannot exchange folders.
+        if !checkpoint.is_dir()
+            && let Some(old) = previous(&checkpoint).filter(|old| old.is_dir())
+        {
+            fs::rename(&old, &checkpoint)?;
+        }
+        let (step, extra) = match checkpoint.join(STATE).is_file() {
+            true => read_state(&checkpoint.join(STATE))?,
+            false => (0, Value::Null),
+        };
+        let log = root.join("metrics").join(format!("{name}.jsonl"));
+        Ok(Self {
+            stage,
+            done: folder.join("done.json"),
+            log: JsonlLog::resume(&log, step)?,
+            events: EventWriter::resume(&board.join("events.out.tfevents.rto"), step)?,
+            checkpoint,
+            step,
+            extra,
+        })
+    }
+
+    /// The folder of the checkpoint that was found.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        (self.step > 0).then_some(&*self.checkpoint)
+    }
+
+    /// Logs what a step measured. NaN and infinities end the run: the last checkpoint is still good.
+    pub fn write(&mut self, step: u64, metrics: &Metrics) -> Result<()> {
+        if let Some((name, value)) = metrics.iter().find(|(_, v)| !v.is_finite()) {
+            anyhow::bail!(
+                "stage {}, step {step}: {name} is {value}; the checkpoint of the last good step is kept",
+                self.stage.name()
+            );
+        }
+        let object: Map<String, Value> = metrics
+            .iter()
+            .map(|(name, v)| (name.clone(), json!(v)))
+            .collect();
+        self.log.write(step, &object)?;
+        self.events
+            .scalars(step, metrics.iter().map(|(name, v)| (name.as_str(), *v)))
+    }
+
+    /// Replaces the checkpoint by what `fill` writes, at `step`.
+    pub fn save(
+        &mut self,
+        step: u64,
+        extra: Value,
+        fill: impl FnOnce(&Path) -> rto_bridge::Result<()>,
+    ) -> Result<()> {
+        self.log.sync()?;
+        let state = json!({ "step": step, "extra": extra });
+        replace_folder(
+            &self.checkpoint,
+            |_| true,
+            |new| {
+                fill(new)?;
+                replace_file(&new.join(STATE), format!("{state}\n").as_bytes())
+            },
+        )
+        .with_context(|| {
+            format!(
+                "stage {}, step {step}: the checkpoint before it is kept",
+                self.stage.name()
+            )
+        })?;
+        self.step = step;
+        Ok(())
+    }
+
+    /// Marks the stage as finished.
+    pub fn finish(self) -> Result<()> {
+        self.log.sync()?;
+        let text = format!(
+            "{}\n",
+            json!({ "stage": self.stage.name(), "steps": self.step })
+        );
+        Ok(replace_file(&self.done, text.as_bytes())?)
+    }
+}
+
+fn read_state(path: &Path) -> Result<(u64, Value)> {
+    let named = || path.display().to_string();
+    let text = fs::read_to_string(path).with_context(named)?;
+    let mut value: Value = serde_json::from_str(&text).with_context(named)?;
+    let step = value["step"]
+        .as_u64()
+        .with_context(|| format!("{}: no whole number \"step\"", path.display()))?;
+    Ok((step, value["extra"].take()))
+}

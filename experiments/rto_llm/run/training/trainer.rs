@@ -1,0 +1,68 @@
+//! What every stage is given.
+
+use std::path::Path;
+
+use anyhow::Result;
+use rto::seed::SeedTree;
+use rto_bridge::learner::{NeuralLearner, NeuralScorer};
+use rto_harness::progress::{Bar, Progress};
+
+use super::journal::Journal;
+use super::side_by_side::Stop;
+use crate::run::config::Config;
+use crate::run::data::Data;
+use crate::run::models::Models;
+use crate::run::stage::Stage;
+
+/// Trains the networks of a run.
+pub struct Training<'r> {
+    pub config: &'r Config,
+    pub data: &'r Data,
+    pub models: &'r Models<'r>,
+    /// The streams of the run.
+    pub seeds: &'r SeedTree,
+    pub pace: &'r Pace,
+    /// The folder of the run.
+    pub root: &'r Path,
+    /// The sign that a stage has failed.
+    pub stop: Stop,
+}
+
+impl Training<'_> {
+    /// A policy in training: as it starts, or as the checkpoint has it.
+    pub fn learner(&self, start: NeuralScorer, journal: &Journal) -> Result<NeuralLearner> {
+        let (policy, options) = (self.models.policy(start)?, self.config.learner());
+        Ok(match journal.checkpoint() {
+            Some(folder) => NeuralLearner::load(policy, options, &folder.join("policy"))?,
+            None => NeuralLearner::try_new(policy, options)?,
+        })
+    }
+}
+
+/// How far a run is.
+pub struct Pace {
+    pub progress: Progress,
+    /// What each stage costs, in tokens.
+    pub work: Vec<(Stage, f64)>,
+    /// Whether an oracle learns to read in a stage of its own, which is counted with it.
+    pub oracle_reads: bool,
+}
+
+impl Pace {
+    /// The bar of a stage of so many steps.
+    pub fn part(&self, stage: Stage, steps: u64) -> Bar {
+        self.progress.part(steps, stage.name(), self.work(stage))
+    }
+
+    fn work(&self, stage: Stage) -> f64 {
+        let of = |stage: Stage| {
+            let known = self.work.iter().find(|(other, _)| *other == stage);
+            known.map_or(0.0, |(_, work)| *work)
+        };
+        match stage {
+            Stage::OraclePretrain => of(Stage::Oracle) / 2.0,
+            Stage::Oracle if self.oracle_reads => of(Stage::Oracle) / 2.0,
+            stage => of(stage),
+        }
+    }
+}
