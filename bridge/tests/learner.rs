@@ -1,6 +1,9 @@
 //! GPT-NeoX behind the seam: gradients, micro-batches, sampling, exact evaluation, resuming.
 #![allow(missing_docs)]
 
+#[path = "learner/sampling.rs"]
+mod sampling;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,10 +12,8 @@ use rand::Rng;
 use rto::algorithm2::{
     Critic, CriticSlot, FitConfig, Pair, PpoConfig, PpoRun, PpoState, fit_reward, sft,
 };
-use rto::mdp::{ActionIx, Beta, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::objective::{Aggregation, BradleyTerry, DpoLoss, PpoClip, Readout, Sum, ValueLoss};
-use rto::policy::{ExactEvaluator, StateMap, tabulate};
-use rto::reward::TabularReward;
+use rto::policy::StateMap;
 use rto::seed::SeedTree;
 use rto::seq::{
     Channel, Episode, Finish, PerToken, Policy, PolicyLearner, Ragged, StreamKey, TokenObjective,
@@ -21,11 +22,10 @@ use rto::seq::{
 use rto::token_reward::{SentenceReward, log_probs};
 use rto_bridge::config::{Activation, GptNeoXConfig};
 use rto_bridge::learner::{
-    LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer, Restricted,
+    LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };
 use rto_bridge::model::Heads;
 use rto_bridge::params::{Init, Params};
-use rto_bridge::world::{SmallWorld, WORDS, World};
 
 /// Six tokens, of which 0 ends a response; large weights, so that nothing is nearly uniform.
 fn config(vocab_size: usize, context: usize) -> GptNeoXConfig {
@@ -260,149 +260,6 @@ fn micro_batches_leave_loss_and_gradient_unchanged() {
             assert!((a - b).abs() <= 1e-6 * top, "{a} {b}, largest {top}");
         }
     }
-}
-
-fn map() -> Arc<StateMap> {
-    let tree = TokenTree::try_new(2, 6, 3, Some(ActionIx(0))).unwrap();
-    StateMap::tree(&tree, &[0.5, 0.5]).unwrap()
-}
-
-fn responses(map: &StateMap, p: usize) -> Vec<Episode> {
-    let (mut out, prompt) = (Vec::new(), StateMap::prompt(p));
-    for_each_trajectory(map.mdp(), map.root(&prompt).unwrap(), |steps| {
-        let y: Vec<u32> = steps.iter().map(|(_, a)| a.0).collect();
-        let finish = map.finish(y[y.len() - 1]);
-        out.push(Episode::try_new(prompt.clone(), y, finish).unwrap());
-    })
-    .unwrap();
-    out
-}
-
-/// Counts of all 156 responses to a prompt against n·exp(Σ log π), |z| < 4.5 where at least 10 are expected (a right
-/// sampler fails with probability below 2e-3, and the seed is fixed); probabilities sum to 1 within 1e-5 in f32.
-fn check_frequencies(policy: &impl Policy, map: &StateMap, n: usize) {
-    for p in 0..2 {
-        let prompts = vec![StateMap::prompt(p); n];
-        let keys = StreamKey::batch(&SeedTree::new(3).index(p as u64), n);
-        let mut counts = std::collections::HashMap::new();
-        for y in policy.sample(&prompts, &keys).unwrap() {
-            *counts.entry(y).or_insert(0u32) += 1;
-        }
-        let all = responses(map, p);
-        let log_p = log_probs(policy, &all).unwrap().row_sums();
-        let mut total = 0.0;
-        let mut tested = 0;
-        for (y, l) in all.iter().zip(&log_p) {
-            let (p_y, count) = (l.exp(), f64::from(counts.remove(y).unwrap_or(0)));
-            total += p_y;
-            let mean = n as f64 * p_y;
-            if mean >= 10.0 {
-                let z = (count - mean) / (mean * (1.0 - p_y)).sqrt();
-                assert!(z.abs() < 4.5, "{y:?}: {count} against {mean}");
-                tested += 1;
-            }
-        }
-        assert!(counts.is_empty(), "responses that were not enumerated");
-        assert!((total - 1.0).abs() < 1e-5, "{total}");
-        assert!(tested > 20, "only {tested} responses common enough");
-    }
-}
-
-#[test]
-fn samples_follow_the_scores() {
-    check_frequencies(&policy(1), &map(), 40_000);
-}
-
-#[test]
-fn exact_evaluation_agrees_with_sampling() {
-    let (map, policy) = (map(), policy(1));
-    let n_states = map.mdp().n_states();
-    let mut rng = SeedTree::new(4).rng();
-    let values = ndarray::Array2::from_shape_fn((n_states, 6), |_| rng.random::<f64>());
-    let reward = TabularReward::try_new(values.clone()).unwrap();
-    let reference = tabulate(&scorer(TEXT, 101), &map, 100).unwrap();
-    let beta = Beta::try_new(0.5).unwrap();
-    let exact = ExactEvaluator::try_new(map.clone(), &reward, reference.clone(), beta).unwrap();
-    let report = exact.report_scores(&policy, 100).unwrap();
-    assert!(report.suboptimality > 0.0 && report.kl > 0.0);
-
-    let n = 20_000;
-    let prompts: Vec<_> = (0..n).map(|i| StateMap::prompt(i % 2)).collect();
-    let keys = StreamKey::batch(&SeedTree::new(8), n);
-    let drawn = policy.sample(&prompts, &keys).unwrap();
-    let log_pi = log_probs(&policy, &drawn).unwrap();
-    let (mut rewards, mut kls) = (Vec::new(), Vec::new());
-    for (i, y) in drawn.iter().enumerate() {
-        let mut steps = Vec::new();
-        map.walk(y, &mut steps).unwrap();
-        rewards.push(
-            steps
-                .iter()
-                .map(|(s, a)| values[[s.ix(), a.ix()]])
-                .sum::<f64>(),
-        );
-        let q: f64 = steps.iter().map(|&(s, a)| reference.log_prob(s, a)).sum();
-        kls.push(log_pi.row(i).iter().sum::<f64>() - q);
-    }
-    for (x, exact) in [(rewards, report.reward), (kls, report.kl)] {
-        let mean = x.iter().sum::<f64>() / n as f64;
-        let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
-        let z = (mean - exact) / (variance / n as f64).sqrt();
-        assert!(z.abs() < 4.0, "{mean} sampled, {exact} exact, z = {z}");
-    }
-}
-
-/// A language model of the whole vocabulary, read on the six words of the enumerable corner.
-#[test]
-fn a_model_of_the_world_is_evaluated_exactly_on_its_corner() {
-    let world = World::default();
-    let small = SmallWorld::try_new(&world).unwrap();
-    let config = config(WORDS.len(), 24);
-    let params = Params::new(weights(&config, TEXT, 3)).unwrap();
-    let scorer = NeuralScorer::try_new(&config, params).unwrap();
-    let policy = Restricted {
-        scorer: &scorer,
-        tokens: &small.tokens,
-        prompts: &small.prompts,
-        eos: Some(0),
-        horizon: 5,
-    };
-    let map = StateMap::tree(&small.tree, &[0.25; 4]).unwrap();
-    let reference = TabularPolicy::from_probs(&small.demonstrator).unwrap();
-    let beta = Beta::try_new(0.5).unwrap();
-    let exact_map = map.clone();
-    let exact = ExactEvaluator::try_new(map, &small.reward, reference, beta).unwrap();
-    let slow = tabulate(&policy, &exact_map, 2000).unwrap();
-    let fast = policy.tabulate(&small.tree).unwrap();
-    for (a, b) in slow.log_probs().iter().zip(fast.log_probs()) {
-        assert!((a - b).abs() < 1e-5, "{a} {b}");
-    }
-    let report = exact.report(&slow).unwrap();
-    assert!(report.suboptimality > 0.0);
-
-    let n = 2000;
-    let prompts: Vec<_> = (0..n).map(|i| StateMap::prompt(i % 4)).collect();
-    let drawn = policy
-        .sample(&prompts, &StreamKey::batch(&SeedTree::new(8), n))
-        .unwrap();
-    let reward = |e: &Episode| {
-        let words: Vec<u32> = e
-            .response
-            .iter()
-            .map(|a| small.tokens[*a as usize])
-            .collect();
-        let prompt = &small.prompts[e.prompt[0] as usize];
-        world
-            .token_rewards(prompt, &words)
-            .unwrap()
-            .iter()
-            .sum::<f64>()
-    };
-    let rewards: Vec<f64> = drawn.iter().map(reward).collect();
-    let mean = rewards.iter().sum::<f64>() / n as f64;
-    let variance = rewards.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
-    let z = (mean - report.reward) / (variance / n as f64).sqrt();
-    assert!(z.abs() < 4.0, "{mean} sampled, {} exact", report.reward);
 }
 
 fn pairs(batch: &[Episode]) -> Vec<Pair> {

@@ -1,134 +1,20 @@
 //! The judge against a real HTTP server on this machine.
 #![cfg(feature = "judge")]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+#[path = "judge/of_run.rs"]
+mod of_run;
+#[path = "judge/server.rs"]
+mod server;
+
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rto::seed::SeedTree;
 use rto::seq::StreamKey;
 use rto_bridge::judge::{Contest, Judge, JudgeConfig, Template, Verdict};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// A request as the server saw it.
-#[derive(Clone, Debug)]
-struct Seen {
-    path: String,
-    authorization: Option<String>,
-    body: Value,
-}
-
-/// What the server does with the n-th request.
-enum Act {
-    /// Status, more headers, body.
-    Say(u16, &'static str, String),
-    /// Says nothing until the client gives up.
-    Hang,
-    /// Closes the connection at once.
-    Drop,
-}
-
-struct Server {
-    url: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Server {
-    fn start(act: impl Fn(usize, &Seen) -> Act + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (log, act) = (seen.clone(), Arc::new(act));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (log, act) = (log.clone(), act.clone());
-                std::thread::spawn(move || serve(stream, &log, act.as_ref()));
-            }
-        });
-        Self { url, seen }
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-fn serve(
-    mut stream: TcpStream,
-    log: &Mutex<Vec<Seen>>,
-    act: &dyn Fn(usize, &Seen) -> Act,
-) -> Option<()> {
-    let seen = receive(&mut stream)?;
-    let n = {
-        let mut log = log.lock().unwrap();
-        log.push(seen.clone());
-        log.len() - 1
-    };
-    match act(n, &seen) {
-        Act::Drop => {}
-        Act::Hang => std::thread::sleep(Duration::from_secs(5)),
-        Act::Say(status, headers, body) => {
-            let length = body.len();
-            let head = format!(
-                "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
-            );
-            stream.write_all((head + &body).as_bytes()).ok()?;
-        }
-    }
-    Some(())
-}
-
-fn receive(stream: &mut TcpStream) -> Option<Seen> {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let n = stream.read(&mut buffer).ok().filter(|n| *n > 0)?;
-        bytes.extend_from_slice(&buffer[..n]);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let header = |name: &str| {
-            let mut lines = head.lines().filter_map(|l| l.split_once(": "));
-            let found = lines.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-            Some(found.1.to_string())
-        };
-        if body.len() >= header("content-length")?.parse().ok()? {
-            return Some(Seen {
-                path: head.split(' ').nth(1)?.into(),
-                authorization: header("authorization"),
-                body: serde_json::from_str(body).ok()?,
-            });
-        }
-    }
-}
-
-fn reply(text: &str) -> Act {
-    let body = json!({
-        "model": "judge-1-0613",
-        "choices": [{"message": {"role": "assistant", "content": text}}],
-        "usage": {"total_tokens": 42},
-    });
-    Act::Say(200, "", body.to_string())
-}
-
-/// Prefers the reply that says "good"; ties where both or neither do.
-fn honest(seen: &Seen) -> Act {
-    let text = seen.body["messages"][0]["content"].as_str().unwrap();
-    let part = |name: &str| {
-        let start = text.find(&format!("<{name}>")).unwrap();
-        let end = text.find(&format!("</{name}>")).unwrap();
-        text[start..end].contains("good")
-    };
-    let verdict = match (part("reply_a"), part("reply_b")) {
-        (true, false) => "A",
-        (false, true) => "B",
-        _ => "tie",
-    };
-    reply(&format!("One sentence.\nVerdict: {verdict}"))
-}
+use server::{Act, Server, honest, reply};
 
 fn config(url: &str) -> JudgeConfig {
     JudgeConfig {
@@ -547,99 +433,4 @@ fn a_real_server_answers() {
         ..JudgeConfig::new(&url, "no-such/model")
     };
     println!("{}", fails(other, &dir.path().join("u.jsonl")));
-}
-
-/// A run folder with two methods, of which `rto` says "good" at even prompts, and the program that judges it.
-fn judged_run(dir: &Path, url: &str, more: &[&str]) -> std::process::Output {
-    let mut text = String::new();
-    for method in ["rto", "sft"] {
-        for id in 0..6 {
-            let good = if method == "rto" && id % 2 == 0 {
-                "good"
-            } else {
-                "plain"
-            };
-            let line = json!({
-                "method": method, "prompt_id": id, "prompt": format!("Human: {id}?"), "response": good, "reward": 0.0,
-                "kl": 0.0, "length": 3, "finished": true,
-            });
-            text += &format!("{line}\n");
-        }
-    }
-    std::fs::write(dir.join("responses.jsonl"), text).unwrap();
-    let run = [
-        "judge",
-        "--run",
-        dir.to_str().unwrap(),
-        "--endpoint",
-        url,
-        "--judge-model",
-        "judge-1",
-    ];
-    std::process::Command::new(env!("CARGO_BIN_EXE_rto_llm"))
-        .args(run)
-        .args(["--key-env", "none", "--quiet", "--retries", "0"])
-        .args(more)
-        .output()
-        .unwrap()
-}
-
-#[test]
-fn a_finished_run_is_judged_once_and_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(|_, seen| honest(seen));
-    let dry = judged_run(dir.path(), &server.url, &["--dry-run"]);
-    assert!(dry.status.success() && server.seen().is_empty());
-    let output = judged_run(dir.path(), &server.url, &[]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    // Three of six won, three tied.
-    assert!(
-        said.contains("6 comparisons, 6 requests")
-            && said.contains("rto is preferred to sft on 75.0%"),
-        "{said}"
-    );
-    let table = std::fs::read_to_string(dir.path().join("judge.csv")).unwrap();
-    assert_eq!(
-        table
-            .lines()
-            .filter(|l| l.starts_with("rto,sft,") && l.contains(",1.0,"))
-            .count(),
-        3,
-        "{table}"
-    );
-    let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
-    assert!(page.contains("Win rates by the judge"));
-    // Nothing is asked twice, and the order of the replies was drawn.
-    let again = judged_run(dir.path(), &server.url, &[]);
-    assert!(String::from_utf8_lossy(&again.stdout).contains("6 comparisons, 0 requests"));
-    assert_eq!(server.seen().len(), 6);
-}
-
-#[test]
-fn a_judge_that_fails_is_one_line_and_leaves_no_table() {
-    let dir = tempfile::tempdir().unwrap();
-    let odd = Server::start(|_, _| Act::Say(200, "", "not json".into()));
-    let refusing =
-        Server::start(|_, _| Act::Say(401, "", "{\"error\": {\"message\": \"no key\"}}".into()));
-    for url in ["http://127.0.0.1:9/v1", &odd.url, &refusing.url] {
-        let output = judged_run(dir.path(), url, &[]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(
-            said.starts_with("error: judge at") && said.lines().count() == 1,
-            "{said}"
-        );
-        assert!(!dir.path().join("judge.csv").exists());
-    }
-    let output = judged_run(dir.path(), &odd.url, &["--compare", "rto:dpo"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        said.contains("--compare rto:dpo: expected two different ones of rto, sft"),
-        "{said}"
-    );
 }
