@@ -2,7 +2,11 @@
 //!
 //! Names are those of folders and CSV columns; labels are what people read. A variant of a method has the outline of its
 //! marker, so that families stay together in print too. What a method maximises is in its row: a token reward of one's own is a type
-//! that implements [`TokenReward`], in a file of its own, and a row here; `algorithm2` and `rto_llm` then know it.
+//! that implements [`TokenReward`], in a file of its own below `methods/`, and its `mod` line and row here; `algorithm2` and `rto_llm`
+//! then know it. Rewards of the paper, and those that the library should offer to everybody, are in [`rto::token_reward`].
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -18,15 +22,15 @@ use crate::plot::{Kind, Marker, SeriesStyle};
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Method {
-    /// In folders, columns and flags.
+    /// The name in folders, columns and flags.
     pub name: &'static str,
-    /// For people.
+    /// The name for people.
     pub label: &'static str,
     /// What it is, in a few words; equations are those of the paper.
     pub what: &'static str,
     /// Index into the palette.
     pub color: usize,
-    /// Where points are marked.
+    /// The marker of its points.
     pub marker: Marker,
     /// The line of a curve with too many points for markers.
     pub line: Kind,
@@ -102,9 +106,9 @@ impl<'a> Parts<'a> {
 /// A setting of a method.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Key {
-    /// In `[method.NAME]` of a config.
+    /// The key in `[method.NAME]` of a config.
     pub name: &'static str,
-    /// Where nothing is said; none where the run's own value is taken.
+    /// The value where nothing is said; none where the run's own is taken.
     pub default: Option<f64>,
     /// What it is, with its unit.
     pub what: &'static str,
@@ -165,7 +169,7 @@ const fn row(
     }
 }
 
-/// As `[ppo]` says, with a critic that starts where it is put.
+/// RTO, as `[ppo]` says, with a critic that starts where it is put.
 const PLAIN: Training = Training {
     reward: |parts| Ok(Box::new(parts.dpo_reward()?)),
     reads: &[Model::Dpo, Model::Reference],
@@ -445,77 +449,4 @@ pub fn curves<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<(&'a str, Ser
         looks.push((name, look));
     }
     looks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_method_has_a_name_a_label_and_a_look_of_its_own() {
-        for (i, a) in METHODS.iter().enumerate() {
-            for b in &METHODS[..i] {
-                assert!(a.name != b.name && a.label != b.label, "{a:?} {b:?}");
-                assert!((a.color, a.marker) != (b.color, b.marker), "{a:?} {b:?}");
-            }
-            assert_eq!(find(a.name), Some(a));
-        }
-    }
-
-    #[test]
-    fn settings_of_a_method_are_those_of_its_row() {
-        let given = |name: &str, key: &str, value: f64| -> Given {
-            [(name.into(), [(key.into(), value)].into())].into()
-        };
-        let clip = given("rto_released", "clip", 0.2);
-        check(&clip).unwrap();
-        let keys = method("rto_released").keys(&clip).unwrap();
-        assert_eq!((keys.own("clip"), keys.get("beta2")), (0.2, None));
-        assert_eq!(method("rto").keys(&clip).unwrap(), Keys::default());
-        let small = given("rto_printed", "beta2", 0.1);
-        let printed = method("rto_printed");
-        let config = printed.ppo(PpoConfig::paper(), &printed.keys(&small).unwrap());
-        assert_eq!(config.beta2, 0.1);
-        for (wrong, said) in [
-            (
-                given("rto", "clip", 1.0),
-                "method.rto.clip: no such setting, expected one of beta1, beta2",
-            ),
-            (
-                given("dpo", "beta1", 1.0),
-                "method.dpo: no such method, expected one of ppo, ",
-            ),
-            (
-                given("rto", "beta2", f64::NAN),
-                "method.rto.beta2: found NaN",
-            ),
-        ] {
-            let error = check(&wrong).unwrap_err().to_string();
-            assert!(error.starts_with(said), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_groups_of_rloo_leave_the_number_of_responses() {
-        let (base, rloo) = (PpoConfig::paper(), method("rloo"));
-        let config = rloo.ppo(base, &rloo.keys(&Given::new()).unwrap());
-        assert_eq!(config.responses(), base.responses());
-        assert_eq!(config.responses_per_prompt, 4);
-    }
-
-    #[test]
-    fn what_is_no_method_gets_what_is_left() {
-        let names = ["pretrain", "sft", "reward", "rto-released", "pretrain"];
-        let looks = curves(names);
-        let at = |i: usize| looks[i].1;
-        assert_eq!(looks.len(), 4);
-        assert_eq!(at(3), method("rto_released").curve());
-        for (i, k) in [(0, 1), (0, 2), (1, 2), (2, 3)] {
-            assert!(at(i).color != at(k).color, "{i} {k}");
-        }
-        assert_eq!(
-            (label("rto-released"), label("mine")),
-            ("RTO as released", "mine")
-        );
-    }
 }
