@@ -11,6 +11,7 @@ pub fn device(name: &str) -> Result<Device> {
     let refused = |why: String| Error::Device {
         name: name.into(),
         why,
+        source: None,
     };
     let ordinal = match name.split_once(':') {
         None if name == "cpu" => return Ok(Device::Cpu),
@@ -28,9 +29,11 @@ pub fn device(name: &str) -> Result<Device> {
     // candle panics in places where the driver is missing; that must reach a user as an error.
     match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
         Ok(Ok(device)) => Ok(device),
-        Ok(Err(error)) => Err(refused(
-            error.to_string().lines().next().unwrap_or("unknown").into(),
-        )),
+        Ok(Err(error)) => Err(Error::Device {
+            name: name.into(),
+            why: error.to_string().lines().next().unwrap_or("unknown").into(),
+            source: Some(error.into()),
+        }),
         Err(_) => Err(refused("no usable CUDA driver".into())),
     }
 }
@@ -47,6 +50,7 @@ pub fn free_memory(device: &Device) -> Result<Option<u64>> {
             let (free, _) = free.map_err(|e| Error::Device {
                 name: "memory".into(),
                 why: e.to_string(),
+                source: None,
             })?;
             Ok(Some(free as u64))
         }

@@ -1,4 +1,11 @@
-//! The one error type of the bridge.
+//! The one error type of the bridge, and what caused an error where another library reported it.
+
+use std::error::Error as StdError;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+/// What caused an error, where another library reported it.
+pub type Source = Box<dyn StdError + Send + Sync>;
 
 /// Result of a fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -14,14 +21,18 @@ pub enum Error {
         name: String,
         /// What is wrong, and what would help.
         why: String,
+        /// Its cause.
+        source: Option<Source>,
     },
     /// A file or folder that is missing, damaged or not what it should be.
     #[error("{}: {why}", path.display())]
     File {
         /// The file or folder.
-        path: std::path::PathBuf,
-        /// What was found and what was expected, with the field or tensor it is about.
+        path: PathBuf,
+        /// What was found and what was expected, with the field or tensor it is about; or what failed, and the first line of its cause.
         why: String,
+        /// Its cause.
+        source: Option<Source>,
     },
     /// A request that the model cannot serve: a token outside the vocabulary, a prompt longer than the context.
     #[error("{what}: {why}")]
@@ -30,6 +41,8 @@ pub enum Error {
         what: String,
         /// What was found and what is possible.
         why: String,
+        /// Its cause.
+        source: Option<Source>,
     },
     /// A text that cannot be scored.
     #[error("row {row} of the batch: {what}")]
@@ -75,28 +88,75 @@ pub enum Error {
 
 impl Error {
     /// An [`Error::File`] from anything printable, cut to its first line.
-    pub fn file(path: impl Into<std::path::PathBuf>, why: impl std::fmt::Display) -> Self {
-        let why = first_line(why);
+    pub fn file(path: impl Into<PathBuf>, why: impl Display) -> Self {
         Self::File {
             path: path.into(),
-            why,
+            why: first_line(why),
+            source: None,
+        }
+    }
+
+    /// An [`Error::File`] with its cause: what could not be done, and the error that says why.
+    pub fn file_because(path: impl Into<PathBuf>, what: &str, cause: impl Into<Source>) -> Self {
+        let source = cause.into();
+        Self::File {
+            path: path.into(),
+            why: because(what, &source),
+            source: Some(source),
         }
     }
 
     /// An [`Error::Request`] from anything printable, cut to its first line.
-    pub fn request(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+    pub fn request(what: impl Display, why: impl Display) -> Self {
         Self::Request {
             what: what.to_string(),
             why: first_line(why),
+            source: None,
+        }
+    }
+
+    /// An [`Error::Request`] with its cause.
+    pub fn request_because(what: impl Display, cause: impl Into<Source>) -> Self {
+        let source = cause.into();
+        Self::Request {
+            what: what.to_string(),
+            why: because("", &source),
+            source: Some(source),
         }
     }
 }
 
+/// `what: cause`, in one line.
+fn because(what: &str, cause: &Source) -> String {
+    let cause = first_line(cause);
+    match what {
+        "" => cause,
+        what => format!("{what}: {cause}"),
+    }
+}
+
 /// Errors of libraries can span lines (candle appends a backtrace); users get one line.
-fn first_line(text: impl std::fmt::Display) -> String {
-    text.to_string()
-        .lines()
-        .next()
-        .unwrap_or("unknown")
-        .to_string()
+fn first_line(text: impl Display) -> String {
+    let text = text.to_string();
+    text.lines().next().unwrap_or("unknown").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_cause_and_says_it_in_one_line() {
+        let cause = std::io::Error::other("the disk is full\n  at some depth");
+        let error = Error::file_because("a/b", "cannot write", cause);
+        assert_eq!(error.to_string(), "a/b: cannot write: the disk is full");
+        let cause = error
+            .source()
+            .and_then(|c| c.downcast_ref::<std::io::Error>());
+        assert!(cause.is_some_and(|c| c.to_string().ends_with("at some depth")));
+        let error = Error::request_because("prompt 3", Error::file("c", "is empty"));
+        assert_eq!(error.to_string(), "prompt 3: c: is empty");
+        assert_eq!(error.source().unwrap().to_string(), "c: is empty");
+        assert!(Error::file("c", "is empty").source().is_none());
+    }
 }

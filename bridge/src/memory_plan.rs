@@ -194,6 +194,7 @@ impl MemoryPlan {
                 human(self.total()),
                 human(free)
             ),
+            source: None,
         })
     }
 

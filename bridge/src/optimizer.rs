@@ -313,10 +313,7 @@ impl AdamW {
     /// # Errors
     /// [`Error::File`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let failed = |why: String| Error::File {
-            path: path.into(),
-            why,
-        };
+        let failed = |e| Error::file_because(path, "", e);
         let tensors = self.tensors()?;
         let views = tensors.iter().map(|(name, (dtype, bytes))| {
             let size = if *dtype == Dtype::U8 { 1 } else { 4 };
@@ -327,11 +324,10 @@ impl AdamW {
         });
         let views = views
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(failed)?;
         // One entry only: two have no fixed order in this map, and files of equal states would differ.
         let metadata = HashMap::from([("step".to_string(), self.step.to_string())]);
-        let file =
-            safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
+        let file = safetensors::serialize(views, Some(metadata)).map_err(failed)?;
         replace_file(path, &file)
     }
 
@@ -340,18 +336,16 @@ impl AdamW {
     /// # Errors
     /// [`Error::File`] for a file that is damaged or belongs to other weights.
     pub fn load(config: AdamWConfig, params: &Params, path: &Path) -> Result<Self> {
-        let failed = |why: String| Error::File {
-            path: path.into(),
-            why,
-        };
+        let failed = |why: String| Error::file(path, why);
+        let damaged = |e| Error::file_because(path, "", e);
         let mut optimizer = Self::new(config, params)?;
-        let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| failed(e.to_string()))?;
+        let bytes = std::fs::read(path).map_err(|e| Error::file_because(path, "", e))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         let step = header.metadata().as_ref().and_then(|m| m.get("step"));
         optimizer.step = step
             .and_then(|s| s.parse().ok())
             .ok_or_else(|| failed("no step count, expected one in the header".into()))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(e.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let has = |kind: &str, name: &str| file.tensor(&format!("{kind}.{name}")).is_ok();
         for (name, state) in &optimizer.states {
             let (found, expected) = match state {

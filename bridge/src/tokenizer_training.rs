@@ -79,7 +79,7 @@ pub fn train<S: AsRef<str> + Send>(
             expected: format!("more than {LEAST}, which the bytes and special tokens take"),
         });
     }
-    let failed = |e: tokenizers::Error| Error::request("tokenizer training", e);
+    let failed = |e: tokenizers::Error| Error::request_because("tokenizer training", e);
     let special = |text: &str| AddedToken::from(text, true);
     let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
         .show_progress(false)
@@ -120,7 +120,7 @@ impl TrainedTokenizer {
     /// # Errors
     /// [`Error::Request`] where the library cannot write its own format.
     pub fn files(&self) -> Result<[(&'static str, String); 3]> {
-        let failed = |e: tokenizers::Error| Error::request("tokenizer", e);
+        let failed = |e: tokenizers::Error| Error::request_because("tokenizer", e);
         let tokenizer = self.inner.to_string(true).map_err(failed)?;
         let special = json!({
             "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": PADDING, "unk_token": END_OF_TEXT,
@@ -147,7 +147,7 @@ impl TrainedTokenizer {
     /// [`Error::File`].
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)
-            .map_err(|e| Error::file(folder, format!("cannot create: {e}")))?;
+            .map_err(|e| Error::file_because(folder, "cannot create", e))?;
         for (name, text) in self.files()? {
             atomic::replace_file(&folder.join(name), text.as_bytes())?;
         }

@@ -183,7 +183,7 @@ fn find(path: &Path) -> Result<Option<ChatTemplate>> {
 /// An error of the tokenizer's files among errors of data.
 fn in_file_of(error: crate::Error) -> crate::Error {
     match error {
-        crate::Error::File { path, why } => in_file(&path, why),
+        crate::Error::File { path, why, .. } => in_file(&path, why),
         other => other,
     }
 }

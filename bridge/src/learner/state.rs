@@ -89,7 +89,7 @@ fn load(scorer: &mut NeuralScorer, options: LearnerOptions, folder: &Path) -> Re
     let shapes = params.tensors();
     let shapes = shapes.iter().map(|(n, t)| (n.clone(), t.dims().to_vec()));
     read.check(&shapes.collect())
-        .map_err(|e| Error::file(folder.join(WEIGHTS), e))?;
+        .map_err(|e| Error::file_because(folder.join(WEIGHTS), "", e))?;
     *scorer.model.params_mut() = read;
     rest(scorer, options, folder)
 }
@@ -149,8 +149,8 @@ fn learning_rate(path: &Path) -> Result<f64> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, e))
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file_because(path, "", e))?;
+    serde_json::from_str(&text).map_err(|e| Error::file_because(path, "", e))
 }
 
 impl NeuralLearner {

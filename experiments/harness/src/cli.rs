@@ -72,14 +72,12 @@ pub fn note(text: &str) {
 fn error_line(name: &str, error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
-        let part = cause
-            .to_string()
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
-        // Some errors repeat their source in their own text; say it once.
-        if !parts.last().is_some_and(|last| last.ends_with(&part)) {
-            parts.push(part);
+        let text = cause.to_string();
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // Some errors repeat the first line of their source in their own text; say it once.
+        let first = words(text.lines().next().unwrap_or_default());
+        if !parts.last().is_some_and(|last| last.ends_with(&first)) {
+            parts.push(words(&text));
         }
     }
     if parts.iter().all(String::is_empty) {
