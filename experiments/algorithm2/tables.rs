@@ -1,4 +1,4 @@
-//! From runs to means with intervals, and ratios of methods that share their seeds.
+//! Tables of means over runs with intervals, and of ratios of methods that share their seeds.
 
 use anyhow::Result;
 use rto_harness::stats::{Sample, shown};

@@ -22,7 +22,7 @@ pub const DRAWN: [(&str, &str); 3] = [
     ("reinforce.exact", "exact KL in the reward"),
 ];
 
-/// Whose fixed points are drawn over β.
+/// The recipes whose fixed points are drawn over β.
 pub const OVER_BETA: [&str; 6] = [
     "trl.grpo",
     "grpo",

@@ -57,7 +57,7 @@ impl Audited {
         recipes.par_iter().map(of).collect()
     }
 
-    /// With the keys of the golden file.
+    /// The report as JSON, with the keys of the golden file.
     pub fn json(&self, actions: usize) -> Value {
         let table = |x: &[f64]| json!(x.chunks(actions).collect::<Vec<_>>());
         let at = |(s, r): &(Summary, Rotation)| {

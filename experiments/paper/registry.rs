@@ -89,7 +89,7 @@ pub struct Claim {
     pub figure: Option<String>,
     /// Tests as `file::name`.
     pub tests: Vec<String>,
-    /// Of which experiment the numbers are; `bench` unless said.
+    /// The experiment that the numbers are of; `bench` unless said.
     #[serde(default = "bench")]
     pub experiment: String,
     /// The numbers that the verdict stands on.

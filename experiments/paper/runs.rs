@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// In the order of the paper; the audit of recipes and the bench of preference methods go beyond it.
+/// The experiments in the order of the paper; the audit of recipes and the bench of preference methods go beyond it.
 pub const EXPERIMENTS: [&str; 5] = ["prop32", "thm42", "algorithm2", "audit", "bench"];
 
 /// How long each takes at the small sizes, in seconds, measured on two cores: its share of the progress.

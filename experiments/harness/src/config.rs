@@ -53,7 +53,7 @@ impl Layers {
         Self::default().with_text(name, text)
     }
 
-    /// With what the binary says of its keys.
+    /// The same layers, with what the binary says of its keys.
     pub fn rules(self, rules: Rules) -> Self {
         Self { rules, ..self }
     }

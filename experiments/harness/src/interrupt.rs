@@ -125,7 +125,7 @@ fn message(name: &str, arguments: &[OsString], folder: Option<&Path>) -> String 
     )
 }
 
-/// As a shell reads it.
+/// A word in quotation marks where a shell would read it otherwise.
 #[cfg(unix)]
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@%+".contains(c);

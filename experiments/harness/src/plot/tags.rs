@@ -6,7 +6,7 @@ use super::figure::Series;
 use super::series::MARKER_SIZE;
 use super::style::Color;
 
-/// From a point to the nearest edge of its name.
+/// The distance from a point to the nearest edge of its name.
 const GAP: f64 = 9.0;
 
 type At<'a> = &'a dyn Fn(Point) -> Option<Point>;
