@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use rto::seed::SeedTree;
 use rto::seq::StreamKey;
 use rto_bridge::judge::{Contest, Judge, JudgeConfig, Template, Verdict};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use server::{Act, Server, honest, reply};
+use server::{Act, Seen, Server, honest, reply};
 
 fn config(url: &str) -> JudgeConfig {
     JudgeConfig {
