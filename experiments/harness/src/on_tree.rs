@@ -114,10 +114,12 @@ pub fn fit_reward_model(
 /// A reward as a table: on a tree, (s, a) determines the prefix, so that even a reward paid at the end is one.
 ///
 /// # Errors
-/// Those of the reward.
+/// Those of the reward; a reward that depends on what is written later (credit given in hindsight) and so is no r(s, a).
 pub fn tabulate(map: &StateMap, reward: &dyn TokenReward) -> Result<TabularReward> {
     let mdp = map.mdp();
-    let mut table = Array2::zeros((mdp.n_states(), mdp.n_actions()));
+    let shape = (mdp.n_states(), mdp.n_actions());
+    let (mut table, mut known) = (Array2::zeros(shape), Array2::from_elem(shape, false));
+    let mut largest = 0.0f64;
     for p in 0..map.n_prompts() {
         let prompt = StateMap::prompt(p);
         let (mut episodes, mut steps_of) = (Vec::new(), Vec::new());
@@ -128,8 +130,16 @@ pub fn tabulate(map: &StateMap, reward: &dyn TokenReward) -> Result<TabularRewar
         let rewards = reward.rewards(&episodes)?;
         rewards.check_fits("reward", &episodes)?;
         for (steps, row) in steps_of.iter().zip(rewards.rows()) {
+            largest = row.iter().fold(largest, |m, r| m.max(r.abs()));
             for ((s, a), r) in steps.iter().zip(row) {
-                table[[s.ix(), a.ix()]] = *r;
+                let at = [s.ix(), a.ix()];
+                let before = std::mem::replace(&mut table[at], *r);
+                // What a token earns may round differently in another response, and no more than that.
+                if std::mem::replace(&mut known[at], true) && (before - r).abs() > 1e-9 * largest {
+                    let must = "a function of prompt, tokens so far and token: credit that depends on later tokens has no exact optimum here";
+                    let found = format!("{before} and {r} for one token after one prefix");
+                    return Err(rto::Error::config("token reward", found, must).into());
+                }
             }
         }
     }
@@ -222,5 +232,37 @@ impl Trainer {
     /// V as it is, `[n_states]`, where there is a critic.
     pub fn values(&self) -> Option<&[f64]> {
         self.critic.as_ref().map(Regressor::params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rto::mdp::TokenTree;
+    use rto::seq::Ragged;
+
+    /// What is paid at the end is r(s, a) on a tree; what is spread over the tokens before is not.
+    #[test]
+    fn a_reward_that_reads_later_tokens_is_no_table() {
+        struct Paid(bool);
+        impl TokenReward for Paid {
+            fn rewards(&self, batch: &[Episode]) -> rto::Result<Ragged> {
+                let row = |e: &Episode| {
+                    let sum: f64 = e.response.iter().map(|y| f64::from(*y)).sum();
+                    let last = e.len() - 1;
+                    let at = |h: usize| match self.0 {
+                        true => sum / e.len() as f64,
+                        false => sum * f64::from(u8::from(h == last)),
+                    };
+                    (0..e.len()).map(at).collect::<Vec<_>>()
+                };
+                Ok(Ragged::from_rows(batch.iter().map(row)))
+            }
+        }
+        let map = StateMap::tree(&TokenTree::try_new(1, 2, 2, None).unwrap(), &[1.0]).unwrap();
+        let table = tabulate(&map, &Paid(false)).unwrap();
+        assert_eq!(table.values().sum(), 1.0 + 1.0 + 2.0);
+        let said = tabulate(&map, &Paid(true)).unwrap_err().to_string();
+        assert!(said.starts_with("token reward: found 0 and 0.5"), "{said}");
     }
 }
