@@ -1,6 +1,6 @@
 //! Curves of training, and Figure 3.
 
-use super::load::{Curves, Results};
+use super::load::{Curves, KL, Results};
 use anyhow::Result;
 use rto_harness::html::Page;
 use rto_harness::methods;
@@ -15,7 +15,6 @@ pub const TRUE_REWARD: [&str; 3] = [
     "objective/true_reward",
     "objective/oracle_reward",
 ];
-pub const KL: &str = "objective/kl";
 const BETA2: &str = "objective/beta2";
 
 /// What a reader looks at first, with the axis it gets.

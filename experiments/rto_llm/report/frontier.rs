@@ -1,8 +1,8 @@
 //! Reward against KL: what each method paid for what it got. As a table first, so that the figure can be drawn again from it.
 
-use super::charts::{KL, TRUE_REWARD, thinned};
+use super::charts::{TRUE_REWARD, thinned};
 use super::finding;
-use super::load::{Curves, Results};
+use super::load::{Curves, KL, Results};
 use anyhow::{Result, bail};
 use rto_harness::html::Page;
 use rto_harness::methods::{curves, label};

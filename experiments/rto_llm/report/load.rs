@@ -1,6 +1,5 @@
 //! Reading what there is of a run folder.
 
-use super::charts::KL;
 use super::finding::too_small;
 use anyhow::{Result, anyhow, bail};
 use rto_bridge::win_rate::{Answer, Comparison, Contestant, Matrix, WinRates};
@@ -9,6 +8,9 @@ use rto_harness::table::Table;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The KL to the reference, in the metrics of a stage.
+pub const KL: &str = "objective/kl";
 
 /// A file's contents, or why there is nothing to show.
 pub type Part<T> = std::result::Result<T, Absent>;
