@@ -1,6 +1,6 @@
 //! Curves of training, and Figure 3.
 
-use super::load::{Curves, KL, Results};
+use super::load::{Curves, Results};
 use anyhow::Result;
 use rto_harness::html::Page;
 use rto_harness::methods;

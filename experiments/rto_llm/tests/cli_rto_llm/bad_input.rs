@@ -1,6 +1,6 @@
 //! What is wrong on the command line or in a model's folder ends in one line.
 
-use super::{Input, PAIRS, error, fixture, ok};
+use super::{Input, PAIRS, error, fixture};
 use std::fs;
 use std::path::Path;
 
@@ -176,6 +176,8 @@ fn a_reference_over_another_vocabulary_is_refused() {
 #[cfg(feature = "hub")]
 #[test]
 fn without_a_network_a_hub_id_ends_in_one_line_or_in_the_cache() {
+    use std::process::Command;
+
     let home = tempfile::tempdir().unwrap();
     let info = || {
         Command::new(env!("CARGO_BIN_EXE_rto_llm"))

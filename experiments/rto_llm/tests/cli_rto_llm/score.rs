@@ -1,8 +1,8 @@
 //! `rto_llm score`: token rewards of given responses.
 
-use super::{Input, PAIRS, fixture, objects, ok};
+use super::{Input, PAIRS, error, fixture, objects, ok};
+use serde_json::Value;
 use std::fs;
-use std::path::Path;
 
 #[test]
 fn score_keeps_its_contract() {
