@@ -1,13 +1,14 @@
 //! `rto_llm report`: the page of a made-up run, of parts of one, and of damaged ones.
 
+#[path = "report/made_run.rs"]
+mod made_run;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
-use rto::seed::SeedTree;
+use made_run::make_run;
 
 fn report(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_rto_llm");

@@ -8,9 +8,9 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rto::seed::SeedTree;
 
-pub const METHODS: [&str; 6] = ["rto", "dpo", "sft", "ppo", "dppo", "rto-released"];
+const METHODS: [&str; 6] = ["rto", "dpo", "sft", "ppo", "dppo", "rto-released"];
 /// Reward, KL and length of each method.
-pub const LEVELS: [(f64, f64, f64); 6] = [
+const LEVELS: [(f64, f64, f64); 6] = [
     (1.9, 6.1, 9.4),
     (1.2, 4.0, 10.8),
     (0.1, 0.0, 9.9),
@@ -19,7 +19,7 @@ pub const LEVELS: [(f64, f64, f64); 6] = [
     (1.75, 7.3, 10.1),
 ];
 
-pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
     (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0
 }
 
@@ -57,7 +57,7 @@ pub fn make_run(dir: &Path) {
     fs::write(dir.join("credit.jsonl"), credit(&mut rng)).unwrap();
 }
 
-pub fn supervised(stage: &str, steps: u64, rng: &mut ChaCha8Rng) -> String {
+fn supervised(stage: &str, steps: u64, rng: &mut ChaCha8Rng) -> String {
     let mut text = String::new();
     for step in 1..=steps {
         let t = step as f64 / steps as f64;
@@ -79,7 +79,7 @@ pub fn supervised(stage: &str, steps: u64, rng: &mut ChaCha8Rng) -> String {
     text
 }
 
-pub fn rollouts(beta2: f64, end: Option<f64>, rng: &mut ChaCha8Rng) -> String {
+fn rollouts(beta2: f64, end: Option<f64>, rng: &mut ChaCha8Rng) -> String {
     let mut text = String::new();
     for step in 1..=160u64 {
         let t = 1.0 - (-4.0 * step as f64 / 160.0).exp();
@@ -119,7 +119,7 @@ pub fn rollouts(beta2: f64, end: Option<f64>, rng: &mut ChaCha8Rng) -> String {
     text + "{\"step\":161,\"objective/kl\":"
 }
 
-pub fn evaluation(rng: &mut ChaCha8Rng) -> String {
+fn evaluation(rng: &mut ChaCha8Rng) -> String {
     let mut text = String::from("method,prompt_id,reward,kl,length,finished\n");
     let hard: Vec<f64> = (0..400).map(|_| normal(rng)).collect();
     for (method, (reward, kl, length)) in METHODS.iter().zip(LEVELS) {
@@ -139,7 +139,7 @@ pub fn evaluation(rng: &mut ChaCha8Rng) -> String {
 }
 
 /// The judge prefers what has the higher level, sees few prompts, and is silent at times.
-pub fn judge(rng: &mut ChaCha8Rng) -> String {
+fn judge(rng: &mut ChaCha8Rng) -> String {
     let mut text = String::from("row,column,prompt_id,preference,length_difference\n");
     for (i, row) in METHODS.iter().enumerate() {
         for (j, column) in METHODS.iter().enumerate().skip(i + 1) {
@@ -161,7 +161,7 @@ pub fn judge(rng: &mut ChaCha8Rng) -> String {
     text
 }
 
-pub fn samples(rng: &mut ChaCha8Rng) -> String {
+fn samples(rng: &mut ChaCha8Rng) -> String {
     let prompts = [
         "hello ! what do cats eat and where do they live ?",
         "where do owls sleep ?",
@@ -192,7 +192,7 @@ pub fn samples(rng: &mut ChaCha8Rng) -> String {
     text
 }
 
-pub fn exact() -> String {
+fn exact() -> String {
     let mut text = String::from("method,subopt,value,kl\n");
     for (method, (reward, kl, _)) in METHODS.iter().zip(LEVELS) {
         let _ = writeln!(text, "{method},{},{},{kl}", 2.6 - reward, reward);
@@ -200,7 +200,7 @@ pub fn exact() -> String {
     text
 }
 
-pub fn credit(rng: &mut ChaCha8Rng) -> String {
+fn credit(rng: &mut ChaCha8Rng) -> String {
     let responses = [
         "hello ! cats eat fish and live in houses . <eos>",
         "you ask silly things . <eos>",
