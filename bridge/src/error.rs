@@ -34,7 +34,8 @@ pub enum Error {
         /// Its cause.
         source: Option<Source>,
     },
-    /// A request that the model cannot serve: a token outside the vocabulary, a prompt longer than the context.
+    /// Input that cannot be served, whatever the settings: a token outside the vocabulary, a prompt longer than the context, answers that
+    /// cannot be compared, a server that refuses.
     #[error("{what}: {why}")]
     Request {
         /// What was asked, for example `prompt 3`.
