@@ -384,3 +384,32 @@ fn names_are_told_apart_and_parameters_are_checked() {
     // What the configuration names is what `dpo` minimises.
     let _: fn(_, _, _, _, _, _, _) -> rto::Result<()> = dpo;
 }
+
+/// What a file says of a loss: its name, or its name with parameters.
+#[cfg(feature = "serde")]
+#[test]
+fn files_name_a_loss_with_or_without_its_parameters() {
+    for loss in DpoLoss::all() {
+        let text = serde_json::to_string(&loss).unwrap();
+        assert_eq!(serde_json::from_str::<DpoLoss>(&text).unwrap(), loss);
+        let name = format!("{:?}", loss.name());
+        assert_eq!(serde_json::from_str::<DpoLoss>(&name).unwrap(), loss);
+    }
+    let text = "a = \"kto\"\nb = { kto = { reference_point = { fixed = 0.5 } } }\nc = { simpo = { gamma = 0.25 } }";
+    let read: BTreeMap<String, DpoLoss> = toml::from_str(text).unwrap();
+    let kto = Kto {
+        reference_point: rto::objective::pair_loss::ReferencePoint::Fixed(0.5),
+        ..Kto::default()
+    };
+    assert_eq!(read["a"], DpoLoss::Kto(Kto::default()));
+    assert_eq!(read["b"], DpoLoss::Kto(kto));
+    assert_eq!(read["c"], DpoLoss::SimPo(SimPo { gamma: 0.25 }));
+    for (text, said) in [
+        ("\"dopo\"", "unknown variant `dopo`, expected one of `dpo`"),
+        ("3", "expected the name of a loss"),
+        ("{\"kto\":{\"desired\":1}}", "unknown field `desired`"),
+    ] {
+        let error = serde_json::from_str::<DpoLoss>(text).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}

@@ -84,14 +84,58 @@ pub trait PairLoss {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for DpoLoss {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        Self::serialize(self, to)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for DpoLoss {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        use serde::de::value::MapAccessDeserializer;
+        use serde::de::{Error, MapAccess, Visitor};
+
+        struct ByName;
+
+        impl<'de> Visitor<'de> for ByName {
+            type Value = DpoLoss;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a loss, or a table of its name with its parameters")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> std::result::Result<DpoLoss, E> {
+                let found = DpoLoss::all().into_iter().find(|l| l.name() == name);
+                found.ok_or_else(|| E::unknown_variant(name, DpoLoss::NAMES))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<DpoLoss, A::Error> {
+                DpoLoss::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        from.deserialize_any(ByName)
+    }
+}
+
 /// The table of losses. A row is a name, as files have it, and a loss; one with parameters is its type.
 macro_rules! losses {
     ($($(#[$doc:meta])+ $name:literal $variant:ident $(($own:ident))?,)+) => {
         /// Line 2 of Algorithm 2: Which loss of pairs is minimised, by name.
         ///
-        /// In a file `loss = "ipo"`, or `loss = { simpo = { gamma = 0.5 } }` for one with parameters.
+        /// In a file `loss = "ipo"`, or `loss = { simpo = { gamma = 0.5 } }` for one with parameters; its name alone takes those of its
+        /// authors.
         #[derive(Debug, Clone, Copy, PartialEq, Default)]
-        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(
+            feature = "serde",
+            derive(serde::Serialize, serde::Deserialize),
+            serde(remote = "Self")
+        )]
         pub enum DpoLoss {
             $(
                 $(#[$doc])+
