@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rto::Token;
-use rto::algorithm2::Pair;
+use rto::algorithm2::{Labelled, Pair};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
 use rto_bridge::checkpoint::{self, hub};
 use rto_bridge::config::{EndTokens, ModelConfig};
 use rto_bridge::data::{
-    self, ChatTemplate, CleanOptions, Columns, ReadOptions, Roles, Rule, Split, SplitKey,
+    self, ChatTemplate, CleanOptions, Columns, HasPrompt, Place, ReadOptions, Roles, Rule, Split,
+    SplitKey,
 };
 use rto_bridge::gguf;
 use rto_bridge::tokenizer::Tokenizer;
@@ -22,7 +23,7 @@ use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
 use super::codec::{Codec, TokenizerFiles};
-use super::set::{Data, Prompt, distinct, spread};
+use super::set::{Data, Feedback, Prompt, distinct, spread};
 use crate::run::config::{Config, Vocabulary};
 
 /// The ids of the special tokens of a tokenizer trained here.
@@ -50,18 +51,19 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         max_bad_lines: config.max_bad_lines,
         ..ReadOptions::default()
     };
-    let (pairs, read_report) = data::read_pairs_with_report(&paths, &options)?;
-    let (pairs, text_report) = clean(config, pairs)?;
-    let digest = digest(&pairs);
+    let (feedback, read_report) = data::read_feedback(&paths, &options)?;
+    let (records, text_report) = clean(config, feedback)?;
+    learnt_from(config, &records)?;
+    let digest = digest(&records);
     let mut said = format!("{read_report}{text_report}\n");
-    if pairs.iter().any(|pair| pair.templated) {
+    if records.iter().any(|record| record.templated) {
         said += &format!("{}\n", template.said());
     } else if template.is_own() {
         said += "the data are texts, not conversations: the model's chat template is not used\n";
     } else {
         said += &format!("{}\n", template.said());
     }
-    let roles = deal(config, pairs, seeds)?;
+    let roles = deal(config, records, seeds)?;
     let (tokenizer, files, network) = match &base {
         None => fresh(config, &roles.train)?,
         Some(Base {
@@ -111,38 +113,44 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         prompts_cut: Cell::new(0),
     };
     let (mut overlong, mut same) = (0, 0);
-    let mut part = |name: &str, pairs: Vec<data::Pair>| {
-        let part = maker.part(pairs)?;
+    let mut part = |name: &str, records: Vec<Record>| {
+        let part = maker.part(records)?;
         overlong += part.overlong;
         same += part.same;
         if part.overlong > 0 {
             said += &format!(
-                "{name}: {} of {} pairs are too long\n",
+                "{name}: {} of {} {} are too long\n",
                 part.overlong,
-                part.overlong + part.texts.len()
+                part.overlong + part.texts.len(),
+                part.feedback.noun()
             );
         }
-        Ok::<_, anyhow::Error>((part.texts, part.pairs))
+        Ok::<_, anyhow::Error>((part.texts, part.feedback))
     };
     let (train_texts, train) = part("train", roles.train)?;
     let (_, held_out_pairs) = part("held out", roles.held_out)?;
     let (oracle_texts, oracle_pairs) = part("oracle", roles.oracle)?;
     let dialogues = maker.dialogues(&train_texts)?;
     let oracle_dialogues = maker.dialogues(&oracle_texts)?;
-    let oracle_pairs = some(oracle_pairs, config.pairs, &seeds.child("oracle pairs"));
+    let some = |feedback: Feedback, stream: &str| match feedback {
+        Feedback::Pairs(all) => Feedback::Pairs(some_of(all, config.pairs, &seeds.child(stream))),
+        Feedback::Labels(all) => Feedback::Labels(some_of(all, config.pairs, &seeds.child(stream))),
+    };
+    let oracle_pairs = some(oracle_pairs, "oracle pairs");
     if same > 0 {
         said += &format!("{same} pairs are left out, whose replies are equal once cut\n");
     }
-    let prompts_of = |pairs: &[Pair]| distinct(pairs.iter().map(|p| p.winner.prompt.clone()));
+    let prompts_of = |all: &Feedback| distinct(all.prompts().cloned());
     // A cut can make prompts of two conversations equal.
-    let known: HashSet<&Prompt> = train.iter().map(|p| &p.winner.prompt).collect();
+    let known: HashSet<&Prompt> = train.prompts().collect();
     let mut unseen = prompts_of(&held_out_pairs);
     unseen.retain(|p| !known.contains(p));
     let held_out = spread(unseen, config.eval_prompts, "of the data")?;
     let (prompts, cut) = (prompts_of(&train), cut_share(&train));
     let prompts_cut = maker.prompts_cut.get();
+    let noun = train.noun();
     said += &format!(
-        "{} pairs to train on ({} prompts), {} held out, {} for the oracle; {:.0}% of the training replies are cut at {} tokens, {prompts_cut} prompts lost their start",
+        "{} {noun} to train on ({} prompts), {} held out, {} for the oracle; {:.0}% of the training replies are cut at {} tokens, {prompts_cut} prompts lost their start",
         train.len(),
         prompts.len(),
         held_out_pairs.len(),
@@ -169,16 +177,15 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         "train_pairs": train.len(), "train_prompts": prompts.len(), "held_out_pairs": held_out_pairs.len(),
         "oracle_pairs": oracle_pairs.len(), "share_of_replies_cut": cut, "vocabulary": network.vocab_size(),
     });
-    let shown = some(
-        train.clone(),
-        config.demonstrations,
-        &seeds.child("demonstrations"),
-    );
-    let demonstrations = shown.into_iter().map(|p| p.winner);
+    let liked: Vec<Episode> = train.liked().cloned().collect();
+    if liked.is_empty() {
+        bail!("none of the labelled replies to train on is wanted, expected some to imitate");
+    }
+    let demonstrations = some_of(liked, config.demonstrations, &seeds.child("demonstrations"));
     Ok(Data {
         world: None,
-        demonstrations: demonstrations.collect(),
-        pairs: some(train, config.pairs, &seeds.child("pairs")),
+        demonstrations,
+        pairs: some(train, "pairs"),
         codec: Codec::Pieces(Box::new(tokenizer)),
         tokenizer: files,
         network,
@@ -260,25 +267,97 @@ fn reward_reading(config: &Config, network: &ModelConfig) -> Result<String> {
     Ok(said)
 }
 
+/// A prompt with the replies of a record, the better or only one first.
+struct Record {
+    prompt: String,
+    replies: Vec<String>,
+    /// Whether a single reply is wanted.
+    label: Option<bool>,
+    templated: bool,
+    place: Place,
+}
+
+impl HasPrompt for Record {
+    fn prompt(&self) -> &str {
+        &self.prompt
+    }
+}
+
+impl Record {
+    /// The text that is imitated, where there is one.
+    fn liked(&self) -> Option<String> {
+        let liked = self.label.unwrap_or(true);
+        liked.then(|| format!("{}{}", self.prompt, self.replies[0]))
+    }
+}
+
+impl From<data::Pair> for Record {
+    fn from(pair: data::Pair) -> Self {
+        Self {
+            prompt: pair.prompt,
+            replies: vec![pair.chosen, pair.rejected],
+            label: None,
+            templated: pair.templated,
+            place: pair.place,
+        }
+    }
+}
+
+impl From<data::Labelled> for Record {
+    fn from(item: data::Labelled) -> Self {
+        Self {
+            prompt: item.prompt,
+            replies: vec![item.completion],
+            label: Some(item.desirable),
+            templated: item.templated,
+            place: item.place,
+        }
+    }
+}
+
+/// Refuses a loss of pairs where there are none.
+fn learnt_from(config: &Config, records: &[Record]) -> Result<()> {
+    let loss = config.dpo.loss;
+    if records.iter().all(|r| r.label.is_none()) || loss.loss().unpaired().is_some() {
+        return Ok(());
+    }
+    bail!(
+        "dpo.loss: found \"{}\", which compares two replies; the data are single replies with a label, from which --set 'dpo.loss=\"kto\"' learns",
+        loss.name()
+    )
+}
+
 /// The rules on texts; those on lengths are [`Maker::part`]'s.
-fn clean(config: &Config, pairs: Vec<data::Pair>) -> Result<(Vec<data::Pair>, data::Report)> {
+fn clean(config: &Config, feedback: data::Feedback) -> Result<(Vec<Record>, data::Report)> {
     let rules = config.rules.iter().map(|name| Rule::from_name(name));
     let on: BTreeSet<Rule> = rules.collect::<rto_bridge::Result<_>>()?;
     let options = CleanOptions { on, lengths: None };
-    Ok(data::clean_pairs(pairs, &options)?)
+    Ok(match feedback {
+        data::Feedback::Pairs(all) => {
+            let (all, report) = data::clean_pairs(all, &options)?;
+            (all.into_iter().map(Record::from).collect(), report)
+        }
+        data::Feedback::Labels(all) => {
+            let (all, report) = data::clean_labelled(all, &options)?;
+            (all.into_iter().map(Record::from).collect(), report)
+        }
+    })
 }
 
 /// The digest of the texts that are used, in order: a run does not go on with others.
-fn digest(pairs: &[data::Pair]) -> String {
-    let step = |key: u64, p: &data::Pair| {
-        let text = format!("{}\0{}\0{}", p.prompt, p.chosen, p.rejected);
+fn digest(records: &[Record]) -> String {
+    let step = |key: u64, record: &Record| {
+        let mut text = format!("{}\0{}", record.prompt, record.replies.join("\0"));
+        if let Some(label) = record.label {
+            text += &format!("\0{label}");
+        }
         SeedTree::new(key).child(&text).key64()
     };
-    format!("{:016x}", pairs.iter().fold(0, step))
+    format!("{:016x}", records.iter().fold(0, step))
 }
 
 /// At most `n` of the items, drawn so that no file goes first, in their order.
-fn some<T>(items: Vec<T>, n: usize, seeds: &SeedTree) -> Vec<T> {
+fn some_of<T>(items: Vec<T>, n: usize, seeds: &SeedTree) -> Vec<T> {
     if items.len() <= n {
         return items;
     }
@@ -292,13 +371,13 @@ fn some<T>(items: Vec<T>, n: usize, seeds: &SeedTree) -> Vec<T> {
 }
 
 /// A third for the oracle, unless one is given.
-fn deal(config: &Config, pairs: Vec<data::Pair>, seeds: &SeedTree) -> Result<Roles<data::Pair>> {
+fn deal(config: &Config, records: Vec<Record>, seeds: &SeedTree) -> Result<Roles<Record>> {
     if config.oracle.is_empty() {
-        return Ok(data::roles(pairs, config.held_out_share, seeds)?);
+        return Ok(data::roles(records, config.held_out_share, seeds)?);
     }
     let share = config.held_out_share;
     let split = Split::try_new(&[1.0 - share, share]).context("held_out_share")?;
-    let mut parts = split.parts(pairs, &seeds.child("roles"), SplitKey::FirstTurn)?;
+    let mut parts = split.parts(records, &seeds.child("roles"), SplitKey::FirstTurn)?;
     let held_out = parts.pop().unwrap_or_default();
     Ok(Roles {
         train: parts.pop().unwrap_or_default(),
@@ -308,17 +387,13 @@ fn deal(config: &Config, pairs: Vec<data::Pair>, seeds: &SeedTree) -> Result<Rol
 }
 
 /// A tokenizer learned from the training part alone, and a network of the configured shape.
-fn fresh(
-    config: &Config,
-    train: &[data::Pair],
-) -> Result<(Tokenizer, TokenizerFiles, ModelConfig)> {
+fn fresh(config: &Config, train: &[Record]) -> Result<(Tokenizer, TokenizerFiles, ModelConfig)> {
     let options = TrainingOptions {
         vocab_size: config.vocab_size,
         min_frequency: 2,
         max_positions: config.max_positions,
     };
-    let texts = train.iter().map(|p| format!("{}{}", p.prompt, p.chosen));
-    let texts: Vec<String> = texts.collect();
+    let texts: Vec<String> = train.iter().filter_map(Record::liked).collect();
     let trained = tokenizer_training::train(texts.iter(), &options)?;
     let network = config.network(Vocabulary {
         size: trained.vocab_size(),
@@ -346,66 +421,78 @@ struct Maker<'a> {
 /// Some of the data, as texts and in tokens.
 struct Part {
     /// The texts that are not too long.
-    texts: Vec<data::Pair>,
-    /// The pairs whose replies are not equal once cut.
-    pairs: Vec<Pair>,
+    texts: Vec<Record>,
+    /// Labelled replies, or the pairs whose replies are not equal once cut.
+    feedback: Feedback,
     overlong: usize,
     same: usize,
 }
 
 impl Maker<'_> {
-    fn part(&self, pairs: Vec<data::Pair>) -> Result<Part> {
-        let read = pairs.len();
-        let mut part = Part {
-            texts: Vec::new(),
-            pairs: Vec::new(),
-            overlong: 0,
-            same: 0,
-        };
-        for pair in pairs {
-            let (prompt, [chosen, rejected]) = self.tokens(&pair)?;
-            if !self.fits(&prompt, &[&chosen, &rejected]) {
-                part.overlong += 1;
+    fn part(&self, records: Vec<Record>) -> Result<Part> {
+        let read = records.len();
+        let (mut texts, mut overlong, mut same) = (Vec::new(), 0, 0);
+        let (mut pairs, mut labels) = (Vec::new(), Vec::new());
+        for record in records {
+            let (prompt, replies) = self.tokens(&record)?;
+            if !self.fits(&prompt, &replies) {
+                overlong += 1;
                 continue;
             }
-            part.texts.push(pair);
             let prompt = self.cut(prompt);
-            let (winner, loser) = (
-                self.episode(&prompt, chosen)?,
-                self.episode(&prompt, rejected)?,
-            );
-            match winner.response == loser.response {
-                true => part.same += 1,
-                false => part.pairs.push(Pair { winner, loser }),
+            let episodes = replies.into_iter().map(|y| self.episode(&prompt, y));
+            let mut episodes: Vec<Episode> = episodes.collect::<Result<_>>()?;
+            match (record.label, episodes.pop(), episodes.pop()) {
+                (Some(desirable), Some(episode), None) => {
+                    labels.push(Labelled { episode, desirable })
+                }
+                (_, Some(loser), Some(winner)) if winner.response != loser.response => {
+                    pairs.push(Pair { winner, loser })
+                }
+                _ => same += 1,
             }
+            texts.push(record);
         }
-        if read > 0 && part.texts.is_empty() {
+        if read > 0 && texts.is_empty() {
             bail!("no record of {read} is left after cleaning: all fell to rule overlong");
         }
-        Ok(part)
+        Ok(Part {
+            feedback: match labels.is_empty() {
+                true => Feedback::Pairs(pairs),
+                false => Feedback::Labels(labels),
+            },
+            texts,
+            overlong,
+            same,
+        })
     }
 
-    /// Prompt and replies, each reply cut from one text with the prompt, with its end. Where the two cuts leave different
-    /// prompts, what they share is the prompt.
-    fn tokens(&self, pair: &data::Pair) -> Result<(Vec<Token>, [Vec<Token>; 2])> {
-        let read = |reply: &str| {
-            let cut = self.tokenizer.pair(&pair.prompt, reply, pair.templated);
-            cut.with_context(|| pair.place.to_string())
+    /// Prompt and replies, each reply cut from one text with the prompt, with its end. Where the cuts leave different prompts, what
+    /// they share is the prompt.
+    fn tokens(&self, record: &Record) -> Result<(Vec<Token>, Vec<Vec<Token>>)> {
+        let read = |reply: &String| {
+            let cut = self.tokenizer.pair(&record.prompt, reply, record.templated);
+            cut.with_context(|| record.place.to_string())
         };
-        let (chosen, rejected) = (read(&pair.chosen)?, read(&pair.rejected)?);
-        let same = chosen.0.iter().zip(&rejected.0).take_while(|(a, b)| a == b);
-        let same = same.count();
+        let cuts: Vec<_> = record.replies.iter().map(read).collect::<Result<_>>()?;
+        let shared = |a: &[Token], b: &[Token]| {
+            let same = a.iter().zip(b).take_while(|(a, b)| a == b);
+            same.count()
+        };
+        let first = &cuts[0].0;
+        let shortest = cuts.iter().map(|(prompt, _)| shared(first, prompt)).min();
+        let same = shortest.unwrap_or(0);
         let reply = |(prompt, reply): &(Vec<Token>, Vec<Token>)| {
             self.ended([&prompt[same..], reply].concat())
         };
-        let replies = [reply(&chosen)?, reply(&rejected)?];
+        let replies = cuts.iter().map(reply).collect::<Result<_>>()?;
         if same == 0 {
             bail!(
                 "{}: no token of the prompt is left: its first token holds the start of a reply too",
-                pair.place
+                record.place
             );
         }
-        Ok((chosen.0[..same].to_vec(), replies))
+        Ok((first[..same].to_vec(), replies))
     }
 
     /// A reply up to its own end token and no white space behind it, or with one put behind it.
@@ -425,14 +512,14 @@ impl Maker<'_> {
         Ok(reply)
     }
 
-    /// Whether rule `overlong`, where it is on, lets a pair pass: what is cut is never too long.
-    fn fits(&self, prompt: &[Token], replies: &[&[Token]; 2]) -> bool {
+    /// Whether rule `overlong`, where it is on, lets a record pass: what is cut is never too long.
+    fn fits(&self, prompt: &[Token], replies: &[Vec<Token>]) -> bool {
         let config = self.config;
         let on = config
             .rules
             .iter()
             .any(|rule| rule == Rule::Overlong.name());
-        let short = |reply: &&[Token]| reply.len() <= config.max_new_tokens;
+        let short = |reply: &Vec<Token>| reply.len() <= config.max_new_tokens;
         let prompt_fits = config.cut_prompts || prompt.len() <= self.longest_prompt;
         !on || prompt_fits && (config.cut_replies || replies.iter().all(short))
     }
@@ -464,16 +551,15 @@ impl Maker<'_> {
     }
 
     /// Whole dialogues in windows as long as the network sees, each after the end of a text.
-    fn dialogues(&self, pairs: &[data::Pair]) -> Result<Vec<Episode>> {
+    fn dialogues(&self, records: &[Record]) -> Result<Vec<Episode>> {
         if !self.config.pretrains() {
             return Ok(Vec::new());
         }
         let start: Prompt = Arc::from([self.eos]);
         let mut all = Vec::new();
-        for pair in pairs.iter().take(self.config.demonstrations) {
-            let mut tokens = self
-                .tokenizer
-                .encode(&format!("{}{}", pair.prompt, pair.chosen))?;
+        let liked = records.iter().filter_map(Record::liked);
+        for text in liked.take(self.config.demonstrations) {
+            let mut tokens = self.tokenizer.encode(&text)?;
             tokens.push(self.eos);
             for window in tokens.chunks(self.positions - 1) {
                 let finish = match window.last() == Some(&self.eos) {
@@ -487,8 +573,8 @@ impl Maker<'_> {
     }
 }
 
-fn cut_share(pairs: &[Pair]) -> f64 {
-    let both = pairs.iter().flat_map(|p| [&p.winner, &p.loser]);
-    let cut = both.filter(|e| e.finish == Finish::Length).count();
-    cut as f64 / (2 * pairs.len()).max(1) as f64
+fn cut_share(feedback: &Feedback) -> f64 {
+    let all = feedback.episodes();
+    let cut = all.iter().filter(|e| e.finish == Finish::Length).count();
+    cut as f64 / all.len().max(1) as f64
 }

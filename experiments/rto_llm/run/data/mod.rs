@@ -8,7 +8,7 @@ mod on_world;
 mod set;
 
 pub use codec::Codec;
-pub use set::Data;
+pub use set::{Data, Feedback};
 
 use anyhow::Result;
 use rto::seed::SeedTree;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
 use super::codec::{Codec, TokenizerFiles};
-use super::set::{Data, spread};
+use super::set::{Data, Feedback, spread};
 use crate::run::config::{Config, Vocabulary};
 
 /// The data of the world.
@@ -63,11 +63,11 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         base,
         dialogues: Vec::new(),
         demonstrations,
-        pairs,
+        pairs: Feedback::Pairs(pairs),
         held_out,
-        held_out_pairs: Vec::new(),
+        held_out_pairs: Feedback::Pairs(Vec::new()),
         oracle_dialogues: Vec::new(),
-        oracle_pairs: Vec::new(),
+        oracle_pairs: Feedback::Pairs(Vec::new()),
         account,
         said: String::new(),
         prompts,

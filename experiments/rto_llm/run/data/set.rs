@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use rto::Token;
-use rto::algorithm2::Pair;
+use rto::algorithm2::{Labelled, Pair};
 use rto::seq::Episode;
 use rto_bridge::config::ModelConfig;
 use rto_bridge::world::World;
@@ -16,6 +16,83 @@ use super::codec::{Codec, TokenizerFiles};
 
 /// A prompt in tokens.
 pub type Prompt = Arc<[Token]>;
+
+/// What people said of replies, in tokens.
+#[derive(Clone)]
+pub enum Feedback {
+    /// Which of two is better.
+    Pairs(Vec<Pair>),
+    /// Whether one is wanted.
+    Labels(Vec<Labelled>),
+}
+
+impl Feedback {
+    /// Pairs, or labelled replies.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs(all) => all.len(),
+            Self::Labels(all) => all.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What [`Feedback::len`] counts.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Self::Pairs(_) => "pairs",
+            Self::Labels(_) => "labelled replies",
+        }
+    }
+
+    /// Winner, loser, winner, loser, …, or the replies with a label.
+    pub fn episodes(&self) -> Vec<Episode> {
+        match self {
+            Self::Pairs(all) => {
+                let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
+                all.iter().flat_map(both).collect()
+            }
+            Self::Labels(all) => all.iter().map(|l| l.episode.clone()).collect(),
+        }
+    }
+
+    /// What is imitated: winners, or wanted replies.
+    pub fn liked(&self) -> impl Iterator<Item = &Episode> {
+        let (pairs, labels) = self.parts();
+        let wanted = labels.iter().filter(|l| l.desirable).map(|l| &l.episode);
+        pairs.iter().map(|p| &p.winner).chain(wanted)
+    }
+
+    /// The prompt of each.
+    pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
+        let (pairs, labels) = self.parts();
+        let of_pairs = pairs.iter().map(|p| &p.winner.prompt);
+        of_pairs.chain(labels.iter().map(|l| &l.episode.prompt))
+    }
+
+    /// Labelled replies with their labels; a reply may have both.
+    pub fn wanted(&self) -> HashSet<(&Episode, bool)> {
+        let (_, labels) = self.parts();
+        labels.iter().map(|l| (&l.episode, l.desirable)).collect()
+    }
+
+    /// Episodes of each: two of a pair.
+    pub fn rows_each(&self) -> usize {
+        match self {
+            Self::Pairs(_) => 2,
+            Self::Labels(_) => 1,
+        }
+    }
+
+    fn parts(&self) -> (&[Pair], &[Labelled]) {
+        match self {
+            Self::Pairs(all) => (all, &[]),
+            Self::Labels(all) => (&[], all),
+        }
+    }
+}
 
 /// Everything that is fixed before training. A function of the seed, the configuration and the files.
 pub struct Data {
@@ -30,16 +107,16 @@ pub struct Data {
     /// Whole dialogues, for a network from scratch.
     pub dialogues: Vec<Episode>,
     pub demonstrations: Vec<Episode>,
-    pub pairs: Vec<Pair>,
+    pub pairs: Feedback,
     /// 𝒟 of the RL stages: training prompts.
     pub prompts: Vec<Prompt>,
     /// Prompts no stage has seen.
     pub held_out: Vec<Prompt>,
     /// Labels of people on held-out prompts.
-    pub held_out_pairs: Vec<Pair>,
+    pub held_out_pairs: Feedback,
     /// What the oracle alone is trained on; empty where the reward is known or given.
     pub oracle_dialogues: Vec<Episode>,
-    pub oracle_pairs: Vec<Pair>,
+    pub oracle_pairs: Feedback,
     /// What was read, for programs: said once, and kept beside the results.
     pub account: Value,
     /// What was read, for people.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rto::Token;
+use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Episode, Finish, StreamKey, TokenReward};
 use rto::token_reward::{DpoReward, SentenceReward};
@@ -18,7 +19,7 @@ use super::cards;
 use super::exact::exact;
 use super::judged::Judged;
 use crate::run::config::Config;
-use crate::run::data::Data;
+use crate::run::data::{Data, Feedback};
 use crate::run::models::{Models, Oracle};
 use crate::run::stage::Stage;
 use crate::run::training::Pace;
@@ -94,9 +95,11 @@ impl Evaluation<'_> {
             self.dir.write_table("exact.csv", &exact)?;
             self.dir.write_table("exact_frontier.csv", &frontier)?;
         }
-        if !self.data.held_out_pairs.is_empty() {
+        if let Feedback::Pairs(pairs) = &self.data.held_out_pairs
+            && !pairs.is_empty()
+        {
             self.dir
-                .write_table("agreement.csv", &self.agreement(&oracle, &sft)?)?;
+                .write_table("agreement.csv", &self.agreement(pairs, &oracle, &sft)?)?;
         }
         self.dir.write_text("credit.jsonl", &self.credits(&sft)?)?;
         cards::write(self.models, &policies, &WinRates::try_new(&methods)?)?;
@@ -139,9 +142,8 @@ impl Evaluation<'_> {
     }
 
     /// How often what was trained ranks held-out pairs as people did.
-    fn agreement(&self, oracle: &Oracle<'_>, sft: &NeuralScorer) -> Result<Table> {
-        let pairs = &self.data.held_out_pairs;
-        let both = |p: &rto::algorithm2::Pair| [p.winner.clone(), p.loser.clone()];
+    fn agreement(&self, pairs: &[Pair], oracle: &Oracle<'_>, sft: &NeuralScorer) -> Result<Table> {
+        let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
         let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
         let (dpo, reward) = (
             self.models.on_base(sft, Stage::Dpo)?,

@@ -15,7 +15,7 @@ use rto_harness::methods::Method;
 
 use crate::run::choices::CriticKind;
 use crate::run::config::Config;
-use crate::run::data::Data;
+use crate::run::data::{Data, Feedback};
 use crate::run::stage::Stage;
 
 /// A forward pass is a third of a training step.
@@ -47,10 +47,7 @@ fn lengths(batch: impl Iterator<Item = (usize, usize)>) -> [f64; 2] {
 /// Stages with their training-step equivalents in tokens.
 pub fn work(config: &Config, data: &Data) -> Result<Vec<(Stage, f64)>> {
     let of = |episodes: &[Episode]| lengths(episodes.iter().map(|e| (e.prompt.len(), e.len())))[0];
-    let texts = |pairs: &[rto::algorithm2::Pair]| {
-        let both = pairs.iter().flat_map(|p| [&p.winner, &p.loser]);
-        lengths(both.map(|e| (e.prompt.len(), e.len())))[0]
-    };
+    let texts = |feedback: &Feedback| of(&feedback.episodes());
     // A batch that does not fit at once is scored first and recomputed then.
     let pass = |rows: usize| {
         if rows > config.micro_batch {
@@ -63,9 +60,10 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(Stage, f64)>> {
         let rows = fit_steps(episodes.len(), fit) as f64 * fit.batch_size as f64;
         (stage, rows * of(episodes) * pass(fit.batch_size))
     };
-    let ranking = |stage, pairs: &[rto::algorithm2::Pair], fit: &rto::algorithm2::FitConfig| {
-        let rows = 2.0 * fit_steps(pairs.len(), fit) as f64 * fit.batch_size as f64;
-        (stage, rows * texts(pairs) * pass(2 * fit.batch_size))
+    let ranking = |stage, feedback: &Feedback, fit: &rto::algorithm2::FitConfig| {
+        let batch = feedback.rows_each() * fit.batch_size;
+        let rows = (fit_steps(feedback.len(), fit) * batch as u64) as f64;
+        (stage, rows * texts(feedback) * pass(batch))
     };
     let mut all = Vec::new();
     if config.pretrains() {
@@ -78,7 +76,8 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(Stage, f64)>> {
     all.push(imitation(Stage::Sft, &data.demonstrations, &*config.sft()?));
     all.push(ranking(Stage::Reward, &data.pairs, &*config.reward()?));
     let (stage, tokens) = ranking(Stage::Dpo, &data.pairs, &config.dpo()?.fit);
-    let reference = 2.0 * data.pairs.len() as f64 * texts(&data.pairs) * FORWARD;
+    let rows = data.pairs.rows_each() * data.pairs.len();
+    let reference = rows as f64 * texts(&data.pairs) * FORWARD;
     all.push((stage, tokens + reference));
     if !data.oracle_pairs.is_empty() {
         let reading = match config.pretrains() {

@@ -1,11 +1,12 @@
 //! SFT, reward model and DPO: stages on a fixed data set.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use rto::algorithm2::{Checked, Fit, FitConfig, Pair, Step};
+use rto::algorithm2::{Checked, Fit, FitConfig, Step};
 use rto::objective::Readout;
 use rto::seq::{Channel, Episode, Trainable};
 use rto_bridge::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
@@ -15,6 +16,7 @@ use super::fault::{NoLoss, nan_at};
 use super::journal::{Journal, Metrics, is_done};
 use super::memo::Memo;
 use super::trainer::Training;
+use crate::run::data::Feedback;
 use crate::run::stage::Stage;
 
 /// A learner that can be put away.
@@ -101,11 +103,11 @@ impl Training<'_> {
         })
     }
 
-    /// Bradley–Terry on the last token.
+    /// A reward on the last token: Bradley–Terry of pairs, logistic regression of labels.
     fn rank(
         &self,
         stage: Stage,
-        pairs: &[Pair],
+        feedback: &Feedback,
         trunk: impl FnOnce() -> Result<NeuralScorer>,
     ) -> Result<()> {
         if is_done(self.root, stage) {
@@ -122,8 +124,20 @@ impl Training<'_> {
             None => NeuralRegressor::try_new(fresh, options)?,
         };
         let (config, seeds) = (self.config.reward()?, self.seeds.child(stage.name()));
-        let fit = Fit::reward(pairs, Readout::Last, &config, &seeds)?;
-        let measure = |step: &Step| Ok(margins(&step.scores.get(Channel::Reward)?.row_sums()));
+        let (fit, wanted) = match feedback {
+            Feedback::Pairs(pairs) => (Fit::reward(pairs, Readout::Last, &config, &seeds)?, None),
+            Feedback::Labels(all) => (
+                Fit::label_reward(all, Readout::Last, &config, &seeds)?,
+                Some(feedback.wanted()),
+            ),
+        };
+        let measure = |step: &Step| {
+            let rewards = step.scores.get(Channel::Reward)?.row_sums();
+            Ok(match &wanted {
+                None => margins(&rewards),
+                Some(wanted) => by_label("rewards", &rewards, &step.batch, wanted),
+            })
+        };
         let journal = self.fit(journal, fit, &mut learner, &measure)?;
         self.models.keep(stage, learner.scorer())?;
         journal.finish()
@@ -136,9 +150,8 @@ impl Training<'_> {
             return Ok(());
         }
         let journal = Journal::open(self.root, stage)?;
-        let pairs = &self.data.pairs;
-        let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
-        let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
+        let feedback = &self.data.pairs;
+        let episodes = feedback.episodes();
         let (config, seeds) = (self.config.dpo()?, self.seeds.child(stage.name()));
         let loss = config.loss.loss();
         let sft = Arc::new(self.models.frozen(Stage::Sft)?);
@@ -149,19 +162,32 @@ impl Training<'_> {
             start = start.with_kl_from(sft.clone());
         }
         let mut reference = Memo::new(&sft, &episodes)?;
-        if !loss.more_rows(&episodes).is_empty() {
+        // Rows that are no replies of the data, such as those of KTO's reference point.
+        if feedback.rows_each() == 1 || !loss.more_rows(&episodes).is_empty() {
             reference = reference.or(sft);
         }
         let mut learner = self.learner(start, &journal)?;
+        let wanted = match feedback {
+            Feedback::Pairs(_) => None,
+            Feedback::Labels(_) => Some(feedback.wanted()),
+        };
         let measure = |step: &Step| {
             let mut sums = step.scores.get(Channel::LogProb)?.row_sums();
-            sums.truncate(loss.pair_rows(step.batch.len()));
+            sums.truncate(match feedback {
+                Feedback::Pairs(_) => loss.pair_rows(step.batch.len()),
+                Feedback::Labels(all) => items_of(step.n, all.len(), config.fit.batch_size),
+            });
             let implicit = |(z, e): (&f64, &Episode)| Ok(config.beta * (z - reference.sum(e)?));
             let rewards: Vec<f64> = sums
                 .iter()
                 .zip(&step.batch)
                 .map(implicit)
                 .collect::<rto::Result<_>>()?;
+            if let Some(wanted) = &wanted {
+                let mut all = by_label("rewards", &rewards, &step.batch, wanted);
+                all.extend(by_label("logps", &sums, &step.batch, wanted));
+                return Ok(all);
+            }
             let mut all = margins(&rewards);
             let half =
                 |k: usize| sums.iter().skip(k).step_by(2).sum::<f64>() / (sums.len() / 2) as f64;
@@ -169,7 +195,10 @@ impl Training<'_> {
             all.push(("logps/rejected".into(), half(1)));
             Ok(all)
         };
-        let fit = Fit::dpo(&reference, pairs, &config, &seeds)?;
+        let fit = match feedback {
+            Feedback::Pairs(pairs) => Fit::dpo(&reference, pairs, &config, &seeds)?,
+            Feedback::Labels(all) => Fit::dpo_of_labels(&reference, all, &config, &seeds)?,
+        };
         let journal = self.fit(journal, fit, &mut learner, &measure)?;
         self.models.keep(stage, learner.policy_ref().scorer())?;
         journal.finish()
@@ -231,6 +260,34 @@ impl Training<'_> {
             }
         }
     }
+}
+
+/// How many of `all` items step `n` takes.
+fn items_of(n: u64, all: usize, batch_size: usize) -> usize {
+    let per_epoch = all.div_ceil(batch_size).max(1) as u64;
+    let before = (n % per_epoch) as usize * batch_size;
+    batch_size.min(all - before)
+}
+
+/// Means over the wanted and over the other replies of a batch, under the names that pairs have; nothing for a kind that is not in it.
+fn by_label(
+    what: &str,
+    values: &[f64],
+    batch: &[Episode],
+    wanted: &HashSet<(&Episode, bool)>,
+) -> Metrics {
+    let mean = |name: &str, label: bool| {
+        let kind = values
+            .iter()
+            .zip(batch)
+            .filter(|(_, episode)| wanted.contains(&(*episode, label)))
+            .map(|(value, _)| *value);
+        let kind: Vec<f64> = kind.collect();
+        let mean = kind.iter().sum::<f64>() / kind.len() as f64;
+        (!kind.is_empty()).then(|| (format!("{what}/{name}"), mean))
+    };
+    let both = [mean("chosen", true), mean("rejected", false)];
+    both.into_iter().flatten().collect()
 }
 
 /// The margins of rewards of winner, loser, winner, loser, …

@@ -425,3 +425,58 @@ fn columns_have_flags_and_unreadable_lines_a_limit() {
         "{text}"
     );
 }
+
+/// KTO-style files, (prompt, completion, label), from SFT to the last method; a loss that compares two replies is refused by name.
+#[test]
+fn replies_with_a_label_train_every_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rows = String::new();
+    for pair in objects(&dialogues(80)) {
+        for (side, label) in [("chosen", true), ("rejected", false)] {
+            let text = pair[side].as_str().unwrap();
+            let cut = text.rfind("Assistant:").unwrap() + "Assistant:".len();
+            let row = serde_json::json!({"prompt": text[..cut], "completion": text[cut..], "label": label});
+            rows += &format!("{row}\n");
+        }
+    }
+    let data = write(dir.path(), "labels.jsonl", &rows);
+    let settings = [
+        "--preset",
+        "hh-scratch",
+        "--data",
+        &data,
+        "--smoke",
+        "--quiet",
+        "--methods",
+        "ppo,rto",
+    ];
+    let kto = ["--set", "dpo.loss=\"kto\""];
+    let whole = dir.path().join("whole");
+    let out = ["--out", whole.to_str().unwrap()];
+    let text = ok(&[&settings[..], &kto, &out].concat());
+    assert!(text.contains("labelled replies to train on"), "{text}");
+    for stage in ["sft", "reward", "oracle", "dpo", "ppo", "rto"] {
+        assert!(whole.join("policies").join(stage).is_dir(), "{stage}");
+    }
+    assert!(!whole.join("agreement.csv").exists());
+    let metrics = fs::read_to_string(whole.join("metrics/dpo.jsonl")).unwrap();
+    let first = &objects(&metrics)[0];
+    // π = π_ref at the first step: every log-ratio and z₀ are 0, and the loss is λ σ(0).
+    let number = |key: &str| first[key].as_f64().unwrap();
+    assert!((number("loss") - 0.5).abs() < 1e-6, "{first}");
+    assert!(number("rewards/chosen").abs() < 1e-4, "{first}");
+
+    // Stopped after SFT and after DPO, and gone on with: the same bytes.
+    let parts = dir.path().join("parts");
+    let out = ["--out", parts.to_str().unwrap()];
+    for last in [&["--stage", "sft"][..], &["--stage", "dpo"], &[]] {
+        ok(&[&settings[..], &kto, &out, last].concat());
+    }
+    same(&contents(&whole), &contents(&parts));
+
+    let refused = dir.path().join("refused");
+    let out = ["--out", refused.to_str().unwrap()];
+    let said = error(&[&settings[..], &out].concat());
+    assert!(said.contains("dpo.loss: found \"dpo\""), "{said}");
+    assert!(!refused.exists());
+}
