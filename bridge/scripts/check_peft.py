@@ -42,6 +42,15 @@ def base(folder):
     return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def widened(folder, scratch):
+    """The base in float32, in which both sides compute."""
+    if AutoConfig.from_pretrained(folder).dtype == torch.float32:
+        return folder
+    wide = os.path.join(scratch, os.path.basename(os.path.dirname(folder)))
+    base(folder).save_pretrained(wide)
+    return wide
+
+
 def theirs(net):
     with torch.no_grad():
         whole = net.eval()(torch.tensor([IDS])).logits[0]
@@ -65,11 +74,13 @@ def main():
     folders += [os.path.join(FIXTURES, f"{family}/policy") for family in FAMILIES]
     folders += [os.path.abspath(f) for f in sys.argv[1:]]
     count = 0
-    for folder in folders:
+    wide = tempfile.TemporaryDirectory()
+    for place in folders:
+        folder = widened(place, wide.name)
         plain, ids = theirs(base(folder)), ",".join(map(str, IDS))
         for rank, alpha, targets, rslora in TARGETS.get(AutoConfig.from_pretrained(folder).model_type, LLAMA):
             with tempfile.TemporaryDirectory() as scratch:
-                name = f"{os.path.relpath(folder, ROOT)} r={rank} {targets}"
+                name = f"{os.path.relpath(place, ROOT)} r={rank} {targets}"
                 adapter = os.path.join(scratch, "ours")
                 found = ours("make", folder, adapter, rank, alpha, targets, str(rslora).lower(), ids)
                 compare(f"{name}: ours in PEFT", found, theirs(PeftModel.from_pretrained(base(folder), adapter)), plain)
