@@ -75,13 +75,13 @@ impl Schedule {
             Self::Cosine { warmup, floor } => (warmup, floor),
         };
         check::within(
-            &format!("{at}.warmup"),
+            format!("{at}.warmup"),
             warmup,
             (0.0..1.0).contains(&warmup),
             "in [0, 1)",
         )?;
         check::within(
-            &format!("{at}.floor"),
+            format!("{at}.floor"),
             floor,
             (0.0..=1.0).contains(&floor),
             "in [0, 1]",
