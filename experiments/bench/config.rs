@@ -6,11 +6,15 @@ use rto_harness::list::List;
 use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
 
+/// What can be run alone.
+pub const PARTS: [&str; 5] = ["offline", "online", "overopt", "coverage", "claims"];
+
 /// The resolved settings, saved with each run. Every key is documented in `experiments/configs/bench.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub seed: u64,
+    pub parts: Vec<String>,
     pub beta: f64,
     pub betas: Vec<f64>,
     pub ridge: f64,
@@ -32,6 +36,9 @@ pub struct Config {
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 #[command(next_help_heading = "Settings (a LIST is 1,2,8 or 1..5, both ends included)")]
 pub struct Flags {
+    /// Parts of the bench: offline, online, overopt, coverage, claims
+    #[arg(long, value_name = "PART,...", value_delimiter = ',')]
+    parts: Option<Vec<String>>,
     /// beta at which SubOpt is judged
     #[arg(long)]
     beta: Option<f64>,
@@ -77,7 +84,7 @@ pub struct Flags {
         allow_negative_numbers = true
     )]
     five_betas: Option<Vec<f64>>,
-    /// (b) Weights of XPO's bonus
+    /// (b) Weights of the bonus of XPO, and of SELM's
     #[arg(
         long,
         value_name = "ALPHA,...",
@@ -99,12 +106,36 @@ pub struct Flags {
     claims_percent: Option<u64>,
 }
 
+impl Config {
+    /// Whether a part is run.
+    pub fn has(&self, part: &str) -> bool {
+        self.parts.iter().any(|p| p == part)
+    }
+}
+
 impl Settings for Config {
     const NAME: &'static str = super::NAME;
     const DEFAULTS: &'static str = include_str!("../configs/bench.toml");
     const SMOKE: &'static str = include_str!("../configs/bench.smoke.toml");
 
     fn check(&self) -> Result<()> {
+        if self.parts.is_empty() {
+            bail!(
+                "parts: found an empty list, expected at least one of {}",
+                PARTS.join(", ")
+            );
+        }
+        for (i, part) in self.parts.iter().enumerate() {
+            if !PARTS.contains(&part.as_str()) {
+                bail!(
+                    "parts: found {part:?}, expected one of {}",
+                    PARTS.join(", ")
+                );
+            }
+            if self.parts[..i].contains(part) {
+                bail!("parts: found {part:?} twice");
+            }
+        }
         within("beta", self.beta, 1e-3, 1e3)?;
         increasing("betas", &self.betas, 1e-3, 1e3)?;
         within("ridge", self.ridge, 1e-12, 1.0)?;

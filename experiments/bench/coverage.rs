@@ -1,7 +1,10 @@
-//! (d) How coverage coefficients grow with H on layered graphs: over states, over trajectories, and for additive rewards.
+//! (d) How coverage coefficients grow with H on layered graphs: over states, over trajectories, for additive rewards, and for
+//! comparisons of features.
 
 use anyhow::Result;
+use nalgebra::{DMatrix, DVector};
 use rand::Rng;
+use rto::plan::LinearCoverage;
 use rto::preference::additive_coverage;
 use rto_harness::stats::Sample;
 use rto_harness::sweep::Task;
@@ -9,7 +12,9 @@ use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 
-const COLUMNS: &[&str] = &["family", "horizon", "run", "c_sa", "c_tau", "c_add"];
+const COLUMNS: &[&str] = &[
+    "family", "horizon", "run", "c_sa", "c_tau", "c_add", "c_lin",
+];
 
 /// Random rows, and the deterministic target of which C_sa = 16, C_τ = 4^H and C_add = 12H − 8 (H ≥ 2).
 pub const FAMILIES: [&str; 2] = ["random", "deterministic"];
@@ -38,7 +43,7 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
                         "random" => (row(&mut || rng.random()), row(&mut || rng.random())),
                         _ => (row(&mut || 0.25), row(&mut || 1.0)),
                     };
-                    let [c_sa, c_tau, c_add] = coefficients(horizon, &mu, &pi)?;
+                    let [c_sa, c_tau, c_add, c_lin] = coefficients(horizon, &mu, &pi)?;
                     rows.push(vec![
                         family.into(),
                         horizon.into(),
@@ -46,6 +51,7 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
                         c_sa.into(),
                         c_tau.into(),
                         c_add.into(),
+                        c_lin.into(),
                     ]);
                 }
                 Ok(rows)
@@ -55,8 +61,9 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     tasks
 }
 
-/// Two states a layer, the next state is the action: C_sa, C_τ and C_add of a target under the data.
-pub fn coefficients(horizon: usize, mu: &[f64], pi: &[f64]) -> Result<[f64; 3]> {
+/// Two states a layer, the next state is the action: C_sa, C_τ, C_add and C_lin(E_π ψ − E_μ ψ) of a target under the data, ψ the sum
+/// of one-hot features of (layer, state, action) along a response, pairs drawn from μ × μ.
+pub fn coefficients(horizon: usize, mu: &[f64], pi: &[f64]) -> Result<[f64; 4]> {
     let (words, dim) = (1usize << horizon, 4 * horizon);
     let mut features = vec![0.0; words * dim];
     let (mut data, mut target) = (vec![1.0; words], vec![1.0; words]);
@@ -89,10 +96,18 @@ pub fn coefficients(horizon: usize, mu: &[f64], pi: &[f64]) -> Result<[f64; 3]> 
             .map(|(p, q)| p / q)
             .fold(0.0, f64::max)
     };
+    // E[xxᵀ] = 2 Cov_μ(ψ) for x = ψ(τ) − ψ(τ′).
+    let mut moment = DMatrix::<f64>::zeros(dim, dim);
+    for (row, p) in features.chunks(dim).zip(&data) {
+        let centred = DVector::from_iterator(dim, row.iter().zip(&met_data).map(|(x, m)| x - m));
+        moment.ger(2.0 * p, &centred, &centred, 1.0);
+    }
+    let direction: Vec<f64> = (0..dim).map(|k| met_target[k] - met_data[k]).collect();
     Ok([
         worst(&met_target, &met_data),
         worst(&target, &data),
         additive_coverage(&features, dim, &target, &data)?,
+        LinearCoverage::new(moment)?.at(&direction)?.value,
     ])
 }
 
@@ -105,6 +120,7 @@ pub fn summarise(runs: &Table) -> Result<Table> {
         "c_sa",
         "c_tau",
         "c_add",
+        "c_lin",
         "largest_add_over_sa",
     ];
     let mut table = Table::new("coverage", &columns);
@@ -112,9 +128,9 @@ pub fn summarise(runs: &Table) -> Result<Table> {
         let rows = runs.filter("family", family)?;
         for horizon in rows.distinct("horizon")? {
             let rows = rows.filter("horizon", &horizon)?;
-            let columns = ["c_sa", "c_tau", "c_add"].map(|c| rows.floats(c));
-            let [sa, tau, add] = columns.map(|c| c.map(Sample));
-            let (sa, tau, add) = (sa?, tau?, add?);
+            let columns = ["c_sa", "c_tau", "c_add", "c_lin"].map(|c| rows.floats(c));
+            let [sa, tau, add, lin] = columns.map(|c| c.map(Sample));
+            let (sa, tau, add, lin) = (sa?, tau?, add?, lin?);
             let largest = add
                 .0
                 .iter()
@@ -131,6 +147,7 @@ pub fn summarise(runs: &Table) -> Result<Table> {
                     sa.quantile(0.5),
                     tau.quantile(0.5),
                     add.quantile(0.5),
+                    lin.quantile(0.5),
                     largest,
                 ]
                 .map(Cell::from),

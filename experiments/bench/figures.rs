@@ -2,21 +2,55 @@
 
 use anyhow::Result;
 use rto_harness::plot::{Axis, Figure, Kind, LegendPlace, Marker, Panels, Series, SeriesStyle};
+use rto_harness::settings::Settings;
 use rto_harness::table::Table;
 use std::path::Path;
 
+use crate::config::{Config, PARTS};
 use crate::{coverage, offline, overopt};
 
-/// Draws every figure of a run folder.
+/// A figure, the table that it is drawn from, and how.
+pub type Drawing = (&'static str, &'static str, fn(&Table) -> Result<Panels>);
+
+/// Every figure of the bench, part by part.
+pub const FIGURES: [Drawing; 7] = [
+    ("offline", "offline", offline_figure),
+    ("ties", "offline", ties_figure),
+    (
+        "offline_coverage",
+        "offline_coverage",
+        offline_coverage_figure,
+    ),
+    ("online", "online", online_figure),
+    ("overopt", "overopt", overopt_figure),
+    ("coverage", "coverage", coverage_figure),
+    ("claims", "claims", claims_figure),
+];
+
+/// Draws every figure of a run folder: those of its parts, or all where no config says which.
 pub fn draw_all(dir: &Path) -> Result<()> {
-    offline_figure(dir)?;
-    online_figure(dir)?;
-    overopt_figure(dir)?;
-    coverage_figure(dir)?;
-    claims_figure(dir)
+    for (figure, table, draw) in figures_of(dir)? {
+        draw(&read(dir, table)?)?.save(dir, figure)?;
+    }
+    Ok(())
 }
 
-fn read(dir: &Path, name: &str) -> Result<Table> {
+/// The figures of the parts that a run has.
+pub fn figures_of(dir: &Path) -> Result<Vec<Drawing>> {
+    let config = dir.join("config.toml");
+    let parts = match config.is_file() {
+        true => Config::saved(dir, &serde_json::Map::new())?.parts,
+        false => PARTS.map(String::from).to_vec(),
+    };
+    let of = |table: &str| match table {
+        "offline_coverage" => "offline".to_string(),
+        other => other.to_string(),
+    };
+    let run = |(_, table, _): &Drawing| parts.contains(&of(table));
+    Ok(FIGURES.into_iter().filter(run).collect())
+}
+
+pub fn read(dir: &Path, name: &str) -> Result<Table> {
     Table::from_csv(&dir.join(format!("{name}.csv")))
 }
 
@@ -33,19 +67,12 @@ const SHOWN: [(&str, &str, usize, Marker); 6] = [
 /// Where a band of few trees that reaches 0 ends on a log axis.
 const BAND_FLOOR: f64 = 2e-3;
 
-fn offline_figure(dir: &Path) -> Result<()> {
-    let table = read(dir, "offline")?;
+fn offline_figure(table: &Table) -> Result<Panels> {
     let mut figures = Vec::new();
     for family in &offline::FAMILIES {
         let rows = table.filter("family", family.name)?;
-        let eos = if family.eos.is_some() {
-            ", end of sentence"
-        } else {
-            ""
-        };
-        let title = format!("A = {}, H = {}{eos}", family.actions, family.horizon);
         let mut figure = Figure::new(
-            &title,
+            &family_title(family),
             Axis::log10("preference pairs"),
             Axis::log10("plain regret at the best β"),
         );
@@ -68,11 +95,86 @@ fn offline_figure(dir: &Path) -> Result<()> {
             "Means over {trees} trees with 95% intervals. β is chosen from six on the trees of the other parity. Bands that reach 0 end at {BAND_FLOOR}. TDPO-1 and KTO target other policies than the soft optimum."
         ));
     panels.panel_size = (400, 340);
-    panels.save(dir, "offline")
+    Ok(panels)
 }
 
-fn online_figure(dir: &Path) -> Result<()> {
-    let table = read(dir, "online")?;
+/// Regret under the tie rules: what the class leaves open matters where pairs are few.
+fn ties_figure(table: &Table) -> Result<Panels> {
+    let mut figures = Vec::new();
+    for family in &offline::FAMILIES {
+        let rows = table.filter("family", family.name)?;
+        let mut figure = Figure::new(
+            &family_title(family),
+            Axis::log10("preference pairs"),
+            Axis::log10("plain regret at the best β"),
+        );
+        for (i, name) in offline::TIED.iter().enumerate() {
+            let rows = rows.filter("method", name)?;
+            let label = match *name {
+                "dpo, zero mean" => "DPO, zero mean",
+                "dpo, least KL" => "DPO, least KL",
+                "dpo, worst in the band" => "DPO, worst in the band",
+                "chipo, zero mean" => "χPO, zero mean",
+                _ => "χPO, worst in the band",
+            };
+            let band = (rows.points("regret_low", "regret_high")?.into_iter())
+                .map(|(l, h)| (l.max(BAND_FLOOR), h))
+                .collect();
+            figure = figure.with(
+                Series::new(label, rows.points("pairs", "regret")?, SeriesStyle::nth(i)).band(band),
+            );
+        }
+        figures.push(figure.legend(LegendPlace::Below));
+    }
+    let mut panels = Panels::new("What the pairs leave open: scores tied by three rules", 3, figures)
+        .subtitle("components of the comparison graph with mean 0 each, with the masses of least KL, or where regret is largest in |t − t′| ≤ 4")
+        .caption("Scores are fitted in the class |t − t′| ≤ 4, in which every table has a minimiser. Where all responses are compared the rules are one. Means with 95% intervals; β as in the figure of methods.");
+    panels.panel_size = (400, 340);
+    Ok(panels)
+}
+
+/// SubOpt at the common β in quarters of the trees by the coverage of π*, at the middle number of pairs.
+fn offline_coverage_figure(table: &Table) -> Result<Panels> {
+    let sizes = table.distinct("pairs")?;
+    let pairs = sizes.get(sizes.len() / 2).cloned().unwrap_or_default();
+    let mut figures = Vec::new();
+    for family in &offline::FAMILIES {
+        let rows = table
+            .filter("family", family.name)?
+            .filter("pairs", &pairs)?;
+        let mut figure = Figure::new(
+            &family_title(family),
+            Axis::log10("coverage E_π*[π*/π_ref]"),
+            Axis::log10("SubOpt at the common β"),
+        );
+        for (name, label, color, marker) in SHOWN {
+            let rows = rows.filter("method", name)?;
+            let style = SeriesStyle::new(Kind::LineMarkers, color, marker);
+            let band = (rows.points("subopt_low", "subopt_high")?.into_iter())
+                .map(|(l, h)| (l.max(BAND_FLOOR), h))
+                .collect();
+            figure = figure
+                .with(Series::new(label, rows.points("coverage", "subopt")?, style).band(band));
+        }
+        figures.push(figure.legend(LegendPlace::Below));
+    }
+    let mut panels = Panels::new("SubOpt against how badly the data cover the optimum", 3, figures)
+        .subtitle(&format!("{pairs} pairs from π_ref; quarters of the trees by coverage"))
+        .caption(&format!("Means over the trees of a quarter with 95% intervals. Bands that reach 0 end at {BAND_FLOOR}."));
+    panels.panel_size = (400, 340);
+    Ok(panels)
+}
+
+fn family_title(family: &offline::Family) -> String {
+    let eos = if family.eos.is_some() {
+        ", end of sentence"
+    } else {
+        ""
+    };
+    format!("A = {}, H = {}{eos}", family.actions, family.horizon)
+}
+
+fn online_figure(table: &Table) -> Result<Panels> {
     let mut figures = Vec::new();
     for instance in ["rare good", "rare bad", "five"] {
         let rows = table.filter("instance", instance)?;
@@ -90,52 +192,54 @@ fn online_figure(dir: &Path) -> Result<()> {
             Axis::log10("rounds"),
             Axis::log10("regret, exact per round"),
         );
-        // The legend is one for all panels: other learners have other looks.
-        let mut i = if instance == "five" { 4 } else { 0 };
         for learner in rows.distinct("learner")? {
             let rows = rows.filter("learner", &learner)?;
             for sampler in rows.distinct("sampler")? {
                 let rows = rows.filter("sampler", &sampler)?;
-                let label = if instance == "five" {
-                    format!("{learner}: {sampler}")
-                } else {
-                    learner.clone()
-                };
+                let (label, look) = learner_look(&learner, &sampler, &table.distinct("learner")?);
                 let band = rows
                     .points("regret_low", "regret_high")?
                     .iter()
                     .map(|(l, h)| (l.max(1e-4), *h))
                     .collect();
-                figure = figure.with(
-                    Series::new(&label, rows.points("round", "regret")?, SeriesStyle::nth(i))
-                        .band(band),
-                );
-                i += 1;
+                let line = rows.points("round", "regret")?;
+                figure = figure.with(Series::new(&label, line, SeriesStyle::nth(look)).band(band));
             }
         }
         if instance == "rare good" {
-            let first = rows
-                .distinct("learner")?
-                .into_iter()
-                .next()
-                .unwrap_or_default();
             let bound = rows
-                .filter("learner", &first)?
+                .filter("learner", "greedy")?
+                .filter("sampler", "policy, reference")?
                 .points("round", "passive_bound")?;
-            let style = SeriesStyle::new(Kind::Dashed, 7, Marker::Circle);
+            let style = SeriesStyle::new(Kind::Dashed, 9, Marker::Circle);
             figure = figure.with(Series::new("lower bound, passive", bound, style));
         }
         figures.push(figure.legend(LegendPlace::Below));
     }
     let mut panels = Panels::new("Online learners: what optimism buys, and what it costs", 3, figures)
-        .subtitle("π_ref(rare) = e^(−0.5/β) in the first two; pairs from (π_t, π_ref) there")
-        .caption("Means with 95% intervals. The lower bound holds in expectation for every learner that draws from policies equal to π_ref until the rare response was met.");
+        .subtitle("π_ref(rare) = e^(−0.5/β) in the first two")
+        .caption("Means with 95% intervals. Optimistic learners draw pairs from (π_t, π_ref). The lower bound holds in expectation for every learner that draws from policies equal to π_ref until the rare response was met.");
     panels.panel_size = (400, 340);
-    panels.save(dir, "online")
+    Ok(panels)
 }
 
-fn overopt_figure(dir: &Path) -> Result<()> {
-    let table = read(dir, "overopt")?;
+/// Label and look of a learner, the same in every panel.
+fn learner_look(learner: &str, sampler: &str, all: &[String]) -> (String, usize) {
+    match (learner, sampler) {
+        ("greedy", "policy, reference") => ("greedy, pairs (π_t, π_ref)".into(), 0),
+        ("greedy", "policy, policy") => ("greedy, pairs (π_t, π_t)".into(), 1),
+        ("greedy", _) => ("two-stage: greedy, pairs (π_t, explorer)".into(), 2),
+        _ => {
+            let place = all.iter().position(|name| name == learner).unwrap_or(0);
+            let label = learner
+                .replace("xpo", "XPO, α =")
+                .replace("selm", "SELM, α =");
+            (label, 2 + place)
+        }
+    }
+}
+
+fn overopt_figure(table: &Table) -> Result<Panels> {
     let mut figures = Vec::new();
     for error in overopt::ERRORS {
         let rows = table.filter("error", error)?;
@@ -171,11 +275,10 @@ fn overopt_figure(dir: &Path) -> Result<()> {
     let mut panels = Panels::new("Over-optimising a proxy: true reward against √KL, exact populations", 3, figures)
         .caption(&format!("Means over {runs} instances at each √KL that all reach. No policy lies above the frontier at its KL."));
     panels.panel_size = (400, 340);
-    panels.save(dir, "overopt")
+    Ok(panels)
 }
 
-fn coverage_figure(dir: &Path) -> Result<()> {
-    let table = read(dir, "coverage")?;
+fn coverage_figure(table: &Table) -> Result<Panels> {
     let mut figures = Vec::new();
     for family in coverage::FAMILIES {
         let rows = table.filter("family", family)?;
@@ -189,6 +292,7 @@ fn coverage_figure(dir: &Path) -> Result<()> {
             ("c_sa", "C_sa, states and actions"),
             ("c_add", "C_add, additive rewards"),
             ("c_tau", "C_τ, responses"),
+            ("c_lin", "C_lin, comparisons of π* − μ"),
         ]
         .iter()
         .enumerate()
@@ -208,7 +312,7 @@ fn coverage_figure(dir: &Path) -> Result<()> {
     )
     .subtitle("layered graphs: two states a layer, the next state is the action");
     panels.panel_size = (440, 340);
-    panels.save(dir, "coverage")
+    Ok(panels)
 }
 
 /// A quantity of a claim along the numbers that its settings end with, with its interval.
@@ -239,8 +343,7 @@ fn line(claims: &Table, prefix: &str, suffix: &str, quantity: &str) -> Result<Li
     Ok(line)
 }
 
-fn claims_figure(dir: &Path) -> Result<()> {
-    let table = read(dir, "claims")?;
+fn claims_figure(table: &Table) -> Result<Panels> {
     let of = |claim: &str| table.filter("claim", claim);
     let series = |label: &str, line: Line, i: usize| {
         Series::new(label, line.points, SeriesStyle::nth(i)).band(line.band)
@@ -313,5 +416,5 @@ fn claims_figure(dir: &Path) -> Result<()> {
     let mut panels = Panels::new("Claims of papers, judged exactly", 2, figures.to_vec())
         .caption("Means over instances with 95% intervals. Every claim with its numbers is on the pages of the program paper.");
     panels.panel_size = (460, 340);
-    panels.save(dir, "claims")
+    Ok(panels)
 }

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, anyhow, bail};
 use rto::mdp::Beta;
 use rto::preference::{
-    Certificate, Compared, DEFAULT_METHODS, Evaluation, Method, MinimiserSet, PairTable,
-    PreferenceProblem, Prompt, PromptOutcome, PromptSet, Responses, bounded_scores, chi_plan,
-    evaluate, ipo_scores, pair_loss_fit, soft_optimum, tilt,
+    Certificate, Compared, DEFAULT_METHODS, Evaluation, Method, MinimiserSet, OptimisticFit,
+    PairTable, PreferenceProblem, Prompt, PromptOutcome, PromptSet, Responses, bounded_scores,
+    chi_plan, evaluate, ipo_scores, pair_loss_fit, soft_optimum, tilt,
 };
 use rto_harness::json_error;
 use rto_harness::table::Table;
@@ -18,19 +18,42 @@ use crate::own_loss::Formula;
 /// The largest file that is read.
 const MOST_BYTES: u64 = 256 << 20;
 /// Constants a file may set, with the golden file's defaults; those of DPOP and of IPO's β are not in it.
-const CONSTANTS: [(&str, Option<f64>); 10] = [
-    ("simpo_beta", Some(2.0)),
-    ("simpo_gamma", Some(0.5)),
-    ("rdpo_alpha", Some(0.2)),
-    ("tdpo2_alpha", Some(0.5)),
-    ("rpo_eta", Some(0.1)),
-    ("xpo_alpha", Some(0.01)),
-    ("hypo_lambda", Some(0.05)),
-    ("dpop_lambda", Some(5.0)),
-    ("kto_z0", Some(0.0)),
+const CONSTANTS: [(&str, Option<f64>, Range); 10] = [
+    ("simpo_beta", Some(2.0), Range::Positive),
+    ("simpo_gamma", Some(0.5), Range::NotNegative),
+    ("rdpo_alpha", Some(0.2), Range::Any),
+    ("tdpo2_alpha", Some(0.5), Range::NotNegative),
+    ("rpo_eta", Some(0.1), Range::Positive),
+    ("xpo_alpha", Some(0.01), Range::NotNegative),
+    ("hypo_lambda", Some(0.05), Range::Positive),
+    ("dpop_lambda", Some(5.0), Range::Positive),
+    // A divergence.
+    ("kto_z0", Some(0.0), Range::NotNegative),
     // β of the file.
-    ("ipo_beta", None),
+    ("ipo_beta", None, Range::Positive),
 ];
+
+/// What a constant may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Range {
+    Any,
+    NotNegative,
+    Positive,
+}
+
+impl Range {
+    fn check(self, field: &str, value: f64) -> Result<f64> {
+        match self {
+            Self::Positive if value <= 0.0 => {
+                bail!("{field}: found {value}, expected a positive number")
+            }
+            Self::NotNegative if value < 0.0 => {
+                bail!("{field}: found {value}, expected at least 0")
+            }
+            _ => Ok(value),
+        }
+    }
+}
 /// Keys of the whole file, and of one prompt.
 const FILE_KEYS: [&str; 3] = ["beta", "losses", "prompts"];
 const PROMPT_KEYS: [&str; 7] = ["A", "H", "eos", "ref", "reward", "pairs", "policies"];
@@ -47,6 +70,11 @@ const DESCRIPTIVE: [&str; 7] = [
 /// Bounds of the classes that a fit without a maximum is reported in.
 const BOUNDS: [f64; 2] = [4.0, 8.0];
 
+/// Up to how many responses XPO is solved in these classes, and up to how many with a lower bound, from so many boxes.
+const MOST_BOXED: usize = 16;
+const MOST_BRANCHED: usize = 8;
+const BOXES: usize = 2000;
+
 /// An instance as its file has it.
 pub struct Instance {
     set: PromptSet,
@@ -55,6 +83,8 @@ pub struct Instance {
     beta: Beta,
     /// IPO's own β.
     ipo_beta: Beta,
+    /// XPO's α.
+    xpo_alpha: f64,
     methods: Vec<(String, Method)>,
     /// The user's own policies: log π(y) for each prompt.
     policies: Vec<(String, Vec<Vec<f64>>)>,
@@ -138,7 +168,7 @@ impl Instance {
                 brief(other)
             ),
         };
-        let constants = CONSTANTS.map(|(name, _)| name);
+        let constants = CONSTANTS.map(|(name, ..)| name);
         let mut whole_file: Vec<&str> = FILE_KEYS.iter().chain(&constants).copied().collect();
         if listed.is_none() {
             whole_file.extend(PROMPT_KEYS);
@@ -163,20 +193,17 @@ impl Instance {
                 parts
             }
         };
-        let positive = |field: &str, value: f64| {
-            if value <= 0.0 {
-                bail!("{field}: found {value}, expected a positive number");
-            }
-            Ok(Beta::try_new(value)?)
-        };
-        let beta = positive("beta", number(get(fields, "beta")?, "beta")?)?;
+        let beta = Range::Positive.check("beta", number(get(fields, "beta")?, "beta")?)?;
         let mut values = Vec::new();
-        for (name, default) in CONSTANTS {
-            let default = default.unwrap_or(beta.get());
-            values.push(fields.get(name).map_or(Ok(default), |v| number(v, name))?);
+        for (name, default, range) in CONSTANTS {
+            let default = default.unwrap_or(beta);
+            let value = fields.get(name).map_or(Ok(default), |v| number(v, name))?;
+            values.push(range.check(name, value)?);
         }
+        let beta = Beta::try_new(beta)?;
         Ok(Self {
-            ipo_beta: positive("ipo_beta", values[9])?,
+            ipo_beta: Beta::try_new(values[9])?,
+            xpo_alpha: values[5],
             policies: own_policies(&parts)?,
             losses: losses(fields.get("losses"))?,
             methods: methods(&values),
@@ -256,7 +283,49 @@ impl Instance {
             "fit": fit,
             "connected": prompt.pairs.connected(),
             "set": self.minimisers(prompt, problem)?,
+            "xpo": self.exploration(prompt)?,
         }))
+    }
+
+    /// Along what XPO's objective falls without end, if it does, and its minimiser in bounded classes, where it always has one: the
+    /// best of many descents, and for few responses a lower bound by branch and bound.
+    fn exploration(&self, prompt: &Prompt) -> Result<Value> {
+        let (responses, n) = (&prompt.responses, prompt.responses.len());
+        if self.xpo_alpha == 0.0 || n > MOST_BOXED {
+            return Ok(Value::Null);
+        }
+        let mut wins = vec![0.0; n * n];
+        for row in prompt.pairs.rows() {
+            wins[row.first * n + row.second] += row.weight * row.preference;
+            wins[row.second * n + row.first] += row.weight * (1.0 - row.preference);
+        }
+        let calibration: Vec<f64> = responses.log_reference().iter().map(|u| u.exp()).collect();
+        // A penalty is a mean over prompts, the likelihood one over pairs.
+        let weight = self.xpo_alpha / self.beta.get() * prompt.weight / prompt.share;
+        let mut out = Map::new();
+        for bound in BOUNDS {
+            let log_reference = responses.log_reference();
+            let fit = OptimisticFit::try_new(
+                log_reference,
+                self.beta,
+                &wins,
+                &calibration,
+                weight,
+                bound,
+            )?;
+            let (rewards, value) = fit.best(&[]);
+            let exponent: Vec<f64> = rewards.iter().map(|r| r / self.beta.get()).collect();
+            let policy = tilt(responses, &exponent)?;
+            let mut entry = evaluation(&evaluate(responses, self.beta, &policy)?);
+            entry.insert("loss".into(), json!(value));
+            let least = (n <= MOST_BRANCHED).then(|| fit.lower_bound(value, 1e-8, BOXES));
+            entry.insert("loss_at_least".into(), json!(least));
+            out.insert(format!("{bound}"), entry.into());
+            if bound == BOUNDS[0] {
+                out.insert("unbounded_along".into(), json!(fit.unbounded_along()));
+            }
+        }
+        Ok(out.into())
     }
 
     fn method(&self, problems: &[PreferenceProblem<'_>], method: &Method) -> Result<Value> {

@@ -7,6 +7,7 @@ mod figures;
 mod offline;
 mod online;
 mod overopt;
+mod page;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -17,6 +18,7 @@ use rto_harness::say;
 use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
 use rto_harness::sweep::Task;
+use rto_harness::table::Table;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -48,7 +50,8 @@ const EXAMPLES: &str = "\
 Examples:
   bench                                     the whole experiment, under two minutes on two cores
   bench --smoke                             the same in seconds, small
-  bench --offline-seeds 200 --out runs/large
+  bench --parts online,claims
+  bench --parts offline --offline-seeds 200 --out runs/large
   bench --instance experiments/data/preference.json --json
   bench --resume runs/bench-0001            continue after a crash, Ctrl-C or a time limit
   bench --shard 1/2 --out one; bench --shard 2/2 --out two; bench merge one two --out both
@@ -87,44 +90,68 @@ impl Experiment for Study {
     }
 
     fn tasks(&self) -> Vec<Task<'_>> {
-        let mut all = offline::tasks(self);
-        all.extend(online::tasks(self));
-        all.extend(overopt::tasks(self));
-        all.extend(overopt::fit_tasks(self));
-        all.extend(coverage::tasks(self));
-        all.extend(claims::tasks(self));
+        let part = |name: &str, tasks: fn(&Self) -> Vec<Task<'_>>| match self.config.has(name) {
+            true => tasks(self),
+            false => Vec::new(),
+        };
+        let mut all = part("offline", offline::tasks);
+        all.extend(part("online", online::tasks));
+        all.extend(part("overopt", overopt::tasks));
+        all.extend(part("overopt", overopt::fit_tasks));
+        all.extend(part("coverage", coverage::tasks));
+        all.extend(part("claims", claims::tasks));
         all
     }
 
     fn results(&self, cells: &Cells<'_>) -> Result<Results> {
-        let offline = offline::summarise(self, &cells.of_part('a', "offline_runs")?)?;
-        let (online, doubling) = online::summarise(self, &cells.of_part('b', "online_runs")?)?;
-        let overopt = overopt::summarise(self, &cells.of_part('c', "overopt_runs")?)?;
-        let laws = overopt::summarise_fits(&cells.of_part('d', "overopt_fits")?)?;
-        let coverage = coverage::summarise(&cells.of_part('e', "coverage_runs")?)?;
-        let claims = claims::summarise(&cells.of_part('f', "claims_runs")?)?;
-        let texts = [
-            (
+        let (mut tables, mut texts) = (Vec::new(), Vec::new());
+        let titled = |title: &str, table: &Table| format!("{title}\n{}", table.render());
+        if self.config.has("offline") {
+            let runs = cells.of_part('a', "offline_runs")?;
+            tables.push(offline::summarise(self, &runs)?);
+            tables.push(offline::by_coverage(self, &runs)?);
+        }
+        if self.config.has("online") {
+            let (online, doubling) = online::summarise(self, &cells.of_part('b', "online_runs")?)?;
+            texts.push(titled(
                 "(b) regret at the end, and the ratio of its last two doublings: 1 is log T, 1.41 sqrt T, 2 is T",
                 &doubling,
-            ),
-            (
+            ));
+            tables.extend([online, doubling]);
+        }
+        if self.config.has("overopt") {
+            let laws = overopt::summarise_fits(&cells.of_part('d', "overopt_fits")?)?;
+            tables.push(overopt::summarise(
+                self,
+                &cells.of_part('c', "overopt_runs")?,
+            )?);
+            texts.push(titled(
                 "(c) which law fits true reward against d = sqrt KL: d(a - bd) or d(a - b log d); medians of the largest residual",
                 &laws,
-            ),
-            ("(d) coverage on layered graphs, medians", &coverage),
-        ];
+            ));
+            tables.push(laws);
+        }
+        if self.config.has("coverage") {
+            let coverage = coverage::summarise(&cells.of_part('e', "coverage_runs")?)?;
+            texts.push(titled("(d) coverage on layered graphs, medians", &coverage));
+            tables.push(coverage);
+        }
+        if self.config.has("claims") {
+            tables.push(claims::summarise(&cells.of_part('f', "claims_runs")?)?);
+        }
         Ok(Results {
-            texts: texts
-                .map(|(title, table)| format!("{title}\n{}", table.render()))
-                .into(),
+            texts,
             raw: Vec::new(),
-            tables: vec![offline, online, doubling, overopt, laws, coverage, claims],
+            tables,
         })
     }
 
     fn draw(dir: &Path) -> Result<()> {
         figures::draw_all(dir)
+    }
+
+    fn page(dir: &Path) -> Result<Option<String>> {
+        Ok(Some(page::page(dir)?))
     }
 }
 

@@ -7,7 +7,8 @@ use rand_distr::{Distribution, Exp1, StandardNormal};
 use rto::mdp::Beta;
 use rto::numerics::sigmoid;
 use rto::preference::{
-    Method, Outcome, PairTable, PreferenceProblem, Responses, SupervisedBase, evaluate,
+    Method, MinimiserSet, Outcome, PairTable, PreferenceProblem, Responses, SupervisedBase,
+    bounded_scores, chi_plan, evaluate, soft_optimum, tilt,
 };
 use rto_harness::stats::Sample;
 use rto_harness::sweep::Task;
@@ -25,6 +26,7 @@ const COLUMNS: &[&str] = &[
     "plain_regret",
     "kl",
     "identified",
+    "coverage",
 ];
 
 /// A family of random trees.
@@ -94,8 +96,91 @@ fn methods(pairs: usize) -> [(&'static str, Method); 12] {
     ]
 }
 
+/// |t − t′| ≤ V of the class in which scores are fitted under the tie rules.
+const BAND: f64 = 4.0;
+
+/// Scores that the pairs leave open, tied by a rule instead of the ridge: components of the comparison graph with mean 0 each, with
+/// the masses of least KL, or moved within |t − t′| ≤ V to where the regret is largest.
+pub const TIED: [&str; 5] = [
+    "dpo, zero mean",
+    "dpo, least KL",
+    "dpo, worst in the band",
+    "chipo, zero mean",
+    "chipo, worst in the band",
+];
+
 pub fn names() -> Vec<&'static str> {
-    methods(1).map(|(name, _)| name).to_vec()
+    let own = methods(1).map(|(name, _)| name);
+    own.into_iter().chain(TIED).collect()
+}
+
+/// The policies of [`TIED`], from a fit in the bounded class, which exists on every table.
+fn tied(
+    responses: &Responses,
+    pairs: &PairTable,
+    scores: &[f64],
+    beta: Beta,
+) -> Result<Vec<Vec<f64>>> {
+    let dpo = |t: &[f64]| -> Result<Vec<f64>> {
+        let exponent: Vec<f64> = t.iter().map(|t| t / beta.get()).collect();
+        Ok(tilt(responses, &exponent)?)
+    };
+    let chi = |t: &[f64]| -> Result<Vec<f64>> { Ok(chi_plan(responses, t, beta)?.0) };
+    let set = MinimiserSet::new(responses, pairs, scores, beta)?;
+    let mut zero_mean = scores.to_vec();
+    for members in &set.components {
+        let mean = members.iter().map(|&y| scores[y]).sum::<f64>() / members.len() as f64;
+        members.iter().for_each(|&y| zero_mean[y] -= mean);
+    }
+    Ok(vec![
+        dpo(&zero_mean)?,
+        set.policy(&set.log_kl_minimal)?,
+        worst_tie(responses, scores, &set.components, &dpo)?,
+        chi(&zero_mean)?,
+        worst_tie(responses, scores, &set.components, &chi)?,
+    ])
+}
+
+/// How many components are all moved up or down in all combinations; of more, one at a time.
+const COMBINED: usize = 6;
+
+/// The policy of largest regret over the ends of the band: E R is monotone in the offset of one component with DPO, as only the
+/// mass of that component moves, so that no point inside the band is worse.
+fn worst_tie(
+    responses: &Responses,
+    scores: &[f64],
+    components: &[Vec<usize>],
+    plan: &dyn Fn(&[f64]) -> Result<Vec<f64>>,
+) -> Result<Vec<f64>> {
+    let k = components.len();
+    let choices: Vec<Vec<bool>> = match k <= COMBINED {
+        true => (0..1usize << k)
+            .map(|up| (0..k).map(|c| up >> c & 1 == 1).collect())
+            .collect(),
+        false => (0..k)
+            .flat_map(|one| [true, false].map(|up| (0..k).map(|c| (c == one) == up).collect()))
+            .collect(),
+    };
+    let mut worst: Option<(f64, Vec<f64>)> = None;
+    for ups in choices {
+        let mut moved = scores.to_vec();
+        for (members, up) in components.iter().zip(ups) {
+            let own = || members.iter().map(|&y| scores[y]);
+            let shift = match up {
+                true => BAND - own().fold(f64::MIN, f64::max),
+                false => -own().fold(f64::MAX, f64::min),
+            };
+            members.iter().for_each(|&y| moved[y] += shift);
+        }
+        let policy = plan(&moved)?;
+        let reward: f64 = (policy.iter().zip(responses.rewards()))
+            .map(|(u, r)| u.exp() * r)
+            .sum();
+        if worst.as_ref().is_none_or(|(least, _)| reward < *least) {
+            worst = Some((reward, policy));
+        }
+    }
+    Ok(worst.expect("there is a component").1)
 }
 
 /// Gaussian token rewards over √H and Dirichlet(1) rows of π_ref, kept off 0 by 0.001.
@@ -177,13 +262,34 @@ fn rows(study: &Study, family: &Family, tree: u64) -> Result<Vec<Vec<Cell>>> {
     let most = c.pairs.last().copied().unwrap_or(0);
     let drawn = draw_pairs(&responses, most, &mut rng);
     let judged = Beta::try_new(c.beta)?;
+    // E_{π*}[π*/μ] of pairs from μ = π_ref: single-policy coverage.
+    let (star, _) = soft_optimum(&responses, judged);
+    let coverage = 1.0 + evaluate(&responses, judged, &star)?.chi2;
     let mut rows = Vec::new();
     for &n in &c.pairs {
         let pairs = PairTable::from_counts(responses.len(), &drawn[..n])?;
         let identified = u64::from(pairs.connected() && pairs.has_maximum());
         let fitted = PreferenceProblem::with_ridge(&responses, &pairs, judged, c.ridge)?;
+        let banded = bounded_scores(&pairs, BAND)?.scores;
+        let mut push = |name: &'static str, b: f64, policy: &[f64]| -> Result<()> {
+            let e = evaluate(&responses, judged, policy)?;
+            rows.push(vec![
+                family.name.into(),
+                tree.into(),
+                n.into(),
+                name.into(),
+                b.into(),
+                e.subopt.into(),
+                e.plain_regret.into(),
+                e.kl.into(),
+                identified.into(),
+                coverage.into(),
+            ]);
+            Ok(())
+        };
         for &b in &c.betas {
-            let problem = fitted.at(Beta::try_new(b)?)?;
+            let beta = Beta::try_new(b)?;
+            let problem = fitted.at(beta)?;
             for (name, method) in methods(n) {
                 // SimPO's own β that corresponds to b is H b: with it, equal lengths and a uniform π_ref it is DPO. KTO needs β ≤ 1.
                 let method = match method {
@@ -194,21 +300,15 @@ fn rows(study: &Study, family: &Family, tree: u64) -> Result<Vec<Vec<Cell>>> {
                     Method::Kto if b > 1.0 => continue,
                     other => other,
                 };
-                let Outcome::Solved(solved) = problem.solve(&method)? else {
-                    continue;
-                };
-                let e = evaluate(&responses, judged, &solved.log_policy)?;
-                rows.push(vec![
-                    family.name.into(),
-                    tree.into(),
-                    n.into(),
-                    name.into(),
-                    b.into(),
-                    e.subopt.into(),
-                    e.plain_regret.into(),
-                    e.kl.into(),
-                    identified.into(),
-                ]);
+                if let Outcome::Solved(solved) = problem.solve(&method)? {
+                    push(name, b, &solved.log_policy)?;
+                }
+            }
+            for (name, policy) in TIED
+                .into_iter()
+                .zip(tied(&responses, &pairs, &banded, beta)?)
+            {
+                push(name, b, &policy)?;
             }
         }
     }
@@ -310,6 +410,63 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Table> {
                 row.extend(low_high(g));
                 row.push(Some(share.mean()).filter(|x| x.is_finite()).into());
                 table.push(row);
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// SubOpt at the common β in the quarters of trees by coverage, from the best covered π* on.
+pub fn by_coverage(study: &Study, runs: &Table) -> Result<Table> {
+    let mut table = Table::new(
+        "offline_coverage",
+        &[
+            "family",
+            "method",
+            "pairs",
+            "quarter",
+            "trees",
+            "coverage",
+            "subopt",
+            "subopt_low",
+            "subopt_high",
+        ],
+    );
+    let (family, method) = (runs.texts("family")?, runs.texts("method")?);
+    let (pairs, beta) = (runs.floats("pairs")?, runs.floats("beta")?);
+    let (coverage, subopt) = (runs.floats("coverage")?, runs.floats("subopt")?);
+    let mut index: std::collections::BTreeMap<(&str, &str, u64), Vec<usize>> = Default::default();
+    for i in (0..runs.len()).filter(|&i| beta[i] == study.config.beta) {
+        let key = (&*family[i], &*method[i], pairs[i] as u64);
+        index.entry(key).or_default().push(i);
+    }
+    for f in &FAMILIES {
+        for name in names() {
+            for &n in &study.config.pairs {
+                let Some(rows) = index.get_mut(&(f.name, name, n as u64)) else {
+                    continue;
+                };
+                rows.sort_by(|&i, &j| coverage[i].total_cmp(&coverage[j]));
+                for quarter in 0..4 {
+                    let part = &rows[quarter * rows.len() / 4..(quarter + 1) * rows.len() / 4];
+                    if part.is_empty() {
+                        continue;
+                    }
+                    let logs = Sample(part.iter().map(|&i| coverage[i].ln()).collect());
+                    let sample = Sample(part.iter().map(|&i| subopt[i]).collect());
+                    let (mean, low, high) = sample.interval();
+                    table.push([
+                        f.name.into(),
+                        name.into(),
+                        n.into(),
+                        (quarter + 1).into(),
+                        part.len().into(),
+                        logs.mean().exp().into(),
+                        mean.into(),
+                        low.into(),
+                        high.into(),
+                    ]);
+                }
             }
         }
     }

@@ -16,38 +16,48 @@ const COLUMNS: &[&str] = &[
     "instance", "beta", "learner", "sampler", "run", "round", "regret",
 ];
 
-/// |R − mean| of five responses, |R₁ − R₀| of the trap.
+/// |R − mean| (greedy) or |R_i − R_j| (optimistic) of five responses, |R₁ − R₀| of the trap.
 const FIVE_BOUND: f64 = 1.0;
 const TRAP_BOUND: f64 = 2.0;
 
-fn learners(study: &Study, instance: &str) -> Vec<(String, Learner)> {
+/// The two-stage explorer's ρ, and the ridge of its matrix.
+const EXPLORER: Sampler = Sampler::PolicyExplorer {
+    rho: 0.5,
+    lambda: 1.0,
+};
+
+type Setting = (String, Learner, &'static str, Sampler);
+
+/// The learners, each with a name, and where their pairs come from.
+fn learners(study: &Study, instance: &str) -> Vec<Setting> {
     let trap = instance != "five";
     // Half of the width of the interval on each side of the mean.
     let bound = if trap { TRAP_BOUND / 2.0 } else { FIVE_BOUND };
-    let mut all = vec![("greedy".to_string(), Learner::Greedy { bound, ridge: 1e-2 })];
-    if trap {
-        let xpo = |alpha: &f64| {
-            (
-                format!("xpo {alpha}"),
-                Learner::Xpo {
-                    alpha: *alpha,
-                    bound: TRAP_BOUND,
-                },
-            )
-        };
-        all.extend(study.config.xpo_alphas.iter().map(xpo));
+    let greedy = Learner::Greedy { bound, ridge: 1e-2 };
+    let with_reference = ("policy, reference", Sampler::PolicyReference);
+    let mut all: Vec<Setting> = Vec::new();
+    let mut push = |name: String, learner, (from, sampler): (&'static str, Sampler)| {
+        all.push((name, learner, from, sampler));
+    };
+    if !trap {
+        push(
+            "greedy".into(),
+            greedy,
+            ("policy, policy", Sampler::PolicyPolicy),
+        );
+    }
+    push("greedy".into(), greedy, with_reference);
+    push("greedy".into(), greedy, ("policy, explorer", EXPLORER));
+    let bound = if trap { TRAP_BOUND } else { FIVE_BOUND };
+    for &alpha in &study.config.xpo_alphas {
+        let xpo = Learner::Xpo { alpha, bound };
+        push(format!("xpo {alpha}"), xpo, with_reference);
+    }
+    for &alpha in &study.config.xpo_alphas {
+        let selm = Learner::Selm { alpha, bound };
+        push(format!("selm {alpha}"), selm, with_reference);
     }
     all
-}
-
-fn samplers(instance: &str) -> &'static [(&'static str, Sampler)] {
-    match instance {
-        "five" => &[
-            ("policy, policy", Sampler::PolicyPolicy),
-            ("policy, reference", Sampler::PolicyReference),
-        ],
-        _ => &[("policy, reference", Sampler::PolicyReference)],
-    }
 }
 
 /// Rounds that are kept: powers of two and the last.
@@ -70,27 +80,25 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
     ];
     for (instance, betas) in instances {
         for &beta in betas {
-            for (name, learner) in learners(study, instance) {
-                for &(sampler_name, sampler) in samplers(instance) {
-                    for run in 0..study.config.online_seeds {
-                        let id = format!("bench/b/{}", tasks.len());
-                        let name = name.clone();
-                        tasks.push(Task::new(id, COLUMNS, move || {
-                            let curve = curve(study, instance, beta, learner, sampler, run)?;
-                            let row = |t: usize| -> Vec<Cell> {
-                                vec![
-                                    instance.into(),
-                                    beta.into(),
-                                    name.as_str().into(),
-                                    sampler_name.into(),
-                                    run.into(),
-                                    t.into(),
-                                    curve[t - 1].into(),
-                                ]
-                            };
-                            Ok(kept(study.config.rounds).into_iter().map(row).collect())
-                        }));
-                    }
+            for (name, learner, from, sampler) in learners(study, instance) {
+                for run in 0..study.config.online_seeds {
+                    let id = format!("bench/b/{}", tasks.len());
+                    let name = name.clone();
+                    tasks.push(Task::new(id, COLUMNS, move || {
+                        let curve = curve(study, instance, beta, learner, sampler, run)?;
+                        let row = |t: usize| -> Vec<Cell> {
+                            vec![
+                                instance.into(),
+                                beta.into(),
+                                name.as_str().into(),
+                                from.into(),
+                                run.into(),
+                                t.into(),
+                                curve[t - 1].into(),
+                            ]
+                        };
+                        Ok(kept(study.config.rounds).into_iter().map(row).collect())
+                    }));
                 }
             }
         }

@@ -15,9 +15,28 @@ const ERRATA: &str = include_str!("../../paper-notes/errata.md");
 const SECTION5: &str = include_str!("../../paper-notes/section5.md");
 const ESTIMATORS: &str = include_str!("../../paper-notes/estimators.md");
 const DEVIATIONS: &str = include_str!("../../paper-notes/deviations.md");
-/// The committed figure of the language-model program, which takes five times five minutes: it is not drawn again here.
-const FRONTIER: &str = include_str!("../../figures/rto_llm/frontier.svg");
-const FRONTIER_COMMAND: &str = "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds";
+/// A figure of a program that trains networks. It is the committed one: this program does not build them.
+struct Committed {
+    name: &'static str,
+    what: &'static str,
+    svg: &'static str,
+    command: &'static str,
+}
+
+const FRONTIER: Committed = Committed {
+    name: "rto_llm/frontier",
+    what: "Reward and KL of every method over five seeds.",
+    svg: include_str!("../../figures/rto_llm/frontier.svg"),
+    command: "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds",
+};
+
+/// Under the figures of the bench, whose exact minimisers it is held against.
+const CONVERGE: Committed = Committed {
+    name: "converge/converge",
+    what: "Seven losses of pairs, trained on a table, a log-linear network and a transformer, against their exact minimisers.",
+    svg: include_str!("../../figures/converge/converge.svg"),
+    command: "cargo run --bin converge",
+};
 const SYMBOLS: &str = include_str!("../../paper-notes/symbols.md");
 const TITLE: &str = "DPO Meets PPO, executed";
 
@@ -59,11 +78,12 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) ->
     for outcome in outcomes {
         figure(&mut page, dir, full, outcome)?;
     }
+    committed(&mut page, &CONVERGE);
     page.section("errata", "Corrections and proofs");
     page.say("What is claimed and what is true instead; proofs unfold.");
     page.push(&with_folded_proofs(ERRATA));
     page.section("section5", "The language-model experiment");
-    frontier(&mut page);
+    committed(&mut page, &FRONTIER);
     page.push(&to_html(
         &SECTION5.replace("(deviations.md)", "(#deviations)"),
     ));
@@ -168,12 +188,15 @@ fn figure(page: &mut Page, dir: &RunDir, full: bool, outcome: &Outcome) -> Resul
     Ok(())
 }
 
-fn frontier(page: &mut Page) {
-    let name = "rto_llm/frontier";
+fn committed(page: &mut Page, figure: &Committed) {
     page.push(&format!(
-        "<h3 id=\"{}\">{name}</h3>\n<p>Reward and KL of every method over five seeds. The committed figure: this program does not train \
-         language models.</p>\n<div class=\"scroll\"><figure>{FRONTIER}</figure></div>\n<pre>{FRONTIER_COMMAND}</pre>\n",
-        figure_id(name)
+        "<h3 id=\"{}\">{}</h3>\n<p>{} The committed figure: this program does not train networks.</p>\n\
+         <div class=\"scroll\"><figure>{}</figure></div>\n<pre>{}</pre>\n",
+        figure_id(figure.name),
+        figure.name,
+        figure.what,
+        figure.svg,
+        figure.command
     ));
 }
 
@@ -226,10 +249,12 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
             cell(&o.found)
         );
     }
-    let _ = writeln!(
-        out,
-        "| [`rto_llm/frontier`](https://github.com/rto-toolkit/rto/blob/main/figures/rto_llm/frontier.svg) | | the committed figure | not checked | `{FRONTIER_COMMAND}` |"
-    );
+    for Committed { name, command, .. } in [CONVERGE, FRONTIER] {
+        let _ = writeln!(
+            out,
+            "| [`{name}`](https://github.com/rto-toolkit/rto/blob/main/figures/{name}.svg) | | the committed figure | not checked | `{command}` |"
+        );
+    }
     out + "\n## Statements\n" + verdict::table()
 }
 

@@ -294,6 +294,14 @@ fn what_has_no_minimiser_says_why() {
     assert_eq!(got["connected"], false);
     assert_eq!(got["set"]["components"], json!([[0, 1, 2], [3]]));
     assert!(got["set"]["subopt_high"].as_f64() > got["set"]["subopt_low"].as_f64());
+    // The response in no pair can rise for ever under XPO; in bounded classes there is a minimiser, within what branch and bound proves.
+    assert_eq!(got["xpo"]["unbounded_along"], json!([3]));
+    for bound in ["4", "8"] {
+        let entry = &got["xpo"][bound];
+        let (loss, least) = (entry["loss"].as_f64(), entry["loss_at_least"].as_f64());
+        assert!(loss.unwrap() - least.unwrap() < 1e-5, "{bound}: {entry}");
+        assert!(entry["subopt"].as_f64().unwrap() > 0.0);
+    }
     for (name, part) in [
         ("caldpo", "response 3 is in no pair"),
         ("rpo_base_chosen", "response 3 was never chosen"),
@@ -360,6 +368,35 @@ fn a_bad_file_is_one_line() {
             vec!["policies.p", "sum"],
         ),
         (with("rpo_eta", json!(null)), vec!["rpo_eta", "a number"]),
+        (
+            with("rpo_eta", json!(0)),
+            vec!["rpo_eta", "a positive number"],
+        ),
+        (
+            with("simpo_beta", json!(-2)),
+            vec!["simpo_beta", "a positive number"],
+        ),
+        (
+            with("simpo_gamma", json!(-1)),
+            vec!["simpo_gamma", "at least 0"],
+        ),
+        (
+            with("tdpo2_alpha", json!(-1)),
+            vec!["tdpo2_alpha", "at least 0"],
+        ),
+        (
+            with("xpo_alpha", json!(-1)),
+            vec!["xpo_alpha", "at least 0"],
+        ),
+        (
+            with("hypo_lambda", json!(0)),
+            vec!["hypo_lambda", "a positive number"],
+        ),
+        (
+            with("dpop_lambda", json!(0)),
+            vec!["dpop_lambda", "a positive number"],
+        ),
+        (with("kto_z0", json!(-1)), vec!["kto_z0", "at least 0"]),
         (
             with("ipo_beta", json!(-1)),
             vec!["ipo_beta", "a positive number"],

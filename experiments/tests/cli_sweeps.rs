@@ -21,6 +21,8 @@ struct Sweep {
     binary: &'static str,
     /// The figures of a run, each as SVG and PNG.
     figures: &'static [&'static str],
+    /// Whether a run has `report.html`.
+    has_page: bool,
     /// Tables of a run, each as CSV.
     tables: &'static [&'static str],
     /// A number among its settings.
@@ -42,6 +44,7 @@ const THM42: Sweep = Sweep {
         "regimes",
         "sweeps",
     ],
+    has_page: false,
     tables: &[
         "constant",
         "coverage",
@@ -82,6 +85,7 @@ const ALGORITHM2: Sweep = Sweep {
     name: "algorithm2",
     binary: env!("CARGO_BIN_EXE_algorithm2"),
     figures: &["credit", "curves", "figure3", "frontier", "map", "sweeps"],
+    has_page: false,
     tables: &[
         "against_dppo",
         "credit",
@@ -135,6 +139,7 @@ const AUDIT: Sweep = Sweep {
     name: "audit",
     binary: env!("CARGO_BIN_EXE_audit"),
     figures: &["beta", "ends", "lambda", "length_bias", "noise", "simplex"],
+    has_page: false,
     tables: &[
         "best_lambda",
         "end_runs",
@@ -164,11 +169,21 @@ const AUDIT: Sweep = Sweep {
 const BENCH: Sweep = Sweep {
     name: "bench",
     binary: env!("CARGO_BIN_EXE_bench"),
-    figures: &["claims", "coverage", "offline", "online", "overopt"],
+    figures: &[
+        "claims",
+        "coverage",
+        "offline",
+        "offline_coverage",
+        "online",
+        "overopt",
+        "ties",
+    ],
+    has_page: true,
     tables: &[
         "claims",
         "coverage",
         "offline",
+        "offline_coverage",
         "online",
         "online_doubling",
         "overopt",
@@ -185,6 +200,14 @@ const BENCH: Sweep = Sweep {
         (&["--offline-seeds", "1"], &["offline_seeds", "found 1"]),
         (&["--trap-depth", "1"], &["trap_depth", "found 1"]),
         (&["--horizons", "1,20"], &["horizons", "found 20"]),
+        (
+            &["--parts", "offlin"],
+            &["parts", "\"offlin\"", "offline, online"],
+        ),
+        (
+            &["--parts", "online,online"],
+            &["parts", "\"online\" twice"],
+        ),
     ],
 };
 
@@ -271,6 +294,9 @@ fn a_run_is_the_same_on_any_number_of_threads_and_can_be_redrawn(sweep: &Sweep) 
     let mut expected: BTreeSet<String> = ["config.toml", "results.json", "versions.json"]
         .map(String::from)
         .into();
+    if sweep.has_page {
+        expected.insert("report.html".into());
+    }
     for figure in sweep.figures {
         expected.extend(["svg", "png"].map(|kind| format!("{figure}.{kind}")));
     }

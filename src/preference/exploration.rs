@@ -1,10 +1,12 @@
 //! Online preference optimisation: the exponential trap of passive sampling and the bonus of optimism, in closed form, and loops
 //! whose regret is exact in every round.
 
+use nalgebra::{Cholesky, DMatrix, DVector};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::evaluation::{kl, soft_optimum};
+use super::optimism::OptimisticFit;
 use super::planner::{bounds, tilt};
 use super::responses::Responses;
 use crate::check;
@@ -173,7 +175,7 @@ impl<'a> TwoResponses<'a> {
 }
 
 /// Where the two responses of a round come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampler {
     /// Both from the current policy.
     PolicyPolicy,
@@ -183,6 +185,15 @@ pub enum Sampler {
     ReferenceReference,
     /// Both uniform over the responses.
     Uniform,
+    /// Two stages, after Xiong et al. (arXiv 2312.11456): one from the current policy π_t, one from the law
+    /// ∝ π_ref exp((R + ρ‖e_y − π_t‖_{Σ⁻¹})/β), Σ = λI + Σ x xᵀ over the comparisons so far, x = e_i − e_j, R that of π_t. A
+    /// simplification: their second player maximises relative uncertainty over a confidence set in KL.
+    PolicyExplorer {
+        /// ρ.
+        rho: f64,
+        /// λ.
+        lambda: f64,
+    },
 }
 
 /// What decides the policy of a round.
@@ -195,11 +206,19 @@ pub enum Learner {
         /// The ridge on the summed loss.
         ridge: f64,
     },
-    /// XPO with the weight α√t on the summed loss, two responses only.
+    /// XPO with the weight α√t on the summed loss: α√t E_ref log π is added. VPO online with calibration π_ref is the same with
+    /// α β in the place of α.
     Xpo {
         /// α.
         alpha: f64,
-        /// The bound on |R₁ − R₀|.
+        /// The bound on |R_i − R_j|.
+        bound: f64,
+    },
+    /// SELM with the weight α√t on the summed loss: −α√t \[V* − E_cal R\] is added, cal the law of the responses drawn so far.
+    Selm {
+        /// α.
+        alpha: f64,
+        /// The bound on |R_i − R_j|.
         bound: f64,
     },
 }
@@ -207,8 +226,12 @@ pub enum Learner {
 /// Runs `rounds` rounds: plan, add SubOpt(π_t) (exact), draw a pair, label it by (2.1). Returns the cumulative regret after
 /// each round.
 ///
+/// XPO on two responses plans with the global minimiser ([`xpo_two_responses`]). On more, and for SELM, the fit is the best local
+/// minimum of many starts in the rounds that are powers of two, and in the others a descent from the last one: see
+/// [`OptimisticFit`].
+///
 /// # Errors
-/// [`Error::Config`] for XPO on other than two responses, or constants that are not positive.
+/// [`Error::Config`] for constants that are not positive.
 pub fn online_regret(
     responses: &Responses,
     beta: Beta,
@@ -218,65 +241,158 @@ pub fn online_regret(
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<f64>> {
     let n = responses.len();
-    if let Learner::Xpo { .. } = learner
-        && n != 2
-    {
-        return Err(Error::config(
-            "learner",
-            format!("xpo on {n} responses"),
-            "on two responses",
-        ));
-    }
-    let two = match learner {
-        Learner::Xpo { bound, .. } => {
-            Some(TwoResponses::new(responses.log_reference(), beta, bound))
-        }
-        Learner::Greedy { .. } => None,
-    };
     let (star, _) = soft_optimum(responses, beta);
     let reference: Vec<f64> = responses.log_reference().iter().map(|u| u.exp()).collect();
     let uniform = vec![1.0 / n as f64; n];
-    let (mut wins, mut scores) = (vec![0.0; n * n], vec![0.0; n]);
+    let mut planner = Planner::new(responses, beta, learner);
     let (mut total, mut curve) = (0.0, Vec::with_capacity(rounds));
-    for round in 0..rounds {
-        let planned: Vec<f64> = match learner {
-            Learner::Greedy { bound, ridge } => {
-                newton_scores(&wins, &mut scores, ridge);
-                let mean = scores.iter().sum::<f64>() / n as f64;
-                scores
-                    .iter()
-                    .map(|s| (s - mean).clamp(-bound, bound) / beta.get())
-                    .collect()
-            }
-            Learner::Xpo { alpha, .. } => {
-                // Counts are those of the second response against the first; α√t is a weight on the summed loss.
-                let (won, lost) = (wins[2], wins[1]);
-                let weight = alpha * ((round + 1) as f64).sqrt() / (won + lost).max(1.0);
-                let d = two
-                    .as_ref()
-                    .map_or(0.0, |two| two.best((won, lost), weight));
-                vec![0.0, d / beta.get()]
-            }
-        };
-        let log_policy = tilt(responses, &planned)?;
+    for round in 1..=rounds {
+        let exponent: Vec<f64> = (planner.plan(round)?.iter())
+            .map(|r| r / beta.get())
+            .collect();
+        let log_policy = tilt(responses, &exponent)?;
         total += beta.get() * kl(&log_policy, &star);
         curve.push(total);
         let policy: Vec<f64> = log_policy.iter().map(|u| u.exp()).collect();
+        let explorer = match sampler {
+            Sampler::PolicyExplorer { rho, lambda } => {
+                let width = uncertainty(&planner.wins, &policy, lambda)?;
+                let bonus = exponent.iter().zip(width);
+                let bonus: Vec<f64> = bonus.map(|(e, w)| e + rho * w / beta.get()).collect();
+                tilt(responses, &bonus)?.iter().map(|u| u.exp()).collect()
+            }
+            _ => Vec::new(),
+        };
         let (first, second) = match sampler {
             Sampler::PolicyPolicy => (&policy, &policy),
             Sampler::PolicyReference => (&policy, &reference),
             Sampler::ReferenceReference => (&reference, &reference),
             Sampler::Uniform => (&uniform, &uniform),
+            Sampler::PolicyExplorer { .. } => (&policy, &explorer),
         };
         let (y, z) = (draw(first, rng), draw(second, rng));
         let label: f64 = rng.random();
+        planner.drawn[y] += 1.0;
+        planner.drawn[z] += 1.0;
         if y != z {
             let won = label < sigmoid(responses.rewards()[y] - responses.rewards()[z]);
             let (w, l) = if won { (y, z) } else { (z, y) };
-            wins[w * n + l] += 1.0;
+            planner.wins[w * n + l] += 1.0;
         }
     }
     Ok(curve)
+}
+
+/// ‖e_y − π‖_{Σ⁻¹} of every response, Σ = λI + Σ x xᵀ over the comparisons.
+fn uncertainty(wins: &[f64], policy: &[f64], lambda: f64) -> Result<Vec<f64>> {
+    let n = policy.len();
+    let mut sigma = DMatrix::from_diagonal_element(n, n, lambda);
+    for i in 0..n {
+        for j in 0..n {
+            let count = wins[i * n + j];
+            sigma[(i, i)] += count;
+            sigma[(j, j)] += count;
+            sigma[(i, j)] -= count;
+            sigma[(j, i)] -= count;
+        }
+    }
+    let factor =
+        Cholesky::new(sigma).ok_or_else(|| Error::config("lambda", lambda, "a positive number"))?;
+    let width = |y: usize| {
+        let mut x = DVector::from_iterator(n, policy.iter().map(|p| -p));
+        x[y] += 1.0;
+        x.dot(&factor.solve(&x)).max(0.0).sqrt()
+    };
+    Ok((0..n).map(width).collect())
+}
+
+/// The data of a run and the rewards that its learner plans with.
+struct Planner<'a> {
+    log_reference: &'a [f64],
+    reference: Vec<f64>,
+    beta: Beta,
+    learner: Learner,
+    /// XPO on two responses.
+    two: Option<TwoResponses<'a>>,
+    /// How often the row beat the column, `[n, n]`.
+    wins: Vec<f64>,
+    /// How often each response was drawn.
+    drawn: Vec<f64>,
+    /// Those of the last round.
+    rewards: Vec<f64>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(responses: &'a Responses, beta: Beta, learner: Learner) -> Self {
+        let (n, log_reference) = (responses.len(), responses.log_reference());
+        Self {
+            two: match learner {
+                Learner::Xpo { bound, .. } if n == 2 => {
+                    Some(TwoResponses::new(log_reference, beta, bound))
+                }
+                _ => None,
+            },
+            log_reference,
+            reference: log_reference.iter().map(|u| u.exp()).collect(),
+            beta,
+            learner,
+            wins: vec![0.0; n * n],
+            drawn: vec![0.0; n],
+            rewards: vec![0.0; n],
+        }
+    }
+
+    fn plan(&mut self, round: usize) -> Result<Vec<f64>> {
+        let n = self.rewards.len();
+        match self.learner {
+            Learner::Greedy { bound, ridge } => {
+                newton_scores(&self.wins, &mut self.rewards, ridge);
+                let mean = self.rewards.iter().sum::<f64>() / n as f64;
+                let clipped = |s: &f64| (s - mean).clamp(-bound, bound);
+                Ok(self.rewards.iter().map(clipped).collect())
+            }
+            Learner::Xpo { alpha, bound } => {
+                let weight = alpha * (round as f64).sqrt();
+                if let Some(two) = &self.two {
+                    // Counts are those of the second response against the first.
+                    let counts = (self.wins[2], self.wins[1]);
+                    let weight = weight / (counts.0 + counts.1).max(1.0);
+                    return Ok(vec![0.0, two.best(counts, weight)]);
+                }
+                let calibration = self.reference.clone();
+                self.optimistic(round, weight / self.beta.get(), bound, &calibration)
+            }
+            Learner::Selm { alpha, bound } => {
+                let total: f64 = self.drawn.iter().sum();
+                let calibration = match total > 0.0 {
+                    true => self.drawn.iter().map(|d| d / total).collect(),
+                    false => self.reference.clone(),
+                };
+                let weight = alpha * (round as f64).sqrt();
+                self.optimistic(round, weight, bound, &calibration)
+            }
+        }
+    }
+
+    /// The fit with a weight on the summed loss.
+    fn optimistic(
+        &mut self,
+        round: usize,
+        weight: f64,
+        bound: f64,
+        calibration: &[f64],
+    ) -> Result<Vec<f64>> {
+        let (reference, total) = (self.log_reference, self.wins.iter().sum::<f64>().max(1.0));
+        let weight = weight / total;
+        let fit =
+            OptimisticFit::try_new(reference, self.beta, &self.wins, calibration, weight, bound)?;
+        let last = self.rewards.clone();
+        self.rewards = match round.is_power_of_two() {
+            true => fit.best(&[last]).0,
+            false => fit.descend(&last).0,
+        };
+        Ok(self.rewards.clone())
+    }
 }
 
 fn draw(law: &[f64], rng: &mut ChaCha8Rng) -> usize {
@@ -287,8 +403,8 @@ fn draw(law: &[f64], rng: &mut ChaCha8Rng) -> usize {
 fn newton_scores(wins: &[f64], scores: &mut [f64], ridge: f64) {
     let n = scores.len();
     for _ in 0..2 {
-        let mut hessian = nalgebra::DMatrix::from_diagonal_element(n, n, ridge);
-        let mut gradient = nalgebra::DVector::from_iterator(n, scores.iter().map(|s| ridge * s));
+        let mut hessian = DMatrix::from_diagonal_element(n, n, ridge);
+        let mut gradient = DVector::from_iterator(n, scores.iter().map(|s| ridge * s));
         for i in 0..n {
             for j in i + 1..n {
                 let (won, lost) = (wins[i * n + j], wins[j * n + i]);
@@ -304,7 +420,7 @@ fn newton_scores(wins: &[f64], scores: &mut [f64], ridge: f64) {
                 }
             }
         }
-        let Some(factor) = nalgebra::Cholesky::new(hessian) else {
+        let Some(factor) = Cholesky::new(hessian) else {
             return;
         };
         let step = factor.solve(&gradient);

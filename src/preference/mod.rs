@@ -26,6 +26,7 @@
 //! ```
 
 mod best_of_n;
+mod boxed;
 mod cal_dpo;
 mod coverage;
 mod dpop;
@@ -37,6 +38,7 @@ mod losses;
 mod method;
 mod nash;
 mod newton;
+mod optimism;
 mod pair_loss;
 mod pairs;
 mod planner;
@@ -62,6 +64,7 @@ pub use losses::{LossAt, PreferenceLoss, forward_kl};
 pub use method::{DEFAULT_METHODS, Method, Outcome, PreferenceProblem, Solved, SupervisedBase};
 pub use nash::PreferenceGame;
 pub use newton::Certificate;
+pub use optimism::OptimisticFit;
 pub use pair_loss::{Compared, LossBend, PairLossFit, pair_loss_fit};
 pub use pairs::{PairRow, PairTable};
 pub use planner::{chi_plan, length_map, tdpo_plan, tilt, wright_omega};

@@ -1,7 +1,6 @@
 //! What is left open: sets of minimisers where pairs do not connect all responses, and bounded classes where they separate.
 
-use nalgebra::{DMatrix, DVector};
-
+use super::boxed::{At, Cell};
 use super::evaluation::{kl, normalise, soft_optimum};
 use super::fit::{centred, logistic};
 use super::newton::Local;
@@ -104,6 +103,9 @@ pub struct BoundedFit {
     pub kkt_inf: f64,
 }
 
+/// The most steps of a bounded fit.
+const STEPS: usize = 500;
+
 /// argmin of the Bradley–Terry loss over |t_i − t_j| ≤ `bound`, by Newton steps on the scores that are off their bounds.
 ///
 /// # Errors
@@ -113,74 +115,30 @@ pub fn bounded_scores(pairs: &PairTable, bound: f64) -> Result<BoundedFit> {
         return Err(Error::config("bound", bound, "a positive number"));
     }
     let n = pairs.n_responses();
-    let fun = |x: &DVector<f64>| {
-        let mut at = Local::zeros(n);
+    let fun = |x: &[f64]| {
+        let mut local = Local::zeros(n);
         for row in pairs.rows() {
             let (value, slope, bend) = logistic(row, x[row.first] - x[row.second], 0.0);
-            at.add_difference((row.first, row.second), value, slope, bend);
+            local.add_difference((row.first, row.second), value, slope, bend);
         }
-        at
+        At {
+            value: local.value,
+            gradient: local.gradient,
+            hessians: vec![local.hessian],
+        }
     };
-    let mut x = DVector::from_element(n, bound / 2.0);
-    let mut at = fun(&x);
-    let free = |x: &DVector<f64>, g: &DVector<f64>| -> Vec<usize> {
-        let held = |k: usize| (x[k] <= 0.0 && g[k] > 0.0) || (x[k] >= bound && g[k] < 0.0);
-        (0..n).filter(|&k| !held(k)).collect()
-    };
-    let mut kkt_inf = f64::INFINITY;
-    for _ in 0..500 {
-        let moving = free(&x, &at.gradient);
-        let residual = moving.iter().fold(0.0f64, |m, &k| {
-            // At a bound a gradient that pulls inwards is a violation; one at a free score always is.
-            m.max(at.gradient[k].abs())
-        });
-        kkt_inf = residual;
-        if residual < 1e-14 {
-            break;
-        }
-        let scale = at.hessian.diagonal().amax().max(f64::MIN_POSITIVE);
-        let block = DMatrix::from_fn(moving.len(), moving.len(), |i, j| {
-            let ridge = if i == j { 1e-10 * scale } else { 0.0 };
-            at.hessian[(moving[i], moving[j])] + ridge
-        });
-        let gradient = DVector::from_iterator(moving.len(), moving.iter().map(|&k| at.gradient[k]));
-        let Some(factor) = block.cholesky() else {
-            break;
-        };
-        let step = factor.solve(&-gradient);
-        let mut length = 1.0;
-        let moved = loop {
-            let mut next = x.clone();
-            for (&k, s) in moving.iter().zip(step.iter()) {
-                next[k] = (x[k] + length * s).clamp(0.0, bound);
-            }
-            let there = fun(&next);
-            let drop = at.gradient.dot(&(&next - &x));
-            if there.value <= at.value + 1e-4 * drop.min(0.0) + 1e-16 * at.value.abs()
-                && drop <= 0.0
-            {
-                break Some((next, there));
-            }
-            length *= 0.5;
-            if length < 1e-10 {
-                break None;
-            }
-        };
-        let Some((next, there)) = moved else { break };
-        if next == x {
-            break;
-        }
-        (x, at) = (next, there);
-    }
+    let class = Cell::cube(n, bound);
+    let (x, at) = class.minimise(&vec![bound / 2.0; n], &fun, STEPS, 1e-14);
+    let kkt_inf = class.residual(&x, &at);
     if kkt_inf > 1e-9 {
         return Err(Error::NotConverged {
             what: "the bounded Bradley–Terry fit".into(),
-            iterations: 500,
+            iterations: STEPS,
             residual: kkt_inf,
         });
     }
     Ok(BoundedFit {
-        scores: centred(x.as_slice(), &vec![0; n]),
+        scores: centred(&x, &vec![0; n]),
         loss: at.value,
         kkt_inf,
     })

@@ -161,7 +161,7 @@ pub fn additive(budget: &Budget) -> Result<Vec<Row>> {
                 (0..2 * horizon).map(|_| rng.random()).collect()
             };
             let (mu, pi) = (law(&mut rng), law(&mut rng));
-            let [sa, tau, add] = crate::coverage::coefficients(horizon, &mu, &pi)?;
+            let [sa, tau, add, _] = crate::coverage::coefficients(horizon, &mu, &pi)?;
             let setting = format!("H = {horizon}");
             rows.push(row(&*setting, "C_add / C_sa", run, add / sa));
             rows.push(row(&*setting, "C_tau / C_sa", run, tau / sa));
@@ -169,7 +169,7 @@ pub fn additive(budget: &Budget) -> Result<Vec<Row>> {
             rows.push(row(&*setting, "C_add / (H^3 C_sa)", run, add / sa / cube));
         }
         let size = 2 * horizon;
-        let [_, _, add] =
+        let [_, _, add, _] =
             crate::coverage::coefficients(horizon, &vec![0.25; size], &vec![1.0; size])?;
         if horizon >= 2 {
             let error = (add / (12.0 * horizon as f64 - 8.0) - 1.0).abs();

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::atomic;
 use crate::cli::{Common, Reporter};
 use crate::lock::Sharing;
 use crate::machine::Machine;
@@ -59,7 +60,18 @@ pub trait Experiment: Sized {
     /// # Errors
     /// A file that is missing or cannot be read.
     fn draw(dir: &Path) -> Result<()>;
+
+    /// The report of a run folder as one HTML page, from its CSV files and config: `report.html`. None by default.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be read.
+    fn page(_dir: &Path) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
+
+/// The report in a run folder.
+const REPORT: &str = "report.html";
 
 /// The finished cells of a run, all of them.
 #[derive(Debug)]
@@ -147,7 +159,16 @@ pub fn run<E: Experiment>(args: &StudyArgs, flags: &impl Serialize) -> Result<()
     let reporter = common.reporter();
     let name = E::Settings::NAME;
     if let Some(dir) = &common.redraw {
-        return redraw(name, dir, E::draw, &reporter);
+        redraw(name, dir, E::draw, &reporter)?;
+        // A run folder's report shows its figures; the committed figures stand without one.
+        let report = dir.join(REPORT);
+        if report.is_file()
+            && let Some(html) = E::page(dir)?
+        {
+            atomic::replace(&report, html.as_bytes())?;
+            say!(reporter, "wrote {}", report.display())?;
+        }
+        return Ok(());
     }
     let shard = shard(args)?;
     let (settings, out) = match &args.resume {
@@ -232,6 +253,9 @@ fn finish<E: Experiment>(
     {
         let _bar = progress.part(1, "drawing figures", DRAWING * tasks.len() as f64);
         timings.phase("figures", || E::draw(dir.root()))?;
+        if let Some(html) = timings.phase("report", || E::page(dir.root()))? {
+            dir.write_text(REPORT, &html)?;
+        }
     }
     drop(progress);
     dir.write_timings(&timings)?;
@@ -242,7 +266,11 @@ fn finish<E: Experiment>(
         say!(reporter, "{text}")?;
     }
     reporter.json(&json!({ "run": dir.root(), "results": all }))?;
-    say!(reporter, "tables and figures in {}", dir.root().display())
+    let root = dir.root();
+    match root.join(REPORT).is_file() {
+        true => say!(reporter, "report: {}", root.join(REPORT).display()),
+        false => say!(reporter, "tables and figures in {}", root.display()),
+    }
 }
 
 /// Drawing the figures takes about this share of the time of the cells, at the default settings.
