@@ -180,32 +180,18 @@ fn value_incentive_and_bonus_are_one() {
     }
 }
 
-/// Five responses, of which the rarest is the best or the worst. The two-stage learner finds it sooner than the passive one; optimistic
-/// fits give it more mass than the passive fit as long as it was not drawn, and regret that only grows.
+/// Five responses, of which the rarest is the best or the worst: regret only grows, and as long as the rarest was never drawn the
+/// optimistic fit puts it at the top of the class and all that was drawn, and tied, at the bottom.
 #[test]
-fn exploration_finds_the_rare_response() {
+fn what_was_never_drawn_is_at_the_top() {
     let beta = Beta::try_new(0.125).unwrap();
     let reference = [0.3, 0.3, 0.2, 0.182, 0.018];
-    let curve = |learner, sampler, rare: f64, run: u64| {
+    let curve = |learner, rare: f64, run: u64| {
         let responses = Responses::bandit(&reference, &[0.0, 0.0, 0.0, 0.0, rare]).unwrap();
         let mut rng = SeedTree::new(23).index(run).rng();
+        let sampler = Sampler::PolicyReference;
         online_regret(&responses, beta, learner, sampler, 200, &mut rng).unwrap()
     };
-    let mean = |learner, sampler, rare| {
-        (0..12)
-            .map(|run| curve(learner, sampler, rare, run)[199])
-            .sum::<f64>()
-            / 12.0
-    };
-    let greedy = Learner::Greedy {
-        bound: 1.0,
-        ridge: 1e-2,
-    };
-    let explorer = Sampler::PolicyExplorer {
-        rho: 0.5,
-        lambda: 1.0,
-    };
-    assert!(mean(greedy, explorer, 1.0) < mean(greedy, Sampler::PolicyReference, 1.0));
     for learner in [
         Learner::Xpo {
             alpha: 0.1,
@@ -218,7 +204,7 @@ fn exploration_finds_the_rare_response() {
     ] {
         for run in 0..12 {
             for rare in [1.0, -1.0] {
-                let regret = curve(learner, Sampler::PolicyReference, rare, run);
+                let regret = curve(learner, rare, run);
                 assert!(regret.windows(2).all(|w| w[1] >= w[0] - 1e-12));
             }
         }
@@ -240,8 +226,8 @@ fn exploration_finds_the_rare_response() {
     );
 }
 
-/// The passive learner's mean regret is at least the exact bound, up to its standard error, and the two-stage learner, which does
-/// not draw from π_ref, has less than it.
+/// The passive learner's mean regret is at least the exact bound, up to its standard error; the two-stage learner, which does not draw
+/// from π_ref, is below it over the first rounds.
 #[test]
 fn the_lower_bound_is_of_passive_learners() {
     let beta = Beta::try_new(0.1).unwrap();
