@@ -102,7 +102,7 @@ impl Cell {
                     return None;
                 }
                 let there = fun(&next);
-                let rounding = 1e-16 * at.value.abs();
+                let rounding = 1e-15 * (1.0 + at.value.abs());
                 (there.value <= at.value + 1e-4 * drop + rounding).then_some((next, there))
             });
             let Some((next, there)) = moved else { break };

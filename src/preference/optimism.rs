@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::boxed::{At, Cell};
-use crate::mdp::{Beta, check_len};
+use crate::check;
+use crate::mdp::Beta;
 use crate::numerics::{log_sigmoid, log_sum_exp, sigmoid};
 use crate::{Error, Result};
 
@@ -43,8 +44,8 @@ impl<'a> OptimisticFit<'a> {
         bound: f64,
     ) -> Result<Self> {
         let n = log_reference.len();
-        check_len("wins", n * n, wins.len())?;
-        check_len("calibration", n, calibration.len())?;
+        check::len("wins", n * n, wins.len())?;
+        check::len("calibration", n, calibration.len())?;
         for (what, value, least) in [
             ("beta", beta.get(), f64::MIN_POSITIVE),
             ("bound", bound, f64::MIN_POSITIVE),
