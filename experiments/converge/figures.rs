@@ -54,7 +54,7 @@ pub fn draw(table: &Table, dir: &Path) -> Result<()> {
     }
     let worlds = table.distinct("world")?.len();
     let mut panels = Panels::new(
-        "What training leaves to the exact minimiser of its loss",
+        "Training ends at the exact minimiser of its loss: what is left shrinks with steps",
         3,
         figures,
     )
