@@ -146,7 +146,7 @@ fn fit(
         &config.check()?,
         &seeds,
         all,
-        &mut |_, _| Ok(()),
+        &mut |_| Ok(()),
     )?;
     Ok(())
 }
