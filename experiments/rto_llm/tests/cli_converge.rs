@@ -29,6 +29,9 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::read_dir(dir).unwrap().filter_map(entry).collect()
 }
 
+/// Steps, gap and KL.
+type Point = (u64, f64, f64);
+
 #[test]
 fn trained_policies_end_at_the_exact_minimisers() {
     let dir = tempfile::TempDir::new().unwrap();
@@ -39,7 +42,7 @@ fn trained_policies_end_at_the_exact_minimisers() {
     let at = |name: &str| head.iter().position(|h| *h == name).unwrap();
     let (class, loss, steps) = (at("class"), at("loss"), at("steps"));
     let (gap, kl) = (at("gap"), at("kl"));
-    let mut curves: BTreeMap<(String, String), Vec<(u64, f64, f64)>> = BTreeMap::new();
+    let mut curves: BTreeMap<_, Vec<Point>> = BTreeMap::new();
     for line in lines {
         let row: Vec<&str> = line.split(',').collect();
         let key = (row[class].to_string(), row[loss].to_string());
