@@ -29,7 +29,8 @@
 //! use rto::algorithm1::{ConfidenceSet, algorithm1, theorem_4_2};
 //! use rto::estimate::{Design, FitOptions, Metric, fit_bradley_terry, sample_preferences};
 //! use rto::features::DenseFeatures;
-//! use rto::mdp::{Beta, TabularPolicy, TokenTree};
+//! use rto::mdp::{Beta, Problem, TabularPolicy, TokenTree};
+//! use rto::plan::Truth;
 //! use rto::reward::LinearReward;
 //! use rto::seed::SeedTree;
 //!

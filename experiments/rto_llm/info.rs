@@ -7,7 +7,7 @@ use rto_bridge::checkpoint;
 use rto_bridge::family::{Activation, Head, ModelConfig, NormKind, RopeScaling, Rotary};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
-use rto_harness::cli::print;
+use rto_harness::cli::{Reporter, print};
 use serde_json::json;
 
 /// Architecture, parameter count and memory plan of a folder; its files are read through and checked.
@@ -67,8 +67,8 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.json {
         let shape = describe(&args.model, &config, head, plans[0].parameters);
         let size = format!("{} × {sequence} tokens, {}", args.batch, args.dtype);
-        print(&format!(
-            "{shape}\nmemory, forward only ({size})\n{}\n\nmemory, training ({size})\n{}\n",
+        Reporter::new(false).say(format_args!(
+            "{shape}\nmemory, forward only ({size})\n{}\n\nmemory, training ({size})\n{}",
             plans[0], plans[1]
         ))?;
     }

@@ -14,7 +14,7 @@
 //! use rto::algorithm1::{ConfidenceSet, algorithm1};
 //! use rto::estimate::{Design, Metric};
 //! use rto::features::DenseFeatures;
-//! use rto::mdp::{ActionIx, Beta, StateIx, TabularPolicy, TokenTree};
+//! use rto::mdp::{ActionIx, Beta, Problem, StateIx, TabularPolicy, TokenTree};
 //!
 //! // One step, two tokens with a feature each; the comparisons are all about token 0.
 //! let mdp = TokenTree::try_new(1, 2, 1, None)?.compile(&[1.0])?;

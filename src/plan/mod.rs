@@ -21,7 +21,7 @@
 //!
 //! ```
 //! use ndarray::array;
-//! use rto::mdp::{ActionIx, Beta, StateIx, TabularPolicy, TokenTree};
+//! use rto::mdp::{ActionIx, Beta, Problem, StateIx, TabularPolicy, TokenTree};
 //! use rto::plan::{soft_value_iteration, suboptimality};
 //! use rto::reward::TabularReward;
 //!

@@ -1,8 +1,8 @@
 //! What of a machine can show in the last digits of a result.
 //!
 //! A program's own sums run in one order for any number of threads and shards. Two things are not its own: which vector instructions
-//! its kernels find, and what the system's `libm` makes of `exp` and its kin, which may choose by the CPU as well. Runs record both, and
-//! `merge` says when they differ among its cells.
+//! its kernels find, and what the system's `libm` makes of `exp` and its kin, which may choose by the CPU as well. A run records both beside
+//! its timings, a shard in a file of its own, and `merge` says when they differ.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::atomic;
+use crate::run_dir::TIMINGS;
+use crate::timings::Timings;
 
-/// The folder of a run that has a file for each kind of machine that worked on it.
+/// The folder that has a file for each kind of machine that worked on a shard of the run.
 pub(crate) const MACHINES: &str = "machines";
 
 /// A kind of machine: what of it can show in a result.
@@ -45,7 +47,10 @@ impl Machine {
     pub(crate) fn of_runs(runs: &[PathBuf]) -> Result<BTreeSet<Self>> {
         let mut all = BTreeSet::new();
         for run in runs {
-            // A run of an earlier version has no record.
+            let timings = run.join(TIMINGS);
+            if timings.is_file() {
+                all.extend(Timings::read(&timings)?.machines().iter().cloned());
+            }
             for entry in fs::read_dir(run.join(MACHINES))
                 .into_iter()
                 .flatten()

@@ -94,7 +94,9 @@ impl RunDir {
         run.check_versions()?;
         run.write_text(CONFIG, &run.config_text(config)?)?;
         run.write_versions(&BTreeMap::new())?;
-        Machine::this().record(&run.root)?;
+        if sharing == Sharing::WithShards {
+            Machine::this().record(&run.root)?;
+        }
         run.tidy();
         interrupt::works_in(&run.root);
         Ok(run)
@@ -198,14 +200,15 @@ impl RunDir {
         self.hold.as_ref().is_some_and(Hold::is_alone)
     }
 
-    /// Says so when several kinds of machine worked on this run, as its last digits may then differ from those of a run on one.
+    /// Adds to the timings the kinds of machine that worked on these runs, and says so when they and this one are several: the last digits
+    /// may then differ from those of a run on one of them. (Of a run that was killed before it had timings, this machine alone is known.)
     ///
     /// # Errors
     /// A record that cannot be read.
-    pub fn warn_of_machines(&self) -> Result<()> {
-        if let Some(warning) =
-            machine::warning(&Machine::of_runs(std::slice::from_ref(&self.root))?)
-        {
+    pub fn made_on_machines_of(&self, runs: &[PathBuf], timings: &mut Timings) -> Result<()> {
+        timings.made_on(Machine::of_runs(runs)?);
+        timings.made_on([Machine::this()]);
+        if let Some(warning) = machine::warning(timings.machines()) {
             note(&warning);
         }
         Ok(())
@@ -247,7 +250,7 @@ impl RunDir {
 
 pub(crate) const CONFIG: &str = "config.toml";
 pub(crate) const VERSIONS: &str = "versions.json";
-const TIMINGS: &str = "timings.json";
+pub(crate) const TIMINGS: &str = "timings.json";
 
 /// What made a run, as recorded when this package was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

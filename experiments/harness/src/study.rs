@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use crate::atomic;
 use crate::cli::{Common, Reporter};
 use crate::lock::Sharing;
-use crate::machine::Machine;
 use crate::plot;
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir, Timings};
@@ -195,6 +194,7 @@ pub fn run<E: Experiment>(args: &StudyArgs, flags: &impl Serialize) -> Result<()
     if let Some(shard) = shard {
         return report_shard(name, &dir, &store, &tasks, (shard, new), &reporter);
     }
+    dir.made_on_machines_of(&[dir.root().to_path_buf()], &mut timings)?;
     finish(
         &experiment,
         &dir,
@@ -243,7 +243,6 @@ fn finish<E: Experiment>(
     progress: Progress,
     reporter: &Reporter,
 ) -> Result<()> {
-    dir.warn_of_machines()?;
     let results = experiment.results(&Cells {
         experiment: E::Settings::NAME,
         store,
@@ -465,9 +464,7 @@ fn merged(
         );
     }
     let dir = RunDir::create_or_resume(experiment, merge.out.as_deref(), settings)?;
-    for machine in Machine::of_runs(&merge.runs)? {
-        machine.record(dir.root())?;
-    }
+    dir.made_on_machines_of(&merge.runs, timings)?;
     let store = CellStore::open(&dir)?;
     timings.phase("merge", || -> Result<()> {
         for run in &merge.runs {

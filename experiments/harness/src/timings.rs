@@ -1,5 +1,6 @@
-//! Wall-clock times of a run.
+//! Wall-clock times of a run, and the kinds of machine that took them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,14 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::machine::Machine;
 
 /// Wall-clock seconds of named phases, in the order they first ran.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Timings {
     phases: Vec<Phase>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    machines: BTreeSet<Machine>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,12 +39,25 @@ impl Timings {
         })
     }
 
-    /// Takes over the phases that are not here yet; whether there were any.
+    /// The kinds of machine that finished something of the run.
+    pub(crate) fn machines(&self) -> &BTreeSet<Machine> {
+        &self.machines
+    }
+
+    /// Adds kinds of machine.
+    pub(crate) fn made_on(&mut self, machines: impl IntoIterator<Item = Machine>) {
+        self.machines.extend(machines);
+    }
+
+    /// Takes over the phases that are not here yet, and the machines with them; whether there were any.
     pub(crate) fn add_missing(&mut self, other: &Self) -> bool {
         let missing = |phase: &&Phase| !self.phases.iter().any(|p| p.name == phase.name);
         let new: Vec<Phase> = other.phases.iter().filter(missing).cloned().collect();
         let any = !new.is_empty();
         self.phases.extend(new);
+        if any {
+            self.made_on(other.machines.iter().cloned());
+        }
         any
     }
 

@@ -278,8 +278,8 @@ fn slips_of_the_keyboard_are_answered_in_words() {
         ),
         (&["--temperature", "-1"], "emperature"),
         (&["--temperature", "nan"], "emperature"),
-        (&["--top-p", "-0.5"], "top_p"),
-        (&["--top-p", "0"], "top_p"),
+        (&["--top-p", "-0.5"], "--top-p: found -0.5"),
+        (&["--top-p", "0"], "--top-p: found 0,"),
         (&["--threads", "0"], "threads"),
         (
             &["--min-new-tokens", "65"],

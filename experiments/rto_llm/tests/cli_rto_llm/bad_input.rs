@@ -113,7 +113,7 @@ fn bad_input_ends_in_one_line() {
         error(&[
             "generate", "--model", &model, "--prompt", "a", "--top-p", "0"
         ])
-        .starts_with("top_p: found 0")
+        .starts_with("--top-p: found 0")
     );
     assert!(
         error(&[
@@ -125,7 +125,7 @@ fn bad_input_ends_in_one_line() {
             "--temperature",
             "NaN"
         ])
-        .starts_with("temperature: found NaN")
+        .starts_with("--temperature: found NaN")
     );
 }
 
