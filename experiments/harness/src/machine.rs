@@ -81,6 +81,12 @@ impl Machine {
         atomic::write_same(&folder.join(name), text.as_bytes())
     }
 
+    /// Removes the records of shards, once the timings of the whole run have them.
+    pub(crate) fn forget_shards(run: &Path) {
+        // What cannot be removed says nothing wrong.
+        fs::remove_dir_all(run.join(MACHINES)).ok();
+    }
+
     /// `x86_64 with fma, avx2 (libm 0123456789abcdef)`.
     fn describe(&self) -> String {
         let Self {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::atomic;
 use crate::cli::{Common, Reporter};
 use crate::lock::Sharing;
+use crate::machine::Machine;
 use crate::plot;
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir, Timings};
@@ -258,6 +259,7 @@ fn finish<E: Experiment>(
     }
     drop(progress);
     dir.write_timings(&timings)?;
+    Machine::forget_shards(dir.root());
     store.tidy();
     dir.tidy();
     // Files first: whoever stops reading loses no result.
