@@ -4,10 +4,11 @@
 reported point must be feasible, have the reported value, and no point of the set may be lower by more than the tolerance, which the saddle point shows.
 """
 import math
-from fractions import Fraction
+from decimal import Decimal
 
 import mpmath as mp
 import numpy as np
+from gmpy2 import mpq as Fraction  # as fractions.Fraction, and quick where weights of very different size make long numbers
 
 import precise as pr
 from model import Model
@@ -367,7 +368,7 @@ class Data:
 
     def exact_rows(self):
         """X as rational numbers."""
-        phi = lambda s, a: [Fraction(repr(float(x))) for x in self.phi[s, a]]
+        phi = lambda s, a: [Fraction(*Decimal(repr(float(x))).as_integer_ratio()) for x in self.phi[s, a]]
 
         def psi(steps):
             return [sum(column) for column in zip(*(phi(s, a) for s, a in steps))]
@@ -1171,8 +1172,14 @@ def worst_mean(row, values, zeta):
         x = wide * mp.exp(u)
         return x * mp.expm1(mp.fsum(p * mp.log1p(v / x) for p, v in seen) - zeta)
 
-    # Below exp(-700) of the spread what the dual still gains is nothing; towards mean it is nearly linear in 1/x.
-    lo, hi, phi = mp.mpf(-700), mp.mpf(60), (mp.sqrt(5) - 1) / 2
+    # Below exp(-80) of the spread the dual is flat to 35 digits, so the search has 60: on a plateau it would go the wrong way.
+    with mp.workdps(60):
+        return low + float(golden_maximum(dual, mp.mpf(-80), mp.mpf(60)))
+
+
+def golden_maximum(dual, lo, hi):
+    """The maximum of a function that rises, then falls."""
+    phi = (mp.sqrt(5) - 1) / 2
     a, b = hi - phi * (hi - lo), lo + phi * (hi - lo)
     fa, fb = dual(a), dual(b)
     for _ in range(160):
@@ -1184,7 +1191,7 @@ def worst_mean(row, values, zeta):
             hi, b, fb = b, a, fa
             a = hi - phi * (hi - lo)
             fa = dual(a)
-    return low + float(max(fa, fb))
+    return max(fa, fb)
 
 
 def check_robust(c, t, D):
