@@ -584,3 +584,17 @@ fn chi_square_is_infinite_where_a_rare_step_leads_to_what_was_never_seen() {
     let value = chi_square_coverage(&mdp, &target, DataLaw::Policy(&mu)).unwrap();
     assert_eq!(value, f64::INFINITY);
 }
+
+/// Pairs that weigh 0 in floating point cover nothing, beside a pair of a response with itself too, which has no direction.
+#[test]
+fn pairs_that_weigh_nothing_cover_nothing() {
+    let design = Design::try_new(3, vec![0.0, 0.0, 0.0, 0.0, 1.0, 0.5]).unwrap();
+    let v = [0.0, 2.0, 1.0];
+    let root = |theta: [f64; 3]| {
+        let linear = LinearCoverage::of_design(&design, Some(&theta)).unwrap();
+        linear.root(&v, &v).unwrap()
+    };
+    assert_eq!(root([0.0, -1e7, 0.0]), f64::INFINITY);
+    // v = 2x, and x weighs 1/4 in one pair of two.
+    assert!((root([0.0; 3]) - 32f64.sqrt()).abs() < 1e-14);
+}

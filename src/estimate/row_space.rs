@@ -76,6 +76,10 @@ impl Design {
         let margins = theta.map(|theta| self.margins(theta)).transpose()?;
         // √σ′(z) = 1/(2 cosh(z/2)), which is positive long after σ′(z) is 0.
         let root = |i: usize| margins.as_ref().map_or(1.0, |z| 0.5 / (0.5 * z[i]).cosh());
+        // In units of the largest, so that lengths of rows do not leave floating point; where all weigh 0, so does the triangle.
+        let most = (0..self.n()).map(root).fold(0.0, f64::max);
+        let unit = if most > 0.0 { most } else { 1.0 };
+        let weigh = |i: usize| if most > 0.0 { root(i) / unit } else { 1.0 };
         let rank = span.basis.ncols();
         let mut triangle = DMatrix::zeros(0, d);
         let mut pivots: Vec<usize> = Vec::new();
@@ -83,7 +87,7 @@ impl Design {
             let (top, first) = (triangle.nrows(), c * 4 * d.max(16));
             let mut stacked = std::mem::take(&mut triangle).insert_rows(top, chunk.len() / d, 0.0);
             for (i, x) in chunk.chunks_exact(d).enumerate() {
-                let weight = root(first + i);
+                let weight = weigh(first + i);
                 for (k, (x, scale)) in x.iter().zip(&span.scales).enumerate() {
                     if *scale > 0.0 {
                         stacked[(top + i, k)] = weight * (x / scale);
@@ -94,9 +98,21 @@ impl Design {
             let kept = stacked.nrows().min(d);
             triangle = stacked.rows(0, kept).into_owned();
         }
-        pivots.truncate(rank);
-        let r = DMatrix::from_fn(rank, rank, |i, j| match i <= j {
-            true => triangle[(i, pivots[j])],
+        // Where the weighted rows end, the other pivots are those of the pairs whatever they weigh: a coordinate that no pair has is none.
+        let heavy =
+            (0..rank.min(triangle.nrows())).take_while(|&i| triangle[(i, pivots[i])] != 0.0);
+        pivots.truncate(heavy.count());
+        let heavy = pivots.len();
+        if heavy < rank {
+            let all = match theta {
+                Some(_) => self.pivoted_triangle(span, None)?.0,
+                None => (0..d).collect(),
+            };
+            let others: Vec<usize> = all.into_iter().filter(|k| !pivots.contains(k)).collect();
+            pivots.extend(others.into_iter().take(rank - heavy));
+        }
+        let r = DMatrix::from_fn(rank, rank, |i, j| match i <= j && i < heavy {
+            true => most * triangle[(i, pivots[j])],
             false => 0.0,
         });
         Ok((pivots, r))
