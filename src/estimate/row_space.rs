@@ -122,12 +122,13 @@ impl Design {
 fn scaled_span(rows: &[f64], d: usize, rounding: &[f64]) -> ScaledSpan {
     let scales = column_scales(rows, d);
     let seen: Vec<usize> = (0..d).filter(|&k| scales[k] > 0.0).collect();
+    let nothing = |scales| ScaledSpan {
+        scales,
+        basis: DMatrix::zeros(d, 0),
+        least_pivot: 1.0,
+    };
     if seen.is_empty() {
-        return ScaledSpan {
-            scales,
-            basis: DMatrix::zeros(d, 0),
-            least_pivot: 1.0,
-        };
+        return nothing(scales);
     }
     let n = rows.len() / d;
     let noise = seen.iter().map(|&k| rounding[k] / scales[k]);
@@ -136,6 +137,10 @@ fn scaled_span(rows: &[f64], d: usize, rounding: &[f64]) -> ScaledSpan {
     let pivots = unit.r().diagonal();
     let least = NEGLIGIBLE.max(4.0 * noise) * pivots[0].abs();
     let rank = pivots.iter().take_while(|p| p.abs() > least).count();
+    // Every difference may be rounding of what it is the difference of.
+    if rank == 0 {
+        return nothing(scales);
+    }
     // The rows of T Pᵀ span the scaled rows: column k of X is scales[k] times as long.
     let mut span = unit.r().rows(0, rank).into_owned();
     unit.p().inv_permute_columns(&mut span);
