@@ -389,12 +389,7 @@ pub fn sft_loss(
 
 /// The loss of pairs by its JSON: a name, or {name: {parameter: number}}.
 pub fn pair_loss(text: &str) -> PyResult<DpoLoss> {
-    let named = |n: &str| DpoLoss::all().into_iter().find(|l| l.name() == n);
-    let value: serde_json::Value = serde_json::from_str(text).map_err(value_error)?;
-    if let Some(loss) = value.as_str().and_then(named) {
-        return Ok(loss);
-    }
-    serde_json::from_value(value).map_err(|e| {
+    serde_json::from_str(text).map_err(|e| {
         value_error(format!(
             "loss: {e}; expected one of {} or {{name: {{parameter: number}}}}",
             DpoLoss::NAMES.join(", ")

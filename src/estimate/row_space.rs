@@ -78,8 +78,7 @@ impl Design {
         let root = |i: usize| margins.as_ref().map_or(1.0, |z| 0.5 / (0.5 * z[i]).cosh());
         // In units of the largest, so that lengths of rows do not leave floating point; where all weigh 0, so does the triangle.
         let most = (0..self.n()).map(root).fold(0.0, f64::max);
-        let unit = if most > 0.0 { most } else { 1.0 };
-        let weigh = |i: usize| if most > 0.0 { root(i) / unit } else { 1.0 };
+        let weigh = |i: usize| if most > 0.0 { root(i) / most } else { 1.0 };
         let rank = span.basis.ncols();
         let mut triangle = DMatrix::zeros(0, d);
         let mut pivots: Vec<usize> = Vec::new();

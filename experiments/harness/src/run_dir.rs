@@ -238,6 +238,7 @@ impl RunDir {
         if !adds && path.is_file() {
             return Ok(());
         }
+        all.made_on([Machine::this()]);
         match self.resumable {
             true => {
                 let text = serde_json::to_string_pretty(&all).context("timings")?;
