@@ -30,6 +30,14 @@ pub(super) struct Transcripts {
     known: HashMap<String, Transcript>,
 }
 
+impl Drop for Transcripts {
+    /// Closing the file is not enough: a child process that another thread is just starting has a copy of it until it runs its
+    /// program, and a lock lasts as long as any copy.
+    fn drop(&mut self) {
+        self.file.unlock().ok();
+    }
+}
+
 impl Transcripts {
     pub fn open(path: &Path) -> Result<Self> {
         let failed =
@@ -126,4 +134,22 @@ pub(super) fn hash(fields: &[&str]) -> String {
     }
     let digest = hasher.finalize();
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a child process has it that was being started at that moment.
+    #[test]
+    fn a_copy_of_the_file_holds_nothing_once_the_writer_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.jsonl");
+        let first = Transcripts::open(&path).unwrap();
+        Transcripts::open(&path).unwrap_err();
+        let copy = first.file.try_clone().unwrap();
+        drop(first);
+        Transcripts::open(&path).unwrap();
+        drop(copy);
+    }
 }

@@ -21,8 +21,18 @@ pub enum Sharing {
 /// A folder that is held until this is dropped.
 #[derive(Debug)]
 pub struct Hold {
-    _file: Option<File>,
+    file: Option<File>,
     alone: bool,
+}
+
+impl Drop for Hold {
+    /// Closing the file is not enough: a child process that another thread is just starting has a copy of it until it runs its
+    /// program, and a lock lasts as long as any copy.
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.unlock().ok();
+        }
+    }
 }
 
 impl Hold {
@@ -49,7 +59,7 @@ pub fn hold(folder: &Path, sharing: Sharing) -> Result<Hold> {
     };
     match taken {
         Ok(()) => Ok(Hold {
-            _file: Some(file),
+            file: Some(file),
             alone: sharing == Sharing::Alone,
         }),
         Err(TryLockError::WouldBlock) => bail!(
@@ -62,7 +72,7 @@ pub fn hold(folder: &Path, sharing: Sharing) -> Result<Hold> {
                 folder.display()
             ));
             Ok(Hold {
-                _file: None,
+                file: None,
                 alone: false,
             })
         }
@@ -87,5 +97,16 @@ mod tests {
         assert!(hold(dir.path(), Sharing::Alone).is_err());
         drop((one, two));
         hold(dir.path(), Sharing::Alone).unwrap();
+    }
+
+    /// As a child process has it that was being started at that moment.
+    #[test]
+    fn a_copy_of_the_file_holds_nothing_once_the_holder_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = hold(dir.path(), Sharing::Alone).unwrap();
+        let copy = first.file.as_ref().unwrap().try_clone().unwrap();
+        drop(first);
+        hold(dir.path(), Sharing::Alone).unwrap();
+        drop(copy);
     }
 }
