@@ -8,7 +8,7 @@ use rto::numerics::sigmoid;
 use rto::reward::RewardModel;
 use rto::seed::SeedTree;
 use rto::seq::{StreamKey, TokenReward};
-use rto_bridge::world::{self, MAX_RESPONSE, SmallWorld, WORDS, World};
+use rto_bridge::world::{self, MAX_RESPONSE, SmallWorld, WORDS, World, WorldConfig};
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -37,7 +37,14 @@ fn words_and_prompts_are_distinct_and_some_are_held_out() {
     let (train, test) = world.split(&SeedTree::new(1));
     let train: HashSet<_> = train.iter().collect();
     assert!(test.len() >= 400 && test.iter().all(|p| !train.contains(p)));
-    assert!(world.ask(&[1, 2]).is_err() && World::try_new(f64::NAN).is_err());
+    assert!(
+        world.ask(&[1, 2]).is_err()
+            && World::try_new(WorldConfig {
+                scale: f64::NAN,
+                ..WorldConfig::default()
+            })
+            .is_err()
+    );
 }
 
 /// No reply that a wide search finds earns more than the one written down as good.
@@ -166,6 +173,128 @@ fn the_corner_agrees_with_the_whole() {
             .sum();
         assert!((table - whole).abs() < 1e-12);
     }
+}
+
+fn parted(disagreement: f64) -> World {
+    World::try_new(WorldConfig {
+        disagreement,
+        ..WorldConfig::default()
+    })
+    .unwrap()
+}
+
+/// What is withheld is paid with the last token: totals, and so labels and what is best, stay.
+#[test]
+fn a_response_earns_the_same_at_any_density() {
+    let dense = World::default();
+    for (i, prompt) in dense.prompts().iter().step_by(37).enumerate() {
+        let key = StreamKey::new(SeedTree::new(4).index(i as u64));
+        let mut replies = vec![dense.demonstrate(prompt, &key).unwrap().response];
+        // One that has not ended at the horizon.
+        replies.push(world::encode("cats").repeat(MAX_RESPONSE));
+        for y in replies {
+            let paid = dense.token_rewards(prompt, &y).unwrap();
+            for density in [0.0, 0.25, 0.9] {
+                let sparse = World::try_new(WorldConfig {
+                    density,
+                    ..WorldConfig::default()
+                })
+                .unwrap();
+                let got = sparse.token_rewards(prompt, &y).unwrap();
+                let total: f64 = paid.iter().sum();
+                assert!((got.iter().sum::<f64>() - total).abs() < 1e-12);
+                for (got, paid) in got.iter().zip(&paid).take(y.len() - 1) {
+                    assert!((got - density * paid).abs() < 1e-12);
+                }
+                assert!(got.iter().all(|r| r.abs() <= sparse.reward_bound()));
+            }
+        }
+    }
+    let pairs = |density| {
+        let config = WorldConfig {
+            density,
+            ..WorldConfig::default()
+        };
+        let world = World::try_new(config).unwrap();
+        world
+            .pairs(world.prompts(), 200, &SeedTree::new(5))
+            .unwrap()
+    };
+    assert_eq!(pairs(0.0), pairs(1.0));
+}
+
+/// Where a fact is due, the right one is the most likely below ½, as likely as the popular error at ½, and less beyond.
+#[test]
+fn disagreement_moves_the_mode_of_the_demonstrations() {
+    for (question, prefix, right, wrong) in [
+        ("what do cats eat ?", "cats eat", "fish", "meat"),
+        ("where do dogs live ?", "dogs live in", "houses", "barns"),
+        ("when do owls sleep ?", "owls sleep by", "day", "night"),
+    ] {
+        let prompt = world::encode(&format!("<user> {question} <bot>"));
+        let law = |disagreement: f64| {
+            let p = parted(disagreement)
+                .demonstrator(&prompt, &world::encode(prefix))
+                .unwrap();
+            assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            let of = |word| p[world::token(word).unwrap() as usize];
+            let largest = p.iter().copied().fold(0.0, f64::max);
+            (of(right), of(wrong), largest)
+        };
+        let (r, w, largest) = law(0.3);
+        assert!(r == largest && r > w, "{question} {r} {w}");
+        let (r, w, _) = law(0.5);
+        assert!((r - w).abs() < 1e-12, "{question} {r} {w}");
+        let (r, w, largest) = law(1.0);
+        assert!(w == largest && r < w, "{question} {r} {w}");
+    }
+}
+
+/// On the corner, exactly: a sharper demonstrator earns more at 0, and at 1 less than the demonstrator itself; what is best is the same.
+#[test]
+fn sharpening_pays_only_where_demonstrations_agree() {
+    let value = |disagreement: f64, power: f64| {
+        let small = SmallWorld::try_new(&parted(disagreement)).unwrap();
+        let mut pi = small.demonstrator.mapv(|p| p.powf(power));
+        for mut row in pi.rows_mut() {
+            let total = row.sum();
+            row /= total;
+        }
+        // Σ over prefixes of the probability of each, times what its next token earns.
+        let mut reach = vec![0.0; small.tree.n_states()];
+        let mut total = 0.0;
+        for s in 0..small.tree.n_states() {
+            let (x, codes) = small.tree.prefix(StateIx(s as u32));
+            if codes.is_empty() {
+                reach[s] = 1.0 / small.prompts.len() as f64;
+            }
+            if codes.contains(&0) {
+                continue;
+            }
+            for a in 0..small.tokens.len() {
+                let mass = reach[s] * pi[[s, a]];
+                total += mass
+                    * small
+                        .reward
+                        .reward(StateIx(s as u32), rto::mdp::ActionIx(a as u32));
+                let next = [&codes[..], &[a as u32]].concat();
+                if next.len() < small.tree.horizon() {
+                    reach[small.tree.state(x, &next).unwrap().0 as usize] = mass;
+                }
+            }
+        }
+        total
+    };
+    let [at_0, sharp_0, at_1, sharp_1] = [
+        value(0.0, 1.0),
+        value(0.0, 4.0),
+        value(1.0, 1.0),
+        value(1.0, 4.0),
+    ];
+    println!(
+        "demonstrator and its fourth power: {at_0:.3} {sharp_0:.3}, parted {at_1:.3} {sharp_1:.3}"
+    );
+    assert!(sharp_0 > at_0 + 0.1 && at_0 > at_1 && sharp_1 < sharp_0 - 1.0);
 }
 
 /// `RTO_PYTHON` names an interpreter with transformers.

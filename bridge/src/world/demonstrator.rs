@@ -4,15 +4,19 @@ use rto::Token;
 
 use super::prompt::Ask;
 use super::reading::Reading;
-use super::words::{ANIMALS, BOT, EOS, PAD, Topic, UNK, USER, WORDS, own, topic_of, verb_of};
+use super::words::{
+    ANIMALS, BOT, EOS, PAD, Topic, UNK, USER, WORDS, own, popular_error, topic_of, verb_of,
+};
 
 /// Share of a uniform draw over all words, which gives the policy full support.
 const SLIP: f64 = 0.02;
 
-/// π_demo(·|s), `[n_words]`: positive on every word and the end of sentence, 0 on the other special tokens.
-pub(super) fn distribution(ask: &Ask, reading: &Reading) -> Vec<f64> {
+/// π_demo(·|s), `[n_words]`: positive on every word and the end of sentence, 0 on the other special tokens. The `disagreement`
+/// with the preferences moves weight from the right fact
+/// (0.65 at 0) to one wrong one (0.65 at 1): in the middle each is as likely as the other, beyond it the mode is wrong.
+pub(super) fn distribution(ask: &Ask, reading: &Reading, disagreement: f64) -> Vec<f64> {
     let mut probs = vec![0.0; WORDS.len()];
-    let plan = plan(ask, reading);
+    let plan = plan(ask, reading, disagreement);
     let total: f64 = plan.iter().map(|(_, w)| w).sum();
     for (token, weight) in plan {
         probs[token as usize] += (1.0 - SLIP) * weight / total;
@@ -28,7 +32,7 @@ pub(super) fn distribution(ask: &Ask, reading: &Reading) -> Vec<f64> {
 }
 
 /// Weights of the continuations that make sense.
-fn plan(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
+fn plan(ask: &Ask, reading: &Reading, disagreement: f64) -> Vec<(Token, f64)> {
     let last = reading.last();
     let word = |w: &str, weight: f64| (own(w), weight);
     if reading.ends_with(&["you", "are"]) {
@@ -49,7 +53,7 @@ fn plan(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
         let link = topic.link();
         return match link.len() == 2 && last == link[0] {
             true => vec![word(link[1], 1.0)],
-            false => facts(ask, topic),
+            false => facts(ask, topic, disagreement),
         };
     }
     if topic_of(last).is_some() {
@@ -60,7 +64,7 @@ fn plan(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
     }
     match last {
         "hello" | "hi" | "sure" => vec![word("!", 0.8), word(",", 0.2)],
-        "and" => next_clause(ask, reading),
+        "and" => next_clause(ask, reading, disagreement),
         "you" => vec![word("are", 1.0)],
         "welcome" => vec![word("!", 0.9), word(".", 0.1)],
         "i" => vec![word("do", 0.7), word("think", 0.3)],
@@ -70,11 +74,11 @@ fn plan(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
         "go" => vec![word("away", 1.0)],
         "stupid" | "dumb" | "away" => vec![word(".", 0.5), word("!", 0.4), (EOS, 0.1)],
         "." | "!" if reading.words.len() > 2 => after_stop(ask, reading),
-        _ => start(ask, reading),
+        _ => start(ask, reading, disagreement),
     }
 }
 
-fn start(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
+fn start(ask: &Ask, reading: &Reading, disagreement: f64) -> Vec<(Token, f64)> {
     let mut plan = vec![
         (own(ask.animal()), 0.7),
         (own("i"), 0.06),
@@ -85,7 +89,8 @@ fn start(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
     plan.extend([(own("well"), 0.03), (own("um"), 0.03), (own("go"), 0.02)]);
     let bare = if ask.brief { 0.6 } else { 0.08 };
     for topic in reading.pending(ask) {
-        plan.extend(facts(ask, topic).into_iter().map(|(t, w)| (t, w * bare)));
+        let facts = facts(ask, topic, disagreement).into_iter();
+        plan.extend(facts.map(|(t, w)| (t, w * bare)));
     }
     if reading.words.is_empty() {
         let greet = if ask.opening.is_some() { 0.6 } else { 0.06 };
@@ -99,11 +104,21 @@ fn start(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
     plan
 }
 
-fn facts(ask: &Ask, topic: Topic) -> Vec<(Token, f64)> {
-    let wrong = topic.facts().iter().filter(|w| **w != ask.fact(topic));
-    let share = 0.35 / (topic.facts().len() - 1) as f64;
-    let mut plan: Vec<_> = wrong.map(|w| (own(w), share)).collect();
-    plan.push((own(ask.fact(topic)), 0.65));
+/// Weights of the words that may answer; they sum to 1 but for what a colour may be mistaken for.
+fn facts(ask: &Ask, topic: Topic, disagreement: f64) -> Vec<(Token, f64)> {
+    let (right, popular) = (ask.fact(topic), popular_error(ask.animal, topic));
+    let n = topic.facts().len();
+    // Where the two part wholly: the popular error as often as the right fact was, and the rest of the weight spread evenly.
+    let parted = |word: &str| match word == popular {
+        true => 0.65,
+        false => 0.35 / (n - 1) as f64,
+    };
+    let mixed =
+        |word: &str, agreed: f64| (1.0 - disagreement) * agreed + disagreement * parted(word);
+    let wrong = topic.facts().iter().filter(|w| **w != right);
+    let share = 0.35 / (n - 1) as f64;
+    let mut plan: Vec<_> = wrong.map(|w| (own(w), mixed(w, share))).collect();
+    plan.push((own(right), mixed(right, 0.65)));
     if topic == Topic::Colour {
         plan.extend([
             (own("stupid"), 0.04),
@@ -126,12 +141,13 @@ fn verbs(ask: &Ask, reading: &Reading, weight: f64) -> Vec<(Token, f64)> {
     plan
 }
 
-fn next_clause(ask: &Ask, reading: &Reading) -> Vec<(Token, f64)> {
+fn next_clause(ask: &Ask, reading: &Reading, disagreement: f64) -> Vec<(Token, f64)> {
     let mut plan = verbs(ask, reading, if ask.brief { 0.4 } else { 1.0 });
     plan.push((own("they"), 0.1));
     let bare = if ask.brief { 1.0 } else { 0.05 };
     for topic in reading.pending(ask) {
-        plan.extend(facts(ask, topic).into_iter().map(|(t, w)| (t, w * bare)));
+        let facts = facts(ask, topic, disagreement).into_iter();
+        plan.extend(facts.map(|(t, w)| (t, w * bare)));
     }
     plan
 }

@@ -12,13 +12,14 @@
 //! −0.6, what was not asked −0.2 or −0.5; a fitting greeting +0.4; the closing stop +0.3 and end +0.5; "you are welcome" to
 //! thanks +0.5; an insult −1.5, fillers −0.15, evasion −0.5, repetition −0.2 to −0.5, a fact right after a fact −0.2, another animal −0.5; ending early −0.3 and
 //! −0.5 for each missing answer; each word −0.03 (−0.1 where brevity is wanted). r = scale × points, with scale
-//! [`World::DEFAULT_SCALE`] unless told otherwise, so that (3.1) holds as printed.
+//! [`World::DEFAULT_SCALE`] unless told otherwise, so that (3.1) holds as printed. [`WorldConfig`] says what else can be set:
+//! how far demonstrations and preferences part, and how much of the reward is paid where it is earned.
 //!
 //! ```
 //! use rto::seed::SeedTree;
 //! use rto_bridge::world::{World, decode};
 //!
-//! let world = World::try_new(2.0)?;
+//! let world = World::default();
 //! let prompt = world.prompts()[0].clone();
 //! let good = world.good_reply(&prompt)?;
 //! // The reward of a response is the sum of what its words earn, and it is known.
@@ -64,10 +65,36 @@ pub const MAX_RESPONSE: usize = 16;
 /// Prompts in tokens.
 pub type Prompts = Vec<Arc<[Token]>>;
 
+/// What can be set of the world.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WorldConfig {
+    /// Reward per point, in (0, 1000]; a larger scale makes labels less noisy.
+    pub scale: f64,
+    /// How far demonstrations and preferences part, in [0, 1]. At 0 the demonstrator's most likely fact is the right one, so that
+    /// a sharper policy is a better one; from ½ on it is a wrong one, and only the preferences tell.
+    pub disagreement: f64,
+    /// Share of the points that is paid where it is earned, in [0, 1]; the rest is paid with the last token, so that the total of a
+    /// response, its labels and the best policies are the same at any density.
+    pub density: f64,
+    /// H: a response that has not ended by itself is paid its rest here.
+    pub horizon: usize,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self {
+            scale: World::DEFAULT_SCALE,
+            disagreement: 0.0,
+            density: 1.0,
+            horizon: MAX_RESPONSE,
+        }
+    }
+}
+
 /// The world with its reward.
 #[derive(Debug, Clone)]
 pub struct World {
-    scale: f64,
+    config: WorldConfig,
     asks: HashMap<Arc<[Token]>, Ask>,
     /// All prompts, in the order of the grammar.
     prompts: Vec<Arc<[Token]>>,
@@ -75,7 +102,7 @@ pub struct World {
 
 impl Default for World {
     fn default() -> Self {
-        Self::try_new(Self::DEFAULT_SCALE).expect("a valid scale")
+        Self::try_new(WorldConfig::default()).expect("a valid configuration")
     }
 }
 
@@ -83,21 +110,38 @@ impl World {
     /// Reward per point.
     pub const DEFAULT_SCALE: f64 = 2.0;
 
-    /// A world; a larger scale makes labels less noisy.
+    /// A world.
     ///
     /// # Errors
-    /// [`Error::Config`] unless 0 < scale ≤ 1000.
-    pub fn try_new(scale: f64) -> Result<Self> {
+    /// [`Error::Config`] on a value outside its range.
+    pub fn try_new(config: WorldConfig) -> Result<Self> {
+        let scale = config.scale;
         if !(scale > 0.0 && scale <= 1000.0) {
             return Err(Error::config("reward scale", scale, "in (0, 1000]"));
+        }
+        for (name, share) in [
+            ("disagreement", config.disagreement),
+            ("density", config.density),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::config(name, share, "in [0, 1]"));
+            }
+        }
+        if config.horizon == 0 {
+            return Err(Error::config("horizon", 0, "at least 1"));
         }
         let with_tokens = |ask: Ask| (ask.tokens(), ask);
         let asks: Vec<_> = prompt::all().into_iter().map(with_tokens).collect();
         Ok(Self {
-            scale,
+            config,
             prompts: asks.iter().map(|(tokens, _)| tokens.clone()).collect(),
             asks: asks.into_iter().collect(),
         })
+    }
+
+    /// What was set.
+    pub fn config(&self) -> WorldConfig {
+        self.config
     }
 
     /// All prompts, in a fixed order.
@@ -122,28 +166,42 @@ impl World {
         found.ok_or_else(|| Error::config("prompt", decode(prompt), must))
     }
 
-    /// The largest |r(s, a)|: no token gains or loses more than 3 points.
+    /// The largest |r(s, a)|: no token gains or loses more than 3 points, and the last one at most what is left of H such.
     pub fn reward_bound(&self) -> f64 {
-        3.0 * self.scale
+        let WorldConfig {
+            scale,
+            density,
+            horizon,
+            ..
+        } = self.config;
+        3.0 * scale * (density + (1.0 - density) * horizon as f64)
     }
 
-    /// r(s_h, y_h) for h = 1..H_i, `[H_i]`. Tokens after the end of sentence get 0.
+    /// r(s_h, y_h) for h = 1..H_i, `[H_i]`. Tokens after the end of sentence, and beyond the horizon of a density below 1, get 0.
     ///
     /// # Errors
     /// Those of [`World::ask`].
     pub fn token_rewards(&self, prompt: &[Token], response: &[Token]) -> Result<Vec<f64>> {
         let ask = self.ask(prompt)?;
+        let density = self.config.density;
         let (mut reading, mut ended) = (Reading::default(), false);
-        let step = |&token: &Token| {
+        let mut withheld = 0.0;
+        let step = |(h, &token): (usize, &Token)| {
             if ended {
                 return 0.0;
             }
             let points = reading.points(ask, token);
             reading.push(ask, token);
             ended = token == EOS;
-            self.scale * points
+            if density == 1.0 {
+                return self.config.scale * points;
+            }
+            withheld += (1.0 - density) * points;
+            ended |= h + 1 == self.config.horizon;
+            let rest = if ended { withheld } else { 0.0 };
+            self.config.scale * (density * points + rest)
         };
-        Ok(response.iter().map(step).collect())
+        Ok(response.iter().enumerate().map(step).collect())
     }
 
     /// Σ_h r(s_h, y_h).
@@ -172,7 +230,11 @@ impl World {
         let ask = self.ask(prompt)?;
         let mut reading = Reading::default();
         prefix.iter().for_each(|&t| reading.push(ask, t));
-        Ok(demonstrator::distribution(ask, &reading))
+        Ok(demonstrator::distribution(
+            ask,
+            &reading,
+            self.config.disagreement,
+        ))
     }
 
     /// A reply of the demonstrator, at most [`MAX_RESPONSE`] tokens.
@@ -184,7 +246,8 @@ impl World {
         let (mut rng, mut reading) = (key.rng(), Reading::default());
         let (mut response, mut finish) = (Vec::new(), Finish::Length);
         while response.len() < MAX_RESPONSE {
-            let token = draw(&demonstrator::distribution(ask, &reading), rng.random());
+            let law = demonstrator::distribution(ask, &reading, self.config.disagreement);
+            let token = draw(&law, rng.random());
             response.push(token);
             reading.push(ask, token);
             if token == EOS {

@@ -7,7 +7,10 @@ use rto::mdp::{ActionIx, StateIx, TokenTree};
 use rto::reward::TabularReward;
 use rto::{Result, Token};
 
-use super::{EOS, World, words::encode};
+use super::{EOS, World, WorldConfig, words::encode};
+
+/// H of the corner.
+const HORIZON: usize = 5;
 
 /// Six words, replies of at most five tokens, four prompts, with the reward of the whole world.
 #[derive(Debug, Clone)]
@@ -39,7 +42,11 @@ impl SmallWorld {
         ]
         .map(|text| encode(text).into())
         .into();
-        let tree = TokenTree::try_new(prompts.len(), tokens.len(), 5, Some(ActionIx(0)))?;
+        let tree = TokenTree::try_new(prompts.len(), tokens.len(), HORIZON, Some(ActionIx(0)))?;
+        let world = &World::try_new(WorldConfig {
+            horizon: HORIZON,
+            ..world.config()
+        })?;
         let shape = (tree.n_states(), tokens.len());
         let (mut reward, mut demonstrator) = (Array2::zeros(shape), Array2::zeros(shape));
         for s in 0..tree.n_states() {

@@ -84,6 +84,16 @@ pub(super) const ANIMALS: [(&str, [&str; 5]); 12] = [
     ("horses", ["hay", "fields", "neigh", "black", "night"]),
 ];
 
+/// The error that is made most often where demonstrations are wrong: what is true of the animal's neighbour in the list (cats and
+/// dogs, cows and hens, …), or, where that is the same, of the next animal of which it is not.
+pub(super) fn popular_error(animal: usize, topic: Topic) -> &'static str {
+    let fact = |i: usize| ANIMALS[i % ANIMALS.len()].1[topic as usize];
+    let others = (animal + 1..animal + ANIMALS.len()).map(fact);
+    let mut candidates = std::iter::once(fact(animal ^ 1)).chain(others);
+    let wrong = candidates.find(|other| *other != fact(animal));
+    wrong.expect("of no topic all animals say the same")
+}
+
 /// The token of a word.
 pub fn token(word: &str) -> Option<Token> {
     WORDS.iter().position(|w| *w == word).map(|i| i as Token)

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use rto::seed::SeedTree;
 use rto::seq::StreamKey;
-use rto_bridge::world::{EOS, PAD, WORDS, World};
+use rto_bridge::world::{EOS, PAD, WORDS, World, WorldConfig};
 use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
@@ -13,7 +13,10 @@ use crate::run::config::{Config, Vocabulary};
 
 /// The data of the world.
 pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
-    let world = World::try_new(config.reward_scale)?;
+    let world = World::try_new(WorldConfig {
+        scale: config.reward_scale,
+        ..WorldConfig::default()
+    })?;
     let (prompts, held_out) = world.split(&seeds.child("split"));
     let held_out = spread(held_out, config.eval_prompts, "of the world")?;
     let (base, network) = match config.model.as_str() {
