@@ -1,0 +1,80 @@
+//! Every kernel under the emulator against a plain reference in f64: random shapes, fresh memory full of NaN, several orders of threads,
+//! the same bits in each. `RTO_KERNELS=N` makes N times as many shapes.
+#![allow(
+    clippy::needless_range_loop,
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "references are written by index, as their equations are; a comparison with NaN must fail"
+)]
+
+mod kernels {
+    pub mod attention;
+    pub mod generate;
+    pub mod harness;
+    pub mod head;
+    pub mod norms;
+    pub mod step;
+}
+
+use kernels::harness::{Bench, Check};
+use kernels::*;
+use rto_device::{Emulated, Error, Order, Real};
+
+/// Shapes that a check is run on, in each type of weights.
+const SHAPES: u64 = 200;
+
+fn shapes() -> u64 {
+    let factor = std::env::var("RTO_KERNELS").ok();
+    SHAPES * factor.and_then(|f| f.parse::<u64>().ok()).unwrap_or(1)
+}
+
+/// The emulator, unless this machine has no compiler: then a line says so.
+fn emulated(what: &str) -> Option<Emulated> {
+    match Emulated::new(Order::Forward) {
+        Ok(device) => Some(device),
+        Err(Error::NoCompiler(why)) => {
+            println!("skipped: {what} ({why})");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn hold(what: &str, check: Check) {
+    let Some(device) = emulated(what) else { return };
+    for real in [Real::F32, Real::Bf16] {
+        let bench = Bench::new(device.in_order(Order::Forward), real);
+        for case in 0..shapes() {
+            if let Err(why) = check(&bench, case) {
+                panic!("{what}, {real:?}: {why}");
+            }
+        }
+    }
+}
+
+macro_rules! checks {
+    ($($name:ident: $check:path;)*) => {
+        $(#[test]
+        fn $name() {
+            hold(stringify!($name), $check);
+        })*
+    };
+}
+
+checks! {
+    elements: norms::elements;
+    layer_norm: norms::layer_norm;
+    rms_norm: norms::rms_norm;
+    heads: attention::split_heads;
+    softmax: attention::softmax;
+    activation: attention::activation;
+    embedding: attention::embedding;
+    head: head::head;
+    adamw: step::adamw;
+    split_master: step::split;
+    halves: step::halves;
+    eight_bit: step::eight_bit;
+    infinite_gradient: step::infinite;
+    decode: generate::decode;
+    draw: generate::draw;
+    draw_refuses: generate::draw_refuses;
+}
