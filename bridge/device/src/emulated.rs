@@ -26,8 +26,8 @@ const HEADER: &str = include_str!("emulated/emulator.h");
 
 /// Bytes on either side of an allocation.
 const GUARD: usize = 1 << 12;
-/// What guards and fresh memory hold: NaN as a float and as two bfloat16.
-const POISON: [u8; 4] = 0x7fc0_7fc1_u32.to_ne_bytes();
+/// What guards and fresh memory hold: NaN as a float and as two bfloat16, and signalling, so that arithmetic changes its bits.
+const POISON: [u8; 4] = 0x7fa1_7fa1_u32.to_ne_bytes();
 
 /// The order in which threads and blocks run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Emulated {
 struct Kernels {
     text: String,
     signatures: BTreeMap<String, Signature>,
+    /// Flags of the compiler besides the usual ones.
+    flags: &'static [&'static str],
     /// For f32 and bf16, at the first launch of such a kernel.
     compiled: [OnceLock<Arc<Compiled>>; 2],
 }
@@ -62,7 +64,7 @@ impl Kernels {
             return Ok(compiled);
         }
         // Two threads may both come here; they get the same.
-        let compiled = compile(&self.text, &self.signatures, real)?;
+        let compiled = compile(&self.text, &self.signatures, self.flags, real)?;
         Ok(place.get_or_init(|| compiled))
     }
 }
@@ -153,10 +155,15 @@ impl Emulated {
     /// # Errors
     /// As [`Emulated::new`].
     pub fn with_text(text: &str, order: Order) -> Result<Self> {
+        Self::with_flags(text, &[], order)
+    }
+
+    fn with_flags(text: &str, flags: &'static [&'static str], order: Order) -> Result<Self> {
         compiler()?;
         let kernels = Kernels {
             text: text.into(),
             signatures: source::signatures(text)?,
+            flags,
             compiled: Default::default(),
         };
         Ok(Self {
@@ -415,6 +422,7 @@ fn cache() -> Option<PathBuf> {
 fn compile(
     text: &str,
     signatures: &BTreeMap<String, Signature>,
+    more: &[&str],
     real: Real,
 ) -> Result<Arc<Compiled>> {
     let (compiler, version) = compiler()?;
@@ -427,6 +435,7 @@ fn compile(
     if real == Real::Bf16 {
         flags.push("-DRTO_BF16");
     }
+    flags.extend(more);
     let text = whole_text(text, signatures);
     let digest = Sha256::new()
         .chain_update(&compiler)
@@ -491,5 +500,80 @@ fn compile(
         Ok(()) => load(&path),
         // A folder that cannot be written to keeps nothing.
         Err(_) => Compiled::load(&library, signatures.keys()).map(Arc::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kernels as Launches, download_f32, upload_f32};
+
+    /// Fibres by the C library, where there is no switch of our own, do what our switch does.
+    #[test]
+    fn both_kinds_of_fibres_agree() {
+        let part = source::only(KERNELS, &["layer_norm"]);
+        let norm = |flags: &'static [&'static str], order| -> Result<Vec<u32>> {
+            let device = Emulated::with_flags(&part, flags, order)?;
+            let x: Vec<f32> = (0..300).map(|i| (i as f32).sin()).collect();
+            let x = upload_f32(&device, Real::F32, &x)?;
+            let one = upload_f32(&device, Real::F32, &[1.0; 100])?;
+            let y = device.alloc(Element::F32, 300)?;
+            let stats = device.alloc(Element::F32, 6)?;
+            let kernels = Launches::new(&device, Real::F32);
+            kernels.layer_norm(&x, &one, &one, &y, &stats, 1e-5)?;
+            let y = download_f32(&device, &y)?;
+            Ok(y.iter().map(|y| y.to_bits()).collect())
+        };
+        let first = match norm(&[], Order::Forward) {
+            Err(Error::NoCompiler(why)) => {
+                println!("skipped: both kinds of fibres ({why})");
+                return;
+            }
+            other => other.unwrap(),
+        };
+        for order in [Order::Forward, Order::Reversed, Order::Random(3)] {
+            assert_eq!(norm(&["-DRTO_UCONTEXT"], order).unwrap(), first);
+        }
+    }
+
+    #[test]
+    fn products_of_a_batch_with_transposes() {
+        let Ok(device) = Emulated::new(Order::Forward) else {
+            println!("skipped: products (no C++ compiler)");
+            return;
+        };
+        let (m, n, k, batch) = (3, 4, 5, 2);
+        let numbers = |len: usize, step: usize| {
+            let value = |i: usize| ((i * step) % 11) as f32 - 5.0;
+            (0..len).map(value).collect::<Vec<f32>>()
+        };
+        let (a, b) = (numbers(batch * m * k, 7), numbers(batch * k * n, 3));
+        let exact = |i: usize, j: usize, z: usize| {
+            (0..k)
+                .map(|l| a[(z * m + i) * k + l] * b[(z * n + j) * k + l])
+                .sum::<f32>()
+        };
+        for real in [Real::F32, Real::Bf16] {
+            let a = upload_f32(&device, real, &a).unwrap();
+            let b = upload_f32(&device, real, &b).unwrap();
+            let c = upload_f32(&device, Real::F32, &vec![1.0; batch * m * n]).unwrap();
+            let gemm = Gemm {
+                m,
+                n,
+                k,
+                batch,
+                alpha: 0.5,
+                beta: 2.0,
+                a: Matrix::rows(&a, k).every(m * k),
+                b: Matrix::rows(&b, k).t().every(n * k),
+                c: Matrix::rows(&c, n).every(m * n),
+            };
+            device.gemm(&gemm).unwrap();
+            let found = download_f32(&device, &c).unwrap();
+            for (at, c) in found.iter().enumerate() {
+                let (z, i, j) = (at / m / n, at / n % m, at % n);
+                assert_eq!(*c, 2.0 + 0.5 * exact(i, j, z), "{real:?} {at}");
+            }
+        }
     }
 }

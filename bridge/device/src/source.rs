@@ -233,6 +233,14 @@ mod tests {
     }
 
     #[test]
+    fn continuous_integration_compiles_with_these_options() {
+        let script = include_str!("../../../.ci/check-kernels");
+        for option in NVRTC_OPTIONS {
+            assert!(script.contains(&format!("\"{option}\"")), "{option}");
+        }
+    }
+
+    #[test]
     fn parameters_that_are_not_understood_are_named() {
         let error = signatures("\nKERNEL f(half *x) {\n}\n").unwrap_err();
         assert!(error.to_string().contains("half *x"), "{error}");

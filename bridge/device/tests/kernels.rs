@@ -8,6 +8,7 @@
 
 mod kernels {
     pub mod attention;
+    pub mod faults;
     pub mod generate;
     pub mod harness;
     pub mod head;
@@ -77,4 +78,18 @@ checks! {
     decode: generate::decode;
     draw: generate::draw;
     draw_refuses: generate::draw_refuses;
+}
+
+/// A test that cannot fail proves nothing: each of these faults, planted alone, is found.
+#[test]
+fn planted_faults_are_found() {
+    if emulated("planted faults").is_none() {
+        return;
+    }
+    let (found, missed) = faults::all(SHAPES);
+    for line in &found {
+        println!("{line}");
+    }
+    assert!(found.len() >= 20);
+    assert!(missed.is_empty(), "not found: {missed:#?}");
 }

@@ -3,7 +3,9 @@
 use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rto_device::{Buffer, Device, Element, Emulated, Error, Kernels, Order, Real, upload_f32};
+use rto_device::{
+    Buffer, Counting, Device, Element, Emulated, Error, Kernels, Order, Real, upload_f32,
+};
 
 /// What a check found: nothing, or what differs.
 pub type Verdict = Result<(), String>;
@@ -65,13 +67,20 @@ impl Bench {
         ChaCha8Rng::seed_from_u64(case)
     }
 
-    /// What `run` leaves in the buffers that it returns: the same bits in three orders of threads and blocks, the first one twice.
+    /// What `run` leaves in the buffers that it returns: the same bits in three orders of threads and blocks, the first one twice. The
+    /// device that counts must say how much memory that takes.
     pub fn run(
         &self,
         case: u64,
         threads: u32,
         run: impl Fn(&dyn Device, &Kernels<'_>) -> Result<Vec<Buffer>, Error>,
     ) -> Result<Vec<Output>, String> {
+        let counting = Counting::new();
+        run(
+            &counting,
+            &Kernels::new(&counting, self.real).with_threads(threads),
+        )
+        .map_err(|e| format!("case {case}, counting: {e}"))?;
         let mut found: Option<Vec<Output>> = None;
         let orders = [
             Order::Forward,
@@ -89,6 +98,12 @@ impl Bench {
                     .download(buffer)
                     .expect("a buffer of this device is read"),
             };
+            let (plan, peak) = (counting.peak(), device.peak());
+            if plan != peak {
+                return Err(format!(
+                    "case {case}: {peak} bytes at once, counted as {plan}"
+                ));
+            }
             let outputs: Vec<Output> = buffers.iter().map(read).collect();
             match &found {
                 None => found = Some(outputs),
