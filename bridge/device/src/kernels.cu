@@ -769,10 +769,17 @@ KERNEL decode_attention(const real *qkv, const float *cosines, const float *sine
         float factor = expf(top - higher), weight = expf(s - higher);
         top = higher;
         sum = fmaf(sum, factor, weight);
-        for (int i = 0, d = lane; d < head_dim; i++, d += 32) parts[i] = fmaf(parts[i], factor, weight * get(values[(wide)j * head_dim + d]));
+        // Unrolled, so that the parts stay in registers.
+        #pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            int d = lane + 32 * i;
+            if (d < head_dim) parts[i] = fmaf(parts[i], factor, weight * get(values[(wide)j * head_dim + d]));
+        }
     }
     float *own = sums + warp * (head_dim + 2);
-    for (int i = 0, d = lane; d < head_dim; i++, d += 32) own[d] = parts[i];
+    #pragma unroll
+    for (int i = 0; i < PARTS; i++)
+        if (lane + 32 * i < head_dim) own[lane + 32 * i] = parts[i];
     if (lane == 0) {
         own[head_dim] = top;
         own[head_dim + 1] = sum;

@@ -7,6 +7,7 @@
 //! | executor | what it does |
 //! |---|---|
 //! | [`Emulated`] | compiles the same text with the C++ compiler of the machine and runs the exact launches on the processor, the threads of a block in one of several [`Order`]s, with guards around every allocation |
+//! | `Cuda`, with the feature `cuda` | runs them on a card: NVRTC, cuBLAS, one stream. Type-checked; it has run on no card |
 //! | [`Counting`] | computes nothing: live and peak bytes, floating-point operations, traffic and launches of a program, before it is run |
 //!
 //! ```
@@ -25,6 +26,8 @@
 
 mod buffer;
 mod counting;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod emulated;
 mod error;
@@ -33,6 +36,8 @@ mod source;
 
 pub use buffer::{Buffer, Element, Real};
 pub use counting::{Counting, Usage};
+#[cfg(feature = "cuda")]
+pub use cuda::Cuda;
 pub use device::{Device, Gemm, Launch, Matrix, download_f32, upload_f32, upload_f64, upload_u32};
 pub use emulated::{Emulated, Order};
 pub use error::{Error, Result};

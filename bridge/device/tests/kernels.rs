@@ -1,5 +1,6 @@
 //! Every kernel under the emulator against a plain reference in f64: random shapes, fresh memory full of NaN, several orders of threads,
-//! the same bits in each. `RTO_KERNELS=N` makes N times as many shapes.
+//! the same bits in each. `RTO_KERNELS=N` makes N times as many shapes. Built with the feature `cuda`, `RTO_CARD=N` runs the same checks on
+//! card N, each twice.
 #![allow(
     clippy::needless_range_loop,
     clippy::neg_cmp_op_on_partial_ord,
@@ -16,7 +17,7 @@ mod kernels {
     pub mod step;
 }
 
-use kernels::harness::{Bench, Check};
+use kernels::harness::{Bench, Check, Executor};
 use kernels::*;
 use rto_device::{Emulated, Error, Order, Real};
 
@@ -40,10 +41,23 @@ fn emulated(what: &str) -> Option<Emulated> {
     }
 }
 
+/// What runs the checks: card `RTO_CARD` where that is set, else the emulator.
+fn executor(what: &str) -> Option<Executor> {
+    #[cfg(feature = "cuda")]
+    if let Ok(card) = std::env::var("RTO_CARD") {
+        let number = card.parse().expect("RTO_CARD is the number of a card");
+        let card = rto_device::Cuda::open(number).unwrap_or_else(|e| panic!("{e}"));
+        return Some(Executor::Card(card.into()));
+    }
+    emulated(what).map(Executor::Emulated)
+}
+
 fn hold(what: &str, check: Check) {
-    let Some(device) = emulated(what) else { return };
     for real in [Real::F32, Real::Bf16] {
-        let bench = Bench::new(device.in_order(Order::Forward), real);
+        let Some(executor) = executor(what) else {
+            return;
+        };
+        let bench = Bench::new(executor, real);
         for case in 0..shapes() {
             if let Err(why) = check(&bench, case) {
                 panic!("{what}, {real:?}: {why}");

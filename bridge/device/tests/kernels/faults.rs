@@ -1,6 +1,6 @@
 //! Faults that are planted in the text of the kernels one at a time, each of which a check must find.
 
-use super::harness::{Bench, Check};
+use super::harness::{Bench, Check, Executor};
 use super::{attention, generate, head, norms, step};
 
 /// The kernels of a check, and the check.
@@ -467,7 +467,7 @@ pub fn all(shapes: u64) -> (Vec<String>, Vec<&'static str>) {
         let text = planted(KERNELS, fault);
         let device = Emulated::with_part(&text, suite.kernels, Order::Forward)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
-        let bench = Bench::new(device, Real::F32);
+        let bench = Bench::new(Executor::Emulated(device), Real::F32);
         match (0..shapes).find_map(|case| (suite.check)(&bench, case).err()) {
             Some(why) => found.push(format!("{name}: {why}")),
             None => missed.push(*name),

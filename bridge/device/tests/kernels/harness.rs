@@ -12,9 +12,86 @@ pub type Verdict = Result<(), String>;
 /// A check of some kernels on the shape that a number stands for.
 pub type Check = fn(&Bench, u64) -> Verdict;
 
-/// The kernels of one text in several orders.
+/// What runs the kernels.
+pub enum Executor {
+    /// The emulator, in several orders.
+    Emulated(Emulated),
+    /// A card.
+    #[cfg(feature = "cuda")]
+    Card(std::sync::Arc<rto_device::Cuda>),
+}
+
+impl Executor {
+    /// Devices for one case, each with its name; all must give the same bits.
+    fn devices(&self, case: u64) -> Vec<(String, Box<dyn Device + '_>)> {
+        match self {
+            Self::Emulated(first) => {
+                let orders = [
+                    Order::Forward,
+                    Order::Reversed,
+                    Order::Random(case),
+                    Order::Forward,
+                ];
+                let device = |order: Order| -> (String, Box<dyn Device>) {
+                    (format!("{order:?}"), Box::new(first.in_order(order)))
+                };
+                orders.map(device).into()
+            }
+            #[cfg(feature = "cuda")]
+            Self::Card(card) => ["first", "again"]
+                .map(|run| -> (String, Box<dyn Device + '_>) {
+                    (run.into(), Box::new(card::Poisoned(card)))
+                })
+                .into(),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod card {
+    use rto_device::{Arg, Buffer, Cuda, Device, Element, Error, Gemm, Launch};
+
+    /// A card whose fresh memory holds NaN, as the emulator's does.
+    pub struct Poisoned<'a>(pub &'a Cuda);
+
+    impl Device for Poisoned<'_> {
+        fn alloc(&self, element: Element, count: usize) -> Result<Buffer, Error> {
+            let buffer = self.0.alloc(element, count)?;
+            let poison = 0x7fa1_7fa1_u32.to_ne_bytes();
+            let bytes: Vec<u8> = poison.into_iter().cycle().take(buffer.bytes()).collect();
+            self.0.upload(&buffer, &bytes)?;
+            Ok(buffer)
+        }
+
+        fn upload(&self, to: &Buffer, bytes: &[u8]) -> Result<(), Error> {
+            self.0.upload(to, bytes)
+        }
+
+        fn download(&self, from: &Buffer) -> Result<Vec<u8>, Error> {
+            self.0.download(from)
+        }
+
+        fn launch(&self, launch: &Launch<'_>, args: &[Arg<'_>]) -> Result<(), Error> {
+            self.0.launch(launch, args)
+        }
+
+        fn gemm(&self, gemm: &Gemm<'_>) -> Result<(), Error> {
+            self.0.gemm(gemm)
+        }
+
+        fn sync(&self) -> Result<(), Error> {
+            self.0.sync()
+        }
+
+        fn peak(&self) -> u64 {
+            self.0.peak()
+        }
+    }
+}
+
+/// The kernels of one text on one executor.
 pub struct Bench {
-    first: Emulated,
+    executor: Executor,
     pub real: Real,
 }
 
@@ -56,19 +133,16 @@ impl Output {
 }
 
 impl Bench {
-    pub fn new(device: Emulated, real: Real) -> Self {
-        Self {
-            first: device,
-            real,
-        }
+    pub fn new(executor: Executor, real: Real) -> Self {
+        Self { executor, real }
     }
 
     pub fn rng(&self, case: u64) -> ChaCha8Rng {
         ChaCha8Rng::seed_from_u64(case)
     }
 
-    /// What `run` leaves in the buffers that it returns: the same bits in three orders of threads and blocks, the first one twice. The
-    /// device that counts must say how much memory that takes.
+    /// What `run` leaves in the buffers that it returns: the same bits in three orders of threads and blocks, the first one twice (on a
+    /// card, twice). The device that counts must say how much memory that takes.
     pub fn run(
         &self,
         case: u64,
@@ -82,16 +156,11 @@ impl Bench {
         )
         .map_err(|e| format!("case {case}, counting: {e}"))?;
         let mut found: Option<Vec<Output>> = None;
-        let orders = [
-            Order::Forward,
-            Order::Reversed,
-            Order::Random(case),
-            Order::Forward,
-        ];
-        for order in orders {
-            let device = self.first.in_order(order);
-            let kernels = Kernels::new(&device, self.real).with_threads(threads);
-            let buffers = run(&device, &kernels).map_err(|e| format!("case {case}: {e}"))?;
+        for (name, device) in self.executor.devices(case) {
+            let device = &*device;
+            let kernels = Kernels::new(device, self.real).with_threads(threads);
+            let buffers = run(device, &kernels).map_err(|e| format!("case {case}: {e}"))?;
+            device.sync().map_err(|e| format!("case {case}: {e}"))?;
             let read = |buffer: &Buffer| Output {
                 element: buffer.element(),
                 bytes: device
@@ -99,7 +168,8 @@ impl Bench {
                     .expect("a buffer of this device is read"),
             };
             let (plan, peak) = (counting.peak(), device.peak());
-            if plan != peak {
+            // A card keeps its account over all cases.
+            if plan != peak && matches!(self.executor, Executor::Emulated(_)) {
                 return Err(format!(
                     "case {case}: {peak} bytes at once, counted as {plan}"
                 ));
@@ -109,7 +179,7 @@ impl Bench {
                 None => found = Some(outputs),
                 Some(first) => {
                     for (i, (a, b)) in first.iter().zip(&outputs).enumerate() {
-                        same(&format!("case {case}, {order:?}, output {i}"), a, b)?;
+                        same(&format!("case {case}, {name}, output {i}"), a, b)?;
                     }
                 }
             }
