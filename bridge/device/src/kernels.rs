@@ -195,6 +195,11 @@ impl<'a> Kernels<'a> {
         Self { threads, ..self }
     }
 
+    /// The device they run on.
+    pub fn device(&self) -> &'a dyn Device {
+        self.device
+    }
+
     /// The type of weights and activations.
     pub fn real(&self) -> Real {
         self.real

@@ -2,7 +2,8 @@
 //!
 //! A program that trains or generates allocates [`Buffer`]s, launches kernels by name and multiplies matrices through the trait
 //! [`Device`]. The kernels are one text, [`KERNELS`], in CUDA C++; what they compute, with equations and layouts, is said there and at
-//! the methods of [`Kernels`], which check shapes and choose the launch. Executors:
+//! the methods of [`Kernels`], which check shapes and choose the launch. [`Attention`] and [`OutputHead`] put kernels and products together.
+//! Executors:
 //!
 //! | executor | what it does |
 //! |---|---|
@@ -24,6 +25,7 @@
 //! # Ok::<(), rto_device::Error>(())
 //! ```
 
+mod attention;
 mod buffer;
 mod counting;
 #[cfg(feature = "cuda")]
@@ -32,8 +34,10 @@ mod device;
 mod emulated;
 mod error;
 mod kernels;
+mod output_head;
 mod source;
 
+pub use attention::{Attention, AttentionTape};
 pub use buffer::{Buffer, Element, Real};
 pub use counting::{Counting, Usage};
 #[cfg(feature = "cuda")]
@@ -45,4 +49,5 @@ pub use kernels::{
     Activation, Adam, Angles, Bend, Cache, Codes, Draw, Eight, Head, HeadGrad, Heads, Kernels,
     Rows, Scoring, Texts, Tile, Weights,
 };
+pub use output_head::{Distribution, OutputHead};
 pub use source::{Arg, KERNELS, NVRTC_OPTIONS, names};

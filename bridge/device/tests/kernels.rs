@@ -14,12 +14,16 @@ mod kernels {
     pub mod harness;
     pub mod head;
     pub mod norms;
+    pub mod programs;
     pub mod step;
 }
 
 use kernels::harness::{Bench, Check, Executor};
 use kernels::*;
-use rto_device::{Emulated, Error, Order, Real};
+use rto_device::{
+    Bend, Counting, Device, Distribution, Element, Emulated, Error, Head, HeadGrad, Kernels, Order,
+    OutputHead, Real,
+};
 
 /// Shapes that a check is run on, in each type of weights.
 const SHAPES: u64 = 200;
@@ -92,6 +96,8 @@ checks! {
     decode: generate::decode;
     draw: generate::draw;
     draw_refuses: generate::draw_refuses;
+    attention: programs::attention;
+    output_head: programs::output_head;
 }
 
 /// A test that cannot fail proves nothing: each of these faults, planted alone, is found.
@@ -106,4 +112,59 @@ fn planted_faults_are_found() {
     }
     assert!(found.len() >= 20);
     assert!(missed.is_empty(), "not found: {missed:#?}");
+}
+
+/// The output head of 512 tokens and 50,304 entries never holds all logits at once.
+#[test]
+fn the_output_head_keeps_one_tile() {
+    let device = Counting::new();
+    let kernels = Kernels::new(&device, Real::Bf16);
+    let alloc = |element, n| device.alloc(element, n).unwrap();
+    let (rows, vocabulary, width) = (512, 50_304, 64);
+    let hidden = alloc(Element::Bf16, rows * width);
+    let weight = alloc(Element::Bf16, vocabulary * width);
+    let targets = alloc(Element::U32, rows);
+    let [log_prob, entropy, log_sum, g] = [0; 4].map(|_| alloc(Element::F32, rows));
+    let dhidden = alloc(Element::F32, rows * width);
+    let dweight = alloc(Element::F32, vocabulary * width);
+    let bend = Bend {
+        cap: None,
+        temperature: 1.0,
+    };
+    let head = OutputHead {
+        kernels,
+        policy: Distribution {
+            hidden: &hidden,
+            weight: &weight,
+            bend,
+        },
+        other: None,
+        targets: &targets,
+        columns: 1024,
+    };
+    let out = Head {
+        log_prob: &log_prob,
+        entropy: &entropy,
+        log_sum: &log_sum,
+        other: None,
+    };
+    let grad = HeadGrad {
+        log_prob: &g,
+        entropy: None,
+        kl: None,
+        kl_from: None,
+    };
+    device.restart();
+    let held = device.usage().live;
+    head.forward(&out).unwrap();
+    head.backward(&out, &grad, &dhidden, Some(&dweight))
+        .unwrap();
+    // One tile of logits in f32 and its gradient in bf16.
+    assert_eq!(device.peak() - held, (rows * 1024 * (4 + 2)) as u64);
+    let usage = device.usage();
+    assert_eq!(usage.live, held);
+    // Logits twice, both gradients.
+    assert_eq!(usage.flops, 4 * 2 * (rows * vocabulary * width) as u64);
+    assert_eq!(usage.by_kernel["head_scan"], 50);
+    assert_eq!(usage.by_kernel["gemm"], 200);
 }

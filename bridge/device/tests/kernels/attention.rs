@@ -39,7 +39,7 @@ pub fn heads(rng: &mut ChaCha8Rng) -> Heads {
 }
 
 /// Where texts begin, and how long the padded ones are.
-fn texts(rng: &mut ChaCha8Rng, most: usize) -> (Vec<u32>, usize) {
+pub fn texts(rng: &mut ChaCha8Rng, most: usize) -> (Vec<u32>, usize) {
     let mut starts = vec![0u32];
     let mut time = 1;
     for _ in 0..rng.random_range(1..=3) {
@@ -58,14 +58,15 @@ pub fn angles(rng: &mut ChaCha8Rng, positions: usize, dims: usize) -> [Vec<f32>;
 }
 
 /// A head after its turn.
-pub fn turned(
+pub fn turned<T: Copy + Into<f64>>(
     h: &Heads,
-    head: &[f32],
+    head: &[T],
     angles: &[Vec<f32>; 2],
     position: usize,
     sign: f64,
 ) -> Vec<f64> {
-    let mut out: Vec<f64> = head.iter().map(|x| f64::from(*x)).collect();
+    let head: Vec<f64> = head.iter().map(|x| (*x).into()).collect();
+    let mut out = head.clone();
     let half = h.dims / 2;
     for i in 0..half {
         let (a, b) = if h.neighbours {
@@ -74,9 +75,8 @@ pub fn turned(
             (i, i + half)
         };
         let [c, s] = [0, 1].map(|k| f64::from(angles[k][position * half + i]));
-        let (x, y) = (f64::from(head[a]), f64::from(head[b]));
-        out[a] = x * c - y * sign * s;
-        out[b] = y * c + x * sign * s;
+        out[a] = head[a] * c - head[b] * sign * s;
+        out[b] = head[b] * c + head[a] * sign * s;
     }
     out
 }
