@@ -2,8 +2,8 @@
 //! other, a part of each head rotated. The key names of published Pythia files and those of newer `transformers` are read.
 
 use super::{
-    Activation, Biases, BlockPlan, ConfigKeys, EndTokens, Family, Keys, ModelConfig, Names, Norm,
-    NormKind, Packing, Rotary,
+    Activation, Biases, BlockPlan, ConfigKeys, Family, Keys, ModelConfig, Names, Norm, NormKind,
+    Packing, Rotary,
 };
 use crate::Result;
 use serde_json::{Map, Value, json};
@@ -71,7 +71,7 @@ fn read(keys: &Keys<'_>, config: &mut ModelConfig) -> Result<()> {
     Ok(())
 }
 
-fn plan(
+pub(super) fn plan(
     epsilon: f64,
     activation: Activation,
     rotary: Rotary,
@@ -111,74 +111,4 @@ fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
         ("attention_dropout".into(), json!(0.0)),
         ("hidden_dropout".into(), json!(0.0)),
     ]);
-}
-
-/// The shape of a GPT-NeoX network.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GptNeoXConfig {
-    /// Rows of the embedding, padding included.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Transformer blocks.
-    pub n_layers: usize,
-    /// Attention heads; they divide the width evenly.
-    pub n_heads: usize,
-    /// Width inside the MLP.
-    pub intermediate_size: usize,
-    /// Even; of each head's dimensions the first `rotary_dims` are rotated (half-split).
-    pub rotary_dims: usize,
-    /// Base of the rotary frequencies, 10000 in every Pythia.
-    pub rotary_base: f64,
-    /// Longest sequence, prompt and response together.
-    pub max_positions: usize,
-    /// ε of every layer norm.
-    pub layer_norm_eps: f64,
-    /// x + attention(x) + mlp(x) where true, the MLP after the attention where false.
-    pub parallel_residual: bool,
-    /// The MLP's non-linearity.
-    pub activation: Activation,
-    /// Whether the attention's two projections carry biases.
-    pub attention_bias: bool,
-    /// Whether the output head is the embedding itself.
-    pub tied_embeddings: bool,
-    /// Token that begins a text.
-    pub bos_token: Option<u32>,
-    /// Tokens that end a response.
-    pub eos_tokens: EndTokens,
-    /// Token that fills a batch up.
-    pub pad_token: Option<u32>,
-}
-
-impl From<GptNeoXConfig> for ModelConfig {
-    fn from(c: GptNeoXConfig) -> Self {
-        let rotary = Rotary {
-            dims: c.rotary_dims,
-            base: c.rotary_base,
-            scaling: None,
-        };
-        let (parallel, bias) = (c.parallel_residual, c.attention_bias);
-        Self {
-            family: &GPT_NEOX,
-            vocab_size: c.vocab_size,
-            hidden_size: c.hidden_size,
-            n_layers: c.n_layers,
-            n_heads: c.n_heads,
-            n_kv_heads: c.n_heads,
-            head_dim: c.hidden_size / c.n_heads.max(1),
-            intermediate_size: c.intermediate_size,
-            max_positions: c.max_positions,
-            plan: plan(c.layer_norm_eps, c.activation, rotary, parallel, bias),
-            tied_embeddings: c.tied_embeddings,
-            bos_token: c.bos_token,
-            eos_tokens: c.eos_tokens,
-            pad_token: c.pad_token,
-        }
-    }
-}
-
-impl From<&GptNeoXConfig> for ModelConfig {
-    fn from(config: &GptNeoXConfig) -> Self {
-        config.clone().into()
-    }
 }

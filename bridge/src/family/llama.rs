@@ -1,10 +1,7 @@
 //! Llama and Mistral: RMS norms, a gated MLP, grouped queries, rotary embeddings over whole heads. The two compute alike; Mistral's may
 //! have an attention window.
 
-use super::{
-    Biases, BlockPlan, ConfigKeys, EndTokens, Family, Gguf, Keys, LLAMA_NAMES, Layers, ModelConfig,
-    RopeScaling, Rotary, Window,
-};
+use super::{Biases, ConfigKeys, Family, Gguf, Keys, LLAMA_NAMES, Layers, ModelConfig, Window};
 use crate::Result;
 use serde_json::{Map, Value, json};
 
@@ -93,7 +90,7 @@ static GGUF: Gguf = Gguf {
     },
 };
 
-fn everywhere(size: usize) -> Window {
+pub(super) fn everywhere(size: usize) -> Window {
     Window::new(size, Layers::All)
 }
 
@@ -123,95 +120,4 @@ pub(super) fn write_rotary(config: &ModelConfig, map: &mut Map<String, Value>) {
         ("rope_parameters".into(), rotary.parameters_json()),
         ("attention_dropout".into(), json!(0.0)),
     ]);
-}
-
-/// Which classes of `transformers` a folder names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LlamaFamily {
-    /// `LlamaForCausalLM`, `LlamaForSequenceClassification`.
-    Llama,
-    /// `MistralForCausalLM`, `MistralForSequenceClassification`.
-    Mistral,
-}
-
-/// The shape of a network of the Llama family.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LlamaConfig {
-    /// Llama or Mistral.
-    pub family: LlamaFamily,
-    /// Rows of the embedding, padding included.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Transformer blocks.
-    pub n_layers: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Heads of keys and values: query head i reads number i / (n_heads / n_kv_heads).
-    pub n_kv_heads: usize,
-    /// Width of a head, even; all of it is rotated (half-split).
-    pub head_dim: usize,
-    /// Width inside the MLP.
-    pub intermediate_size: usize,
-    /// Base of the rotary frequencies.
-    pub rope_base: f64,
-    /// Change of the frequencies, if any.
-    pub rope_scaling: Option<RopeScaling>,
-    /// Longest sequence, prompt and response together.
-    pub max_positions: usize,
-    /// ε of every RMS norm.
-    pub rms_norm_eps: f64,
-    /// How many of the last keys a query sees, itself included; all where `None`.
-    pub window: Option<usize>,
-    /// Whether the attention's four projections carry biases.
-    pub attention_bias: bool,
-    /// Whether the MLP's three projections carry biases.
-    pub mlp_bias: bool,
-    /// Whether the output head is the embedding itself.
-    pub tied_embeddings: bool,
-    /// Token that begins a text.
-    pub bos_token: Option<u32>,
-    /// Tokens that end a response.
-    pub eos_tokens: EndTokens,
-    /// Token that fills a batch up.
-    pub pad_token: Option<u32>,
-}
-
-impl From<LlamaConfig> for ModelConfig {
-    fn from(c: LlamaConfig) -> Self {
-        Self {
-            family: match c.family {
-                LlamaFamily::Llama => &LLAMA,
-                LlamaFamily::Mistral => &MISTRAL,
-            },
-            vocab_size: c.vocab_size,
-            hidden_size: c.hidden_size,
-            n_layers: c.n_layers,
-            n_heads: c.n_heads,
-            n_kv_heads: c.n_kv_heads,
-            head_dim: c.head_dim,
-            intermediate_size: c.intermediate_size,
-            max_positions: c.max_positions,
-            plan: BlockPlan {
-                biases: Biases::of(c.attention_bias, c.mlp_bias),
-                rotary: Some(Rotary {
-                    dims: c.head_dim,
-                    base: c.rope_base,
-                    scaling: c.rope_scaling,
-                }),
-                window: c.window.map(everywhere),
-                ..BlockPlan::new(c.rms_norm_eps)
-            },
-            tied_embeddings: c.tied_embeddings,
-            bos_token: c.bos_token,
-            eos_tokens: c.eos_tokens,
-            pad_token: c.pad_token,
-        }
-    }
-}
-
-impl From<&LlamaConfig> for ModelConfig {
-    fn from(config: &LlamaConfig) -> Self {
-        config.clone().into()
-    }
 }
