@@ -5,7 +5,7 @@
 //! ascending): top-k keeps every token that ties with the k-th, top-p the shortest prefix whose mass reaches p.
 
 use crate::Result;
-use crate::ops::portable::exp;
+use crate::ops::simd::exp;
 use crate::sampler::{check, highest, walk};
 use pulp::Arch;
 use rto::Token;

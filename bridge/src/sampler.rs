@@ -1,9 +1,9 @@
 //! Drawing a token from logits: inverse distribution function in f64, one uniform number per token.
 //!
-//! The draw is a function of the logits and of the number alone. Weights come from a polynomial exponential of plain
-//! multiplications and additions, so it does not depend on the machine's vector width either.
+//! The draw is a function of the logits and of the number alone. Weights come from the polynomial exponential of all passes, every step of
+//! which is rounded alike whatever the machine's vector width.
 
-use crate::ops::portable::exp;
+use crate::ops::simd::exp;
 use crate::{Error, Result};
 use pulp::Arch;
 use rto::Token;
@@ -72,8 +72,10 @@ pub fn sample(logits: &[f32], temperature: f64, uniform: f64) -> Result<(Token, 
         rest -= sum;
     }
     let block = &logits[chosen * BLOCK..logits.len().min((chosen + 1) * BLOCK)];
-    let weight = |logit: f32| f64::from(exp((logit - highest) * (1.0 / temperature) as f32));
-    let index = chosen * BLOCK + walk(block.iter().map(|&l| weight(l)), rest);
+    let mut weights = [0.0; BLOCK];
+    let weights = &mut weights[..block.len()];
+    weigh(block, highest, temperature, weights);
+    let index = chosen * BLOCK + walk(weights.iter().map(|&w| f64::from(w)), rest);
     let normaliser = Normaliser {
         highest,
         log_sum: total.ln(),
@@ -127,6 +129,19 @@ pub(crate) fn highest(logits: &[f32]) -> f32 {
                 .fold(f32::NEG_INFINITY, f32::max)
         },
     )
+}
+
+/// e^((l − highest)/T) of a block's logits.
+fn weigh(block: &[f32], highest: f32, temperature: f64, weights: &mut [f32]) {
+    let scale = (1.0 / temperature) as f32;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (w, l) in weights.iter_mut().zip(block) {
+                *w = exp((l - highest) * scale);
+            }
+        },
+    );
 }
 
 /// Σ e^((l − highest)/T) of a block, in sixteen f64 sums.

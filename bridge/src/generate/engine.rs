@@ -1,11 +1,10 @@
 //! The network on slices: forward passes over ragged rows with a key–value cache.
 
-use super::kernels::{
-    LANES, Linear, TILE, activate, add, attend, cap, gated, head_norm, layer_norm, rms_norm,
-};
-use super::weights::{BlockWeights, Norm, Weights};
+use super::kernels::{self, LANES, Linear, TILE, add, attend, cap, head_norm};
+use super::weights::{BlockWeights, Norm, Weights, Write};
 use crate::family::{Activation, Head, ModelConfig, QkNorm};
 use crate::ops::rotary::HeadLayout;
+use crate::ops::{activation, gated};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -41,12 +40,12 @@ struct Shape {
     parallel: bool,
     eps: f32,
     activation: Activation,
-    gated: bool,
     qk_norm: Option<QkNorm>,
-    /// Factor on queries.
+    /// Factor on q·k.
     scale: f32,
     score_cap: Option<f32>,
-    logit_scale: Option<f32>,
+    /// Factor on the hidden states that the head reads, as in training.
+    head_factor: f32,
     logit_cap: Option<f32>,
 }
 
@@ -62,14 +61,10 @@ impl Shape {
             parallel: plan.parallel,
             eps: plan.norm.epsilon as f32,
             activation: plan.activation,
-            gated: plan.gated,
             qk_norm: plan.qk_norm,
-            scale: match plan.attention_scale {
-                None => 1.0 / (layout.head_dim as f32).sqrt(),
-                Some(scale) => scale as f32,
-            },
+            scale: config.attention_scale() as f32,
             score_cap: plan.score_cap.map(|cap| cap as f32),
-            logit_scale: plan.logit_scale.map(|scale| scale as f32),
+            head_factor: plan.logit_scale.unwrap_or(1.0) as f32,
             logit_cap: plan.logit_cap.map(|cap| cap as f32),
         }
     }
@@ -237,38 +232,38 @@ impl Engine {
             &mut b.wide,
         );
         self.attention(index, layer, rows, cache, b);
-        self.linear(
+        self.update(
             &layer.dense,
             (&b.attended, self.shape.queries),
             panels,
             &mut b.update,
         );
-        self.norm_update(layer.attention_out_norm.as_ref(), b);
         if self.shape.parallel {
             // Without a norm of its own the MLP reads the attention's.
             if layer.mlp_norm.is_some() {
                 self.normed(layer.mlp_norm.as_ref(), b);
             }
-            self.add_update(&mut b.hidden, &b.update);
+            self.add_update(&mut b.hidden, &layer.dense, &b.update);
         } else {
-            self.add_update(&mut b.hidden, &b.update);
+            self.add_update(&mut b.hidden, &layer.dense, &b.update);
             self.normed(layer.mlp_norm.as_ref(), b);
         }
         let inner = layer.up.tiles() * TILE;
         self.linear(&layer.up, (&b.normed, hidden), panels, &mut b.wide);
         let wide = &mut b.wide[..panels * inner * LANES];
         match &layer.gate {
-            None => activate(wide, self.shape.activation),
+            None => {
+                let after = &mut b.gate[..wide.len()];
+                activation::forward_alone(self.shape.activation, wide, after);
+            }
             Some(gate) => {
                 self.linear(gate, (&b.normed, hidden), panels, &mut b.gate);
-                let activation = self.shape.activation;
-                gated(&mut b.gate[..panels * inner * LANES], wide, activation);
-                std::mem::swap(&mut b.gate, &mut b.wide);
+                let gate = &mut b.gate[..wide.len()];
+                gated::forward_alone(self.shape.activation, gate, wide);
             }
         }
-        self.linear(&layer.down, (&b.wide, inner), panels, &mut b.update);
-        self.norm_update(layer.mlp_out_norm.as_ref(), b);
-        self.add_update(&mut b.hidden, &b.update);
+        self.update(&layer.down, (&b.gate, inner), panels, &mut b.update);
+        self.add_update(&mut b.hidden, &layer.down, &b.update);
     }
 
     /// The norm of the stream, or the stream where there is none.
@@ -279,27 +274,28 @@ impl Engine {
         }
     }
 
-    /// The norm of what is about to be added to the stream, in place.
-    fn norm_update(&self, norm: Option<&Norm>, b: &mut Buffers) {
-        let Some(norm) = norm else { return };
+    /// What is about to be added to the stream, through its norm where it has one.
+    fn update(&self, write: &Write, input: (&[f32], usize), panels: usize, update: &mut [f32]) {
+        self.linear(&write.linear, input, panels, update);
+        let Some(norm) = &write.norm else { return };
         let size = self.shape.hidden * LANES;
         let padded = self.shape.hidden.next_multiple_of(TILE) * LANES;
         let mut out = vec![0.0; size];
-        for update in b.update.chunks_exact_mut(padded) {
+        for update in update.chunks_exact_mut(padded) {
             self.norm(norm, &update[..size], &mut out);
             update[..size].copy_from_slice(&out);
         }
     }
 
     /// Features of `update` are padded to whole tiles.
-    fn add_update(&self, hidden: &mut [f32], update: &[f32]) {
+    fn add_update(&self, hidden: &mut [f32], write: &Write, update: &[f32]) {
         let size = self.shape.hidden * LANES;
         let padded = self.shape.hidden.next_multiple_of(TILE) * LANES;
         for (hidden, update) in hidden
             .chunks_exact_mut(size)
             .zip(update.chunks_exact(padded))
         {
-            add(hidden, update);
+            add(hidden, &write.bias, update);
         }
     }
 
@@ -307,10 +303,7 @@ impl Engine {
         let size = self.shape.hidden * LANES;
         let eps = self.shape.eps;
         for (x, out) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
-            match norm.shift.is_empty() {
-                true => rms_norm(x, &norm.gain, eps, out),
-                false => layer_norm(x, &norm.gain, &norm.shift, eps, out),
-            }
+            kernels::norm(x, &norm.gain, &norm.shift, eps, out);
         }
     }
 
@@ -378,7 +371,7 @@ impl Engine {
                 &cache.keys[at..][..size],
                 &cache.values[at..][..size],
                 seen(window, row.position),
-                self.shape.score_cap,
+                (self.shape.scale, self.shape.score_cap),
                 scores.slice(),
                 out,
             );
@@ -434,11 +427,10 @@ impl Engine {
         }
     }
 
-    /// Rotates one row's queries and keys; keys and values go to the cache, scaled queries to `queries`.
+    /// Rotates one row's queries and keys; keys and values go to the cache, queries to `queries`.
     fn store(&self, layer: usize, row: Row, lane: &[f32], cache: &mut Cache, queries: &mut [f32]) {
         let (layout, capacity) = (&self.shape.layout, cache.capacity);
         let head_dim = layout.head_dim;
-        let scale = self.shape.scale;
         let base = cache.at(&self.shape, layer, row.slot);
         let Cache {
             keys,
@@ -466,7 +458,7 @@ impl Engine {
         };
         for (head, query) in queries.chunks_exact_mut(head_dim).enumerate() {
             for (d, query) in query.iter_mut().enumerate() {
-                *query = rotated(0, head, d) * scale;
+                *query = rotated(0, head, d);
             }
         }
         for head in 0..layout.kv_heads {
@@ -488,12 +480,16 @@ impl Engine {
         out: &mut [f32],
     ) {
         let (size, head) = (self.shape.hidden, &self.weights.head);
+        let factor = match self.head {
+            Head::CausalLm => self.shape.head_factor,
+            Head::Classification { .. } => 1.0,
+        };
         input.clear();
         input.resize(size * LANES, 0.0);
         for (lane, &row) in rows.iter().enumerate() {
             let from = &hidden[row / LANES * size * LANES + row % LANES..];
             for feature in 0..size {
-                input[feature * LANES + lane] = from[feature * LANES];
+                input[feature * LANES + lane] = factor * from[feature * LANES];
             }
         }
         let share = head.tiles().div_ceil(self.threads()).max(1);
@@ -512,15 +508,8 @@ impl Engine {
             None => parts.into_iter().enumerate().for_each(one),
             Some(_) => parts.into_par_iter().enumerate().for_each(one),
         }
-        if self.head != Head::CausalLm {
-            return;
-        }
-        let used = rows.len() * head.outputs();
-        if let Some(scale) = self.shape.logit_scale {
-            out[..used].iter_mut().for_each(|l| *l *= scale);
-        }
-        if let Some(bound) = self.shape.logit_cap {
-            cap(&mut out[..used], bound);
+        if let (Head::CausalLm, Some(bound)) = (self.head, self.shape.logit_cap) {
+            cap(&mut out[..rows.len() * head.outputs()], bound);
         }
     }
 }
@@ -587,9 +576,7 @@ impl Buffers {
         }
         let widest = padded(shape.layout.row.max(shape.inner));
         self.wide.resize(widest, 0.0);
-        // The gate and the projection change places.
-        let gate = if shape.gated { widest } else { 0 };
-        self.gate.resize(gate, 0.0);
+        self.gate.resize(padded(shape.inner), 0.0);
         self.update.resize(padded(shape.hidden), 0.0);
     }
 }

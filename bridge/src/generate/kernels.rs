@@ -2,9 +2,9 @@
 //! the same operations in the same order whatever stands beside it: logits do not depend on the batch, on the number
 //! of threads, or on whether keys and values came from the cache.
 
-use crate::ops::activation::Activation;
-use crate::ops::portable::exp;
+use crate::ops::attention::softmax;
 use crate::ops::simd::tanh;
+use crate::ops::{layer_norm, rms_norm};
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
@@ -124,85 +124,14 @@ impl Apply<'_> {
     }
 }
 
-/// Layer norm of one panel: (x − mean) / √(variance + ε) · gain + shift, per lane.
-pub(super) fn layer_norm(x: &[f32], gain: &[f32], shift: &[f32], eps: f32, out: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let (x, _) = x[..gain.len() * LANES].as_chunks::<LANES>();
-            let (out, _) = out.as_chunks_mut::<LANES>();
-            let n = gain.len() as f32;
-            let mean = mean_of(x, n, |v, _| v);
-            let variance = mean_of(x, n, |v, lane| (v - mean[lane]) * (v - mean[lane]));
-            let scale = variance.map(|v| 1.0 / (v + eps).sqrt());
-            for (((x, gain), shift), out) in x.iter().zip(gain).zip(shift).zip(out) {
-                for lane in 0..LANES {
-                    out[lane] = (x[lane] - mean[lane]) * scale[lane] * gain + shift;
-                }
-            }
-        },
-    );
-}
-
-/// RMS norm of one panel: x / √(mean(x²) + ε) · gain, per lane.
-pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let (x, _) = x[..gain.len() * LANES].as_chunks::<LANES>();
-            let (out, _) = out.as_chunks_mut::<LANES>();
-            let square = mean_of(x, gain.len() as f32, |v, _| v * v);
-            let scale = square.map(|v| 1.0 / (v + eps).sqrt());
-            for ((x, gain), out) in x.iter().zip(gain).zip(out) {
-                for lane in 0..LANES {
-                    out[lane] = x[lane] * scale[lane] * gain;
-                }
-            }
-        },
-    );
-}
-
-/// Mean over features per lane, in four interleaved sums to halve the rounding twice.
-#[inline(always)]
-fn mean_of(x: &[[f32; LANES]], n: f32, f: impl Fn(f32, usize) -> f32) -> [f32; LANES] {
-    let mut sums = [[0.0_f32; LANES]; 4];
-    for four in x.chunks(4) {
-        for (sum, row) in sums.iter_mut().zip(four) {
-            for lane in 0..LANES {
-                sum[lane] += f(row[lane], lane);
-            }
-        }
+/// The norm of one panel: with a shift (x − mean) / √(variance + ε) · gain + shift, without one x / √(mean(x²) + ε) · gain, per lane.
+pub(super) fn norm(x: &[f32], gain: &[f32], shift: &[f32], eps: f32, out: &mut [f32]) {
+    let (x, _) = x[..gain.len() * LANES].as_chunks::<LANES>();
+    let (out, _) = out.as_chunks_mut::<LANES>();
+    match shift.is_empty() {
+        true => rms_norm::panel(x, eps, gain, out),
+        false => layer_norm::panel(x, eps, gain, shift, out),
     }
-    std::array::from_fn(|lane| {
-        ((sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane])) / n
-    })
-}
-
-/// The non-linearity, in place.
-pub(super) fn activate(x: &mut [f32], activation: Activation) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || match activation {
-            Activation::Gelu => x.iter_mut().for_each(|v| *v = gelu(*v)),
-            Activation::GeluTanh => x.iter_mut().for_each(|v| *v = gelu_tanh(*v)),
-            Activation::Silu => x.iter_mut().for_each(|v| *v = silu(*v)),
-        },
-    );
-}
-
-/// gate = act(gate) ∘ up.
-pub(super) fn gated(gate: &mut [f32], up: &[f32], activation: Activation) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let all = gate.iter_mut().zip(up);
-            match activation {
-                Activation::Gelu => all.for_each(|(g, u)| *g = gelu(*g) * u),
-                Activation::GeluTanh => all.for_each(|(g, u)| *g = gelu_tanh(*g) * u),
-                Activation::Silu => all.for_each(|(g, u)| *g = silu(*g) * u),
-            }
-        },
-    );
 }
 
 /// l = c tanh(l/c).
@@ -232,31 +161,44 @@ pub(super) fn head_norm(
     for (x, start) in x.chunks_exact_mut(size).zip(starts) {
         x.copy_from_slice(&panel[start * LANES..][..size]);
     }
-    match shift.is_empty() {
-        true => rms_norm(&x, gain, eps, &mut out),
-        false => layer_norm(&x, gain, shift, eps, &mut out),
+    for (x, out) in x
+        .chunks_exact(LANES * gain.len())
+        .zip(out.chunks_exact_mut(LANES * gain.len()))
+    {
+        norm(x, gain, shift, eps, out);
     }
     for (out, start) in out.chunks_exact(size).zip(starts) {
         panel[start * LANES..][..size].copy_from_slice(out);
     }
 }
 
-/// a += b.
-pub(super) fn add(a: &mut [f32], b: &[f32]) {
+/// x += y for a panel of the stream, with a bias (empty for none) x = (x + bias) + y.
+pub(super) fn add(x: &mut [f32], bias: &[f32], y: &[f32]) {
     Arch::new().dispatch(
         #[inline(always)]
-        || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
+        || {
+            if bias.is_empty() {
+                return x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+            }
+            let rows = x.chunks_exact_mut(LANES).zip(y.chunks_exact(LANES));
+            for ((x, y), bias) in rows.zip(bias) {
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x = (*x + bias) + y;
+                }
+            }
+        },
     );
 }
 
-/// softmax(q·K/√d) V of one row and head over the positions `seen`. `keys` is `[head_dim][capacity]`, `values`
-/// `[capacity][head_dim]`; `q` is scaled already; `scores` has room for the capacity, a multiple of 16.
+/// softmax(scale q·K) V of one row and head over the positions `seen`, in the order of training: the product, its factor and its cap, the
+/// weights divided by their sum, the values. `keys` is `[head_dim][capacity]`, `values` `[capacity][head_dim]`; `scores` has room for the
+/// capacity, a multiple of 16.
 pub(super) fn attend(
     q: &[f32],
     keys: &[f32],
     values: &[f32],
     seen: Range<usize>,
-    cap: Option<f32>,
+    (scale, bound): (f32, Option<f32>),
     scores: &mut [f32],
     out: &mut [f32],
 ) {
@@ -265,122 +207,41 @@ pub(super) fn attend(
         || {
             let capacity = scores.len();
             // Whole blocks before the first key are left out of everything.
-            let (skipped, length) = (seen.start / LANES, seen.end);
-            let blocks = length.div_ceil(LANES);
-            let (scores, _) = scores.as_chunks_mut::<LANES>();
-            let scores = &mut scores[skipped..blocks];
-            for (block, score) in (skipped..).zip(scores.iter_mut()) {
+            let (skipped, blocks) = (seen.start / LANES, seen.end.div_ceil(LANES));
+            let (chunks, _) = scores.as_chunks_mut::<LANES>();
+            for (block, score) in (skipped..blocks).zip(&mut chunks[skipped..]) {
                 let mut sum = [0.0_f32; LANES];
                 for (q, keys) in q.iter().zip(keys.chunks_exact(capacity)) {
                     let (keys, _) = keys.as_chunks::<LANES>();
                     for (sum, key) in sum.iter_mut().zip(&keys[block]) {
-                        *sum += q * key;
+                        *sum = q.mul_add(*key, *sum);
                     }
                 }
-                *score = match cap {
-                    None => sum,
-                    Some(cap) => sum.map(|s| cap * tanh(s / cap)),
-                };
-            }
-            let start = skipped * LANES;
-            scores.as_flattened_mut()[length - start..].fill(f32::NEG_INFINITY);
-            scores.as_flattened_mut()[..seen.start - start].fill(f32::NEG_INFINITY);
-            let mut highest = [f32::NEG_INFINITY; LANES];
-            for score in scores.iter() {
-                for (high, s) in highest.iter_mut().zip(score) {
-                    *high = if *s > *high { *s } else { *high };
+                for (score, sum) in score.iter_mut().zip(sum) {
+                    *score = scale * sum;
                 }
             }
-            let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-            let mut sums = [0.0_f32; LANES];
-            for score in scores.iter_mut() {
-                for (sum, s) in sums.iter_mut().zip(score) {
-                    *s = exp(*s - highest);
-                    *sum += *s;
-                }
+            let weights = &mut scores[seen.clone()];
+            if let Some(bound) = bound {
+                weights
+                    .iter_mut()
+                    .for_each(|s| *s = bound * tanh(*s / bound));
             }
-            let total: f32 = sums.iter().sum();
+            softmax(weights);
             out.fill(0.0);
-            let weights = &scores.as_flattened()[seen.start - start..length - start];
             let values = &values[seen.start * out.len()..];
             for (weight, value) in weights.iter().zip(values.chunks_exact(out.len())) {
                 for (out, value) in out.iter_mut().zip(value) {
-                    *out += weight * value;
+                    *out = weight.mul_add(*value, *out);
                 }
             }
-            out.iter_mut().for_each(|o| *o /= total);
         },
     );
-}
-
-/// x Φ(x) as max(x, 0) − |x|·½erfc(|x|/√2), which keeps its relative accuracy in the left tail. erfc is t·P(t)·e^(−z²)
-/// with t = 1/(1 + 0.4 z); P is a least-squares fit to erfcx on 0 ≤ z ≤ 10 with relative error 7e-8.
-#[inline(always)]
-fn gelu(x: f32) -> f32 {
-    let size = x.abs();
-    let z = size * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.4 * z);
-    let high = 0.080_683_574 + t * (0.090_559_445 + t * (-0.143_589_12 + t * 0.041_941_803));
-    let p = 0.225_637_76
-        + t * (0.226_379_13
-            + t * (0.202_369_65 + t * (0.191_415_13 + t * (0.084_602_7 + t * high))));
-    let tail = 0.5 * t * p * exp(-z * z);
-    let positive = if x > 0.0 { x } else { 0.0 };
-    // Past 13 the tail is zero and |x| may be infinite.
-    if x.is_nan() {
-        x
-    } else if size > 14.0 {
-        positive
-    } else {
-        positive - size * tail
-    }
-}
-
-/// x/(1 + e^(−x)).
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
-}
-
-/// ½x(1 + tanh u) = x / (1 + e^(−2u)) with u = √(2/π)(x + 0.044715 x³).
-#[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
-    let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
-    let denominator = 1.0 + exp(-2.0 * u);
-    x / denominator
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gelu_is_accurate() {
-        // 0.5 erfc(z/√2) of the standard normal, from tables of 15 digits.
-        for (x, cdf) in [
-            (-4.0_f32, 3.167_124_183_311_998e-5),
-            (-2.0, 0.022_750_131_948_179_2),
-            (-1.0, 0.158_655_253_931_457),
-            (-0.1, 0.460_172_162_722_971),
-            (0.5, 0.691_462_461_274_013),
-            (3.0, 0.998_650_101_968_37),
-        ] {
-            let exact = f64::from(x) * cdf;
-            assert!(
-                (f64::from(gelu(x)) / exact - 1.0).abs() < 6e-7,
-                "gelu({x}) = {}",
-                gelu(x)
-            );
-        }
-        for i in -80..=80 {
-            let x = f64::from(i) / 10.0;
-            let exact = 0.5
-                * x
-                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
-            assert!((f64::from(gelu_tanh(x as f32)) - exact).abs() < 1e-6, "{x}");
-        }
-        assert_eq!((gelu(0.0), gelu(20.0), gelu(-20.0)), (0.0, 20.0, 0.0));
-    }
 
     #[test]
     fn linear_is_the_matrix_product_for_sizes_that_do_not_fill_a_tile() {

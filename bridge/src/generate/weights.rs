@@ -13,20 +13,28 @@ pub(super) struct Norm {
     pub(super) shift: Vec<f32>,
 }
 
+/// What adds to the residual stream: x + W y, through a norm where there is one.
+#[derive(Debug, Clone)]
+pub(super) struct Write {
+    /// Without its bias where there is no norm.
+    pub(super) linear: Linear,
+    /// Added to the stream before the product, as training does; empty where there is none, or a norm takes it.
+    pub(super) bias: Vec<f32>,
+    pub(super) norm: Option<Norm>,
+}
+
 /// One block. A norm that has no name is not there.
 #[derive(Debug, Clone)]
 pub(super) struct BlockWeights {
     pub(super) attention_norm: Option<Norm>,
-    pub(super) attention_out_norm: Option<Norm>,
     pub(super) mlp_norm: Option<Norm>,
-    pub(super) mlp_out_norm: Option<Norm>,
     /// Norms of queries and keys.
     pub(super) qk_norms: Option<[Norm; 2]>,
     pub(super) query_key_value: Linear,
-    pub(super) dense: Linear,
+    pub(super) dense: Write,
     pub(super) gate: Option<Linear>,
     pub(super) up: Linear,
-    pub(super) down: Linear,
+    pub(super) down: Write,
 }
 
 #[derive(Debug, Clone)]
@@ -162,15 +170,13 @@ impl Source<'_> {
         let [gate, up] = self.inner(i, &config.up_layers())?;
         Ok(BlockWeights {
             attention_norm: norm(names.attention_norm)?,
-            attention_out_norm: norm(names.attention_out_norm)?,
             mlp_norm: norm(names.mlp_norm)?,
-            mlp_out_norm: norm(names.mlp_out_norm)?,
             qk_norms,
             query_key_value: self.linear(i, &config.qkv_layers())?,
-            dense: self.linear(i, &[config.out_layer()])?,
+            dense: self.write(i, config.out_layer(), norm(names.attention_out_norm)?)?,
             gate,
             up: up.ok_or_else(|| Error::request("plan", "an MLP without an inner layer"))?,
-            down: self.linear(i, &[config.down_layer()])?,
+            down: self.write(i, config.down_layer(), norm(names.mlp_out_norm)?)?,
         })
     }
 
@@ -197,6 +203,16 @@ impl Source<'_> {
             ]),
             layers => Ok([None, Some(self.linear(i, layers)?)]),
         }
+    }
+
+    fn write(&self, i: usize, layer: Layer, norm: Option<Norm>) -> Result<Write> {
+        let (weight, bias) = self.stacked(i, &[layer])?;
+        let (own, bias) = match norm {
+            Some(_) => (bias, Vec::new()),
+            None => (Vec::new(), bias),
+        };
+        let linear = Linear::new(&weight, &own, layer.outputs, layer.inputs);
+        Ok(Write { linear, bias, norm })
     }
 
     /// Maps of one input, one below the other; biases where they have some.

@@ -456,6 +456,9 @@ impl Model {
         }
         let mut hidden = self.pool.take(x.len());
         final_norm(&self.config, &pass, &x, &mut hidden);
+        if let Some(scale) = self.config.plan.logit_scale {
+            hidden.iter_mut().for_each(|h| *h *= scale as f32);
+        }
         let head = Linear {
             weight: weights.get(self.config.head_weight()),
             bias: None,
@@ -465,11 +468,7 @@ impl Model {
         let n = batch.tokens().len();
         let mut logits = vec![0.0; n * self.config.vocab_size()];
         linear::forward(&head, &hidden, &mut logits, Update::Set);
-        log_prob_head::bend(
-            &mut logits,
-            self.config.plan.logit_scale,
-            self.config.plan.logit_cap,
-        );
+        log_prob_head::bend(&mut logits, self.config.plan.logit_cap);
         Ok(Tensor::from_vec(
             logits,
             (n, self.config.vocab_size()),

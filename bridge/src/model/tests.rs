@@ -356,6 +356,14 @@ fn weighted(model: &Model, reference: &Model) -> f64 {
         + sum(&scores.rewards, 1.3)
 }
 
+/// Training's pass and the engine compute one logit for one word, bit for bit where products are one sum.
+fn same_logits(name: &str, model: &Model, engine: &Engine) {
+    let text: Vec<u32> = (0..24u32).map(|t| (t * t + 5 * t + 1) % 29).collect();
+    let logits = model.logits(&Batch::new(&[(&text, &[])]).unwrap()).unwrap();
+    let trained: Vec<Vec<f32>> = logits.to_vec2().unwrap();
+    assert_eq!(trained, engine.logits(&text).unwrap(), "{name}");
+}
+
 #[test]
 fn both_engines_write_what_is_scored() {
     for (name, config) in networks() {
@@ -373,6 +381,7 @@ fn both_engines_write_what_is_scored() {
             ..Sampling::default()
         };
         let engine = Engine::new(&config, Head::CausalLm, &weights).unwrap();
+        same_logits(name, &scorer, &engine);
         let tensors = TensorEngine::new(&config, &weights).unwrap();
         let written = engine.sample(&prompts, &keys, &sampling).unwrap();
         let again = tensors.sample(&prompts, Some(&keys), &sampling).unwrap();

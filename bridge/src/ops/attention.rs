@@ -193,13 +193,19 @@ fn softmax_block(scores: &mut [f32], span: Span, log_sum: &mut [f32]) {
         let (before, row) = row.split_at_mut(range.start);
         let (seen, unseen) = row.split_at_mut(range.len());
         before.fill(0.0);
-        let top = max(seen);
-        let sum = exp_shifted(seen, top);
-        let scale = 1.0 / sum;
-        seen.iter_mut().for_each(|p| *p *= scale);
+        *log_sum = softmax(seen);
         unseen.fill(0.0);
-        *log_sum = top + sum.ln();
     }
+}
+
+/// Scores to weights that sum to 1, in place; the logarithm of the denominator.
+#[inline(always)]
+pub(crate) fn softmax(scores: &mut [f32]) -> f32 {
+    let top = max(scores);
+    let sum = exp_shifted(scores, top);
+    let scale = 1.0 / sum;
+    scores.iter_mut().for_each(|p| *p *= scale);
+    top + sum.ln()
 }
 
 /// Replaces `x` by `e^{x − shift}` and returns the sum.
@@ -213,9 +219,15 @@ pub(crate) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
             lanes[lane] += chunk[lane];
         }
     }
-    for (lane, x) in rest.iter_mut().enumerate() {
-        *x = exp(*x - shift);
-        lanes[lane] += *x;
+    if !rest.is_empty() {
+        // Filled up with what has no weight: one vector in place of a loop.
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for lane in 0..LANES {
+            last[lane] = exp(last[lane] - shift);
+            lanes[lane] += last[lane];
+        }
+        rest.copy_from_slice(&last[..rest.len()]);
     }
     fold(lanes)
 }

@@ -26,6 +26,31 @@ pub fn forward(kind: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     });
 }
 
+/// `gate = act(gate) ∘ up` on the calling thread.
+pub fn forward_alone(kind: Activation, gate: &mut [f32], up: &[f32]) {
+    match kind {
+        Activation::Silu => vectorized(
+            #[inline(always)]
+            || in_place(|g| silu(g).0, gate, up),
+        ),
+        Activation::Gelu => vectorized(
+            #[inline(always)]
+            || in_place(|g| gelu(g).0, gate, up),
+        ),
+        Activation::GeluTanh => vectorized(
+            #[inline(always)]
+            || in_place(|g| gelu_tanh(g).0, gate, up),
+        ),
+    }
+}
+
+#[inline(always)]
+fn in_place(act: impl Fn(f32) -> f32, gate: &mut [f32], up: &[f32]) {
+    for (g, &u) in gate.iter_mut().zip(up) {
+        *g = act(*g) * u;
+    }
+}
+
 #[inline(always)]
 fn piece(act: impl Fn(f32) -> f32, gate: &[f32], up: &[f32], y: &mut [f32]) {
     for (y, (&g, &u)) in y.iter_mut().zip(gate.iter().zip(up)) {

@@ -3,7 +3,7 @@
 //! The statistics are kept apart from the output, so that two norms of one input share them and a backward pass
 //! makes the output again instead of storing it.
 
-use super::simd::{for_each_piece, lane_sum, vectorized};
+use super::simd::{Number, Panel, for_each_piece, lane_sum, vectorized};
 
 const PIECE: usize = 128;
 
@@ -15,15 +15,39 @@ pub fn statistics(x: &[f32], width: usize, epsilon: f64, stats: &mut [f32]) {
             || {
                 let x = x[i * PIECE * width..].chunks_exact(width);
                 for (stats, x) in stats.chunks_exact_mut(2).zip(x) {
-                    let mean = lane_sum(width, |j| x[j]) / width as f32;
-                    let variance =
-                        lane_sum(width, |j| (x[j] - mean) * (x[j] - mean)) / width as f32;
-                    stats[0] = mean;
-                    stats[1] = 1.0 / (variance + epsilon as f32).sqrt();
+                    (stats[0], stats[1]) = moments(x, epsilon as f32);
                 }
             },
         );
     });
+}
+
+/// μ and r of one row, or of each of a panel's.
+#[inline(always)]
+fn moments<T: Number>(x: &[T], epsilon: f32) -> (T, T) {
+    let width = x.len();
+    let mean = lane_sum(width, |j| x[j]).over(width as f32);
+    let square = |x: T| x.minus(mean).times(x.minus(mean));
+    let variance = lane_sum(width, |j| square(x[j])).over(width as f32);
+    (mean, variance.plus(T::of(epsilon)).inverse_root())
+}
+
+#[inline(always)]
+fn write<T: Number>(x: &[T], (mean, scale): (T, T), gain: &[f32], bias: &[f32], y: &mut [T]) {
+    let width = gain.len();
+    let (x, bias, y) = (&x[..width], &bias[..width], &mut y[..width]);
+    for j in 0..width {
+        let normal = x[j].minus(mean).times(scale);
+        y[j] = normal.times_plus(T::of(gain[j]), T::of(bias[j]));
+    }
+}
+
+/// `y = (x − μ) r ∘ γ + β` of sixteen rows side by side: each as [`statistics`] and [`apply`] have it, bit for bit.
+pub(crate) fn panel(x: &[Panel], epsilon: f32, gain: &[f32], bias: &[f32], y: &mut [Panel]) {
+    vectorized(
+        #[inline(always)]
+        || write(x, moments(x, epsilon), gain, bias, y),
+    );
 }
 
 /// `y = (x − μ) r ∘ γ + β` with the statistics of [`statistics`].
@@ -37,10 +61,7 @@ pub fn apply(x: &[f32], stats: &[f32], gain: &[f32], bias: &[f32], y: &mut [f32]
                     .chunks_exact(width)
                     .zip(stats[i * PIECE * 2..].chunks_exact(2));
                 for (y, (x, stats)) in y.chunks_exact_mut(width).zip(rows) {
-                    let (mean, scale) = (stats[0], stats[1]);
-                    for j in 0..width {
-                        y[j] = ((x[j] - mean) * scale).mul_add(gain[j], bias[j]);
-                    }
+                    write(x, (stats[0], stats[1]), gain, bias, y);
                 }
             },
         );

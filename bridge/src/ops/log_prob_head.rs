@@ -54,11 +54,8 @@ impl Cap {
     }
 }
 
-/// `l ↦ c tanh(f l/c)`, or what of it there is.
-pub fn bend(logits: &mut [f32], factor: Option<f64>, cap: Option<f64>) {
-    if let Some(factor) = factor {
-        logits.iter_mut().for_each(|l| *l *= factor as f32);
-    }
+/// `l ↦ c tanh(l/c)`, where there is a cap.
+pub fn bend(logits: &mut [f32], cap: Option<f64>) {
     if let Some(cap) = cap {
         let cap = Cap {
             cap: cap as f32,

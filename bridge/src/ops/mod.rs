@@ -18,7 +18,6 @@ pub mod layer_norm;
 pub mod linear;
 pub mod log_prob_head;
 pub mod lora;
-pub mod portable;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scalar_head;

@@ -2,7 +2,7 @@
 //!
 //! As with [`super::layer_norm`], the one statistic of a row is kept and the output is made again where it is needed.
 
-use super::simd::{for_each_piece, lane_sum, vectorized};
+use super::simd::{Number, Panel, for_each_piece, lane_sum, vectorized};
 
 const PIECE: usize = 128;
 
@@ -14,12 +14,36 @@ pub fn statistics(x: &[f32], width: usize, epsilon: f64, stats: &mut [f32]) {
             || {
                 let x = x[i * PIECE * width..].chunks_exact(width);
                 for (stat, x) in stats.iter_mut().zip(x) {
-                    let square = lane_sum(width, |j| x[j] * x[j]) / width as f32;
-                    *stat = 1.0 / (square + epsilon as f32).sqrt();
+                    *stat = root(x, epsilon as f32);
                 }
             },
         );
     });
+}
+
+/// `r` of one row, or of each of a panel's.
+#[inline(always)]
+fn root<T: Number>(x: &[T], epsilon: f32) -> T {
+    let width = x.len();
+    let square = lane_sum(width, |j| x[j].times(x[j])).over(width as f32);
+    square.plus(T::of(epsilon)).inverse_root()
+}
+
+#[inline(always)]
+fn write<T: Number>(x: &[T], scale: T, gain: &[f32], y: &mut [T]) {
+    let width = gain.len();
+    let (x, y) = (&x[..width], &mut y[..width]);
+    for j in 0..width {
+        y[j] = x[j].times(scale).times(T::of(gain[j]));
+    }
+}
+
+/// `y = x r ∘ γ` of sixteen rows side by side: each as [`statistics`] and [`apply`] have it, bit for bit.
+pub(crate) fn panel(x: &[Panel], epsilon: f32, gain: &[f32], y: &mut [Panel]) {
+    vectorized(
+        #[inline(always)]
+        || write(x, root(x, epsilon), gain, y),
+    );
 }
 
 /// `y = x r ∘ γ` with the statistics of [`statistics`].
@@ -32,9 +56,7 @@ pub fn apply(x: &[f32], stats: &[f32], gain: &[f32], y: &mut [f32]) {
                 let rows = x[i * PIECE * width..].chunks_exact(width);
                 let rows = rows.zip(&stats[i * PIECE..]);
                 for (y, (x, &scale)) in y.chunks_exact_mut(width).zip(rows) {
-                    for j in 0..width {
-                        y[j] = (x[j] * scale) * gain[j];
-                    }
+                    write(x, scale, gain, y);
                 }
             },
         );

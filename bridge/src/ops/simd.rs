@@ -45,30 +45,140 @@ pub(crate) fn split_parts<T>(
 /// Independent running sums; their number, not that of the processor's lanes, fixes the order of addition.
 pub(crate) const LANES: usize = 16;
 
+/// The same feature of sixteen rows side by side.
+pub(crate) type Panel = [f32; 16];
+
+/// What a formula is written over once: a number of one row, or a [`Panel`]. The operations are those of `f32`, number by number, so that a
+/// row has the same bits either way.
+pub(crate) trait Number: Copy {
+    fn of(value: f32) -> Self;
+    fn plus(self, other: Self) -> Self;
+    fn minus(self, other: Self) -> Self;
+    fn times(self, other: Self) -> Self;
+    /// `self · factor + other`, rounded once.
+    fn times_plus(self, factor: Self, other: Self) -> Self;
+    fn over(self, divisor: f32) -> Self;
+    /// `1/√self`.
+    fn inverse_root(self) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
+
+    #[inline(always)]
+    fn minus(self, other: Self) -> Self {
+        self - other
+    }
+
+    #[inline(always)]
+    fn times(self, other: Self) -> Self {
+        self * other
+    }
+
+    #[inline(always)]
+    fn times_plus(self, factor: Self, other: Self) -> Self {
+        self.mul_add(factor, other)
+    }
+
+    #[inline(always)]
+    fn over(self, divisor: f32) -> Self {
+        self / divisor
+    }
+
+    #[inline(always)]
+    fn inverse_root(self) -> Self {
+        1.0 / self.sqrt()
+    }
+}
+
+/// Loops and no iterators: what is not inlined would be compiled for the oldest processor.
+impl Number for Panel {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        [value; 16]
+    }
+
+    #[inline(always)]
+    fn plus(mut self, other: Self) -> Self {
+        for i in 0..16 {
+            self[i] = self[i].plus(other[i]);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn minus(mut self, other: Self) -> Self {
+        for i in 0..16 {
+            self[i] = self[i].minus(other[i]);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn times(mut self, other: Self) -> Self {
+        for i in 0..16 {
+            self[i] = self[i].times(other[i]);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn times_plus(mut self, factor: Self, other: Self) -> Self {
+        for i in 0..16 {
+            self[i] = self[i].times_plus(factor[i], other[i]);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn over(mut self, divisor: f32) -> Self {
+        for x in &mut self {
+            *x = x.over(divisor);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn inverse_root(mut self) -> Self {
+        for x in &mut self {
+            *x = x.inverse_root();
+        }
+        self
+    }
+}
+
 /// `Σ_i f(i)` over `0..n` in [`LANES`] interleaved sums, added up in a fixed tree.
 #[inline(always)]
-pub(crate) fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+pub(crate) fn lane_sum<T: Number>(n: usize, f: impl Fn(usize) -> T) -> T {
+    let mut lanes = [T::of(0.0); LANES];
     let whole = n / LANES * LANES;
     let mut i = 0;
     while i < whole {
         for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(i + lane);
+            *sum = sum.plus(f(i + lane));
         }
         i += LANES;
     }
     for (lane, sum) in lanes.iter_mut().enumerate().take(n - whole) {
-        *sum += f(whole + lane);
+        *sum = sum.plus(f(whole + lane));
     }
     fold(lanes)
 }
 
 #[inline(always)]
-pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn fold<T: Number>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = lanes[i].plus(lanes[i + width]);
         }
         width /= 2;
     }

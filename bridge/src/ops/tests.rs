@@ -549,3 +549,30 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize, cap: Op
         head(&wh, weight, &log_q, &targets, width, cap)
     });
 }
+
+/// A norm of sixteen rows side by side is the norm of each, bit for bit.
+#[test]
+fn norms_side_by_side_are_those_of_rows() {
+    for width in (1..40).chain([64, 100, 768]) {
+        let value = |i: usize| ((i * 37 % 101) as f32 * 0.7).sin() * 3.0 + 0.3;
+        let rows: Vec<f32> = (0..16 * width).map(value).collect();
+        let gain: Vec<f32> = (0..width).map(|i| 1.0 + 0.1 * value(i + 5)).collect();
+        let bias: Vec<f32> = (0..width).map(|i| 0.1 * value(i + 9)).collect();
+        let panel = |rows: &[f32]| -> Vec<[f32; 16]> {
+            let lane = |j: usize, row: usize| rows[row * width + j];
+            (0..width)
+                .map(|j| std::array::from_fn(|row| lane(j, row)))
+                .collect()
+        };
+        let (x, mut y) = (panel(&rows), vec![[f32::NAN; 16]; width]);
+        let (mut stats, mut out) = (vec![0.0; 32], vec![0.0; 16 * width]);
+        layer_norm::statistics(&rows, width, 1e-5, &mut stats);
+        layer_norm::apply(&rows, &stats, &gain, &bias, &mut out);
+        layer_norm::panel(&x, 1e-5, &gain, &bias, &mut y);
+        assert_eq!(y, panel(&out), "layer norm of {width}");
+        rms_norm::statistics(&rows, width, 1e-5, &mut stats[..16]);
+        rms_norm::apply(&rows, &stats[..16], &gain, &mut out);
+        rms_norm::panel(&x, 1e-5, &gain, &mut y);
+        assert_eq!(y, panel(&out), "RMS norm of {width}");
+    }
+}
