@@ -215,6 +215,21 @@ impl AdamW {
     /// belong to other weights.
     pub fn step(&mut self, params: &mut Params, gradients: &Gradients, rate: f64) -> Result<f64> {
         let norm = gradients.global_norm()?;
+        self.step_of_length(params, gradients, norm, rate)?;
+        Ok(norm)
+    }
+
+    /// [`AdamW::step`] where the length of the gradient is known already: to find it is a pass over all of it.
+    ///
+    /// # Errors
+    /// As [`AdamW::step`].
+    pub fn step_of_length(
+        &mut self,
+        params: &mut Params,
+        gradients: &Gradients,
+        norm: f64,
+        rate: f64,
+    ) -> Result<()> {
         if !norm.is_finite() || !rate.is_finite() {
             let found = format!("length {norm}, learning rate {rate}");
             return Err(Error::Setting {
@@ -245,7 +260,7 @@ impl AdamW {
             };
             state.step(name, var, part, &factors)?;
         }
-        Ok(norm)
+        Ok(())
     }
 
     fn factors(&self, name: &str, rate: f64, clip: f64) -> Factors {

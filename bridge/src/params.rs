@@ -447,12 +447,20 @@ impl Gradients {
     /// # Errors
     /// What candle reports.
     pub fn global_norm(&self) -> Result<f64> {
-        let squares = self
-            .parts
-            .values()
-            .map(Gradient::norm_squared)
-            .sum::<Result<f64>>()?;
-        Ok(squares.sqrt())
+        // A device is asked once for all of its weights: every answer waits for what it has still to do.
+        let asked = self.parts.values().filter_map(Gradient::tensor);
+        let asked: Vec<Tensor> = asked.map(square).collect::<Result<_>>()?;
+        let answers: Vec<f64> = match asked.is_empty() {
+            true => Vec::new(),
+            false => Tensor::stack(&asked, 0)?.to_vec1()?,
+        };
+        let mut answers = answers.into_iter();
+        let squares = self.parts.values().map(|part| match part {
+            Gradient::Slice(values) => norm_squared(values),
+            Gradient::Tensor(None) => 0.0,
+            Gradient::Tensor(Some(_)) => answers.next().unwrap_or(f64::NAN),
+        });
+        Ok(squares.sum::<f64>().sqrt())
     }
 
     pub(crate) fn slice_mut(&mut self, name: &str) -> Option<&mut [f32]> {
@@ -493,15 +501,23 @@ impl Gradients {
 }
 
 impl Gradient {
+    fn tensor(&self) -> Option<&Tensor> {
+        match self {
+            Self::Slice(_) => None,
+            Self::Tensor(tensor) => tensor.as_ref(),
+        }
+    }
+
     fn norm_squared(&self) -> Result<f64> {
         match self {
             Self::Slice(values) => Ok(norm_squared(values)),
             Self::Tensor(None) => Ok(0.0),
-            Self::Tensor(Some(t)) => Ok(t
-                .sqr()?
-                .sum_all()?
-                .to_dtype(DType::F64)?
-                .to_scalar::<f64>()?),
+            Self::Tensor(Some(t)) => Ok(square(t)?.to_scalar::<f64>()?),
         }
     }
+}
+
+/// Σ x², where `x` is.
+fn square(x: &Tensor) -> Result<Tensor> {
+    Ok(x.sqr()?.sum_all()?.to_dtype(DType::F64)?)
 }

@@ -142,13 +142,12 @@ impl Core {
             });
         }
         let params = scorer.model.params_mut();
-        let grad_norm = self
-            .optimizer
-            .step(params, &self.gradients, self.learning_rate)
+        self.optimizer
+            .step_of_length(params, &self.gradients, norm, self.learning_rate)
             .map_err(backend)?;
         Ok(StepReport {
             loss,
-            grad_norm,
+            grad_norm: norm,
             learning_rate: self.learning_rate,
         })
     }
