@@ -41,8 +41,8 @@ impl Weights for Named {
 /// Positions whose logits exist at once when a text is scored.
 const ROWS: usize = 256;
 
-/// Keys and values of each layer so far, `[batch, heads, time, head_dim]`.
-type Cache = Vec<Option<(Tensor, Tensor)>>;
+/// Keys and values of each block, `[batch, heads, capacity, head_dim]`, in the places of their tokens.
+type Cache = Vec<(Tensor, Tensor)>;
 
 impl TensorEngine {
     /// An engine from weights under their Hugging Face names, all on one device and of one float type. They are shared, not copied.
@@ -83,8 +83,7 @@ impl TensorEngine {
             self.config.vocab_size(),
             self.config.max_positions(),
         )?;
-        let ids = Tensor::from_slice(text, (1, text.len()), &self.device)?;
-        let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers()])?;
+        let hidden = self.read(text)?;
         Ok(self.head(&hidden)?.squeeze(0)?.to_vec2()?)
     }
 
@@ -113,8 +112,7 @@ impl TensorEngine {
                 return Ok(Vec::new());
             }
             let fed = &text[..text.len() - 1];
-            let ids = Tensor::from_slice(fed, (1, fed.len()), &self.device)?;
-            let hidden = self.forward(&ids, 0, &mut vec![None; self.config.n_layers()])?;
+            let hidden = self.read(fed)?;
             let mut row = Vec::with_capacity(response.len());
             // Logits of a few positions at a time.
             for (piece, targets) in response.chunks(ROWS).enumerate() {
@@ -131,8 +129,8 @@ impl TensorEngine {
         texts.iter().zip(pairs).map(one).collect()
     }
 
-    /// One response per prompt, drawn as [`super::Engine::sample`] draws; greedy where no keys are given. Prompts of one
-    /// length are written side by side, so there is no padding here either.
+    /// One response per prompt, drawn as [`super::Engine::sample`] draws; greedy where no keys are given. Prompts of any lengths are written
+    /// side by side, those of nearly one length together.
     ///
     /// # Errors
     /// As [`super::Engine::sample`].
@@ -149,7 +147,6 @@ impl TensorEngine {
                 format!("expected one per prompt ({})", prompts.len()),
             ));
         }
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (i, prompt) in prompts.iter().enumerate() {
             check_tokens(
                 &format!("prompt {i}"),
@@ -157,10 +154,11 @@ impl TensorEngine {
                 self.config.vocab_size(),
                 self.config.max_positions(),
             )?;
-            by_length.entry(prompt.len()).or_default().push(i);
         }
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&i| prompts[i].len());
         let mut done: Vec<Option<Sampled>> = vec![None; prompts.len()];
-        for group in by_length.values().flat_map(|g| g.chunks(sampling.batch)) {
+        for group in order.chunks(sampling.batch) {
             self.write(group, prompts, keys, sampling, &mut done)?;
         }
         Ok(done
@@ -177,31 +175,37 @@ impl TensorEngine {
         sampling: &Sampling,
         done: &mut [Option<Sampled>],
     ) -> Result<()> {
-        let length = prompts[group[0]].len();
-        let limit = sampling
-            .max_new_tokens
-            .min(self.config.max_positions() + 1 - length);
+        let longest = group.iter().map(|&i| prompts[i].len()).max().unwrap_or(0);
+        let limit = |i: usize| {
+            let room = self.config.max_positions() + 1 - prompts[i].len();
+            sampling.max_new_tokens.min(room)
+        };
         let mut rngs: Vec<_> = group.iter().map(|&i| keys.map(|k| k[i].rng())).collect();
         let mut texts = vec![(Vec::new(), Vec::new()); group.len()];
         let mut truncated = Truncated::default();
-        let mut cache = vec![None; self.config.n_layers()];
-        let mut fed: Vec<Token> = group
-            .iter()
-            .flat_map(|&i| prompts[i].iter().copied())
-            .collect();
-        let mut position = 0;
-        while group.iter().any(|&i| done[i].is_none()) {
-            let width = fed.len() / group.len();
-            let ids = Tensor::from_slice(&fed, (group.len(), width), &self.device)?;
-            let hidden = self
-                .forward(&ids, position, &mut cache)?
-                .narrow(1, width - 1, 1)?;
-            let logits: Vec<Vec<f32>> = self.head(&hidden)?.squeeze(1)?.to_vec2()?;
-            position += width;
-            fed.clear();
+        // What is written last is never fed.
+        let fed = group.iter().map(|&i| prompts[i].len() + limit(i) - 1);
+        let capacity = fed.max().unwrap_or(longest);
+        let mut cache = self.cache(group.len(), capacity)?;
+        // Shorter prompts are filled up after their end, where no token of theirs looks, and what they write takes those places.
+        let filled = group.iter().flat_map(|&i| {
+            let last = prompts[i].last().copied().unwrap_or(0);
+            let fill = std::iter::repeat_n(last, longest - prompts[i].len());
+            prompts[i].iter().copied().chain(fill)
+        });
+        let ids = Tensor::from_iter(filled, &self.device)?.reshape((group.len(), longest))?;
+        let ends = group.iter().zip(0u32..);
+        let ends = ends.map(|(&i, row)| row * longest as u32 + prompts[i].len() as u32 - 1);
+        let ends = Tensor::from_iter(ends, &self.device)?;
+        let hidden = self.forward(&ids, &Places::Whole(longest), &mut cache)?;
+        let mut hidden = hidden.flatten(0, 1)?.index_select(&ends, 0)?;
+        let mut positions: Vec<usize> = group.iter().map(|&i| prompts[i].len()).collect();
+        loop {
+            let logits: Vec<Vec<f32>> = self.head(&hidden)?.to_vec2()?;
+            let mut fed = Vec::with_capacity(group.len());
             for (row, &i) in group.iter().enumerate() {
                 let (response, log_probs) = &mut texts[row];
-                // A finished row is fed its last token again; nothing reads what comes out.
+                // A finished row is fed its last token again, in one place; nothing reads what comes out.
                 if done[i].is_none() {
                     let (token, log_prob) = sampling.choose(
                         &logits[row],
@@ -214,7 +218,7 @@ impl TensorEngine {
                     let finish = if sampling.ends.contains(token) {
                         Some(Finish::Eos)
                     } else {
-                        (response.len() == limit).then_some(Finish::Length)
+                        (response.len() == limit(i)).then_some(Finish::Length)
                     };
                     if let Some(finish) = finish {
                         let episode =
@@ -227,39 +231,71 @@ impl TensorEngine {
                 }
                 fed.push(*response.last().expect("just written"));
             }
+            if group.iter().all(|&i| done[i].is_some()) {
+                return Ok(());
+            }
+            let places: Vec<usize> = positions.iter().map(|p| (*p).min(capacity - 1)).collect();
+            let ids = Tensor::from_vec(fed, (group.len(), 1), &self.device)?;
+            hidden = self
+                .forward(&ids, &Places::OneEach(places), &mut cache)?
+                .squeeze(1)?;
+            for (position, &i) in positions.iter_mut().zip(group) {
+                *position += usize::from(done[i].is_none());
+            }
         }
-        Ok(())
     }
 
-    /// Hidden states `[batch, time, hidden]` after the last norm of tokens that stand at `start` and after it.
-    fn forward(&self, ids: &Tensor, start: usize, cache: &mut Cache) -> Result<Tensor> {
+    /// Room for keys and values of every block.
+    fn cache(&self, batch: usize, capacity: usize) -> Result<Cache> {
+        let (heads, d) = (self.config.n_kv_heads(), self.config.head_dim());
+        let dtype = self.weights.weight(self.config.embedding())?.dtype();
+        let zeros = || Tensor::zeros((batch, heads, capacity, d), dtype, &self.device);
+        let blocks = 0..self.config.n_layers();
+        blocks.map(|_| Ok((zeros()?, zeros()?))).collect()
+    }
+
+    /// Hidden states of one text after the last norm, `[1, tokens, hidden]`.
+    fn read(&self, text: &[Token]) -> Result<Tensor> {
+        let ids = Tensor::from_slice(text, (1, text.len()), &self.device)?;
+        let mut cache = self.cache(1, text.len())?;
+        self.forward(&ids, &Places::Whole(text.len()), &mut cache)
+    }
+
+    /// Hidden states `[batch, time, hidden]` after the last norm of tokens at their places.
+    fn forward(&self, ids: &Tensor, places: &Places, cache: &mut Cache) -> Result<Tensor> {
         let (batch, time) = ids.dims2()?;
-        let rows = |table: &Tensor| -> Result<Tensor> {
-            let part = table.narrow(0, start, time)?.unsqueeze(0)?;
-            let dims = part.dims();
-            let all = part.broadcast_as((batch, time, 1, dims[3]))?.contiguous()?;
-            Ok(all.reshape((batch * time, 1, ()))?)
+        let positions: Vec<u32> = match places {
+            Places::Whole(n) => (0..batch).flat_map(|_| 0..*n as u32).collect(),
+            Places::OneEach(places) => places.iter().map(|p| *p as u32).collect(),
         };
+        let at = Tensor::from_slice(&positions, positions.len(), &self.device)?;
+        let rows = |table: &Tensor| -> Result<Tensor> { Ok(table.index_select(&at, 0)?) };
         let turned = |(cos, sin): &(Tensor, Tensor)| Ok((rows(cos)?, rows(sin)?));
         let blocks = TensorBlocks {
             config: &self.config,
             weights: &self.weights,
             rotary: self.rotary.iter().map(turned).collect::<Result<_>>()?,
         };
-        let positions: Vec<u32> = (0..batch)
-            .flat_map(|_| (start..start + time).map(|p| p as u32))
-            .collect();
+        // Of blocks without a window, and of those with it.
+        let layers = 0..self.config.n_layers();
+        let windows: Vec<Option<usize>> = layers.map(|l| self.config.window(l)).collect();
+        let mask = |windowed: bool| {
+            let window = windows.iter().find(|w| w.is_some() == windowed);
+            window.map(|w| places.mask(*w, &self.device)).transpose()
+        };
+        let masks = [mask(false)?, mask(true)?];
         let mut x = embed(&self.config, &self.weights, &ids.flatten_all()?, &positions)?;
         for (layer, cache) in cache.iter_mut().enumerate() {
+            let mask = masks[usize::from(windows[layer].is_some())].as_ref();
             x = blocks.block(layer, &x, |qkv| {
-                self.attention(layer, &qkv, (batch, time), start, cache)
+                self.attention(&qkv, (batch, time), places, mask, cache)
             })?;
         }
         let hidden = final_norm(&self.config, &self.weights, &x)?;
         Ok(hidden.reshape((batch, time, self.config.hidden_size()))?)
     }
 
-    /// Logits of hidden states `[batch, time, hidden]`, in f32.
+    /// Logits of hidden states `[.., hidden]`, in f32.
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = TensorBlocks::logits(&self.config, &self.weights, hidden)?;
         Ok(logits.to_dtype(DType::F32)?)
@@ -268,37 +304,81 @@ impl TensorEngine {
     /// Attended values `[batch · time, heads · head_dim]`; keys and values go to the cache.
     fn attention(
         &self,
-        layer: usize,
         Qkv { q, k, v }: &Qkv,
         (batch, time): (usize, usize),
-        start: usize,
-        cache: &mut Option<(Tensor, Tensor)>,
+        places: &Places,
+        mask: Option<&Tensor>,
+        (keys, values): &mut (Tensor, Tensor),
     ) -> Result<Tensor> {
         let texts_of = |x: &Tensor| -> Result<Tensor> {
             let (_, heads, d) = x.dims3()?;
             let x = x.reshape((batch, time, heads, d))?;
             Ok(x.transpose(1, 2)?.contiguous()?)
         };
-        let (mut k, mut v) = (texts_of(k)?, texts_of(v)?);
-        if let Some((keys, values)) = cache.take() {
-            k = Tensor::cat(&[&keys, &k], 2)?;
-            v = Tensor::cat(&[&values, &v], 2)?;
-        }
-        *cache = Some((k.clone(), v.clone()));
+        let seen = places.seen();
+        let put = |cache: &Tensor, new: &Tensor| -> Result<Tensor> {
+            match places {
+                Places::Whole(_) => cache.slice_set(new, 2, 0)?,
+                Places::OneEach(places) => {
+                    let places = Tensor::from_iter(places.iter().map(|p| *p as u32), &self.device)?;
+                    let places = places
+                        .reshape((batch, 1, 1, 1))?
+                        .broadcast_as(new.shape())?;
+                    cache.scatter_set(&places.contiguous()?, new, 2)?;
+                }
+            }
+            Ok(cache.narrow(2, 0, seen)?)
+        };
         let config = &self.config;
         let share = config.n_heads() / config.n_kv_heads();
-        let k = composite::repeat_heads(&k, share)?;
-        let v = composite::repeat_heads(&v, share)?;
-        let window = config.window(layer);
-        let mask = match time == 1 && window.is_none_or(|w| start < w) {
-            true => None,
-            false => {
-                let (wide, device) = (DType::F32, &self.device);
-                Some(composite::causal_mask(time, start, window, wide, device)?)
-            }
-        };
+        let k = composite::repeat_heads(&put(keys, &texts_of(k)?)?, share)?;
+        let v = composite::repeat_heads(&put(values, &texts_of(v)?)?, share)?;
         let (scale, cap) = (config.attention_scale(), config.plan().score_cap);
-        let mixed = composite::attention(&texts_of(q)?, &k, &v, mask.as_ref(), scale, cap)?;
+        let mixed = composite::attention(&texts_of(q)?, &k, &v, mask, scale, cap)?;
         Ok(mixed.transpose(1, 2)?.reshape((batch * time, ()))?)
+    }
+}
+
+/// Where the tokens of a pass stand in their texts.
+enum Places {
+    /// So many, from the first on, in every text.
+    Whole(usize),
+    /// One a text.
+    OneEach(Vec<usize>),
+}
+
+impl Places {
+    /// Keys that some query of the pass may see.
+    fn seen(&self) -> usize {
+        match self {
+            Self::Whole(length) => *length,
+            Self::OneEach(places) => places.iter().max().map_or(0, |p| p + 1),
+        }
+    }
+
+    /// What is added to scores: `[time, keys]`, or `[batch, 1, 1, keys]` for one token each.
+    fn mask(&self, window: Option<usize>, device: &Device) -> Result<Tensor> {
+        let places = match self {
+            Self::Whole(length) => {
+                return Ok(composite::causal_mask(
+                    *length,
+                    0,
+                    window,
+                    DType::F32,
+                    device,
+                )?);
+            }
+            Self::OneEach(places) => places,
+        };
+        let keys = self.seen();
+        let entry = |place: usize, key: usize| {
+            let hidden = key > place || window.is_some_and(|w| place - key >= w);
+            if hidden { f32::NEG_INFINITY } else { 0.0 }
+        };
+        let rows = places
+            .iter()
+            .flat_map(|place| (0..keys).map(|key| entry(*place, key)));
+        let mask = Tensor::from_iter(rows, device)?;
+        Ok(mask.reshape((places.len(), 1, 1, keys))?)
     }
 }
