@@ -205,6 +205,9 @@ pub(super) fn attend(
     Arch::new().dispatch(
         #[inline(always)]
         || {
+            // Taken over, so that this body is what is dispatched: one that only borrows is called through another function, which is too long
+            // to be put in its place and is compiled for the oldest processor.
+            let (scores, out) = (scores, out);
             let capacity = scores.len();
             // Whole blocks before the first key are left out of everything.
             let (skipped, blocks) = (seen.start / LANES, seen.end.div_ceil(LANES));
