@@ -11,6 +11,8 @@ use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use minijinja_contrib::pycompat;
 
+use super::python;
+
 /// Bytes that a rendering may make and print; a conversation of a million characters takes some millions.
 pub(super) const MOST: usize = 64 << 20;
 /// How long a rendering may take; a conversation takes less than a millisecond.
@@ -58,7 +60,7 @@ pub(super) fn spend(bytes: usize) -> Result<(), Error> {
 }
 
 /// Asks whether so much may be made, before it is.
-fn allow(bytes: Option<usize>) -> Result<(), Error> {
+pub(super) fn allow(bytes: Option<usize>) -> Result<(), Error> {
     match bytes {
         Some(bytes) if bytes <= LEFT.get() => Ok(()),
         _ => spend(usize::MAX),
@@ -128,6 +130,7 @@ fn makes(instruction: &Instruction<'_>) -> bool {
         instruction,
         Instruction::Add
             | Instruction::Mul
+            | Instruction::Rem
             | Instruction::StringConcat
             | Instruction::Slice
             | Instruction::BuildMap(_)
@@ -167,6 +170,7 @@ pub(super) fn counted<'source>(plain: &Instructions<'source>) -> Instructions<'s
         add(match instruction {
             Instruction::EmitRaw(text) => Instruction::LoadConst(Value::from(*text)),
             Instruction::StringConcat => Instruction::ApplyFilter(CONCAT, Some(2), !0),
+            Instruction::Rem => Instruction::ApplyFilter(python::REMAINDER, Some(2), !0),
             Instruction::Iterate(to) => Instruction::Iterate(place(*to)),
             Instruction::Jump(to) => Instruction::Jump(place(*to)),
             Instruction::JumpIfFalse(to) => Instruction::JumpIfFalse(place(*to)),
@@ -198,8 +202,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_filter("batch!", filters::batch);
     environment.add_filter("slice!", filters::slice);
     type Ask = fn(&[Value]) -> Result<(), Error>;
-    let asked: [(&str, &str, Ask); 6] = [
-        ("replace", "replace!", replaces),
+    let asked: [(&str, &str, Ask); 5] = [
         ("join", "join!", joins),
         ("indent", "indent!", widens),
         ("format", "format!", formats),
@@ -213,6 +216,16 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         };
         environment.add_filter(name, filter);
     }
+    environment.add_filter(
+        "replace",
+        |state: &State<'_, '_>, arguments: Rest<Value>| {
+            replaces(&arguments)?;
+            match arguments.len() {
+                4 => python::replace_some(&arguments),
+                _ => state.apply_filter("replace!", &arguments),
+            }
+        },
+    );
     environment.set_unknown_method_callback(|state, value, method, arguments| {
         let all = || [std::slice::from_ref(value), arguments].concat();
         match (method, arguments) {
@@ -222,7 +235,10 @@ pub(super) fn install(environment: &mut Environment<'_>) {
             ("format", _) => formats(&all())?,
             _ => {}
         }
-        pycompat::unknown_method_callback(state, value, method, arguments)
+        match python::method(value, method, arguments)? {
+            Some(answer) => Ok(answer),
+            None => pycompat::unknown_method_callback(state, value, method, arguments),
+        }
     });
 }
 

@@ -8,7 +8,7 @@ use minijinja::machinery::{Vm, get_compiled_template, make_string_output};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
 
-use super::cost;
+use super::{cost, python};
 use crate::guard;
 
 /// Steps of one rendering; a long conversation takes some thousands.
@@ -37,7 +37,9 @@ impl Jinja {
         file: PathBuf,
         special: Vec<(String, String)>,
     ) -> Result<Self, String> {
-        let source = without_generation_tags(source)?;
+        // Jinja knows one kind of line end.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let source = as_the_engine_reads(&source)?;
         let dated = source.contains("strftime_now");
         let compile = || guard::catch(|| compiled(source));
         let thread = std::thread::Builder::new().stack_size(cost::STACK);
@@ -128,17 +130,19 @@ fn compiled(source: String) -> Result<Environment<'static>, String> {
         text_of(&value)
     });
     cost::install(&mut environment);
+    python::install(&mut environment);
     environment
         .add_template_owned(NAME, source)
         .map_err(|e| brief(&e))?;
     Ok(environment)
 }
 
-/// `{% generation %}` and its end mark what an assistant wrote, and print nothing: they become a condition that always holds.
+/// `{% generation %}` and its end mark what an assistant wrote, and print nothing: they become a scope of their own, as they are there.
+/// Texts in tags are written without the escapes that the engine has not, or reads otherwise than Python.
 ///
 /// # Errors
-/// A tag longer than [`cost::LONGEST_TAG`], with its line.
-fn without_generation_tags(source: &str) -> Result<String, String> {
+/// A tag longer than [`cost::LONGEST_TAG`], `{% autoescape %}`, names of characters; with the line.
+fn as_the_engine_reads(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     loop {
@@ -168,16 +172,67 @@ fn without_generation_tags(source: &str) -> Result<String, String> {
         match word {
             Some(word @ ("generation" | "endgeneration")) => {
                 let new = if word == "generation" {
-                    "if true"
+                    "with"
                 } else {
-                    "endif"
+                    "endwith"
                 };
                 out.push_str(&tag.replacen(word, new, 1));
             }
-            _ => out.push_str(tag),
+            Some(word) if word.split(char::is_whitespace).next() == Some("autoescape") => {
+                let line = 1 + out.matches('\n').count();
+                return Err(format!("line {line}: found autoescape, which is not read"));
+            }
+            _ if close == "#}" || !tag.contains('\\') => out.push_str(tag),
+            _ => {
+                let line = 1 + out.matches('\n').count();
+                let tag = unescaped(tag).map_err(|why| format!("line {line}: {why}"))?;
+                out.push_str(&tag);
+            }
         }
         rest = after;
     }
+}
+
+/// A tag whose texts mean to the engine what they mean to Python.
+fn unescaped(tag: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(tag.len());
+    let mut quote = None;
+    let mut rest = tag.chars();
+    while let Some(c) = rest.next() {
+        match (quote, c) {
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(q), c) if c == q => quote = None,
+            (Some(q), '\\') => {
+                match rest.next() {
+                    // No escape in Python, and one in JSON.
+                    Some('/') => out.push_str(r"\\/"),
+                    Some('a') => out.push_str(r"\x07"),
+                    Some('v') => out.push_str(r"\x0b"),
+                    Some('\n') => {}
+                    Some('U') => {
+                        let digits: String = rest.by_ref().take(8).collect();
+                        let code = u32::from_str_radix(&digits, 16).ok();
+                        match code.and_then(char::from_u32) {
+                            Some(c) if c == q || c == '\\' => out.extend(['\\', c]),
+                            Some(c) => out.push(c),
+                            None => {
+                                return Err(format!(r"found \U{digits}, which is no character"));
+                            }
+                        }
+                    }
+                    Some('N') => return Err(r"found \N{…}, expected the character itself".into()),
+                    next => {
+                        out.push('\\');
+                        out.extend(next);
+                    }
+                }
+                continue;
+            }
+            _ => {}
+        }
+        out.push(c);
+    }
+    Ok(out)
 }
 
 /// Bytes of the tag that `text` begins with, and its characters outside quotes and blanks; its close does not count within quotes.
@@ -277,14 +332,24 @@ fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32))
-            }
+            c if is_unprintable(c) => out.push_str(&match c as u32 {
+                code @ ..0x100 => format!("\\x{code:02x}"),
+                code @ ..0x1_0000 => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
             c => out.push(c),
         }
     }
     out.push(quote);
     out
+}
+
+/// Whether `repr` writes a character by its number: controls, blanks other than the space, and characters without a picture.
+fn is_unprintable(c: char) -> bool {
+    let without_picture = matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0001}'..='\u{e007f}');
+    c.is_control() || without_picture || (c != ' ' && c.is_whitespace())
 }
 
 /// An integer as it is, a float as Python writes the shortest decimal that reads back.

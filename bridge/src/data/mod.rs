@@ -32,6 +32,7 @@ mod messages;
 mod open;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod python;
 mod read;
 mod record;
 mod roles;
