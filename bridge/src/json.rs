@@ -1,6 +1,10 @@
 //! JSON as Python writes it.
 
+use crate::files::stray;
+use crate::{Error, Result};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::Path;
 
 /// What stands for `NaN` and the infinities, which JSON has no words for and Python writes all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,20 @@ pub(crate) fn parse<T: DeserializeOwned>(
         Some(changed) => serde_json::from_slice(&changed),
         None => Err(error),
     }
+}
+
+/// What a file of settings holds: numbers that are not finite are kept by name, so that whoever reads one refuses it.
+///
+/// # Errors
+/// [`Error::File`]: no JSON, with its place, or another thing altogether.
+pub(crate) fn of_file(path: &Path, bytes: &[u8]) -> Result<Value> {
+    parse(bytes, NotFinite::Named).map_err(|e| {
+        let why = match stray(bytes) {
+            Some(what) => what.to_string(),
+            None => format!("not valid JSON: {e}"),
+        };
+        Error::file(path, why)
+    })
 }
 
 /// The text with each bare `NaN`, `Infinity` and `-Infinity` outside of strings exchanged; none where there is none.
@@ -65,7 +83,7 @@ fn in_words(bytes: &[u8], not_finite: NotFinite) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     #[test]
     fn words_that_json_has_not_are_read_outside_of_strings_alone() {

@@ -237,6 +237,71 @@ fn config_files_as_python_and_editors_write_them() {
     );
 }
 
+/// What a clone without Git LFS, or a download that failed, leaves in place of a file is named in whatever place it stands.
+#[test]
+fn pointers_and_pages_in_place_of_files_are_named() {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/generation/plain");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n";
+    let page = "<!DOCTYPE html>\n<html><body>Not Found</body></html>\n";
+    for (text, said) in [(pointer, "git lfs pull"), (page, "an HTML page")] {
+        for name in [CONFIG, WEIGHTS, "tokenizer.json", "generation_config.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            for entry in fs::read_dir(&from).unwrap().flatten() {
+                fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+            }
+            fs::write(dir.path().join(name), text).unwrap();
+            let read = checkpoint::load(dir.path(), None, &Device::Cpu)
+                .and_then(|c| rto_bridge::tokenizer::Tokenizer::load(dir.path(), &c.config));
+            let error = read.unwrap_err().to_string();
+            assert!(
+                error.contains(name) && error.contains(said) && !error.contains('\n'),
+                "{error}"
+            );
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.gguf");
+        fs::write(&file, text).unwrap();
+        let error = rto_bridge::gguf::config(&file).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+/// Python writes numbers that are not finite into any of the files; what nobody reads does no harm.
+#[test]
+fn numbers_that_are_not_finite_beside_what_is_read() {
+    let folder = Folder::of("plain");
+    let file = folder.path().join("generation_config.json");
+    fs::write(&file, r#"{"eos_token_id": 5, "temperature": NaN}"#).unwrap();
+    assert!(folder.load().unwrap().config.end_tokens().contains(5));
+    fs::write(&file, r#"{"eos_token_id": Infinity}"#).unwrap();
+    let said = folder.load().map(drop).unwrap_err();
+    assert!(said.contains("eos_token_id: found \"Infinity\""), "{said}");
+}
+
+/// A tokenizer of another kind is named with what makes a `tokenizer.json` of it.
+#[test]
+fn other_tokenizers_are_named_with_what_to_do() {
+    let folder = Folder::of("plain");
+    for name in ["tokenizer.model", "vocab.json", "vocab.txt"] {
+        assert_eq!(
+            rto_bridge::tokenizer::Tokenizer::instead_in(&folder.path()),
+            ""
+        );
+        let file = folder.path().join(name);
+        fs::write(&file, "").unwrap();
+        let loaded = folder.load().unwrap();
+        let read = rto_bridge::tokenizer::Tokenizer::load(&folder.path(), &loaded.config);
+        let said = read.unwrap_err().to_string();
+        assert!(
+            said.contains(&format!(
+                "no such file; it holds {name}: in Python, AutoTokenizer"
+            )),
+            "{said}"
+        );
+        fs::remove_file(file).unwrap();
+    }
+}
+
 #[test]
 fn classes_under_their_wrappers() {
     for (class, head) in [

@@ -153,6 +153,61 @@ fn columns_that_are_not_there_are_named_with_the_flags_that_name_others() {
     );
 }
 
+/// A reply alone answers nothing: its prompt lies in a column of another name, or is lost.
+#[test]
+fn replies_without_a_prompt_are_refused() {
+    let reply = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let mut row = json!({"conversations": [{"from": "human", "value": "q"}], "chosen": reply("c"), "rejected": reply("r")});
+    let said = refused(&row.to_string());
+    let columns = "the columns found are chosen, conversations, rejected; expected prompt, chosen and rejected";
+    assert!(
+        said.contains("holds a reply alone, and there is no column \"prompt\"")
+            && said.contains(columns)
+            && said.contains("--prompt-column"),
+        "{said}"
+    );
+    let named = ReadOptions {
+        columns: Columns {
+            prompt: "conversations".into(),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let read = read_text("f.jsonl", row.to_string().as_bytes(), &named).unwrap();
+    assert_eq!(read[0], json!(["\n\nHuman: q\n\nAssistant:", " c", " r"]));
+    row["system"] = json!("Be brief.");
+    assert!(refused(&row.to_string()).contains("no column \"prompt\""));
+    for empty in [json!(null), json!([])] {
+        row["prompt"] = empty;
+        assert!(refused(&row.to_string()).contains("an empty column \"prompt\""));
+    }
+}
+
+#[test]
+fn many_columns_are_counted() {
+    let keyed: serde_json::Map<_, _> = (10..99).map(|i| (i.to_string(), json!({}))).collect();
+    let said = refused(&Value::Object(keyed).to_string());
+    assert!(said.contains("28, 29 and 69 more; expected"), "{said}");
+}
+
+/// Booleans as JSON, Python and pandas write them; a text is none.
+#[test]
+fn labels_are_booleans_or_their_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |label: &str| {
+        let file = dir.path().join("f.jsonl");
+        let row = format!("{{\"prompt\": \"q\", \"completion\": \"c\", \"label\": {label}}}");
+        std::fs::write(&file, row).unwrap();
+        data::read_labelled(&[&file], &ReadOptions::default()).map(|(all, _)| all[0].desirable)
+    };
+    for (label, means) in [("true", true), ("0", false), ("1.0", true), ("0.0", false)] {
+        assert_eq!(read(label).unwrap(), means);
+    }
+    for label in ["0.5", "2", "-1", "\"true\"", "null"] {
+        assert!(read(label).is_err(), "{label}");
+    }
+}
+
 #[test]
 fn system_columns_stand_in_front_once() {
     let read = |text: &str, system: &str| {
@@ -270,6 +325,20 @@ fn other_formats_are_named() {
         (b"\x80\x04\x95....", "a Python pickle"),
         (b"\xff\xfe{\0", "UTF-16 text, expected UTF-8"),
         (b"\x04\x22\x4d\x18....", "compressed by lz4"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "a pointer of Git LFS",
+        ),
+        (b"\n<!doctype HTML>\n<html>", "an HTML page"),
+        (b"prompt,chosen,rejected\n\"a, b\",c,d\n", "CSV or TSV"),
+        (
+            b"\xef\xbb\xbfprompt\tchosen\trejected\r\na\tb\tc\r\n",
+            "CSV or TSV",
+        ),
+        (b"\"prompt\",\"chosen\"\n", "CSV or TSV"),
+        // Damaged lines are no tables.
+        (b"\"prompt\": \"a\", \"chosen\": \"b\"}", "malformed JSON"),
+        (b"prompt", "malformed JSON"),
     ] {
         assert!(read(start).contains(said), "{}", read(start));
     }

@@ -5,7 +5,6 @@ use super::extra::{missing_biases, passed_over};
 use super::{CONFIG, INDEX, WEIGHTS, atomic};
 use crate::family::{ConfigFile, Head, ModelConfig};
 use crate::files::{tensor, with_file};
-use crate::json::NotFinite;
 use crate::{Error, Result, gguf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
@@ -415,8 +414,7 @@ fn instead(folder: &Path) -> String {
 fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
     let bytes =
         std::fs::read(index).map_err(|e| Error::file(index, format!("cannot read: {e}")))?;
-    let value: Value = crate::json::parse(&bytes, NotFinite::Named)
-        .map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
+    let value = crate::json::of_file(index, &bytes)?;
     let wrong = || {
         Error::file(
             index,

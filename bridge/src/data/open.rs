@@ -9,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::in_file;
 use crate::Result;
+use crate::files::stray;
 
 /// Bytes of the longest record. A lone line of many gigabytes is no record; the limit keeps a wrong file, and a small compressed
 /// one that unfolds into such a line, from filling the memory.
@@ -44,7 +45,10 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         [b'B', b'Z', b'h', ..] => packed(MultiBzDecoder::new(reader), size, "bzip2"),
         b"" => Source::Text(Box::new(reader), None),
         [b'P', b'A', b'R', b'1', ..] => Source::Parquet(reader.into_inner()),
-        _ => match foreign(start) {
+        _ => match foreign(start)
+            .or_else(|| stray(start))
+            .or_else(|| table(start))
+        {
             Some(what) => return Err(in_file(path, what)),
             None => Source::Text(Box::new(reader), None),
         },
@@ -79,6 +83,21 @@ impl<R: Read> Read for Unpacked<R> {
         })?;
         Ok(n)
     }
+}
+
+/// A table of texts: a first line without braces that commas or tabulators cut.
+fn table(start: &[u8]) -> Option<&'static str> {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    let head = start.split(|b| *b == b'\n').next()?;
+    let fields = |cut: u8| {
+        let names: Vec<&[u8]> = head.trim_ascii().split(|b| *b == cut).collect();
+        let named = names.iter().all(|name| !name.trim_ascii().is_empty());
+        names.len() > 1 && named
+    };
+    let is_text = head.iter().all(|b| !b"{}[]".contains(b));
+    (is_text && [b',', b'\t'].into_iter().any(fields)).then_some(
+        "is a table of texts (CSV or TSV), which is not read; in Python, pandas.read_csv(file).to_json(new_file, orient=\"records\", lines=True) makes JSON lines of it",
+    )
 }
 
 /// Formats that data come in and that are not read, with what to do.

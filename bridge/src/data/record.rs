@@ -94,6 +94,10 @@ impl Reading<'_> {
             Layout::Conversations => {
                 let said = messages(value, name, place)?;
                 let (opening, prompt_unsaid) = self.before(&said, record, system, place)?;
+                let alone = matches!(&said[..], [only] if only.role == "assistant");
+                if alone && opening.iter().all(|m| m.role == "system") {
+                    return Err(self.unasked(record, name, place));
+                }
                 let all = [opening, said].concat();
                 let side = self.split(&all, place)?;
                 Ok(Side {
@@ -102,6 +106,21 @@ impl Reading<'_> {
                 })
             }
         }
+    }
+
+    /// What a reply answers is nowhere: most often the prompt's column has another name.
+    fn unasked(&self, record: &Record, name: &str, place: &Place) -> crate::Error {
+        let columns = self.columns;
+        let prompt = match record.get(&columns.prompt) {
+            None => format!("no column {:?}", columns.prompt),
+            Some(_) => format!("an empty column {:?}", columns.prompt),
+        };
+        let why = format!(
+            "column {name:?} holds a reply alone, and there is {prompt}; the columns found are {}{}",
+            names(record),
+            columns.advice()
+        );
+        at(place, why)
     }
 
     /// The messages that stand before those of a reply's column.
@@ -191,8 +210,9 @@ impl Reading<'_> {
         let name = &self.columns.label;
         match column(record, name, self.columns, place)? {
             Value::Bool(label) => Ok(*label),
-            Value::Number(n) if n.as_i64() == Some(0) => Ok(false),
-            Value::Number(n) if n.as_i64() == Some(1) => Ok(true),
+            // A column of booleans with gaps is one of decimals in pandas.
+            Value::Number(n) if n.as_f64() == Some(0.0) => Ok(false),
+            Value::Number(n) if n.as_f64() == Some(1.0) => Ok(true),
             other => Err(at(
                 place,
                 format!("column {name:?}: found {other}, expected true or false"),
@@ -303,6 +323,9 @@ fn column<'a>(
     })
 }
 
+/// Columns that a message names; a file that has its records under keys of their own has thousands.
+const MOST_NAMED: usize = 20;
+
 /// The columns of a record, for messages.
 pub(super) fn names(record: &Record) -> String {
     // A damaged file has names of several lines.
@@ -311,9 +334,12 @@ pub(super) fn names(record: &Record) -> String {
         .map(|k| k.escape_debug().to_string())
         .collect();
     found.sort_unstable();
-    match found.is_empty() {
-        true => "none".into(),
-        false => found.join(", "),
+    let more = found.len().saturating_sub(MOST_NAMED);
+    found.truncate(MOST_NAMED);
+    match (found.is_empty(), more) {
+        (true, _) => "none".into(),
+        (_, 0) => found.join(", "),
+        (_, more) => format!("{} and {more} more", found.join(", ")),
     }
 }
 

@@ -4,7 +4,6 @@ use super::keys::{Keys, shown};
 use super::{
     Activation, BlockPlan, EndTokens, FAMILIES, Family, NormKind, Packing, QkNorm, Rotary,
 };
-use crate::json::NotFinite;
 use crate::ops::rotary::HeadLayout;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -670,16 +669,15 @@ fn object_of(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
         return Err(Error::file(path, "is empty, expected a JSON object"));
     }
     // Python writes numbers that are not finite; where one is read, it is refused by its name.
-    match crate::json::parse(bytes, NotFinite::Named) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(value) => {
+    match crate::json::of_file(path, bytes)? {
+        Value::Object(object) => Ok(object),
+        value => {
             let found = shown(&value);
             Err(Error::file(
                 path,
                 format!("found {found}, expected a JSON object"),
             ))
         }
-        Err(e) => Err(Error::file(path, format!("not valid JSON: {e}"))),
     }
 }
 

@@ -3,7 +3,9 @@
 pub mod atomic;
 mod mmap;
 mod safetensors_file;
+mod stray;
 
 pub(crate) use mmap::map;
 pub use safetensors_file::{check_finite, write_tensors};
 pub(crate) use safetensors_file::{is_zero, tensor, type_name, with_file};
+pub(crate) use stray::stray;

@@ -1,6 +1,7 @@
 //! One safetensors file: reading through a map, writing tensor by tensor.
 
 use super::mmap::map;
+use super::stray::stray;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
@@ -13,13 +14,12 @@ use std::path::Path;
 /// Parses a safetensors header; every failure is one line that names the file.
 pub(crate) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
     SafeTensors::deserialize(bytes).map_err(|e| {
-        Error::file(
-            path,
-            format!(
-                "not a complete safetensors file ({} bytes): {e}",
-                bytes.len()
-            ),
-        )
+        let n = bytes.len();
+        let why = match stray(bytes) {
+            Some(what) => what.to_string(),
+            None => format!("not a complete safetensors file ({n} bytes): {e}"),
+        };
+        Error::file(path, why)
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Every length is checked against the bytes that are there before anything is allocated for it.
 
+use crate::files::stray;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -148,10 +149,11 @@ impl<'a> File<'a> {
         let mut r = Reader { path, bytes, at: 0 };
         let magic = r.take(4)?;
         if magic != MAGIC {
-            return Err(Error::file(
-                path,
-                format!("begins with {magic:?}, expected a GGUF file"),
-            ));
+            let why = match stray(bytes) {
+                Some(what) => what.to_string(),
+                None => format!("begins with {magic:?}, expected a GGUF file"),
+            };
+            return Err(Error::file(path, why));
         }
         match r.u32()? {
             2 | 3 => {}

@@ -145,8 +145,7 @@ pub(crate) fn load(
 
 fn read_config(path: &Path, reward: bool, conv1d: bool) -> Result<LoraConfig> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
-    let value: Value = crate::json::parse(&bytes, crate::json::NotFinite::Named)
-        .map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+    let value = crate::json::of_file(path, &bytes)?;
     let Value::Object(object) = &value else {
         return Err(Error::file(path, "expected a JSON object"));
     };
