@@ -54,7 +54,9 @@ def write(name, model_type, tokenizer, **settings):
         whole = shutil.copytree(folder, os.path.join(scratch, "folder"))
         AutoConfig.for_model(model_type, bos_token_id=0, eos_token_id=0, vocab_size=400).save_pretrained(whole)
         read = AutoTokenizer.from_pretrained(whole)
-        ids = [[text, read(text)["input_ids"]] for text in LINES]
+        # The tokens of infilling, which the class adds behind the vocabulary where the file has none.
+        more = ["the <s> ▁<PRE> slow ▁<SUF>▁<MID>there ▁<EOT>"] if "code" in name else []
+        ids = [[text, read(text)["input_ids"]] for text in LINES + more]
     with open(os.path.join(folder, "ids.json"), "w", encoding="utf-8") as out:
         json.dump({"model_type": model_type, "class": type(read).__name__, "end": read.eos_token_id, "texts": ids}, out, separators=(",", ":"))
         out.write("\n")
@@ -76,6 +78,7 @@ def main():
     # Published under GPT-2's class, which is not what reads it.
     write("olmo2", "olmo2", byte_level(GPT4, False), tokenizer_class="GPT2Tokenizer", bos_token="<|endoftext|>", **end)
     pieces, settings = sentence_pieces()
+    write("code_llama", "llama", pieces, **{**settings, "tokenizer_class": "CodeLlamaTokenizer", "legacy": True, "fill_token": "<FILL_ME>"})
     write("phi3", "phi3", pieces, **{**settings, "tokenizer_class": "LlamaTokenizer", "legacy": False})
 
 

@@ -11,12 +11,16 @@ use serde_json::{Map, Value, json};
 pub(crate) enum Class {
     /// `tokenizer.json` as it lies.
     AsItLies,
+    /// The same, under the name of a class whose own rules, if it has some, are not known here.
+    Other,
     /// `GPTNeoXTokenizer`.
     GptNeoX,
     /// `GPT2Tokenizer`.
     Gpt2,
     /// `LlamaTokenizer`.
     Llama,
+    /// `CodeLlamaTokenizer`.
+    CodeLlama,
     /// `Qwen2Tokenizer`.
     Qwen2,
     /// `GemmaTokenizer`.
@@ -49,6 +53,7 @@ impl Class {
                 Self::AsItLies
             }
             Some("LlamaTokenizer") => Self::Llama,
+            Some("CodeLlamaTokenizer") if model_type == "llama" => Self::CodeLlama,
             // Of Mistral's folders every class but its own is passed over.
             Some(_) if model_type == "mistral" => Self::AsItLies,
             Some("GPT2Tokenizer") => Self::Gpt2,
@@ -62,16 +67,18 @@ impl Class {
                 "gemma2" | "gemma3_text" => Self::Gemma,
                 _ => Self::AsItLies,
             },
-            _ => Self::AsItLies,
+            Some("PreTrainedTokenizer" | "TokenizersBackend") => Self::AsItLies,
+            Some(_) => Self::Other,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::AsItLies => "PreTrainedTokenizerFast",
+            Self::AsItLies | Self::Other => "PreTrainedTokenizerFast",
             Self::GptNeoX => "GPTNeoXTokenizer",
             Self::Gpt2 => "GPT2Tokenizer",
             Self::Llama => "LlamaTokenizer",
+            Self::CodeLlama => "CodeLlamaTokenizer",
             Self::Qwen2 => "Qwen2Tokenizer",
             Self::Gemma => "GemmaTokenizer",
         }
@@ -80,10 +87,10 @@ impl Class {
     /// What a class calls its special tokens where `tokenizer_config.json` does not.
     pub fn default_token(self, key: &str) -> Option<&'static str> {
         match (self, key) {
-            (Self::AsItLies, _) => None,
-            (Self::Llama, "unk_token") => Some("<unk>"),
-            (Self::Llama, "bos_token") => Some("<s>"),
-            (Self::Llama, "eos_token") => Some("</s>"),
+            (Self::AsItLies | Self::Other, _) => None,
+            (Self::Llama | Self::CodeLlama, "unk_token") => Some("<unk>"),
+            (Self::Llama | Self::CodeLlama, "bos_token") => Some("<s>"),
+            (Self::Llama | Self::CodeLlama, "eos_token") => Some("</s>"),
             (Self::GptNeoX, "pad_token") => Some("<|padding|>"),
             (Self::GptNeoX | Self::Gpt2, "unk_token" | "bos_token" | "eos_token")
             | (Self::Qwen2, "unk_token" | "eos_token" | "pad_token") => Some("<|endoftext|>"),
@@ -96,6 +103,20 @@ impl Class {
         }
     }
 
+    /// Special tokens of the class alone, by the keys that may give them other texts.
+    pub fn own_tokens(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::CodeLlama => &[
+                ("prefix_token", "▁<PRE>"),
+                ("middle_token", "▁<MID>"),
+                ("suffix_token", "▁<SUF>"),
+                ("eot_token", "▁<EOT>"),
+                ("fill_token", "<FILL_ME>"),
+            ],
+            _ => &[],
+        }
+    }
+
     /// Puts the rules of the class into `tokenizer.json`; a note where they differ from what it says.
     pub fn apply(self, files: &mut Files) {
         let prefix = files
@@ -105,6 +126,17 @@ impl Class {
         let bytes = |prefix: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
         let (normalizer, words, decoder) = match self {
             Self::AsItLies => return,
+            Self::Other => {
+                let class = files
+                    .settings
+                    .get("tokenizer_class")
+                    .and_then(Value::as_str);
+                files.notes.push(format!(
+                    "tokenizer_class {:?} is not known here: texts are cut as tokenizer.json says, and transformers may cut them by rules of that class",
+                    class.unwrap_or("of config.json")
+                ));
+                return;
+            }
             Self::GptNeoX => (
                 json!({"type": "NFC"}),
                 bytes(prefix.unwrap_or(false)),
@@ -130,8 +162,9 @@ impl Class {
                     {"type": "Fuse"},
                 ]}),
             ),
-            Self::Llama => {
+            Self::Llama | Self::CodeLlama => {
                 let legacy = files.settings.get("legacy") == Some(&Value::Bool(true));
+                let legacy = legacy && self == Self::Llama;
                 let prefix = prefix.unwrap_or(true);
                 let scheme = match (prefix, legacy) {
                     (false, _) => "never",
@@ -143,7 +176,7 @@ impl Class {
                     json!({"type": "ByteFallback"}),
                     json!({"type": "Fuse"}),
                 ];
-                if prefix {
+                if prefix || self == Self::CodeLlama {
                     decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
                 }
                 (
@@ -153,15 +186,17 @@ impl Class {
                 )
             }
         };
-        let fallback = matches!(self, Self::Llama | Self::Gemma);
+        let fallback = matches!(self, Self::Llama | Self::CodeLlama | Self::Gemma);
         let unknown = match self {
-            Self::Gemma => files.named("unk_token").into(),
+            Self::Gemma | Self::CodeLlama => files.named("unk_token").into(),
             _ => Value::Null,
         };
         let tokenizer = &mut files.tokenizer;
         if tokenizer["normalizer"] != normalizer || tokenizer["pre_tokenizer"] != words {
             let how = match self {
-                Self::Llama => format!("a blank in front: {}", words["prepend_scheme"]),
+                Self::Llama | Self::CodeLlama => {
+                    format!("a blank in front: {}", words["prepend_scheme"])
+                }
                 Self::Qwen2 => "digits one by one, texts in NFC".into(),
                 Self::Gemma => "no blank in front".into(),
                 _ => format!("add_prefix_space {}", words["add_prefix_space"]),
@@ -233,7 +268,7 @@ mod tests {
                 );
             }
             // Only where the class and the file differ is there something to say.
-            let differ = ["qwen2_other_class", "gpt2_without_class"];
+            let differ = ["qwen2_other_class", "gpt2_without_class", "code_llama"];
             let name = folder.file_name().unwrap().to_str().unwrap();
             let cut = tokenizer
                 .notes
@@ -242,6 +277,6 @@ mod tests {
             assert_eq!(cut, differ.contains(&name), "{name}: {:?}", tokenizer.notes);
             folders += 1;
         }
-        assert_eq!(folders, 10);
+        assert_eq!(folders, 11);
     }
 }

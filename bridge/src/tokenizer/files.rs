@@ -101,7 +101,8 @@ impl Files {
         let mut notes = Vec::new();
         let path = folder.join(TOKENIZER);
         let Some(tokenizer) = json_of(&path, &mut notes)? else {
-            return Err(Error::file(path, "no such file"));
+            let instead = super::Tokenizer::instead_in(folder);
+            return Err(Error::file(path, format!("no such file{instead}")));
         };
         Self::beside(folder, tokenizer, Some(model_type), notes)
     }
@@ -178,6 +179,20 @@ impl Files {
         }
     }
 
+    /// What the network need not have a row for: nothing reads the padding, and CodeLlama's mark of a gap stands for what is cut out.
+    pub fn without_row(&self) -> Vec<String> {
+        let keys = ["pad_token", "fill_token"];
+        let named = |key: &str| {
+            let of_class = self.class.own_tokens().iter().find(|(k, _)| *k == key);
+            let default = of_class.map(|(_, default)| *default);
+            let set = self.settings.get(key).is_some();
+            self.named(key)
+                .or(default.filter(|_| !set))
+                .map(String::from)
+        };
+        keys.into_iter().filter_map(named).collect()
+    }
+
     /// Special tokens without a name of their own.
     pub fn extra(&self) -> Vec<Added> {
         let list = |key: &str| self.settings.get(key).filter(|v| !v.is_null());
@@ -190,9 +205,18 @@ impl Files {
         };
         // A model's own tokens: image_token and the like.
         let own = self.settings.iter();
-        let own = own.filter(|(key, _)| key.ends_with("_token") && !NAMED.contains(&key.as_str()));
+        let of_class = self.class.own_tokens();
+        let known = |key: &str| NAMED.contains(&key) || of_class.iter().any(|(k, _)| *k == key);
+        let own = own.filter(|(key, _)| key.ends_with("_token") && !known(key));
         let values = values.into_iter().chain(own.map(|(_, value)| value));
-        values.filter_map(|value| Added::of(value, true)).collect()
+        let tokens = values.filter_map(|value| Added::of(value, true));
+        let of_class = of_class
+            .iter()
+            .filter_map(|(key, default)| match self.settings.get(*key) {
+                Some(value) => Added::of(value, true),
+                None => Some(Added::special(default)),
+            });
+        tokens.chain(of_class).collect()
     }
 
     /// `special_tokens_map.json` counts where `tokenizer_config.json` does not list the added tokens, as in `transformers`.
@@ -268,6 +292,22 @@ impl Files {
     }
 }
 
+/// Files in which tokenizers come that are not read here: SentencePiece's, those of the classes without the library, Mistral's.
+const OTHERS: [&str; 7] = [
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+    "tokenizer.model.v3",
+];
+
+/// The first of them that a folder holds.
+pub(super) fn instead(folder: &Path) -> Option<&'static str> {
+    OTHERS.into_iter().find(|name| folder.join(name).is_file())
+}
+
 /// A file of JSON, without the byte-order mark that some editors put in front; none where there is no file.
 pub(crate) fn json_of(path: &Path, notes: &mut Vec<String>) -> Result<Option<Value>> {
     let bytes = match std::fs::read(path) {
@@ -291,9 +331,7 @@ pub(crate) fn json_of(path: &Path, notes: &mut Vec<String>) -> Result<Option<Val
             rest
         }
     };
-    serde_json::from_slice(bytes)
-        .map(Some)
-        .map_err(|e| Error::file(path, format!("not valid JSON: {e}")))
+    crate::json::of_file(path, bytes).map(Some)
 }
 
 fn object_of(path: &Path, notes: &mut Vec<String>) -> Result<Option<Map<String, Value>>> {

@@ -26,7 +26,7 @@ pub struct Tokenizer {
     path: PathBuf,
     beginning: Vec<Token>,
     end: Option<Token>,
-    pad: Option<String>,
+    without_row: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl From<TrainedTokenizer> for Tokenizer {
             inner,
             path: "the tokenizer trained here".into(),
             beginning: Vec::new(),
-            pad: None,
+            without_row: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -66,14 +66,13 @@ impl Tokenizer {
             .map(|(token, id)| (id, token))
             .collect();
         // A padding token is never read: TRL's users add one without a row.
-        let pad = tokenizer.pad.take();
-        if let Some(at) = outside
-            .iter()
-            .position(|(_, token)| Some(token) == pad.as_ref())
-        {
+        for needless in std::mem::take(&mut tokenizer.without_row) {
+            let Some(at) = outside.iter().position(|(_, token)| *token == needless) else {
+                continue;
+            };
             let (id, token) = outside.remove(at);
             tokenizer.notes.push(format!(
-                "pad_token {token:?} has the id {id}, beyond the {rows} rows of the network's vocabulary, and is never read"
+                "{token:?} has the id {id}, beyond the {rows} rows of the network's vocabulary, and is never read"
             ));
         }
         if let Some((id, token)) = outside.into_iter().max() {
@@ -116,7 +115,7 @@ impl Tokenizer {
             path: files.path.clone(),
             beginning: Vec::new(),
             end: None,
-            pad: files.named("pad_token").map(String::from),
+            without_row: files.without_row(),
             notes: std::mem::take(&mut files.notes),
         };
         tokenizer.add(&files)?;
@@ -217,6 +216,17 @@ impl Tokenizer {
     /// Whether a folder has one.
     pub fn is_in(folder: &Path) -> bool {
         Files::are_in(folder)
+    }
+
+    /// A tokenizer of another kind in a folder without `tokenizer.json`, and how to write that; for messages, and empty where there is
+    /// none.
+    pub fn instead_in(folder: &Path) -> String {
+        match files::instead(folder) {
+            Some(name) if !Self::is_in(folder) => format!(
+                "; it holds {name}: in Python, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes tokenizer.json"
+            ),
+            _ => String::new(),
+        }
     }
 
     /// What a user should know: settings that were switched off, files that disagree.
