@@ -32,6 +32,9 @@ struct Cli {
     /// The published sizes, those of the committed figures, in place of sizes that take seconds
     #[arg(long)]
     full: bool,
+    /// The small sizes, which a run without --full has anyway
+    #[arg(long, conflicts_with = "full")]
+    smoke: bool,
     /// One paper of the index alone, by its arXiv number or its short name, and only the experiments it needs
     #[arg(long, value_name = "PAPER")]
     only: Option<String>,
@@ -87,7 +90,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(name) => Some(registry.paper(name)?.short.clone()),
         None => None,
     };
-    let full = cli.full.then_some(true);
+    let full = (cli.full || cli.smoke).then_some(cli.full);
     let layers = Layers::new("paper", DEFAULTS)?
         .going_on(NAME, cli.out.as_deref())?
         .flags(&Flags { full, only })?;

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
 use rto_bridge::generate::{Sampled, Sampling};
-use rto_harness::cli::print;
+use rto_harness::cli::{print, reader_is_gone};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +69,9 @@ pub struct Args {
     common: Common,
 }
 
+/// Responses that are held at once, at most.
+const MOST_AT_ONCE: usize = 1 << 12;
+
 const EXAMPLES: &str = "\
 Examples:
   rto_llm generate --model pythia-14m --prompt 'Once upon a time'
@@ -82,33 +85,40 @@ pub fn run(args: &Args) -> Result<()> {
         (None, Some(text)) => vec![Line::of_text(text)],
         (None, None) => bail!("expected --prompt or --input"),
     };
-    let model = Model::open(&args.model, args.batch, None, &args.common)?;
-    let vocabulary = model.engine.config().vocab_size();
-    if let Some(eos) = args.eos.filter(|eos| *eos as usize >= vocabulary) {
-        bail!("--eos: found {eos}, expected a token below the vocabulary's {vocabulary}");
-    }
+    let total = lines.len().saturating_mul(args.samples);
+    let batch = args.batch.min(total);
+    let model = Model::open_if(&args.model, batch, None, &args.common, |config| {
+        let vocabulary = config.vocab_size();
+        match args.eos.filter(|eos| *eos as usize >= vocabulary) {
+            Some(eos) => {
+                bail!("--eos: found {eos}, expected a token below the vocabulary's {vocabulary}")
+            }
+            None => Ok(()),
+        }
+    })?;
     let sampling = sampling(args, &model);
-    let mut prompts: Vec<Arc<[u32]>> = Vec::new();
-    for line in &lines {
-        let prompt: Arc<[u32]> = line.prompt(&model, 1)?.into();
-        prompts.extend(std::iter::repeat_n(prompt, args.samples));
-    }
-    let sampled = if args.greedy {
-        model.engine.write(&prompts, None, &sampling)?
-    } else {
-        let seeds = SeedTree::new(args.seed).child("generate");
-        let node = |i: usize| {
-            seeds
-                .index((i / args.samples) as u64)
-                .index((i % args.samples) as u64)
-        };
-        let keys: Vec<StreamKey> = (0..prompts.len())
-            .map(|i| StreamKey::new(node(i)))
-            .collect();
-        model.engine.write(&prompts, Some(&keys), &sampling)?
+    let prompts: Vec<Arc<[u32]>> = lines
+        .iter()
+        .map(|line| Ok(line.prompt(&model, 1)?.into()))
+        .collect::<Result<_>>()?;
+    let seeds = SeedTree::new(args.seed).child("generate");
+    let key = |i: usize| {
+        let prompt = seeds.index((i / args.samples) as u64);
+        StreamKey::new(prompt.index((i % args.samples) as u64))
     };
-    for sampled in &sampled {
-        print(&shown(args, &model, sampled)?)?;
+    // Some at a time, and printed as they come: no number depends on how many, and any number of samples has room.
+    let some = args.batch.saturating_mul(16).min(MOST_AT_ONCE);
+    for first in (0..total).step_by(some) {
+        let places = first..total.min(first.saturating_add(some));
+        let asked = places.clone().map(|i| prompts[i / args.samples].clone());
+        let asked: Vec<Arc<[u32]>> = asked.collect();
+        let keys = (!args.greedy).then(|| places.map(key).collect::<Vec<_>>());
+        for sampled in &model.engine.write(&asked, keys.as_deref(), &sampling)? {
+            print(&shown(args, &model, sampled)?)?;
+        }
+        if reader_is_gone() {
+            break;
+        }
     }
     Ok(())
 }
@@ -158,7 +168,7 @@ fn sampling(args: &Args, model: &Model) -> Sampling {
             Some(eos) => eos.into(),
             None => model.engine.config().end_tokens().clone(),
         },
-        batch: args.batch,
+        batch: args.batch.min(MOST_AT_ONCE),
     }
 }
 

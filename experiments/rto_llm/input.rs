@@ -68,8 +68,8 @@ impl Line {
             (Some(Value::String(text)), None) => {
                 let tokenizer = model.tokenizer.as_ref().with_context(|| {
                     format!(
-                        "{place}: {field}: {} has no tokenizer.json; give {ids}",
-                        model.name
+                        "{place}: {field}: {} has no tokenizer.json; give {ids}{}",
+                        model.name, model.instead
                     )
                 })?;
                 let tokens = match field {

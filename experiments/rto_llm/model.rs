@@ -41,6 +41,9 @@ impl Common {
     }
 }
 
+/// More take longer to start than any answer takes.
+const MOST_THREADS: usize = 1024;
+
 /// A type that clap has let through.
 pub fn dtype(name: &str) -> DType {
     match name {
@@ -106,6 +109,8 @@ pub struct Model {
     pub name: String,
     pub engine: Network,
     pub tokenizer: Option<Tokenizer>,
+    /// What the folder has in place of a tokenizer that is read, and what to do; for messages.
+    pub instead: String,
 }
 
 /// A folder as it is named on the command line, a hub id included.
@@ -121,8 +126,20 @@ impl Model {
         sequence: Option<usize>,
         common: &Common,
     ) -> Result<Self> {
-        if common.threads == 0 {
-            bail!("--threads: found 0, expected at least 1");
+        Self::open_if(name, batch, sequence, common, |_| Ok(()))
+    }
+
+    /// [`Model::open`] where the shape passes `check`, which has its say before anything is printed.
+    pub fn open_if(
+        name: &str,
+        batch: usize,
+        sequence: Option<usize>,
+        common: &Common,
+        check: impl FnOnce(&ModelConfig) -> Result<()>,
+    ) -> Result<Self> {
+        if !(1..=MOST_THREADS).contains(&common.threads) {
+            let found = common.threads;
+            bail!("--threads: found {found}, expected 1 to {MOST_THREADS}");
         }
         let device = rto_bridge::device::device(&common.device)?;
         let folder = resolve(name, common)?;
@@ -133,6 +150,7 @@ impl Model {
                 config.description().classes[0]
             );
         }
+        check(&config)?;
         let sequence = sequence
             .unwrap_or(config.max_positions())
             .min(config.max_positions());
@@ -166,6 +184,7 @@ impl Model {
             name: name.into(),
             engine,
             tokenizer,
+            instead: Tokenizer::instead_in(&loaded.folder),
         })
     }
 }

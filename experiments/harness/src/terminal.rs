@@ -45,12 +45,14 @@ pub(crate) fn fit(text: &str, width: Option<usize>) -> String {
 }
 
 /// Breaks lines that are wider than `width` between words; what follows begins as far in as its line. The rest of a line
-/// in the middle of a sentence is joined to the next one.
+/// in the middle of a sentence is joined to the next one, unless that is the head of a table.
 pub(crate) fn wrap(text: &str, width: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut rest = String::new();
-    for line in text.split('\n') {
-        let goes_on = line.starts_with(|c: char| c.is_alphanumeric() || c == '`');
+    let mut all = text.split('\n').peekable();
+    while let Some(line) = all.next() {
+        let is_head = all.peek().is_some_and(|rule| rule.starts_with("---"));
+        let goes_on = !is_head && line.starts_with(|c: char| c.is_alphanumeric() || c == '`');
         let mut line = line.to_string();
         if !rest.is_empty() {
             match goes_on {
@@ -120,6 +122,10 @@ mod tests {
         assert_eq!(
             wrap("one two three four\n=> five", 13),
             "one two three\nfour\n=> five"
+        );
+        assert_eq!(
+            wrap("one two three four\nfive  six\n----  ---", 13),
+            "one two three\nfour\nfive  six\n----  ---"
         );
         assert_eq!(wrap("  one two three", 9), "  one two\n  three");
         assert_eq!(wrap("incomprehensible", 8), "incomprehensible");

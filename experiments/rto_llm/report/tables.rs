@@ -253,7 +253,7 @@ pub fn methods(page: &mut Page, run: &Results) {
     page.table("sortable", &head, &rows);
 }
 
-/// The table of agreement with people's labels on held-out pairs, where they are known.
+/// The table of agreement with people's labels on held-out replies, where they are known.
 pub fn agreement(page: &mut Page, run: &Results) {
     let agreement = match &run.agreement {
         Ok(agreement) => agreement,
@@ -264,7 +264,7 @@ pub fn agreement(page: &mut Page, run: &Results) {
         Err(_) => return,
     };
     page.section("agreement", "Agreement with people");
-    page.say("How often each model ranks the two replies of a held-out pair as people did, with Clopper and Pearson's 95% interval. The oracle judges the policies, so its own agreement bounds what their win rates mean.");
+    page.say("How often each model ranks two held-out replies as people did, with Clopper and Pearson's 95% interval: the two of a pair or, where people gave single replies a label, the i-th wanted one above the i-th unwanted one. The oracle judges the policies, so its own agreement bounds what their win rates mean.");
     let row = |a: &super::load::Agreement| {
         let [share, low, high] = a.accuracy.map(percent);
         vec![

@@ -211,30 +211,38 @@ fn paths(names: &[String]) -> Result<Vec<PathBuf>> {
             continue;
         }
         let entries = std::fs::read_dir(path).with_context(|| format!("--data {name}"))?;
-        let is_data = |p: &PathBuf| {
-            let name = p.file_name().unwrap_or_default().to_string_lossy();
-            let plain = [".gz", ".zst", ".bz2"]
-                .iter()
-                .find_map(|end| name.strip_suffix(end));
-            let plain = plain.unwrap_or(&name);
-            [".jsonl", ".ndjson", ".parquet"]
-                .iter()
-                .any(|end| plain.ends_with(end))
-        };
-        let mut found: Vec<PathBuf> = entries
-            .flatten()
-            .map(|e| e.path())
-            .filter(is_data)
-            .collect();
+        let entries: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        let mut found: Vec<PathBuf> = entries.iter().filter(|p| is_data(p)).cloned().collect();
         found.sort();
         if found.is_empty() {
+            let holds_some = |p: &&PathBuf| {
+                let inside = std::fs::read_dir(p).into_iter().flatten().flatten();
+                inside.map(|e| e.path()).any(|file| is_data(&file))
+            };
+            let inside = entries.iter().filter(holds_some);
+            let mut inside: Vec<String> = inside.map(|p| p.display().to_string()).collect();
+            inside.sort();
+            let instead = match inside.is_empty() {
+                false => format!("; folders in it do: --data {}", inside.join(" --data ")),
+                true => "; name files of other endings, .json among them, one by one".into(),
+            };
             bail!(
-                "--data {name}: the folder holds no .jsonl (or .jsonl.gz, .jsonl.zst, .jsonl.bz2), .ndjson or .parquet file; name files of other endings, .json among them, one by one"
+                "--data {name}: the folder holds no .jsonl (or .jsonl.gz, .jsonl.zst, .jsonl.bz2), .ndjson or .parquet file{instead}"
             );
         }
         all.extend(found);
     }
     Ok(all)
+}
+
+/// Whether the name of a file is one of data.
+fn is_data(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let packed = [".gz", ".zst", ".bz2"];
+    let plain = packed.iter().find_map(|end| name.strip_suffix(end));
+    let plain = plain.unwrap_or(&name);
+    let data = [".jsonl", ".ndjson", ".parquet"];
+    data.iter().any(|end| plain.ends_with(end)) && path.is_file()
 }
 
 /// The note that a padding token is an end token: reward models then read the text as sequence classification in `transformers` does,

@@ -65,6 +65,19 @@ impl Feedback {
         pairs.iter().map(|p| &p.winner).chain(wanted)
     }
 
+    /// A better and a worse reply each: the two of a pair, or the i-th wanted reply and the i-th unwanted one, which answer prompts of
+    /// their own. No reply is in two of them, so that they are independent.
+    pub fn contests(&self) -> Vec<[Episode; 2]> {
+        let (pairs, labels) = self.parts();
+        let of_pairs = pairs.iter().map(|p| [p.winner.clone(), p.loser.clone()]);
+        let of = |desirable| {
+            let some = labels.iter().filter(move |l| l.desirable == desirable);
+            some.map(|l| l.episode.clone())
+        };
+        let of_labels = of(true).zip(of(false)).map(|(a, b)| [a, b]);
+        of_pairs.chain(of_labels).collect()
+    }
+
     /// The prompt of each.
     pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
         let (pairs, labels) = self.parts();

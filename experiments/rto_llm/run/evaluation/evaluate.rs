@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rto::Token;
-use rto::algorithm2::Pair;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Episode, Finish, StreamKey, TokenReward};
 use rto::token_reward::{DpoReward, SentenceReward};
@@ -19,7 +18,7 @@ use super::cards;
 use super::exact::exact;
 use super::judged::Judged;
 use crate::run::config::Config;
-use crate::run::data::{Data, Feedback};
+use crate::run::data::Data;
 use crate::run::models::{Models, Oracle};
 use crate::run::stage::Stage;
 use crate::run::training::Pace;
@@ -95,11 +94,10 @@ impl Evaluation<'_> {
             self.dir.write_table("exact.csv", &exact)?;
             self.dir.write_table("exact_frontier.csv", &frontier)?;
         }
-        if let Feedback::Pairs(pairs) = &self.data.held_out_pairs
-            && !pairs.is_empty()
-        {
+        let contests = self.data.held_out_pairs.contests();
+        if !contests.is_empty() {
             self.dir
-                .write_table("agreement.csv", &self.agreement(pairs, &oracle, &sft)?)?;
+                .write_table("agreement.csv", &self.agreement(&contests, &oracle, &sft)?)?;
         }
         self.dir.write_text("credit.jsonl", &self.credits(&sft)?)?;
         cards::write(self.models, &policies, &WinRates::try_new(&methods)?)?;
@@ -141,10 +139,14 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    /// How often what was trained ranks held-out pairs as people did.
-    fn agreement(&self, pairs: &[Pair], oracle: &Oracle<'_>, sft: &NeuralScorer) -> Result<Table> {
-        let both = |p: &Pair| [p.winner.clone(), p.loser.clone()];
-        let episodes: Vec<Episode> = pairs.iter().flat_map(both).collect();
+    /// How often what was trained ranks a better and a worse held-out reply as people did.
+    fn agreement(
+        &self,
+        contests: &[[Episode; 2]],
+        oracle: &Oracle<'_>,
+        sft: &NeuralScorer,
+    ) -> Result<Table> {
+        let episodes = contests.concat();
         let (dpo, reward) = (
             self.models.on_base(sft, Stage::Dpo)?,
             self.models.on_base(sft, Stage::Reward)?,
@@ -162,7 +164,7 @@ impl Evaluation<'_> {
         for (name, scores) in scores {
             // No two replies are equal here, and neither are their scores but by chance.
             let right = scores.chunks_exact(2).filter(|s| s[0] > s[1]).count() as u64;
-            let n = pairs.len() as u64;
+            let n = contests.len() as u64;
             let (low, high) = clopper_pearson(right, n);
             let share = right as f64 / n as f64;
             table.push([name.into(), share.into(), low.into(), high.into(), n.into()]);

@@ -1,6 +1,6 @@
 //! What is wrong on the command line or in a model's folder ends in one line.
 
-use super::{Input, PAIRS, error, fixture};
+use super::{Input, PAIRS, error, fixture, run};
 use std::fs;
 use std::path::Path;
 
@@ -83,6 +83,20 @@ fn bad_input_ends_in_one_line() {
             "device cuda: this build has no CUDA; build with --features cuda"
         );
     }
+    // Before a plan is printed.
+    let output = run(&[
+        "generate", "--model", &model, "--prompt", "Hi", "--eos", "9999",
+    ]);
+    assert_eq!(
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).as_ref()
+        ),
+        (
+            Some(1),
+            "error: --eos: found 9999, expected a token below the vocabulary's 61\n"
+        )
+    );
     let good = Input::new(PAIRS);
     let with = |model: &str| error(&["score", "--model", model, "--input", good.str(), "--quiet"]);
     assert_eq!(with("/nowhere"), "/nowhere: no such folder");

@@ -174,6 +174,10 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
     let empty = bad("empty.jsonl", "");
     let none = dir.path().join("none");
     fs::create_dir(&none).unwrap();
+    // HH-RLHF as it is published: a folder of folders.
+    let above = dir.path().join("hh-rlhf");
+    fs::create_dir_all(above.join("helpful-base")).unwrap();
+    fs::write(above.join("helpful-base/test.jsonl.gz"), "").unwrap();
     let model = fixture("plain");
     let other = dir.path().join("other");
     fs::create_dir(&other).unwrap();
@@ -185,7 +189,8 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
     tokenizer["model"]["vocab"]["too far"] = 99_999.into();
     fs::write(other.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let (other, none) = (other.to_str().unwrap(), none.to_str().unwrap());
-    let cases: [(&[&str], &[&str]); 14] = [
+    let above = above.to_str().unwrap();
+    let cases: [(&[&str], &[&str]); 15] = [
         (&[], &["--data"]),
         (
             &[
@@ -206,6 +211,14 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
         ),
         (&["--data", &empty], &["empty.jsonl", "empty"]),
         (&["--data", none], &["holds no .jsonl"]),
+        (
+            &["--data", above],
+            &[
+                "holds no .jsonl",
+                "folders in it do: --data",
+                "helpful-base",
+            ],
+        ),
         (&["--data", "world", &good], &["\"world\" beside files"]),
         (
             &[
@@ -458,7 +471,21 @@ fn replies_with_a_label_train_every_stage() {
     for stage in ["sft", "reward", "oracle", "dpo", "ppo", "rto"] {
         assert!(whole.join("policies").join(stage).is_dir(), "{stage}");
     }
-    assert!(!whole.join("agreement.csv").exists());
+    // Held-out replies, a wanted beside an unwanted one: oracle, reward and dpo.
+    let agreement = fs::read_to_string(whole.join("agreement.csv")).unwrap();
+    let counts = agreement
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit(',').next());
+    let counts: Vec<u64> = counts.map(|n| n.unwrap().parse().unwrap()).collect();
+    assert_eq!(counts.len(), 3, "{agreement}");
+    assert!(
+        counts.iter().all(|n| *n == counts[0] && *n > 0),
+        "{agreement}"
+    );
+    let page = fs::read_to_string(whole.join("report.html")).unwrap();
+    assert!(page.contains("the i-th wanted one above the i-th unwanted one"));
+    assert!(!page.contains("Exact suboptimality"));
     let metrics = fs::read_to_string(whole.join("metrics/dpo.jsonl")).unwrap();
     let first = &objects(&metrics)[0];
     // π = π_ref at the first step: every log-ratio and z₀ are 0, and the loss is λ σ(0).
