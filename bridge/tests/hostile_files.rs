@@ -132,3 +132,34 @@ fn a_column_that_unfolds_into_a_memory_is_refused_before() {
     let said = refused(&path);
     assert!(said.contains("column \"chosen\" unfolds from"), "{said}");
 }
+
+/// Replacements one after the other multiply: four of a thousand would make a petabyte of a kilobyte.
+#[test]
+fn a_tokenizer_whose_replacements_multiply_is_refused() {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/compatibility/bytes");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&from).unwrap().flatten() {
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let (config, _) = rto_bridge::checkpoint::read_config(dir.path()).unwrap();
+    let file = dir.path().join("tokenizer.json");
+    let whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let read = |key: &str, list: &str, n: usize| {
+        let step = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(30)});
+        let mut changed = whole.clone();
+        let steps = vec![step; n];
+        // One within another, too.
+        let inner = serde_json::json!({"type": "Sequence", list: steps});
+        changed[key] = serde_json::json!({"type": "Sequence", list: [inner]});
+        std::fs::write(&file, changed.to_string()).unwrap();
+        rto_bridge::tokenizer::Tokenizer::load(dir.path(), &config).map_err(|e| e.to_string())
+    };
+    for (key, list) in [("normalizer", "normalizers"), ("decoder", "decoders")] {
+        assert!(read(key, list, 2).is_ok(), "{key}");
+        let said = read(key, list, 4).unwrap_err();
+        assert!(
+            said.contains("tokenizer.json") && said.contains(key) && said.contains("times as long"),
+            "{said}"
+        );
+    }
+}

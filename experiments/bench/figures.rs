@@ -64,6 +64,12 @@ const SHOWN: [(&str, &str, usize, Marker); 6] = [
     ("kto", "KTO", 7, Marker::Circle),
 ];
 
+/// The name of a method in figures and sentences: that of the curve, where it has one.
+pub fn label(method: &str) -> &str {
+    let shown = SHOWN.iter().find(|(name, ..)| *name == method);
+    shown.map_or(method, |(_, label, ..)| *label)
+}
+
 /// Where a band of few trees that reaches 0 ends on a log axis.
 const BAND_FLOOR: f64 = 2e-3;
 

@@ -61,7 +61,10 @@ const PARTS: [Part; 5] = [
 pub fn page(dir: &Path) -> Result<String> {
     let drawn = figures::figures_of(dir)?;
     let mut page = Page::new("Preference optimisation without optimisation error");
-    page.lead(&escape(&sentence(dir, &drawn)?));
+    match too_small(dir, &drawn)? {
+        Some(few) => page.banner(&few),
+        None => page.lead(&escape(&sentence(dir, &drawn)?)),
+    }
     page.say(
         "Every method runs to its exact minimiser on responses that can be enumerated, so that no number here carries optimisation error; \
          intervals are 95 % over random instances. Methods, proofs and what has a minimiser: <code>paper-notes/preference_bench.md</code>.",
@@ -110,6 +113,33 @@ fn rows(page: &mut Page, table: &Table) {
     page.table("sortable", &head, &rows);
 }
 
+/// Draws below which a mean says nothing of which method is better.
+const FEWEST: f64 = 20.0;
+
+/// Why no method is called better; none where there is enough of each part.
+fn too_small(dir: &Path, drawn: &[figures::Drawing]) -> Result<Option<String>> {
+    let mut few = Vec::new();
+    for (part, counts, what) in [
+        ("offline", "trees", "random trees"),
+        ("online", "runs", "runs of a learner"),
+    ] {
+        if !drawn.iter().any(|(figure, ..)| *figure == part) {
+            continue;
+        }
+        let counts = figures::read(dir, part)?.floats(counts)?;
+        let least = counts.iter().copied().fold(f64::INFINITY, f64::min);
+        if least < FEWEST {
+            few.push(format!("{least} {what}"));
+        }
+    }
+    Ok((!few.is_empty()).then(|| {
+        format!(
+            "<b>Too small to compare methods: {}.</b> What follows shows that every part runs; no method is called better.",
+            few.join(" and ")
+        )
+    }))
+}
+
 /// What came out, from the parts that were run.
 fn sentence(dir: &Path, drawn: &[figures::Drawing]) -> Result<String> {
     let has = |name: &str| drawn.iter().any(|(figure, ..)| *figure == name);
@@ -141,6 +171,7 @@ fn offline(table: &Table) -> Result<String> {
         let (methods, regret) = (rows.texts("method")?, rows.floats("regret")?);
         let own = (methods.iter().zip(&regret)).filter(|(m, r)| !m.contains(',') && r.is_finite());
         if let Some((method, regret)) = own.min_by(|a, b| a.1.total_cmp(b.1)) {
+            let method = figures::label(method);
             best.push(format!("{method} on {} ({})", family.name, number(*regret)));
         }
     }

@@ -44,6 +44,22 @@ impl From<TrainedTokenizer> for Tokenizer {
     }
 }
 
+/// How much longer the replacements of a tokenizer may make a text; SentencePiece's blank makes one of blanks three times as long.
+const MOST_TIMES: f64 = 1000.0;
+
+/// How many times as long the replacements of a step, and of the steps in it one after the other, may make a text.
+fn growth(step: &Value) -> f64 {
+    let lists = ["normalizers", "decoders"].map(|key| step[key].as_array());
+    let inside = lists.into_iter().flatten().flatten().map(growth);
+    let bytes = |text: &Value| text.as_str().map_or(0.0, |t| t.len() as f64);
+    let own = match step["type"].as_str() {
+        // A pattern that is no plain text matches one byte, or none.
+        Some("Replace") => bytes(&step["content"]) / bytes(&step["pattern"]["String"]).max(1.0),
+        _ => 1.0,
+    };
+    own.max(1.0) * inside.product::<f64>()
+}
+
 /// What the library makes of a file, which may be damaged so that it gives up with a panic.
 fn guarded<T>(path: &Path, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let wrong = |e: &dyn std::fmt::Display| Error::file(path, format!("{what}: {e}"));
@@ -106,6 +122,15 @@ impl Tokenizer {
             model["dropout"] = Value::Null;
             let note = "dropout of tokenizer.json, which cuts a text by chance, is switched off";
             files.notes.push(note.into());
+        }
+        for key in ["normalizer", "decoder"] {
+            let times = growth(&files.tokenizer[key]);
+            if times > MOST_TIMES {
+                let why = format!(
+                    "{key}: its replacements may make a text {times:.0e} times as long, expected at most {MOST_TIMES} times"
+                );
+                return Err(Error::file(files.path, why));
+            }
         }
         let text = files.tokenizer.to_string();
         let inner: tokenizers::Tokenizer =
