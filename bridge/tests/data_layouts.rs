@@ -183,6 +183,32 @@ fn replies_without_a_prompt_are_refused() {
     }
 }
 
+/// OpenAI's preference files hold the prompt's messages in an object.
+#[test]
+fn requests_hold_messages() {
+    let reply = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let row = json!({"input": {"messages": [{"role": "user", "content": "q"}], "tools": []}, "preferred_output": reply("c"), "non_preferred_output": reply("r")});
+    let options = ReadOptions {
+        columns: Columns {
+            prompt: "input".into(),
+            chosen: "preferred_output".into(),
+            rejected: "non_preferred_output".into(),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let read = |row: &Value| read_text("f.jsonl", row.to_string().as_bytes(), &options);
+    let expected = json!(["\n\nHuman: q\n\nAssistant:", " c", " r"]);
+    assert_eq!(read(&row).unwrap()[0], expected);
+    let mut wrong = row;
+    wrong["input"]["messages"] = json!({"messages": 3});
+    assert!(
+        read(&wrong)
+            .unwrap_err()
+            .contains("expected a list of messages")
+    );
+}
+
 #[test]
 fn many_columns_are_counted() {
     let keyed: serde_json::Map<_, _> = (10..99).map(|i| (i.to_string(), json!({}))).collect();

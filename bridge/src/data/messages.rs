@@ -5,11 +5,11 @@ use super::value::{Record, Value};
 use super::{Message, Place, at};
 use crate::Result;
 
-/// Whether a value is a list of messages, or one message in place of a list.
+/// Whether a value is a list of messages, one message in place of a list, or an object that holds a list under `messages`.
 pub(super) fn is_conversation(value: &Value) -> bool {
     match value {
         Value::Array(_) => true,
-        Value::Object(message) => ["content", "value"]
+        Value::Object(message) => ["content", "value", "messages"]
             .iter()
             .any(|key| message.contains_key(*key)),
         _ => false,
@@ -21,6 +21,10 @@ pub(super) fn is_conversation(value: &Value) -> bool {
 pub(super) fn messages(value: &Value, name: &str, place: &Place) -> Result<Vec<Message>> {
     let list = match value {
         Value::Array(list) => &list[..],
+        // OpenAI's preference files: {"input": {"messages": [...]}, "preferred_output": [...], …}.
+        Value::Object(request) if request.contains_key("messages") => {
+            return messages(&request["messages"], name, place);
+        }
         Value::Object(_) if is_conversation(value) => std::slice::from_ref(value),
         _ => return Err(wrong_kind(name, value, "a list of messages", place)),
     };
