@@ -38,6 +38,13 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
+/// Whether the processor goes a GPU's way, through candle tensors, where its own kernels would do: with `RTO_TENSORS=1` in the environment, for
+/// tests of that way and comparisons of the two.
+pub(crate) fn tensors_asked() -> bool {
+    static ASKED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ASKED.get_or_init(|| std::env::var_os("RTO_TENSORS").is_some_and(|value| value == "1"))
+}
+
 /// Bytes that a GPU has free; `None` for a processor.
 ///
 /// # Errors

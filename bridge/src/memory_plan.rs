@@ -71,7 +71,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// f32 master copy of trained weights of a shorter type; adapters are f32 themselves.
     pub master: u64,
-    /// One gradient per trained weight.
+    /// One gradient per trained weight, f32 where weights are shorter.
     pub gradients: u64,
     /// Two moments of AdamW per trained weight, with the scales of those in 8 bits.
     pub moments: u64,
@@ -145,7 +145,7 @@ impl MemoryPlan {
             } else {
                 training * own_count * 4
             },
-            gradients: training * (own_count * size + factor_count * factor_size),
+            gradients: training * (own_count + factor_count) * factor_size,
             moments: match work.training {
                 true => own
                     .iter()
@@ -177,25 +177,7 @@ impl MemoryPlan {
     /// # Errors
     /// [`Error::Device`] with both sizes.
     pub fn check_fits(&self, device: &Device) -> Result<()> {
-        match crate::device::free_memory(device)? {
-            Some(free) => self.fits_in(free),
-            None => Ok(()),
-        }
-    }
-
-    fn fits_in(&self, free: u64) -> Result<()> {
-        if self.total() <= free {
-            return Ok(());
-        }
-        Err(Error::Device {
-            name: "memory".into(),
-            why: format!(
-                "the plan needs {}, {} are free; a smaller batch, shorter sequences or bf16 need less",
-                human(self.total()),
-                human(free)
-            ),
-            source: None,
-        })
+        check_fits(self.total(), device)
     }
 
     fn moments_name(&self) -> &'static str {
@@ -216,6 +198,32 @@ impl MemoryPlan {
             ("output head tile (f32)", self.head_tile),
         ]
     }
+}
+
+/// [`MemoryPlan::check_fits`] of several networks together.
+///
+/// # Errors
+/// As there.
+pub fn check_fits(bytes: u64, device: &Device) -> Result<()> {
+    match crate::device::free_memory(device)? {
+        Some(free) => fits_in(bytes, free),
+        None => Ok(()),
+    }
+}
+
+fn fits_in(bytes: u64, free: u64) -> Result<()> {
+    if bytes <= free {
+        return Ok(());
+    }
+    Err(Error::Device {
+        name: "memory".into(),
+        why: format!(
+            "the plan needs {}, {} are free; a smaller batch, shorter sequences or bf16 need less",
+            human(bytes),
+            human(free)
+        ),
+        source: None,
+    })
 }
 
 impl fmt::Display for MemoryPlan {
@@ -296,7 +304,12 @@ mod tests {
         assert_eq!(plan.parameters, 2_775_208_960);
         assert_eq!(
             (plan.weights, plan.master, plan.gradients, plan.moments),
-            (5_550_417_920, 11_100_835_840, 5_550_417_920, 22_201_671_680)
+            (
+                5_550_417_920,
+                11_100_835_840,
+                11_100_835_840,
+                22_201_671_680
+            )
         );
         let all = MemoryPlan::new(
             &big,
@@ -354,7 +367,7 @@ mod tests {
         // A reward head is trained with it, in the type of the base.
         let reward = MemoryPlan::new(pythia_14m(), Head::Classification { labels: 1 }, &work);
         assert_eq!((reward.trained, reward.master), (adapter + 128, 4 * 128));
-        assert_eq!(reward.gradients, 4 * adapter + 2 * 128);
+        assert_eq!(reward.gradients, 4 * (adapter + 128));
     }
 
     #[test]
@@ -370,8 +383,8 @@ mod tests {
             cache: 0,
             head_tile: 0,
         };
-        plan.fits_in(3 << 30).unwrap();
-        let error = plan.fits_in(2 << 30).unwrap_err().to_string();
+        fits_in(plan.total(), 3 << 30).unwrap();
+        let error = fits_in(plan.total(), 2 << 30).unwrap_err().to_string();
         let start = "device memory: the plan needs 3.00 GiB, 2.00 GiB are free";
         assert!(error.starts_with(start), "{error}");
         plan.check_fits(&Device::Cpu).unwrap();

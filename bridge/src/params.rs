@@ -240,7 +240,7 @@ impl Params {
     /// Whether every weight is `f32` in the memory of the CPU, so that the slice kernels apply.
     pub(crate) fn on_slices(&self) -> bool {
         let fits = |t: &Tensor| t.dtype() == DType::F32 && t.device().is_cpu() && t.is_contiguous();
-        self.weights.values().all(|w| fits(w.tensor()))
+        !crate::device::tensors_asked() && self.weights.values().all(|w| fits(w.tensor()))
     }
 
     /// Every weight as a slice, for the length of a pass.
@@ -399,6 +399,15 @@ impl Gradients {
             match part {
                 Gradient::Slice(values) => values.fill(0.0),
                 Gradient::Tensor(tensor) => *tensor = None,
+            }
+        }
+    }
+
+    /// Zeros again, without the memory of tensors: between steps a device has other uses for it. Slices are left as they are.
+    pub(crate) fn release(&mut self) {
+        for part in self.parts.values_mut() {
+            if let Gradient::Tensor(tensor) = part {
+                *tensor = None;
             }
         }
     }

@@ -407,6 +407,44 @@ fn the_tensor_path_writes_the_same_text() {
     }
 }
 
+/// Prompts of unequal lengths stand in one batch: each is written as it is alone, to the end of the context.
+#[test]
+fn on_tensors_text_does_not_depend_on_the_batch() {
+    let (loaded, engine) = open(&fixture("plain"));
+    let context = engine.config().max_positions();
+    let mut prompts = prompts(11);
+    let long: Vec<u32> = (0..context as u32).map(|t| (t * 7 + 3) % 50).collect();
+    prompts.extend([long[..context - 3].into(), long.clone().into()]);
+    let keys: Vec<StreamKey> = (0..prompts.len() as u64).map(key).collect();
+    for dtype in [DType::F64, DType::BF16] {
+        let turned = loaded.weights.iter();
+        let turned = turned.map(|(name, t)| (name.clone(), t.to_dtype(dtype).unwrap()));
+        let tensors = TensorEngine::new(&loaded.config, &turned.collect()).unwrap();
+        let written = |batch: usize, keys: Option<&[StreamKey]>| {
+            let sampling = Sampling {
+                max_new_tokens: 9,
+                ends: 0.into(),
+                batch,
+                ..Sampling::default()
+            };
+            tensors.sample(&prompts, keys, &sampling).unwrap()
+        };
+        for keys in [Some(&keys[..]), None] {
+            let alone = written(1, keys);
+            // No room but for one more, which is never fed.
+            assert_eq!(alone[12].episode.response.len(), 1);
+            for batch in [4, 13] {
+                for (one, other) in alone.iter().zip(written(batch, keys)) {
+                    assert_eq!(one.episode, other.episode, "{dtype:?}, {batch} at once");
+                    for (a, b) in one.log_probs.iter().zip(&other.log_probs) {
+                        assert!((a - b).abs() < 1e-6, "{dtype:?}, {batch} at once: {a} {b}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn requests_that_cannot_be_served_are_refused_in_one_line() {
     let (_, engine) = open(&fixture("plain"));

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::{DType, Tensor};
 use rto::seq::{Channel, Decoder, Episode, PerToken, Policy, StreamKey, TokenScorer};
 use rto::{Error, Result, Token};
 
@@ -105,8 +106,10 @@ impl NeuralPolicy {
         let mut weights = self.scorer.model.merged_weights()?;
         let expected = config.tensors(Head::CausalLm);
         weights.retain(|name, _| expected.contains_key(name));
-        let on_cpu = weights.values().all(|t| t.device().is_cpu());
-        let writer = match on_cpu {
+        // In a short type only the same roundings draw from what is scored.
+        let wide = |t: &Tensor| matches!(t.dtype(), DType::F32 | DType::F64);
+        let on_slices = weights.values().all(|t| t.device().is_cpu() && wide(t));
+        let writer = match on_slices && !crate::device::tensors_asked() {
             true => {
                 let engine = Engine::new(config, Head::CausalLm, &weights)?;
                 Writer::Slices(Box::new(engine.with_threads(self.threads)?))

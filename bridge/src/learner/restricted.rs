@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::DType;
 use ndarray::Array2;
 use rto::mdp::{StateIx, TabularPolicy, TokenTree};
 
@@ -101,10 +102,11 @@ impl Restricted<'_> {
     }
 
     fn read(&self, packed: &crate::batch::Batch) -> crate::Result<Vec<Vec<Vec<f64>>>> {
-        let logits: Vec<Vec<f32>> = self.scorer.model.logits(packed)?.to_vec2()?;
+        let logits = self.scorer.model.logits(packed)?.to_dtype(DType::F64)?;
+        let logits: Vec<Vec<f64>> = logits.to_vec2()?;
         let temperature = self.scorer.model.temperature();
         let at = |state: usize| {
-            let row = |&t: &Token| f64::from(logits[state][t as usize]) / temperature;
+            let row = |&t: &Token| logits[state][t as usize] / temperature;
             let row: Vec<f64> = self.tokens.iter().map(row).collect();
             let norm = log_sum_exp(&row);
             row.into_iter().map(|l| l - norm).collect()

@@ -68,7 +68,20 @@ impl NeuralScorer {
         trained: bool,
         device: &candle_core::Device,
     ) -> crate::Result<Self> {
-        let found = crate::checkpoint::load(folder, None, device)?;
+        Self::load_as(folder, trained, None, device)
+    }
+
+    /// [`NeuralScorer::load`] with every weight in one float type, whatever the folder has.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_as(
+        folder: &std::path::Path,
+        trained: bool,
+        dtype: Option<candle_core::DType>,
+        device: &candle_core::Device,
+    ) -> crate::Result<Self> {
+        let found = crate::checkpoint::load(folder, dtype, device)?;
         let params = match trained {
             true => Params::new(found.weights)?,
             false => Params::frozen(found.weights)?,

@@ -145,6 +145,7 @@ impl Core {
         self.optimizer
             .step_of_length(params, &self.gradients, norm, self.learning_rate)
             .map_err(backend)?;
+        self.gradients.release();
         Ok(StepReport {
             loss,
             grad_norm: norm,

@@ -1,5 +1,6 @@
 //! Settings that are one of a few words.
 
+use candle_core::DType;
 use rto_bridge::optimizer::Moments;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,26 @@ pub enum CriticKind {
     Separate,
     /// A value head on the policy's trunk.
     Shared,
+}
+
+/// Float type of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Float {
+    /// 4 bytes a weight
+    F32,
+    /// 2 bytes a weight, and 4 more of every weight that is trained
+    Bf16,
+}
+
+impl Float {
+    /// What tensors call it.
+    pub fn of(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// How AdamW holds its moments.

@@ -13,7 +13,7 @@ use rto_harness::methods::{self, Given, Keys, METHODS, Method};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Args, NAME};
-use super::choices::{CriticKind, MomentsKind};
+use super::choices::{CriticKind, Float, MomentsKind};
 
 /// Defaults of every key; what the keys mean is said there.
 pub const TINY: &str = include_str!("../../configs/rto_llm.tiny.toml");
@@ -136,6 +136,7 @@ pub struct Config {
     pub preset: String,
     pub seed: u64,
     pub device: String,
+    pub dtype: Float,
     pub data: Vec<String>,
     pub prompt_column: String,
     pub chosen_column: String,

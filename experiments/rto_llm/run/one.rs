@@ -59,6 +59,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<()> {
     if args.dry_run {
         return plan::print(&config, &data, jobs, reporter);
     }
+    plan::Memory::new(&config, &data, jobs).check(&device)?;
     let dir = folder(args, &config, &data)?;
     let models = Models::try_new(&config, &data, &seeds, device, dir.root())?;
     let pace = pace(args, &config, &data, &dir)?;

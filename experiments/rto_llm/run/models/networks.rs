@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use rto::seed::SeedTree;
 use rto_bridge::learner::{NeuralPolicy, NeuralScorer};
 use rto_bridge::lora::LoraConfig;
@@ -53,7 +53,7 @@ impl<'r> Models<'r> {
     /// The model that was named, or new weights from a stream of this name.
     pub fn first(&self, stream: &str) -> Result<NeuralScorer> {
         if let Some(folder) = &self.data.base {
-            return Ok(NeuralScorer::load(folder, true, &self.device)?);
+            return self.load(folder, true);
         }
         let (shape, seeds) = (&self.data.network, self.seeds.child(stream));
         let heads = Heads {
@@ -61,18 +61,33 @@ impl<'r> Models<'r> {
             ..Heads::default()
         };
         let model = Model::random(shape, heads, Init::Small, &seeds, &self.device)?;
-        let params = Params::new(model.params().tensors())?;
+        let dtype = self.config.dtype.of();
+        let turned = |(name, t): (String, Tensor)| Ok((name, t.to_dtype(dtype)?));
+        let weights = model.params().tensors().into_iter().map(turned);
+        let params = Params::new(weights.collect::<Result<_>>()?)?;
         Ok(NeuralScorer::try_new(shape, params)?)
+    }
+
+    /// A folder's network in the float type of the run.
+    pub(super) fn load(&self, folder: &Path, trained: bool) -> Result<NeuralScorer> {
+        let dtype = self.config.dtype.of();
+        Ok(NeuralScorer::load_as(
+            folder,
+            trained,
+            Some(dtype),
+            &self.device,
+        )?)
     }
 
     /// A finished stage's network, to train on from.
     pub fn trained(&self, stage: Stage) -> Result<NeuralScorer> {
-        Ok(NeuralScorer::load(&self.saved(stage), true, &self.device)?)
+        self.load(&self.saved(stage), true)
     }
 
     /// A finished stage's network, as it is.
     pub fn frozen(&self, stage: Stage) -> Result<NeuralScorer> {
-        Ok(NeuralScorer::load(&self.saved(stage), false, &self.device)?
+        Ok(self
+            .load(&self.saved(stage), false)?
             .with_micro_batch(self.config.micro_batch)?
             .with_temperature(self.config.temperature)?)
     }

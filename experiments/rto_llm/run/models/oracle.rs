@@ -1,7 +1,7 @@
 //! What a response is worth when policies are compared: the world's own reward, or a reward model that trained none of them.
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use rto::seq::{Episode, Finish};
 use rto::token_reward::SentenceReward;
 use rto_bridge::checkpoint::hub;
@@ -52,8 +52,12 @@ impl Oracle<'_> {
         Ok(sum / batch.len().max(1) as f64)
     }
 
-    /// What its mean over a batch is logged as.
-    pub fn metric(&self) -> &'static str {
+    /// Its mean over a batch, under the name it is logged by.
+    pub fn truth(&self, batch: &[Episode]) -> Result<(&'static str, f64)> {
+        Ok((self.metric(), self.mean(batch)?))
+    }
+
+    fn metric(&self) -> &'static str {
         match self {
             Self::World(_) => "objective/true_reward",
             _ => "objective/oracle_reward",
@@ -95,13 +99,13 @@ fn translate(
 
 /// Refuses an oracle that cannot score, before anything is written.
 pub fn check(name: &str) -> Result<()> {
-    load(name, &Device::Cpu).map(drop)
+    load(name, DType::F32, &Device::Cpu).map(drop)
 }
 
-fn load(name: &str, device: &Device) -> Result<(NeuralScorer, Tokenizer)> {
+fn load(name: &str, dtype: DType, device: &Device) -> Result<(NeuralScorer, Tokenizer)> {
     let folder = hub::resolve(name, &mut |text| eprintln!("{text}"))
         .with_context(|| format!("--oracle {name}"))?;
-    let scorer = NeuralScorer::load(&folder, false, device)?;
+    let scorer = NeuralScorer::load_as(&folder, false, Some(dtype), device)?;
     use rto::seq::{Channel, TokenScorer};
     if !scorer.channels().contains(&Channel::Reward) {
         bail!(
@@ -122,14 +126,15 @@ impl Models<'_> {
             return Ok(Oracle::World(world));
         }
         if !self.config.oracle.is_empty() {
-            let (scorer, tokenizer) = load(&self.config.oracle, &self.device)?;
+            let (scorer, tokenizer) =
+                load(&self.config.oracle, self.config.dtype.of(), &self.device)?;
             return Ok(Oracle::Given {
                 scorer: Box::new(scorer.with_micro_batch(self.config.micro_batch)?),
                 tokenizer: Box::new(tokenizer),
                 codec: &self.data.codec,
             });
         }
-        let scorer = NeuralScorer::load(&self.saved(Stage::Oracle), false, &self.device)?;
+        let scorer = self.load(&self.saved(Stage::Oracle), false)?;
         let scorer = scorer.with_micro_batch(self.config.micro_batch)?;
         Ok(Oracle::Trained(Box::new(scorer)))
     }

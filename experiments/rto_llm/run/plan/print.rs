@@ -2,35 +2,22 @@
 
 use anyhow::Result;
 use rto::algorithm2::fit_steps;
-use rto_bridge::config::Head;
-use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_harness::cli::Reporter;
 use rto_harness::say;
 use serde_json::json;
 
 use super::estimate;
-use crate::run::choices::CriticKind;
+use super::memory::Memory;
 use crate::run::config::Config;
 use crate::run::data::Data;
 
 /// Prints settings, memory plan and work.
 pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> Result<()> {
-    let network = &data.network;
-    let lora = config.lora(network);
-    let with = |head, training, lora| {
-        let work = Workload {
-            batch: config.micro_batch,
-            sequence: data.longest_prompt() + config.max_new_tokens,
-            training,
-            moments: config.moments.of(),
-            checkpointing: config.checkpoint_activations,
-            lora,
-            ..Workload::default()
-        };
-        MemoryPlan::new(network, head, &work)
-    };
-    let policy = with(Head::CausalLm, true, lora.as_ref());
-    let frozen = with(Head::CausalLm, false, None);
+    let Memory {
+        policy,
+        frozen,
+        peak,
+    } = Memory::new(config, data, jobs);
     let (n, reward) = (data.pairs.len(), config.reward()?);
     let mut fit = vec![
         ("sft", fit_steps(data.demonstrations.len(), &*config.sft()?)),
@@ -55,24 +42,6 @@ pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> 
     }
     say!(reporter, "# memory of a network in training\n{policy}")?;
     say!(reporter, "# memory of a frozen network\n{frozen}")?;
-    let critics = u64::from(config.critic == CriticKind::Separate);
-    // The largest stage: policy and critic in training; reference, DPO policy, reward model and oracle frozen.
-    let oracle = u64::from(data.world.is_none());
-    let mut peak = (1 + critics) * policy.total() + (3 + oracle) * frozen.total();
-    // Policy, critic, reference, DPO policy and reward model are one base with adapters of their own; merging one for writing
-    // makes a copy that is dropped again.
-    if lora.is_some() {
-        peak -= (critics + 3) * frozen.weights;
-        peak += frozen.weights;
-    }
-    // Text is written from weights in another layout.
-    peak += frozen.weights;
-    // Methods at once share nothing.
-    peak *= jobs.clamp(1, config.methods.len().max(1)) as u64;
-    if lora.is_some() && data.base.is_none() {
-        // From scratch SFT trains every weight.
-        peak = peak.max(with(Head::CausalLm, true, None).total());
-    }
     say!(
         reporter,
         "# at most about {} MB at once",

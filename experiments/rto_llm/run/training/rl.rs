@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rto::algorithm2::{
     Advantage, CriticSlot, Iteration, IterationReport, PpoConfig, PpoRun, PpoState,
 };
-use rto::seq::{Episode, Finish, Ragged, TokenReward};
+use rto::seq::{Channel, Episode, Finish, PerToken, Ragged, TokenReward, TokenScorer};
 use rto::token_reward::{Both, KlEstimator, SentenceReward};
 use rto_bridge::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
-use rto_harness::methods::{Keys, Method, Parts};
+use rto_harness::methods::{Keys, Method, Model, Parts};
 use serde::Deserialize;
 
 use super::fault::{NoReward, nan_at};
@@ -45,11 +45,25 @@ impl TokenReward for MissingEos {
     }
 }
 
-/// The frozen networks of a method, which rewards are made of.
+/// A network that a method does not read, as its row says.
+struct Unread(&'static str);
+
+impl TokenScorer for Unread {
+    fn channels(&self) -> &[Channel] {
+        &[Channel::LogProb, Channel::Reward]
+    }
+
+    fn scores(&self, _: &[Episode]) -> rto::Result<PerToken> {
+        let must = "a model that the method's row names among those it reads";
+        Err(rto::Error::config("reads", self.0, must))
+    }
+}
+
+/// The frozen networks of a method, which rewards are made of. What its reward does not read takes no memory.
 struct Frozen {
     sft: Arc<NeuralScorer>,
-    dpo: NeuralScorer,
-    reward: NeuralScorer,
+    dpo: Option<NeuralScorer>,
+    reward: Option<NeuralScorer>,
     /// Mean of the reward model over demonstrations, which becomes 0.
     reward_mean: f64,
 }
@@ -63,9 +77,15 @@ impl Frozen {
         keys: &'a Keys,
     ) -> Result<Box<dyn TokenReward + 'a>> {
         let reward = (method.training().reward)(&Parts {
-            dpo: &self.dpo,
+            dpo: match &self.dpo {
+                Some(dpo) => dpo,
+                None => &Unread("dpo"),
+            },
             reference: &*self.sft,
-            reward_model: &self.reward,
+            reward_model: match &self.reward {
+                Some(reward) => reward,
+                None => &Unread("reward_model"),
+            },
             reward_mean: self.reward_mean,
             beta1: config.beta1,
             keys,
@@ -109,7 +129,7 @@ impl Training<'_> {
             return Ok(());
         }
         let mut journal = Journal::open(self.root, stage)?;
-        let (frozen, config) = (self.frozen()?, self.config.ppo(method)?);
+        let (frozen, config) = (self.frozen(method)?, self.config.ppo(method)?);
         let keys = self.config.keys(method)?;
         let mut trained = self.start(&frozen, &config, &journal)?;
         let mut state = match journal.step {
@@ -118,7 +138,11 @@ impl Training<'_> {
                 .with_context(|| format!("stage {}: state.json", method.name))?,
         };
         let reward = frozen.reward(self.config, method, &keys)?;
-        let oracle = self.models.oracle()?;
+        // On a GPU the oracle is there while it judges.
+        let oracle = match self.models.device.is_cpu() {
+            true => Some(self.models.oracle()?),
+            false => None,
+        };
         // One seed for all methods: what differs between them is the reward.
         let seeds = self.seeds.child("rl");
         let every = (self.config.save_every / 10).max(1);
@@ -146,7 +170,10 @@ impl Training<'_> {
             else {
                 break;
             };
-            let truth = (oracle.metric(), oracle.mean(&batch)?);
+            let truth = match &oracle {
+                Some(oracle) => oracle.truth(&batch)?,
+                None => self.models.oracle()?.truth(&batch)?,
+            };
             journal.write(state.iteration, &metrics(&report, truth, &config))?;
             bar.inc(1);
             bar.detail(format!(
@@ -167,18 +194,27 @@ impl Training<'_> {
         journal.finish()
     }
 
-    fn frozen(&self) -> Result<Frozen> {
+    fn frozen(&self, method: &Method) -> Result<Frozen> {
         let sft = Arc::new(self.models.frozen(Stage::Sft)?);
-        let reward = self.models.on_base(&sft, Stage::Reward)?;
-        let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
-        let scores = SentenceReward::new(&reward).rewards(few)?.row_sums();
-        let mean = scores.iter().sum::<f64>() / few.len() as f64;
+        let reads = method.training().reads;
+        let read = |model, stage| match reads.contains(&model) {
+            true => Ok(Some(self.models.on_base(&sft, stage)?)),
+            false => anyhow::Ok(None),
+        };
+        let reward = read(Model::RewardModel, Stage::Reward)?;
+        let reward_mean = reward.as_ref().map_or(Ok(0.0), |r| self.mean_reward(r))?;
         Ok(Frozen {
-            dpo: self.models.on_base(&sft, Stage::Dpo)?,
+            dpo: read(Model::Dpo, Stage::Dpo)?,
             sft,
             reward,
-            reward_mean: mean,
+            reward_mean,
         })
+    }
+
+    fn mean_reward(&self, reward: &NeuralScorer) -> Result<f64> {
+        let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
+        let scores = SentenceReward::new(reward).rewards(few)?.row_sums();
+        Ok(scores.iter().sum::<f64>() / few.len() as f64)
     }
 
     /// Policy and critic before their next step.
@@ -215,9 +251,17 @@ impl Training<'_> {
 
     fn critic(&self, frozen: &Frozen, journal: &Journal) -> Result<NeuralRegressor> {
         let options = self.config.learner();
+        let read;
+        let reward = match &frozen.reward {
+            Some(reward) => reward,
+            None => {
+                read = self.models.on_base(&frozen.sft, Stage::Reward)?;
+                &read
+            }
+        };
         let fresh = self
             .models
-            .critic_start(&frozen.reward)?
+            .critic_start(reward)?
             .with_micro_batch(options.micro_batch)?;
         Ok(match journal.checkpoint() {
             Some(folder) => NeuralRegressor::load(fresh, options, &folder.join("critic"))?,
@@ -231,6 +275,7 @@ impl Training<'_> {
         add_value_head(
             &mut weights,
             sft.config().hidden_size(),
+            self.config.dtype.of(),
             &self.models.device,
         )?;
         let params = self.models.take(stage)(weights)?;
@@ -241,9 +286,10 @@ impl Training<'_> {
 fn add_value_head(
     weights: &mut BTreeMap<String, Tensor>,
     hidden: usize,
+    dtype: DType,
     device: &Device,
 ) -> Result<()> {
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, device);
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, device);
     weights.insert(VALUE_WEIGHT.into(), zeros(&[1, hidden])?);
     weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
     Ok(())
