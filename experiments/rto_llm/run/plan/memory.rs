@@ -54,7 +54,7 @@ impl Memory {
         // Policy, critic, reference, DPO policy and reward model are one base with adapters of their own; merging one for writing
         // makes a copy that is dropped again.
         if lora.is_some() {
-            peak -= (critics + beside) * frozen.weights;
+            peak -= (critics + 1 + beside) * frozen.weights;
             peak += frozen.weights;
         }
         // Text is written from weights in another layout.
