@@ -879,6 +879,46 @@ fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
     }
 }
 
+/// Rows of any length span the same space, and the estimate of least norm lies in it: a basis that lost a share of a short row to
+/// the rounding of a long one leaves θ outside by as much, which is a rounding of ‖θ‖ and not of the share.
+#[test]
+fn rows_of_any_length_span_the_same_space() {
+    // θ by root finding in 60 digits (mpmath): θ = a x₁ + b x₂ with a/b the ratio of the weights.
+    let (short, long) = ([0.0, 1.25e-7, 0.0, -1.25], [125e3, -2.5e-7, -125e3, 0.0]);
+    let design = Design::try_new(4, [short, short, long].concat()).unwrap();
+    let fit = fit_bradley_terry(&design, &bounded(2.33e6)).unwrap();
+    let first = 11.650_092_103_081_133;
+    let want = [
+        first,
+        0.232_999_999_970_873_55,
+        -first,
+        -2_329_999.999_941_737_4,
+    ];
+    for (got, want) in fit.theta.iter().zip(want) {
+        close("theta", *got, want, 2e-15 * 2.33e6);
+    }
+    for i in 0..300 {
+        let mut rng = SeedTree::new(435).child("rows").index(i).rng();
+        let rows: Vec<[f64; 5]> = (0..3)
+            .map(|_| std::array::from_fn(|_| rng.random_range(-3i32..=3).into()))
+            .collect();
+        let plain = RowSpace::of(&Design::try_new(5, rows.concat()).unwrap()).unwrap();
+        let scaled: Vec<f64> = rows
+            .iter()
+            .flat_map(|x| {
+                let unit = log_uniform(&mut rng, -4.0, 4.0);
+                x.map(|x| unit * x)
+            })
+            .collect();
+        let scaled = RowSpace::of(&Design::try_new(5, scaled).unwrap()).unwrap();
+        assert_eq!(plain.rank(), scaled.rank(), "{i}");
+        let v: Vec<f64> = (0..5).map(|_| rng.random_range(-1.0..1.0)).collect();
+        for (a, b) in plain.project(&v).iter().zip(scaled.project(&v)) {
+            close("projection", *a, b, 1e-13);
+        }
+    }
+}
+
 /// (B.1) where one feature is up to 1e14 times another: the set is as long in the direction of the small one, and the objective
 /// where it is least is that much smaller than it is elsewhere in the set.
 #[test]

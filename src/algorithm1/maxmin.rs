@@ -9,7 +9,7 @@ use crate::estimate::ConfidenceSet;
 use crate::features::FeatureMap;
 use crate::mdp::{Beta, Problem, TabularMdp, TabularPolicy};
 use crate::plan::{
-    SoftOptimum, Truth, action_covariance, mean_value, soft_value_iteration, visitation,
+    SoftOptimum, Truth, Visitation, action_covariance, mean_value, soft_value_iteration, visitation,
 };
 use crate::reward::{LinearReward, RewardModel};
 
@@ -55,6 +55,8 @@ struct SoftValue<'a, F> {
     features: &'a F,
     reference: &'a TabularPolicy,
     beta: Beta,
+    /// d^{π_ref} where ν is its E\[φ\].
+    base: Option<&'a Visitation>,
     nu: &'a [f64],
 }
 
@@ -65,11 +67,12 @@ impl<F: FeatureMap> SoftValue<'_, F> {
     }
 
     fn gradient_at(&self, optimum: &SoftOptimum) -> Result<DVector<f64>> {
-        let phi = visitation(self.mdp, &optimum.policy)?.features(self.features)?;
-        Ok(DVector::from_iterator(
-            phi.len(),
-            phi.iter().zip(self.nu).map(|(p, n)| p - n),
-        ))
+        let visits = visitation(self.mdp, &optimum.policy)?;
+        let gradient = match self.base {
+            Some(base) => visits.feature_difference(base, self.features)?,
+            None => visits.features(self.features)?,
+        };
+        Ok(DVector::from_vec(gradient))
     }
 }
 
@@ -123,15 +126,20 @@ pub fn maxmin(
     } = problem;
     beta.positive()?;
     check::len("metric (rows)", features.dim(), set.metric.dim())?;
-    let nu = match baseline {
-        Baseline::None => vec![0.0; features.dim()],
-        Baseline::Reference => visitation(mdp, reference)?.features(features)?,
+    let base = match baseline {
+        Baseline::None => None,
+        Baseline::Reference => Some(visitation(mdp, reference)?),
+    };
+    let nu = match &base {
+        None => vec![0.0; features.dim()],
+        Some(base) => base.features(features)?,
     };
     let objective = SoftValue {
         mdp,
         features,
         reference,
         beta,
+        base: base.as_ref(),
         nu: &nu,
     };
     let Solution {

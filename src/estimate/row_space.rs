@@ -162,10 +162,97 @@ pub(super) fn basis(rows: &[f64], d: usize, rounding: &[f64]) -> DMatrix<f64> {
         return DMatrix::identity(d, d);
     }
     let mut span = scaled_span(rows, d, rounding);
+    let rank = span.basis.ncols();
+    if rank == d {
+        return DMatrix::identity(d, d);
+    }
+    if let Some(columns) = eliminated(rows, d, rounding, rank) {
+        return orthonormal(&columns);
+    }
     for (mut row, scale) in span.basis.row_iter_mut().zip(&span.scales) {
         row *= *scale;
     }
     orthonormal(&span.basis)
+}
+
+/// A row on its way through Gaussian elimination.
+#[derive(Clone)]
+struct Residual {
+    /// What is left of it, `[d]`.
+    x: Vec<f64>,
+    /// The largest of the terms that it is the difference of, `[d]`.
+    size: Vec<f64>,
+    /// A bound on the rounding of the elimination in it, `[d]`.
+    noise: Vec<f64>,
+}
+
+impl Residual {
+    /// Takes away the multiple of `pivot` that leaves no entry in `column`.
+    fn eliminate(&mut self, pivot: &Residual, column: usize) {
+        let (top, bottom) = (self.x[column], pivot.x[column]);
+        if top == 0.0 {
+            return;
+        }
+        let factor = top / bottom;
+        let unsure = self.noise[column] / top.abs() + pivot.noise[column] / bottom.abs();
+        let unsure = unsure + 2.0 * f64::EPSILON;
+        for k in 0..self.x.len() {
+            let term = factor * pivot.x[k];
+            self.size[k] = self.size[k].max((factor * pivot.size[k]).abs());
+            self.noise[k] += (factor * pivot.noise[k]).abs()
+                + term.abs() * unsure
+                + f64::EPSILON * self.x[k].abs();
+            self.x[k] -= term;
+            if self.x[k].abs() <= 4.0 * self.noise[k] {
+                self.x[k] = 0.0;
+            }
+        }
+        self.x[column] = 0.0;
+    }
+}
+
+/// `rank` columns that span the rows, from Gaussian elimination with complete pivoting, each divided by its pivot: none where
+/// fewer pivots are beyond doubt.
+///
+/// The elimination finds the span as exactly where some rows are a million times as long as others, or some columns, as where
+/// all are alike (Demmel et al., Linear Algebra Appl. 299, 1999): it takes no sum of rows of different lengths before the
+/// shorter one has lost what it shares with the longer.
+fn eliminated(rows: &[f64], d: usize, rounding: &[f64], rank: usize) -> Option<DMatrix<f64>> {
+    let mut kept: Vec<(Residual, usize)> = Vec::new();
+    for chunk in rows.chunks(4 * d.max(16) * d) {
+        let mut left: Vec<Residual> = kept.drain(..).map(|(row, _)| row).collect();
+        left.extend(chunk.chunks_exact(d).map(|x| Residual {
+            x: x.to_vec(),
+            size: x.iter().map(|x| x.abs()).collect(),
+            noise: vec![0.0; d],
+        }));
+        while kept.len() < rank {
+            let mut largest = (0.0f64, 0, 0);
+            for (i, row) in left.iter().enumerate() {
+                for k in 0..d {
+                    let size = row.x[k].abs();
+                    let doubt = (NEGLIGIBLE * row.size[k]).max(4.0 * rounding[k]);
+                    if size > largest.0.max(doubt) {
+                        largest = (size, i, k);
+                    }
+                }
+            }
+            let (size, i, column) = largest;
+            if size == 0.0 {
+                break;
+            }
+            let pivot = left.swap_remove(i);
+            left.iter_mut()
+                .for_each(|row| row.eliminate(&pivot, column));
+            kept.push((pivot, column));
+        }
+    }
+    (kept.len() == rank).then(|| {
+        DMatrix::from_fn(d, rank, |k, j| {
+            let (row, column) = &kept[j];
+            row.x[k] / row.x[*column]
+        })
+    })
 }
 
 /// ‖X_k‖₂ of every column, safe from overflow, `[d]`.

@@ -165,3 +165,36 @@ fn one_part_that_fails_takes_nothing_with_it() {
         }
     }
 }
+
+/// Policies that differ little have expectations of large features that differ by rounding. (B.1) with the baseline is least here
+/// where the policy is the reference: E[φ] − ν = 0 there, and so is the value.
+#[test]
+fn large_features_leave_no_rounding_in_a_difference_of_expectations() {
+    let pairs = [
+        "110 011", "100 011", "000 110", "100 111", "101 010", "100 100", "010 100", "101 011",
+        "001 111", "100 111", "011 001", "111 000", "101 110", "101 110", "001 011", "011 001",
+        "110 011", "011 100", "101 001", "101 001", "100 111", "010 011", "110 000", "110 001",
+        "001 110", "011 110", "101 110",
+    ];
+    let tokens = |y: &str| -> Vec<u32> { y.bytes().map(|b| u32::from(b - b'0')).collect() };
+    let pairs: Vec<Value> = pairs
+        .iter()
+        .map(|pair| pair.split_once(' ').unwrap())
+        .map(|(w, l)| json!({"winner": tokens(w), "loser": tokens(l)}))
+        .collect();
+    let got = solved(&json!({
+        "beta": 0.0717, "initial": [1], "n_actions": 2, "horizon": 3,
+        "reference_logits": [vec![[1.64, -0.201]; 7]],
+        "features": [vec![[[62.5, 7.5, 2e5], [-87.5, -10.0, -2.75e5]]; 7]],
+        "preferences": pairs, "estimation": {"ridge": 0.74, "fail_prob": 0.01}
+    }));
+    let based = &got["baselined"];
+    assert!(based.is_object(), "{}", got["notes"]["baselined"]);
+    for key in ["value", "duality_gap"] {
+        assert!(based[key].as_f64().unwrap().abs() < 1e-12, "{based}");
+    }
+    assert_eq!(based["active"], json!({"ellipsoid": false, "ball": false}));
+    let policy = based["root_policy"][0][0].as_f64().unwrap();
+    let reference = 1.0 / (1.0 + (-1.841f64).exp());
+    assert!((policy - reference).abs() < 1e-9, "{based}");
+}
