@@ -7,7 +7,7 @@ use super::ConfidenceSet;
 use super::frame::Frame;
 use crate::{Error, Result};
 
-/// A convex function of θ that is smooth on the scale of β.
+/// A convex function of θ that is smooth on the scale of β, its derivatives in the coordinates v of the [`Frame`].
 pub(super) trait Objective {
     /// Mean and covariance of the features under the reference policy: how large gradients are before they cancel.
     fn features(&self) -> Result<(DVector<f64>, DMatrix<f64>)>;
@@ -76,7 +76,11 @@ struct Candidate {
 }
 
 /// argmin of the objective over Θ.
-pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> Result<Solution> {
+pub(super) fn minimise(
+    objective: &impl Objective,
+    frame: Frame,
+    set: &ConfidenceSet<'_>,
+) -> Result<Solution> {
     let alone = |active| Solution {
         theta: set.center.to_vec(),
         multipliers: (0.0, 0.0),
@@ -87,15 +91,14 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
     if set.radius == 0.0 {
         return Ok(alone((true, false)));
     }
-    let frame = Frame::of(set);
     let v = frame.interior();
     let beta = objective.beta();
     let theta = frame.theta(&v);
-    let slope = frame.gradient(&objective.gradient(&theta, beta)?).norm();
-    let spread = variance(objective, &frame, &theta, beta)?;
+    let slope = objective.gradient(&theta, beta)?.norm();
+    let spread = variance(objective, &theta, beta)?;
     // How much the gradient is, or may become within Θ; not so little that it is all rounding.
     let (mean, covariance) = objective.features()?;
-    let size = frame.hessian(&covariance).trace().sqrt() + frame.gradient(&mean).norm();
+    let size = covariance.trace().sqrt() + mean.norm();
     let scale = slope
         .max((spread / beta).min(spread.sqrt()))
         .max(1e-3 * size);
@@ -142,15 +145,10 @@ pub(super) fn minimise(objective: &impl Objective, set: &ConfidenceSet<'_>) -> R
 }
 
 /// β times the trace of the Hessian in v.
-fn variance(
-    objective: &impl Objective,
-    frame: &Frame,
-    theta: &DVector<f64>,
-    beta: f64,
-) -> Result<f64> {
+fn variance(objective: &impl Objective, theta: &DVector<f64>, beta: f64) -> Result<f64> {
     // At a β so small that the quotient is infinite, take it at one that is not.
     let safe = beta.max(1e-150);
-    Ok(frame.hessian(&objective.hessian(theta, safe)?).trace() * safe)
+    Ok(objective.hessian(theta, safe)?.trace() * safe)
 }
 
 impl<O: Objective> State<'_, O> {
@@ -224,13 +222,11 @@ impl<O: Objective> State<'_, O> {
     }
 
     fn gradient(&self, v: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
-        let g = self.objective.gradient(&self.frame.theta(v), beta)?;
-        Ok(self.frame.gradient(&g))
+        self.objective.gradient(&self.frame.theta(v), beta)
     }
 
     fn hessian(&self, v: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>> {
-        let h = self.objective.hessian(&self.frame.theta(v), beta)?;
-        Ok(self.frame.hessian(&h))
+        self.objective.hessian(&self.frame.theta(v), beta)
     }
 
     /// gᵀv − min_Θ gᵀ·, from above.
@@ -355,8 +351,8 @@ impl<O: Objective> State<'_, O> {
         let room = self.frame.constraints(&middle);
         which.iter().for_each(|&i| m[i] = self.m[i]);
         for _ in 0..6 {
-            let gradient = self.frame.gradient(&self.objective.gradient(&theta, beta)?);
-            let hessian = self.frame.hessian(&self.objective.hessian(&theta, beta)?) / self.scale;
+            let gradient = self.objective.gradient(&theta, beta)?;
+            let hessian = self.objective.hessian(&theta, beta)? / self.scale;
             let c = self.frame.constraints(&v);
             let outside = c.iter().fold(0.0f64, |most, c| most.max(*c));
             let signs = m.iter().all(|m| *m >= 0.0);
@@ -376,7 +372,7 @@ impl<O: Objective> State<'_, O> {
                 let share = 2.0 * c.iter().zip(&room).map(share).fold(0.0, f64::max);
                 let step = (&middle - &v) * share;
                 let (inner, moved) = (&v + &step, &theta + self.frame.displacement(&step));
-                let gradient = self.frame.gradient(&self.objective.gradient(&moved, beta)?);
+                let gradient = self.objective.gradient(&moved, beta)?;
                 let gap = self.gap(&inner, &m, &gradient);
                 let kept = self.frame.constraints(&inner).iter().all(|c| *c <= 0.0);
                 if kept && gap < best.gap {

@@ -4,6 +4,9 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::ConfidenceSet;
+use crate::features::{DenseFeatures, FeatureMap};
+use crate::mdp::Reachable;
+use crate::{Error, Result};
 
 /// θ = θ_MLE + U(v/s): U holds the eigenvectors of M, m its eigenvalues, s_j² = m_j/ϱ² + 1/B². Then
 ///
@@ -65,20 +68,26 @@ impl Frame {
         &self.axes * v.component_div(&self.stretch)
     }
 
-    /// A gradient in θ as one in v.
-    pub fn gradient(&self, g: &DVector<f64>) -> DVector<f64> {
-        self.axes.tr_mul(g).component_div(&self.stretch)
-    }
-
-    /// A Hessian in θ as one in v.
-    pub fn hessian(&self, h: &DMatrix<f64>) -> DMatrix<f64> {
-        let mut out = self.axes.tr_mul(h) * &self.axes;
-        for i in 0..self.dim() {
-            for j in 0..self.dim() {
-                out[(i, j)] /= self.stretch[i] * self.stretch[j];
+    /// φ(s, a) in the coordinates of v, where φᵀθ is the reward: a difference of features that is small beside them is taken of
+    /// numbers of its own size, and a covariance has no negative eigenvalue in a direction that features do not differ in. Pairs
+    /// that no episode meets have 0.
+    pub fn features(&self, map: &impl FeatureMap, met: &Reachable) -> Result<DenseFeatures> {
+        let (dim, (states, actions)) = (self.dim(), map.shape());
+        let mut values = vec![0.0; states * actions * dim];
+        let mut phi = DVector::zeros(dim);
+        for (s, a) in met.pairs() {
+            map.write(s, a, phi.as_mut_slice());
+            let row = (s.ix() * actions + a.ix()) * dim;
+            let v = self.axes.tr_mul(&phi).component_div(&self.stretch);
+            if let Some(x) = v.iter().find(|x| !x.is_finite()) {
+                return Err(Error::NonFinite {
+                    what: "a feature times the radius of the confidence set".into(),
+                    value: *x,
+                });
             }
+            values[row..row + dim].copy_from_slice(v.as_slice());
         }
-        out
+        DenseFeatures::try_new(states, actions, dim, values)
     }
 
     /// A point well inside both constraints.

@@ -3,11 +3,12 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::convex::{Objective, Solution, minimise};
+use super::frame::Frame;
 use crate::Result;
 use crate::check;
 use crate::estimate::ConfidenceSet;
-use crate::features::FeatureMap;
-use crate::mdp::{Beta, Problem, TabularMdp, TabularPolicy};
+use crate::features::{DenseFeatures, FeatureMap};
+use crate::mdp::{Beta, Problem, Reachable, TabularMdp, TabularPolicy};
 use crate::plan::{
     SoftOptimum, Truth, Visitation, action_covariance, mean_value, soft_value_iteration, visitation,
 };
@@ -53,6 +54,8 @@ pub struct MaxMin {
 struct SoftValue<'a, F> {
     mdp: &'a TabularMdp,
     features: &'a F,
+    /// The same in the coordinates of the [`Frame`].
+    framed: &'a DenseFeatures,
     reference: &'a TabularPolicy,
     beta: Beta,
     /// d^{π_ref} where ν is its E\[φ\].
@@ -66,11 +69,12 @@ impl<F: FeatureMap> SoftValue<'_, F> {
         soft_value_iteration(Problem::new(self.mdp, self.reference, beta), &reward)
     }
 
-    fn gradient_at(&self, optimum: &SoftOptimum) -> Result<DVector<f64>> {
+    /// E_{d^π}\[φ\] − ν, φ as they are or in other coordinates.
+    fn gradient_at(&self, optimum: &SoftOptimum, of: &impl FeatureMap) -> Result<DVector<f64>> {
         let visits = visitation(self.mdp, &optimum.policy)?;
         let gradient = match self.base {
-            Some(base) => visits.feature_difference(base, self.features)?,
-            None => visits.features(self.features)?,
+            Some(base) => visits.feature_difference(base, of)?,
+            None => visits.features(of)?,
         };
         Ok(DVector::from_vec(gradient))
     }
@@ -78,8 +82,8 @@ impl<F: FeatureMap> SoftValue<'_, F> {
 
 impl<F: FeatureMap> Objective for SoftValue<'_, F> {
     fn features(&self) -> Result<(DVector<f64>, DMatrix<f64>)> {
-        let mean = visitation(self.mdp, self.reference)?.features(self.features)?;
-        let covariance = action_covariance(self.mdp, self.reference, self.features)?;
+        let mean = visitation(self.mdp, self.reference)?.features(self.framed)?;
+        let covariance = action_covariance(self.mdp, self.reference, self.framed)?;
         Ok((DVector::from_vec(mean), covariance))
     }
 
@@ -96,12 +100,13 @@ impl<F: FeatureMap> Objective for SoftValue<'_, F> {
     }
 
     fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
-        self.gradient_at(&self.optimum(theta.as_slice(), Beta::try_new(beta)?)?)
+        let optimum = self.optimum(theta.as_slice(), Beta::try_new(beta)?)?;
+        self.gradient_at(&optimum, self.framed)
     }
 
     fn hessian(&self, theta: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>> {
         let optimum = self.optimum(theta.as_slice(), Beta::try_new(beta)?)?;
-        let covariance = action_covariance(self.mdp, &optimum.policy, self.features)?;
+        let covariance = action_covariance(self.mdp, &optimum.policy, self.framed)?;
         Ok(covariance / beta)
     }
 }
@@ -134,9 +139,12 @@ pub fn maxmin(
         None => vec![0.0; features.dim()],
         Some(base) => base.features(features)?,
     };
+    let frame = Frame::of(set);
+    let framed = frame.features(features, &Reachable::new(mdp, reference)?)?;
     let objective = SoftValue {
         mdp,
         features,
+        framed: &framed,
         reference,
         beta,
         base: base.as_ref(),
@@ -148,9 +156,9 @@ pub fn maxmin(
         active,
         gap,
         iterations,
-    } = minimise(&objective, set)?;
+    } = minimise(&objective, frame, set)?;
     let optimum = objective.optimum(&theta, beta)?;
-    let gradient = objective.gradient_at(&optimum)?;
+    let gradient = objective.gradient_at(&optimum, features)?;
     let shift: f64 = nu.iter().zip(&theta).map(|(n, t)| n * t).sum();
     Ok(MaxMin {
         scale: objective.size(&DVector::from_column_slice(&theta))?,

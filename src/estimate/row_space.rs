@@ -176,7 +176,6 @@ pub(super) fn basis(rows: &[f64], d: usize, rounding: &[f64]) -> DMatrix<f64> {
 }
 
 /// A row on its way through Gaussian elimination.
-#[derive(Clone)]
 struct Residual {
     /// What is left of it, `[d]`.
     x: Vec<f64>,
@@ -184,11 +183,35 @@ struct Residual {
     size: Vec<f64>,
     /// A bound on the rounding of the elimination in it, `[d]`.
     noise: Vec<f64>,
+    /// Its largest entry beyond doubt and the column of it; 0 without one.
+    largest: (f64, usize),
 }
 
 impl Residual {
+    fn of(x: &[f64], rounding: &[f64]) -> Self {
+        let mut row = Self {
+            x: x.to_vec(),
+            size: x.iter().map(|x| x.abs()).collect(),
+            noise: vec![0.0; x.len()],
+            largest: (0.0, 0),
+        };
+        row.find_largest(rounding);
+        row
+    }
+
+    fn find_largest(&mut self, rounding: &[f64]) {
+        self.largest = (0.0, 0);
+        for (k, x) in self.x.iter().enumerate() {
+            let doubt = (NEGLIGIBLE * self.size[k]).max(4.0 * rounding[k]);
+            if x.abs() > self.largest.0.max(doubt) {
+                self.largest = (x.abs(), k);
+            }
+        }
+    }
+
     /// Takes away the multiple of `pivot` that leaves no entry in `column`.
-    fn eliminate(&mut self, pivot: &Residual, column: usize) {
+    fn eliminate(&mut self, pivot: &Residual, rounding: &[f64]) {
+        let column = pivot.largest.1;
         let (top, bottom) = (self.x[column], pivot.x[column]);
         if top == 0.0 {
             return;
@@ -208,6 +231,7 @@ impl Residual {
             }
         }
         self.x[column] = 0.0;
+        self.find_largest(rounding);
     }
 }
 
@@ -218,41 +242,28 @@ impl Residual {
 /// all are alike (Demmel et al., Linear Algebra Appl. 299, 1999): it takes no sum of rows of different lengths before the
 /// shorter one has lost what it shares with the longer.
 fn eliminated(rows: &[f64], d: usize, rounding: &[f64], rank: usize) -> Option<DMatrix<f64>> {
-    let mut kept: Vec<(Residual, usize)> = Vec::new();
+    let mut kept: Vec<Residual> = Vec::new();
     for chunk in rows.chunks(4 * d.max(16) * d) {
-        let mut left: Vec<Residual> = kept.drain(..).map(|(row, _)| row).collect();
-        left.extend(chunk.chunks_exact(d).map(|x| Residual {
-            x: x.to_vec(),
-            size: x.iter().map(|x| x.abs()).collect(),
-            noise: vec![0.0; d],
-        }));
+        let mut left = std::mem::take(&mut kept);
+        left.extend(chunk.chunks_exact(d).map(|x| Residual::of(x, rounding)));
         while kept.len() < rank {
-            let mut largest = (0.0f64, 0, 0);
+            let mut top = (0.0, 0);
             for (i, row) in left.iter().enumerate() {
-                for k in 0..d {
-                    let size = row.x[k].abs();
-                    let doubt = (NEGLIGIBLE * row.size[k]).max(4.0 * rounding[k]);
-                    if size > largest.0.max(doubt) {
-                        largest = (size, i, k);
-                    }
+                if row.largest.0 > top.0 {
+                    top = (row.largest.0, i);
                 }
             }
-            let (size, i, column) = largest;
-            if size == 0.0 {
+            if top.0 == 0.0 {
                 break;
             }
-            let pivot = left.swap_remove(i);
+            let pivot = left.swap_remove(top.1);
             left.iter_mut()
-                .for_each(|row| row.eliminate(&pivot, column));
-            kept.push((pivot, column));
+                .for_each(|row| row.eliminate(&pivot, rounding));
+            kept.push(pivot);
         }
     }
-    (kept.len() == rank).then(|| {
-        DMatrix::from_fn(d, rank, |k, j| {
-            let (row, column) = &kept[j];
-            row.x[k] / row.x[*column]
-        })
-    })
+    (kept.len() == rank)
+        .then(|| DMatrix::from_fn(d, rank, |k, j| kept[j].x[k] / kept[j].x[kept[j].largest.1]))
 }
 
 /// ‖X_k‖₂ of every column, safe from overflow, `[d]`.
