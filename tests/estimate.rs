@@ -52,6 +52,38 @@ fn bounded(param_bound: f64) -> FitOptions {
     }
 }
 
+/// `data` with every row changed by `mix`.
+fn mixed(n: usize, d: usize, seed: u64, mix: impl Fn(&mut [f64])) -> Design {
+    let plain = data(n, d, 1.5, seed);
+    let mut rows = plain.rows().to_vec();
+    rows.chunks_exact_mut(d).for_each(mix);
+    Design::try_new(d, rows).unwrap()
+}
+
+/// θ by Newton steps from the library's derivatives, halved until L rises.
+fn newton(design: &Design, penalty: f64) -> DVector<f64> {
+    let d = design.dim();
+    let mut theta = DVector::zeros(d);
+    let value = |t: &DVector<f64>| {
+        log_likelihood(design, t.as_slice()).unwrap() - 0.5 * penalty * t.norm_squared()
+    };
+    for _ in 0..30 {
+        let slope = DVector::from_vec(gradient(design, theta.as_slice()).unwrap());
+        let curvature = information(design, theta.as_slice()).unwrap();
+        let curvature = curvature + nalgebra::DMatrix::identity(d, d) * penalty;
+        let step = curvature
+            .cholesky()
+            .unwrap()
+            .solve(&(slope - &theta * penalty));
+        let mut t = 1.0;
+        while t > 1e-6 && value(&(&theta + &step * t)) < value(&theta) {
+            t *= 0.5;
+        }
+        theta += step * t;
+    }
+    theta
+}
+
 /// −L(θ) + (w/2)·max(0, ‖θ‖² − B² + λ/w)²: an augmented Lagrangian for argmin's trust region.
 struct Augmented<F> {
     cost: F,
@@ -211,6 +243,56 @@ fn kkt_conditions_hold_at_every_size() {
         assert!(fit.norm <= bound * (1.0 + 1e-12));
         assert!(fit.multiplier == 0.0 || (fit.norm - bound).abs() < 1e-10);
     }
+}
+
+/// Many parameters: features in units of their own, strongly correlated ones, a feature twice, a ball that cuts, a penalty, and
+/// pairs that separate.
+#[test]
+fn many_parameters_are_fitted_whatever_the_features() {
+    let (n, d) = (8_200, 100);
+    let own = |x: &mut [f64]| {
+        for (k, x) in x.iter_mut().enumerate() {
+            *x *= 1e-3f64.powf(k as f64 / 99.0);
+        }
+    };
+    let correlated = |x: &mut [f64]| {
+        let mean = x.iter().sum::<f64>();
+        x.iter_mut().for_each(|x| *x = 0.02 * *x + mean);
+    };
+    let units = mixed(n, d, 51, own);
+    let designs = [units.clone(), mixed(n, d, 52, correlated)];
+    for (design, penalty) in designs.iter().flat_map(|x| [(x, 0.0), (x, 0.5)]) {
+        let options = FitOptions {
+            penalty,
+            ..bounded(f64::INFINITY)
+        };
+        let fit = fit_bradley_terry(design, &options).unwrap();
+        let right = newton(design, penalty);
+        let off = DVector::from_column_slice(&fit.theta) - &right;
+        let information = information(design, right.as_slice()).unwrap();
+        assert!(off.dot(&(information * &off)).sqrt() < 1e-7, "{penalty}");
+        assert!(!fit.at_bound && !fit.separable);
+        let half = bounded(0.5 * fit.norm);
+        if penalty == 0.0 {
+            let cut = fit_bradley_terry(design, &half).unwrap();
+            assert!(cut.at_bound && (cut.norm / half.param_bound - 1.0).abs() < 1e-12);
+            let g = DVector::from_vec(gradient(design, &cut.theta).unwrap());
+            let theta = DVector::from_column_slice(&cut.theta);
+            assert!((g - theta * cut.multiplier).norm() <= 1e-9 * n as f64);
+        }
+    }
+    // The last feature is the first: θ of least norm shares between them.
+    let twice = mixed(n, d, 53, |x| x[99] = x[0]);
+    let fit = fit_bradley_terry(&twice, &bounded(1e3)).unwrap();
+    assert!((fit.theta[0] - fit.theta[99]).abs() < 1e-9 && !fit.at_bound);
+    let separated = mixed(n, d, 54, |x| x[7] = 0.1 + x[7].abs());
+    assert!(fit_bradley_terry(&separated, &bounded(f64::INFINITY)).is_err());
+    let fit = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.build().unwrap();
+        pool.install(|| fit_bradley_terry(&units, &bounded(1e4)).unwrap())
+    };
+    assert_eq!(fit(1), fit(3));
 }
 
 #[test]

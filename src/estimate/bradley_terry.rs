@@ -5,7 +5,8 @@ use nalgebra::{DMatrix, DVector};
 use super::careful::{self, Careful};
 use super::design::Design;
 use super::kernels::{self, Pass, Weights};
-use super::newton::{minimise_in_ball, secant_update};
+use super::newton::{Inverse, minimise_in_ball, secant_update};
+use super::wide;
 use crate::{Error, Result};
 
 /// How to fit (4.1).
@@ -65,6 +66,11 @@ const SUBSET: usize = 16;
 const PER_PARAMETER: usize = 48;
 /// A step should leave at most this share of the residual.
 const SLOW: f64 = 0.3;
+/// From this many parameters on, factoring a Hessian anew for each step, and forming those of a subset as large as others have,
+/// would take longer than reading the data.
+const WIDE: usize = 96;
+/// Pairs per parameter of the subset that a wide subset starts from.
+const PER_WIDE_PARAMETER: usize = 12;
 /// Where n·d² is at most this, or after this many steps without an end, every step is a Newton step.
 const CHEAP: usize = 20_000_000;
 const PATIENCE: usize = 25;
@@ -79,7 +85,8 @@ const WELL_CONDITIONED: f64 = 1e-7;
 /// Newton steps inside the ball until a step changes no margin, which is the same in any units of the features; where
 /// the data separate, in balls that grow to the one wanted, with the weights of separated pairs in relation to each other
 /// so that they do not vanish. Large data: BFGS steps from the scaled Hessian of a strided subset, one reading of X per
-/// step, unless the information turns out to be nearly singular. Where the maximiser is not unique (rank-deficient X,
+/// step, unless the information turns out to be nearly singular; with many parameters that are not strongly correlated, L-BFGS
+/// steps from the diagonal of the information (no matrix of the whole data is formed). Where the maximiser is not unique (rank-deficient X,
 /// d > n) the one of least norm is returned. No data: θ = 0.
 ///
 /// # Errors
@@ -101,6 +108,16 @@ pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit>
     if subset.is_none() && n * d * d <= CHEAP {
         let found = careful::solve(design, options, &start)?;
         return Ok(finish(design, found));
+    }
+    if let Some(found) = wide::solve(design.rows(), d, options) {
+        let careful = Careful {
+            at_bound: false,
+            multiplier: 0.0,
+            residual: found.residual,
+            passes: found.passes,
+            theta: found.theta,
+        };
+        return Ok(report(design, careful, &found.pass));
     }
     let mut solver = Solver::new(design.rows(), d, options);
     let from = match solver.run(start) {
@@ -153,7 +170,11 @@ fn explains_all(design: &Design, theta: &[f64]) -> bool {
 /// How many pairs the subset of a warm start has; `None` where the data are too few for one.
 fn subset_of(n: usize, d: usize) -> Option<usize> {
     let subset = (n / SUBSET).max(PER_PARAMETER * d);
-    (n >= SUBSET_FROM && 2 * subset <= n).then_some(subset)
+    if n >= SUBSET_FROM && 2 * subset <= n {
+        return Some(subset);
+    }
+    let small = PER_WIDE_PARAMETER * d;
+    (d >= WIDE && 2 * small <= n).then_some(small)
 }
 
 /// What [`Solver::run`] ends with.
@@ -172,6 +193,8 @@ struct Solver<'a> {
     options: &'a FitOptions,
     passes: usize,
     hessian: DMatrix<f64>,
+    /// Its inverse where there are many parameters and the data fix them without the ball.
+    inverse: Option<Inverse>,
     /// Mean of x_ik² for each k, over the pairs that the iteration started from, `[d]`.
     squares: Vec<f64>,
 }
@@ -185,6 +208,7 @@ impl<'a> Solver<'a> {
             options,
             passes: 0,
             hessian: DMatrix::zeros(d, d),
+            inverse: None,
             squares: Vec::new(),
         }
     }
@@ -260,7 +284,13 @@ impl<'a> Solver<'a> {
             Ok(point) => point.theta,
             Err(_) => start,
         };
-        self.hessian = inner.exact_hessian(&theta) / share;
+        // A wide subset had its Hessian formed near its own maximiser already.
+        let hessian = if inner.inverse.is_some() && subset_of(inner.n, self.d).is_some() {
+            std::mem::replace(&mut inner.hessian, DMatrix::zeros(0, 0))
+        } else {
+            inner.exact_hessian(&theta)
+        };
+        self.hessian = hessian / share;
         self.squares = mean_squares(&picked, self.d);
         Ok(theta)
     }
@@ -276,10 +306,9 @@ impl<'a> Solver<'a> {
             self.refuse_separable(&point)?;
             if stale {
                 self.hessian = self.exact_hessian(&point.theta);
+                self.inverse = None;
             }
-            let model = self.shifted(shift);
-            let bound = self.options.param_bound;
-            let (to, multiplier) = minimise_in_ball(&model, &point.gradient, &point.theta, bound)?;
+            let (to, multiplier) = self.step(&point, shift)?;
             let slope = (&point.gradient + &point.theta * multiplier).dot(&(&to - &point.theta));
             if shift == 0.0 && slope.abs().sqrt() <= target {
                 return Ok(point);
@@ -304,13 +333,31 @@ impl<'a> Solver<'a> {
             steps += 1;
             stale = cheap || steps > PATIENCE || next.residual > SLOW * point.residual;
             let step = &next.theta - &point.theta;
-            secant_update(
-                &mut self.hessian,
-                &step,
-                &(&next.gradient - &point.gradient),
-            );
+            let change = &next.gradient - &point.gradient;
+            if secant_update(&mut self.hessian, &step, &change)
+                && let Some(inverse) = &mut self.inverse
+            {
+                inverse.update(step, change);
+            }
             point = next;
         }
+    }
+
+    /// The minimiser of the quadratic model inside the ball, and its multiplier.
+    fn step(&mut self, point: &Point, shift: f64) -> Result<(DVector<f64>, f64)> {
+        let bound = self.options.param_bound;
+        if self.d >= WIDE && shift == 0.0 && point.multiplier == 0.0 {
+            let inverse = match self.inverse.take() {
+                Some(inverse) => inverse,
+                None => Inverse::of(&self.hessian)?,
+            };
+            let to = &point.theta - inverse.solve(&point.gradient);
+            if to.iter().all(|x| x.is_finite()) && to.norm() <= bound {
+                self.inverse = Some(inverse);
+                return Ok((to, 0.0));
+            }
+        }
+        minimise_in_ball(&self.shifted(shift), &point.gradient, &point.theta, bound)
     }
 
     /// Whether every direction of the parameters is seen well: the information per pair, in units of the features'

@@ -43,6 +43,7 @@ mod preference;
 mod radius;
 mod row_space;
 mod separation;
+mod wide;
 
 #[cfg(feature = "argmin")]
 pub use argmin::BradleyTerryProblem;
