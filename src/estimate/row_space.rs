@@ -235,7 +235,7 @@ impl Residual {
     }
 }
 
-/// `rank` columns that span the rows, from Gaussian elimination with complete pivoting, each divided by its pivot: none where
+/// `rank` columns that span the rows, what Gaussian elimination with complete pivoting leaves of as many of them: none where
 /// fewer pivots are beyond doubt.
 ///
 /// The elimination finds the span as exactly where some rows are a million times as long as others, or some columns, as where
@@ -262,8 +262,7 @@ fn eliminated(rows: &[f64], d: usize, rounding: &[f64], rank: usize) -> Option<D
             kept.push(pivot);
         }
     }
-    (kept.len() == rank)
-        .then(|| DMatrix::from_fn(d, rank, |k, j| kept[j].x[k] / kept[j].x[kept[j].largest.1]))
+    (kept.len() == rank).then(|| DMatrix::from_fn(d, rank, |k, j| kept[j].x[k]))
 }
 
 /// ‖X_k‖₂ of every column, safe from overflow, `[d]`.

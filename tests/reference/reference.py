@@ -800,6 +800,9 @@ def root(x):
     return float(mp.sqrt(x))
 
 
+LEAST_WEIGHT = mp.mpf(2) ** -8000
+
+
 class Weighted:
     """v'E[w xx']^+ v of given pairs in rational numbers, whatever the weights are: with B the rows of X that are a basis and X = T B it is
     c'(T'WT)^-1 c for v = B'c."""
@@ -814,7 +817,8 @@ class Weighted:
                 self.B.append(row)
         k = len(self.B)
         T = [self.coordinates(row) or [] for row in rows]
-        W = [fraction(w) / D.n for w in D.w]
+        # What is seen through weights below 2^-8000 alone is infinite in floating point, and so it is through this one.
+        W = [fraction(max(w, LEAST_WEIGHT) if w else w) / D.n for w in D.w]
         G = [[sum(w * t[i] * t[j] for w, t in zip(W, T)) for j in range(k)] for i in range(k)]
         self.inverse = rational_inverse(G)
         unit = [[Fraction(int(i == j)) for j in range(D.d)] for i in range(D.d)]
