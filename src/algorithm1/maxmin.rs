@@ -4,7 +4,6 @@ use nalgebra::{DMatrix, DVector};
 
 use super::convex::{Objective, Solution, minimise};
 use super::frame::Frame;
-use crate::Result;
 use crate::check;
 use crate::estimate::ConfidenceSet;
 use crate::features::{DenseFeatures, FeatureMap};
@@ -13,6 +12,7 @@ use crate::plan::{
     SoftOptimum, Truth, Visitation, action_covariance, mean_value, soft_value_iteration, visitation,
 };
 use crate::reward::{LinearReward, RewardModel};
+use crate::{Error, Result};
 
 /// What is subtracted from E_{d^π}\[φ\] in (B.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,14 @@ pub fn maxmin(
     } = problem;
     beta.positive()?;
     check::len("metric (rows)", features.dim(), set.metric.dim())?;
+    if features.shape() != (mdp.n_states(), mdp.n_actions()) {
+        let (n, na) = features.shape();
+        return Err(Error::Shape {
+            what: "features (state-action pairs)".into(),
+            expected: mdp.n_states() * mdp.n_actions(),
+            got: n * na,
+        });
+    }
     let base = match baseline {
         Baseline::None => None,
         Baseline::Reference => Some(visitation(mdp, reference)?),
