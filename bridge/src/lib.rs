@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 pub mod batch;
 pub mod checkpoint;
+pub mod collective;
 pub mod data;
 pub mod decoder;
 pub mod device;

@@ -472,6 +472,72 @@ impl Gradients {
         Ok(squares.sum::<f64>().sqrt())
     }
 
+    /// Adds other gradients of the same weights, number by number; what is not there is zero.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        for (name, part) in &mut self.parts {
+            match (part, other.parts.get(name)) {
+                (Gradient::Slice(sum), Some(Gradient::Slice(more))) => add_to(sum, more),
+                (Gradient::Tensor(sum), Some(Gradient::Tensor(more))) => {
+                    let both = match (sum.take(), more) {
+                        (Some(a), Some(b)) => Some((a + b)?),
+                        // Zeros are added, as where they are there: −0 becomes 0.
+                        (Some(a), None) => Some(a.affine(1.0, 0.0)?),
+                        (None, Some(b)) => Some(b.affine(1.0, 0.0)?),
+                        (None, None) => None,
+                    };
+                    *sum = both.map(|t| t.detach());
+                }
+                _ => {
+                    return Err(Error::Weight {
+                        name: name.clone(),
+                        what: "gradients of another kind of memory or of other weights".into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All numbers in order of names as `f32` on the CPU, lent to `work`, which may change them.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Weight`] for gradients wider than `f32`; what candle reports.
+    pub(crate) fn with_floats(
+        &mut self,
+        params: &Params,
+        work: impl FnOnce(Vec<&mut [f32]>) -> Result<()>,
+    ) -> Result<()> {
+        let mut copies = BTreeMap::new();
+        for (name, part) in &self.parts {
+            let Gradient::Tensor(found) = part else {
+                continue;
+            };
+            let values = match found {
+                None => vec![0.0; params.get(name)?.elem_count()],
+                Some(t) if t.dtype() == DType::F32 => t.flatten_all()?.to_vec1()?,
+                Some(t) => {
+                    return Err(Error::Weight {
+                        name: name.clone(),
+                        what: format!("gradient in {:?}, expected f32 on several ranks", t.dtype()),
+                    });
+                }
+            };
+            copies.insert(name.clone(), values);
+        }
+        let mut copied = copies.values_mut();
+        let lent = self.parts.values_mut().map(|part| match part {
+            Gradient::Slice(values) => values.as_mut_slice(),
+            Gradient::Tensor(_) => copied.next().expect("one for each tensor"),
+        });
+        work(lent.collect())?;
+        for (name, values) in copies {
+            let like = params.get(&name)?;
+            let tensor = Tensor::from_vec(values, like.dims(), like.device())?;
+            self.parts.insert(name, Gradient::Tensor(Some(tensor)));
+        }
+        Ok(())
+    }
+
     pub(crate) fn slice_mut(&mut self, name: &str) -> Option<&mut [f32]> {
         match self.parts.get_mut(name) {
             Some(Gradient::Slice(values)) => Some(values),
@@ -507,6 +573,11 @@ impl Gradients {
         }
         Ok(())
     }
+}
+
+/// `sum ← sum + more`.
+pub(crate) fn add_to(sum: &mut [f32], more: &[f32]) {
+    sum.iter_mut().zip(more).for_each(|(a, b)| *a += b);
 }
 
 impl Gradient {

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 /// Rooms in order, and the modules of each in order: a module imports from those before it.
 const ROOMS: [(&str, &[&str]); 6] = [
-    ("base", &["error", "guard", "json", "device", "files"]),
+    (
+        "base",
+        &["error", "guard", "json", "device", "files", "collective"],
+    ),
     ("ops", &["ops"]),
     ("family", &["family"]),
     (

@@ -7,6 +7,7 @@
 //! | [`NeuralLearner`] | a policy in training |
 //! | [`NeuralRegressor`] | a network with a scalar head in training: a critic, or a reward model |
 //! | [`Restricted`] | a policy on a few words of its vocabulary, for exact evaluation on an enumerable tree |
+//! | [`Ranks`] | processes that train one network together, each on its share of every batch |
 //!
 //! A step has two phases, so that groups of an objective may span micro-batches: a forward pass of every row without
 //! tape, ∂ℒ/∂score, and then a pass with tape and its pull-back per micro-batch. Where one micro-batch holds all rows,
@@ -48,6 +49,7 @@
 
 mod channels;
 mod policy;
+mod ranks;
 mod regressor;
 mod restricted;
 mod scorer;
@@ -55,6 +57,7 @@ mod state;
 mod train;
 
 pub use policy::NeuralPolicy;
+pub use ranks::Ranks;
 pub use regressor::NeuralRegressor;
 pub use restricted::Restricted;
 pub use scorer::NeuralScorer;

@@ -159,6 +159,7 @@ impl NeuralPolicy {
         keys: &[StreamKey],
         decoder: Decoder,
     ) -> Result<Vec<Sampled>> {
+        StreamKey::check_one_per_prompt(prompts, keys)?;
         self.check_room(prompts)?;
         self.write(prompts, Some(keys), Some(decoder))
     }
@@ -179,12 +180,15 @@ impl NeuralPolicy {
         decoder: Option<Decoder>,
     ) -> Result<Vec<Sampled>> {
         let sampling = self.sampling(decoder);
+        let own = self.scorer.ranks.own_prompts(prompts.len());
+        let (mine, keys) = (&prompts[own.clone()], keys.map(|keys| &keys[own]));
         let written = self.engine().and_then(|engine| match (&*engine, keys) {
-            (Writer::Slices(engine), Some(keys)) => engine.sample(prompts, keys, &sampling),
-            (Writer::Slices(engine), None) => engine.greedy(prompts, &sampling),
-            (Writer::Tensors(engine), keys) => engine.sample(prompts, keys, &sampling),
+            (Writer::Slices(engine), Some(keys)) => engine.sample(mine, keys, &sampling),
+            (Writer::Slices(engine), None) => engine.greedy(mine, &sampling),
+            (Writer::Tensors(engine), keys) => engine.sample(mine, keys, &sampling),
         });
-        written.map_err(backend)
+        let all = written.and_then(|mine| self.scorer.ranks.gather_responses(prompts, mine));
+        all.map_err(backend)
     }
 }
 

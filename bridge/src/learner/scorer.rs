@@ -9,6 +9,7 @@ use rto::seq::{Channel, Episode, PerToken, TokenScorer};
 
 use super::backend;
 use super::channels::{append, pack_for, per_token, request};
+use super::ranks::Ranks;
 use crate::family::{Head, ModelConfig};
 use crate::lora::LoraConfig;
 use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
@@ -25,6 +26,7 @@ pub struct NeuralScorer {
     pub(super) channels: Vec<Channel>,
     pub(super) reference: Option<Arc<NeuralScorer>>,
     pub(super) micro_batch: usize,
+    pub(super) ranks: Ranks,
 }
 
 /// Responses scored side by side unless told otherwise.
@@ -56,6 +58,7 @@ impl NeuralScorer {
             channels,
             reference: None,
             micro_batch: MICRO_BATCH,
+            ranks: Ranks::default(),
         })
     }
 
@@ -154,6 +157,13 @@ impl NeuralScorer {
         Ok(self)
     }
 
+    /// Shares the rows of every batch out among ranks, each of which must make the same calls. Changes no number by more than rounding,
+    /// and none at all where the number of groups stays; [`super::NeuralPolicy`] and learners made of this network share their work too.
+    pub fn with_ranks(mut self, ranks: Ranks) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
     /// The shape of the network.
     pub fn config(&self) -> &ModelConfig {
         self.model.config()
@@ -183,6 +193,7 @@ impl NeuralScorer {
             channels: self.channels.clone(),
             reference: self.reference.clone(),
             micro_batch: self.micro_batch,
+            ranks: self.ranks.clone(),
         }
     }
 
@@ -287,16 +298,28 @@ impl NeuralScorer {
         request(channels, self.reference.as_deref().map(NeuralScorer::model))
     }
 
-    /// Some channels of a batch, in micro-batches.
+    /// Some channels of a batch, in micro-batches; where it is cut, this rank scores its groups and is given the others.
     pub(super) fn score(&self, batch: &[Episode], channels: &[Channel]) -> Result<PerToken> {
-        let request = self.request(channels)?;
         let mut all = Scores::default();
-        for rows in batch.chunks(self.micro_batch) {
+        if !self.ranks.cuts() {
+            self.score_rows(batch, channels, &mut all)?;
+            return per_token(batch, channels, &all);
+        }
+        for rows in self.ranks.own_rows(batch) {
+            self.score_rows(&batch[rows], channels, &mut all)?;
+        }
+        let all = self.ranks.gather_scores(all).map_err(backend)?;
+        per_token(batch, channels, &all)
+    }
+
+    fn score_rows(&self, rows: &[Episode], channels: &[Channel], all: &mut Scores) -> Result<()> {
+        let request = self.request(channels)?;
+        for rows in rows.chunks(self.micro_batch) {
             let packed = pack_for(rows, channels, self.config()).map_err(backend)?;
             let forward = self.model.forward(&packed, &request, Keep::Sums);
-            append(&mut all, forward.map_err(backend)?.scores);
+            append(all, forward.map_err(backend)?.scores);
         }
-        per_token(batch, channels, &all)
+        Ok(())
     }
 }
 

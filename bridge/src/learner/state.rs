@@ -33,7 +33,7 @@ fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
                 true => DType::F64,
                 false => DType::F32,
             };
-            learner["base"] = fingerprint(params)?.into();
+            learner["base"] = fingerprint(params, false)?.into();
         }
         write_tensors(&new.join(WEIGHTS), &weights, dtype)?;
         core.optimizer.save(&new.join(OPTIMIZER))?;
@@ -41,9 +41,9 @@ fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
     })
 }
 
-/// FNV-1a over names, shapes and up to 4096 evenly spaced values of every frozen weight: another base is noticed, a few changed values
-/// may not be.
-fn fingerprint(params: &Params) -> Result<String> {
+/// FNV-1a over names, shapes and up to 4096 evenly spaced values of every frozen, or every trained, weight: another base is noticed, a
+/// few changed values may not be.
+pub(super) fn fingerprint(params: &Params, trained: bool) -> Result<String> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |bytes: &[u8]| {
         for byte in bytes {
@@ -51,7 +51,7 @@ fn fingerprint(params: &Params) -> Result<String> {
         }
     };
     for (name, tensor) in params.tensors() {
-        if params.is_trained(&name) {
+        if params.is_trained(&name) != trained {
             continue;
         }
         add(format!("{name} {:?} ", tensor.dims()).as_bytes());
@@ -97,7 +97,10 @@ fn load(scorer: &mut NeuralScorer, options: LearnerOptions, folder: &Path) -> Re
 /// The trained weights of a network with an adapter, on the base that is there.
 fn adapter(params: &Params, folder: &Path) -> Result<Params> {
     let path = folder.join(LEARNER);
-    let (found, expected) = (read_json(&path)?["base"].clone(), fingerprint(params)?);
+    let (found, expected) = (
+        read_json(&path)?["base"].clone(),
+        fingerprint(params, false)?,
+    );
     if found != expected.as_str() {
         let why = format!("base: found {found}, expected \"{expected}\" as of the network given");
         return Err(Error::file(path, why));

@@ -1,5 +1,7 @@
 //! A step: scores, gradient of the loss in them, pull-back in micro-batches, AdamW.
 
+use std::ops::Range;
+
 use rto::seq::{
     Channel, Episode, PerToken, PolicyLearner, StepReport, TokenObjective, Trainable,
     loss_and_score_grad,
@@ -7,8 +9,10 @@ use rto::seq::{
 use rto::{Error, Result};
 
 use super::channels::{append, gradient, pack_for, per_token};
+use super::ranks::Tree;
 use super::{NeuralPolicy, NeuralScorer, backend};
-use crate::model::{Keep, Scores};
+use crate::batch::Batch;
+use crate::model::{Forward, Keep, Scores};
 use crate::optimizer::{AdamW, AdamWConfig};
 use crate::params::Gradients;
 
@@ -39,6 +43,8 @@ pub(super) struct Core {
     pub(super) options: LearnerOptions,
     pub(super) optimizer: AdamW,
     gradients: Gradients,
+    /// Gradients of groups, where batches are cut.
+    tree: Tree,
     pub(super) learning_rate: f64,
 }
 
@@ -54,6 +60,7 @@ impl Core {
         Ok(Self {
             optimizer: AdamW::new(options.optimizer.clone(), scorer.model.params())?,
             gradients: Gradients::zeros(scorer.model.params()),
+            tree: Tree::default(),
             learning_rate: options.learning_rate,
             options,
         })
@@ -66,6 +73,9 @@ impl Core {
         batch: &[Episode],
         objective: &dyn TokenObjective,
     ) -> Result<f64> {
+        if scorer.ranks.cuts() {
+            return self.by_groups(scorer, batch, objective);
+        }
         self.gradients.reset();
         let channels = objective.channels();
         if batch.len() <= self.options.micro_batch {
@@ -76,8 +86,58 @@ impl Core {
         let starts = (0..batch.len()).step_by(self.options.micro_batch);
         for start in starts {
             let end = batch.len().min(start + self.options.micro_batch);
-            self.pull_back(scorer, &batch[start..end], channels, &grad, start)?;
+            let part = gradient(&grad, channels, start..end);
+            pull_back(
+                scorer,
+                &batch[start..end],
+                channels,
+                &part,
+                &mut self.gradients,
+            )?;
         }
+        Ok(loss)
+    }
+
+    /// [`Core::accumulate`] where the batch is cut: this rank's groups, then the sum over all.
+    fn by_groups(
+        &mut self,
+        scorer: &NeuralScorer,
+        batch: &[Episode],
+        objective: &dyn TokenObjective,
+    ) -> Result<f64> {
+        let (channels, ranks) = (objective.channels(), &scorer.ranks);
+        let own = ranks.own_rows(batch);
+        // The same decision on every number of ranks: a tape that is kept may round otherwise than one that is made again.
+        let (scores, tapes) = match batch.len() <= self.options.micro_batch {
+            true => taped(scorer, batch, &own, channels)?,
+            false => (scorer.score(batch, channels)?, Vec::new()),
+        };
+        let (loss, grad) = loss_and_score_grad(objective, &scores)?;
+        let mut tapes = tapes.into_iter();
+        for rows in own {
+            let mut sum = self.tree.zeros(scorer.model.params());
+            match tapes.next().flatten() {
+                Some((packed, forward)) => {
+                    let request = scorer.request(channels)?;
+                    let grad = gradient(&grad, channels, rows);
+                    let model = &scorer.model;
+                    let pulled = model.backward(&packed, &request, forward, &grad, &mut sum);
+                    pulled.map_err(backend)?;
+                }
+                None => {
+                    for start in rows.clone().step_by(self.options.micro_batch) {
+                        let some = start..rows.end.min(start + self.options.micro_batch);
+                        let grad = gradient(&grad, channels, some.clone());
+                        pull_back(scorer, &batch[some], channels, &grad, &mut sum)?;
+                    }
+                }
+            }
+            self.tree.push(sum).map_err(backend)?;
+        }
+        self.tree.take(&mut self.gradients);
+        ranks
+            .sum(&mut self.gradients, scorer.model.params())
+            .map_err(backend)?;
         Ok(loss)
     }
 
@@ -106,27 +166,6 @@ impl Core {
         Ok(loss)
     }
 
-    /// Adds the gradient of the rows from `start` on.
-    fn pull_back(
-        &mut self,
-        scorer: &NeuralScorer,
-        rows: &[Episode],
-        channels: &[Channel],
-        grad: &PerToken,
-        start: usize,
-    ) -> Result<()> {
-        let grad = gradient(grad, channels, start..start + rows.len());
-        let request = scorer.request(channels)?;
-        let mut run = || {
-            let packed = pack_for(rows, channels, scorer.config())?;
-            let forward = scorer.model.forward(&packed, &request, Keep::Activations)?;
-            scorer
-                .model
-                .backward(&packed, &request, forward, &grad, &mut self.gradients)
-        };
-        run().map_err(backend)
-    }
-
     pub(super) fn step(
         &mut self,
         scorer: &mut NeuralScorer,
@@ -146,6 +185,8 @@ impl Core {
             .step_of_length(params, &self.gradients, norm, self.learning_rate)
             .map_err(backend)?;
         self.gradients.release();
+        let ranks = &scorer.ranks;
+        ranks.check_equal(scorer.model.params(), self.optimizer.steps())?;
         Ok(StepReport {
             loss,
             grad_norm: norm,
@@ -156,6 +197,52 @@ impl Core {
     pub(super) fn gradients(&self) -> &Gradients {
         &self.gradients
     }
+}
+
+/// A forward pass that can be pulled back, of rows that are there.
+type Taped = Option<(Batch, Forward)>;
+
+/// Scores of the whole batch, with what the pull-back of this rank's groups needs.
+fn taped(
+    scorer: &NeuralScorer,
+    batch: &[Episode],
+    own: &[Range<usize>],
+    channels: &[Channel],
+) -> Result<(PerToken, Vec<Taped>)> {
+    let request = scorer.request(channels)?;
+    let (mut mine, mut tapes) = (Scores::default(), Vec::with_capacity(own.len()));
+    for rows in own {
+        if rows.is_empty() {
+            tapes.push(None);
+            continue;
+        }
+        let packed = pack_for(&batch[rows.clone()], channels, scorer.config()).map_err(backend)?;
+        let forward = scorer.model.forward(&packed, &request, Keep::Activations);
+        let forward = forward.map_err(backend)?;
+        append(&mut mine, forward.scores.clone());
+        tapes.push(Some((packed, forward)));
+    }
+    let all = scorer.ranks.gather_scores(mine).map_err(backend)?;
+    Ok((per_token(batch, channels, &all)?, tapes))
+}
+
+/// Adds the gradient of some rows to `into`.
+fn pull_back(
+    scorer: &NeuralScorer,
+    rows: &[Episode],
+    channels: &[Channel],
+    grad: &Scores,
+    into: &mut Gradients,
+) -> Result<()> {
+    let request = scorer.request(channels)?;
+    let mut run = || {
+        let packed = pack_for(rows, channels, scorer.config())?;
+        let forward = scorer.model.forward(&packed, &request, Keep::Activations)?;
+        scorer
+            .model
+            .backward(&packed, &request, forward, grad, into)
+    };
+    run().map_err(backend)
 }
 
 /// A [`NeuralPolicy`] in training.

@@ -69,7 +69,8 @@ pub fn note(text: &str) {
     progress::beside(|| writeln!(io::stderr(), "{text}").ok());
 }
 
-fn error_line(name: &str, error: &anyhow::Error) -> String {
+/// An error and its causes in one line, as binaries end with it.
+pub fn error_line(name: &str, error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -93,13 +94,26 @@ fn error_line(name: &str, error: &anyhow::Error) -> String {
 #[derive(Debug, Clone, Copy)]
 pub struct Reporter {
     json: bool,
+    silent: bool,
 }
 
 impl Reporter {
     /// A reporter; `json` is the `--json` flag.
     pub fn new(json: bool) -> Self {
         terminal::text_goes_to_stderr(json);
-        Self { json }
+        Self {
+            json,
+            silent: false,
+        }
+    }
+
+    /// The same, but nothing is said: another process of the same job says it.
+    #[must_use]
+    pub fn silent(self) -> Self {
+        Self {
+            silent: true,
+            ..self
+        }
     }
 
     /// Prints one line (or several) of text for people; usually called through [`crate::say!`]. On a
@@ -108,6 +122,9 @@ impl Reporter {
     /// # Errors
     /// When standard output cannot be written. That its reader has gone away is none: see [`print()`].
     pub fn say(&self, text: impl Display) -> Result<()> {
+        if self.silent {
+            return Ok(());
+        }
         if self.json {
             // Progress text is not the result: a closed standard error must not lose the run.
             note(&text.to_string());
@@ -120,7 +137,7 @@ impl Reporter {
 
     /// Prints a value as pretty JSON on standard output when `--json` is on, else does nothing.
     pub fn json(&self, value: &impl Serialize) -> Result<()> {
-        if !self.json {
+        if !self.json || self.silent {
             return Ok(());
         }
         let text =

@@ -17,6 +17,9 @@ static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// Set once this process is being ended: what its children's end means is then known.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
+/// Set where whoever ends this process says why.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
 /// Programs started by this one that are still running.
 static CHILDREN: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
 
@@ -28,6 +31,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// one folder names that one first.
 pub fn works_in(folder: &Path) {
     locked(&FOLDER).get_or_insert_with(|| folder.to_path_buf());
+}
+
+/// From here on an interrupt ends this process without a word: it is one of several, and who started them says why.
+pub fn says_nothing() {
+    SILENT.store(true, Ordering::SeqCst);
 }
 
 /// Runs a program to its end; an interrupt of this one ends it too.
@@ -88,7 +96,7 @@ fn end(name: &str, signal: i32) {
     let (told, tells) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         crate::progress::clear();
-        if std::env::var_os(PARENT).is_none() {
+        if std::env::var_os(PARENT).is_none() && !SILENT.load(Ordering::SeqCst) {
             crate::cli::note(&said);
         }
         told.send(()).ok();

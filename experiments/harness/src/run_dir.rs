@@ -27,6 +27,8 @@ pub struct RunDir {
     resumable: bool,
     /// Nobody else works here meanwhile.
     hold: Option<Hold>,
+    /// What is written through this value is written.
+    writes: bool,
 }
 
 impl RunDir {
@@ -46,6 +48,7 @@ impl RunDir {
             root,
             resumable: false,
             hold: Some(hold),
+            writes: true,
         })
     }
 
@@ -89,6 +92,7 @@ impl RunDir {
             root,
             resumable: true,
             hold: Some(hold),
+            writes: true,
         };
         run.check_config(config)?;
         run.check_versions()?;
@@ -102,6 +106,23 @@ impl RunDir {
         Ok(run)
     }
 
+    /// The folder of a run that another process of the same job has opened, and in which that one alone writes: what is written through
+    /// this value is left to it.
+    pub fn of_another(name: &str, root: &Path) -> Self {
+        Self {
+            name: name.to_string(),
+            root: root.to_path_buf(),
+            resumable: true,
+            hold: None,
+            writes: false,
+        }
+    }
+
+    /// Whether this process writes in the folder.
+    pub fn writes(&self) -> bool {
+        self.writes
+    }
+
     /// Refuses a folder that is not a run of this program, in this version, with this config.
     ///
     /// # Errors
@@ -112,6 +133,7 @@ impl RunDir {
             root: dir.to_path_buf(),
             resumable: true,
             hold: None,
+            writes: false,
         };
         atomic::read_text(&run.path(CONFIG))?;
         atomic::read_text(&run.path(VERSIONS))?;
@@ -188,6 +210,9 @@ impl RunDir {
 
     /// Saves text under a new name.
     pub fn write_text(&self, file: &str, text: &str) -> Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
         if self.resumable {
             atomic::write_same(&self.path(file), text.as_bytes())
         } else {
@@ -229,6 +254,9 @@ impl RunDir {
     /// A phase that is recorded there keeps its time: a process that goes on with a run adds what it did, and one that
     /// finds a finished run changes nothing.
     pub fn write_timings(&self, timings: &Timings) -> Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
         let path = self.path(TIMINGS);
         let mut all = match path.is_file() {
             true if self.resumable => Timings::read(&path)?,

@@ -68,6 +68,9 @@ pub struct Args {
     /// [default: the cores for small networks on a CPU, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// Seconds that a process of several (mpirun, srun) waits for another before it ends the job
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rank_timeout: u32,
     /// Print the settings, the memory plan and the work to be done; touch nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -1,11 +1,14 @@
 //! Settings of a run.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
 use rto::Token;
 use rto::algorithm2::{Advantage, Checked, DpoConfig, FitConfig, PpoConfig};
+use rto_bridge::collective::Solo;
 use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::data::Rule;
-use rto_bridge::learner::LearnerOptions;
+use rto_bridge::learner::{LearnerOptions, Ranks};
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::optimizer::AdamWConfig;
 use rto_harness::config::{self, Layers, Rules};
@@ -173,6 +176,7 @@ pub struct Config {
     pub max_grad_norm: f64,
     pub moments: MomentsKind,
     pub micro_batch: usize,
+    pub gradient_groups: usize,
     pub checkpoint_activations: bool,
     pub save_every: u64,
     pub critic: CriticKind,
@@ -288,6 +292,7 @@ impl Config {
         if let Some((key, _)) = positive.iter().find(|(_, n)| *n == 0) {
             bail!("{key}: found 0, expected at least 1");
         }
+        Ranks::try_new(Arc::new(Solo), self.gradient_groups)?;
         if !self.hidden_size.is_multiple_of(self.n_heads) {
             bail!(
                 "n_heads: found {}, expected a divisor of hidden_size ({})",

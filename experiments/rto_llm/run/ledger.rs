@@ -68,8 +68,10 @@ impl<'r> Ledger<'r> {
         // Files first: whoever stops reading loses no result.
         dir.write_text("done", "")?;
         let page = dir.path("report.html");
-        crate::report::write(dir.root(), &page)?;
-        crate::report::frontier::save(dir.root())?;
+        if dir.writes() {
+            crate::report::write(dir.root(), &page)?;
+            crate::report::frontier::save(dir.root())?;
+        }
         self.close()?;
         say!(reporter, "{name}: {:.1} s", self.timings.seconds(name))?;
         say!(reporter, "{}", summary.render())?;
@@ -83,7 +85,9 @@ impl<'r> Ledger<'r> {
     /// The run stops here: its times are written, and nothing half written is left.
     pub fn close(&self) -> Result<()> {
         self.write_timings()?;
-        remove_temporaries(self.dir.root());
+        if self.dir.writes() {
+            remove_temporaries(self.dir.root());
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `stage`, `choices`, `args` | the words of the command line |
+//! | `ranks` | the processes of a run, and how they end together |
 //! | `config` | the settings, resolved and checked |
 //! | `data` | what is learned from and tested on: the synthetic world, or files |
 //! | `models` | networks: first weights, adapters, what is loaded and kept; the oracle |
@@ -23,12 +24,15 @@ mod ledger;
 mod models;
 mod one;
 mod plan;
+mod ranks;
 mod seeds;
 mod stage;
 mod training;
 
 pub use args::Args;
 pub use config::TINY as DEFAULTS;
+
+use std::time::Duration;
 
 use anyhow::Result;
 use rto_harness::study;
@@ -44,8 +48,13 @@ pub fn run(args: &Args) -> Result<()> {
             &reporter,
         );
     }
-    match &args.seeds {
-        Some(seeds) => seeds::run(args, seeds, &reporter),
-        None => one::run(args, &reporter),
-    }
+    let engine = ranks::join(Duration::from_secs(args.rank_timeout.into()))?;
+    let reporter = match engine.rank() {
+        0 => reporter,
+        _ => reporter.silent(),
+    };
+    ranks::all_or_none(&engine, || match &args.seeds {
+        Some(seeds) => seeds::run(args, seeds, &engine, &reporter),
+        None => one::run(args, &engine, &reporter),
+    })
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use rto::seed::SeedTree;
 use rto_bridge::config::Head;
 use rto_bridge::device::device;
+use rto_bridge::learner::Ranks;
 use rto_harness::cli::Reporter;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::RunDir;
@@ -19,6 +20,7 @@ use super::evaluation::Evaluation;
 use super::ledger::Ledger;
 use super::models::{self, Models};
 use super::plan;
+use super::ranks::{self, Engine};
 use super::stage::Stage;
 use super::training::{Pace, Training, is_done};
 
@@ -43,8 +45,10 @@ impl Run<'_> {
 }
 
 /// Trains what is not trained yet.
-pub fn run(args: &Args, reporter: &Reporter) -> Result<()> {
+pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
     let config = config::resolve(args)?;
+    ranks::check_same(engine, "settings", &toml::to_string(&config)?)?;
+    let ranks = Ranks::try_new(engine.clone(), config.gradient_groups)?;
     let seeds = SeedTree::new(config.seed).child(NAME);
     let device = device(&config.device)?;
     // Bad settings and bad data leave nothing behind.
@@ -53,16 +57,28 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<()> {
     if !config.oracle.is_empty() {
         models::check_oracle(&config.oracle)?;
     }
-    let jobs = args
-        .jobs
-        .map_or_else(|| jobs(&config, &data, &device), usize::from);
+    let jobs = match (engine.size(), args.jobs) {
+        (1, None) => jobs(&config, &data, &device),
+        (1, Some(jobs)) => usize::from(jobs),
+        (_, None | Some(1)) => 1,
+        (size, Some(jobs)) => bail!(
+            "--jobs: found {jobs} with {size} ranks, expected 1: all ranks train one stage together"
+        ),
+    };
     if args.dry_run {
         return plan::print(&config, &data, jobs, reporter);
     }
     plan::Memory::new(&config, &data, jobs).check(&device)?;
-    let dir = folder(args, &config, &data)?;
-    let models = Models::try_new(&config, &data, &seeds, device, dir.root())?;
+    let dir = match engine.rank() {
+        0 => Some(folder(args, &config, &data)?),
+        _ => None,
+    };
+    // What the first rank has begun is there before the others look.
+    let root = ranks::of_first(engine, dir.as_ref().map(RunDir::root))?;
+    let dir = dir.unwrap_or_else(|| RunDir::of_another(NAME, &root));
+    let models = Models::try_new(&config, &data, &seeds, (device, ranks), dir.root())?;
     let pace = pace(args, &config, &data, &dir)?;
+    engine.barrier()?;
     let training = Training {
         config: &config,
         data: &data,
@@ -88,6 +104,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<()> {
         ledger,
     };
     run.to(args.stage, jobs, args, reporter)?;
+    engine.barrier()?;
     say!(reporter, "results in {}", dir.root().display())
 }
 
@@ -110,7 +127,7 @@ fn pace(args: &Args, config: &Config, data: &Data, dir: &RunDir) -> Result<Pace>
     let (done, left): (Vec<_>, Vec<_>) = needed.partition(|(stage, _)| is_done(dir.root(), *stage));
     let sum = |stages: Vec<&(Stage, f64)>| stages.iter().map(|(_, work)| work).sum::<f64>();
     let (done, left) = (sum(done), sum(left));
-    let progress = Progress::whole(args.common.quiet, done + left);
+    let progress = Progress::whole(args.common.quiet || !dir.writes(), done + left);
     progress.restored(done);
     Ok(Pace {
         progress,

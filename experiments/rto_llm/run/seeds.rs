@@ -8,7 +8,7 @@ use rto_bridge::win_rate::{Estimate, OverSeeds, WinRates, over_seeds};
 use rto_harness::cli::Reporter;
 use rto_harness::interrupt;
 use rto_harness::list::List;
-use rto_harness::lock::{self, Sharing};
+use rto_harness::lock::{self, Hold, Sharing};
 use rto_harness::methods::label;
 use rto_harness::say;
 use rto_harness::stats::Sample;
@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::args::Args;
 use super::one;
+use super::ranks::Engine;
 use super::stage::Stage;
 use crate::report::over_seeds::{Cells, NUMBERS, OverSeedsPage, frontier_table};
 
@@ -36,7 +37,7 @@ fn check(List(seeds): &List<u64>) -> Result<()> {
 }
 
 /// Runs each seed in a folder of its own, then compares. A sweep that was stopped goes on with the same command.
-pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
+pub fn run(args: &Args, seeds: &List<u64>, engine: &Engine, reporter: &Reporter) -> Result<()> {
     check(seeds)?;
     if args.dry_run {
         let mut one = args.clone();
@@ -46,7 +47,7 @@ pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
             "# for each of {} seeds, the first:",
             seeds.0.len()
         )?;
-        return one::run(&one, reporter);
+        return one::run(&one, engine, reporter);
     }
     let Some(out) = &args.common.out else {
         bail!("--seeds: needs --out, the folder that holds a run per seed");
@@ -57,12 +58,16 @@ pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
             out.display()
         );
     }
-    std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
-    let _hold = lock::hold(out, Sharing::Alone)?;
-    interrupt::works_in(out);
+    let first = engine.rank() == 0;
+    let _hold = match first {
+        true => Some(begin(out)?),
+        false => None,
+    };
     // A sweep that goes on has one setting: seeds that are not there yet take that of those that are.
     let begun = |seed: &&u64| folder(out, **seed).join("config.toml").is_file();
     let like = seeds.0.iter().find(begun).map(|seed| folder(out, *seed));
+    // Every rank has looked before the first begins a run.
+    engine.barrier()?;
     for &seed in &seeds.0 {
         let mut one = args.clone();
         one.seeds = None;
@@ -70,9 +75,9 @@ pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
         one.common.seed = Some(seed);
         one.common.out = Some(folder(out, seed));
         one.common.json = false;
-        one::run(&one, reporter).with_context(|| format!("seed {seed}"))?;
+        one::run(&one, engine, reporter).with_context(|| format!("seed {seed}"))?;
     }
-    if !Stage::Evaluate.is_within(args.stage) {
+    if !Stage::Evaluate.is_within(args.stage) || !first {
         return Ok(());
     }
     let rates = |&seed: &u64| crate::report::win_rates(&folder(out, seed));
@@ -117,6 +122,14 @@ pub fn run(args: &Args, seeds: &List<u64>, reporter: &Reporter) -> Result<()> {
     say!(reporter, "results in {}", out.display())?;
     let rates = long(&names, &cells);
     reporter.json(&json!({ "run": out, "seeds": seeds.0, "win_rates": rates, "methods": means }))
+}
+
+/// Makes the folder of the sweep and holds it.
+fn begin(out: &Path) -> Result<Hold> {
+    std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
+    let hold = lock::hold(out, Sharing::Alone)?;
+    interrupt::works_in(out);
+    Ok(hold)
 }
 
 fn folder(out: &Path, seed: u64) -> std::path::PathBuf {

@@ -100,7 +100,9 @@ impl Evaluation<'_> {
                 .write_table("agreement.csv", &self.agreement(&contests, &oracle, &sft)?)?;
         }
         self.dir.write_text("credit.jsonl", &self.credits(&sft)?)?;
-        cards::write(self.models, &policies, &WinRates::try_new(&methods)?)?;
+        if self.dir.writes() {
+            cards::write(self.models, &policies, &WinRates::try_new(&methods)?)?;
+        }
         Ok(summary)
     }
 

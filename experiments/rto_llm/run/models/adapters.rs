@@ -64,7 +64,7 @@ impl Models<'_> {
         );
         let take = self.take(stage);
         let scorer = NeuralScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
-        self.adapted(scorer, stage)
+        self.adapted(scorer.with_ranks(self.ranks.clone()), stage)
     }
 
     /// A critic before its first step: on the reward model, with its adapter where it has one.
@@ -72,12 +72,13 @@ impl Models<'_> {
         let weights = reward.model().params().tensors();
         let Some(adapter) = reward.model().adapter() else {
             let critic = NeuralScorer::with_value_head(reward.config(), weights, Params::new)?;
-            return Ok(critic);
+            return Ok(critic.with_ranks(self.ranks.clone()));
         };
         let (factors, base): (BTreeMap<_, _>, BTreeMap<_, _>) = weights
             .into_iter()
             .partition(|(name, _)| name.contains(".lora_"));
         let critic = NeuralScorer::with_value_head(reward.config(), base, Params::frozen)?;
+        let critic = critic.with_ranks(self.ranks.clone());
         Ok(critic.with_adapter_weights(adapter.clone(), &factors)?)
     }
 
@@ -100,6 +101,7 @@ impl Models<'_> {
         let scorer = scorer.load_adapter(&self.adapter(stage))?.snapshot()?;
         Ok(scorer
             .with_micro_batch(self.config.micro_batch)?
+            .with_ranks(self.ranks.clone())
             .with_temperature(self.config.temperature)?)
     }
 }

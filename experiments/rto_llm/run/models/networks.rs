@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use rto::seed::SeedTree;
-use rto_bridge::learner::{NeuralPolicy, NeuralScorer};
+use rto_bridge::learner::{NeuralPolicy, NeuralScorer, Ranks};
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
@@ -22,6 +22,8 @@ pub struct Models<'r> {
     pub seeds: &'r SeedTree,
     /// Where networks run.
     pub device: Device,
+    /// Who trains and scores them together.
+    pub ranks: Ranks,
     /// The folder of the run.
     root: &'r Path,
     /// Tokenizer files that every saved policy carries.
@@ -37,7 +39,7 @@ impl<'r> Models<'r> {
         config: &'r Config,
         data: &'r Data,
         seeds: &'r SeedTree,
-        device: Device,
+        (device, ranks): (Device, Ranks),
         root: &'r Path,
     ) -> Result<Self> {
         Ok(Self {
@@ -46,6 +48,7 @@ impl<'r> Models<'r> {
             data,
             seeds,
             device,
+            ranks,
             root,
         })
     }
@@ -89,6 +92,7 @@ impl<'r> Models<'r> {
         Ok(self
             .load(&self.saved(stage), false)?
             .with_micro_batch(self.config.micro_batch)?
+            .with_ranks(self.ranks.clone())
             .with_temperature(self.config.temperature)?)
     }
 
@@ -97,8 +101,16 @@ impl<'r> Models<'r> {
         self.root.join("policies").join(stage.name())
     }
 
-    /// Saves a network as a Hugging Face folder, an adapter merged into its base and beside it.
+    /// Saves a network as a Hugging Face folder, an adapter merged into its base and beside it; returns on every rank once it stands.
     pub fn keep(&self, stage: Stage, scorer: &NeuralScorer) -> Result<()> {
+        let engine = self.ranks.engine();
+        if engine.rank() == 0 {
+            self.save(stage, scorer)?;
+        }
+        Ok(engine.barrier()?)
+    }
+
+    fn save(&self, stage: Stage, scorer: &NeuralScorer) -> Result<()> {
         if scorer.model().adapter().is_some() {
             scorer.save_adapter(&self.adapter(stage), self.base_of(stage))?;
         }
@@ -110,6 +122,7 @@ impl<'r> Models<'r> {
         let mut scorer = scorer
             .with_temperature(self.config.temperature)?
             .with_entropy()
+            .with_ranks(self.ranks.clone())
             .with_micro_batch(self.config.micro_batch)?;
         scorer.model_mut().options_mut().checkpointing = self.config.checkpoint_activations;
         let policy = NeuralPolicy::try_new(scorer, self.config.max_new_tokens)?;

@@ -129,12 +129,17 @@ impl Models<'_> {
             let (scorer, tokenizer) =
                 load(&self.config.oracle, self.config.dtype.of(), &self.device)?;
             return Ok(Oracle::Given {
-                scorer: Box::new(scorer.with_micro_batch(self.config.micro_batch)?),
+                scorer: Box::new(
+                    scorer
+                        .with_ranks(self.ranks.clone())
+                        .with_micro_batch(self.config.micro_batch)?,
+                ),
                 tokenizer: Box::new(tokenizer),
                 codec: &self.data.codec,
             });
         }
         let scorer = self.load(&self.saved(Stage::Oracle), false)?;
+        let scorer = scorer.with_ranks(self.ranks.clone());
         let scorer = scorer.with_micro_batch(self.config.micro_batch)?;
         Ok(Oracle::Trained(Box::new(scorer)))
     }

@@ -73,7 +73,7 @@ impl Training<'_> {
         if is_done(self.root, stage) {
             return Ok(());
         }
-        let journal = Journal::open(self.root, stage)?;
+        let journal = self.open(stage)?;
         let start = self.models.adapted(start()?, stage)?;
         let mut learner = self.learner(start, &journal)?;
         let fit = Fit::sft(data, config, &self.seeds.child(stage.name()))?;
@@ -113,7 +113,7 @@ impl Training<'_> {
         if is_done(self.root, stage) {
             return Ok(());
         }
-        let journal = Journal::open(self.root, stage)?;
+        let journal = self.open(stage)?;
         let options = self.config.learner();
         let fresh = self
             .models
@@ -149,7 +149,7 @@ impl Training<'_> {
         if is_done(self.root, stage) {
             return Ok(());
         }
-        let journal = Journal::open(self.root, stage)?;
+        let journal = self.open(stage)?;
         let feedback = &self.data.pairs;
         let episodes = feedback.episodes();
         let (config, seeds) = (self.config.dpo()?, self.seeds.child(stage.name()));

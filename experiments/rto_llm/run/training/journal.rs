@@ -12,6 +12,7 @@ use rto_harness::event_file::EventWriter;
 use rto_harness::jsonl::JsonlLog;
 use serde_json::{Map, Value, json};
 
+use crate::run::ranks::Engine;
 use crate::run::stage::Stage;
 
 /// Named numbers of a step, in the order they are logged.
@@ -24,8 +25,9 @@ pub struct Journal {
     pub stage: Stage,
     checkpoint: PathBuf,
     done: PathBuf,
-    log: JsonlLog,
-    events: EventWriter,
+    /// None on ranks that leave the writing to the first.
+    files: Option<(JsonlLog, EventWriter)>,
+    engine: Engine,
     /// Steps covered by the checkpoint that was found.
     pub step: u64,
     /// What else that checkpoint's state held.
@@ -41,31 +43,30 @@ pub fn is_done(root: &Path, stage: Stage) -> bool {
 }
 
 impl Journal {
-    /// The files of a stage of the run in `root`, at its last checkpoint if it has one.
-    pub fn open(root: &Path, stage: Stage) -> Result<Self> {
+    /// The files of a stage of the run in `root`, at its last checkpoint if it has one. Of several ranks the first makes and writes
+    /// them; the others read the checkpoint once it stands.
+    pub fn open(root: &Path, stage: Stage, engine: &Engine) -> Result<Self> {
         let name = stage.name();
         let folder = root.join("stages").join(name);
-        let board = root.join("tensorboard").join(name);
-        for dir in [&folder, &board, &root.join("metrics")] {
-            fs::create_dir_all(dir).with_context(|| format!("{}: cannot make", dir.display()))?;
-        }
         let checkpoint = folder.join("checkpoint");
-        // A process killed between two renames, on a file system that cannot exchange folders.
-        if !checkpoint.is_dir()
-            && let Some(old) = previous(&checkpoint).filter(|old| old.is_dir())
-        {
-            fs::rename(&old, &checkpoint)?;
+        let first = engine.rank() == 0;
+        if first {
+            make(root, name, &checkpoint)?;
         }
+        engine.barrier()?;
         let (step, extra) = match checkpoint.join(STATE).is_file() {
             true => read_state(&checkpoint.join(STATE))?,
             false => (0, Value::Null),
         };
-        let log = root.join("metrics").join(format!("{name}.jsonl"));
+        let files = match first {
+            true => Some(logs(root, name, step)?),
+            false => None,
+        };
         Ok(Self {
             stage,
             done: folder.join("done.json"),
-            log: JsonlLog::resume(&log, step)?,
-            events: EventWriter::resume(&board.join("events.out.tfevents.rto"), step)?,
+            files,
+            engine: engine.clone(),
             checkpoint,
             step,
             extra,
@@ -89,19 +90,27 @@ impl Journal {
             .iter()
             .map(|(name, v)| (name.clone(), json!(v)))
             .collect();
-        self.log.write(step, &object)?;
-        self.events
-            .scalars(step, metrics.iter().map(|(name, v)| (name.as_str(), *v)))
+        match &mut self.files {
+            None => Ok(()),
+            Some((log, events)) => {
+                log.write(step, &object)?;
+                events.scalars(step, metrics.iter().map(|(name, v)| (name.as_str(), *v)))
+            }
+        }
     }
 
-    /// Replaces the checkpoint by what `fill` writes, at `step`.
+    /// Replaces the checkpoint by what `fill` writes, at `step`; returns on every rank once it stands.
     pub fn save(
         &mut self,
         step: u64,
         extra: Value,
         fill: impl FnOnce(&Path) -> rto_bridge::Result<()>,
     ) -> Result<()> {
-        self.log.sync()?;
+        self.step = step;
+        let Some((log, _)) = &mut self.files else {
+            return Ok(self.engine.barrier()?);
+        };
+        log.sync()?;
         let state = json!({ "step": step, "extra": extra });
         replace_folder(
             &self.checkpoint,
@@ -117,19 +126,49 @@ impl Journal {
                 self.stage.name()
             )
         })?;
-        self.step = step;
-        Ok(())
+        Ok(self.engine.barrier()?)
     }
 
     /// Marks the stage as finished.
     pub fn finish(self) -> Result<()> {
-        self.log.sync()?;
+        let Some((log, _)) = &self.files else {
+            return Ok(self.engine.barrier()?);
+        };
+        log.sync()?;
         let text = format!(
             "{}\n",
             json!({ "stage": self.stage.name(), "steps": self.step })
         );
-        Ok(replace_file(&self.done, text.as_bytes())?)
+        replace_file(&self.done, text.as_bytes())?;
+        Ok(self.engine.barrier()?)
     }
+}
+
+/// The folders of a stage.
+fn make(root: &Path, name: &str, checkpoint: &Path) -> Result<()> {
+    let folder = root.join("stages").join(name);
+    let board = root.join("tensorboard").join(name);
+    for dir in [&folder, &board, &root.join("metrics")] {
+        fs::create_dir_all(dir).with_context(|| format!("{}: cannot make", dir.display()))?;
+    }
+    // A process killed between two renames, on a file system that cannot exchange folders.
+    if !checkpoint.is_dir()
+        && let Some(old) = previous(checkpoint).filter(|old| old.is_dir())
+    {
+        fs::rename(&old, checkpoint)?;
+    }
+    Ok(())
+}
+
+/// The log and the event file, cut off after `step`.
+fn logs(root: &Path, name: &str, step: u64) -> Result<(JsonlLog, EventWriter)> {
+    let log = root.join("metrics").join(format!("{name}.jsonl"));
+    let events = root.join("tensorboard").join(name);
+    let events = events.join("events.out.tfevents.rto");
+    Ok((
+        JsonlLog::resume(&log, step)?,
+        EventWriter::resume(&events, step)?,
+    ))
 }
 
 fn read_state(path: &Path) -> Result<(u64, Value)> {

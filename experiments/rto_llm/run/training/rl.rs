@@ -128,7 +128,7 @@ impl Training<'_> {
         if is_done(self.root, stage) {
             return Ok(());
         }
-        let mut journal = Journal::open(self.root, stage)?;
+        let mut journal = self.open(stage)?;
         let (frozen, config) = (self.frozen(method)?, self.config.ppo(method)?);
         let keys = self.config.keys(method)?;
         let mut trained = self.start(&frozen, &config, &journal)?;

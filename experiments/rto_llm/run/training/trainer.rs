@@ -29,6 +29,11 @@ pub struct Training<'r> {
 }
 
 impl Training<'_> {
+    /// The files of a stage.
+    pub fn open(&self, stage: Stage) -> Result<Journal> {
+        Journal::open(self.root, stage, self.models.ranks.engine())
+    }
+
     /// A policy in training: as it starts, or as the checkpoint has it.
     pub fn learner(&self, start: NeuralScorer, journal: &Journal) -> Result<NeuralLearner> {
         let (policy, options) = (self.models.policy(start)?, self.config.learner());

@@ -1,0 +1,188 @@
+//! Ranks that are processes, through the Message Passing Interface.
+
+use std::fmt::{self, Debug, Formatter};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mpi::datatype::{Partition, PartitionMut};
+use mpi::environment::Universe;
+use mpi::request::{LocalScope, Request, scope};
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator, CommunicatorCollectives};
+use mpi::{Count, Threading};
+
+use super::{Collective, check_parts};
+use crate::{Error, Result};
+
+/// A rank among those that `mpirun` or `srun --mpi=pmix` started.
+///
+/// MPI waits for ever for a rank that is cut off. Here every call has a time-out; who runs into it gets an error, says it, and calls
+/// [`Collective::abort`].
+pub struct Mpi {
+    rank: usize,
+    size: usize,
+    /// The longest wait for another rank.
+    timeout: Duration,
+    /// Messages of several threads must not mix: one call at a time.
+    turn: Mutex<()>,
+    /// MPI is left when it is dropped.
+    _universe: Universe,
+}
+
+impl Debug for Mpi {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} of {}", self.rank, self.size)
+    }
+}
+
+/// Waits this long at full speed; after it, between short sleeps, so that a rank that waits for long leaves its core to others.
+const EAGER: Duration = Duration::from_millis(2);
+const NAP: Duration = Duration::from_micros(50);
+
+impl Mpi {
+    /// Joins the ranks this process was started among. Once in a process.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a time-out of zero; [`Error::Request`] where MPI was begun before, or lets no thread call it.
+    pub fn join(timeout: Duration) -> Result<Self> {
+        if timeout.is_zero() {
+            return Err(Error::Setting {
+                field: "timeout",
+                found: "0".into(),
+                expected: "a time above 0".into(),
+            });
+        }
+        let begun = mpi::initialize_with_threading(Threading::Serialized);
+        let Some((universe, threading)) = begun else {
+            return Err(Error::request("MPI", "was begun before in this process"));
+        };
+        if threading < Threading::Serialized {
+            let why = format!("lets threads call it as {threading:?}, expected Serialized or more");
+            return Err(Error::request("MPI", why));
+        }
+        let world = universe.world();
+        Ok(Self {
+            rank: world.rank() as usize,
+            size: world.size() as usize,
+            timeout,
+            turn: Mutex::new(()),
+            _universe: universe,
+        })
+    }
+
+    /// Waits for a request, but not for ever.
+    fn wait<'a, D: ?Sized>(&self, mut request: Request<'a, D, &LocalScope<'a>>) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            request = match request.test() {
+                Ok(_) => return Ok(()),
+                Err(request) => request,
+            };
+            let waited = start.elapsed();
+            if waited > self.timeout {
+                let why = format!(
+                    "no answer of another rank within {:.0} s; the job is ended",
+                    self.timeout.as_secs_f64()
+                );
+                eprintln!("error: rank {} of {}: {why}", self.rank, self.size);
+                // The buffers of an open request cannot be given back, so nobody can go on from here.
+                self.abort();
+            }
+            match waited > EAGER {
+                true => std::thread::sleep(NAP),
+                false => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn all_gather_of(&self, mine: &[u8], lengths: &[usize]) -> Result<Vec<u8>> {
+        let (counts, starts) = places(lengths)?;
+        let mut all = vec![0u8; lengths.iter().sum()];
+        let mut into = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
+        let world = SimpleCommunicator::world();
+        scope(|s| self.wait(world.immediate_all_gather_varcount_into(s, mine, &mut into)))?;
+        Ok(all)
+    }
+
+    fn exchange_of(&self, out: &[u8], out_lengths: &[usize], lengths: &[usize]) -> Result<Vec<u8>> {
+        let (out_counts, out_starts) = places(out_lengths)?;
+        let (counts, starts) = places(lengths)?;
+        let mut all = vec![0u8; lengths.iter().sum()];
+        let from = Partition::new(out, &out_counts[..], &out_starts[..]);
+        let mut into = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
+        let world = SimpleCommunicator::world();
+        scope(|s| self.wait(world.immediate_all_to_all_varcount_into(s, &from, &mut into)))?;
+        Ok(all)
+    }
+}
+
+/// Counts and starts of parts of these lengths, in the numbers MPI counts with.
+fn places(lengths: &[usize]) -> Result<(Vec<Count>, Vec<Count>)> {
+    let most = Count::MAX as usize;
+    if lengths.iter().sum::<usize>() > most {
+        let why = format!(
+            "found {} bytes in one message, expected at most {most}",
+            lengths.iter().sum::<usize>()
+        );
+        return Err(Error::request("MPI", why));
+    }
+    let counts = lengths.iter().map(|n| *n as Count).collect();
+    let starts = lengths.iter().scan(0, |start, n| {
+        let here = *start;
+        *start += *n as Count;
+        Some(here)
+    });
+    Ok((counts, starts.collect()))
+}
+
+/// Parts of these lengths.
+fn cut(mut all: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
+    let part = |n: &usize| {
+        let (part, rest) = all.split_at(*n);
+        all = rest;
+        part.to_vec()
+    };
+    lengths.iter().map(part).collect()
+}
+
+const WORD: usize = size_of::<u64>();
+
+fn words(bytes: &[u8]) -> Vec<usize> {
+    let word = |w: &[u8]| u64::from_ne_bytes(w.try_into().expect("whole words")) as usize;
+    bytes.chunks_exact(WORD).map(word).collect()
+}
+
+impl Collective for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+        check_parts(parts, self.size)?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let out_lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+        let said: Vec<u8> = out_lengths
+            .iter()
+            .flat_map(|n| (*n as u64).to_ne_bytes())
+            .collect();
+        let each = vec![WORD; self.size];
+        let lengths = words(&self.exchange_of(&said, &each, &each)?);
+        let all = self.exchange_of(&parts.concat(), &out_lengths, &lengths)?;
+        Ok(cut(&all, &lengths))
+    }
+
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = (mine.len() as u64).to_ne_bytes();
+        let lengths = words(&self.all_gather_of(&said, &vec![WORD; self.size])?);
+        Ok(cut(&self.all_gather_of(mine, &lengths)?, &lengths))
+    }
+
+    fn abort(&self) -> ! {
+        SimpleCommunicator::world().abort(1)
+    }
+}
