@@ -9,16 +9,21 @@
 //! | [`Solo`] | one process | nothing |
 //! | [`Threads`] | threads of one process, for tests and trials | nothing |
 //! | `Mpi` | processes of one or many machines, started by `mpirun` or `srun` | feature `mpi`: an MPI library and libclang at build time |
+//! | `Nccl` | processes with a GPU each, which meet through another engine or a file | feature `nccl`: CUDA and NCCL |
 //!
 //! Every rank makes the same calls in the same order, each with what is its own. A rank that cannot go on calls
 //! [`Collective::abort`]: the others would wait for it for ever.
 
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod threads;
 
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub use threads::Threads;
 
 use std::borrow::Cow;
