@@ -68,9 +68,13 @@ pub struct Array<'a> {
     pub count: u64,
     /// The shares that lack something.
     pub indices: Vec<u64>,
-    /// The words of a task after the program; `--shard I/N` comes behind them.
+    /// The words of a task after the program.
     pub task: Vec<String>,
-    /// The words of the job that follows the array.
+    /// Whether `--shard I/N` comes behind them.
+    pub shares: bool,
+    /// How many processes a task is, which `srun --mpi=pmix` starts; without a number, the program alone.
+    pub ranks: Option<u64>,
+    /// The words of the job that follows the array; without any, none does.
     pub after: Vec<String>,
     /// The user's arguments for sbatch.
     pub sbatch: Vec<String>,
@@ -83,8 +87,8 @@ pub struct Scripts {
     pub folder: PathBuf,
     /// The array; `None` when no share lacks anything.
     pub array: Option<String>,
-    /// What follows it.
-    pub merge: String,
+    /// What follows it, if anything.
+    pub merge: Option<String>,
 }
 
 /// The jobs that Slurm has taken.
@@ -92,8 +96,8 @@ pub struct Scripts {
 pub struct Submitted {
     /// The array's job id.
     pub array: Option<String>,
-    /// The merge's job id.
-    pub merge: String,
+    /// The job id of what follows it.
+    pub merge: Option<String>,
     /// The folder of scripts and logs.
     pub scripts: PathBuf,
 }
@@ -118,9 +122,15 @@ impl Array<'_> {
             true => None,
             false => Some(self.array_script(&folder, &command(&self.task)?)?),
         };
-        let mut merge = head(&format!("{}-merge", self.name), &folder, "merge.log")?;
-        merge.push_str("export RAYON_NUM_THREADS=\"${SLURM_CPUS_PER_TASK:-1}\"\n");
-        writeln!(merge, "exec {}", command(&self.after)?)?;
+        let merge = match self.after.is_empty() {
+            true => None,
+            false => {
+                let mut merge = head(&format!("{}-merge", self.name), &folder, "merge.log")?;
+                merge.push_str("export RAYON_NUM_THREADS=\"${SLURM_CPUS_PER_TASK:-1}\"\n");
+                writeln!(merge, "exec {}", command(&self.after)?)?;
+                Some(merge)
+            }
+        };
         Ok(Scripts {
             folder,
             array,
@@ -131,6 +141,16 @@ impl Array<'_> {
     fn array_script(&self, folder: &Path, task: &str) -> Result<String> {
         let mut script = head(self.name, folder, "%a.log")?;
         writeln!(script, "#SBATCH --array={}", ranges(&self.indices))?;
+        let mut task = match self.ranks {
+            None => task.to_string(),
+            Some(ranks) => {
+                writeln!(script, "#SBATCH --ntasks={ranks}")?;
+                format!("srun --mpi=pmix --kill-on-bad-exit=1 {task}")
+            }
+        };
+        if self.shares {
+            write!(task, " --shard \"$SLURM_ARRAY_TASK_ID/{}\"", self.count)?;
+        }
         script.push_str("#SBATCH --requeue\n");
         // Two minutes before the time limit the shell gets the signal, and the program has not ended.
         script.push_str("#SBATCH --signal=B:USR1@120\n");
@@ -147,10 +167,9 @@ impl Array<'_> {
                  sleep 600\n\
              }}\n\
              trap again USR1\n\
-             {task} --shard \"$SLURM_ARRAY_TASK_ID/{}\" &\n\
+             {task} &\n\
              child=$!\n\
-             wait \"$child\"",
-            self.count
+             wait \"$child\""
         )?;
         Ok(script)
     }
@@ -167,17 +186,14 @@ impl Array<'_> {
             None => None,
             Some(text) => Some(self.sbatch(&scripts.folder, "array.sh", text, None)?),
         };
-        let merge = self
-            .sbatch(
-                &scripts.folder,
-                "merge.sh",
-                &scripts.merge,
-                array.as_deref(),
-            )
-            .with_context(|| match &array {
-                Some(id) => format!("the array was submitted as job {id}, but not what follows it"),
-                None => "the merge was not submitted".to_string(),
-            })?;
+        let merge = scripts
+            .merge
+            .as_ref()
+            .map(|text| self.sbatch(&scripts.folder, "merge.sh", text, array.as_deref()));
+        let merge = merge.transpose().with_context(|| match &array {
+            Some(id) => format!("the array was submitted as job {id}, but not what follows it"),
+            None => "the merge was not submitted".to_string(),
+        })?;
         Ok(Submitted {
             array,
             merge,
@@ -329,6 +345,8 @@ mod tests {
             count: 5,
             indices: vec![0, 4],
             task: vec!["--resume".into(), "/a folder/run%j".into()],
+            shares: true,
+            ranks: None,
             after: vec!["merge".into(), "/a folder/run%j".into()],
             sbatch: Vec::new(),
         };
@@ -343,10 +361,25 @@ mod tests {
             task.contains("#SBATCH --output=\"/a folder/run%%j/slurm/0001/%a.log\"\n"),
             "{task}"
         );
-        assert!(scripts.merge.contains("merge '/a folder/run%j'\n"));
+        assert!(scripts.merge.unwrap().contains("merge '/a folder/run%j'\n"));
+        let together = Array {
+            ranks: Some(4),
+            shares: false,
+            after: Vec::new(),
+            ..array
+        };
+        let scripts = together.scripts().unwrap();
+        let task = scripts.array.unwrap();
+        assert!(task.contains("#SBATCH --ntasks=4\n"), "{task}");
+        assert!(
+            task.contains("\nsrun --mpi=pmix --kill-on-bad-exit=1 /"),
+            "{task}"
+        );
+        assert!(task.contains(" --resume '/a folder/run%j' &\n"), "{task}");
+        assert_eq!(scripts.merge, None);
         let none = Array {
             indices: Vec::new(),
-            ..array
+            ..together
         };
         assert!(none.scripts().unwrap().array.is_none());
         let odd = Array {

@@ -362,6 +362,8 @@ fn submit<E: Experiment>(
         count,
         indices: (0..count).filter(lacks).collect(),
         task: words(&["--resume", text, "--quiet"]),
+        shares: true,
+        ranks: None,
         after: words(&["merge", text, "--out", text, "--quiet"]),
         sbatch,
         folder: folder.clone(),
@@ -379,7 +381,7 @@ fn submit<E: Experiment>(
             reporter,
             "# {}/merge.sh, after the array\n{}",
             scripts.folder.display(),
-            scripts.merge
+            scripts.merge.as_deref().unwrap_or_default()
         )?;
         return reporter.json(&json!({
             "run": folder, "cells": tasks.len(), "missing": missing.len(), "tasks": array.indices,
@@ -387,6 +389,7 @@ fn submit<E: Experiment>(
         }));
     }
     let jobs = array.submit()?;
+    let merge = jobs.merge.as_deref().unwrap_or_default();
     match &jobs.array {
         Some(id) => say!(
             reporter,
@@ -394,13 +397,9 @@ fn submit<E: Experiment>(
             missing.len(),
             tasks.len(),
             array.indices.len(),
-            jobs.merge
+            merge
         )?,
-        None => say!(
-            reporter,
-            "every cell is there; the merge is job {}",
-            jobs.merge
-        )?,
+        None => say!(reporter, "every cell is there; the merge is job {merge}")?,
     }
     say!(
         reporter,

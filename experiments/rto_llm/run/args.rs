@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rto_harness::cli::Common;
 use rto_harness::list::List;
 use rto_harness::methods::{self, Method};
+use rto_harness::sweep::Shard;
 
 use super::stage::Stage;
 
@@ -45,6 +46,26 @@ pub struct Args {
     /// Run under several seeds, as 1,2,5 or 1..5, each in a folder below --out, and compare over seeds
     #[arg(long, value_name = "LIST", conflicts_with = "seed")]
     pub seeds: Option<List<u64>>,
+    /// With --seeds: this share of them alone, as 0/4, without the comparison
+    #[arg(long, value_name = "I/N", requires = "seeds")]
+    pub shard: Option<Shard>,
+    /// With --seeds: compare the runs that are there; the seeds that lack one are named
+    #[arg(long, requires = "seeds", conflicts_with = "shard")]
+    pub compare: bool,
+    /// With --seeds: submit the seeds as an array of N Slurm jobs, and the comparison after them; alone, with --ranks: the run as one job
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000), requires = "out", conflicts_with_all = ["shard", "compare"])]
+    pub slurm: Option<u64>,
+    /// Arguments for sbatch, as "--time=4:00:00 --partition=gpu --gpus-per-task=1"
+    #[arg(
+        long,
+        value_name = "ARGS",
+        requires = "slurm",
+        allow_hyphen_values = true
+    )]
+    pub sbatch: Option<String>,
+    /// With --slurm: processes that train each run together, started by `srun --mpi=pmix` (feature mpi)
+    #[arg(long, value_name = "P", requires = "slurm", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ranks: Option<u64>,
     /// The run whose settings are taken where this command line says nothing: that of another seed of a sweep.
     #[arg(skip)]
     pub like: Option<PathBuf>,

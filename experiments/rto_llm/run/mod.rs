@@ -14,6 +14,7 @@
 //! | `evaluation` | what the policies are worth, and their cards |
 //! | `ledger` | what is said and written of a run as a whole: times, the page |
 //! | `one`, `seeds` | a run; a run per seed |
+//! | `submit` | both as Slurm jobs |
 
 mod args;
 mod choices;
@@ -27,6 +28,7 @@ mod plan;
 mod ranks;
 mod seeds;
 mod stage;
+mod submit;
 mod training;
 
 pub use args::Args;
@@ -47,6 +49,9 @@ pub fn run(args: &Args) -> Result<()> {
             crate::report::frontier::redraw,
             &reporter,
         );
+    }
+    if let Some(count) = args.slurm {
+        return submit::run(args, count, &reporter);
     }
     let engine = ranks::join(Duration::from_secs(args.rank_timeout.into()))?;
     let reporter = match engine.rank() {

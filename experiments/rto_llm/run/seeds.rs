@@ -12,6 +12,7 @@ use rto_harness::lock::{self, Hold, Sharing};
 use rto_harness::methods::label;
 use rto_harness::say;
 use rto_harness::stats::Sample;
+use rto_harness::sweep::Shard;
 use rto_harness::table::Table;
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use crate::report::over_seeds::{Cells, NUMBERS, OverSeedsPage, frontier_table};
 /// The most seeds of a sweep; more are a slip of the keyboard.
 const MOST: usize = 1000;
 
-fn check(List(seeds): &List<u64>) -> Result<()> {
+pub fn check(List(seeds): &List<u64>) -> Result<()> {
     let distinct: BTreeSet<&u64> = seeds.iter().collect();
     if distinct.len() != seeds.len() || seeds.len() < 2 || seeds.len() > MOST {
         bail!(
@@ -59,25 +60,40 @@ pub fn run(args: &Args, seeds: &List<u64>, engine: &Engine, reporter: &Reporter)
         );
     }
     let first = engine.rank() == 0;
+    let share = args.shard.unwrap_or(Shard::WHOLE);
+    if args.compare {
+        let lacking: Vec<String> = seeds
+            .0
+            .iter()
+            .filter(|seed| !is_done(out, **seed))
+            .map(u64::to_string)
+            .collect();
+        if !lacking.is_empty() {
+            bail!(
+                "--compare: no finished run of seed {}; the same command without --compare makes it",
+                lacking.join(", ")
+            );
+        }
+    }
     let _hold = match first {
-        true => Some(begin(out)?),
+        true => Some(begin(out, share)?),
         false => None,
     };
-    // A sweep that goes on has one setting: seeds that are not there yet take that of those that are.
-    let begun = |seed: &&u64| folder(out, **seed).join("config.toml").is_file();
-    let like = seeds.0.iter().find(begun).map(|seed| folder(out, *seed));
+    let like = begun(out, seeds);
     // Every rank has looked before the first begins a run.
     engine.barrier()?;
-    for &seed in &seeds.0 {
+    let mine = seeds.0.iter().enumerate().filter(|(i, _)| share.has(*i));
+    for (_, &seed) in mine {
         let mut one = args.clone();
         one.seeds = None;
+        one.shard = None;
         one.like.clone_from(&like);
         one.common.seed = Some(seed);
         one.common.out = Some(folder(out, seed));
         one.common.json = false;
         one::run(&one, engine, reporter).with_context(|| format!("seed {seed}"))?;
     }
-    if !Stage::Evaluate.is_within(args.stage) || !first {
+    if !Stage::Evaluate.is_within(args.stage) || !share.is_whole() || !first {
         return Ok(());
     }
     let rates = |&seed: &u64| crate::report::win_rates(&folder(out, seed));
@@ -124,10 +140,25 @@ pub fn run(args: &Args, seeds: &List<u64>, engine: &Engine, reporter: &Reporter)
     reporter.json(&json!({ "run": out, "seeds": seeds.0, "win_rates": rates, "methods": means }))
 }
 
-/// Makes the folder of the sweep and holds it.
-fn begin(out: &Path) -> Result<Hold> {
+/// A sweep that goes on has one setting: seeds that are not there yet take that of those that are.
+pub fn begun(out: &Path, seeds: &List<u64>) -> Option<PathBuf> {
+    let begun = |seed: &&u64| folder(out, **seed).join("config.toml").is_file();
+    seeds.0.iter().find(begun).map(|seed| folder(out, *seed))
+}
+
+/// Whether the run of a seed is finished.
+pub fn is_done(out: &Path, seed: u64) -> bool {
+    folder(out, seed).join("done").is_file()
+}
+
+/// Makes the folder of the sweep and holds it, beside those who make other shares of it.
+fn begin(out: &Path, share: Shard) -> Result<Hold> {
     std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
-    let hold = lock::hold(out, Sharing::Alone)?;
+    let sharing = match share.is_whole() {
+        true => Sharing::Alone,
+        false => Sharing::WithShards,
+    };
+    let hold = lock::hold(out, sharing)?;
     interrupt::works_in(out);
     Ok(hold)
 }

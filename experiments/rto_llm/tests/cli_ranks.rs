@@ -1,0 +1,91 @@
+//! Several processes, and Slurm, from the command line. `.ci/mpi` and `.ci/slurm` start them for real.
+
+use std::process::{Command, Output};
+
+/// `rto_llm` in an empty folder.
+fn rto_llm(arguments: &str, environment: &[(&str, &str)]) -> (Output, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_rto_llm"))
+        .args(arguments.split_whitespace())
+        .env_remove("OMPI_COMM_WORLD_SIZE")
+        .env_remove("PMI_SIZE")
+        .env_remove("PMIX_RANK")
+        .envs(environment.iter().copied())
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    (output, folder)
+}
+
+/// The one line of a refusal, which leaves nothing behind.
+fn refused(arguments: &str, environment: &[(&str, &str)]) -> String {
+    let (output, folder) = rto_llm(arguments, environment);
+    assert!(!output.status.success(), "{arguments}");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0, "{arguments}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said.trim_end().into()
+}
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn a_program_without_mpi_is_no_rank() {
+    assert_eq!(
+        refused("--smoke --out run", &[("OMPI_COMM_WORLD_SIZE", "2")]),
+        "error: started as one of 2 processes, but this program was built without MPI; build it with --features mpi"
+    );
+}
+
+#[test]
+fn groups_and_ranks_that_do_not_fit_are_refused() {
+    assert_eq!(
+        refused("--smoke --out run --set gradient_groups=3", &[]),
+        "error: gradient_groups: found 3, expected a power of two: 1, 2, 4, 8, …"
+    );
+    let with = "--smoke --out run --set gradient_groups=4 --dry-run";
+    assert_eq!(
+        refused(&format!("{with} --slurm 1 --ranks 8"), &[]),
+        "error: --ranks: found 8, expected a power of two, at most gradient_groups = 4"
+    );
+    assert_eq!(
+        refused(&format!("{with} --slurm 2"), &[]),
+        "error: --slurm 2: found one run, expected --seeds with it, or --slurm 1 --ranks P"
+    );
+    assert!(
+        refused(
+            "--smoke --seeds 1..3 --out run --slurm 2 --set hidden_size=0",
+            &[]
+        )
+        .contains("hidden_size: found 0")
+    );
+}
+
+#[test]
+fn slurm_is_given_a_task_for_each_share_of_the_seeds_and_a_comparison() {
+    let line = "--smoke --seeds 1..3 --out five --slurm 2 --dry-run --sbatch=--time=9:00";
+    let (output, folder) = rto_llm(line, &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    assert!(said.contains("#SBATCH --array=0-1\n"), "{said}");
+    let task = "rto_llm --smoke --seeds 1..3 --out five --quiet";
+    let share = format!("{task} --shard \"$SLURM_ARRAY_TASK_ID/2\" &\n");
+    assert!(said.contains(&share), "{said}");
+    assert!(said.contains(&format!("{task} --compare\n")), "{said}");
+}
+
+#[test]
+fn slurm_starts_the_ranks_of_a_run_by_srun() {
+    let line = "--smoke --out one --slurm 1 --ranks 4 --set gradient_groups=4 --dry-run";
+    let (output, _folder) = rto_llm(line, &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("#SBATCH --ntasks=4\n"), "{said}");
+    assert!(
+        said.contains("\nsrun --mpi=pmix --kill-on-bad-exit=1 /"),
+        "{said}"
+    );
+    let task = "rto_llm --smoke --out one --set gradient_groups=4 --quiet &\n";
+    assert!(said.contains(task), "{said}");
+    assert!(!said.contains("merge.sh"), "{said}");
+}
