@@ -4,6 +4,7 @@ use anyhow::Result;
 use rto::algorithm2::fit_steps;
 use rto_harness::cli::Reporter;
 use rto_harness::say;
+use serde::Serialize;
 use serde_json::json;
 
 use super::estimate;
@@ -75,7 +76,42 @@ pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> 
             ppo.iterations
         )?;
     }
-    reporter.json(&json!({ "config": config, "parameters": policy.parameters, "bytes": peak, "minutes": minutes, "stages": stages }))
+    let ranks = on_ranks(config.gradient_groups, &policy, peak, minutes);
+    for rank in &ranks {
+        say!(
+            reporter,
+            "# on {} ranks: about {} MB each, {} of computing, {:.1} MB sent by each in a step",
+            rank.ranks,
+            rank.bytes.div_ceil(1_000_000),
+            shown(rank.minutes),
+            rank.sent as f64 / 1e6
+        )?;
+    }
+    reporter.json(&json!({ "ranks": ranks, "config": config, "parameters": policy.parameters, "bytes": peak, "minutes": minutes, "stages": stages }))
+}
+
+/// What each of several ranks has to do.
+#[derive(Serialize)]
+struct OnRanks {
+    ranks: usize,
+    bytes: u64,
+    minutes: f64,
+    /// Bytes of gradients in a step: an all-to-all and an all-gather in f32.
+    sent: u64,
+}
+
+/// The numbers of ranks that share `groups` groups, if there are several.
+fn on_ranks(groups: usize, policy: &MemoryPlan, peak: u64, minutes: f64) -> Vec<OnRanks> {
+    let halves = std::iter::successors(Some(groups), |n| (*n > 1).then_some(n / 2));
+    let sizes: Vec<usize> = halves.filter(|_| groups > 1).collect();
+    let of = |&ranks: &usize| OnRanks {
+        ranks,
+        // A gradient for each level of the tree that a rank climbs alone, and one for its next group.
+        bytes: peak + policy.gradients * u64::from((groups / ranks).ilog2() + 1),
+        minutes: minutes / ranks as f64,
+        sent: 8 * policy.trained * (ranks as u64 - 1) / ranks as u64,
+    };
+    sizes.iter().rev().map(of).collect()
 }
 
 /// Minutes as people say them; an estimate has two figures at most.
