@@ -61,10 +61,13 @@ pub fn all_or_none(engine: &Engine, work: impl FnOnce() -> Result<()>) -> Result
     }
     // The launcher ends the ranks that are left by a signal, and has said why.
     interrupt::says_nothing();
-    let (before, all) = (std::panic::take_hook(), engine.clone());
+    // The hook outlives the run, and MPI must be left when the run ends: it holds no rank alive.
+    let (before, all) = (std::panic::take_hook(), Arc::downgrade(engine));
     std::panic::set_hook(Box::new(move |info| {
         before(info);
-        all.abort();
+        if let Some(all) = all.upgrade() {
+            all.abort();
+        }
     }));
     let done = work();
     if let Err(error) = &done {
