@@ -275,13 +275,14 @@ impl Tree {
         while let [.., (a, _), (b, _)] = &self.sums[..]
             && a == b
         {
-            let Some((_, right)) = self.sums.pop() else {
+            let Some((_, mut right)) = self.sums.pop() else {
                 break;
             };
             if let Some((level, left)) = self.sums.last_mut() {
                 left.add(&right)?;
                 *level += 1;
             }
+            right.release();
             self.free.push(right);
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use rto::algorithm2::fit_steps;
+use rto_bridge::memory_plan::MemoryPlan;
 use rto_harness::cli::Reporter;
 use rto_harness::say;
 use serde::Serialize;
