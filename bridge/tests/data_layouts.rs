@@ -365,6 +365,10 @@ fn other_formats_are_named() {
         // Damaged lines are no tables.
         (b"\"prompt\": \"a\", \"chosen\": \"b\"}", "malformed JSON"),
         (b"prompt", "malformed JSON"),
+        (
+            b"made by hand, 2024\n{\"prompt\": \"a\"}\n",
+            "f.jsonl:1: malformed JSON",
+        ),
     ] {
         assert!(read(start).contains(said), "{}", read(start));
     }

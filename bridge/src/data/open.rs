@@ -85,10 +85,17 @@ impl<R: Read> Read for Unpacked<R> {
     }
 }
 
-/// A table of texts: a first line without braces that commas or tabulators cut.
+/// A table of texts: a first line without braces that commas or tabulators cut, and no object in the next one.
 fn table(start: &[u8]) -> Option<&'static str> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-    let head = start.split(|b| *b == b'\n').next()?;
+    let mut lines = start.split(|b| *b == b'\n');
+    let head = lines.next()?;
+    if lines
+        .next()
+        .is_some_and(|next| next.trim_ascii().starts_with(b"{"))
+    {
+        return None;
+    }
     let fields = |cut: u8| {
         let names: Vec<&[u8]> = head.trim_ascii().split(|b| *b == cut).collect();
         let named = names.iter().all(|name| !name.trim_ascii().is_empty());
