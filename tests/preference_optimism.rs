@@ -80,6 +80,31 @@ fn the_best_of_many_descents_is_global() {
     assert_eq!(certified, 60);
 }
 
+/// A box of a thousand β and more, where e^{R/β} is beyond the range of floating point: bounds are numbers, and below all values.
+#[test]
+fn bounds_hold_at_small_beta() {
+    for case in 0..40u64 {
+        let mut rng = SeedTree::new(23).index(case).rng();
+        let n = [2, 3][case as usize % 2];
+        let mut d = drawn(n, &mut rng);
+        d.beta = Beta::try_new(10f64.powf(rng.random_range(-4.0..-2.0))).unwrap();
+        d.bound = rng.random_range(1.0..8.0);
+        let fit = d.fit();
+        let (at, value) = fit.best(&[]);
+        let bound = fit.lower_bound(value, 1e-6, 1000);
+        assert!(bound <= value + 1e-9, "{case}: bound {bound} above {value}");
+        // L ≥ 0 and V* − E_cal R ≤ V: a bound that says nothing would be below this.
+        assert!(bound >= -d.weight * d.bound - 1e-9, "{case}: {bound}");
+        assert!(at.iter().all(|r| (0.0..=d.bound).contains(r)), "{case}");
+        for _ in 0..200 {
+            let point: Vec<f64> = (0..n).map(|_| rng.random_range(0.0..=d.bound)).collect();
+            let there = fit.value(&point);
+            assert!(there >= value - 1e-9, "{case}: {there} below {value}");
+            assert!(there >= bound - 1e-9, "{case}: {there} below {bound}");
+        }
+    }
+}
+
 /// With cal = π_ref and a = α/β two responses give what XPO's own solver of two responses gives.
 #[test]
 fn two_responses_have_the_minimiser_of_xpo() {

@@ -199,3 +199,55 @@ fn hypo_converges_where_a_minimiser_exists() {
         &failures[..failures.len().min(3)]
     );
 }
+
+/// On separable pairs the boundary attracts HyPO below β = 1 and repels it from there on: no minimiser, or one with all masses positive.
+#[test]
+fn hypo_on_separable_pairs_has_a_minimiser_from_beta_1_on() {
+    let (mut without, mut with) = (0, 0);
+    for seed in 0..400 {
+        let mut rng = SeedTree::new(14).child("separable").index(seed).rng();
+        let responses = tree(&mut rng);
+        let n = responses.len();
+        // A chain of wins through all responses, and more of the same order.
+        let mut list: Vec<(usize, usize)> = (1..n).map(|y| (y, y - 1)).collect();
+        for _ in 0..n {
+            let (y, z) = (rng.random_range(0..n), rng.random_range(0..n));
+            if y != z {
+                list.push((y.max(z), y.min(z)));
+            }
+        }
+        let pairs = PairTable::from_counts(n, &list).unwrap();
+        assert!(pairs.connected() && !pairs.has_maximum());
+        let lambda = 10f64.powf(rng.random_range(-2.0..0.0));
+        let b = [rng.random_range(0.1..0.8), rng.random_range(1.0..2.0)][(seed % 2) as usize];
+        let beta = Beta::try_new(b).unwrap();
+        let problem = PreferenceProblem::try_new(&responses, &pairs, beta).unwrap();
+        match problem.solve(&Method::HyPo { lambda }).unwrap() {
+            Outcome::Solved(solved) => {
+                with += 1;
+                // Where there is one below β = 1 it is no better hidden than this: all masses within reach of the reference's.
+                let ratio = |y: usize| solved.log_policy[y] - responses.log_reference()[y];
+                let least = (0..n).map(ratio).fold(f64::INFINITY, f64::min);
+                let gradient = solved.certificates.iter();
+                let gradient = gradient
+                    .clone()
+                    .find(|c| c.0 == "token_grad_inf")
+                    .unwrap()
+                    .1;
+                assert!(gradient < 1e-10, "{seed}: {gradient:e}");
+                assert!(b >= 1.0 || least > -60.0, "{seed}: beta {b}, {least}");
+            }
+            Outcome::NoMinimiser(why) => {
+                without += 1;
+                assert!(
+                    b < 1.0 && why.contains("separable"),
+                    "{seed}: beta {b}, {why}"
+                );
+            }
+        }
+    }
+    assert!(
+        without >= 150 && with >= 200,
+        "{without} without, {with} with"
+    );
+}

@@ -202,6 +202,45 @@ pub fn penalised_fit(
     Ok(problem.finish(&found))
 }
 
+/// The responses that a fit has sent to 0 on its way to infinity, where it ended for want of digits and not at a minimiser.
+///
+/// Separable pairs give HyPO C π^β for each bit of mass π that a losing response keeps, and the KL takes λ π |log π| for it. Below
+/// β = 1 the first is the larger near 0, so that the boundary attracts; from β = 1 on it repels, and there is a minimiser.
+pub(super) fn fading(
+    responses: &Responses,
+    pairs: &PairTable,
+    beta: Beta,
+    penalty: &Penalty,
+    end: &PenalisedFit,
+) -> Result<Vec<usize>> {
+    /// Mass over reference, against the largest such ratio, of a response that may be on its way to 0.
+    const FAINT: f64 = 1e-12;
+    if pairs.has_maximum() || beta.get() >= 1.0 {
+        return Ok(Vec::new());
+    }
+    let top = end.exponent.iter().copied().fold(f64::MIN, f64::max);
+    let faint = |f: f64| f - top < FAINT.ln();
+    let lost: Vec<usize> = (0..responses.len())
+        .filter(|&y| faint(end.exponent[y]))
+        .collect();
+    let problem = Penalised::try_new(responses, pairs, beta, penalty)?;
+    // All of them together, so that only what they have lost to the others changes.
+    let at = |down: f64| {
+        let moved = end.exponent.iter().map(|f| match faint(*f) {
+            true => f - down,
+            false => *f,
+        });
+        problem
+            .at(&DVector::from_iterator(end.exponent.len(), moved))
+            .value
+    };
+    let (here, beyond) = (at(0.0), at(10.0));
+    Ok(match beyond <= here + 1e-13 * here.abs() {
+        true => lost,
+        false => Vec::new(),
+    })
+}
+
 /// The branch of local minimisers of XPO (SELM, VPO online) that starts at the likelihood's maximum, `scores`, and is followed
 /// as the weight of the bonus grows to α: a minimiser of L + α E_ref log π, which is unbounded below where a response is
 /// unseen and has other local minima elsewhere. `Err` holds the α at which the branch ends, where minimum and saddle meet.
@@ -290,6 +329,7 @@ impl<'a> Penalised<'a> {
                 let scale = eta * b;
                 let mean: f64 = base.iter().zip(f.iter()).map(|(m, f)| m * f).sum();
                 at.value += scale * (log_z - mean);
+                at.cancelled = scale.abs() * (1.0 + log_z.abs() + mean.abs());
                 for k in 0..n {
                     at.gradient[k] += scale * (pi[k] - base[k]);
                 }
@@ -298,6 +338,7 @@ impl<'a> Penalised<'a> {
             Penalty::ReverseKl { lambda } => {
                 let mean: f64 = pi.iter().zip(f.iter()).map(|(p, f)| p * f).sum();
                 at.value += lambda * (mean - log_z);
+                at.cancelled = lambda * (1.0 + log_z.abs() + mean.abs());
                 let centred: Vec<f64> = f.iter().map(|f| f - mean).collect();
                 for k in 0..n {
                     at.gradient[k] += lambda * pi[k] * centred[k];

@@ -4,7 +4,8 @@ use super::cal_dpo::cal_dpo_fit;
 use super::dpop::dpop_fit;
 use super::evaluation::{Evaluation, evaluate};
 use super::fit::{
-    Fit, Penalty, bradley_terry_scores, exploration_branch, ipo_scores, penalised_fit, ridge_scores,
+    Fit, Penalty, bradley_terry_scores, exploration_branch, fading, ipo_scores, penalised_fit,
+    ridge_scores,
 };
 use super::kto::{kto_fixed_point, kto_plan};
 use super::losses::PreferenceLoss;
@@ -328,15 +329,13 @@ impl<'a> PreferenceProblem<'a> {
                     }
                 }
             }
-            Method::HyPo { lambda } => {
-                let Some((policy, spread)) = self.hypo(lambda, fit)? else {
-                    return Ok(Outcome::NoMinimiser(
-                        "the pairs are separable, and no start reached a stationary point".into(),
-                    ));
-                };
-                certificates.push(("spread_of_losses", spread));
-                policy
-            }
+            Method::HyPo { lambda } => match self.hypo(lambda, fit)? {
+                Ok((policy, spread)) => {
+                    certificates.push(("spread_of_losses", spread));
+                    policy
+                }
+                Err(why) => return Ok(Outcome::NoMinimiser(why)),
+            },
             Method::Kto => {
                 let (plan, roots) = kto_fixed_point(responses, &pairs.net(), beta)?;
                 certificates.push(("z0", plan.reference_point));
@@ -417,7 +416,11 @@ impl<'a> PreferenceProblem<'a> {
 
     /// The best of several starts, and the spread of the losses they end at; `None` where no start ends at a stationary point,
     /// which separable pairs allow.
-    fn hypo(&self, lambda: f64, fit: &[f64]) -> Result<Option<(Vec<f64>, f64)>> {
+    fn hypo(
+        &self,
+        lambda: f64,
+        fit: &[f64],
+    ) -> Result<std::result::Result<(Vec<f64>, f64), String>> {
         let (n, b) = (self.responses.len(), self.beta.get());
         let penalty = Penalty::ReverseKl { lambda };
         let mut starts = vec![vec![0.0; n]];
@@ -435,10 +438,19 @@ impl<'a> PreferenceProblem<'a> {
         ends.sort_by(|a, b| a.certificate.loss.total_cmp(&b.certificate.loss));
         match (ends.first(), ends.last()) {
             (Some(best), Some(worst)) => {
+                let lost = fading(self.responses, self.pairs, self.beta, &penalty, best)?;
+                if !lost.is_empty() {
+                    return Ok(Err(format!(
+                        "the pairs are separable and beta is below 1: the objective falls for ever as responses {lost:?} go to 0"
+                    )));
+                }
                 let spread = worst.certificate.loss - best.certificate.loss;
-                Ok(Some((best.log_policy.clone(), spread)))
+                Ok(Ok((best.log_policy.clone(), spread)))
             }
-            _ if !self.pairs.has_maximum() => Ok(None),
+            _ if !self.pairs.has_maximum() => {
+                let why = "the pairs are separable, and no start reached a stationary point";
+                Ok(Err(why.into()))
+            }
             _ => Err(not_converged("HyPO's fit", f64::NAN)),
         }
     }

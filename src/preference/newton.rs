@@ -7,6 +7,8 @@ pub(super) struct Local {
     pub value: f64,
     pub gradient: DVector<f64>,
     pub hessian: DMatrix<f64>,
+    /// The size of terms that cancel in the value: what its rounding is relative to, beside 1 and the value itself.
+    pub cancelled: f64,
 }
 
 impl Local {
@@ -15,7 +17,13 @@ impl Local {
             value: 0.0,
             gradient: DVector::zeros(n),
             hessian: DMatrix::zeros(n, n),
+            cancelled: 0.0,
         }
+    }
+
+    /// What rounding is relative to.
+    fn size(&self) -> f64 {
+        1.0 + self.value.abs() + self.cancelled
     }
 
     /// Adds a function of x_i − x_j with this value, first and second derivative.
@@ -54,7 +62,8 @@ pub(super) struct Minimum {
 /// The gradient that is rounding, relative to the loss.
 const GRADIENT: f64 = 2e-14;
 const MAX_STEPS: usize = 300;
-/// The most that an exponent moves in a step.
+/// The most that an exponent moves in a step at first; twice as much after a step that long which needed no shortening, as exponents
+/// of a small beta have far to go.
 const LONGEST_STEP: f64 = 12.0;
 /// The squared Newton decrement, relative to the loss, at which one more full step ends the work: its error is of this order.
 const DECREMENT: f64 = 1e-24;
@@ -66,7 +75,7 @@ pub(super) fn minimise(
     component: &[usize],
 ) -> Minimum {
     let mut at = fun(&x);
-    let (mut converged, mut last) = (false, false);
+    let (mut converged, mut last, mut longest) = (false, false, LONGEST_STEP);
     for _ in 0..MAX_STEPS {
         let Some(step) = descent_step(&at, component) else {
             break;
@@ -74,18 +83,19 @@ pub(super) fn minimise(
         let slope = at.gradient.dot(&step);
         // In a direction of little curvature the rounding of the gradient alone is more than the decrement asked for; the
         // certificate then says how far the minimiser may be.
-        let rounding = at.gradient.amax() <= GRADIENT * (1.0 + at.value.abs());
+        let rounding = at.gradient.amax() <= GRADIENT * at.size();
         converged = rounding || -slope <= DECREMENT * (1.0 + at.value.abs());
         if last || !slope.is_finite() {
             break;
         }
         last = converged;
         // Where masses are tiny the Hessian is nearly flat, and its step leaves the region that it describes.
-        let mut scale = (LONGEST_STEP / step.amax()).min(1.0);
+        let cut = (longest / step.amax()).min(1.0);
+        let mut scale = cut;
         let next = loop {
             let point = &x + &step * scale;
             let there = fun(&point);
-            let rounding = 1e-15 * (1.0 + at.value.abs());
+            let rounding = 1e-15 * at.size();
             if there.value <= at.value + 1e-4 * scale * slope + rounding {
                 break Some((point, there));
             }
@@ -97,6 +107,9 @@ pub(super) fn minimise(
         let Some((point, there)) = next else {
             break;
         };
+        if cut < 1.0 && scale == cut {
+            longest *= 2.0;
+        }
         (x, at) = (point, there);
     }
     let eigenvalues = (at.hessian.clone() + constants(component, mean_diagonal(&at.hessian)))

@@ -241,11 +241,21 @@ impl<'a> OptimisticFit<'a> {
 
     /// The bound of a box, and where to split it: the response whose chord is the furthest from its exponential.
     fn relax(&self, cell: &Cell) -> (f64, (usize, f64)) {
+        /// Exponents by which a chord rises at most: from a higher left end it lies above the exponential as well, and the squares
+        /// of its slope over its value are no infinities.
+        const STEEPEST: f64 = 300.0;
         let n = cell.low.len();
-        // Weights relative to e^{V/β}, so that nothing overflows.
-        let lift = |i: usize, r: f64| (self.log_reference[i] + (r - self.bound) / self.beta).exp();
+        // Weights relative to the largest that the box has, so that nothing overflows and not all vanish.
+        let exponent = |i: usize, r: f64| self.log_reference[i] + r / self.beta;
+        let top = (0..n).map(|i| exponent(i, cell.high[i]));
+        let top = top.fold(f64::NEG_INFINITY, f64::max);
+        let lift = |i: usize, r: f64| (exponent(i, r) - top).exp();
         let ends: Vec<(f64, f64)> = (0..n)
-            .map(|i| (lift(i, cell.low[i]), lift(i, cell.high[i])))
+            .map(|i| {
+                let high = exponent(i, cell.high[i]) - top;
+                let low = (exponent(i, cell.low[i]) - top).max(high - STEEPEST);
+                (low.exp(), high.exp())
+            })
             .collect();
         let rise: Vec<f64> = (0..n)
             .map(|i| (ends[i].1 - ends[i].0) / (cell.high[i] - cell.low[i]))
@@ -264,7 +274,7 @@ impl<'a> OptimisticFit<'a> {
                 }
             }
             At {
-                value: likelihood - scale * (z.ln() + self.bound / self.beta) + self.weight * mean,
+                value: likelihood - scale * (z.ln() + top) + self.weight * mean,
                 gradient,
                 hessians: vec![hessian],
             }
@@ -276,6 +286,15 @@ impl<'a> OptimisticFit<'a> {
                 (at.gradient[i] * (cell.low[i] - r[i])).min(at.gradient[i] * (cell.high[i] - r[i]))
             })
             .sum();
+        // Where the tangent is steep it says nothing; L ≥ 0 and V* is largest at the upper corner whatever it says.
+        let highest = self.beta * (ends.iter().map(|e| e.1).sum::<f64>().ln() + top);
+        let lowest: f64 = self
+            .calibration
+            .iter()
+            .zip(&cell.low)
+            .map(|(m, r)| m * r)
+            .sum();
+        let bound = (at.value + slack).max(-self.weight * (highest - lowest));
         let gap = |i: &usize| chord(*i, r[*i]) - lift(*i, r[*i]);
         let wide = |i: &usize| cell.high[*i] - cell.low[*i];
         let k = (0..n)
@@ -283,7 +302,7 @@ impl<'a> OptimisticFit<'a> {
             .unwrap_or(0);
         // Near an end a split there would leave one part as it was.
         let share = ((r[k] - cell.low[k]) / wide(&k)).clamp(0.2, 0.8);
-        (at.value + slack, (k, cell.low[k] + share * wide(&k)))
+        (bound, (k, cell.low[k] + share * wide(&k)))
     }
 }
 

@@ -164,6 +164,8 @@ impl Problem<'_> {
                 gradient.iter().zip(&pi).map(|(g, p)| g - total * p),
             ),
             hessian: map.transpose() * inner * map - curvature,
+            // Rounding of u moves the value by as much times its slope.
+            cancelled: gradient.iter().zip(&u).map(|(g, u)| (g * u).abs()).sum(),
         }
     }
 }
