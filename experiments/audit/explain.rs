@@ -9,6 +9,7 @@ use rto::token_reward::KlEstimator;
 use rto_harness::stats::shown;
 use rto_harness::table::{Cell, Table};
 
+use crate::GoOn;
 use crate::problem::Instance;
 use crate::report::status;
 
@@ -91,8 +92,8 @@ fn mended(recipe: &Recipe) -> Vec<Mended> {
 /// The table of `--explain`.
 ///
 /// # Errors
-/// Those of the audit.
-pub fn explain(instance: &Instance, name: &str, recipe: &Recipe) -> Result<Table> {
+/// Those of the audit, and that of `go_on`.
+pub fn explain(instance: &Instance, name: &str, recipe: &Recipe, go_on: GoOn<'_>) -> Result<Table> {
     let mut table = Table::new(
         "explain",
         &[
@@ -106,20 +107,27 @@ pub fn explain(instance: &Instance, name: &str, recipe: &Recipe) -> Result<Table
             "subopt",
         ],
     );
-    table.push(row(instance, name, "", recipe)?);
+    table.push(row(instance, (name, ""), recipe, go_on)?);
     for m in mended(recipe) {
         if m.recipe.check().is_ok() {
-            table.push(row(instance, m.what, m.claims, &m.recipe)?);
+            table.push(row(instance, (m.what, m.claims), &m.recipe, go_on)?);
         }
     }
     Ok(table)
 }
 
-fn row(instance: &Instance, what: &str, claims: &str, recipe: &Recipe) -> Result<Vec<Cell>> {
+fn row(
+    instance: &Instance,
+    (what, claims): (&str, &str),
+    recipe: &Recipe,
+    go_on: GoOn<'_>,
+) -> Result<Vec<Cell>> {
+    go_on()?;
     let (problem, theta) = (&instance.problem, &instance.theta);
     let on = Summary::at(problem, recipe, theta, None, None)?.scaled();
+    go_on()?;
     let stale = Summary::at(problem, recipe, theta, Some(&instance.old), None)?.scaled();
-    let end = FixedPoint::find(problem, recipe, None)?;
+    let end = FixedPoint::find_while(problem, recipe, None, go_on)?;
     Ok(vec![
         what.into(),
         claims.into(),

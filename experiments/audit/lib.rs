@@ -2,6 +2,9 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+/// Asked between the parts of a long answer; its error ends the work (a program that was interrupted).
+pub type GoOn<'a> = &'a (dyn Fn() -> rto::Result<()> + Sync);
+
 pub mod explain;
 pub mod input;
 pub mod problem;

@@ -207,7 +207,7 @@ fn recipe_tasks(study: &Study) -> Vec<Task<'_>> {
             let instance = &problem::fixed(c.beta)?[k];
             let horizon = instance.problem.tree().horizon();
             let all = named(c.beta, c.group, c.batch, horizon);
-            let audited = report::Audited::all(instance, &all)?;
+            let audited = report::Audited::all(instance, &all, &|| Ok(()))?;
             Ok(audited.iter().map(|r| r.row(&instance.name)).collect())
         })
     };
@@ -232,7 +232,7 @@ fn one_tree(cli: &Cli) -> Result<()> {
     }
     if let (Some(text), true) = (&cli.recipe, cli.explain) {
         let (name, recipe) = input::recipe(text, &instance, group, batch)?;
-        let table = explain::explain(&instance, &name, &recipe)?;
+        let table = explain::explain(&instance, &name, &recipe, &|| Ok(()))?;
         reporter.json(&json!({ "tree": instance.name, "recipe": name, "explain": table }))?;
         return say!(reporter, "{}", explain::text(&table, &instance)?);
     }
@@ -272,8 +272,8 @@ fn one_tree(cli: &Cli) -> Result<()> {
         );
     }
     let audited = match &one {
-        Some((name, recipe)) => vec![report::Audited::new(&instance, name, recipe)?],
-        None => report::Audited::all(&instance, &all())?,
+        Some((name, recipe)) => vec![report::Audited::new(&instance, name, recipe, &|| Ok(()))?],
+        None => report::Audited::all(&instance, &all(), &|| Ok(()))?,
     };
     reporter.json(&report::json(&instance, &audited))?;
     print_audited(&instance, &audited, &reporter)
@@ -289,7 +289,7 @@ fn compare(
     let mut audited = Vec::new();
     for text in texts {
         let (name, recipe) = input::recipe(text, instance, group, batch)?;
-        audited.push(report::Audited::new(instance, &name, &recipe)?);
+        audited.push(report::Audited::new(instance, &name, &recipe, &|| Ok(()))?);
     }
     let [a, b] = &audited[..] else {
         bail!("--compare takes two recipes");

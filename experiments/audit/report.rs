@@ -7,6 +7,7 @@ use rto_harness::stats::shown;
 use rto_harness::table::{Cell, Table};
 use serde_json::{Map, Value, json};
 
+use crate::GoOn;
 use crate::problem::Instance;
 
 /// What one recipe does on one tree.
@@ -27,21 +28,21 @@ impl Audited {
     /// The audit of one recipe.
     ///
     /// # Errors
-    /// A recipe that the tree is too large for, named.
-    pub fn new(instance: &Instance, name: &str, recipe: &Recipe) -> Result<Self> {
+    /// A recipe that the tree is too large for, named; that of `go_on`.
+    pub fn new(instance: &Instance, name: &str, recipe: &Recipe, go_on: GoOn<'_>) -> Result<Self> {
         let (problem, theta) = (&instance.problem, &instance.theta);
         let at = |old| -> Result<(Summary, Rotation)> {
-            Ok((
-                Summary::at(problem, recipe, theta, old, None)?,
-                Rotation::at(problem, recipe, theta, old, None)?,
-            ))
+            go_on()?;
+            let summary = Summary::at(problem, recipe, theta, old, None)?;
+            go_on()?;
+            Ok((summary, Rotation::at(problem, recipe, theta, old, None)?))
         };
         let work = || -> Result<Self> {
             Ok(Self {
                 name: name.into(),
                 on_policy: at(None)?,
                 stale: at(Some(&instance.old))?,
-                fixed_point: FixedPoint::find(problem, recipe, None)?,
+                fixed_point: FixedPoint::find_while(problem, recipe, None, go_on)?,
                 at_reference: problem.suboptimality(recipe, problem.reference())?,
             })
         };
@@ -52,8 +53,8 @@ impl Audited {
     ///
     /// # Errors
     /// Those of [`Audited::new`].
-    pub fn all(instance: &Instance, recipes: &[Named]) -> Result<Vec<Self>> {
-        let of = |n: &Named| Self::new(instance, n.name, &n.recipe);
+    pub fn all(instance: &Instance, recipes: &[Named], go_on: GoOn<'_>) -> Result<Vec<Self>> {
+        let of = |n: &Named| Self::new(instance, n.name, &n.recipe, go_on);
         recipes.par_iter().map(of).collect()
     }
 

@@ -218,12 +218,22 @@ impl Instance {
     /// # Errors
     /// A fit that does not converge.
     pub fn solve(&self) -> Result<Value> {
+        self.solve_while(&|| Ok(()))
+    }
+
+    /// [`Instance::solve`] for one who may have to stop: `go_on` is asked before every method, loss and prompt, and its error ends the work.
+    ///
+    /// # Errors
+    /// Those of [`Instance::solve`], and that of `go_on`.
+    pub fn solve_while(&self, go_on: &dyn Fn() -> rto::Result<()>) -> Result<Value> {
         let problems = self.set.problems(self.beta)?;
         let mut out = Map::new();
         for (name, method) in &self.methods {
+            go_on()?;
             out.insert(name.clone(), self.method(&problems, method)?);
         }
         for (name, formula) in &self.losses {
+            go_on()?;
             out.insert(name.clone(), self.own_loss(formula)?);
         }
         let mut own = Map::new();
@@ -232,6 +242,7 @@ impl Instance {
         }
         let mut each = Vec::new();
         for (prompt, problem) in self.set.prompts().iter().zip(&problems) {
+            go_on()?;
             each.push(self.prompt(prompt, problem)?);
         }
         let star = |p: &Prompt| soft_optimum(&p.responses, self.beta).0;

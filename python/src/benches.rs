@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use rto::audit::{Named, Recipe, named};
 use rto::seed::SeedTree;
 use rto_audit::problem::Instance;
-use rto_audit::{explain, input, problem, report, sampled};
+use rto_audit::{GoOn, explain, input, problem, report, sampled};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -29,10 +29,10 @@ impl Question {
         named(self.instance.beta, self.group, self.batch, horizon)
     }
 
-    fn answer(&self) -> Result<Value> {
+    fn answer(&self, go_on: GoOn<'_>) -> Result<Value> {
         let instance = &self.instance;
         if let (Some((name, recipe)), true) = (&self.one, self.explain) {
-            let table = explain::explain(instance, name, recipe)?;
+            let table = explain::explain(instance, name, recipe, go_on)?;
             return Ok(json!({ "tree": instance.name, "recipe": name, "explain": table }));
         }
         if let Some(units) = self.draws {
@@ -46,13 +46,16 @@ impl Question {
             };
             let drawn = recipes
                 .iter()
-                .map(|(name, recipe)| sampled::Drawn::new(instance, name, recipe, units, &seeds))
+                .map(|(name, recipe)| {
+                    go_on()?;
+                    sampled::Drawn::new(instance, name, recipe, units, &seeds)
+                })
                 .collect::<Result<Vec<_>>>()?;
             return Ok(sampled::json(instance, &drawn));
         }
         let audited = match &self.one {
-            Some((name, recipe)) => vec![report::Audited::new(instance, name, recipe)?],
-            None => report::Audited::all(instance, &self.all())?,
+            Some((name, recipe)) => vec![report::Audited::new(instance, name, recipe, go_on)?],
+            None => report::Audited::all(instance, &self.all(), go_on)?,
         };
         Ok(report::json(instance, &audited))
     }
@@ -144,7 +147,7 @@ pub fn audit_text(
         seed,
         ..question
     };
-    let work = move |_: &Watch<'_, ()>| question.answer();
+    let work = move |watch: &Watch<'_, ()>| question.answer(&|| watch.check());
     let answer = long::apart(py, work, |()| Ok(()))?;
     serde_json::to_string(&answer.map_err(|e| line(&e))?).map_err(value_error)
 }
@@ -168,7 +171,7 @@ pub fn bench_text(py: Python<'_>, instance: Given) -> PyResult<String> {
         (true, _) => "instance".to_string(),
         (false, path) => path,
     };
-    let work = move |_: &Watch<'_, ()>| problem.solve().context(named);
+    let work = move |watch: &Watch<'_, ()>| problem.solve_while(&|| watch.check()).context(named);
     let answer = long::apart(py, work, |()| Ok(()))?;
     serde_json::to_string(&answer.map_err(|e| line(&e))?).map_err(value_error)
 }

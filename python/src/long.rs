@@ -13,8 +13,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What the work asks and tells the one who waits for it.
 pub struct Watch<'a, M> {
-    check: Box<dyn Fn() -> rto::Result<()> + Send + 'a>,
-    tell: Box<dyn Fn(M) + Send + 'a>,
+    check: Box<dyn Fn() -> rto::Result<()> + Send + Sync + 'a>,
+    tell: Box<dyn Fn(M) + Send + Sync + 'a>,
 }
 
 impl<M> Watch<'_, M> {

@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +140,52 @@ def test_what_is_wrong_is_one_line(tmp_path):
         with pytest.raises(ValueError, match=line) as refused:
             call()
         assert "\n" not in str(refused.value)
+
+
+LONG = """
+import json, signal, sys, time
+import numpy as np
+import rto
+signal.signal(signal.SIGINT, signal.default_int_handler)
+rng = np.random.default_rng(0)
+table = lambda *shape: rng.normal(size=shape).tolist()
+if sys.argv[1] == "audit":
+    s = 1 + 4 + 16
+    tree = {"A": 4, "H": 3, "eos": None, "prompt_weights": [1.0], "beta": 0.3, "beta1": 0.3, "dpo_clip": 1.0}
+    tree |= {key: table(s, 4) for key in ("theta", "theta_old", "ref_logits", "dpo_logits", "r")}
+    call = lambda: rto.audit(tree=tree, group=4, batch=4)
+else:
+    n = 2**9 - 1
+    call = lambda: rto.bench({"A": 2, "H": 9, "eos": None, "beta": 0.5, "ref": np.full((n, 2), 0.5), "reward": table(n, 2), "pairs": "uniform"})
+print("going", flush=True)
+try:
+    call()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+    while True:
+        before = time.process_time()
+        time.sleep(0.2)
+        if time.process_time() - before < 0.05:
+            break
+    print("idle", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
+@pytest.mark.parametrize("what", ["audit", "bench"])
+def test_ctrl_c_ends_the_call_and_then_the_work(what):
+    child = subprocess.Popen([sys.executable, "-c", LONG, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "going\n", child.stderr.read()
+        time.sleep(0.5)
+        start = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == "stopped\n", child.stderr.read()
+        assert time.monotonic() - start < 1.0
+        # The method or step that it was at is finished, and no other is begun.
+        assert child.stdout.readline() == "idle\n", child.stderr.read()
+        assert time.monotonic() - start < 60.0
+        assert child.wait(timeout=60) == 0
+    finally:
+        child.kill()
+        child.communicate()

@@ -63,12 +63,26 @@ impl FixedPoint {
     /// # Errors
     /// Those of [`Summary::at`](super::Summary::at).
     pub fn find(problem: &Problem, recipe: &Recipe, start: Option<&[f64]>) -> Result<Self> {
+        Self::find_while(problem, recipe, start, &|| Ok(()))
+    }
+
+    /// [`FixedPoint::find`] for one who may have to stop: `go_on` is asked before every step, and its error ends the search.
+    ///
+    /// # Errors
+    /// Those of [`FixedPoint::find`], and that of `go_on`.
+    pub fn find_while(
+        problem: &Problem,
+        recipe: &Recipe,
+        start: Option<&[f64]>,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Self> {
         let start = start.unwrap_or(problem.reference());
         check_all(problem, recipe, start, None)?;
         let flow = Flow {
             problem,
             recipe,
             table: UnitTable::new(problem, recipe)?,
+            go_on,
         };
         let (mut theta, mut status, steps) = flow.ascend(start.to_vec())?;
         let (mut residual, mut largest_eigenvalue) = (None, None);
@@ -99,10 +113,12 @@ struct Flow<'a> {
     problem: &'a Problem,
     recipe: &'a Recipe,
     table: Option<UnitTable>,
+    go_on: &'a dyn Fn() -> Result<()>,
 }
 
 impl Flow<'_> {
     fn at(&self, theta: &[f64]) -> Result<Vec<f64>> {
+        (self.go_on)()?;
         let prepared = Prepared::new(self.problem, self.recipe, theta, None)?;
         Ok(match &self.table {
             Some(table) => table.field(&prepared),
@@ -111,6 +127,7 @@ impl Flow<'_> {
     }
 
     fn jacobian(&self, theta: &[f64]) -> Result<Vec<f64>> {
+        (self.go_on)()?;
         let table = self.table.as_ref();
         jacobian(self.problem, self.recipe, theta, None, None, table)
     }
