@@ -11,6 +11,7 @@ mod plan;
 mod seam;
 mod search;
 mod solve;
+mod spare;
 mod train;
 
 /// Exact RLHF on token MDPs, compiled.

@@ -1,6 +1,7 @@
 //! Token trees, tables and policies.
 
 use crate::arrays::{elements, found, out2, table, value_error, vector};
+use crate::spare;
 use ndarray::Array2;
 use numpy::PyArray2;
 use pyo3::prelude::*;
@@ -8,7 +9,7 @@ use rto::algorithm2::Pair;
 use rto::mdp::{ActionIx, Beta, StateIx, TabularMdp, TabularPolicy, Transition};
 use rto::policy::StateMap;
 use rto::seq::Episode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Every response of at most H tokens to each prompt: the deterministic token MDP of Section 3.1.
 ///
@@ -266,6 +267,17 @@ pub struct Policy {
     pub policy: Arc<TabularPolicy>,
 }
 
+impl Drop for Policy {
+    fn drop(&mut self) {
+        static EMPTY: LazyLock<Arc<TabularPolicy>> =
+            LazyLock::new(|| Arc::new(TabularPolicy::uniform(1, 1)));
+        let last = std::mem::replace(&mut self.policy, EMPTY.clone());
+        if let Some(policy) = Arc::into_inner(last) {
+            spare::keep(policy.into_log_probs().into_raw_vec_and_offset().0);
+        }
+    }
+}
+
 #[pymethods]
 impl Policy {
     /// From probabilities of shape (n_states, n_actions), each row summing to 1.
@@ -332,6 +344,6 @@ impl Policy {
         if let Ok(policy) = value.cast::<Self>() {
             return Ok(policy.get().policy.clone());
         }
-        Ok(Self::of_probs(name, value)?.policy)
+        Ok(Self::of_probs(name, value)?.policy.clone())
     }
 }

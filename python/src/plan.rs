@@ -2,10 +2,11 @@
 
 use crate::arrays::{RewardView, html, out1, out2, table, value_error};
 use crate::mdp::{self, Policy, TokenTree};
+use crate::spare;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use rto::mdp::Problem;
-use rto::plan::tree_kernel::tree_soft_optimum;
+use rto::plan::tree_kernel::tree_soft_optimum_in;
 use rto::reward::TabularReward;
 use std::sync::OnceLock;
 
@@ -137,8 +138,10 @@ pub fn soft_value_iteration(
     let reward = RewardView::new(reward.as_array())?;
     // A tree has the children of a state at hand, so that its levels stream through vectors; see `benchmarks/speed.py` for what that is worth.
     if let (Some(tree), true) = (tree, beta.get() > 0.0)
-        && let Ok((v, policy)) =
-            py.detach(|| tree_soft_optimum(&tree.tree, &reward.values(), &reference, beta))
+        && let Ok((v, policy)) = py.detach(|| {
+            let memory = spare::take(mdp.n_states() * mdp.n_actions());
+            tree_soft_optimum_in(&tree.tree, &reward.values(), &reference, beta, memory)
+        })
     {
         let value = mdp.roots().map(|(s, p)| p * v[s.ix()]).sum();
         return Ok(SoftOptimum {

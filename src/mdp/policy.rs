@@ -96,6 +96,11 @@ impl TabularPolicy {
         &self.log_prob
     }
 
+    /// log π(a|s), `[n_states, n_actions]`, without a copy.
+    pub fn into_log_probs(self) -> Array2<f64> {
+        self.log_prob
+    }
+
     /// log π(a|s).
     #[inline]
     pub fn log_prob(&self, s: StateIx, a: ActionIx) -> f64 {

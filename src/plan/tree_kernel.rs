@@ -109,13 +109,34 @@ pub fn tree_soft_optimum(
     reference: &TabularPolicy,
     beta: Beta,
 ) -> Result<(Vec<f64>, TabularPolicy)> {
+    tree_soft_optimum_in(tree, reward, reference, beta, Vec::new())
+}
+
+/// [`tree_soft_optimum`] with the policy in memory of the caller's, where it is large enough; its contents are lost. Pages that the
+/// system has to hand out cost more than planning on them, so who plans often on a large tree keeps the table of a policy that
+/// is no longer needed ([`TabularPolicy::into_log_probs`]).
+///
+/// # Errors
+/// Those of [`tree_soft_values`].
+pub fn tree_soft_optimum_in(
+    tree: &TokenTree,
+    reward: &[f64],
+    reference: &TabularPolicy,
+    beta: Beta,
+    mut memory: Vec<f64>,
+) -> Result<(Vec<f64>, TabularPolicy)> {
     let (beta, states, na) = (beta.positive()?, tree.n_states(), tree.n_actions());
     check::len("reward", states * na, reward.len())?;
     reference.check_shape("reference", states, na)?;
     let log_reference = reference.log_probs().as_slice();
     let log_reference = log_reference.expect("policies are stored in row order");
     let mut v = vec![0.0; states];
-    let mut log_pi = Array2::<f64>::zeros((states, na));
+    match memory.capacity() >= states * na {
+        true => memory.resize(states * na, 0.0),
+        false => memory = vec![0.0; states * na],
+    }
+    let mut log_pi =
+        Array2::from_shape_vec((states, na), memory).expect("as many numbers as pairs");
     let log_all = log_pi
         .as_slice_mut()
         .expect("fresh tables are in row order");
@@ -230,6 +251,8 @@ impl Kernel for Rows<'_> {
             6 => rows_of::<6, S>(simd, self),
             7 => rows_of::<7, S>(simd, self),
             8 => rows_of::<8, S>(simd, self),
+            9 => rows_of::<9, S>(simd, self),
+            10 => rows_of::<10, S>(simd, self),
             16 => rows_of::<16, S>(simd, self),
             32 => rows_of::<32, S>(simd, self),
             64 => rows_of::<64, S>(simd, self),
