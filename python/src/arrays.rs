@@ -17,9 +17,14 @@ pub type Table<'py> = PyArrayLike2<'py, f64, AllowTypeChange>;
 /// A `[n]` argument of numbers.
 pub type Vector<'py> = PyArrayLike1<'py, f64, AllowTypeChange>;
 
-/// `ValueError` with the line of an error of the library.
+/// `ValueError` with the line of an error of the library. What it quotes of the caller's may hold line breaks, which are shown as `\n`.
 pub fn value_error(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().collect(),
+        false => String::from(c),
+    };
+    let line: String = error.to_string().chars().map(shown).collect();
+    PyValueError::new_err(line)
 }
 
 /// What an argument is, for an error.

@@ -98,6 +98,13 @@ def test_a_number_of_another_type_is_named():
             assert any("beta" in line for line in [str(refused.value), *getattr(refused.value, "__notes__", [])])
 
 
+def test_what_is_quoted_stays_on_one_line():
+    for call in (lambda: rto.audit({"kl": ["\n"]}), lambda: rto.bench({"a\nb": 1}), lambda: rto.solve({"a\nb": 1})):
+        with pytest.raises(ValueError) as refused:
+            call()
+        assert "\n" not in str(refused.value) and "\\n" in str(refused.value)
+
+
 numbers = st.one_of(st.floats(), st.integers(-3, 3), st.none(), st.text(max_size=2), st.booleans())
 arrays = st.recursive(numbers, lambda inner: st.lists(inner, max_size=4), max_leaves=12)
 ROWS = [[-1.0, -0.5], [-0.3]]
