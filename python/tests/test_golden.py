@@ -1,4 +1,4 @@
-"""The golden values of `tests/golden/theory.json` through Python: G0 and G1 with data, estimate, radii, Algorithm 1 and (B.1)."""
+"""The golden values of `tests/golden/theory.json` through Python: G0, Remark A.3, Proposition C.2, and G1 with data, estimate, radii, Algorithm 1, (B.1)."""
 
 import json
 from pathlib import Path
@@ -45,6 +45,67 @@ def test_g0_planning(g0):
     np.testing.assert_allclose(implicit, np.concatenate(want["dpo_token_reward"]), **TOL)
     rewards = rto.token_rewards("rto", reference.log_probs, dpo_log_prob=best.policy.log_probs, beta1=0.5)
     np.testing.assert_allclose(rewards, np.concatenate(want["dpo_token_reward"]), **TOL)
+
+
+def test_g0_differences_of_policies(g0):
+    tree, reward, reference = g0
+    want = THEORY["G0"]
+    uniform, best = rto.Policy.uniform(tree), rto.soft_value_iteration(tree, reward, reference, 0.5)
+    at = {name: rto.evaluate(tree, reward, policy, reference, 0.5) for name, policy in (("uniform", uniform), ("ref", reference))}
+    assert at["uniform"].value - at["ref"].value == near(want["PDL_lhs_uniform_minus_ref"])
+    # Lemma A.2: sums over the visits of the one of the other's advantage, the entropy of both included.
+    d, q = rto.visitation(tree, uniform), at["ref"].q
+    gain = (uniform.probs * (q - 0.5 * uniform.log_probs)).sum(axis=1) - at["ref"].v
+    assert d.state @ gain == near(want["PDL_rhs"])
+    kl = 0.5 * (d.pair * (uniform.log_probs - best.policy.log_probs)).sum()
+    assert kl == near(want["betaKL_uniform_to_star"]) == near(want["SubOpt_uniform"])
+
+
+def test_g0_population_loss_of_dpo(g0):
+    tree, reward, reference = g0
+    best = rto.soft_value_iteration(tree, reward, reference, 0.5).policy
+    totals = [reward[0, a] + reward[1 + a, b] for a in (0, 1) for b in (0, 1)]
+    rows = lambda table: [[table[0, a], table[1 + a, b]] for a in (0, 1) for b in (0, 1)]
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    take = lambda table: [rows(table)[k] for pair in pairs for k in pair]
+    each = [
+        rto.losses.preference_loss(take(best.log_probs)[2 * k : 2 * k + 2], take(reference.log_probs)[2 * k : 2 * k + 2], beta=0.5).value
+        for k in range(len(pairs))
+    ]
+    wins = [expit(totals[i] - totals[j]) for i, j in pairs]
+    # Twelve ordered pairs are six unordered ones, each with the probability of either outcome.
+    assert np.dot(wins, each) / 6 == near(THEORY["G0"]["population_DPO_loss_uniform_unordered_pairs_at_pistar"])
+
+
+@pytest.mark.parametrize("rate, steps", [(0.5, 7), (1.0, 3)])
+def test_g0_natural_policy_gradient(g0, rate, steps):
+    """Remark A.3: log π ← (1 - ηβ) log π + η Q^π, normalised."""
+    tree, reward, reference = g0
+    best = rto.soft_value_iteration(tree, reward, reference, 0.5)
+    policy, gaps, errors = reference, [], []
+    for _ in range(steps + 1):
+        found = rto.evaluate(tree, reward, policy, reference, 0.5)
+        gaps.append(best.value - found.value)
+        errors.append(np.abs(policy.log_probs - best.policy.log_probs).max())
+        policy = rto.Policy.from_logits((1 - rate) * policy.log_probs + rate / 0.5 * found.q)
+    want = THEORY["G0"]["NPG"]
+    np.testing.assert_allclose(gaps, want["eta_beta_0_5"]["gap"] if rate == 0.5 else want["eta_beta_1_gap"], atol=1e-12)
+    if rate == 0.5:
+        np.testing.assert_allclose(errors, want["eta_beta_0_5"]["max_abs_logpi_err"], atol=1e-12)
+
+
+@pytest.mark.parametrize("n_actions, horizon", [(2, 2), (2, 5), (3, 4), (5, 3)])
+def test_proposition_c2(n_actions, horizon):
+    """After s₀ a state that is uniform on s₁ … s_A whatever was done; r(s_i, a_j) = 1{i = j}."""
+    row = [[[i, 1 / n_actions] for i in range(1, n_actions + 1)]] * n_actions
+    found = rto.solve({
+        "beta": 0, "states": n_actions + 1, "initial": [1] + [0] * n_actions, "horizon": horizon, "transition": [row] * (n_actions + 1),
+        "reference": np.full((n_actions + 1, n_actions), 1 / n_actions), "reward": np.vstack([np.zeros(n_actions), np.eye(n_actions)]),
+    })
+    assert found["soft_value_mean"] == near(horizon - 1) and found["predetermined_value"] == near((horizon - 1) / n_actions)
+    if (n_actions, horizon) == (2, 2):
+        want = THEORY["propC2"]["A2H2"]
+        assert (found["soft_value_mean"], found["predetermined_value"]) == (near(want["markov"]), near(want["predetermined"]))
 
 
 @pytest.mark.parametrize("beta1, beta2", [(0.1, 0.03), (0.5, 0.5), (0.5, 0.3)])
@@ -111,6 +172,21 @@ def test_g1_planning(g1):
         assert rto.suboptimality(tree, g1.reward, policy, g1.reference, 0.5) == near(want[f"SubOpt_{name}"])
     d = rto.visitation(tree, best.policy).pair
     np.testing.assert_allclose(np.einsum("sa,sai->i", d, g1.phi), want["Efeat_dstar"], **TOL)
+    nu = np.einsum("sa,sai->i", rto.visitation(tree, g1.reference).pair, g1.phi)
+    np.testing.assert_allclose(nu, want["nu_Eref_phi"], **TOL)
+    # ∇² V*(θ) is the covariance of E[ψ | token] summed along responses, over β: features of the future included.
+    future = np.zeros((tree.n_states, 4))
+    trace = 0.0
+    for s in reversed(range(tree.n_states)):
+        prompt, prefix = tree.prefix(s)
+        inner = len(prefix) + 1 < 3
+        after = np.array([future[tree.state([*prefix, a], prompt)] if inner else np.zeros(4) for a in range(3)])
+        whole = g1.phi[s] + after
+        future[s] = best.policy.probs[s] @ whole
+        trace += d[s] @ ((whole - future[s]) ** 2).sum(axis=1)
+    assert trace / 0.5 == near(want["Hess_Vstar_trace"])
+    gap = [rto.evaluate(tree, g1.reward, p, g1.reference, 0.5).value for p in (g1.q, g1.reference)]
+    assert gap[0] - gap[1] == near(want["PDL_q_vs_ref"][0]) == near(want["PDL_q_vs_ref"][1])
     last = [d[tree.state(g1.leaf(n)[:2], 0), n % 3] for n in range(9)]
     np.testing.assert_allclose(last, want["dstar_leaf0_8_prompt0"], **TOL)
 
