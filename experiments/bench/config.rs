@@ -26,6 +26,7 @@ pub struct Config {
     pub trap_depth: f64,
     pub five_betas: Vec<f64>,
     pub xpo_alphas: Vec<f64>,
+    pub explorer_rhos: Vec<f64>,
     pub overopt_seeds: u64,
     pub horizons: Vec<usize>,
     pub coverage_seeds: u64,
@@ -92,6 +93,14 @@ pub struct Flags {
         allow_negative_numbers = true
     )]
     xpo_alphas: Option<Vec<f64>>,
+    /// (b) rho of the explorers of two-stage learners
+    #[arg(
+        long,
+        value_name = "RHO,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    explorer_rhos: Option<Vec<f64>>,
     /// (c) Instances for each family of proxy error
     #[arg(long, value_name = "N")]
     overopt_seeds: Option<u64>,
@@ -164,6 +173,7 @@ impl Settings for Config {
         for alpha in &self.xpo_alphas {
             within("xpo_alphas", *alpha, 1e-6, 10.0)?;
         }
+        increasing("explorer_rhos", &self.explorer_rhos, 1e-6, 1e3)?;
         increasing("horizons", &whole(&self.horizons), 1.0, 10.0)?;
         if self.trap_betas.is_empty() || self.five_betas.is_empty() || self.xpo_alphas.is_empty() {
             bail!(

@@ -7,7 +7,7 @@ use rto_harness::table::Table;
 use std::path::Path;
 
 use crate::config::{Config, PARTS};
-use crate::{coverage, offline, overopt};
+use crate::{coverage, offline, online, overopt};
 
 /// A figure, the table that it is drawn from, and how.
 pub type Drawing = (&'static str, &'static str, fn(&Table) -> Result<Panels>);
@@ -202,7 +202,8 @@ fn online_figure(table: &Table) -> Result<Panels> {
             let rows = rows.filter("learner", &learner)?;
             for sampler in rows.distinct("sampler")? {
                 let rows = rows.filter("sampler", &sampler)?;
-                let (label, look) = learner_look(&learner, &sampler, &table.distinct("learner")?);
+                let all = (table.distinct("learner")?, table.distinct("sampler")?);
+                let (label, look) = learner_look(&learner, &sampler, &all);
                 let band = rows
                     .points("regret_low", "regret_high")?
                     .iter()
@@ -224,17 +225,27 @@ fn online_figure(table: &Table) -> Result<Panels> {
     }
     let mut panels = Panels::new("Online learners: what optimism buys, and what it costs", 3, figures)
         .subtitle("π_ref(rare) = e^(−0.5/β) in the first two")
-        .caption("Means with 95% intervals. Optimistic learners draw pairs from (π_t, π_ref). The lower bound holds in expectation for every learner that draws from policies equal to π_ref until the rare response was met.");
+        .caption("Means with 95% intervals. Optimistic learners draw pairs from (π_t, π_ref), two-stage ones from a greedy policy and its explorer. The lower bound holds in expectation for every learner that draws from policies equal to π_ref until the rare response was met.");
     panels.panel_size = (400, 340);
     Ok(panels)
 }
 
 /// Label and look of a learner, the same in every panel.
-fn learner_look(learner: &str, sampler: &str, all: &[String]) -> (String, usize) {
+fn learner_look(
+    learner: &str,
+    sampler: &str,
+    (all, samplers): &(Vec<String>, Vec<String>),
+) -> (String, usize) {
+    if let Some(rho) = sampler.strip_prefix(online::EXPLORER) {
+        let explorers = samplers.iter().filter(|s| s.starts_with(online::EXPLORER));
+        let place = explorers.take_while(|s| *s != sampler).count();
+        // The first beside the greedy learners, the others behind the optimistic ones.
+        let look = if place == 0 { 2 } else { 1 + all.len() + place };
+        return (format!("two-stage, ρ ={rho}"), look);
+    }
     match (learner, sampler) {
         ("greedy", "policy, reference") => ("greedy, pairs (π_t, π_ref)".into(), 0),
         ("greedy", "policy, policy") => ("greedy, pairs (π_t, π_t)".into(), 1),
-        ("greedy", _) => ("two-stage: greedy, pairs (π_t, explorer)".into(), 2),
         _ => {
             let place = all.iter().position(|name| name == learner).unwrap_or(0);
             let label = learner

@@ -20,13 +20,13 @@ const COLUMNS: &[&str] = &[
 const FIVE_BOUND: f64 = 1.0;
 const TRAP_BOUND: f64 = 2.0;
 
-/// The two-stage explorer's ρ, and the ridge of its matrix.
-const EXPLORER: Sampler = Sampler::PolicyExplorer {
-    rho: 0.5,
-    lambda: 1.0,
-};
+/// The ridge of the two-stage explorer's matrix.
+const EXPLORER_RIDGE: f64 = 1.0;
 
-type Setting = (String, Learner, &'static str, Sampler);
+/// What the sampler of a two-stage learner is called, before its ρ.
+pub const EXPLORER: &str = "policy, explorer";
+
+type Setting = (String, Learner, String, Sampler);
 
 /// The learners, each with a name, and where their pairs come from.
 fn learners(study: &Study, instance: &str) -> Vec<Setting> {
@@ -36,8 +36,8 @@ fn learners(study: &Study, instance: &str) -> Vec<Setting> {
     let greedy = Learner::Greedy { bound, ridge: 1e-2 };
     let with_reference = ("policy, reference", Sampler::PolicyReference);
     let mut all: Vec<Setting> = Vec::new();
-    let mut push = |name: String, learner, (from, sampler): (&'static str, Sampler)| {
-        all.push((name, learner, from, sampler));
+    let mut push = |name: String, learner, (from, sampler): (&str, Sampler)| {
+        all.push((name, learner, from.to_string(), sampler));
     };
     if !trap {
         push(
@@ -47,7 +47,12 @@ fn learners(study: &Study, instance: &str) -> Vec<Setting> {
         );
     }
     push("greedy".into(), greedy, with_reference);
-    push("greedy".into(), greedy, ("policy, explorer", EXPLORER));
+    for &rho in &study.config.explorer_rhos {
+        let lambda = EXPLORER_RIDGE;
+        let explorer = Sampler::PolicyExplorer { rho, lambda };
+        let from = format!("{EXPLORER} {rho}");
+        push("greedy".into(), greedy, (&from, explorer));
+    }
     let bound = if trap { TRAP_BOUND } else { FIVE_BOUND };
     for &alpha in &study.config.xpo_alphas {
         let xpo = Learner::Xpo { alpha, bound };
@@ -83,7 +88,7 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
             for (name, learner, from, sampler) in learners(study, instance) {
                 for run in 0..study.config.online_seeds {
                     let id = format!("bench/b/{}", tasks.len());
-                    let name = name.clone();
+                    let (name, from) = (name.clone(), from.clone());
                     tasks.push(Task::new(id, COLUMNS, move || {
                         let curve = curve(study, instance, beta, learner, sampler, run)?;
                         let row = |t: usize| -> Vec<Cell> {
@@ -91,7 +96,7 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
                                 instance.into(),
                                 beta.into(),
                                 name.as_str().into(),
-                                from.into(),
+                                from.as_str().into(),
                                 run.into(),
                                 t.into(),
                                 curve[t - 1].into(),
