@@ -325,7 +325,7 @@ fn every_dependency_has_its_reason() {
 #[test]
 fn a_wrong_table_is_found_out() {
     let head = "| item | verdict | functions | tests | figure |\n|---|---|---|---|---|\n";
-    let good = "| a | holds | `rto::search::bounds::minimax` | `tests/prop32.rs::golden_tables` | `figures/prop32/figure2` |\n";
+    let good = "| a | holds | `rto::search::bounds::minimax` | `tests/prop32/golden.rs::golden_tables` | `figures/prop32/figure2` |\n";
     assert_eq!(problems(&format!("{head}{good}")), Vec::<String>::new());
     for (from, to) in [
         ("minimax", "minimum"),
@@ -333,10 +333,10 @@ fn a_wrong_table_is_found_out() {
         ("bounds", "bound"),
         ("golden_tables", "golden_table"),
         ("golden_tables", "golden"),
-        ("prop32.rs", "prop33.rs"),
+        ("prop32/golden.rs", "prop33/golden.rs"),
         ("figure2", "figure3"),
         ("holds", ""),
-        ("`tests/prop32.rs::golden_tables`", ""),
+        ("`tests/prop32/golden.rs::golden_tables`", ""),
         (" | `figures/prop32/figure2`", ""),
     ] {
         let bad = good.replacen(from, to, 1);

@@ -4,7 +4,7 @@
     python bridge/scripts/compatibility.py messages   # its messages.json alone; idioms for idioms.json
 
 A case is a base folder and a patch of its files (JSON merge patches, texts, null for a file that is taken away), so that the
-fixtures stay small. `bridge/tests/compatibility.rs` applies the patches and compares. Networks are tiny and random, in float32.
+fixtures stay small. `bridge/tests/compatibility/` applies the patches and compares. Networks are tiny and random, in float32.
 """
 
 import json
