@@ -1,8 +1,16 @@
 //! The one error type of the crate. Variants carry what was found and what was expected, so that a
 //! caller can put the place (file, line, field) in front without parsing text.
 
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
 /// Result of a fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of any kind, as a function of the caller's may report it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Everything that can go wrong in the theory half.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -69,11 +77,59 @@ pub enum Error {
         budget: u64,
     },
     /// A model behind the seam failed (out of memory, an unknown token, a device error).
-    #[error("model: {0}")]
-    Backend(String),
+    #[error("model: {why}")]
+    Backend {
+        /// What failed, in one line.
+        why: String,
+        /// The error of the model, where it reported one.
+        source: Option<Cause>,
+    },
     /// A user's evaluator failed.
-    #[error("evaluator: {0}")]
-    Evaluator(String),
+    #[error("evaluator: {why}")]
+    Evaluator {
+        /// What failed, in one line.
+        why: String,
+        /// The error of the evaluator, where it reported one.
+        source: Option<Cause>,
+    },
+    /// A function of the caller's, told of each step, ended the run.
+    #[error("{source}")]
+    Stopped {
+        /// The error that it reported.
+        source: Cause,
+    },
+}
+
+/// The error of another library that is behind one of ours, as [`std::error::Error::source`] hands it on.
+///
+/// Errors can be copied and compared, so a cause is shared, and two causes are equal where they read the same.
+#[derive(Debug, Clone)]
+pub struct Cause(Arc<dyn StdError + Send + Sync>);
+
+impl Deref for Cause {
+    type Target = dyn StdError + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Cause {
+    fn from(error: E) -> Self {
+        Self(Arc::new(error))
+    }
 }
 
 impl Error {
@@ -84,5 +140,82 @@ impl Error {
             value: value.to_string(),
             must: must.into(),
         }
+    }
+
+    /// The error of a caller's function: one of this crate's is itself, any other an [`Error::Stopped`].
+    pub fn stopped(error: BoxError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(error) => Self::Stopped {
+                source: Cause(error.into()),
+            },
+        }
+    }
+
+    /// An [`Error::Backend`] without a cause.
+    pub fn backend(why: impl ToString) -> Self {
+        Self::Backend {
+            why: first_line(&why),
+            source: None,
+        }
+    }
+
+    /// An [`Error::Backend`] with its cause, of which it says the first line.
+    pub fn backend_because(cause: impl Into<Cause>) -> Self {
+        let source = cause.into();
+        Self::Backend {
+            why: first_line(&source),
+            source: Some(source),
+        }
+    }
+
+    /// An [`Error::Evaluator`] without a cause.
+    pub fn evaluator(why: impl ToString) -> Self {
+        Self::Evaluator {
+            why: first_line(&why),
+            source: None,
+        }
+    }
+
+    /// An [`Error::Evaluator`] with its cause: where it failed, and the first line of why.
+    pub fn evaluator_because(place: impl fmt::Display, cause: impl Into<Cause>) -> Self {
+        let source = cause.into();
+        Self::Evaluator {
+            why: format!("{place}: {}", first_line(&source)),
+            source: Some(source),
+        }
+    }
+}
+
+/// Errors of libraries can span lines; users get one.
+fn first_line(text: &impl ToString) -> String {
+    let text = text.to_string();
+    text.lines().next().unwrap_or("unknown").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_kept_and_said_in_one_line() {
+        let cause = || std::io::Error::other("out of memory\n  at some depth");
+        let error = Error::backend_because(cause());
+        assert_eq!(error.to_string(), "model: out of memory");
+        let source = error.source().unwrap().downcast_ref::<std::io::Error>();
+        assert!(source.unwrap().to_string().ends_with("at some depth"));
+        assert_eq!(error, error.clone());
+        assert_ne!(error, Error::backend("out of memory"));
+        let error = Error::evaluator_because("after prefix [1, 0]", cause());
+        assert_eq!(
+            error.to_string(),
+            "evaluator: after prefix [1, 0]: out of memory"
+        );
+        assert!(error.source().unwrap().is::<std::io::Error>());
+        assert!(Error::evaluator("no weights").source().is_none());
+        let error = Error::stopped(Box::new(cause()));
+        assert!(error.source().unwrap().is::<std::io::Error>());
+        let ours = Error::backend("a device");
+        assert_eq!(Error::stopped(ours.clone().into()), ours);
     }
 }

@@ -84,7 +84,7 @@ mod token;
 pub mod token_reward;
 pub mod zoo;
 
-pub use error::{Error, Result};
+pub use error::{BoxError, Cause, Error, Result};
 pub use token::Token;
 
 /// The README's example is run as a test.

@@ -6,7 +6,7 @@
 //! use ndarray::array;
 //! use rto::features::DenseFeatures;
 //! use rto::mdp::{ActionIx, StateIx, TabularPolicy};
-//! use rto::reward::{LinearReward, LogRatioReward, RewardModel};
+//! use rto::reward::{LinearReward, LogRatioReward, RewardFunction};
 //!
 //! let phi = DenseFeatures::try_new(1, 2, 2, vec![1.0, 0.0, 0.0, 2.0])?; // φ(s, 0) = (1, 0), φ(s, 1) = (0, 2)
 //! let reward = LinearReward::try_new(&phi, &[0.5, 0.25])?;
@@ -25,7 +25,7 @@ use crate::mdp::{ActionIx, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::{Error, Result};
 
 /// Section 3.1: r(s, a). After the end of the episode r = 0, which needs no row.
-pub trait RewardModel: Sync {
+pub trait RewardFunction: Sync {
     /// (|𝒮|, A) the reward is defined on.
     fn shape(&self) -> (usize, usize);
 
@@ -57,7 +57,7 @@ pub trait RewardModel: Sync {
 }
 
 /// Refuses a reward of the wrong size.
-pub(crate) fn check_reward(mdp: &TabularMdp, reward: &impl RewardModel) -> Result<()> {
+pub(crate) fn check_reward(mdp: &TabularMdp, reward: &impl RewardFunction) -> Result<()> {
     let (n_states, n_actions) = reward.shape();
     if (n_states, n_actions) == (mdp.n_states(), mdp.n_actions()) {
         return Ok(());
@@ -94,7 +94,7 @@ impl TabularReward {
     }
 }
 
-impl RewardModel for TabularReward {
+impl RewardFunction for TabularReward {
     fn shape(&self) -> (usize, usize) {
         self.values.dim()
     }
@@ -142,7 +142,7 @@ impl<'a, F: FeatureMap> LinearReward<'a, F> {
     }
 }
 
-impl<F: FeatureMap> RewardModel for LinearReward<'_, F> {
+impl<F: FeatureMap> RewardFunction for LinearReward<'_, F> {
     fn shape(&self) -> (usize, usize) {
         self.features.shape()
     }
@@ -220,7 +220,7 @@ impl LogRatioReward {
     }
 }
 
-impl RewardModel for LogRatioReward {
+impl RewardFunction for LogRatioReward {
     fn shape(&self) -> (usize, usize) {
         self.values.dim()
     }

@@ -7,7 +7,7 @@ use rto::mdp::{TabularPolicy, Trajectory, for_each_trajectory};
 use rto::plan::{
     concentrability, covering_behaviour, mix_occupancies, soft_value_iteration, visitation,
 };
-use rto::reward::{RewardModel, TabularReward};
+use rto::reward::{RewardFunction, TabularReward};
 use rto::seed::SeedTree;
 use rto::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 

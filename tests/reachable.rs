@@ -19,7 +19,7 @@ use rto::plan::{
     evaluate, mix_occupancies, natural_policy_gradient, npg_bound, rto_optimum,
     soft_value_iteration, suboptimality, visitation,
 };
-use rto::reward::{LogRatioReward, RewardModel, TabularReward};
+use rto::reward::{LogRatioReward, RewardFunction, TabularReward};
 use rto::seed::SeedTree;
 use rto::zoo::{Instance, Kind, RandomSpec, random_instance, random_policy};
 

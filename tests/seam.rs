@@ -13,7 +13,7 @@ use rto::policy::{
     ExactEvaluator, LogLinearSoftmax, OptimizerConfig, Regressor, RowGradient, Rule, StateMap,
     TabularLearner, TabularSoftmax, response_total_variation, tabulate,
 };
-use rto::reward::{LogRatioReward, RewardModel};
+use rto::reward::{LogRatioReward, RewardFunction};
 use rto::seed::SeedTree;
 use rto::seq::{
     Channel, Episode, PerToken, Policy, PolicyLearner, StreamKey, TokenObjective, TokenScorer,

@@ -25,19 +25,13 @@ impl<F: Fn(&[Token]) -> candle_core::Result<Tensor>> CandleModel<F> {
 impl<F: Fn(&[Token]) -> candle_core::Result<Tensor>> LogProbModel for CandleModel<F> {
     fn log_probs(&self, prefix: &[Token]) -> Result<Vec<f64>> {
         let failed = |error: candle_core::Error| {
-            let first_line = error
-                .to_string()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_string();
-            Error::Evaluator(format!("after prefix {prefix:?}: {first_line}"))
+            Error::evaluator_because(format!("after prefix {prefix:?}"), error)
         };
         let logits = (self.logits)(prefix).map_err(failed)?;
         if logits.rank() != 1 {
             // Counting elements would say "expected 5, got 5" of a [1, 5].
             let found = logits.dims();
-            return Err(Error::Evaluator(format!(
+            return Err(Error::evaluator(format!(
                 "logits after prefix {prefix:?}: expected shape [{}], got {found:?}",
                 self.n_actions
             )));

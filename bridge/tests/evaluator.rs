@@ -144,8 +144,8 @@ fn bad_logits_are_named() {
         |_: &[Token]| Tensor::zeros((2, 2), DType::F32, &Device::Cpu)?.reshape(5),
         3,
     );
-    assert!(matches!(
-        broken.log_probs(&[]).unwrap_err(),
-        Error::Evaluator(_)
-    ));
+    let error = broken.log_probs(&[]).unwrap_err();
+    assert!(matches!(error, Error::Evaluator { .. }));
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.is::<candle_core::Error>(), "{source}");
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 use rto::mdp::StateIx;
 use rto::numerics::sigmoid;
-use rto::reward::RewardModel;
+use rto::reward::RewardFunction;
 use rto::seed::SeedTree;
 use rto::seq::{StreamKey, TokenReward};
 use rto_bridge::world::{self, MAX_RESPONSE, SmallWorld, WORDS, World, WorldConfig};

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rto::mdp::{ActionIx, Problem, StateIx};
 use rto::plan::{mean_value, soft_value_iteration, visitation};
 use rto::policy::StateMap;
-use rto::reward::{LogRatioReward, RewardModel};
+use rto::reward::{LogRatioReward, RewardFunction};
 use rto::seed::SeedTree;
 use rto::seq::{Policy, StreamKey};
 use rto_harness::stats::shown;

@@ -13,7 +13,7 @@ use rto::estimate::RowSpace;
 use rto::mdp::{Beta, PreferencePair, Problem, StateIx, TabularMdp, TabularPolicy, Trajectory};
 use rto::numerics::log_sigmoid;
 use rto::plan::{PairLaw, population_dpo, rto_optimum, soft_value_iteration};
-use rto::reward::{LinearReward, LogRatioReward, RewardModel};
+use rto::reward::{LinearReward, LogRatioReward, RewardFunction};
 
 /// A policy that minimises (4.4), and how it was found.
 struct Minimiser {

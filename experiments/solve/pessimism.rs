@@ -12,7 +12,7 @@ use rto::algorithm1::{
     robust_soft_value_iteration,
 };
 use rto::mdp::{Problem, StateIx, TabularPolicy};
-use rto::reward::{RewardModel, TabularReward};
+use rto::reward::{RewardFunction, TabularReward};
 
 /// A duality gap above this share of the terms of the value is told as a failure.
 const MOST_GAP: f64 = 1e-8;

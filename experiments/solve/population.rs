@@ -2,7 +2,7 @@
 
 use rto::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
 use rto::numerics::{log_sigmoid, sigmoid};
-use rto::reward::{LogRatioReward, RewardModel, TabularReward};
+use rto::reward::{LogRatioReward, RewardFunction, TabularReward};
 
 /// The most unordered pairs of responses that are gone through.
 const MOST_PAIRS: f64 = 1e7;

@@ -8,7 +8,7 @@ use numpy::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rto::mdp::{ActionIx, StateIx};
-use rto::reward::RewardModel;
+use rto::reward::RewardFunction;
 use std::borrow::Cow;
 
 /// A `[rows, columns]` argument of numbers: an array that is C-contiguous float64 is looked at where it lies, all else is copied once.
@@ -105,7 +105,7 @@ impl<'a> RewardView<'a> {
     }
 }
 
-impl RewardModel for RewardView<'_> {
+impl RewardFunction for RewardView<'_> {
     fn shape(&self) -> (usize, usize) {
         self.0.dim()
     }

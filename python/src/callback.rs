@@ -50,7 +50,7 @@ impl Callback {
         .map_err(|e| {
             let line = format!("{}: failed", self.name);
             *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
-            Error::Evaluator(line)
+            Error::evaluator(line)
         })
     }
 

@@ -30,7 +30,7 @@ impl<M> Watch<'_, M> {
 }
 
 fn interrupted() -> rto::Error {
-    rto::Error::Backend("interrupted".into())
+    rto::Error::backend("interrupted")
 }
 
 /// Runs work that calls no Python on a thread of its own. A signal ends the call at once; the work ends at its next [`Watch::check`].

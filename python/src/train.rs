@@ -14,7 +14,7 @@ use rto::objective::{DpoLoss, PairLoss};
 use rto::policy::{
     ExactEvaluator, ExactReport, OptimizerConfig, StateMap, TabularLearner, TabularSoftmax,
 };
-use rto::reward::{RewardModel, TabularReward};
+use rto::reward::{RewardFunction, TabularReward};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, PolicyLearner, StepReport, TokenReward};
 use rto_harness::methods::{self, Given, Keys, Method, Model, Parts};
@@ -173,7 +173,7 @@ impl Job {
         let (training, node) = (self.method.training(), self.seeds.child("fit"));
         let own_reward = self.token_reward.is_none();
         let reads = |model| own_reward && training.reads.contains(&model);
-        let mut on_step = |_: &Step| watch.check();
+        let mut on_step = |_: &Step| Ok(watch.check()?);
         let dpo = match reads(Model::Dpo) || training.critic_from_prefix {
             true => Some(fit_dpo(
                 start,

@@ -11,7 +11,7 @@ use crate::mdp::{Beta, Problem, Reachable, TabularMdp, TabularPolicy};
 use crate::plan::{
     SoftOptimum, Truth, Visitation, action_covariance, mean_value, soft_value_iteration, visitation,
 };
-use crate::reward::{LinearReward, RewardModel};
+use crate::reward::{LinearReward, RewardFunction};
 use crate::{Error, Result};
 
 /// What is subtracted from E_{d^π}\[φ\] in (B.1).
@@ -235,7 +235,7 @@ pub struct TheoremB1 {
 ///
 /// # Errors
 /// As [`bound_b1`] and [`evaluate`](crate::plan::evaluate).
-pub fn theorem_b1<R: RewardModel>(
+pub fn theorem_b1<R: RewardFunction>(
     truth: &Truth<'_, R>,
     features: &impl FeatureMap,
     set: &ConfidenceSet<'_>,

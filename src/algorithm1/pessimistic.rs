@@ -9,7 +9,7 @@ use crate::estimate::RowSpace;
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, Problem, StateIx, TabularMdp};
 use crate::plan::{SoftOptimum, Truth, soft_value_iteration};
-use crate::reward::{LinearReward, RewardModel};
+use crate::reward::{LinearReward, RewardFunction};
 use crate::{Error, Result};
 
 /// r̂(s, a) = φ(s, a)ᵀθ_MLE − ϱ‖φ(s, a)‖_{M⁻¹} of (4.2), with M = Σ_𝒟 in the paper.
@@ -67,7 +67,7 @@ impl PessimisticReward {
     }
 }
 
-impl RewardModel for PessimisticReward {
+impl RewardFunction for PessimisticReward {
     fn shape(&self) -> (usize, usize) {
         self.values.dim()
     }
@@ -143,7 +143,7 @@ pub struct Bound42 {
 ///
 /// # Errors
 /// [`Error::Shape`].
-pub fn bound_4_2<R: RewardModel>(
+pub fn bound_4_2<R: RewardFunction>(
     truth: &Truth<'_, R>,
     set: &ConfidenceSet<'_>,
     output: &Algorithm1,
@@ -189,7 +189,7 @@ pub struct Theorem42 {
 ///
 /// # Errors
 /// As [`bound_4_2`] and [`evaluate`](crate::plan::evaluate).
-pub fn theorem_4_2<R: RewardModel>(
+pub fn theorem_4_2<R: RewardFunction>(
     truth: &Truth<'_, R>,
     set: &ConfidenceSet<'_>,
     output: &Algorithm1,

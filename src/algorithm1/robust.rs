@@ -5,7 +5,7 @@ use ndarray::Array2;
 use crate::check;
 use crate::mdp::{ActionIx, Problem, Reachable, StateIx};
 use crate::plan::{SoftOptimum, soft_value_iteration};
-use crate::reward::{RewardModel, TabularReward};
+use crate::reward::{RewardFunction, TabularReward};
 use crate::{Error, Result};
 
 /// The balls {P: KL(P̂(·|s,a) ‖ P) ≤ ζ_{sa}} around counted transitions.
@@ -58,7 +58,7 @@ impl KlBalls {
 pub fn robust_soft_value_iteration(
     problem: Problem<'_>,
     balls: &KlBalls,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
 ) -> Result<SoftOptimum> {
     let Problem {
         mdp,

@@ -12,7 +12,7 @@ use crate::seq::{
     Channel, Episode, PerToken, StepReport, TokenObjective, TokenScorer, Trainable, check_batch,
 };
 use crate::token_reward::log_probs;
-use crate::{Error, Result};
+use crate::{BoxError, Error, Result};
 
 /// Section 2, the data of (2.2): (x, y^w, y^l) of 𝒟.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub struct Step {
     pub scores: PerToken,
 }
 
-/// Told of every step. An error ends the fit, with the step taken.
-pub type OnStep<'a> = &'a mut dyn FnMut(&Step) -> Result<()>;
+/// Told of every step. An error, of any kind, ends the fit with the step taken: [`Error::Stopped`] hands it on.
+pub type OnStep<'a> = &'a mut dyn FnMut(&Step) -> std::result::Result<(), BoxError>;
 
 /// The rows of a step with their loss.
 pub(super) type Drawn = (Vec<Episode>, Box<dyn TokenObjective>);
@@ -269,7 +269,7 @@ impl<'a> Fit<'a> {
         while fit.done < steps.end
             && let Some(step) = fit.next(learner)?
         {
-            on_step(&step)?;
+            on_step(&step).map_err(Error::stopped)?;
         }
         Ok(())
     }

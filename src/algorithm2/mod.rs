@@ -23,7 +23,7 @@
 //! use rto::mdp::{Beta, TabularPolicy, TokenTree};
 //! use rto::policy::optimizer::OptimizerConfig;
 //! use rto::policy::{ExactEvaluator, Regressor, StateMap, TabularLearner, TabularSoftmax};
-//! use rto::reward::{RewardModel, TabularReward};
+//! use rto::reward::{RewardFunction, TabularReward};
 //! use rto::seed::SeedTree;
 //! use rto::seq::{Episode, Finish, PolicyLearner};
 //!

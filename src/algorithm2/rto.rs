@@ -10,7 +10,7 @@ use crate::objective::ppo_diagnostics;
 use crate::seed::SeedTree;
 use crate::seq::{Policy, PolicyLearner, TokenReward, TokenScorer};
 use crate::token_reward::{Both, DpoReward, SentenceReward, log_probs};
-use crate::{Error, Result, Token};
+use crate::{BoxError, Error, Result, Token};
 
 /// Line 1: what goes into Algorithm 2, apart from the learners.
 #[derive(Clone, Copy)]
@@ -179,13 +179,13 @@ pub fn rto<L: PolicyLearner>(
     learner: &mut L,
     critic: &mut CriticSlot<'_>,
     input: RtoInput<'_>,
-    on_step: &mut dyn FnMut(&L, &RtoStep) -> Result<()>,
+    on_step: &mut dyn FnMut(&L, &RtoStep) -> std::result::Result<(), BoxError>,
 ) -> Result<RtoOutput<L::Policy>> {
     let reference = learner.snapshot()?;
     let mut run = Rto::new(&reference, input)?;
     check_same_start(dpo_learner.policy(), &reference, input.pairs, input.config)?;
     while let Some(step) = run.next(dpo_learner, learner, critic)? {
-        on_step(learner, &step)?;
+        on_step(learner, &step).map_err(Error::stopped)?;
     }
     let state = run.state();
     let dpo = match run.dpo.take() {

@@ -8,12 +8,12 @@ use crate::mdp::{
     PreferencePair, StateIx, TabularMdp, TabularPolicy, Trajectory, sample_trajectory,
 };
 use crate::numerics::sigmoid;
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 use crate::seed::SeedTree;
 
 /// P(τ¹ ≻ τ²) = σ(Σ_h r(s¹_h, a¹_h) − Σ_h r(s²_h, a²_h)) of (3.1).
 pub fn preference_probability(
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     first: &Trajectory,
     second: &Trajectory,
 ) -> f64 {
@@ -28,7 +28,7 @@ pub fn preference_probability(
 /// [`crate::Error::Shape`] when reward or policies do not fit the table.
 pub fn sample_preferences(
     mdp: &TabularMdp,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     behaviours: (&TabularPolicy, &TabularPolicy),
     n: usize,
     seeds: &SeedTree,

@@ -4,7 +4,7 @@ use ndarray::Array2;
 
 use super::{DataLaw, check_policy, pair_coverage, soft_value_iteration, visitation};
 use crate::mdp::{ActionIx, Problem, StateIx, TabularMdp, TabularPolicy};
-use crate::reward::{RewardModel, TabularReward};
+use crate::reward::{RewardFunction, TabularReward};
 use crate::{Error, Result};
 
 /// Theorem 4.2, partial coverage: max_{s,a} d^π(s, a)/d^μ(s, a), the concentrability coefficient of single-policy coverage:
@@ -69,7 +69,7 @@ pub fn mix_occupancies(
 /// [`Error::Shape`] when reward or reference do not fit, [`Error::Config`] for c outside \[0, 1\].
 pub fn covering_behaviour(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     coverage: f64,
 ) -> Result<TabularPolicy> {
     let mdp = problem.mdp;

@@ -5,7 +5,7 @@ use nalgebra::DMatrix;
 use super::{check_policy, visitation};
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 use crate::{Error, Result};
 
 /// Theorem B.1 (errata, B6): β ∇²_θ V*_β(ρ; θ) at the θ whose soft-optimal policy is `policy`, `[d, d]`:
@@ -103,7 +103,7 @@ fn add_outer(out: &mut DMatrix<f64>, x: &[f64], weight: f64) {
 pub fn advantage_variance(
     mdp: &TabularMdp,
     policy: &TabularPolicy,
-    f: &impl RewardModel,
+    f: &impl RewardFunction,
 ) -> Result<f64> {
     check_policy(mdp, "policy", policy)?;
     check_reward(mdp, f)?;

@@ -4,7 +4,7 @@ use ndarray::Array2;
 
 use super::{check_policy, check_values, mean_value};
 use crate::mdp::{Problem, Reachable, StateIx, TabularMdp, TabularPolicy};
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 use crate::{Error, Result};
 
 /// (3.2), (3.3): The regularised value of a policy.
@@ -33,7 +33,7 @@ impl PolicyValue {
 /// [`Error::NonFinite`] naming a reachable state from which rewards add up to infinity.
 pub fn evaluate(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     policy: &TabularPolicy,
 ) -> Result<PolicyValue> {
     let Problem {

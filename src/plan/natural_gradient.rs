@@ -5,7 +5,7 @@ use ndarray::Array2;
 use super::{evaluate, mean_value, soft_value_iteration};
 use crate::mdp::{Problem, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::numerics::log_sum_exp;
-use crate::reward::RewardModel;
+use crate::reward::RewardFunction;
 use crate::{Error, Result};
 
 /// Remark A.3 (errata, B8): What a run of natural policy gradient did.
@@ -26,7 +26,7 @@ pub struct NpgRun {
 /// [`Error::Config`] unless β > 0 and 0 < c ≤ 1; as [`evaluate`].
 pub fn npg_step(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     policy: &TabularPolicy,
     c: f64,
 ) -> Result<TabularPolicy> {
@@ -60,7 +60,7 @@ pub fn npg_step(
 /// As [`npg_step`].
 pub fn natural_policy_gradient(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     start: &TabularPolicy,
     c: f64,
     steps: usize,
@@ -123,7 +123,7 @@ impl NpgBound {
 /// [`Error::Config`] unless β > 0 and 0 < c < 1; as [`soft_value_iteration`].
 pub fn npg_bound(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     start: &TabularPolicy,
     c: f64,
 ) -> Result<NpgBound> {

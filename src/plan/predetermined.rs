@@ -2,7 +2,7 @@
 
 use super::check_policy;
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 use crate::{Error, Result};
 
 /// The most action sequences that [`best_predetermined`] enumerates.
@@ -26,7 +26,7 @@ pub struct Predetermined {
 /// [`Error::Config`] when A^H > [`PREDETERMINED_LIMIT`]; [`Error::Shape`].
 pub fn best_predetermined(
     mdp: &TabularMdp,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     reference: &TabularPolicy,
 ) -> Result<Predetermined> {
     check_reward(mdp, reward)?;
@@ -70,7 +70,7 @@ struct Search<'a, R> {
 /// States with the probability of each.
 type Mass = Vec<(StateIx, f64)>;
 
-impl<R: RewardModel> Search<'_, R> {
+impl<R: RewardFunction> Search<'_, R> {
     /// Depth-first over action sequences, carrying the distribution of the state. Where one action is left to
     /// choose, it is taken without a call, so the calls nest at most log₂ of the number of sequences deep.
     fn extend(&mut self, mut states: Mass, mut value: f64) {

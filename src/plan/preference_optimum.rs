@@ -7,7 +7,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::check_policy;
 use crate::mdp::{ActionIx, Problem, Reachable, StateIx, TabularMdp, TabularPolicy};
 use crate::numerics::{log_sigmoid, sigmoid};
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 use crate::seed::SeedTree;
 use crate::{Error, Result};
 
@@ -56,7 +56,7 @@ const STATIONARY: f64 = 1e-11;
 /// a stationary point, for example because rewards are so large that some p is 0 or 1 in floating point.
 pub fn population_dpo(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     law: PairLaw,
 ) -> Result<PreferenceOptimum> {
     let Problem {
@@ -138,7 +138,7 @@ struct Stationary {
 impl<'a> Program<'a> {
     fn new(
         mdp: &TabularMdp,
-        reward: &impl RewardModel,
+        reward: &impl RewardFunction,
         reference: &'a TabularPolicy,
         beta: f64,
         law: PairLaw,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{check_policy, check_values, mean_value};
 use crate::Result;
 use crate::mdp::{Problem, StateIx, TabularMdp, TabularPolicy};
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 
 /// Rows handled by one parallel task.
 const CHUNK: usize = 256;
@@ -44,7 +44,7 @@ impl SoftOptimum {
 /// reachable state from which rewards add up to infinity.
 pub fn soft_value_iteration(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
 ) -> Result<SoftOptimum> {
     let Problem {
         mdp,

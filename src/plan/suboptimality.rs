@@ -3,7 +3,7 @@
 use super::{evaluate, soft_value_iteration, visitation};
 use crate::Result;
 use crate::mdp::{Problem, TabularPolicy};
-use crate::reward::RewardModel;
+use crate::reward::RewardFunction;
 
 /// SubOpt(π) = V*_β(ρ) − V^π_β(ρ) of (3.5). Non-negative up to rounding.
 ///
@@ -13,7 +13,7 @@ use crate::reward::RewardModel;
 /// As [`evaluate`] and [`soft_value_iteration`].
 pub fn suboptimality(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     policy: &TabularPolicy,
 ) -> Result<f64> {
     let mdp = problem.mdp;
@@ -29,7 +29,7 @@ pub fn suboptimality(
 /// As [`evaluate`].
 pub fn performance_difference(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     policy: &TabularPolicy,
     other: &TabularPolicy,
 ) -> Result<f64> {
@@ -70,8 +70,8 @@ impl Decomposition {
 /// As [`evaluate`].
 pub fn decompose(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
-    estimate: &impl RewardModel,
+    reward: &impl RewardFunction,
+    estimate: &impl RewardFunction,
     star: &TabularPolicy,
     hat: &TabularPolicy,
 ) -> Result<Decomposition> {

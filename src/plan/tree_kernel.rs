@@ -420,7 +420,7 @@ mod tests {
     use super::*;
     use crate::mdp::{ActionIx, StateIx};
     use crate::plan::soft_value_iteration;
-    use crate::reward::RewardModel;
+    use crate::reward::RewardFunction;
     use crate::seed::SeedTree;
     use crate::zoo;
 

@@ -4,7 +4,7 @@ use super::{SoftOptimum, Visitation, evaluate, soft_value_iteration, visitation}
 use crate::Result;
 use crate::features::FeatureMap;
 use crate::mdp::{Problem, TabularPolicy};
-use crate::reward::{LinearReward, RewardModel};
+use crate::reward::{LinearReward, RewardFunction};
 
 /// Section 3.2: The true reward of a problem with its optimum π*_β and where that goes: everything that both sides of Theorems 4.2
 /// and B.1 read of the truth, whatever kind of reward it is.
@@ -22,7 +22,7 @@ pub struct Truth<'a, R> {
     pub visits: Visitation,
 }
 
-impl<'a, R: RewardModel> Truth<'a, R> {
+impl<'a, R: RewardFunction> Truth<'a, R> {
     /// The truth of any reward; `theta` where it is φᵀθ*.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use ndarray::Array2;
 use super::check_policy;
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, StateIx, TabularMdp, TabularPolicy};
-use crate::reward::{RewardModel, check_reward};
+use crate::reward::{RewardFunction, check_reward};
 use crate::{Error, Result};
 
 /// d^π(s) and d^π(s, a) of (A.1). Their sums are the expected number of actions, up to H and not 1.
@@ -56,7 +56,7 @@ impl Visitation {
     ///
     /// # Errors
     /// [`Error::Shape`].
-    pub fn reward(&self, mdp: &TabularMdp, reward: &impl RewardModel) -> Result<f64> {
+    pub fn reward(&self, mdp: &TabularMdp, reward: &impl RewardFunction) -> Result<f64> {
         check_reward(mdp, reward)?;
         Ok(self.expect(|s, a| reward.reward(s, a)))
     }

@@ -9,7 +9,7 @@ use crate::check;
 use crate::mdp::{ActionIx, Beta, Problem, StateIx, TabularPolicy, for_each_trajectory};
 use crate::numerics::log_sum_exp;
 use crate::plan::{evaluate, soft_value_iteration, visitation};
-use crate::reward::{RewardModel, TabularReward};
+use crate::reward::{RewardFunction, TabularReward};
 use crate::seq::{Channel, Episode, TokenScorer};
 use crate::{Error, Result, Token};
 
@@ -140,7 +140,7 @@ impl ExactEvaluator {
     /// As [`soft_value_iteration`].
     pub fn try_new(
         map: Arc<StateMap>,
-        reward: &impl RewardModel,
+        reward: &impl RewardFunction,
         reference: TabularPolicy,
         beta: Beta,
     ) -> Result<Self> {
@@ -242,7 +242,7 @@ impl ExactEvaluator {
 /// As [`evaluate`].
 pub fn exact_policy_gradient(
     problem: Problem<'_>,
-    reward: &impl RewardModel,
+    reward: &impl RewardFunction,
     policy: &TabularPolicy,
 ) -> Result<(f64, Array2<f64>)> {
     let (mdp, beta) = (problem.mdp, problem.beta);

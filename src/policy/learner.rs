@@ -4,7 +4,7 @@ use super::logits::{ActorCriticTable, LogLinear, LogitTable, Logits};
 use super::{Optimizer, OptimizerConfig, RowGradient, SoftmaxPolicy, exact_policy_gradient};
 use crate::Result;
 use crate::mdp::{Beta, Problem, StateIx, TabularPolicy};
-use crate::reward::RewardModel;
+use crate::reward::RewardFunction;
 use crate::seq::{
     Episode, PolicyLearner, StepReport, TokenObjective, Trainable, loss_and_score_grad,
 };
@@ -45,7 +45,7 @@ impl<L: Logits> SoftmaxLearner<L> {
     /// As [`exact_policy_gradient`].
     pub fn step_exact(
         &mut self,
-        reward: &impl RewardModel,
+        reward: &impl RewardFunction,
         reference: &TabularPolicy,
         beta: Beta,
     ) -> Result<StepReport> {

@@ -8,7 +8,7 @@ use rto::plan::{
     action_covariance, advantage_variance, evaluate, natural_policy_gradient, npg_bound,
     soft_value_iteration, visitation,
 };
-use rto::reward::{LinearReward, LogRatioReward, RewardModel};
+use rto::reward::{LinearReward, LogRatioReward, RewardFunction};
 use rto::seed::SeedTree;
 use rto::zoo::{self, Instance};
 
@@ -51,7 +51,7 @@ fn the_log_ratio_needs_beta_on_the_reference() {
 }
 
 /// Variance of the return Σ f under a policy, within a prompt, averaged over prompts.
-fn return_variance(g: &Instance, policy: &TabularPolicy, f: &impl RewardModel) -> f64 {
+fn return_variance(g: &Instance, policy: &TabularPolicy, f: &impl RewardFunction) -> f64 {
     let n = g.mdp.n_states();
     let (mut mean, mut square) = (vec![0.0; n], vec![0.0; n]);
     for s in (0..n).rev() {

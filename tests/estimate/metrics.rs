@@ -10,7 +10,7 @@ use rto::estimate::{
 use rto::features::{DenseFeatures, FeatureMap, LogRatio};
 use rto::mdp::{Beta, Problem, TabularMdp, TokenTree};
 use rto::plan::soft_value_iteration;
-use rto::reward::{LinearReward, RewardModel};
+use rto::reward::{LinearReward, RewardFunction};
 use rto::seed::SeedTree;
 use rto::zoo::{Kind, RandomSpec, random_instance, random_policy};
 

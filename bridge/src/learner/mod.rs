@@ -63,10 +63,10 @@ pub use restricted::Restricted;
 pub use scorer::NeuralScorer;
 pub use train::{LearnerOptions, NeuralLearner};
 
-/// One line of a bridge error, as the seam carries it.
+/// An error of the bridge as the seam carries it: one line, and the error itself as its cause.
 pub(crate) fn backend(error: crate::Error) -> rto::Error {
     match error {
         crate::Error::Theory(error) => error,
-        other => rto::Error::Backend(other.to_string().lines().next().unwrap_or_default().into()),
+        other => rto::Error::backend_because(other),
     }
 }

@@ -30,8 +30,7 @@ pub struct EmbeddingPolicy {
 }
 
 fn backend(error: candle_core::Error) -> Error {
-    let text = error.to_string();
-    Error::Backend(text.lines().next().unwrap_or_default().to_string())
+    Error::backend_because(error)
 }
 
 impl EmbeddingPolicy {

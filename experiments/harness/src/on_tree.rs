@@ -13,7 +13,7 @@ use rto::mdp::{
 };
 use rto::objective::{PairLoss, Readout};
 use rto::policy::{OptimizerConfig, Regressor, StateMap, Table, TabularLearner, TabularSoftmax};
-use rto::reward::{RewardModel, TabularReward};
+use rto::reward::{RewardFunction, TabularReward};
 use rto::seed::SeedTree;
 use rto::seq::{Channel, Episode, PolicyLearner, TokenReward};
 use rto::token_reward::KlEstimator;
@@ -63,7 +63,7 @@ pub fn fit_dpo(
     let how = (loss, config.beta);
     let mut fit = Fit::pairs(start, pairs, how, &config.fit.check()?, seeds)?;
     while let Some(step) = fit.next(&mut learner)? {
-        on_step(&step)?;
+        on_step(&step).map_err(rto::Error::stopped)?;
     }
     Ok(learner.snapshot()?)
 }
@@ -106,7 +106,7 @@ pub fn fit_reward_model(
     .check()?;
     let mut fit = Fit::reward(pairs, Readout::Sum, &settings, seeds)?;
     while let Some(step) = fit.next(&mut model)? {
-        on_step(&step)?;
+        on_step(&step).map_err(rto::Error::stopped)?;
     }
     Ok(model)
 }
@@ -147,7 +147,7 @@ pub fn tabulate(map: &StateMap, reward: &dyn TokenReward) -> Result<TabularRewar
 }
 
 /// C(s) = Σ_k r(s_k, y_k) over the tokens written before s, `[n_states]`.
-pub fn prefix_sums(mdp: &TabularMdp, reward: &impl RewardModel) -> Vec<f64> {
+pub fn prefix_sums(mdp: &TabularMdp, reward: &impl RewardFunction) -> Vec<f64> {
     let mut sums = vec![0.0; mdp.n_states()];
     // Children come after their parents.
     for s in 0..mdp.n_states() {

@@ -111,6 +111,12 @@ fn sft_and_reward_fitting_learn_and_resume() {
     assert_eq!(losses.len() as u64, total);
     assert!(losses[losses.len() - 1] < 0.7 * losses[0]);
     assert!(sft(&mut a, &[], &config, &seeds, 0..1, &mut |_| Ok(())).is_err());
+    let said = sft(&mut a, &all[..4], &config, &seeds, 0..2, &mut |_| {
+        Err(std::io::Error::other("the disk is full").into())
+    })
+    .unwrap_err();
+    assert_eq!(said.to_string(), "the disk is full");
+    assert!(std::error::Error::source(&said).is_some_and(|s| s.is::<std::io::Error>()));
     let pair = Pair {
         winner: all[0].clone(),
         loser: all[3].clone(),

@@ -14,7 +14,7 @@ pub trait LogProbModel {
     /// The natural log-probabilities of all A next tokens after `prefix`.
     ///
     /// # Errors
-    /// Whatever evaluating the model reports; [`Error::Evaluator`] carries a message.
+    /// Whatever evaluating the model reports; [`Error::evaluator`] makes an error of a message, [`Error::evaluator_because`] keeps the cause.
     fn log_probs(&self, prefix: &[Token]) -> Result<Vec<f64>>;
 }
 
