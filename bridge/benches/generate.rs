@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, StreamKey};
-use rto_bridge::config::{Activation, GptNeoXConfig, Head, ModelConfig};
+use rto_bridge::family::{Activation, GptNeoXConfig, Head, ModelConfig};
 use rto_bridge::generate::{Engine, Sampling};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::{Activation, GptNeoXConfig, ModelConfig};
+use rto_bridge::family::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
 use rto_bridge::optimizer::{AdamW, AdamWConfig};
 use rto_bridge::params::{Gradients, Init, Params};

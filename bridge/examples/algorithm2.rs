@@ -13,7 +13,7 @@ use rto::algorithm2::{
 };
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Policy, PolicyLearner, StreamKey};
-use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::family::{Activation, GptNeoXConfig};
 use rto_bridge::learner::{
     LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };

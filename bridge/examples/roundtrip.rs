@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Device};
 use rto_bridge::checkpoint::{self, Contents};
-use rto_bridge::config::Head;
+use rto_bridge::family::Head;
 use rto_bridge::generate::Engine;
 use std::path::Path;
 

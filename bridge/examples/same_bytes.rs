@@ -5,7 +5,7 @@ use candle_core::Device;
 use rto::seed::SeedTree;
 use rto::seq::StreamKey;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::{
+use rto_bridge::family::{
     Activation, GptNeoXConfig, Head, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling,
 };
 use rto_bridge::generate::{Engine, Sampling};

@@ -59,5 +59,3 @@ pub mod win_rate;
 pub mod world;
 
 pub use error::{Error, Result};
-#[doc(hidden)]
-pub use family as config;

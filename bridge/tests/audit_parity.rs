@@ -11,7 +11,7 @@ use common::*;
 use rto::audit::{Problem, Recipe, ResponseTree, expected_gradient, named};
 use rto::seq::{Channel, PerToken, Ragged, loss_and_score_grad};
 use rto_bridge::batch::Batch;
-use rto_bridge::config::GptNeoXConfig;
+use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
 use rto_bridge::params::{Gradients, Params};
 

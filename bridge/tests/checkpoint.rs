@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use rto_bridge::checkpoint::{self, Checkpoint, Contents, hub};
-use rto_bridge::config::{Head, ModelConfig};
+use rto_bridge::family::{Head, ModelConfig};
 use rto_bridge::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
 use std::fs;

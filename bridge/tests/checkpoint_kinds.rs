@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use rto_bridge::checkpoint::{self, CONFIG, Checkpoint, WEIGHTS};
-use rto_bridge::config::{Head, ModelConfig, RopeScaling};
+use rto_bridge::family::{Head, ModelConfig, RopeScaling};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

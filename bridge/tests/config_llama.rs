@@ -1,7 +1,7 @@
 //! `config.json` of the Llama family: what is read, what is written, what is refused.
 
 use proptest::prelude::*;
-use rto_bridge::config::{Head, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling, Rotary};
+use rto_bridge::family::{Head, LlamaConfig, LlamaFamily, ModelConfig, RopeScaling, Rotary};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, write::GzEncoder};
 use rto::seed::SeedTree;
 use rto_bridge::data::{
-    self, ChatTemplate, CleanOptions, Columns, HasPrompt, Lengths, Pair, ReadOptions, Report, Rule,
-    Split, SplitKey,
+    self, ChatTemplate, CleanOptions, Columns, HasPrompt, Lengths, ReadOptions, Report, Rule,
+    Split, SplitKey, TextPair,
 };
 
 const HH: &str = concat!(
@@ -30,7 +30,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn read(text: &str) -> rto_bridge::Result<Vec<Pair>> {
+fn read(text: &str) -> rto_bridge::Result<Vec<TextPair>> {
     let dir = tempfile::tempdir().unwrap();
     data::read_pairs(
         &[file(dir.path(), "d.jsonl", text.as_bytes())],
@@ -326,7 +326,7 @@ fn the_published_test_set_reads_whole() {
     let pairs = data::read_pairs(&[PathBuf::from(path)], &ReadOptions::default()).unwrap();
     // The label stands in as many preferred as rejected replies: why `human-in-reply` is off by default.
     let label = |reply: &String| reply.trim_start().starts_with("Human:");
-    let labels = |side: fn(&Pair) -> &String| pairs.iter().filter(|p| label(side(p))).count();
+    let labels = |side: fn(&TextPair) -> &String| pairs.iter().filter(|p| label(side(p))).count();
     assert_eq!((labels(|p| &p.chosen), labels(|p| &p.rejected)), (17, 17));
     let (kept, report) = data::clean_pairs(pairs, &CleanOptions::default()).unwrap();
     println!("{report}");
@@ -428,7 +428,7 @@ fn parquet_rows_read_like_lines() {
 
 #[test]
 fn the_oracle_and_the_held_out_prompts_share_no_conversation_with_training() {
-    let pair = |first: usize, turn: usize| Pair {
+    let pair = |first: usize, turn: usize| TextPair {
         prompt: format!(
             "\n\nHuman: question {first}\n\nAssistant: a\n\nHuman: turn {turn}\n\nAssistant:"
         ),
@@ -442,7 +442,7 @@ fn the_oracle_and_the_held_out_prompts_share_no_conversation_with_training() {
             unit: data::Unit::Line,
         },
     };
-    let pairs: Vec<Pair> = (0..9000).map(|i| pair(i / 3, i % 3)).collect();
+    let pairs: Vec<TextPair> = (0..9000).map(|i| pair(i / 3, i % 3)).collect();
     let seeds = SeedTree::new(2);
     let roles = data::roles(pairs.clone(), 0.2, &seeds).unwrap();
     let parts = [&roles.train, &roles.held_out, &roles.oracle];
@@ -454,7 +454,7 @@ fn the_oracle_and_the_held_out_prompts_share_no_conversation_with_training() {
             "{found} for {share}"
         );
     }
-    let turns = |part: &[Pair]| -> HashSet<String> {
+    let turns = |part: &[TextPair]| -> HashSet<String> {
         part.iter()
             .map(|p| data::first_turn(&p.prompt).to_string())
             .collect()
@@ -463,7 +463,7 @@ fn the_oracle_and_the_held_out_prompts_share_no_conversation_with_training() {
     assert!(a.is_disjoint(&b) && a.is_disjoint(&c) && b.is_disjoint(&c));
     assert_eq!(a.len() + b.len() + c.len(), 3000);
     // Neither order nor other pairs move a pair.
-    let backwards: Vec<Pair> = pairs.iter().rev().take(3000).cloned().collect();
+    let backwards: Vec<TextPair> = pairs.iter().rev().take(3000).cloned().collect();
     let fewer = data::roles(backwards, 0.2, &seeds).unwrap();
     assert!(turns(&fewer.oracle).is_subset(&c) && turns(&fewer.held_out).is_subset(&b));
     for share in [0.0, -0.1, 0.7, f64::NAN] {

@@ -1,7 +1,7 @@
 //! Preference files in the layouts that users have. `tests/fixtures/data` is written by `scripts/make_data_fixtures.py`; what its files
 //! mean was read with `datasets` and `trl`.
 
-use rto_bridge::data::{self, Columns, Labelled, Pair, ReadOptions};
+use rto_bridge::data::{self, Columns, LabelledText, ReadOptions, TextPair};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ fn options(case: &Value) -> ReadOptions {
     }
 }
 
-fn of_pair(pair: Pair) -> Value {
+fn of_pair(pair: TextPair) -> Value {
     assert_eq!(pair.rejected_prompt, None);
     json!([pair.prompt, pair.chosen, pair.rejected])
 }
 
-fn of_labelled(item: Labelled) -> Value {
+fn of_labelled(item: LabelledText) -> Value {
     json!([item.prompt, item.completion, item.desirable])
 }
 

@@ -5,7 +5,7 @@ mod common;
 use candle_core::DType;
 use common::*;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::GptNeoXConfig;
+use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
 
 fn rows(n: usize, vocabulary: u32) -> Vec<(Vec<u32>, Vec<u32>)> {

@@ -7,7 +7,7 @@ use common::*;
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::family::{GptNeoXConfig, Head};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::model::{Heads, Keep, Model};
 use rto_bridge::optimizer::{AdamW, AdamWConfig, Moments};

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use rto_bridge::checkpoint::{self, Contents};
-use rto_bridge::config::{Head, ModelConfig, RopeScaling};
 use rto_bridge::data::ChatTemplate;
+use rto_bridge::family::{Head, ModelConfig, RopeScaling};
 use rto_bridge::generate::Engine;
 use rto_bridge::gguf;
 use rto_bridge::tokenizer::Tokenizer;

@@ -8,7 +8,7 @@ use common::*;
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::{Batch, Positions};
-use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::family::{GptNeoXConfig, Head};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
 use rto_bridge::params::{Gradients, Params};

@@ -20,7 +20,7 @@ use rto::seq::{
     TokenScorer, Trainable, loss_and_score_grad,
 };
 use rto::token_reward::{SentenceReward, log_probs};
-use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::family::{Activation, GptNeoXConfig};
 use rto_bridge::learner::{
     LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };

@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device};
 use common::*;
 use rto_bridge::checkpoint::{self, Contents};
-use rto_bridge::config::{GptNeoXConfig, Head};
+use rto_bridge::family::{GptNeoXConfig, Head};
 use rto_bridge::model::{Heads, Keep, Model};
 use rto_bridge::optimizer::{AdamW, AdamWConfig, Group};
 use rto_bridge::params::{Gradients, Params};

@@ -12,7 +12,7 @@ use rto::policy::StateMap;
 use rto::preference::{Outcome, PairTable, PreferenceProblem, Responses, evaluate, kl};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
-use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::family::{Activation, GptNeoXConfig};
 use rto_bridge::learner::{NeuralScorer, Restricted};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};

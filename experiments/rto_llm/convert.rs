@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use rto_bridge::checkpoint::{self, Contents, hub};
-use rto_bridge::config::ModelConfig;
+use rto_bridge::family::ModelConfig;
 use rto_bridge::gguf;
 use rto_bridge::model::Model;
 use rto_bridge::params::Params;

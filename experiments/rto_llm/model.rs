@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use rto::seq::StreamKey;
 use rto_bridge::checkpoint::{self, Checkpoint, hub};
-use rto_bridge::config::{Head, ModelConfig};
+use rto_bridge::family::{Head, ModelConfig};
 use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;

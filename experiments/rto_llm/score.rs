@@ -131,9 +131,10 @@ fn same_tokens(model: &Model, reference: &Model) -> Result<()> {
     Ok(())
 }
 
-type Pair = (Vec<u32>, Vec<u32>);
+/// The tokens of a prompt and of a response.
+type PromptAndResponse = (Vec<u32>, Vec<u32>);
 
-fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<Pair> {
+fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<PromptAndResponse> {
     let (prompt, response) = line.pair(model)?;
     if let Some(reference) = reference {
         // Equal tokens may still be joined by other rules.

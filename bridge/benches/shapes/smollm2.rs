@@ -1,6 +1,6 @@
 //! SmolLM2-135M, whose shape both benches time.
 
-use rto_bridge::config::{LlamaConfig, LlamaFamily};
+use rto_bridge::family::{LlamaConfig, LlamaFamily};
 
 /// Its context is cut to 2048 positions.
 pub fn smollm2() -> LlamaConfig {

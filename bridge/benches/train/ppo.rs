@@ -8,7 +8,7 @@ use rto::algorithm2::{CriticSlot, PpoConfig, PpoRun, PpoState};
 use rto::seed::SeedTree;
 use rto::seq::PolicyLearner;
 use rto::token_reward::DpoReward;
-use rto_bridge::config::ModelConfig;
+use rto_bridge::family::ModelConfig;
 use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Model, VALUE_BIAS, VALUE_WEIGHT};
 use rto_bridge::optimizer::AdamWConfig;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
-use super::{ASSISTANT, HUMAN, Labelled, Pair, Place, Prompt, at};
+use super::{ASSISTANT, HUMAN, LabelledText, Place, Prompt, TextPair, at};
 use crate::Result;
 
 /// A defect. A record with several is counted under each and removed under the first that is on, in this order.
@@ -172,9 +172,12 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 /// Those of the token counter; [`crate::Error::Data`] when nothing is left.
-pub fn clean_pairs(pairs: Vec<Pair>, options: &CleanOptions) -> Result<(Vec<Pair>, Report)> {
+pub fn clean_pairs(
+    pairs: Vec<TextPair>,
+    options: &CleanOptions,
+) -> Result<(Vec<TextPair>, Report)> {
     let mut seen: HashSet<[String; 3]> = HashSet::new();
-    let place = |pair: &Pair| pair.place.clone();
+    let place = |pair: &TextPair| pair.place.clone();
     clean(pairs, options, place, |pair, lengths| {
         let mut found = defects_of_text(pair);
         let key = [&pair.prompt, &pair.chosen, &pair.rejected].map(String::clone);
@@ -202,11 +205,11 @@ pub fn clean_pairs(pairs: Vec<Pair>, options: &CleanOptions) -> Result<(Vec<Pair
 /// # Errors
 /// Those of [`clean_pairs`].
 pub fn clean_labelled(
-    items: Vec<Labelled>,
+    items: Vec<LabelledText>,
     options: &CleanOptions,
-) -> Result<(Vec<Labelled>, Report)> {
+) -> Result<(Vec<LabelledText>, Report)> {
     let mut seen = HashSet::new();
-    let place = |item: &Labelled| item.place.clone();
+    let place = |item: &LabelledText| item.place.clone();
     clean(items, options, place, |item, lengths| {
         let mut found = Vec::new();
         let reply = item.completion.trim();
@@ -268,7 +271,7 @@ pub fn clean_prompts(
     })
 }
 
-fn defects_of_text(pair: &Pair) -> Vec<Rule> {
+fn defects_of_text(pair: &TextPair) -> Vec<Rule> {
     let (chosen, rejected) = (pair.chosen.trim(), pair.rejected.trim());
     let tests = [
         (Rule::EmptyPrompt, pair.prompt.trim().is_empty()),

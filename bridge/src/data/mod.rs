@@ -94,7 +94,7 @@ impl fmt::Display for Place {
 /// In HH-RLHF's form the prompt ends with `"\n\nAssistant:"` and a reply starts with the blank that follows it,
 /// so that prompt + reply is the published text, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub struct TextPair {
     /// x.
     pub prompt: String,
     /// y^w.
@@ -112,14 +112,14 @@ pub struct Pair {
 /// (x, y, label): a prompt, a reply, and whether people wanted it: what KTO and other unpaired losses learn from
 /// ([`rto::objective::UnpairedLoss`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labelled {
+pub struct LabelledText {
     /// x.
     pub prompt: String,
     /// y.
     pub completion: String,
     /// Whether it is desirable.
     pub desirable: bool,
-    /// As [`Pair::templated`].
+    /// As [`TextPair::templated`].
     pub templated: bool,
     /// Where it was read.
     pub place: Place,
@@ -130,7 +130,7 @@ pub struct Labelled {
 pub struct Prompt {
     /// x.
     pub text: String,
-    /// As [`Pair::templated`].
+    /// As [`TextPair::templated`].
     pub templated: bool,
     /// Where it was read.
     pub place: Place,
@@ -142,13 +142,13 @@ pub trait HasPrompt {
     fn prompt(&self) -> &str;
 }
 
-impl HasPrompt for Pair {
+impl HasPrompt for TextPair {
     fn prompt(&self) -> &str {
         &self.prompt
     }
 }
 
-impl HasPrompt for Labelled {
+impl HasPrompt for LabelledText {
     fn prompt(&self) -> &str {
         &self.prompt
     }

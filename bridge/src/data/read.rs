@@ -6,7 +6,7 @@ use std::path::Path;
 use super::lines::{Found, for_each_record};
 use super::record::{Reading, Side, layout_of, names};
 use super::value::Record;
-use super::{ChatTemplate, Labelled, Pair, Place, Prompt, at, in_file};
+use super::{ChatTemplate, LabelledText, Place, Prompt, TextPair, at, in_file};
 use crate::{Error, Result};
 
 /// How a record holds its pair.
@@ -107,7 +107,7 @@ impl fmt::Display for ReadReport {
 /// [`Error::Data`] naming file and line: a file that cannot be read, more than `max_bad_lines` records that are malformed JSON, not
 /// UTF-8, without a column (with the columns found) or with a column of another type, a compressed stream cut off, files without a
 /// single record.
-pub fn read_pairs<P: AsRef<Path>>(paths: &[P], options: &ReadOptions) -> Result<Vec<Pair>> {
+pub fn read_pairs<P: AsRef<Path>>(paths: &[P], options: &ReadOptions) -> Result<Vec<TextPair>> {
     Ok(read_pairs_with_report(paths, options)?.0)
 }
 
@@ -118,7 +118,7 @@ pub fn read_pairs<P: AsRef<Path>>(paths: &[P], options: &ReadOptions) -> Result<
 pub fn read_pairs_with_report<P: AsRef<Path>>(
     paths: &[P],
     options: &ReadOptions,
-) -> Result<(Vec<Pair>, ReadReport)> {
+) -> Result<(Vec<TextPair>, ReadReport)> {
     let mut report = ReadReport::default();
     let mut pairs = Vec::new();
     let columns = &options.columns;
@@ -174,7 +174,7 @@ pub fn read_pairs_with_report<P: AsRef<Path>>(
 pub fn read_labelled<P: AsRef<Path>>(
     paths: &[P],
     options: &ReadOptions,
-) -> Result<(Vec<Labelled>, ReadReport)> {
+) -> Result<(Vec<LabelledText>, ReadReport)> {
     let mut report = ReadReport::default();
     let mut items = Vec::new();
     let columns = &options.columns;
@@ -185,7 +185,7 @@ pub fn read_labelled<P: AsRef<Path>>(
             report.bad.extend(more.bad);
             report.notes.extend(more.notes);
             for pair in pairs {
-                let labelled = |prompt, completion, desirable| Labelled {
+                let labelled = |prompt, completion, desirable| LabelledText {
                     prompt,
                     completion,
                     desirable,
@@ -208,13 +208,16 @@ pub fn read_labelled<P: AsRef<Path>>(
             let side = reading.side(record, &columns.completion, place)?;
             Ok((side, reading.label(record, place)?))
         })?;
-        items.extend(read.into_iter().map(|(place, (side, desirable))| Labelled {
-            prompt: side.prompt,
-            completion: side.reply,
-            desirable,
-            templated: side.templated,
-            place,
-        }));
+        items.extend(
+            read.into_iter()
+                .map(|(place, (side, desirable))| LabelledText {
+                    prompt: side.prompt,
+                    completion: side.reply,
+                    desirable,
+                    templated: side.templated,
+                    place,
+                }),
+        );
     }
     some(paths, items.is_empty())?;
     Ok((items, report))
@@ -224,9 +227,9 @@ pub fn read_labelled<P: AsRef<Path>>(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Feedback {
     /// Which of two is better.
-    Pairs(Vec<Pair>),
+    Pairs(Vec<TextPair>),
     /// Whether one is wanted.
-    Labels(Vec<Labelled>),
+    Labels(Vec<LabelledText>),
 }
 
 /// Pairs, or labelled replies where the first file has those.
@@ -412,11 +415,11 @@ impl OfFile {
 }
 
 /// Both sides as a pair; a prompt that both replies of most records begin with is cut off.
-fn joined([chosen, rejected]: [Side; 2], place: Place, repeated: bool) -> Pair {
+fn joined([chosen, rejected]: [Side; 2], place: Place, repeated: bool) -> TextPair {
     let both = chosen.repeats_prompt.zip(rejected.repeats_prompt);
     let cut = both.filter(|_| repeated).unwrap_or_default();
     let rejected_prompt = (rejected.prompt != chosen.prompt).then_some(rejected.prompt);
-    Pair {
+    TextPair {
         templated: chosen.templated,
         prompt: chosen.prompt,
         chosen: chosen.reply[cut.0..].into(),

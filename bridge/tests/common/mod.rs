@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use rto::seed::SeedTree;
 use rto_bridge::batch::{Batch, Positions};
 use rto_bridge::checkpoint;
-use rto_bridge::config::{Activation, GptNeoXConfig};
+use rto_bridge::family::{Activation, GptNeoXConfig};
 use rto_bridge::model::{Forward, Heads, Keep, Model, Request, Scores};
 use rto_bridge::params::{Gradients, Init, Params};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use crate::{cases, fixtures, folder_of, ids};
 use candle_core::Device;
 use rto_bridge::checkpoint;
-use rto_bridge::config::ModelConfig;
+use rto_bridge::family::ModelConfig;
 use rto_bridge::generate::Engine;
 use rto_bridge::tokenizer::Tokenizer;
 use serde_json::{Value, json};

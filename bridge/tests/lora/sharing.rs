@@ -58,7 +58,7 @@ fn three_policies_print_their_memory() {
     if std::env::var("RTO_TEST_SHARING").is_err() {
         return;
     }
-    let config = rto_bridge::config::GptNeoXConfig {
+    let config = rto_bridge::family::GptNeoXConfig {
         hidden_size: 512,
         n_layers: 5,
         n_heads: 8,

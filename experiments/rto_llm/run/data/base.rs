@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rto::seed::SeedTree;
 use rto_bridge::checkpoint::{self, hub};
-use rto_bridge::config::{Head, ModelConfig};
+use rto_bridge::family::{Head, ModelConfig};
 use rto_bridge::gguf;
 
 /// A model on disk (or on the hub, with that feature).

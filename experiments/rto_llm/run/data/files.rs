@@ -11,11 +11,11 @@ use rto::algorithm2::{Labelled, Pair};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
 use rto_bridge::checkpoint::{self, hub};
-use rto_bridge::config::{EndTokens, ModelConfig};
 use rto_bridge::data::{
     self, ChatTemplate, CleanOptions, Columns, HasPrompt, Place, ReadOptions, Roles, Rule, Split,
     SplitKey,
 };
+use rto_bridge::family::{EndTokens, ModelConfig};
 use rto_bridge::gguf;
 use rto_bridge::tokenizer::Tokenizer;
 use rto_bridge::tokenizer_training::{self, TrainingOptions};
@@ -299,8 +299,8 @@ impl Record {
     }
 }
 
-impl From<data::Pair> for Record {
-    fn from(pair: data::Pair) -> Self {
+impl From<data::TextPair> for Record {
+    fn from(pair: data::TextPair) -> Self {
         Self {
             prompt: pair.prompt,
             replies: vec![pair.chosen, pair.rejected],
@@ -311,8 +311,8 @@ impl From<data::Pair> for Record {
     }
 }
 
-impl From<data::Labelled> for Record {
-    fn from(item: data::Labelled) -> Self {
+impl From<data::LabelledText> for Record {
+    fn from(item: data::LabelledText) -> Self {
         Self {
             prompt: item.prompt,
             replies: vec![item.completion],

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use rto::Token;
 use rto::algorithm2::{Labelled, Pair};
 use rto::seq::Episode;
-use rto_bridge::config::ModelConfig;
+use rto_bridge::family::ModelConfig;
 use rto_bridge::world::World;
 use serde_json::Value;
 

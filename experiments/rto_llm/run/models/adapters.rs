@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use rto_bridge::config::Head;
+use rto_bridge::family::Head;
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::params::Params;
 

@@ -7,7 +7,7 @@ use candle_core::Device;
 use rto::algorithm2::{Advantage, fit_steps, sft};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
-use rto_bridge::config::ModelConfig;
+use rto_bridge::family::ModelConfig;
 use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use candle_core::Device;
-use rto_bridge::config::Head;
+use rto_bridge::family::Head;
 use rto_bridge::memory_plan::{MemoryPlan, Workload, check_fits};
 use rto_harness::methods::Model;
 

@@ -5,7 +5,7 @@ use super::training::{contents, same};
 use candle_core::{DType, Device, Tensor};
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
-use rto_bridge::config::{LlamaConfig, LlamaFamily};
+use rto_bridge::family::{LlamaConfig, LlamaFamily};
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::model::{Heads, Model, Request};
 use rto_bridge::params::{Init, Params};
