@@ -477,7 +477,7 @@ impl State {
             (Self::Slices { m, v }, Gradient::Slice(g)) => {
                 let step = SliceStep {
                     gradient: g,
-                    moments: RefCell::new(Moments::Wide(m, v)),
+                    moments: RefCell::new(BorrowedMoments::Wide(m, v)),
                     factors: *f,
                 };
                 Ok(var.as_tensor().inplace_op1(&step)?)
@@ -485,7 +485,7 @@ impl State {
             (Self::Blocks { m, v, .. }, Gradient::Slice(g)) => {
                 let step = SliceStep {
                     gradient: g,
-                    moments: RefCell::new(Moments::EightBit(m, v)),
+                    moments: RefCell::new(BorrowedMoments::EightBit(m, v)),
                     factors: *f,
                 };
                 Ok(var.as_tensor().inplace_op1(&step)?)
@@ -534,7 +534,7 @@ impl State {
 }
 
 /// The moments of one weight, as its step borrows them.
-enum Moments<'a> {
+enum BorrowedMoments<'a> {
     Wide(&'a mut Vec<f32>, &'a mut Vec<f32>),
     EightBit(&'a mut Codes, &'a mut Codes),
 }
@@ -542,7 +542,7 @@ enum Moments<'a> {
 /// One weight's step, in place: candle lends the memory.
 struct SliceStep<'a> {
     gradient: &'a [f32],
-    moments: RefCell<Moments<'a>>,
+    moments: RefCell<BorrowedMoments<'a>>,
     factors: Factors,
 }
 
@@ -562,8 +562,8 @@ impl InplaceOp1 for SliceStep<'_> {
         let factors = self.factors;
         let mut moments = self.moments.borrow_mut();
         let (m, v) = match &mut *moments {
-            Moments::Wide(m, v) => (m, v),
-            Moments::EightBit(m, v) => {
+            BorrowedMoments::Wide(m, v) => (m, v),
+            BorrowedMoments::EightBit(m, v) => {
                 eight_bit::step(&mut weights[start..end], m, v, self.gradient, &factors);
                 return Ok(());
             }

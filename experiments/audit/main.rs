@@ -39,7 +39,7 @@ struct Cli {
     #[command(flatten)]
     study: StudyArgs,
     /// Audit this tree alone (JSON); nothing is written
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw", "resume", "shard"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "set", "out", "smoke", "redraw", "resume", "shard"])]
     tree: Option<PathBuf>,
     /// This recipe alone: a short name, or a TOML file of your own; without --tree on the third fixed tree
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["out", "redraw", "resume", "shard", "compare"])]

@@ -37,7 +37,7 @@ struct Cli {
     #[command(flatten)]
     study: StudyArgs,
     /// Solve the instance in this JSON file instead, and judge your policies beside the methods
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw", "shard", "resume"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "seed", "set", "out", "smoke", "redraw", "shard", "resume"])]
     instance: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,

@@ -34,7 +34,7 @@ struct Cli {
     #[command(flatten)]
     common: Common,
     /// Search one given tree, exactly, and print the result (see the example)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["redraw", "smoke", "config", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["redraw", "smoke", "config", "seed", "set"])]
     tree: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,

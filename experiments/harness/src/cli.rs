@@ -21,6 +21,9 @@ pub struct Common {
     /// Seed of every random draw; the same seed gives the same files
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Change one setting by its key in the config, `dpo.loss=ipo` say; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Write results here: a new or empty directory, or an unfinished run to go on with, in its
     /// settings [default: the next free runs/NAME-0001]
     #[arg(long, value_name = "DIR")]
@@ -35,7 +38,7 @@ pub struct Common {
     #[arg(long)]
     pub quiet: bool,
     /// Draw the figures of a finished run again, from the CSV files in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "set", "out", "smoke"])]
     pub redraw: Option<PathBuf>,
 }
 
@@ -220,5 +223,6 @@ mod tests {
         assert_eq!(args.common.seed, Some(7));
         assert!(args.common.smoke && !args.common.json);
         assert!(Args::try_parse_from(["x", "--redraw", "d", "--seed", "1"]).is_err());
+        assert!(Args::try_parse_from(["x", "--redraw", "d", "--set", "n=1"]).is_err());
     }
 }

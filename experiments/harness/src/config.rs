@@ -99,7 +99,7 @@ impl Layers {
     }
 
     /// Adds what every binary shares, in the right order: the settings of the run that `--out` goes on with, the smoke
-    /// overlay if `--smoke`, the `--config` file, then `--seed`. Call [`Layers::flags`] after it for the binary's own flags.
+    /// overlay if `--smoke`, the `--config` file, `--seed`, then `--set`. Call [`Layers::flags`] after it for the binary's own flags.
     pub fn common(
         self,
         name: &str,
@@ -114,15 +114,21 @@ impl Layers {
     /// The part of [`Layers::common`] that this command line gives.
     ///
     /// # Errors
-    /// A config file that cannot be read.
+    /// A config file that cannot be read; a `--set` that is not `key=value`.
     pub fn given(self, common: &Common, smoke_name: &str, smoke_text: &str) -> Result<Self> {
         let layers = self
             .overlay(common.smoke, smoke_name, smoke_text)?
             .user_file(common.config.as_deref())?;
-        match common.seed {
-            Some(seed) => layers.flags(&SeedFlag { seed }),
-            None => Ok(layers),
-        }
+        let layers = match common.seed {
+            Some(seed) => layers.flags(&SeedFlag { seed })?,
+            None => layers,
+        };
+        common.set.iter().try_fold(layers, |layers, set| {
+            let (key, value) = set
+                .split_once('=')
+                .with_context(|| format!("--set {set}: expected key=value"))?;
+            layers.with_text("--set", &line(key.trim(), value.trim()))
+        })
     }
 
     fn with_text(mut self, name: &str, text: &str) -> Result<Self> {
@@ -133,6 +139,15 @@ impl Layers {
         };
         self.layers.push(Layer { origin, table });
         Ok(self)
+    }
+}
+
+/// `key = value` in TOML; a word without quotes is text.
+fn line(key: &str, value: &str) -> String {
+    let plain = format!("{key} = {value}\n");
+    match plain.parse::<Table>() {
+        Ok(_) => plain,
+        Err(_) => format!("{key} = {value:?}\n"),
     }
 }
 

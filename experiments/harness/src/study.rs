@@ -110,7 +110,7 @@ pub struct StudyArgs {
     #[command(flatten)]
     pub common: Common,
     /// Go on with the run in this folder, as --out does, and make none if it is not there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "out", "smoke", "redraw"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "seed", "set", "out", "smoke", "redraw"])]
     pub resume: Option<PathBuf>,
     /// Compute only share I of N of the cells (I from 0 to N-1, or from 1 to N); `merge` puts them together
     #[arg(long, value_name = "I/N", conflicts_with = "redraw")]

@@ -78,9 +78,6 @@ pub struct Args {
     /// Methods after DPO [default: those of the preset]
     #[arg(long, value_parser = methods::value_parser(), value_delimiter = ',', value_name = "LIST")]
     pub methods: Option<Vec<&'static Method>>,
-    /// Change one setting; may be given several times
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
     /// Train low-rank adapters on a frozen base instead of all weights: LoRA of this rank, 16
     /// where none is said [default: all weights]
     #[arg(long, value_name = "RANK", num_args = 0..=1, default_missing_value = "16")]

@@ -206,17 +206,11 @@ pub fn resolve(args: &Args) -> Result<Config> {
         }
         layers = layers.overlay(true, "--preset", &format!("preset = {name:?}"))?;
     }
-    layers = layers.given(&args.common, SMOKE_NAME, SMOKE)?;
     if args.lora == Some(0) {
         bail!("--lora 0: a rank is 1 or more; leave --lora out to train every weight");
     }
-    for set in &args.set {
-        let (key, value) = set
-            .split_once('=')
-            .with_context(|| format!("--set {set}: expected key=value"))?;
-        layers = layers.overlay(true, "--set", &line(key.trim(), value.trim()))?;
-    }
-    layers = layers.flags(&Flags {
+    let layers = layers.given(&args.common, SMOKE_NAME, SMOKE)?;
+    let layers = layers.flags(&Flags {
         methods: args.methods.as_deref(),
         data: args.data.as_deref(),
         model: args.model.as_deref(),
@@ -261,15 +255,6 @@ struct Flags<'a> {
     chosen_column: Option<&'a str>,
     rejected_column: Option<&'a str>,
     system_column: Option<&'a str>,
-}
-
-/// `key = value` in TOML; a word without quotes is text.
-fn line(key: &str, value: &str) -> String {
-    let plain = format!("{key} = {value}\n");
-    match plain.parse::<toml::Table>() {
-        Ok(_) => plain,
-        Err(_) => format!("{key} = {value:?}\n"),
-    }
 }
 
 impl Config {

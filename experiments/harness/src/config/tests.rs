@@ -85,6 +85,25 @@ fn later_layers_win_and_tables_merge() {
 }
 
 #[test]
+fn a_setting_is_changed_by_its_key() {
+    let given = |set: &[&str]| {
+        let set = set.iter().map(|s| s.to_string()).collect();
+        let common = Common {
+            set,
+            ..Common::default()
+        };
+        base().common("demo", &common, "smoke.toml", SMOKE)
+    };
+    let set = ["dpo.beta=0.5", "mode = greedy", "widths=[4]", "dpo.beta=2"];
+    let config: Config = resolve(&given(&set).unwrap()).unwrap();
+    assert_eq!((config.dpo.beta, config.dpo.steps), (2.0, 10));
+    assert_eq!((config.mode, config.widths), (Mode::Greedy, vec![4]));
+    assert_eq!(error(given(&["seed"])), "--set seed: expected key=value");
+    let text = error(given(&["dpo.epochs=3"]));
+    assert!(text.contains("unknown key `dpo.epochs`"), "{text}");
+}
+
+#[test]
 fn an_unknown_key_names_file_line_and_the_close_key() {
     let text = error(base().overlay(true, "my.toml", "seed = 2\nhorizn = 3"));
     assert_eq!(
