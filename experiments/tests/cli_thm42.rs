@@ -1,4 +1,4 @@
-//! What the `thm42` binary says of the theory; what holds of every sweep is in `cli_sweeps.rs`.
+//! What the `thm42` binary says of the theory; what holds of every sweep is in `cli_sweeps/`.
 
 mod common;
 

@@ -125,7 +125,7 @@
 //! ```
 //!
 //! A sweep that takes long is a [`study::Experiment`], a list of [`sweep::Task`]s: it can be killed and continued, split over the
-//! jobs of an array, and submitted as one ([`slurm`]). What every such binary must do is tested for all of them in `experiments/tests/cli_sweeps.rs`.
+//! jobs of an array, and submitted as one ([`slurm`]). What every such binary must do is tested for all of them in `experiments/tests/cli_sweeps/`.
 //!
 //! Errors are `anyhow` and read as one line that names the file, the line or field, what was found
 //! and what was expected; [`cli::run_main`] prints it. User input never causes a panic.
