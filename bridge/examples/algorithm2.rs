@@ -13,7 +13,7 @@ use rto::algorithm2::{
 };
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Policy, PolicyLearner, StreamKey};
-use rto_bridge::family::{Activation, GptNeoXConfig};
+use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::learner::{
     LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };
@@ -26,22 +26,14 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 /// A network of new weights over the words of the world.
 fn scorer(seeds: &SeedTree) -> Outcome<NeuralScorer> {
     let config = GptNeoXConfig {
-        vocab_size: WORDS.len(),
         hidden_size: 48,
         n_layers: 2,
         n_heads: 4,
         intermediate_size: 96,
         rotary_dims: 12,
-        rotary_base: 1e4,
         max_positions: 64,
-        layer_norm_eps: 1e-5,
-        parallel_residual: true,
-        activation: Activation::Gelu,
-        attention_bias: true,
-        tied_embeddings: false,
-        bos_token: None,
-        eos_tokens: EOS.into(),
         pad_token: Some(PAD),
+        ..GptNeoXConfig::tiny(WORDS.len(), EOS)
     };
     let heads = Heads {
         language_model: true,

@@ -17,15 +17,12 @@ use std::sync::Arc;
 
 fn neox(parallel: bool) -> GptNeoXConfig {
     GptNeoXConfig {
-        vocab_size: 97,
         hidden_size: 48,
         n_layers: 3,
         n_heads: 4,
         intermediate_size: 80,
         rotary_dims: if parallel { 4 } else { 12 },
-        rotary_base: 10_000.0,
         max_positions: 128,
-        layer_norm_eps: 1e-5,
         parallel_residual: parallel,
         activation: if parallel {
             Activation::Gelu
@@ -33,10 +30,7 @@ fn neox(parallel: bool) -> GptNeoXConfig {
             Activation::GeluTanh
         },
         attention_bias: parallel,
-        tied_embeddings: false,
-        bos_token: None,
-        eos_tokens: 0.into(),
-        pad_token: None,
+        ..GptNeoXConfig::tiny(97, 0)
     }
 }
 

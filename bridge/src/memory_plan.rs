@@ -1,14 +1,10 @@
 //! How much memory a run takes, from the shape of the network, before anything is allocated.
 //!
 //! ```
-//! use rto_bridge::family::{Activation, GptNeoXConfig, Head};
+//! use rto_bridge::family::{GptNeoXConfig, Head};
 //! use rto_bridge::memory_plan::{MemoryPlan, Workload};
 //!
-//! let config = GptNeoXConfig {
-//!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
-//!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
-//!     tied_embeddings: false, bos_token: None, eos_tokens: 0.into(), pad_token: None,
-//! };
+//! let config = GptNeoXConfig::tiny(11, 0); // eleven tokens, of which 0 ends a response
 //! let plan = |training| MemoryPlan::new(&config, Head::CausalLm, &Workload { training, ..Workload::default() });
 //! // f32 weights, gradients and two moments: 16 bytes a weight before any activation.
 //! assert!(plan(true).total() > 16 * plan(true).parameters);

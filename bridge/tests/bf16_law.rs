@@ -13,26 +13,19 @@ use std::sync::Arc;
 
 fn neox(parallel: bool) -> ModelConfig {
     GptNeoXConfig {
-        vocab_size: 97,
         hidden_size: 64,
         n_layers: 3,
         n_heads: 4,
         intermediate_size: 128,
         rotary_dims: 4,
-        rotary_base: 10_000.0,
         max_positions: 64,
-        layer_norm_eps: 1e-5,
         parallel_residual: parallel,
         activation: if parallel {
             Activation::Gelu
         } else {
             Activation::GeluTanh
         },
-        attention_bias: true,
-        tied_embeddings: false,
-        bos_token: None,
-        eos_tokens: 0.into(),
-        pad_token: None,
+        ..GptNeoXConfig::tiny(97, 0)
     }
     .into()
 }

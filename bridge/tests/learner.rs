@@ -20,7 +20,7 @@ use rto::seq::{
     TokenScorer, Trainable, loss_and_score_grad,
 };
 use rto::token_reward::{SentenceReward, log_probs};
-use rto_bridge::family::{Activation, GptNeoXConfig};
+use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::learner::{
     LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };
@@ -30,22 +30,12 @@ use rto_bridge::params::{Init, Params};
 /// Six tokens, of which 0 ends a response; large weights, so that nothing is nearly uniform.
 fn config(vocab_size: usize, context: usize) -> GptNeoXConfig {
     GptNeoXConfig {
-        vocab_size,
         hidden_size: 16,
         n_layers: 2,
-        n_heads: 2,
         intermediate_size: 32,
         rotary_dims: 4,
-        rotary_base: 10_000.0,
         max_positions: context,
-        layer_norm_eps: 1e-5,
-        parallel_residual: true,
-        activation: Activation::Gelu,
-        attention_bias: true,
-        tied_embeddings: false,
-        bos_token: None,
-        eos_tokens: 0.into(),
-        pad_token: None,
+        ..GptNeoXConfig::tiny(vocab_size, 0)
     }
 }
 

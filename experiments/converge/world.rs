@@ -12,7 +12,7 @@ use rto::policy::StateMap;
 use rto::preference::{Outcome, PairTable, PreferenceProblem, Responses, evaluate, kl};
 use rto::seed::SeedTree;
 use rto::seq::{Episode, Finish};
-use rto_bridge::family::{Activation, GptNeoXConfig};
+use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::learner::{NeuralScorer, Restricted};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
@@ -154,22 +154,11 @@ impl World {
 /// head alone can hold every policy.
 fn network(seeds: &SeedTree) -> Result<NeuralScorer> {
     let config = GptNeoXConfig {
-        vocab_size: ACTIONS,
         hidden_size: 16,
-        n_layers: 1,
-        n_heads: 2,
         intermediate_size: 32,
         rotary_dims: 4,
-        rotary_base: 1e4,
         max_positions: 8,
-        layer_norm_eps: 1e-5,
-        parallel_residual: true,
-        activation: Activation::Gelu,
-        attention_bias: true,
-        tied_embeddings: false,
-        bos_token: None,
-        eos_tokens: EOS.into(),
-        pad_token: None,
+        ..GptNeoXConfig::tiny(ACTIONS, EOS)
     };
     let heads = Heads {
         language_model: true,

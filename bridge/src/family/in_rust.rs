@@ -41,6 +41,30 @@ pub struct GptNeoXConfig {
     pub pad_token: Option<u32>,
 }
 
+impl GptNeoXConfig {
+    /// A network of one layer of width 8 for examples and tests, which change what matters to them with `..`.
+    pub fn tiny(vocab_size: usize, eos: impl Into<EndTokens>) -> Self {
+        Self {
+            vocab_size,
+            hidden_size: 8,
+            n_layers: 1,
+            n_heads: 2,
+            intermediate_size: 16,
+            rotary_dims: 2,
+            rotary_base: 1e4,
+            max_positions: 16,
+            layer_norm_eps: 1e-5,
+            parallel_residual: true,
+            activation: Activation::Gelu,
+            attention_bias: true,
+            tied_embeddings: false,
+            bos_token: None,
+            eos_tokens: eos.into(),
+            pad_token: None,
+        }
+    }
+}
+
 impl From<GptNeoXConfig> for ModelConfig {
     fn from(c: GptNeoXConfig) -> Self {
         let rotary = Rotary {

@@ -21,16 +21,12 @@
 //! use rto::seed::SeedTree;
 //! use rto::seq::{Episode, Finish, PolicyLearner, Trainable};
 //! use rto::token_reward::log_probs;
-//! use rto_bridge::family::{Activation, GptNeoXConfig};
+//! use rto_bridge::family::GptNeoXConfig;
 //! use rto_bridge::learner::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralScorer};
 //! use rto_bridge::model::{Heads, Model};
 //! use rto_bridge::params::{Init, Params};
 //!
-//! let config = GptNeoXConfig {
-//!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
-//!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
-//!     tied_embeddings: false, bos_token: None, eos_tokens: 0.into(), pad_token: None,
-//! };
+//! let config = GptNeoXConfig::tiny(11, 0); // eleven tokens, of which 0 ends a response
 //! let heads = Heads { language_model: true, ..Heads::default() };
 //! let model = Model::random(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
 //! let scorer = NeuralScorer::try_new(&config, Params::new(model.params().tensors())?)?;

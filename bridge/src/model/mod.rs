@@ -10,15 +10,11 @@
 //! use candle_core::Device;
 //! use rto::seed::SeedTree;
 //! use rto_bridge::batch::Batch;
-//! use rto_bridge::family::{Activation, GptNeoXConfig};
+//! use rto_bridge::family::GptNeoXConfig;
 //! use rto_bridge::model::{Heads, Model, Request};
 //! use rto_bridge::params::Init;
 //!
-//! let config = GptNeoXConfig {
-//!     vocab_size: 11, hidden_size: 8, n_layers: 1, n_heads: 2, intermediate_size: 16, rotary_dims: 2, rotary_base: 1e4,
-//!     max_positions: 16, layer_norm_eps: 1e-5, parallel_residual: true, activation: Activation::Gelu, attention_bias: true,
-//!     tied_embeddings: false, bos_token: None, eos_tokens: 0.into(), pad_token: None,
-//! };
+//! let config = GptNeoXConfig::tiny(11, 0); // eleven tokens, of which 0 ends a response
 //! let heads = Heads { language_model: true, ..Heads::default() };
 //! let model = Model::random(&config, heads, Init::Small, &SeedTree::new(1), &Device::Cpu)?;
 //! let batch = Batch::new(&[(&[5, 6][..], &[1, 0][..]), (&[5][..], &[2, 3, 0][..])])?;

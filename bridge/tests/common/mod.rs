@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use rto::seed::SeedTree;
 use rto_bridge::batch::{Batch, Positions};
 use rto_bridge::checkpoint;
-use rto_bridge::family::{Activation, GptNeoXConfig};
+use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::model::{Forward, Heads, Keep, Model, Request, Scores};
 use rto_bridge::params::{Gradients, Init, Params};
 use serde_json::Value;
@@ -217,22 +217,15 @@ pub fn pull_all(
 
 pub fn small_config(parallel: bool) -> GptNeoXConfig {
     GptNeoXConfig {
-        vocab_size: 37,
         hidden_size: 24,
         n_layers: 3,
-        n_heads: 2,
         intermediate_size: 40,
         rotary_dims: 6,
-        rotary_base: 10_000.0,
         max_positions: 64,
-        layer_norm_eps: 1e-5,
         parallel_residual: parallel,
-        activation: Activation::Gelu,
-        attention_bias: true,
-        tied_embeddings: false,
         bos_token: Some(0),
-        eos_tokens: 0.into(),
         pad_token: Some(1),
+        ..GptNeoXConfig::tiny(37, 0)
     }
 }
 
