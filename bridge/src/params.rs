@@ -114,7 +114,7 @@ impl Params {
         self.freeze_where(|name| patterns.iter().any(|p| matches_pattern(p, name)))
     }
 
-    /// As [`Params::freeze`], of the weights that `matches` says.
+    /// Freezes the weights whose names `matches` accepts, as [`Params::freeze`] does.
     pub(crate) fn freeze_where(&mut self, matches: impl Fn(&str) -> bool) -> usize {
         let mut frozen = 0;
         for (name, weight) in &mut self.weights {
@@ -142,7 +142,7 @@ impl Params {
         self.snapshot_where(|_| true)
     }
 
-    /// As [`Params::snapshot`], of the weights that `keep` keeps by name.
+    /// A copy, as of [`Params::snapshot`], of the weights whose names `keep` accepts.
     pub(crate) fn snapshot_where(&self, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let share = |(name, w): (&String, &Weight)| {
             let tensor = match w {

@@ -1,4 +1,4 @@
-//! In bf16, on candle tensors: the scores of sampled responses are the log-probabilities that they were drawn with.
+//! Scores of sampled responses in bf16, on candle tensors, are the log-probabilities that they were drawn with.
 
 use candle_core::{DType, Device, Tensor};
 use rto::seed::SeedTree;

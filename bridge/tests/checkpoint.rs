@@ -448,7 +448,7 @@ fn constant(config: &ModelConfig, value: f32) -> BTreeMap<String, Tensor> {
         .collect()
 }
 
-/// Not a test of its own: the process that `kill_nine_during_a_save` kills.
+/// The process that `kill_nine_during_a_save` kills.
 #[test]
 fn saves_until_it_is_killed() {
     let Ok(folder) = std::env::var("RTO_TEST_SAVE_FOREVER") else {

@@ -152,7 +152,7 @@ fn a_written_file_reads_back_in_either_style() {
     }
 }
 
-/// Those of `transformers` for Llama-3.2-1B: unchanged, interpolated, divided by 32.
+/// Frequencies are those of `transformers` for Llama-3.2-1B: unchanged, interpolated, divided by 32.
 #[test]
 fn scaled_frequencies() {
     let rotary = rotary(&expected().into());

@@ -370,7 +370,7 @@ fn older_files_mean_the_same() {
     }
 }
 
-/// As the first GPT-2 was published: no `transformer.` in front, masks beside the weights.
+/// The first GPT-2 as it was published is read: no `transformer.` in front, masks beside the weights.
 #[test]
 fn names_without_the_trunk_and_masks_are_read() {
     let fixture = Fixture::load(&fixtures()[0].with_file_name("gpt2_tied"));

@@ -308,7 +308,7 @@ fn twelve_layers() -> GptNeoXConfig {
     }
 }
 
-/// Not a test of its own: the process whose memory `checkpointing_halves_the_memory_of_activations` reads.
+/// The process whose memory `checkpointing_halves_the_memory_of_activations` reads.
 #[cfg(target_os = "linux")]
 #[test]
 fn one_step_prints_its_memory() {

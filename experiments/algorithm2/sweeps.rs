@@ -268,7 +268,7 @@ fn comparisons(study: &Study) -> Vec<Comparison> {
 }
 
 impl Comparison {
-    /// Over the run (0) or at the end (1).
+    /// The ratio of two methods over the run (0) or at the end (1).
     fn ratio(&self, groups: &[Group], setting: &(String, String), when: usize) -> Option<Ratio> {
         let find = |m| find(groups, &setting.0, &setting.1, m, self.lambda);
         let (a, b) = (find(self.method)?, find(method("dppo"))?);
@@ -359,7 +359,7 @@ impl Sweeps {
         )
     }
 
-    /// In how many settings each comparison is decided, and the range of its ratios.
+    /// The number of settings in which each comparison is decided, and the range of its ratios.
     fn conclusion(&self, study: &Study) -> String {
         let mut out = String::new();
         for comparison in comparisons(study) {

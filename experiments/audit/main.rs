@@ -139,7 +139,7 @@ impl Experiment for Study {
         &self.config
     }
 
-    /// Those that take longest come first within a part.
+    /// The cells; within a part those that take longest come first.
     fn tasks(&self) -> Vec<Task<'_>> {
         let mut all = recipe_tasks(self);
         all.extend(ends::tasks(self));

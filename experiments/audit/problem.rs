@@ -7,7 +7,7 @@ use rto::seed::SeedTree;
 
 /// A problem with the logits at which it is looked at.
 pub struct Instance {
-    /// Of the tree.
+    /// The name of the tree.
     pub name: String,
     /// The tree with its rewards and reference.
     pub problem: Problem,
@@ -86,7 +86,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Those that parts (b) and (c) run on, the first with more trees.
+    /// The families that parts (b) and (c) run on, the first with more trees.
     pub const JUDGED: [Self; 4] = [
         Self::Small,
         Self::FourTokens,
@@ -94,7 +94,7 @@ impl Family {
         Self::TwoPrompts,
     ];
 
-    /// In tables.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
@@ -105,7 +105,7 @@ impl Family {
         }
     }
 
-    /// In words.
+    /// What it is, in words.
     pub fn about(self) -> &'static str {
         match self {
             Self::Small => "A = 2, H = 3 and A = 3, H = 2, each with an end token",

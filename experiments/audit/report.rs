@@ -12,13 +12,13 @@ use crate::problem::Instance;
 
 /// What one recipe does on one tree.
 pub struct Audited {
-    /// Of the recipe.
+    /// The name of the recipe.
     pub name: String,
-    /// With responses of the policy itself.
+    /// What it does with responses of the policy itself.
     pub on_policy: (Summary, Rotation),
-    /// With responses of θ_old.
+    /// What it does with responses of θ_old.
     pub stale: (Summary, Rotation),
-    /// Where it ends.
+    /// The policy that its flow ends at.
     pub fixed_point: FixedPoint,
     /// SubOpt of π_ref for what the recipe means.
     pub at_reference: f64,

@@ -1,4 +1,4 @@
-//! Where units are too many to enumerate: the same from units drawn at random, with intervals.
+//! The audit from units drawn at random, with intervals, where they are too many to enumerate.
 
 use anyhow::{Context, Result, bail};
 use rto::audit::{Draws, Estimate, Recipe, Sampled};
@@ -21,7 +21,7 @@ pub struct Drawn {
 }
 
 impl Drawn {
-    /// From `units` units, rounded up to whole batches.
+    /// An audit of `units` units, rounded up to whole batches.
     ///
     /// # Errors
     /// Those of [`Sampled::at`], with the recipe's name.

@@ -298,7 +298,7 @@ impl Instance {
         }))
     }
 
-    /// Along what XPO's objective falls without end, if it does, and its minimiser in bounded classes, where it always has one: the
+    /// The direction along which XPO's objective falls without end, if it does, and its minimiser in bounded classes, where it always has one: the
     /// best of many descents, and for few responses a lower bound by branch and bound.
     fn exploration(&self, prompt: &Prompt) -> Result<Value> {
         let (responses, n) = (&prompt.responses, prompt.responses.len());

@@ -36,9 +36,9 @@ impl Found {
 /// A [`Figure`] after its check.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
-    /// As [`Figure::name`].
+    /// The figure, as [`Figure::name`] has it.
     pub figure: &'static str,
-    /// As [`Figure::expectation`].
+    /// What it must show, as [`Figure::expectation`] has it.
     pub expectation: &'static str,
     /// The numbers it was judged by.
     pub found: String,

@@ -30,7 +30,7 @@ const FRONTIER: Committed = Committed {
     command: "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds",
 };
 
-/// Under the figures of the bench, whose exact minimisers it is held against.
+/// The figure of `converge`, which stands under those of the bench, whose exact minimisers it is held against.
 const CONVERGE: Committed = Committed {
     name: "converge/converge",
     what: "Seven losses of pairs, trained on a table, a log-linear network and a transformer, against their exact minimisers.",

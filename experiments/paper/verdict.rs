@@ -42,9 +42,9 @@ pub fn table() -> &'static str {
 /// Kinds of verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// As printed, perhaps with a remark.
+    /// It holds as printed, perhaps with a remark.
     Holds,
-    /// Not as printed.
+    /// It does not hold as printed.
     False,
     /// A slip, a gap or a comparison that the errata mend or make precise.
     Repaired,
@@ -53,10 +53,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// In the order of a tally.
+    /// Every kind, in the order of a tally.
     pub const ALL: [Self; 4] = [Self::Holds, Self::False, Self::Repaired, Self::TakenOver];
 
-    /// By how the verdict begins, and whether it refers to a correction.
+    /// The kind, by how the verdict begins, and whether it refers to a correction.
     pub fn of(verdict: &str) -> Self {
         let first = verdict.split(|c: char| !c.is_alphanumeric()).next();
         match first.unwrap_or_default() {
@@ -67,7 +67,7 @@ impl Verdict {
         }
     }
 
-    /// On a badge; the class of its look too.
+    /// The word on a badge, which is the class of its look too.
     pub fn word(self) -> &'static str {
         match self {
             Self::Holds => "holds",

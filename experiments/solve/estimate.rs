@@ -368,7 +368,7 @@ fn separated(separation: Separation, n: usize) -> Option<String> {
     }
 }
 
-/// As it is called in the file and the report.
+/// The name of a metric in the file and the report.
 pub fn metric_name(kind: MetricKind) -> &'static str {
     match kind {
         MetricKind::SigmaD => "sigma_d",

@@ -1,4 +1,4 @@
-//! From a user's own token MDP to everything the theory says about it.
+//! Everything the theory says about a user's own token MDP.
 //!
 //! [`Instance`] is the file that `solve` reads, checked; [`solve`] computes its [`Report`], whose keys are those of the
 //! JSON that `solve --json` prints. The file's format is described by `solve --help`.

@@ -69,7 +69,7 @@ pub struct Mle {
     pub log_likelihood: f64,
     pub at_bound: bool,
     pub multiplier: f64,
-    /// Without the ball there would be no finite maximiser.
+    /// Whether a direction separates the pairs, so that without the ball there would be no finite maximiser.
     pub separable: bool,
     /// `none`, `quasi` or `complete` (Albert and Anderson): with either of the last two (4.1) has no finite
     /// maximiser without the ball. Null where rounding leaves it undecided.
@@ -167,7 +167,7 @@ pub struct Coverage {
     pub theorem_4_2: Option<f64>,
     /// Theorem B.1 through coverage: 2ϱ √(C_lin/n).
     pub theorem_b1: Option<f64>,
-    /// Its baselined form.
+    /// The same of the baselined form of (B.1).
     pub baselined: Option<f64>,
 }
 
@@ -201,7 +201,7 @@ pub struct Dpo {
     /// Whether (4.4) determines the policy: false where the preferences do not span the differences of responses.
     /// Null after a minimisation.
     pub unique: Option<bool>,
-    /// Where no closed form holds.
+    /// The numerical minimisation, where no closed form holds.
     pub minimisation: Option<Minimisation>,
 }
 

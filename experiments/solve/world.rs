@@ -1,4 +1,4 @@
-//! Where an instance lives: a token tree or a general table, compiled for the planners.
+//! The world of an instance: a token tree or a general table, compiled for the planners.
 
 use crate::arrays::{Axis, entry};
 use crate::json::{Fields, Json};

@@ -56,7 +56,7 @@ fn odd_keys(value: &Value) -> BTreeSet<String> {
     }
 }
 
-/// At 80 and 140 columns, through closed pipes, and interrupted and resumed: the same bytes.
+/// The bytes are the same at 80 and 140 columns, through closed pipes, and after an interrupt.
 fn manners_of(name: &str) {
     let flags = RUNS.iter().find(|(other, _)| *other == name).unwrap().1;
     let dir = TempDir::new().unwrap();
@@ -234,7 +234,7 @@ fn two_programs_do_not_share_a_folder() {
     }
 }
 
-/// In a process namespace of its own, as in a container, where the system allows that; every one has process 1.
+/// The command in a process namespace of its own, as in a container, where the system allows that; every one has process 1.
 fn contained(command: &Command) -> Command {
     let unshare = ["--pid", "--fork"];
     let allowed = Command::new("unshare").args(unshare).arg("true").output();

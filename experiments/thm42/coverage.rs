@@ -10,7 +10,7 @@ use crate::setup::{WALD, named_radii};
 use crate::summary::{slope_cell, slope_cells};
 use rto_harness::stats::{Sample, clopper_pearson, shown, slope, with_interval};
 
-/// After n, replicate and the suboptimality of plain MLE: ‖θ_MLE − θ*‖/ϱ for norms, and
+/// The columns after n, replicate and the suboptimality of plain MLE: ‖θ_MLE − θ*‖/ϱ for norms, and
 /// √((L(θ_MLE) − L(θ*))/c) for sets of high likelihood. The truth is covered where it is at most 1.
 const COLUMNS: &[&str] = &[
     "n",

@@ -126,7 +126,7 @@ fn last_gap(table: &Table, method: &str, radius: &str) -> Result<f64> {
     Ok(last.unwrap_or(f64::NAN))
 }
 
-/// From which n on Algorithm 1 with this radius has a mean below `level`, in words.
+/// The n from which on Algorithm 1 with this radius has a mean below `level`, in words.
 fn first_better(table: &Table, radius: &str, level: f64) -> Result<String> {
     let rows = table
         .filter("method", "algorithm1")?

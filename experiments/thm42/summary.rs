@@ -1,4 +1,4 @@
-//! From runs (one row for each data set and method) to means, intervals and slopes.
+//! Summaries of runs (one row for each data set and method): means, intervals and slopes.
 
 use anyhow::{Context, Result};
 use rto_harness::table::{Cell, Table};

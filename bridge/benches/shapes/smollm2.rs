@@ -2,7 +2,7 @@
 
 use rto_bridge::family::{LlamaConfig, LlamaFamily};
 
-/// Its context is cut to 2048 positions.
+/// The published shape with its context cut to 2048 positions.
 pub fn smollm2() -> LlamaConfig {
     LlamaConfig {
         family: LlamaFamily::Llama,

@@ -93,7 +93,7 @@ pub struct Lengths<'a> {
 pub struct CleanOptions<'a> {
     /// The rules that remove.
     pub on: BTreeSet<Rule>,
-    /// Without it nothing is [`Rule::Overlong`].
+    /// The longest texts that are kept; without them nothing is [`Rule::Overlong`].
     pub lengths: Option<Lengths<'a>>,
 }
 

@@ -40,7 +40,7 @@ impl Value {
         }
     }
 
-    /// As a template sees it.
+    /// The value as a template sees it.
     pub fn for_template(&self) -> minijinja::Value {
         match self {
             Self::Null => ().into(),
@@ -65,7 +65,7 @@ pub(super) fn for_template(object: &Record) -> minijinja::Value {
         .collect()
 }
 
-/// As JSON, for messages.
+/// The value as JSON, for messages.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |text: &str| serde_json::Value::from(text).to_string();

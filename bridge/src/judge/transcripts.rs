@@ -140,7 +140,7 @@ pub(super) fn hash(fields: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    /// As a child process has it that was being started at that moment.
+    /// A copy as a child process has it that was being started at that moment.
     #[test]
     fn a_copy_of_the_file_holds_nothing_once_the_writer_is_gone() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Between the seam's ragged channels and the packed scores of a model.
+//! The bridge between the seam's ragged channels and the packed scores of a model.
 
 use std::ops::Range;
 

@@ -134,7 +134,7 @@ impl NeuralScorer {
         self
     }
 
-    /// Also gives [`Channel::KlFromReference`], exact over the vocabulary (TDPO).
+    /// The same scorer, which also gives [`Channel::KlFromReference`], exact over the vocabulary (TDPO).
     pub fn with_kl_from(mut self, reference: Arc<NeuralScorer>) -> Self {
         self.reference = Some(reference);
         self.channels.push(Channel::KlFromReference);

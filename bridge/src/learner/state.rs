@@ -177,7 +177,7 @@ impl NeuralLearner {
 }
 
 impl NeuralRegressor {
-    /// As [`NeuralLearner::save`].
+    /// Saves scorer and optimiser, as [`NeuralLearner::save`] does.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -185,7 +185,7 @@ impl NeuralRegressor {
         save(&self.scorer, &self.core, folder)
     }
 
-    /// As [`NeuralLearner::load`].
+    /// Reads scorer and optimiser, as [`NeuralLearner::load`] does.
     ///
     /// # Errors
     /// [`Error::File`].

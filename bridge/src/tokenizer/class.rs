@@ -31,7 +31,7 @@ pub(crate) enum Class {
 const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Class {
-    /// From `tokenizer_class` of `tokenizer_config.json` or `config.json`, and the family of the network.
+    /// The class that is read from `tokenizer_class` of `tokenizer_config.json` or `config.json`, and the family of the network.
     pub fn of(files: &Files, model_type: &str, config: Option<&Map<String, Value>>) -> Self {
         let class =
             |map: &Map<String, Value>| Some(map.get("tokenizer_class")?.as_str()?.to_string());

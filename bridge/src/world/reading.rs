@@ -25,7 +25,7 @@ impl Reading {
         self.words.last().copied().unwrap_or("")
     }
 
-    /// Asked and not yet answered.
+    /// Topics that were asked about and not yet answered.
     pub fn pending(&self, ask: &Ask) -> Vec<Topic> {
         let left = ask.topics.iter().filter(|t| !self.answered.contains(t));
         left.copied().collect()

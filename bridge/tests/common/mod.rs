@@ -63,7 +63,7 @@ impl Fixture {
         }
     }
 
-    /// As a user loads it, whatever the layout of the folder and the type in it.
+    /// The network as a user loads it, whatever the layout of the folder and the type in it.
     pub fn model(&self, part: &str, dtype: DType) -> Model {
         let folder = self.folder.join(part);
         let loaded = checkpoint::load(&folder, Some(dtype), &Device::Cpu).unwrap();

@@ -34,7 +34,7 @@ fn backend(error: candle_core::Error) -> Error {
 }
 
 impl EmbeddingPolicy {
-    /// From logits in row order.
+    /// A policy from logits in row order.
     ///
     /// # Errors
     /// [`Error::Shape`]; [`Error::NonFinite`] on a logit that is not finite: π must have full support.
@@ -61,13 +61,13 @@ impl EmbeddingPolicy {
         Ok(self)
     }
 
-    /// Also gives [`Channel::Entropy`].
+    /// The same policy, which also gives [`Channel::Entropy`].
     pub fn with_entropy(mut self) -> Self {
         self.channels.push(Channel::Entropy);
         self
     }
 
-    /// Also gives [`Channel::KlToReference`] and [`Channel::KlFromReference`].
+    /// The same policy, which also gives [`Channel::KlToReference`] and [`Channel::KlFromReference`].
     ///
     /// # Errors
     /// [`Error::Shape`]; [`Error::NonFinite`] where the reference has no mass.
@@ -80,7 +80,7 @@ impl EmbeddingPolicy {
         Ok(self)
     }
 
-    /// Also gives V, `[n_states]`, in [`Channel::Value`] and [`Channel::FinalValue`], 0 where the table of states has ended.
+    /// The same policy, which also gives V, `[n_states]`, in [`Channel::Value`] and [`Channel::FinalValue`], 0 where the table of states has ended.
     /// Its learner is then actor and critic on one trunk, or a separate critic.
     ///
     /// # Errors

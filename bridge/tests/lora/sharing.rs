@@ -51,7 +51,7 @@ fn resident() -> f64 {
         * 1024.0
 }
 
-/// Not a test of its own: the process whose memory `three_policies_cost_little_more_than_one_base` reads.
+/// The process whose memory `three_policies_cost_little_more_than_one_base` reads.
 #[cfg(target_os = "linux")]
 #[test]
 fn three_policies_print_their_memory() {

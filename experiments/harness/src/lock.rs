@@ -12,7 +12,7 @@ pub(crate) const LOCK: &str = ".lock";
 /// Who may work in a folder beside this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// Nobody.
+    /// Nobody else works in the folder.
     Alone,
     /// Other shards of the same run: each cell is computed from its id alone and written whole or not at all.
     WithShards,
@@ -99,7 +99,7 @@ mod tests {
         hold(dir.path(), Sharing::Alone).unwrap();
     }
 
-    /// As a child process has it that was being started at that moment.
+    /// A copy as a child process has it that was being started at that moment.
     #[test]
     fn a_copy_of_the_file_holds_nothing_once_the_holder_is_gone() {
         let dir = tempfile::tempdir().unwrap();

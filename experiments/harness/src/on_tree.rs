@@ -170,7 +170,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Before the first iteration: π = π_ref, and V = `values`, `[n_states]`, where the advantage asks for a critic.
+    /// The run before its first iteration: π = π_ref, and V = `values`, `[n_states]`, where the advantage asks for a critic.
     ///
     /// # Errors
     /// A learning rate out of range; a reference that does not fit.
@@ -216,7 +216,7 @@ impl Trainer {
         Ok(run.next(&mut self.learner, &mut slot, &mut self.state)?)
     }
 
-    /// Where the run is.
+    /// How far the run is.
     pub fn state(&self) -> &PpoState {
         &self.state
     }

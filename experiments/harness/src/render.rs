@@ -37,7 +37,7 @@ impl Column {
         }
     }
 
-    /// Where words break, it can be as narrow as its longest word; a number with its interval stays in one piece.
+    /// The least width, that of the longest word where words break; a number with its interval stays in one piece.
     fn least(&self) -> usize {
         let words = |text: &str| match is_number(text) {
             true => text.width(),

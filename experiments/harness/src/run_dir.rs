@@ -25,7 +25,7 @@ pub struct RunDir {
     root: PathBuf,
     /// Files may be there already, with the same contents.
     resumable: bool,
-    /// Nobody else works here meanwhile.
+    /// The lock that keeps others out of the folder meanwhile.
     hold: Option<Hold>,
     /// What is written through this value is written.
     writes: bool,

@@ -64,7 +64,7 @@ pub struct Array<'a> {
     pub name: &'a str,
     /// The run folder; all nodes must see it under this name.
     pub folder: PathBuf,
-    /// In how many shares the run is cut.
+    /// The number of shares that the run is cut into.
     pub count: u64,
     /// The shares that lack something.
     pub indices: Vec<u64>,
@@ -294,7 +294,7 @@ fn text_of(path: &Path) -> Result<&str> {
         .with_context(|| format!("{}: not valid UTF-8 text", path.display()))
 }
 
-/// As a shell reads it.
+/// The word as a shell reads it back.
 fn quoted(word: &str) -> Result<String> {
     let quoted = shlex::try_quote(word);
     Ok(quoted

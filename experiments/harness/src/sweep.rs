@@ -152,7 +152,7 @@ impl fmt::Display for Shard {
 #[derive(Debug)]
 pub struct CellStore {
     dir: PathBuf,
-    /// Nobody else works in the run folder meanwhile.
+    /// Whether nobody else works in the run folder meanwhile.
     alone: bool,
 }
 

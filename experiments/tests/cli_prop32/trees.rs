@@ -137,7 +137,7 @@ fn bad_trees_are_refused_in_one_line() {
     assert_refused(&prop32(&["--tree", "."], dir.path()), &["cannot read"]);
 }
 
-/// In the words of the file: keys, values found, what was expected, and no type of the program.
+/// Errors are in the words of the file: keys, values found, what was expected, and no type of the program.
 #[test]
 fn bad_trees_are_told_in_the_words_of_the_file() {
     let dir = TempDir::new().unwrap();

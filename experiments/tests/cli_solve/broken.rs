@@ -78,7 +78,7 @@ fn junk() -> impl Strategy<Value = Value> {
     ])
 }
 
-/// Never a panic, never a signal: exit code 0, or 1 with one `error:` line.
+/// The binary never panics or dies of a signal: exit code 0, or 1 with one `error:` line.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("t.json"), bytes).unwrap();

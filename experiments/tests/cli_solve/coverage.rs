@@ -129,7 +129,7 @@ fn the_law_of_the_pairs() {
     assert!(number(&coverage["theorem_4_2"]) >= number(&got["algorithm1"]["bound"]));
 }
 
-/// In either metric the restated bounds are above the ones they restate.
+/// The restated bounds in either metric are above the ones they restate.
 #[test]
 fn restated_bounds_are_above_the_bounds() {
     for scale in [

@@ -44,7 +44,7 @@ fn help_has_examples() {
     }
 }
 
-/// Without pairs, or with pairs that tell nothing, the Wald radius is 0, and a reader should know.
+/// The Wald radius without pairs, or with pairs that tell nothing, is 0, and a reader should know.
 #[test]
 fn no_information_is_told() {
     let part = "wald is 0 when the preferences tell nothing";

@@ -364,7 +364,7 @@ fn digest(records: &[Record]) -> String {
     format!("{:016x}", records.iter().fold(0, step))
 }
 
-/// At most `n` of the items, drawn so that no file goes first, in their order.
+/// A choice of at most `n` of the items, drawn so that no file goes first, in their order.
 fn some_of<T>(items: Vec<T>, n: usize, seeds: &SeedTree) -> Vec<T> {
     if items.len() <= n {
         return items;
