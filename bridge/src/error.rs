@@ -61,7 +61,7 @@ pub enum Error {
         /// What was found and expected.
         what: String,
     },
-    /// A setting outside its range.
+    /// A setting outside its range: what a configuration or an option of a call says, never what is computed from data.
     #[error("{field}: found {found}, expected {expected}")]
     Setting {
         /// The field of the configuration or call.
@@ -114,6 +114,11 @@ impl Error {
             why: first_line(why),
             source: None,
         }
+    }
+
+    /// An [`Error::Request`] that says what was found and what was expected.
+    pub fn unexpected(what: impl Display, found: impl Display, expected: impl Display) -> Self {
+        Self::request(what, format!("found {found}, expected {expected}"))
     }
 
     /// An [`Error::Request`] with its cause.

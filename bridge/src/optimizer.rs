@@ -211,7 +211,7 @@ impl AdamW {
     /// Changes the trained weights in place and returns the length of the gradient before clipping.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a gradient that is not finite (nothing is changed then); [`Error::Weight`] where gradients or states
+    /// [`Error::Request`] for a gradient that is not finite (nothing is changed then); [`Error::Weight`] where gradients or states
     /// belong to other weights.
     pub fn step(&mut self, params: &mut Params, gradients: &Gradients, rate: f64) -> Result<f64> {
         let norm = gradients.global_norm()?;
@@ -232,11 +232,7 @@ impl AdamW {
     ) -> Result<()> {
         if !norm.is_finite() || !rate.is_finite() {
             let found = format!("length {norm}, learning rate {rate}");
-            return Err(Error::Setting {
-                field: "gradient",
-                found,
-                expected: "finite numbers".into(),
-            });
+            return Err(Error::unexpected("gradient", found, "finite numbers"));
         }
         let foreign = |name: &str| Error::Weight {
             name: name.into(),

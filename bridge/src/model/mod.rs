@@ -185,7 +185,7 @@ impl Model {
     /// Scores of a batch; nothing is recorded.
     ///
     /// # Errors
-    /// [`Error::Batch`] for a token outside the vocabulary or a text longer than the context, [`Error::Setting`] for a request of a
+    /// [`Error::Batch`] for a token outside the vocabulary or a text longer than the context, [`Error::Request`] for a request of a
     /// head that the model lacks.
     pub fn scores(&self, batch: &Batch, request: &Request<'_>) -> Result<Scores> {
         Ok(self.forward(batch, request, Keep::Sums)?.scores)
@@ -217,7 +217,7 @@ impl Model {
     /// the lowest trained block is computed.
     ///
     /// # Errors
-    /// [`Error::Setting`] where a part of `grad` was not requested or has another length than the scores.
+    /// [`Error::Request`] where a part of `grad` was not requested or has another length than the scores.
     pub fn backward(
         &self,
         batch: &Batch,
@@ -279,19 +279,18 @@ impl Model {
             (lacks(request.rewards, REWARD_WEIGHT), REWARD_WEIGHT),
         ];
         if let Some((_, name)) = missing.iter().find(|(missing, _)| *missing) {
-            return Err(Error::Setting {
-                field: "request",
-                found: format!("no weight {name}"),
-                expected: "a model with that head".into(),
-            });
+            let found = format!("no weight {name}");
+            return Err(Error::unexpected(
+                "request",
+                found,
+                "a model with that head",
+            ));
         }
         match request.reference {
             Some(reference) if reference.config.vocab_size() != self.config.vocab_size() => {
-                Err(Error::Setting {
-                    field: "reference",
-                    found: format!("a vocabulary of {}", reference.config.vocab_size()),
-                    expected: format!("{} as in the policy", self.config.vocab_size()),
-                })
+                let found = format!("a vocabulary of {}", reference.config.vocab_size());
+                let expected = format!("{} as in the policy", self.config.vocab_size());
+                Err(Error::unexpected("reference", found, expected))
             }
             Some(reference) => reference.check(batch, &Request::log_probs()),
             None => Ok(()),
@@ -374,18 +373,11 @@ fn check_gradient(scores: &Scores, grad: &Scores) -> Result<()> {
         let Some(grad) = grad else { continue };
         let expected = score.as_ref().map_or(0, Vec::len);
         if grad.len() != expected {
-            return Err(Error::Setting {
-                field,
-                found: format!("{} numbers", grad.len()),
-                expected: format!("{expected}"),
-            });
+            let found = format!("{} numbers", grad.len());
+            return Err(Error::unexpected(field, found, expected));
         }
         if let Some(bad) = grad.iter().find(|g| !g.is_finite()) {
-            return Err(Error::Setting {
-                field,
-                found: bad.to_string(),
-                expected: "finite numbers".into(),
-            });
+            return Err(Error::unexpected(field, bad, "finite numbers"));
         }
     }
     Ok(())
