@@ -172,7 +172,7 @@ fn fifty_dpo_steps_agree() {
             &config,
             &seeds,
             steps.clone(),
-            &mut |step| keep(&mut x, &step.report),
+            &mut |step| Ok(keep(&mut x, &step.report)?),
         )
         .unwrap();
         dpo(
@@ -182,7 +182,7 @@ fn fifty_dpo_steps_agree() {
             &config,
             &seeds,
             steps,
-            &mut |step| keep(&mut y, &step.report),
+            &mut |step| Ok(keep(&mut y, &step.report)?),
         )
         .unwrap();
         assert_eq!(x.len(), 3);
