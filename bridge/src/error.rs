@@ -48,7 +48,7 @@ pub enum Error {
     /// A text that cannot be scored.
     #[error("row {row} of the batch: {what}")]
     Batch {
-        /// 0-based.
+        /// The row, 0-based.
         row: usize,
         /// What was found and expected.
         what: String,

@@ -25,7 +25,7 @@ pub struct Group {
     pub pattern: String,
     /// Factor on the learning rate.
     pub rate_factor: f64,
-    /// Replaces the optimiser's.
+    /// The weight decay of these weights, in place of the optimiser's.
     pub weight_decay: f64,
 }
 

@@ -99,7 +99,7 @@ impl Instance {
         }
     }
 
-    /// N.
+    /// N, the responses of an iteration.
     fn responses(self, c: &Config) -> usize {
         match self {
             Self::Long => c.long_responses,

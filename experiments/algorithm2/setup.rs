@@ -67,7 +67,7 @@ impl Setup {
         })
     }
 
-    /// (4.5).
+    /// The token reward (4.5).
     pub fn dpo_reward(&self) -> Result<DpoReward<&TabularSoftmax, &TabularSoftmax>> {
         Ok(DpoReward::try_new(
             &self.dpo,

@@ -114,7 +114,7 @@ fn yes(flag: bool) -> Cell {
     if flag { "yes" } else { "no" }.into()
 }
 
-/// "011".
+/// The tokens one after the other: "011".
 fn name(tokens: &[Token]) -> String {
     tokens.iter().map(u32::to_string).collect()
 }

@@ -12,7 +12,7 @@ use rto::seed::SeedTree;
 use rto_harness::progress::Progress;
 use rto_harness::table::Table;
 
-/// 95%.
+/// The quantile of a 95% normal interval.
 const Z: f64 = 1.959_963_984_540_054;
 
 /// The heading of the table on the terminal.

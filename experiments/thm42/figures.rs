@@ -340,7 +340,7 @@ fn coverage(dir: &Path, setting: &Setting) -> Result<()> {
     panels.save(dir, "coverage")
 }
 
-/// A level.
+/// The points of a reference line.
 struct SeriesLine(Vec<(f64, f64)>);
 
 impl SeriesLine {

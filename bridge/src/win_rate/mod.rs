@@ -209,7 +209,7 @@ impl Comparison {
         })
     }
 
-    /// Column against row.
+    /// The same comparison of column against row.
     pub fn reversed(&self) -> Self {
         let [won, tied, lost] = self.won_tied_lost;
         let turn = |e: Estimate| Estimate {

@@ -85,7 +85,7 @@ pub struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// (4.5).
+    /// The token reward (4.5).
     ///
     /// # Errors
     /// β₁ ≤ 0.
@@ -178,7 +178,7 @@ const PLAIN: Training = Training {
     critic_from_prefix: false,
 };
 
-/// (5.1).
+/// DPPO, by the reward (5.1).
 const AT_END: Training = Training {
     reward: |parts| Ok(Box::new(PaidAtEnd(parts.dpo_reward()?))),
     ..PLAIN

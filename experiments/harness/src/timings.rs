@@ -25,7 +25,7 @@ struct Phase {
 }
 
 impl Timings {
-    /// No phases yet.
+    /// Timings without a phase yet.
     pub fn new() -> Self {
         Self::default()
     }

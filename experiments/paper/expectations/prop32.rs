@@ -1,4 +1,4 @@
-//! Proposition 3.2.
+//! What the tables of Proposition 3.2 must show.
 
 use super::{Figure, Found, Run, last, rows};
 use anyhow::Result;

@@ -57,7 +57,7 @@ pub struct Font {
 }
 
 impl Font {
-    /// Regular and centred.
+    /// Text that is regular and centred.
     pub fn new(size: f64, color: Color) -> Self {
         Self {
             size,

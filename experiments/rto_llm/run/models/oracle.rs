@@ -12,9 +12,9 @@ use super::networks::Models;
 use crate::run::data::Codec;
 use crate::run::stage::Stage;
 
-/// Scores responses.
+/// What scores responses.
 pub enum Oracle<'a> {
-    /// Known.
+    /// The reward of the world, which is known.
     World(&'a rto_bridge::world::World),
     /// Trained on pairs that nothing else of the run has seen.
     Trained(Box<NeuralScorer>),

@@ -62,7 +62,7 @@ impl Training<'_> {
         )
     }
 
-    /// Maximum likelihood.
+    /// A stage of maximum likelihood: pre-training or SFT.
     fn imitate(
         &self,
         stage: Stage,
@@ -143,7 +143,7 @@ impl Training<'_> {
         journal.finish()
     }
 
-    /// Line 2.
+    /// Line 2 of Algorithm 2: DPO from π_ref.
     pub fn dpo(&self) -> Result<()> {
         let stage = Stage::Dpo;
         if is_done(self.root, stage) {
