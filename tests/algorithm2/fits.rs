@@ -9,6 +9,7 @@ use rto::objective::Readout;
 use rto::policy::{OptimizerConfig, Regressor, StateMap, TabularLearner, TabularSoftmax};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
+use rto::seq::PolicyLearner;
 use rto::seq::{Channel, Episode, PerToken, TokenScorer, Trainable};
 use rto::{Result, Token};
 use std::cell::Cell;

@@ -10,6 +10,7 @@ use rto::mdp::Beta;
 use rto::objective::{BradleyTerry, Readout};
 use rto::policy::{OptimizerConfig, StateMap, TabularLearner};
 use rto::seed::SeedTree;
+use rto::seq::PolicyLearner;
 use rto::seq::{Channel, Decoder, Episode, Finish, PerToken, Ragged, TokenReward, TokenScorer};
 use rto::token_reward::{
     AdaptiveKl, DenseReward, PaidAtEnd, Redistributed, SentenceReward, Uniform,

@@ -10,6 +10,8 @@ use rto::policy::{
     TabularActorCritic, TabularActorCriticLearner, TabularLearner,
 };
 use rto::seed::SeedTree;
+use rto::seq::PolicyLearner;
+use rto::seq::TokenScorer;
 use rto::seq::{Channel, Episode, Finish};
 use rto::token_reward::DpoReward;
 use std::sync::Arc;

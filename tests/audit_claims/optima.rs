@@ -11,6 +11,7 @@ use rto::audit::{
     Critic, Estimator, FixedPoint, Problem, Recipe, Reward, Status, Summary, expected_gradient,
 };
 use rto::dual::Dual;
+use rto::dual::Real;
 use rto::objective::{Aggregation, Surrogate};
 use rto::seed::SeedTree;
 use rto::token_reward::KlEstimator::{Exact, K1, K2, K3, K3Corrected};

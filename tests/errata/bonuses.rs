@@ -8,6 +8,7 @@ use rto::algorithm1::{
 };
 use rto::estimate::{Design, Metric, RowSpace, radii};
 use rto::features::DenseFeatures;
+use rto::features::FeatureMap;
 use rto::mdp::{ActionIx, Problem, StateIx, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::numerics::sigmoid;
 use rto::plan::{soft_value_iteration, visitation};

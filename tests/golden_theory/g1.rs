@@ -9,6 +9,7 @@ use rto::plan::{
     visitation,
 };
 use rto::reward::LogRatioReward;
+use rto::reward::RewardFunction;
 use rto::zoo;
 use serde_json::Value;
 

@@ -8,6 +8,7 @@ use rto::plan::{
     advantage_variance, decompose, evaluate, natural_policy_gradient, npg_bound, npg_step,
     performance_difference, soft_value_iteration, suboptimality, visitation,
 };
+use rto::reward::RewardFunction;
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
 use rto::zoo::Instance;

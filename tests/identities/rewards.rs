@@ -4,6 +4,7 @@ use crate::{Case, INSTANCES, TOLERANCE, case, pairs, same};
 use rand::Rng;
 use rto::mdp::{StateIx, sample_trajectory};
 use rto::plan::soft_value_iteration;
+use rto::reward::RewardFunction;
 use rto::reward::{LogRatioReward, TabularReward};
 
 #[test]

@@ -6,6 +6,8 @@ use rto::Token;
 use rto::search::adversary::Adversary;
 use rto::search::best_first::best_first;
 use rto::search::bounds::{self, minimax};
+use rto::search::mass::Mass;
+use rto::search::oracle::TokenOracle;
 use rto::search::oracle::{CountingOracle, Scored};
 use std::collections::HashMap;
 
