@@ -221,7 +221,7 @@ impl Ranks {
         let all = all.map_err(super::backend)?;
         match all.iter().position(|other| *other != all[0]) {
             None => Ok(()),
-            Some(rank) => Err(Error::Backend(format!(
+            Some(rank) => Err(Error::backend(format!(
                 "the weights of rank {rank} are not those of rank 0 after step {step}; expected ranks of one program on processors with the same instructions"
             ))),
         }
