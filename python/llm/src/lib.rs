@@ -16,7 +16,7 @@ use rto::Token;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
 use rto_bridge::checkpoint::{self, hub};
-use rto_bridge::config::Head;
+use rto_bridge::family::Head;
 use rto_bridge::generate::{Engine, Sampled, Sampling};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
