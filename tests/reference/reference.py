@@ -640,7 +640,9 @@ def check_maxmin(c, t, D, p, rho):
     nrm = mp.sqrt(dot(tx, tx))
     lim = exact(D.B) if D.B is not None else None
     size = mp.sqrt(abs(mp.fsum(D.fit.theta[i] * dot(D.M[i], D.fit.theta) for i in range(D.d))))
-    ok = e <= D.rho * (1 + mp.mpf("1e-9")) + mp.mpf("1e-7") * size * (1 if D.rho == 0 else 0) + mp.mpf("1e-9") * size and (lim is None or nrm <= lim * (1 + mp.mpf("1e-9")))
+    # An estimate that is 0 has 50 digits of nothing.
+    digits = mp.mpf("1e-40") * mp.sqrt(max(D.M[i][i] for i in range(D.d)))
+    ok = e <= D.rho * (1 + mp.mpf("1e-9")) + mp.mpf("1e-7") * size * (1 if D.rho == 0 else 0) + mp.mpf("1e-9") * size + digits and (lim is None or nrm <= lim * (1 + mp.mpf("1e-9")))
     c.say(f"{p}: feasible", ok, (f(e), rho, f(nrm), D.B), "in the set")
     tilt = max(1e-9, 1e-12 * scale / t.beta)
     compare_roots(c, f"{p}.root_policy", t.roots(L), rel=tilt)
