@@ -741,8 +741,9 @@ def check_coverage(c, t, prefs, D):
     # What an expectation may be off by is a share of the terms that add up to it.
     terms = m.expect(t.L, np.abs(t.phi)) / unit
     both = terms + m.expect(m.broadcast(m.log_ref), np.abs(t.phi)) / unit
-    for name, v, scale in (("C_lin", e, float(terms.max())), ("C_lin_baselined", e - nu, float(both.max()))):
-        w, inside = lin.of([exact(x) for x in v], scale)
+    for name, v, share in (("C_lin", e, terms), ("C_lin_baselined", e - nu, both)):
+        scale = float(share.max())
+        w, inside = lin.of([exact(x) for x in v], scale, share)
         if w is None:
             continue
         c.num(f"coverage.{name}", w, scale=lin.loss(v, scale))
@@ -887,7 +888,7 @@ class Linear:
             y = pr.forward(self.chol, [q[i] for q in self.basis])
             self.most = max(self.most, float(dot(y, y)))
 
-    def of(self, v, scale):
+    def of(self, v, scale, terms=None):
         z = [dot(q, v) for q in self.basis]
         rest = [a - mp.fsum(q[i] * zz for q, zz in zip(self.basis, z)) for i, a in enumerate(v)]
         off = mp.sqrt(dot(rest, rest))
@@ -895,6 +896,12 @@ class Linear:
             return INF, False
         if off > mp.mpf("1e-13") * scale:
             return None, False
+        if terms is not None:
+            # A share of a coordinate that is far below the others, but not below the rounding of its own terms, is left open too.
+            for i, a in enumerate(rest):
+                outside = [int(i == k) - mp.fsum(q[i] * q[k] for q in self.basis) for k in range(len(v))]
+                if abs(a) > mp.mpf("1e-13") * mp.fsum(abs(o) * exact(x) for o, x in zip(outside, terms)):
+                    return None, False
         y = pr.forward(self.chol, z) if z else []
         return float(dot(y, y)), True
 
