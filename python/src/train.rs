@@ -173,7 +173,8 @@ impl Job {
         let (training, node) = (self.method.training(), self.seeds.child("fit"));
         let own_reward = self.token_reward.is_none();
         let reads = |model| own_reward && training.reads.contains(&model);
-        let mut on_step = |_: &Step| Ok(watch.check()?);
+        let mut on_step =
+            |_: &Step| -> std::result::Result<(), rto::BoxError> { Ok(watch.check()?) };
         let dpo = match reads(Model::Dpo) || training.critic_from_prefix {
             true => Some(fit_dpo(
                 start,
