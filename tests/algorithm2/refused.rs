@@ -1,6 +1,6 @@
 //! What is refused at the seam.
 
-use crate::{draw, map, pairs, ppo, softmax};
+use crate::{draw, map, ppo, softmax};
 use rto::Result;
 use rto::algorithm2::{
     CriticSlot, DpoConfig, FitConfig, NoCritic, Pair, PpoConfig, PpoRun, PpoState, RtoConfig, Step,

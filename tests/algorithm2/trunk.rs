@@ -3,7 +3,7 @@
 use crate::{draw, furthest, map, ppo, random, softmax, train};
 use ndarray::Array2;
 use rand::Rng;
-use rto::algorithm2::{CriticSlot, PpoConfig, dpo};
+use rto::algorithm2::{CriticSlot, PpoConfig};
 use rto::features::DenseFeatures;
 use rto::policy::{
     LogLinearSoftmax, Logits, OptimizerConfig, Regressor, RowGradient, SoftmaxPolicy,

@@ -1,6 +1,6 @@
 //! The program (B.1) over the confidence set.
 
-use crate::{bounded, data, independent};
+use crate::{bounded, independent};
 use nalgebra::DVector;
 use rand::Rng;
 use rto::algorithm1::{Baseline, ConfidenceSet, maxmin, worst_case_expectation};

@@ -1,7 +1,7 @@
 //! G1: the program (B.1), with and without the baseline, and at a radius beyond the ball.
 
 use crate::{EXACT, G1, ITERATIVE, close, golden, keys, root_policies};
-use rto::algorithm1::{Baseline, ConfidenceSet, algorithm1, maxmin, theorem_4_2};
+use rto::algorithm1::{Baseline, ConfidenceSet, algorithm1, theorem_4_2};
 use rto::plan::suboptimality;
 use serde_json::Value;
 

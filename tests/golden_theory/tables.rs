@@ -5,7 +5,7 @@ use ndarray::Array2;
 use rto::algorithm1::{Baseline, ConfidenceSet, algorithm1, maxmin, theorem_4_2, theorem_b1};
 use rto::estimate::{Design, Metric, Radii, RadiusInputs};
 use rto::mdp::{Beta, Problem, TabularPolicy};
-use rto::plan::{best_predetermined, soft_value_iteration, suboptimality};
+use rto::plan::{best_predetermined, soft_value_iteration};
 use rto::reward::RewardFunction;
 use rto::reward::TabularReward;
 use rto::zoo;

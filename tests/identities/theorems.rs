@@ -9,7 +9,7 @@ use rto::algorithm1::{
 };
 use rto::estimate::{Design, FitOptions, Metric, fit_bradley_terry, sample_preferences};
 use rto::mdp::{Problem, SparseRows, TabularMdp, Transition};
-use rto::plan::{decompose, evaluate, soft_value_iteration, suboptimality};
+use rto::plan::{decompose, evaluate, soft_value_iteration};
 
 #[test]
 fn theorems_4_2_and_b1_hold_whenever_the_truth_is_in_the_set() {

@@ -7,7 +7,7 @@ mod population;
 
 use rto::mdp::Beta;
 use rto::preference::{
-    DEFAULT_METHODS, Evaluation, Method, Outcome, PairTable, PreferenceProblem, Responses, kl,
+    DEFAULT_METHODS, Evaluation, Method, Outcome, PairTable, PreferenceProblem, Responses,
 };
 use serde_json::Value;
 

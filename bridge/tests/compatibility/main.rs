@@ -4,7 +4,7 @@ mod models;
 mod templates;
 mod texts;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 fn fixtures() -> PathBuf {
