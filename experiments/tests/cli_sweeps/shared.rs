@@ -1,7 +1,7 @@
 //! Several processes: shards, a Slurm array and the merge.
 
 use crate::binaries::{Sweep, cells};
-use crate::common::{assert_refused, assert_same, assert_success, files, stderr};
+use crate::common::{self, assert_refused, assert_same, assert_success, files, stderr};
 use serde_json::Value;
 use std::fs;
 use std::process::Stdio;
