@@ -62,7 +62,7 @@ From a model; what would that take?
     --data helpful-base/train.jsonl.gz --dry-run
   rto_llm --preset smollm2-135m-hh --model SmolLM2-135M-Instruct.Q4_1.gguf \\
     --data helpful-base/train.jsonl.gz --lora
-Several processes, the same bytes on 1, 2 or 4 (built with --features mpi):
+Several processes (built with --features mpi):
   mpirun -n 4 rto_llm --out runs/four --set gradient_groups=4
   rto_llm --seeds 1..5 --out runs/five --slurm 5 --sbatch \"--time=9:00\"
 Afterwards:

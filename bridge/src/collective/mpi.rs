@@ -97,7 +97,8 @@ impl Mpi {
 
     fn all_gather_of(&self, mine: &[u8], lengths: &[usize]) -> Result<Vec<u8>> {
         let (counts, starts) = places(lengths)?;
-        let mut all = vec![0u8; lengths.iter().sum()];
+        let (held, mut all) = (Vec::<u8>::with_capacity(1), room(lengths));
+        let mine = in_memory(mine, &held);
         let mut into = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
         let world = SimpleCommunicator::world();
         scope(|s| self.wait(world.immediate_all_gather_varcount_into(s, mine, &mut into)))?;
@@ -107,12 +108,26 @@ impl Mpi {
     fn exchange_of(&self, out: &[u8], out_lengths: &[usize], lengths: &[usize]) -> Result<Vec<u8>> {
         let (out_counts, out_starts) = places(out_lengths)?;
         let (counts, starts) = places(lengths)?;
-        let mut all = vec![0u8; lengths.iter().sum()];
+        let (held, mut all) = (Vec::<u8>::with_capacity(1), room(lengths));
+        let out = in_memory(out, &held);
         let from = Partition::new(out, &out_counts[..], &out_starts[..]);
         let mut into = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
         let world = SimpleCommunicator::world();
         scope(|s| self.wait(world.immediate_all_to_all_varcount_into(s, &from, &mut into)))?;
         Ok(all)
+    }
+}
+
+/// Memory for messages of these lengths: a byte at least, for an empty slice may lie at the address by which MPI means `MPI_IN_PLACE`.
+fn room(lengths: &[usize]) -> Vec<u8> {
+    vec![0; lengths.iter().sum::<usize>().max(1)]
+}
+
+/// A message, or where it is empty the empty slice of memory that is held.
+fn in_memory<'a>(message: &'a [u8], held: &'a [u8]) -> &'a [u8] {
+    match message.is_empty() {
+        true => held,
+        false => message,
     }
 }
 

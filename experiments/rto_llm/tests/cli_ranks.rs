@@ -85,7 +85,7 @@ fn slurm_starts_the_ranks_of_a_run_by_srun() {
         said.contains("\nsrun --mpi=pmix --kill-on-bad-exit=1 /"),
         "{said}"
     );
-    let task = "rto_llm --smoke --out one --set gradient_groups=4 --quiet &\n";
+    let task = "rto_llm --smoke --out one --set 'gradient_groups=4' --quiet &\n";
     assert!(said.contains(task), "{said}");
     assert!(!said.contains("merge.sh"), "{said}");
 }
