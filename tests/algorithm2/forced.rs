@@ -1,7 +1,6 @@
 //! Tokens that the policy had no choice in.
 
 use crate::{EOS, furthest, map, ppo, softmax, train};
-use rand::Rng;
 use rto::algorithm2::{CriticSlot, KlPlacement, NoCritic, PpoConfig};
 use rto::policy::{OptimizerConfig, TabularLearner, TabularSoftmax};
 use rto::seq::{

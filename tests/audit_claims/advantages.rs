@@ -10,7 +10,7 @@ use rto::advantage::{
 use rto::algorithm2::KlPlacement::Reward as InReward;
 use rto::audit::{Critic, Estimator, Problem, Recipe, Reward, Rotation};
 use rto::seq::Ragged;
-use rto::token_reward::KlEstimator::{Exact, K1};
+use rto::token_reward::KlEstimator::K1;
 
 /// 06: what GAE loses by a critic that is off.
 #[test]

@@ -7,7 +7,7 @@ use crate::{
 use rto::algorithm2::KlPlacement::Reward as InReward;
 use rto::audit::{Critic, Estimator, Recipe, ResponseTree, Reward, Rotation};
 use rto::objective::{Aggregation, Ratio, Surrogate};
-use rto::token_reward::KlEstimator::{Exact, K1};
+use rto::token_reward::KlEstimator::K1;
 
 /// 09, 20: aggregation.
 #[test]

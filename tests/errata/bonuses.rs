@@ -6,7 +6,7 @@ use rand::Rng;
 use rto::algorithm1::{
     Algorithm1, ConfidenceSet, Theorem42, algorithm1, policy_differences, theorem_4_2,
 };
-use rto::estimate::{Design, Metric, RowSpace, radii};
+use rto::estimate::{Design, Metric, RowSpace};
 use rto::features::DenseFeatures;
 use rto::features::FeatureMap;
 use rto::mdp::{ActionIx, Problem, StateIx, TabularPolicy, TokenTree, for_each_trajectory};

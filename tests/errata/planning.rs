@@ -2,7 +2,6 @@
 
 use crate::instance;
 use nalgebra::DVector;
-use rand::Rng;
 use rto::mdp::{ActionIx, StateIx, TabularPolicy, for_each_trajectory};
 use rto::plan::{
     action_covariance, advantage_variance, evaluate, natural_policy_gradient, npg_bound,

@@ -9,8 +9,7 @@ use argmin::core::{CostFunction, Executor, Gradient, Hessian, State};
 use argmin::solver::trustregion::{Steihaug, TrustRegion};
 use nalgebra::DVector;
 use rand::Rng;
-use rto::Error;
-use rto::estimate::{Design, FitOptions, gradient};
+use rto::estimate::{Design, FitOptions};
 use rto::numerics::sigmoid;
 use rto::seed::SeedTree;
 

@@ -9,7 +9,6 @@ mod rounding;
 
 use rto::search::best_first::{BestFirst, Found, Pick, best_first};
 use rto::search::evaluator::{Evaluator, EvaluatorOracle};
-use rto::search::mass::Mass;
 use rto::search::oracle::CountingOracle;
 use rto::search::paper::paper_search;
 

@@ -1,7 +1,6 @@
 //! The estimate, its metric and its radii in any units.
 
 use crate::{bounded, close, log_uniform, stationary};
-use ndarray::array;
 use rand::Rng;
 use rto::estimate::{
     Curvature, Design, FitOptions, Metric, RadiusInputs, RadiusKind, RowSpace, fit_bradley_terry,

@@ -1,6 +1,6 @@
 //! The program (B.1), solved to 1e-9 in any units.
 
-use crate::{bounded, close, log_uniform, runs, solve};
+use crate::{bounded, close, log_uniform, runs};
 use ndarray::array;
 use rand::Rng;
 use rto::algorithm1::{Baseline, ConfidenceSet, maxmin};
