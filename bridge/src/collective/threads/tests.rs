@@ -17,7 +17,7 @@ fn what_is_given_arrives_in_order_round_after_round() {
             let me = ranks.rank() as u8;
             for round in 0..50u8 {
                 let parts: Vec<Vec<u8>> = (0..size as u8)
-                    .map(|to| vec![round, me, to].repeat(to as usize))
+                    .map(|to| [round, me, to].repeat(to as usize))
                     .collect();
                 let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
                 let got = ranks.exchange(&parts).unwrap();
