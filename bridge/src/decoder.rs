@@ -136,10 +136,12 @@ impl Truncated {
         self.weights.resize(logits.len(), 0.0);
         self.bucket_of.resize(logits.len(), 0);
         let (weights, buckets) = (&mut self.weights, &mut self.bucket_of);
+        // Handed over, so that this loop is what is dispatched and compiled for this processor.
+        let all = logits.iter().zip(weights).zip(buckets);
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                for ((l, w), b) in logits.iter().zip(weights).zip(buckets) {
+                for ((l, w), b) in all {
                     let below = (highest - l) * scale;
                     *w = exp(-below);
                     let b_f = below * PER_NAT;

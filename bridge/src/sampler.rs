@@ -134,10 +134,12 @@ pub(crate) fn highest(logits: &[f32]) -> f32 {
 /// e^((l − highest)/T) of a block's logits.
 fn weigh(block: &[f32], highest: f32, temperature: f64, weights: &mut [f32]) {
     let scale = (1.0 / temperature) as f32;
+    // Handed over, so that this loop is what is dispatched and compiled for this processor.
+    let all = weights.iter_mut().zip(block);
     Arch::new().dispatch(
         #[inline(always)]
         || {
-            for (w, l) in weights.iter_mut().zip(block) {
+            for (w, l) in all {
                 *w = exp((l - highest) * scale);
             }
         },
@@ -147,20 +149,19 @@ fn weigh(block: &[f32], highest: f32, temperature: f64, weights: &mut [f32]) {
 /// Σ e^((l − highest)/T) of a block, in sixteen f64 sums.
 fn block_sum(block: &[f32], highest: f32, temperature: f64) -> f64 {
     let scale = (1.0 / temperature) as f32;
+    // Handed over, as above.
+    let (chunks, rest) = block.as_chunks::<16>();
+    let (chunks, rest) = (chunks.iter(), rest.iter());
     Arch::new().dispatch(
         #[inline(always)]
         || {
             let mut lanes = [0.0_f64; 16];
-            let (chunks, rest) = block.as_chunks::<16>();
             for chunk in chunks {
                 for (lane, v) in lanes.iter_mut().zip(chunk) {
                     *lane += f64::from(exp((v - highest) * scale));
                 }
             }
-            let tail: f64 = rest
-                .iter()
-                .map(|v| f64::from(exp((v - highest) * scale)))
-                .sum();
+            let tail: f64 = rest.map(|v| f64::from(exp((v - highest) * scale))).sum();
             lanes.iter().sum::<f64>() + tail
         },
     )
