@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: [(&str, &[&str]); 6] = [
     (
         "base",
-        &["error", "guard", "json", "device", "files", "collective"],
+        &["error", "guard", "files", "json", "device", "collective"],
     ),
     ("ops", &["ops"]),
     ("family", &["family"]),
