@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Margins up to this leave every weight of the gradient far above rounding.
 const PLAIN_MARGIN: f64 = 12.0;
+/// The weight of a pair beyond this is less than rounding of one whose margin is 0: −log ε.
+const LOST_MARGIN: f64 = 36.0;
 /// Steps without the ball before asking whether the data separate.
 const PATIENCE: usize = 40;
 /// Further steps without the ball for data that overlap.
@@ -199,7 +201,19 @@ pub(super) fn solve(
     let at = graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?;
     let mut at = converged(at, options)?;
     at.passes += free.passes;
-    Ok(inside(at))
+    // Separated pairs push outwards for as long as anything is left of them: a point inside the ball at which rounding
+    // has lost their weights is not the maximiser.
+    let lost = |theta: &DVector<f64>| {
+        let margin = |i: usize| -> f64 {
+            let terms = design.row(i).iter().zip(theta.iter());
+            terms.map(|(x, t)| x * t).sum()
+        };
+        (0..design.n()).any(|i| strict[i] && margin(i) > LOST_MARGIN)
+    };
+    if separates && !at.at_bound && lost(&coordinates.theta(&at.y)) {
+        at.converged = false;
+    }
+    converged(at, options).map(inside)
 }
 
 fn lengths(rows: &[f64], k: usize) -> impl Iterator<Item = f64> + '_ {

@@ -103,20 +103,49 @@ impl Graded<'_> {
             largest_margin: 0.0,
         };
         let mut ball = first.min(bound);
+        let reach = if ball < bound {
+            self.reach(limit)?
+        } else {
+            0.0
+        };
         while ball < bound {
             self.within(&mut at, ball, NEXT_BALL, limit)?;
             let next = (2.0 * ball).min(bound);
-            self.widen(&mut at.y, ball, next);
+            self.widen(&mut at.y, ball, next, reach);
             ball = next;
         }
         self.within(&mut at, bound, LAST_STEP, limit)?;
         Ok(at)
     }
 
-    /// From the sphere of one ball to that of the next: a stays, b is stretched.
-    fn widen(&self, y: &mut DVector<f64>, from: f64, to: f64) {
+    /// ‖a‖ at the minimiser of O's part of f alone; 0 where there is no S, or the steps do not end.
+    fn reach(&self, limit: usize) -> Result<f64> {
+        let (ka, s) = (self.ka(), self.split);
+        if ka == 0 || self.kb() == 0 {
+            return Ok(0.0);
+        }
+        let alone = Split {
+            overlap: s.overlap.clone(),
+            overlap_dim: ka,
+            strict: Vec::new(),
+            dim: ka,
+        };
+        let alone = Graded {
+            split: &alone,
+            penalty: self.penalty,
+        };
+        let (zero, infinite) = (DVector::zeros(ka), f64::INFINITY);
+        let at = alone.minimise(zero, infinite, infinite, limit)?;
+        Ok(if at.converged { at.y.norm() } else { 0.0 })
+    }
+
+    /// From the sphere of one ball to that of the next: a stays, b is stretched to what a leaves of the ball once O has
+    /// what it wants of it. In a ball that is too small for O the multiplier is of the size of O's pull, and the
+    /// margins of S grow with its logarithm only: stretching b would take ε below the smallest number, and with it the
+    /// ball out of the equations of a.
+    fn widen(&self, y: &mut DVector<f64>, from: f64, to: f64, reach: f64) {
         let (ka, kb) = (self.ka(), self.kb());
-        let (a, b) = (y.rows(0, ka).norm(), y.rows(ka, kb).norm());
+        let (a, b) = (y.rows(0, ka).norm().max(reach), y.rows(ka, kb).norm());
         if y.norm() >= from * (1.0 - 1e-6) && b > 0.0 {
             let stretch = (to - a) * (to + a) / (b * b);
             y.rows_mut(ka, kb).scale_mut(stretch.max(1.0).sqrt());

@@ -187,6 +187,59 @@ fn separated_pairs_in_small_units_do_not_move_the_overlapping_ones() {
     }
 }
 
+/// Overlapping pairs in small units pull far beyond the balls in which the separated ones, in large units, leave the range of
+/// floating point: the estimate by 50-digit arithmetic, in a ball that holds what the former want and in one that does not.
+#[test]
+fn separated_pairs_in_large_units_leave_room_for_the_overlapping_ones() {
+    let strict = [0.01, -1000.0, 0.0].repeat(3);
+    let rows = [
+        [0.02, 0.0, 0.0],
+        [-0.01, 0.0, -0.01],
+        [0.0, 0.0, -0.02],
+        [0.0, 0.0, 0.02],
+        [-0.02, 0.0, 0.0],
+        [-0.02, 0.0, 0.02],
+        [-0.01, 0.0, -0.01],
+        [-0.02, 0.0, 0.02],
+        [0.0, 0.0, 0.0],
+    ];
+    let rows = [strict, rows.concat()].concat();
+    let cases = [
+        (
+            50.0,
+            [
+                -49.679_321_181_079_62,
+                -0.021_028_757_305_043_17,
+                5.653_724_858_754_613,
+            ],
+            1.727_384_177e-4,
+        ),
+        (
+            190.0,
+            [
+                -78.188_500_975_191_83,
+                -173.156_785_356_522_6,
+                1.812_732_811_967_147,
+            ],
+            0.0,
+        ),
+    ];
+    // The same in any units.
+    for c in [1e-6, 1.0, 1e6] {
+        let rows = rows.iter().map(|x| x * c).collect();
+        let design = Design::try_new(3, rows).unwrap();
+        for (bound, theta, multiplier) in cases {
+            let fit = fit_bradley_terry(&design, &bounded(bound / c)).unwrap();
+            assert!(fit.at_bound && !fit.separable, "{fit:?}");
+            let off = (fit.multiplier - multiplier * c * c).abs();
+            assert!(off <= 1e-9 * multiplier * c * c, "{fit:?}");
+            for (got, want) in fit.theta.iter().zip(theta) {
+                assert!((got * c / want - 1.0).abs() < 1e-9, "{fit:?}");
+            }
+        }
+    }
+}
+
 /// Rows of any length span the same space, and the estimate of least norm lies in it: a basis that lost a share of a short row to
 /// the rounding of a long one leaves θ outside by as much, which is a rounding of ‖θ‖ and not of the share.
 #[test]
