@@ -78,6 +78,7 @@ fn scripts_hold_what_a_shell_must_read_as_one_word() {
     assert!(none.scripts().unwrap().array.is_none());
     let odd = Array {
         folder: "/a\"b".into(),
+        indices: vec![0],
         ..none
     };
     assert!(odd.scripts().is_err());
