@@ -8,7 +8,7 @@ use crate::world::Kind;
 use anyhow::Result;
 use ndarray::Array2;
 use rto::algorithm1::{
-    Baseline, KlBalls, PessimisticReward, algorithm1, bound_4_2, bound_b1, maxmin,
+    Baseline, KlBalls, PessimisticReward, Rounding, algorithm1, bound_4_2, bound_b1, maxmin,
     robust_soft_value_iteration,
 };
 use rto::mdp::{Problem, StateIx, TabularPolicy};
@@ -32,17 +32,66 @@ impl Solver<'_> {
         } else {
             "at beta = 0 both policies are greedy, and differ; the bound does not count it"
         };
+        // At β = 0 the first of several maximisers is taken.
+        let smooth = i.beta.get() > 0.0;
+        let rounding = smooth.then(|| output.rounding(i.problem(), features, &set));
+        let rounding = rounding.transpose()?;
+        let lost = format!(
+            "not determined in floating point: rounding of bonuses of the size of bonus_scale = {:.4e} is not small beside beta = {}, and decides between actions",
+            set.radius,
+            i.beta.get()
+        );
+        let truth = self.truth.as_ref();
+        let decided = rounding.as_ref().is_none_or(|r| r.decides_all());
+        let suboptimality = if decided || truth.is_none() {
+            notes.part("algorithm1.suboptimality", self.gap(policy))
+        } else {
+            notes.say("algorithm1.suboptimality", &lost);
+            None
+        };
+        // How far off the expected KL may be.
+        let off = rounding.as_ref().zip(truth);
+        let off = off.map_or(0.0, |(r, truth)| r.of_kl(&truth.visits));
+        let share = Rounding::NEGLIGIBLE;
+        let mut right_side = |key: &str, x: f64, off: f64, size: f64, why: &str| {
+            let x = notes.finite(key, x, why)?;
+            if off > share * size {
+                notes.say(key, &lost);
+                return None;
+            }
+            Some(x)
+        };
+        let kl = right.and_then(|r| right_side("algorithm1.kl", r.kl, off, 1.0 + r.kl, without));
+        let bound = right.and_then(|r| {
+            let off = i.beta.get() * off;
+            let size = i.beta.get() + r.bound.abs();
+            right_side(
+                "algorithm1.bound",
+                r.bound,
+                off,
+                size,
+                "it subtracts the KL",
+            )
+        });
+        let mut root_policy = root_rows(&i.world, |s| policy.probs(s));
+        for (k, (row, s)) in root_policy.iter_mut().zip(&i.world.roots).enumerate() {
+            if let (Some(s), Some(rounding)) = (s, &rounding)
+                && !rounding.decides(*s)
+            {
+                *row = None;
+                notes.say(format!("algorithm1.root_policy[{k}]"), &lost);
+            }
+        }
         Ok(Algorithm1 {
             bonus_scale: set.radius,
             pessimistic_value: output.pessimistic_value(&i.world.mdp),
-            suboptimality: notes.part("algorithm1.suboptimality", self.gap(policy)),
+            suboptimality,
             expected_bonus_norm: right.map(|r| r.expected_bonus_norm),
-            kl: right.and_then(|r| notes.finite("algorithm1.kl", r.kl, without)),
-            bound: right
-                .and_then(|r| notes.finite("algorithm1.bound", r.bound, "it subtracts the KL")),
+            kl,
+            bound,
             theta_star_in_set: right.and_then(|r| r.premise),
             metric: metric_name(set.metric.kind()),
-            root_policy: root_rows(&i.world, |s| policy.probs(s)),
+            root_policy,
         })
     }
 

@@ -3,6 +3,7 @@
 //! | paper | function |
 //! |---|---|
 //! | Algorithm 1, (4.2) | [`algorithm1`], [`PessimisticReward`] |
+//! | how far rounding moves π̂ | [`Algorithm1::rounding`] |
 //! | Theorem 4.2, both sides; its bound alone | [`theorem_4_2`], [`bound_4_2`] |
 //! | what a projected bonus must measure (errata, B5) | [`policy_differences`] |
 //! | (B.1), Theorem B.1, and the baselined form | [`maxmin`], [`theorem_b1`], [`bound_b1`] |
@@ -39,6 +40,7 @@ mod maxmin;
 mod pessimistic;
 mod projection;
 mod robust;
+mod rounding;
 
 pub use crate::estimate::ConfidenceSet;
 pub use maxmin::{Baseline, BoundB1, MaxMin, TheoremB1, bound_b1, maxmin, theorem_b1};
@@ -47,3 +49,4 @@ pub use pessimistic::{
 };
 pub use projection::{holds_differences, policy_differences};
 pub use robust::{KlBalls, robust_soft_value_iteration, worst_case_expectation};
+pub use rounding::Rounding;

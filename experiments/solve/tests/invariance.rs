@@ -501,6 +501,50 @@ fn agree(what: &str, world: &World, other: &World, map: impl Fn(&Value) -> Value
     }
 }
 
+/// Algorithm 1 at a radius whose rounding hides what tells actions apart.
+#[test]
+fn what_rounding_decides_is_null_and_not_a_number() {
+    // φ and −φ have the same bonus, so π̂ ∝ exp(θ̂φ/β) at every radius, with σ(2θ̂) = 2/3 of two wins in three.
+    let twins = |radius: f64| {
+        let text = json!({
+            "beta": 1.0, "initial": [1.0], "n_actions": 2, "horizon": 1,
+            "reference": [[[0.5, 0.5]]], "features": [[[[1.0], [-1.0]]]], "theta": [0.3],
+            "preferences": [
+                {"winner": [0], "loser": [1]}, {"winner": [0], "loser": [1]}, {"winner": [1], "loser": [0]},
+            ],
+            "estimation": {"bonus_scale": radius},
+        });
+        let instance = Instance::parse(&text.to_string(), Path::new(".")).unwrap();
+        serde_json::to_value(solve(&instance).unwrap()).unwrap()
+    };
+    let star = 1.0 / (1.0 + (-0.6f64).exp());
+    let kl = |p: f64| star * (star / p).ln() + (1.0 - star) * ((1.0 - star) / (1.0 - p)).ln();
+    for radius in [0.0, 2.0, 1e4] {
+        let found = twins(radius);
+        let number = |path: &str| found.pointer(path).unwrap().as_f64().unwrap();
+        let near = |a: f64, b: f64| assert!((a - b).abs() <= 1e-10, "{radius}: {a} and {b}");
+        near(number("/algorithm1/root_policy/0/0"), 2.0 / 3.0);
+        // With β = 1 and one step, SubOpt(π) = KL(π‖π*).
+        let p = 2.0 / 3.0f64;
+        let lost = p * (p / star).ln() + (1.0 - p) * ((1.0 - p) / (1.0 - star)).ln();
+        near(number("/algorithm1/suboptimality"), lost);
+        near(number("/algorithm1/kl"), kl(p));
+    }
+    for radius in [1e12, 1e20, 1e39] {
+        let found = twins(radius);
+        for (path, key) in [
+            ("/algorithm1/root_policy/0", "algorithm1.root_policy[0]"),
+            ("/algorithm1/suboptimality", "algorithm1.suboptimality"),
+            ("/algorithm1/kl", "algorithm1.kl"),
+        ] {
+            assert_eq!(found.pointer(path), Some(&Value::Null), "{radius}: {path}");
+            let why = found["notes"][key].as_str().unwrap();
+            assert!(why.contains("not determined in floating point"), "{why}");
+        }
+        assert!(found["algorithm1"]["bound"].as_f64().unwrap() > 0.5 * radius);
+    }
+}
+
 #[test]
 fn features_may_be_measured_in_anything() {
     let (seed, n) = runs(150);
