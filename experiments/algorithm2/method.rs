@@ -133,6 +133,7 @@ impl Yardsticks {
 fn reward<'a>(
     method: &Method,
     setup: &'a Setup,
+    beta2: f64,
     keys: &'a Keys,
 ) -> Result<Box<dyn TokenReward + 'a>> {
     Ok((method.training().reward)(&Parts {
@@ -141,6 +142,7 @@ fn reward<'a>(
         reward_model: &setup.reward_model,
         reward_mean: 0.0,
         beta1: setup.beta1.get(),
+        beta2,
         keys,
     })?)
 }
@@ -154,8 +156,8 @@ pub fn run(
     seeds: &SeedTree,
 ) -> Result<Vec<Point>> {
     let keys = method.keys(&config.method)?;
-    let reward = reward(method, setup, &keys)?;
     let ppo = method.ppo(knobs.ppo(config), &keys).check()?;
+    let reward = reward(method, setup, ppo.beta2, &keys)?;
     let measure = Measure::new(setup, &*reward, ppo.beta2)?;
     let prompts: Vec<_> = (0..setup.map.n_prompts()).map(StateMap::prompt).collect();
     let run = PpoRun {

@@ -206,6 +206,7 @@ impl Job {
             },
             reward_mean: 0.0,
             beta1,
+            beta2: self.ppo.beta2,
             keys: &self.keys,
         };
         let reward: Box<dyn TokenReward + '_> = match &self.token_reward {

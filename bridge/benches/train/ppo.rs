@@ -52,8 +52,7 @@ impl Work {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         weights.insert(VALUE_WEIGHT.into(), zeros(&[1, config.hidden_size()])?);
         weights.insert(VALUE_BIAS.into(), zeros(&[1])?);
-        let scorer =
-            NeuralScorer::try_new(&config_of, Params::new(weights)?)?.with_log_probs()?;
+        let scorer = NeuralScorer::try_new(&config_of, Params::new(weights)?)?.with_log_probs()?;
         drop(policy);
         let policy = NeuralPolicy::try_new(scorer, new)?.with_generation(64, 1);
         let options = LearnerOptions {

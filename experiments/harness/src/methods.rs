@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use rto::algorithm2::{Advantage, PpoConfig};
+use rto::algorithm2::{Advantage, KlPlacement, PpoConfig};
+use rto::objective::Aggregation;
 use rto::seq::{TokenReward, TokenScorer};
-use rto::token_reward::{DenseReward, DpoReward, PaidAtEnd, SentenceReward, released};
+use rto::token_reward::{DenseReward, DpoReward, KlEstimator, PaidAtEnd, SentenceReward, released};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::plot::{Kind, Marker, SeriesStyle};
@@ -80,6 +81,8 @@ pub struct Parts<'a> {
     pub reward_mean: f64,
     /// β₁ of (4.5).
     pub beta1: f64,
+    /// β₂ of this method.
+    pub beta2: f64,
     /// The method's own settings.
     pub keys: &'a Keys,
 }
@@ -92,6 +95,23 @@ impl<'a> Parts<'a> {
     pub fn dpo_reward(&self) -> rto::Result<DpoReward<&'a dyn TokenScorer, &'a dyn TokenScorer>> {
         let beta1 = self.keys.get("beta1").unwrap_or(self.beta1);
         DpoReward::try_new(self.dpo, self.reference, beta1)
+    }
+
+    /// (4.5) at β₁ = β₂, for which the optimum of (4.6) is π_dpo itself, whatever β₂ is.
+    ///
+    /// # Errors
+    /// A β₁ of the method's own, which would be another reward.
+    fn distilled(&self) -> rto::Result<DpoReward<&'a dyn TokenScorer, &'a dyn TokenScorer>> {
+        match self.keys.get("beta1") {
+            Some(beta1) if beta1 != self.beta2 => {
+                let must = format!(
+                    "{} = beta2, or not given: distillation is RTO at beta1 = beta2",
+                    self.beta2
+                );
+                Err(rto::Error::config("method.distill.beta1", beta1, must))
+            }
+            _ => DpoReward::try_new(self.dpo, self.reference, self.beta2),
+        }
     }
 
     /// (2.3): r_φ(x, y) less its mean.
@@ -183,6 +203,23 @@ const AT_END: Training = Training {
     reward: |parts| Ok(Box::new(PaidAtEnd(parts.dpo_reward()?))),
     ..PLAIN
 };
+
+/// Responses to one prompt that are compared with each other.
+const GROUP: Key = Key {
+    name: "group",
+    default: Some(4.0),
+    what: "responses to one prompt that are compared, at least 2; prompts are fewer by as much",
+};
+
+/// As many responses, in groups.
+fn grouped(config: PpoConfig, keys: &Keys) -> PpoConfig {
+    let group = keys.own(GROUP.name) as usize;
+    PpoConfig {
+        prompts_per_iteration: config.responses() / group.max(1),
+        responses_per_prompt: group,
+        ..config
+    }
+}
 
 /// Every method of every binary.
 pub const METHODS: &[Method] = &[
@@ -278,21 +315,41 @@ pub const METHODS: &[Method] = &[
         (1, Marker::OpenTriangle, Kind::Dotted),
         "REINFORCE with a leave-one-out baseline on the reward of (5.1), no critic",
         Some(Training {
-            keys: &[Key {
-                name: "group",
-                default: Some(4.0),
-                what: "responses to one prompt that are compared, at least 2; prompts are fewer by as much",
-            }],
-            ppo: |config, keys| {
-                let group = keys.own("group") as usize;
-                PpoConfig {
-                    prompts_per_iteration: config.responses() / group.max(1),
-                    responses_per_prompt: group,
-                    advantage: Advantage::LeaveOneOut,
-                    ..config
-                }
+            keys: &[GROUP],
+            ppo: |config, keys| PpoConfig {
+                advantage: Advantage::LeaveOneOut,
+                ..grouped(config, keys)
             },
             ..AT_END
+        }),
+    ),
+    row(
+        "grpo",
+        "GRPO",
+        (1, Marker::Triangle, Kind::Dashed),
+        "GRPO as commonly run on the reward of (5.1): a group's rewards over their spread, k3 in the loss, every response weighs the same",
+        Some(Training {
+            keys: &[GROUP],
+            ppo: |config, keys| PpoConfig {
+                advantage: Advantage::Group {
+                    divide_by_std: true,
+                },
+                kl_placement: KlPlacement::Loss,
+                kl_estimator: KlEstimator::K3,
+                aggregation: Aggregation::SequenceMean,
+                ..grouped(config, keys)
+            },
+            ..AT_END
+        }),
+    ),
+    row(
+        "distill",
+        "RTO, β₁ = β₂",
+        (4, Marker::OpenCircle, Kind::Dotted),
+        "RTO at β₁ = β₂, whose optimum is π_dpo: distillation of DPO",
+        Some(Training {
+            reward: |parts| Ok(Box::new(parts.distilled()?)),
+            ..PLAIN
         }),
     ),
 ];

@@ -169,6 +169,8 @@ pub struct Config {
     pub demonstrations: usize,
     pub pairs: usize,
     pub reward_scale: f64,
+    pub disagreement: f64,
+    pub density: f64,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,

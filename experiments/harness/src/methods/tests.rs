@@ -47,11 +47,58 @@ fn settings_of_a_method_are_those_of_its_row() {
 }
 
 #[test]
-fn the_groups_of_rloo_leave_the_number_of_responses() {
-    let (base, rloo) = (PpoConfig::paper(), method("rloo"));
-    let config = rloo.ppo(base, &rloo.keys(&Given::new()).unwrap());
-    assert_eq!(config.responses(), base.responses());
-    assert_eq!(config.responses_per_prompt, 4);
+fn groups_leave_the_number_of_responses() {
+    let base = PpoConfig::paper();
+    for name in ["rloo", "grpo"] {
+        let row = method(name);
+        let config = row.ppo(base, &row.keys(&Given::new()).unwrap());
+        assert_eq!(config.responses(), base.responses(), "{name}");
+        assert_eq!(config.responses_per_prompt, 4, "{name}");
+        config.check().unwrap();
+    }
+}
+
+/// At β₁ = β₂ the optimum of (4.6) is π_dpo, at whatever β₂; a β₁ of one's own is another method.
+#[test]
+fn the_optimum_of_distillation_is_the_dpo_policy() {
+    use crate::on_tree::tabulate;
+    use ndarray::Array2;
+    use rto::mdp::{Beta, Problem, TabularPolicy, TokenTree};
+    use rto::plan::soft_value_iteration;
+    use rto::policy::{StateMap, TabularSoftmax};
+
+    let tree = TokenTree::try_new(1, 3, 2, None).unwrap();
+    let map = StateMap::tree(&tree, &[1.0]).unwrap();
+    let shape = (map.mdp().n_states(), map.mdp().n_actions());
+    let logits = |k: f64| Array2::from_shape_fn(shape, |(s, a)| ((3 * s + a) as f64 * k).sin());
+    let policy = |k| TabularPolicy::from_logits(logits(k)).unwrap();
+    let softmax = |k| TabularSoftmax::from_policy(map.clone(), &policy(k)).unwrap();
+    let (dpo, reference) = (softmax(0.7), softmax(1.9));
+    let parts = |keys| Parts {
+        dpo: &dpo,
+        reference: &reference,
+        reward_model: &reference,
+        reward_mean: 0.0,
+        beta1: 0.1,
+        beta2: 0.3,
+        keys,
+    };
+    let row = method("distill");
+    let none = row.keys(&Given::new()).unwrap();
+    let own = [("distill".to_string(), [("beta1".to_string(), 0.2)].into())].into();
+    let keys = row.keys(&own).unwrap();
+    let made = (row.training().reward)(&parts(&none)).unwrap();
+    let reward = tabulate(&map, &*made).unwrap();
+    let (mdp, reference) = (map.mdp(), policy(1.9));
+    let problem = Problem::new(mdp, &reference, Beta::try_new(0.3).unwrap());
+    let optimum = soft_value_iteration(problem, &reward).unwrap();
+    let gaps = optimum.policy.log_probs() - policy(0.7).log_probs();
+    assert!(gaps.iter().all(|g| g.abs() < 1e-13), "{gaps}");
+    let error = (row.training().reward)(&parts(&keys)).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "method.distill.beta1: found 0.2, must be 0.3 = beta2, or not given: distillation is RTO at beta1 = beta2"
+    );
 }
 
 #[test]

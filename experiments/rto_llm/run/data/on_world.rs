@@ -15,7 +15,9 @@ use crate::run::config::{Config, Vocabulary};
 pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let world = World::try_new(WorldConfig {
         scale: config.reward_scale,
-        ..WorldConfig::default()
+        disagreement: config.disagreement,
+        density: config.density,
+        horizon: config.max_new_tokens,
     })?;
     let (prompts, held_out) = world.split(&seeds.child("split"));
     let held_out = spread(held_out, config.eval_prompts, "of the world")?;

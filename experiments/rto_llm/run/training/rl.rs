@@ -88,6 +88,7 @@ impl Frozen {
             },
             reward_mean: self.reward_mean,
             beta1: config.beta1,
+            beta2: config.ppo(method)?.beta2,
             keys,
         })?;
         Ok(match config.missing_eos_penalty > 0.0 {
