@@ -46,10 +46,12 @@ pub struct Training {
     pub reward: Reward,
     /// The models that this reward reads. Each costs a forward pass over every response.
     pub reads: &'static [Model],
-    /// The method's own settings, beside [`SHARED_KEYS`].
+    /// The method's own settings, beside [`SHARED_KEYS`] (but `beta1` with `one_beta`).
     pub keys: &'static [Key],
     /// What it changes of the `[ppo]` table.
     pub ppo: fn(PpoConfig, &Keys) -> PpoConfig,
+    /// Whether its β₁ is β₂, so that it has none of its own.
+    pub one_beta: bool,
     /// Whether the critic starts at the DPO rewards of the prefix, which takes a state space that can be enumerated.
     pub critic_from_prefix: bool,
 }
@@ -100,18 +102,9 @@ impl<'a> Parts<'a> {
     /// (4.5) at β₁ = β₂, for which the optimum of (4.6) is π_dpo itself, whatever β₂ is.
     ///
     /// # Errors
-    /// A β₁ of the method's own, which would be another reward.
-    fn distilled(&self) -> rto::Result<DpoReward<&'a dyn TokenScorer, &'a dyn TokenScorer>> {
-        match self.keys.get("beta1") {
-            Some(beta1) if beta1 != self.beta2 => {
-                let must = format!(
-                    "{} = beta2, or not given: distillation is RTO at beta1 = beta2",
-                    self.beta2
-                );
-                Err(rto::Error::config("method.distill.beta1", beta1, must))
-            }
-            _ => DpoReward::try_new(self.dpo, self.reference, self.beta2),
-        }
+    /// β₂ ≤ 0.
+    pub fn distilled(&self) -> rto::Result<DpoReward<&'a dyn TokenScorer, &'a dyn TokenScorer>> {
+        DpoReward::try_new(self.dpo, self.reference, self.beta2)
     }
 
     /// (2.3): r_φ(x, y) less its mean.
@@ -195,6 +188,7 @@ const PLAIN: Training = Training {
     reads: &[Model::Dpo, Model::Reference],
     keys: &[],
     ppo: |config, _| config,
+    one_beta: false,
     critic_from_prefix: false,
 };
 
@@ -349,6 +343,7 @@ pub const METHODS: &[Method] = &[
         "RTO at β₁ = β₂, whose optimum is π_dpo: distillation of DPO",
         Some(Training {
             reward: |parts| Ok(Box::new(parts.distilled()?)),
+            one_beta: true,
             ..PLAIN
         }),
     ),
@@ -443,7 +438,12 @@ impl Method {
     /// # Errors
     /// A key that is not in the row.
     pub fn keys(&self, given: &Given) -> Result<Keys> {
-        let known = || self.training().keys.iter().chain(&SHARED_KEYS);
+        let training = self.training();
+        let shared = || {
+            let all = SHARED_KEYS.iter();
+            all.filter(|key| !training.one_beta || key.name != "beta1")
+        };
+        let known = || training.keys.iter().chain(shared());
         let default = |key: &Key| Some((key.name, key.default?));
         let mut keys: BTreeMap<&'static str, f64> = known().filter_map(default).collect();
         for (key, value) in given.get(self.name).into_iter().flatten() {
