@@ -38,6 +38,35 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
+/// The device of one of several processes on a host: [`device()`], but for `cuda` the GPU of the process's number there, counted round the
+/// GPUs that it sees. So each has a GPU of its own, whether it sees all of a host's or, as under Slurm's `--gpus-per-task=1`, one.
+///
+/// # Errors
+/// As [`device()`].
+pub fn device_of_process(name: &str, process: usize) -> Result<Device> {
+    match visible_gpus() {
+        gpus @ 2.. if name == "cuda" => device(&format!("cuda:{}", process % gpus)),
+        _ => device(name),
+    }
+}
+
+/// How many GPUs there are for this process; none where no driver says.
+#[cfg(feature = "cuda")]
+fn visible_gpus() -> usize {
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    // The loader of the driver panics where there is none.
+    let count = std::panic::catch_unwind(CudaContext::device_count);
+    count
+        .ok()
+        .and_then(|n| n.ok())
+        .map_or(0, |n| n.max(0) as usize)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn visible_gpus() -> usize {
+    0
+}
+
 /// Whether the processor goes a GPU's way, through candle tensors, where its own kernels would do: with `RTO_TENSORS=1` in the environment, for
 /// tests of that way and comparisons of the two.
 pub(crate) fn tensors_asked() -> bool {
@@ -72,8 +101,11 @@ mod tests {
     #[test]
     fn devices_by_name() {
         assert!(device("cpu").unwrap().is_cpu());
+        assert!(device_of_process("cpu", 3).unwrap().is_cpu());
         for bad in ["gpu", "", "cuda:x", "cuda:-1", "cpu:0"] {
             assert!(matches!(device(bad), Err(Error::Device { .. })), "{bad}");
+            let of_process = device_of_process(bad, 1);
+            assert!(matches!(of_process, Err(Error::Device { .. })), "{bad}");
         }
     }
 

@@ -2,18 +2,21 @@
 //!
 //! With `g` the (clipped) gradient and `t` the 1-based step: `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`,
 //! `w ← w − η λ w − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)`. Weights narrower than `f32` have an `f32` master copy that the steps
-//! are taken on. Moments are `f32`, or bytes with a scale a block ([`Moments::EightBit`]): see below.
+//! are taken on. Moments are `f32`, or bytes with a scale a block ([`Moments::EightBit`]): see below. Each weight is stepped by itself,
+//! so one of several ranks can hold and step a share of them (ZeRO, stage 1; Rajbhandari et al. 2020): the same bits, with less memory.
 
 mod eight_bit;
 
 use crate::files::atomic::replace_file;
+use crate::files::map;
 use crate::ops::simd::{for_each_piece, vectorized};
-use crate::params::{Gradient, Gradients, Params, matches_pattern};
+use crate::params::{Gradient, Gradients, Params, matches_pattern, part_of, replace};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 use eight_bit::Codes;
@@ -142,13 +145,39 @@ impl AdamWConfig {
     }
 }
 
-/// Moments (and master weights) of every trained weight, and the number of steps taken.
+/// Which part of every trained weight a rank steps: whole blocks of [`eight_bit::BLOCK`] values, so that moments in 8 bits have the
+/// blocks that they have without shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Below `of`.
+    pub index: usize,
+    /// How many shares there are.
+    pub of: usize,
+}
+
+impl Share {
+    /// Every weight.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// The part of a weight of `count` values.
+    pub fn range(self, count: usize) -> Range<usize> {
+        let blocks = count.div_ceil(eight_bit::BLOCK);
+        let at = |index: usize| (index * blocks / self.of * eight_bit::BLOCK).min(count);
+        at(self.index)..at(self.index + 1)
+    }
+}
+
+/// Moments (and master weights) of every trained weight, or of a share of each, and the number of steps taken.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
+    share: Share,
     states: BTreeMap<String, State>,
 }
+
+/// Named arrays as a file holds them: type and bytes.
+pub(crate) type Arrays = BTreeMap<String, (Dtype, Vec<u8>)>;
 
 #[derive(Debug)]
 enum State {
@@ -192,15 +221,28 @@ impl AdamW {
     /// # Errors
     /// [`Error::Setting`] for a value outside its range; what candle reports.
     pub fn new(config: AdamWConfig, params: &Params) -> Result<Self> {
+        Self::of_share(config, params, Share::WHOLE)
+    }
+
+    /// [`AdamW::new`] for a share of each weight. A step then moves that share alone; what other ranks have moved must be brought here.
+    pub(crate) fn of_share(config: AdamWConfig, params: &Params, share: Share) -> Result<Self> {
         config.check()?;
         let (slices, moments) = (params.on_slices(), config.moments);
-        let state =
-            |(name, var): (&str, &Var)| Ok((name.to_string(), State::new(var, slices, moments)?));
+        let state = |(name, var): (&str, &Var)| {
+            let state = State::new(var, slices, moments, share.range(var.elem_count()))?;
+            Ok((name.to_string(), state))
+        };
         Ok(Self {
             config,
             step: 0,
+            share,
             states: params.trained().map(state).collect::<Result<_>>()?,
         })
+    }
+
+    /// Which part of every weight is stepped here.
+    pub(crate) fn share(&self) -> Share {
+        self.share
     }
 
     /// Steps taken so far.
@@ -254,7 +296,8 @@ impl AdamW {
             else {
                 continue;
             };
-            state.step(name, var, part, &factors)?;
+            let range = self.share.range(var.elem_count());
+            state.step(name, var, part, &factors, range)?;
         }
         Ok(())
     }
@@ -286,9 +329,9 @@ impl AdamW {
         self.states.values().map(bytes).sum()
     }
 
-    /// The state as named tensors: `m.NAME`, `v.NAME` and, for narrow weights, `master.NAME`, all `f32`; of moments in 8 bits bytes
+    /// The state as named arrays, of this share: `m.NAME`, `v.NAME` and, for narrow weights, `master.NAME`, all `f32`; of moments in 8 bits bytes
     /// `m8.NAME`, `v8.NAME` and `f32` scales `m8.scale.NAME`, `v8.scale.NAME`.
-    fn tensors(&self) -> Result<BTreeMap<String, (Dtype, Vec<u8>)>> {
+    pub(crate) fn arrays(&self) -> Result<Arrays> {
         let mut all = BTreeMap::new();
         let bytes = |v: &[f32]| (Dtype::F32, v.iter().flat_map(|x| x.to_le_bytes()).collect());
         let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>().map(|v| bytes(&v));
@@ -324,9 +367,13 @@ impl AdamW {
     /// # Errors
     /// [`Error::File`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.save_arrays(&self.arrays()?, path)
+    }
+
+    /// [`AdamW::save`] with the arrays of all shares.
+    pub(crate) fn save_arrays(&self, arrays: &Arrays, path: &Path) -> Result<()> {
         let failed = |e| Error::file_because(path, "", e);
-        let tensors = self.tensors()?;
-        let views = tensors.iter().map(|(name, (dtype, bytes))| {
+        let views = arrays.iter().map(|(name, (dtype, bytes))| {
             let size = if *dtype == Dtype::U8 { 1 } else { 4 };
             Ok((
                 name,
@@ -347,10 +394,20 @@ impl AdamW {
     /// # Errors
     /// [`Error::File`] for a file that is damaged or belongs to other weights.
     pub fn load(config: AdamWConfig, params: &Params, path: &Path) -> Result<Self> {
+        Self::load_share(config, params, path, Share::WHOLE)
+    }
+
+    /// [`AdamW::load`] of a share; the file holds all.
+    pub(crate) fn load_share(
+        config: AdamWConfig,
+        params: &Params,
+        path: &Path,
+        share: Share,
+    ) -> Result<Self> {
         let failed = |why: String| Error::file(path, why);
         let damaged = |e| Error::file_because(path, "", e);
-        let mut optimizer = Self::new(config, params)?;
-        let bytes = std::fs::read(path).map_err(|e| Error::file_because(path, "", e))?;
+        let mut optimizer = Self::of_share(config, params, share)?;
+        let bytes = map(path)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         let step = header.metadata().as_ref().and_then(|m| m.get("step"));
         optimizer.step = step
@@ -368,23 +425,26 @@ impl AdamW {
                 "{name}: found {found} moments, expected {expected} as in the settings"
             )));
         }
-        let read = |name: String, dtype: Dtype, count: usize| -> Result<Vec<u8>> {
-            let view = file
-                .tensor(&name)
-                .map_err(|_| failed(format!("no tensor {name}")))?;
-            let size = if dtype == Dtype::U8 { 1 } else { 4 };
-            if view.dtype() != dtype || view.data().len() != size * count {
-                return Err(failed(format!(
-                    "{name}: {:?} of {} bytes, expected {count} {dtype:?}",
-                    view.dtype(),
-                    view.data().len()
-                )));
-            }
-            Ok(view.data().to_vec())
-        };
+        let read =
+            |name: String, dtype: Dtype, count: usize, part: Range<usize>| -> Result<Vec<u8>> {
+                let view = file
+                    .tensor(&name)
+                    .map_err(|_| failed(format!("no tensor {name}")))?;
+                let size = if dtype == Dtype::U8 { 1 } else { 4 };
+                if view.dtype() != dtype || view.data().len() != size * count {
+                    return Err(failed(format!(
+                        "{name}: {:?} of {} bytes, expected {count} {dtype:?}",
+                        view.dtype(),
+                        view.data().len()
+                    )));
+                }
+                Ok(view.data()[size * part.start..size * part.end].to_vec())
+            };
         let mut expected = 0;
-        for (name, state) in &mut optimizer.states {
-            expected += state.restore(name, &read)?;
+        for (name, var) in params.trained() {
+            if let Some(state) = optimizer.states.get_mut(name) {
+                expected += state.restore(name, (var.elem_count(), share), &read)?;
+            }
         }
         if file.len() != expected {
             return Err(failed(format!(
@@ -396,30 +456,32 @@ impl AdamW {
     }
 }
 
+/// Reads an array of so many values from a file: the values of a range.
+type ReadArray<'a> = dyn Fn(String, Dtype, usize, Range<usize>) -> Result<Vec<u8>> + 'a;
+
 impl State {
-    fn new(var: &Var, slices: bool, moments: Moments) -> Result<Self> {
-        if slices && !moments.eight_bit(var.elem_count()) {
-            let zeros = || vec![0.0; var.elem_count()];
+    /// Zero moments for a part of a weight.
+    fn new(var: &Var, slices: bool, moments: Moments, part: Range<usize>) -> Result<Self> {
+        let (count, len) = (var.elem_count(), part.len());
+        if slices && !moments.eight_bit(count) {
             return Ok(Self::Slices {
-                m: zeros(),
-                v: zeros(),
+                m: vec![0.0; len],
+                v: vec![0.0; len],
             });
         }
-        let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
         // Two f64 weights are no narrower than the moments, but are stepped through a copy too: one path less.
-        let master = if var.dtype() == DType::F32 {
-            None
-        } else {
-            Some(var.as_tensor().to_dtype(DType::F32)?.detach())
+        let master = match var.dtype() {
+            DType::F32 => None,
+            _ => Some(part_of(var, &part)?.to_dtype(DType::F32)?.detach()),
         };
-        if moments.eight_bit(var.elem_count()) {
-            let zeros = || Codes::zeros(var.elem_count());
+        if moments.eight_bit(count) {
             return Ok(Self::Blocks {
-                m: zeros(),
-                v: zeros(),
+                m: Codes::zeros(len),
+                v: Codes::zeros(len),
                 master,
             });
         }
+        let zeros = || Ok::<_, Error>(part_of(var, &part)?.zeros_like()?.to_dtype(DType::F32)?);
         Ok(Self::Tensors {
             m: zeros()?,
             v: zeros()?,
@@ -427,26 +489,27 @@ impl State {
         })
     }
 
-    /// Reads its tensors; returns how many.
+    /// Reads its arrays; returns how many.
     fn restore(
         &mut self,
         name: &str,
-        read: &dyn Fn(String, Dtype, usize) -> Result<Vec<u8>>,
+        (count, share): (usize, Share),
+        bytes: &ReadArray<'_>,
     ) -> Result<usize> {
-        let bytes = read;
-        let read = |name: String, count: usize| -> Result<Vec<f32>> {
-            let bytes = bytes(name, Dtype::F32, count)?;
+        let part = share.range(count);
+        let floats = |name: String, count: usize, part: &Range<usize>| -> Result<Vec<f32>> {
+            let bytes = bytes(name, Dtype::F32, count, part.clone())?;
             let (numbers, _) = bytes.as_chunks::<4>();
             Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
         };
         let again = |kind: &str, t: &Tensor| -> Result<Tensor> {
-            let values = read(format!("{kind}.{name}"), t.elem_count())?;
+            let values = floats(format!("{kind}.{name}"), count, &part)?;
             Ok(Tensor::from_vec(values, t.shape(), t.device())?)
         };
         match self {
             Self::Slices { m, v } => {
-                *m = read(format!("m.{name}"), m.len())?;
-                *v = read(format!("v.{name}"), v.len())?;
+                *m = floats(format!("m.{name}"), count, &part)?;
+                *v = floats(format!("v.{name}"), count, &part)?;
                 Ok(2)
             }
             Self::Tensors { m, v, master } => {
@@ -456,10 +519,13 @@ impl State {
                 Ok(3)
             }
             Self::Blocks { m, v, master } => {
+                let block = |value: usize| value.div_ceil(eight_bit::BLOCK);
+                let blocks = block(part.start)..block(part.end);
                 for (kind, moment) in [("m8", m), ("v8", v)] {
-                    let count = moment.codes.len();
-                    moment.codes = bytes(format!("{kind}.{name}"), Dtype::U8, count)?;
-                    moment.scales = read(format!("{kind}.scale.{name}"), moment.scales.len())?;
+                    let (codes, scales) =
+                        (format!("{kind}.{name}"), format!("{kind}.scale.{name}"));
+                    moment.codes = bytes(codes, Dtype::U8, count, part.clone())?;
+                    moment.scales = floats(scales, block(count), &blocks)?;
                 }
                 let Some(old) = master else { return Ok(4) };
                 *master = Some(again("master", old)?);
@@ -468,13 +534,25 @@ impl State {
         }
     }
 
-    fn step(&mut self, name: &str, var: &Var, gradient: &Gradient, f: &Factors) -> Result<()> {
+    /// Moves a part of a weight.
+    fn step(
+        &mut self,
+        name: &str,
+        var: &Var,
+        gradient: &Gradient,
+        f: &Factors,
+        part: Range<usize>,
+    ) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
         match (self, gradient) {
             (Self::Slices { m, v }, Gradient::Slice(g)) => {
                 let step = SliceStep {
                     gradient: g,
                     moments: RefCell::new(BorrowedMoments::Wide(m, v)),
                     factors: *f,
+                    part,
                 };
                 Ok(var.as_tensor().inplace_op1(&step)?)
             }
@@ -483,20 +561,28 @@ impl State {
                     gradient: g,
                     moments: RefCell::new(BorrowedMoments::EightBit(m, v)),
                     factors: *f,
+                    part,
                 };
                 Ok(var.as_tensor().inplace_op1(&step)?)
             }
             (Self::Blocks { m, v, master }, Gradient::Tensor(g)) => {
                 let flat = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-                let old = master.as_ref().unwrap_or(var.as_tensor());
+                let own;
+                let old = match master {
+                    Some(master) => master,
+                    None => {
+                        own = part_of(var, &part)?;
+                        &own
+                    }
+                };
                 let mut w = flat(old)?;
                 let g = match g {
-                    Some(g) => flat(g)?,
+                    Some(g) => flat(&part_of(g, &part)?)?,
                     None => vec![0.0; w.len()],
                 };
-                eight_bit::step(&mut w, m, v, &g, f);
-                let new = Tensor::from_vec(w, var.shape(), var.device())?;
-                var.set(&new.to_dtype(var.dtype())?)?;
+                eight_bit::step(&mut w, m, v, (&g, part.start), f);
+                let new = Tensor::from_vec(w, old.shape(), var.device())?;
+                replace(var, &part, &new)?;
                 if master.is_some() {
                     *master = Some(new);
                 }
@@ -504,18 +590,21 @@ impl State {
             }
             (Self::Tensors { m, v, master }, Gradient::Tensor(g)) => {
                 let g = match g {
-                    Some(g) => (g.to_dtype(DType::F32)? * f64::from(f.clip))?,
+                    Some(g) => (part_of(g, &part)?.to_dtype(DType::F32)? * f64::from(f.clip))?,
                     None => m.zeros_like()?,
                 };
                 let (b1, b2) = (f64::from(f.decay1), f64::from(f.decay2));
                 *m = ((&*m * b1)? + (&g * (1.0 - b1))?)?.detach();
                 *v = ((&*v * b2)? + (g.sqr()? * (1.0 - b2))?)?.detach();
                 let denominator = ((v.sqrt()? * f64::from(f.root))? + f64::from(f.epsilon))?;
-                let old = master.clone().unwrap_or_else(|| var.as_tensor().detach());
+                let old = match &master {
+                    Some(master) => master.clone(),
+                    None => part_of(var, &part)?.detach(),
+                };
                 let new = ((old * f64::from(f.keep))?
                     - ((&*m / denominator)? * f64::from(f.rate))?)?
                 .detach();
-                var.set(&new.to_dtype(var.dtype())?)?;
+                replace(var, &part, &new)?;
                 if master.is_some() {
                     *master = Some(new);
                 }
@@ -540,6 +629,7 @@ struct SliceStep<'a> {
     gradient: &'a [f32],
     moments: RefCell<BorrowedMoments<'a>>,
     factors: Factors,
+    part: Range<usize>,
 }
 
 impl InplaceOp1 for SliceStep<'_> {
@@ -556,18 +646,20 @@ impl InplaceOp1 for SliceStep<'_> {
         };
         const PIECE: usize = 1 << 16;
         let factors = self.factors;
+        let weights = &mut weights[start..end][self.part.clone()];
+        let gradient = &self.gradient[self.part.clone()];
         let mut moments = self.moments.borrow_mut();
         let (m, v) = match &mut *moments {
             BorrowedMoments::Wide(m, v) => (m, v),
             BorrowedMoments::EightBit(m, v) => {
-                eight_bit::step(&mut weights[start..end], m, v, self.gradient, &factors);
+                eight_bit::step(weights, m, v, (gradient, self.part.start), &factors);
                 return Ok(());
             }
         };
-        let parts = weights[start..end]
+        let parts = weights
             .chunks_mut(PIECE)
             .zip(m.chunks_mut(PIECE).zip(v.chunks_mut(PIECE)));
-        let mut parts: Vec<_> = parts.zip(self.gradient.chunks(PIECE)).collect();
+        let mut parts: Vec<_> = parts.zip(gradient.chunks(PIECE)).collect();
         for_each_piece(&mut parts, 1, |_, part| {
             let ((w, (m, v)), g) = &mut part[0];
             vectorized(

@@ -2,12 +2,12 @@
 
 use crate::ops::simd::norm_squared;
 use crate::{Error, Result, family};
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use rand::Rng;
 use rand_distr::StandardNormal;
 use rto::seed::SeedTree;
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 /// Weights under their Hugging Face names. Trainable ones own their memory and are changed in place by the optimiser.
 #[derive(Debug)]
@@ -571,6 +571,68 @@ impl Gradients {
                 None => found,
             });
         }
+        Ok(())
+    }
+}
+
+/// Some values of a tensor, row-major: the tensor itself where they are all.
+pub(crate) fn part_of(tensor: &Tensor, part: &Range<usize>) -> Result<Tensor> {
+    match part.len() == tensor.elem_count() {
+        true => Ok(tensor.clone()),
+        false => Ok(tensor.flatten_all()?.narrow(0, part.start, part.len())?),
+    }
+}
+
+/// Some values of a weight, row-major, as `f32` on the processor.
+pub(crate) fn values_of(var: &Var, part: Range<usize>) -> Result<Vec<f32>> {
+    let part = part_of(var, &part)?.flatten_all()?;
+    Ok(part.to_dtype(DType::F32)?.to_vec1()?)
+}
+
+/// Writes some values of a weight, row-major, in its type.
+pub(crate) fn put(var: &Var, part: Range<usize>, values: &[f32]) -> Result<()> {
+    if var.dtype() == DType::F32 && var.device().is_cpu() && var.is_contiguous() {
+        return Ok(var.as_tensor().inplace_op1(&Put(part, values))?);
+    }
+    let new = Tensor::from_slice(values, values.len(), var.device())?;
+    replace(var, &part, &new)
+}
+
+/// [`put`] of a tensor on the weight's device.
+pub(crate) fn replace(var: &Var, part: &Range<usize>, new: &Tensor) -> Result<()> {
+    let new = new.to_dtype(var.dtype())?;
+    let count = var.elem_count();
+    if part.len() == count {
+        return Ok(var.set(&new.reshape(var.shape())?)?);
+    }
+    let flat = var.flatten_all()?;
+    let mut all = Vec::with_capacity(3);
+    if part.start > 0 {
+        all.push(flat.narrow(0, 0, part.start)?);
+    }
+    all.push(new);
+    if part.end < count {
+        all.push(flat.narrow(0, part.end, count - part.end)?);
+    }
+    Ok(var.set(&Tensor::cat(&all, 0)?.reshape(var.shape())?)?)
+}
+
+/// Values written in place.
+struct Put<'a>(Range<usize>, &'a [f32]);
+
+impl InplaceOp1 for Put<'_> {
+    fn name(&self) -> &'static str {
+        "put"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(weights) = storage else {
+            candle_core::bail!("expected f32 weights")
+        };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("expected contiguous weights")
+        };
+        weights[start..end][self.0.clone()].copy_from_slice(self.1);
         Ok(())
     }
 }

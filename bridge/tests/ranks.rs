@@ -266,13 +266,26 @@ fn one_two_and_four_ranks_train_the_same_networks() {
             dtype: DType::BF16,
             ..PLAIN
         },
+        Kind {
+            dtype: DType::BF16,
+            moments: Moments::EightBit,
+            ..PLAIN
+        },
     ];
     let mut all = Vec::new();
     for kind in kinds {
         let alone = train(kind, &Ranks::try_new(Arc::new(Solo), 4).unwrap());
         for size in [2, 4] {
-            for other in on(size, 4, |ranks| train(kind, ranks)) {
-                assert_eq!(other, alone, "{size} ranks");
+            // Once with every moment on every rank, once with a share of them on each.
+            let sharded = |ranks: &Ranks| train(kind, &ranks.clone().with_sharded_moments(true));
+            let both = [
+                on(size, 4, |ranks| {
+                    train(kind, &ranks.clone().with_window(1000))
+                }),
+                on(size, 4, sharded),
+            ];
+            for other in both.iter().flatten() {
+                assert_eq!(*other, alone, "{size} ranks");
             }
         }
         all.push(alone);
@@ -280,6 +293,76 @@ fn one_two_and_four_ranks_train_the_same_networks() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), kinds.len(), "each kind is a run of its own");
+}
+
+/// What is saved where ranks share moments out is the files of one process, and goes on with any number of ranks, sharing or not.
+#[test]
+fn shares_of_moments_are_saved_as_one_process_saves_them() {
+    let kinds = [
+        PLAIN,
+        Kind {
+            moments: Moments::EightBit,
+            ..PLAIN
+        },
+        Kind {
+            dtype: DType::BF16,
+            moments: Moments::EightBit,
+            ..PLAIN
+        },
+        Kind {
+            lora: true,
+            ..PLAIN
+        },
+    ];
+    let files = |folder: &std::path::Path| {
+        let names = [
+            "weights.safetensors",
+            "optimizer.safetensors",
+            "learner.json",
+        ];
+        names.map(|name| std::fs::read(folder.join(name)).unwrap())
+    };
+    let put_away = |learner: &NeuralLearner, ranks: &Ranks, folder: &std::path::Path| {
+        let state = learner.state().unwrap();
+        if ranks.engine().rank() == 0 {
+            state.save(folder).unwrap();
+        }
+        ranks.engine().barrier().unwrap();
+    };
+    for kind in kinds {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let begin = |ranks: &Ranks, name: &str| {
+            let mut learner = learner(kind, ranks, false);
+            for _ in 0..2 {
+                step(&mut learner).unwrap();
+            }
+            put_away(&learner, ranks, &at(name));
+        };
+        let go_on = |ranks: &Ranks, from: &str, name: &str| {
+            let fresh = scorer(kind, ranks, false)
+                .with_micro_batch(kind.micro_batch)
+                .unwrap();
+            let policy = NeuralPolicy::try_new(fresh, MAX_RESPONSE).unwrap();
+            let mut learner = NeuralLearner::load(policy, options(kind), &at(from)).unwrap();
+            step(&mut learner).unwrap();
+            put_away(&learner, ranks, &at(name));
+        };
+        let alone = Ranks::try_new(Arc::new(Solo), 4).unwrap();
+        begin(&alone, "two");
+        go_on(&alone, "two", "three");
+        on(4, 4, |ranks| {
+            begin(&ranks.clone().with_sharded_moments(true), "four ranks");
+        });
+        assert_eq!(files(&at("two")), files(&at("four ranks")));
+        on(2, 4, |ranks| {
+            let sharded = ranks.clone().with_sharded_moments(true).with_window(700);
+            go_on(&sharded, "four ranks", "two ranks");
+        });
+        assert_eq!(files(&at("three")), files(&at("two ranks")));
+        go_on(&alone, "four ranks", "one rank");
+        assert_eq!(files(&at("three")), files(&at("one rank")));
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub use threads::Threads;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use crate::Result;
 
@@ -71,6 +72,15 @@ pub trait Collective: Debug + Send + Sync {
 
     /// Ends the whole job, on every rank, with an exit status that is no success. What went wrong was said before.
     fn abort(&self) -> !;
+}
+
+/// How long a rank waits before it says an error that others may say too: the first not at all, the others longer and longer, for one
+/// line is enough and whoever has said it ends the job.
+pub fn speaks_after(rank: usize) -> Duration {
+    match rank {
+        0 => Duration::ZERO,
+        rank => Duration::from_millis((1750 + 250 * rank as u64).min(6000)),
+    }
 }
 
 /// One process: what it gives is what it gets.

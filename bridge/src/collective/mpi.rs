@@ -1,6 +1,8 @@
 //! Ranks that are processes, through the Message Passing Interface.
 
 use std::fmt::{self, Debug, Formatter};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 use mpi::{Count, Threading};
 
-use super::{Collective, check_parts};
+use super::{Collective, check_parts, speaks_after};
 use crate::{Error, Result};
 
 /// A rank among those that `mpirun` or `srun --mpi=pmix` started.
@@ -84,7 +86,9 @@ impl Mpi {
                     "no answer of another rank within {:.0} s; the job is ended",
                     self.timeout.as_secs_f64()
                 );
+                std::thread::sleep(speaks_after(self.rank));
                 eprintln!("error: rank {} of {}: {why}", self.rank, self.size);
+                end_launcher();
                 // The buffers of an open request cannot be given back, so nobody can go on from here.
                 self.abort();
             }
@@ -116,6 +120,26 @@ impl Mpi {
         scope(|s| self.wait(world.immediate_all_to_all_varcount_into(s, &from, &mut into)))?;
         Ok(all)
     }
+}
+
+/// Ends the launcher of this process a little later, should the end of the job not end it.
+///
+/// Open MPI's `mpirun` waits for its daemon on a host that is cut off until TCP gives the connection up, a quarter of an hour with
+/// Linux's settings, though no process of the job is left. Slurm's own daemons are left alone: they notice a lost host.
+fn end_launcher() {
+    const LAUNCHERS: &str = "mpirun mpiexec orterun orted prterun prted";
+    const SCRIPT: &str = r#"sleep 3
+        name=$(cat "/proc/$1/comm") || exit 0
+        for launcher in $2; do [ "$name" = "$launcher" ] && kill -TERM "$1"; done"#;
+    let launcher = std::os::unix::process::parent_id().to_string();
+    // In a group of its own, for the launcher ends this one's. Without a shell the launcher waits, as it would have without us.
+    let _ = Command::new("sh")
+        .args(["-c", SCRIPT, "sh", &launcher, LAUNCHERS])
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
 }
 
 /// Memory for messages of these lengths: a byte at least, for an empty slice may lie at the address by which MPI means `MPI_IN_PLACE`.

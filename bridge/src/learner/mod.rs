@@ -57,6 +57,7 @@ pub use ranks::Ranks;
 pub use regressor::NeuralRegressor;
 pub use restricted::Restricted;
 pub use scorer::NeuralScorer;
+pub use state::LearnerState;
 pub use train::{LearnerOptions, NeuralLearner};
 
 /// An error of the bridge as the seam carries it: one line, and the error itself as its cause.

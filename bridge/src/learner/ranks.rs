@@ -9,13 +9,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::Var;
 use rto::seq::{Episode, Finish};
 use rto::{Error, Token};
 
 use crate::collective::{Collective, Solo, floats};
 use crate::generate::Sampled;
 use crate::model::Scores;
-use crate::params::{Gradients, Params, add_to};
+use crate::optimizer::{AdamW, Arrays, Share};
+use crate::params::{Gradients, Params, add_to, put, values_of};
 use crate::{Error as BridgeError, Result};
 
 /// The ranks that train a network together, and the number K of groups into which they cut a batch.
@@ -23,6 +25,8 @@ use crate::{Error as BridgeError, Result};
 pub struct Ranks {
     engine: Arc<dyn Collective>,
     groups: usize,
+    shares: bool,
+    window: usize,
 }
 
 impl Default for Ranks {
@@ -31,6 +35,8 @@ impl Default for Ranks {
         Self {
             engine: Arc::new(Solo),
             groups: 1,
+            shares: false,
+            window: WINDOW,
         }
     }
 }
@@ -61,7 +67,41 @@ impl Ranks {
                 ),
             });
         }
-        Ok(Self { engine, groups })
+        Ok(Self {
+            engine,
+            groups,
+            shares: false,
+            window: WINDOW,
+        })
+    }
+
+    /// Whether each rank holds AdamW's moments, and f32 copies of narrower weights, of its share of every weight alone (ZeRO, stage 1;
+    /// Rajbhandari et al. 2020). A rank steps its share and is sent the others', 4 n (P − 1)/P bytes a step of n trained weights on P
+    /// ranks more; no number depends on it. Every rank must then call the `save` of a learner.
+    pub fn with_sharded_moments(mut self, shares: bool) -> Self {
+        self.shares = shares;
+        self
+    }
+
+    /// Exchanges so many numbers at once, 2²⁴ unless said and at least 1: less memory in more messages. No number depends on it.
+    pub fn with_window(mut self, numbers: usize) -> Self {
+        self.window = numbers.max(1);
+        self
+    }
+
+    /// The part of every weight that this rank steps.
+    pub(super) fn share(&self) -> Share {
+        match self.shares {
+            true => self.share_of(self.engine.rank()),
+            false => Share::WHOLE,
+        }
+    }
+
+    fn share_of(&self, rank: usize) -> Share {
+        Share {
+            index: rank,
+            of: self.size(),
+        }
     }
 
     /// What the ranks speak through.
@@ -164,9 +204,9 @@ impl Ranks {
         }
         gradients.with_floats(params, |mut parts| {
             let all = parts.iter().map(|p| p.len()).sum::<usize>();
-            let mut window = vec![0.0; all.min(WINDOW)];
-            for start in (0..all).step_by(WINDOW) {
-                let window = &mut window[..WINDOW.min(all - start)];
+            let mut window = vec![0.0; all.min(self.window)];
+            for start in (0..all).step_by(self.window) {
+                let window = &mut window[..self.window.min(all - start)];
                 each_overlap(&mut parts, start, window, |part, window| {
                     window.copy_from_slice(part);
                 });
@@ -209,6 +249,68 @@ impl Ranks {
         Ok(())
     }
 
+    /// Brings to every rank the weights that each has moved of its share.
+    pub(super) fn spread(&self, params: &Params) -> Result<()> {
+        if !self.shares || self.size() == 1 {
+            return Ok(());
+        }
+        let vars: Vec<&Var> = params.trained().map(|(_, var)| var).collect();
+        let pieces = |rank: usize| {
+            let share = self.share_of(rank);
+            let piece = move |var: &Var| share.range(var.elem_count());
+            vars.iter().map(|var| piece(var)).collect::<Vec<_>>()
+        };
+        let all: Vec<Vec<Range<usize>>> = (0..self.size()).map(pieces).collect();
+        let length = |pieces: &Vec<Range<usize>>| pieces.iter().map(Range::len).sum::<usize>();
+        let longest = all.iter().map(length).max().unwrap_or(0);
+        let own = self.engine.rank();
+        for start in (0..longest).step_by(self.window) {
+            let window = start..start + self.window;
+            let mut mine = Vec::new();
+            each_piece(&vars, &all[own], &window, |var, part| {
+                mine.extend(values_of(var, part)?);
+                Ok(())
+            })?;
+            let given = self.engine.all_gather(bytemuck::cast_slice(&mine))?;
+            for (rank, bytes) in given.iter().enumerate().filter(|(rank, _)| *rank != own) {
+                let theirs = floats(bytes);
+                let mut rest = &theirs[..];
+                each_piece(&vars, &all[rank], &window, |var, part| {
+                    let (piece, more) = rest.split_at_checked(part.len()).ok_or_else(damaged)?;
+                    rest = more;
+                    put(var, part, piece)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An optimiser's arrays from the shares of all ranks, on the first; none where this rank has or needs no others.
+    pub(super) fn gather_state(&self, optimizer: &AdamW) -> Result<Option<Arrays>> {
+        if optimizer.share().of == 1 {
+            return Ok(None);
+        }
+        let mut whole = Arrays::new();
+        let at_once = 4 * self.window;
+        for (name, (dtype, mine)) in optimizer.arrays()? {
+            let lengths = self.engine.all_gather(&(mine.len() as u64).to_ne_bytes())?;
+            let lengths: Result<Vec<u64>> = lengths
+                .into_iter()
+                .map(|n| n.try_into().map(u64::from_ne_bytes).map_err(|_| damaged()))
+                .collect();
+            let longest = lengths?.into_iter().max().unwrap_or(0) as usize;
+            let mut parts = vec![Vec::new(); self.size()];
+            for start in (0..longest).step_by(at_once) {
+                let some = mine.get(start..).unwrap_or_default();
+                let some = &some[..some.len().min(at_once)];
+                let given = self.engine.gather(some)?;
+                parts.iter_mut().zip(given).for_each(|(p, g)| p.extend(g));
+            }
+            whole.insert(name, (dtype, parts.concat()));
+        }
+        Ok(Some(whole))
+    }
+
     /// Refuses ranks whose weights have parted: machines whose arithmetic differs would train different networks.
     ///
     /// It looks after every step that is a power of two or a multiple of 64.
@@ -226,6 +328,25 @@ impl Ranks {
             ))),
         }
     }
+}
+
+/// Calls `work` with every piece of the weights' parts, laid end to end, that lies in the window.
+fn each_piece(
+    vars: &[&Var],
+    parts: &[Range<usize>],
+    window: &Range<usize>,
+    mut work: impl FnMut(&Var, Range<usize>) -> Result<()>,
+) -> Result<()> {
+    let mut at = 0;
+    for (var, part) in vars.iter().zip(parts) {
+        let from = window.start.clamp(at, at + part.len()) - at;
+        let to = window.end.clamp(at, at + part.len()) - at;
+        if from < to {
+            work(var, part.start + from..part.start + to)?;
+        }
+        at += part.len();
+    }
+    Ok(())
 }
 
 /// Calls `work` with every piece of the parts, laid end to end, that lies in the window from `start` on.

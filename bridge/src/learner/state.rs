@@ -9,7 +9,7 @@ use super::train::Core;
 use super::{LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer};
 use crate::checkpoint::load_tensors;
 use crate::files::{atomic, write_tensors};
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, Arrays};
 use crate::params::Params;
 use crate::{Error, Result};
 
@@ -17,9 +17,43 @@ const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const LEARNER: &str = "learner.json";
 
-/// Replaces `folder` by weights, moments, master weights, step count and learning rate, in one step. A network with an adapter has its
-/// trained weights written and a fingerprint of its base, which does not change.
-fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
+/// What a learner is at the moment, as it is saved.
+///
+/// Where ranks share moments out ([`super::Ranks::with_sharded_moments`]), each of them makes it, and the first has all moments.
+#[derive(Debug)]
+pub struct LearnerState<'a> {
+    scorer: &'a NeuralScorer,
+    core: &'a Core,
+    /// Of all ranks, where they share moments out.
+    gathered: Option<Arrays>,
+}
+
+impl<'a> LearnerState<'a> {
+    fn new(scorer: &'a NeuralScorer, core: &'a Core) -> Result<Self> {
+        Ok(Self {
+            scorer,
+            core,
+            gathered: scorer.ranks.gather_state(&core.optimizer)?,
+        })
+    }
+
+    /// Replaces `folder` by weights (with an adapter, the trained ones), moments, master weights, step count and learning rate, whole or
+    /// not at all. Of several ranks the first writes.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        save(self, folder)
+    }
+}
+
+/// A network with an adapter has its trained weights written and a fingerprint of its base, which does not change.
+fn save(state: &LearnerState<'_>, folder: &Path) -> Result<()> {
+    let LearnerState {
+        scorer,
+        core,
+        gathered,
+    } = state;
     let ours = |name: &str| [WEIGHTS, OPTIMIZER, LEARNER].contains(&name);
     atomic::replace_folder(folder, ours, |new| {
         let params = scorer.model.params();
@@ -36,7 +70,10 @@ fn save(scorer: &NeuralScorer, core: &Core, folder: &Path) -> Result<()> {
             learner["base"] = fingerprint(params, false)?.into();
         }
         write_tensors(&new.join(WEIGHTS), &weights, dtype)?;
-        core.optimizer.save(&new.join(OPTIMIZER))?;
+        match gathered {
+            Some(arrays) => core.optimizer.save_arrays(arrays, &new.join(OPTIMIZER))?,
+            None => core.optimizer.save(&new.join(OPTIMIZER))?,
+        }
         atomic::replace_file(&new.join(LEARNER), format!("{learner}\n").as_bytes())
     })
 }
@@ -139,7 +176,8 @@ fn rest(scorer: &NeuralScorer, options: LearnerOptions, folder: &Path) -> Result
     let mut core = Core::try_new(scorer, options)?;
     let path = folder.join(OPTIMIZER);
     let settings = core.options.optimizer.clone();
-    core.optimizer = AdamW::load(settings, scorer.model.params(), &path)?;
+    let share = core.optimizer.share();
+    core.optimizer = AdamW::load_share(settings, scorer.model.params(), &path, share)?;
     core.learning_rate = learning_rate(&folder.join(LEARNER))?;
     Ok(core)
 }
@@ -157,12 +195,20 @@ fn read_json(path: &Path) -> Result<Value> {
 }
 
 impl NeuralLearner {
-    /// Writes weights (with an adapter, the trained ones), moments, step count and learning rate, whole or not at all.
+    /// What is saved of this learner. Every rank calls it where they share moments out.
     ///
     /// # Errors
-    /// [`Error::File`].
+    /// [`Error::Request`] where another rank is lost.
+    pub fn state(&self) -> Result<LearnerState<'_>> {
+        LearnerState::new(&self.policy.scorer, &self.core)
+    }
+
+    /// [`LearnerState::save`] of [`NeuralLearner::state`].
+    ///
+    /// # Errors
+    /// As they have.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        save(&self.policy.scorer, &self.core, folder)
+        self.state()?.save(folder)
     }
 
     /// A learner as [`NeuralLearner::save`] left it; shape, channels, temperature and the base of an adapter are those of `policy`.
@@ -177,12 +223,20 @@ impl NeuralLearner {
 }
 
 impl NeuralRegressor {
+    /// What is saved, as [`NeuralLearner::state`] has it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn state(&self) -> Result<LearnerState<'_>> {
+        LearnerState::new(&self.scorer, &self.core)
+    }
+
     /// Saves scorer and optimiser, as [`NeuralLearner::save`] does.
     ///
     /// # Errors
-    /// [`Error::File`].
+    /// As there.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        save(&self.scorer, &self.core, folder)
+        self.state()?.save(folder)
     }
 
     /// Reads scorer and optimiser, as [`NeuralLearner::load`] does.

@@ -58,7 +58,11 @@ impl Core {
             });
         }
         Ok(Self {
-            optimizer: AdamW::new(options.optimizer.clone(), scorer.model.params())?,
+            optimizer: AdamW::of_share(
+                options.optimizer.clone(),
+                scorer.model.params(),
+                scorer.ranks.share(),
+            )?,
             gradients: Gradients::zeros(scorer.model.params()),
             tree: Tree::default(),
             learning_rate: options.learning_rate,
@@ -186,6 +190,7 @@ impl Core {
             .map_err(backend)?;
         self.gradients.release();
         let ranks = &scorer.ranks;
+        ranks.spread(scorer.model.params()).map_err(backend)?;
         ranks.check_equal(scorer.model.params(), self.optimizer.steps())?;
         Ok(StepReport {
             loss,

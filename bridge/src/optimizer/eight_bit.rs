@@ -169,8 +169,14 @@ fn encode_v(values: &[f32], first: u32, step: u32, codes: &mut [u8]) -> f32 {
     scale
 }
 
-/// A step on all weights of a tensor: see [`super::AdamW`].
-pub(super) fn step(w: &mut [f32], m: &mut Codes, v: &mut Codes, g: &[f32], f: &Factors) {
+/// A step on weights of a tensor, of which the one at `start`, a whole number of blocks, is the first: see [`super::AdamW`].
+pub(super) fn step(
+    w: &mut [f32],
+    m: &mut Codes,
+    v: &mut Codes,
+    (g, start): (&[f32], usize),
+    f: &Factors,
+) {
     const BLOCKS: usize = 256;
     const PIECE: usize = BLOCK * BLOCKS;
     let codes = m.codes.chunks_mut(PIECE).zip(v.codes.chunks_mut(PIECE));
@@ -185,7 +191,7 @@ pub(super) fn step(w: &mut [f32], m: &mut Codes, v: &mut Codes, g: &[f32], f: &F
         vectorized(
             #[inline(always)]
             || {
-                let mut first = (piece * PIECE) as u32;
+                let mut first = (start + piece * PIECE) as u32;
                 let codes = mc.chunks_mut(BLOCK).zip(vc.chunks_mut(BLOCK));
                 let scales = ms.iter_mut().zip(vs.iter_mut());
                 let rows = w.chunks_mut(BLOCK).zip(g.chunks(BLOCK));

@@ -7,6 +7,7 @@ use rto_harness::list::List;
 use rto_harness::methods::{self, Method};
 use rto_harness::sweep::Shard;
 
+use super::choices::CollectiveKind;
 use super::stage::Stage;
 
 /// The name of the binary, of its run folders and random streams.
@@ -86,6 +87,15 @@ pub struct Args {
     /// [default: the cores for small networks on a CPU, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// Of several processes: what they speak through
+    #[arg(long, value_enum, default_value_t = CollectiveKind::Mpi, value_name = "NAME")]
+    pub collective: CollectiveKind,
+    /// With --collective nccl: processes meet by this file, which all see and none has yet, instead of through MPI
+    #[arg(long, value_name = "FILE")]
+    pub rendezvous: Option<PathBuf>,
+    /// Of several processes: each holds AdamW's moments of its share of every weight alone (ZeRO stage 1); no number depends on it
+    #[arg(long)]
+    pub shard_moments: bool,
     /// Seconds that a process of several (mpirun, srun) waits for another before it ends the job
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..))]
     pub rank_timeout: u32,

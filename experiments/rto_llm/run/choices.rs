@@ -4,6 +4,15 @@ use candle_core::DType;
 use rto_bridge::optimizer::Moments;
 use serde::{Deserialize, Serialize};
 
+/// What processes that train together speak through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CollectiveKind {
+    /// MPI, between processors (feature mpi)
+    Mpi,
+    /// NCCL, between GPUs (feature nccl); processes meet through MPI, or a file
+    Nccl,
+}
+
 /// Where V comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

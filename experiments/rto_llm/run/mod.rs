@@ -5,8 +5,8 @@
 //! | module | owns |
 //! |---|---|
 //! | `stage`, `choices`, `args` | the words of the command line |
-//! | `ranks` | the processes of a run, and how they end together |
 //! | `config` | the settings, resolved and checked |
+//! | `ranks` | the processes of a run, and how they end together |
 //! | `data` | what is learned from and tested on: the synthetic world, or files |
 //! | `models` | networks: first weights, adapters, what is loaded and kept; the oracle |
 //! | `plan` | what a run would cost |
@@ -34,8 +34,6 @@ mod training;
 pub use args::Args;
 pub use config::TINY as DEFAULTS;
 
-use std::time::Duration;
-
 use anyhow::Result;
 use rto_harness::study;
 
@@ -53,7 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(count) = args.slurm {
         return submit::run(args, count, &reporter);
     }
-    let engine = ranks::join(Duration::from_secs(args.rank_timeout.into()))?;
+    let engine = ranks::join(args)?;
     let reporter = match engine.rank() {
         0 => reporter,
         _ => reporter.silent(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use rto::seed::SeedTree;
-use rto_bridge::device::device;
+use rto_bridge::device::device_of_process;
 use rto_bridge::family::Head;
 use rto_bridge::learner::Ranks;
 use rto_harness::cli::Reporter;
@@ -48,9 +48,11 @@ impl Run<'_> {
 pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
     let config = config::resolve(args)?;
     ranks::check_same(engine, "settings", &toml::to_string(&config)?)?;
-    let ranks = Ranks::try_new(engine.clone(), config.gradient_groups)?;
+    ranks::check_same(engine, "--shard-moments", &args.shard_moments.to_string())?;
+    let ranks = Ranks::try_new(engine.clone(), config.gradient_groups)?
+        .with_sharded_moments(args.shard_moments);
     let seeds = SeedTree::new(config.seed).child(NAME);
-    let device = device(&config.device)?;
+    let device = device_of_process(&config.device, ranks::on_host())?;
     // Bad settings and bad data leave nothing behind.
     let data = data::read(&config, &seeds)?;
     models::check_adapters(&config, &data)?;
@@ -66,7 +68,7 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
         ),
     };
     if args.dry_run {
-        return plan::print(&config, &data, jobs, reporter);
+        return plan::print(&config, &data, (jobs, args.shard_moments), reporter);
     }
     plan::Memory::new(&config, &data, jobs).check(&device)?;
     let dir = match engine.rank() {

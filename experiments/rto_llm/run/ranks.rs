@@ -7,32 +7,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rto_bridge::collective::{Collective, Solo};
+use rto_bridge::collective::{Collective, Solo, speaks_after};
 use rto_harness::{cli, interrupt};
 
-use super::args::NAME;
+use super::args::{Args, NAME};
+use super::choices::CollectiveKind;
+#[cfg(feature = "nccl")]
+use super::config;
 
 /// What the ranks of a run speak through.
 pub type Engine = Arc<dyn Collective>;
 
-/// Whoever is not first waits so long before it speaks of its error: all ranks see most errors, and one line is enough.
-const SPEAKS_AFTER: Duration = Duration::from_secs(2);
+/// Where launchers say how many processes they have started: Open MPI's `mpirun`, those of the PMI family, `srun`.
+const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
-/// Where launchers say how many processes they have started: Open MPI's `mpirun`, those of the PMI family.
-const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+/// Where they say which of them, on its host, a process is; the last is that of `torchrun`.
+const ON_HOST: [&str; 4] = [
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "SLURM_LOCALID",
+    "LOCAL_RANK",
+];
+
+/// The first of these that the environment has as a number.
+fn number(names: &[&str]) -> Option<usize> {
+    let number = |name: &&str| std::env::var(name).ok()?.parse().ok();
+    names.iter().find_map(number)
+}
 
 fn launched() -> usize {
-    let size = |name: &&str| std::env::var(name).ok()?.parse().ok();
-    SIZES.iter().find_map(size).unwrap_or(1)
+    number(&SIZES).unwrap_or(1)
+}
+
+/// The number of this process among those on its host.
+pub fn on_host() -> usize {
+    number(&ON_HOST).unwrap_or(0)
 }
 
 /// The ranks this process was started among by `mpirun` or `srun`, or itself alone.
 ///
 /// # Errors
-/// MPI that cannot be begun; several processes of a program without MPI, each of which would do the whole run in one folder.
+/// MPI or NCCL that cannot be begun; several processes of a program without them, each of which would do the whole run in one folder.
+pub fn join(args: &Args) -> Result<Engine> {
+    let timeout = Duration::from_secs(args.rank_timeout.into());
+    match args.collective {
+        CollectiveKind::Mpi if args.rendezvous.is_some() => {
+            bail!("--rendezvous: is for --collective nccl; MPI's launcher says who meets")
+        }
+        CollectiveKind::Mpi => by_mpi(timeout),
+        CollectiveKind::Nccl => by_nccl(args, timeout),
+    }
+}
+
 #[cfg(feature = "mpi")]
-pub fn join(timeout: Duration) -> Result<Engine> {
-    // `srun --mpi=pmix` says no size; alone, MPI is not begun, for it takes time and can fail.
+fn by_mpi(timeout: Duration) -> Result<Engine> {
+    // Alone, MPI is not begun, for it takes time and can fail.
     let several = launched() > 1 || std::env::var_os("PMIX_RANK").is_some();
     Ok(match several {
         true => Arc::new(rto_bridge::collective::Mpi::join(timeout)?),
@@ -40,18 +69,38 @@ pub fn join(timeout: Duration) -> Result<Engine> {
     })
 }
 
-/// This process alone.
-///
-/// # Errors
-/// Several processes of a program without MPI, each of which would do the whole run in one folder.
 #[cfg(not(feature = "mpi"))]
-pub fn join(_: Duration) -> Result<Engine> {
+fn by_mpi(_: Duration) -> Result<Engine> {
     match launched() {
         1 => Ok(Arc::new(Solo)),
         n => bail!(
             "started as one of {n} processes, but this program was built without MPI; build it with --features mpi"
         ),
     }
+}
+
+#[cfg(feature = "nccl")]
+fn by_nccl(args: &Args, timeout: Duration) -> Result<Engine> {
+    use rto_bridge::collective::Nccl;
+
+    // Bad settings end here what they would end later.
+    let device = config::resolve(args)?.device;
+    let device = rto_bridge::device::device_of_process(&device, on_host())?;
+    let Some(path) = &args.rendezvous else {
+        let met = by_mpi(timeout)?;
+        return Ok(Arc::new(Nccl::join(&device, met, timeout)?));
+    };
+    const RANKS: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "RANK"];
+    let size = number(&SIZES).or_else(|| number(&["WORLD_SIZE"]));
+    let place = number(&RANKS).zip(size).context(
+        "--rendezvous: the environment does not say which of how many processes this is; start them with mpirun or srun, or set RANK and WORLD_SIZE",
+    )?;
+    Ok(Arc::new(Nccl::join_by_file(&device, path, place, timeout)?))
+}
+
+#[cfg(not(feature = "nccl"))]
+fn by_nccl(_: &Args, _: Duration) -> Result<Engine> {
+    bail!("--collective nccl: this program was built without NCCL; build it with --features nccl")
 }
 
 /// Does the work; an error or a panic on one rank ends all of them, with one line that says which.
@@ -71,9 +120,8 @@ pub fn all_or_none(engine: &Engine, work: impl FnOnce() -> Result<()>) -> Result
     }));
     let done = work();
     if let Err(error) = &done {
-        if engine.rank() > 0 {
-            std::thread::sleep(SPEAKS_AFTER);
-        }
+        // All ranks see most errors.
+        std::thread::sleep(speaks_after(engine.rank()));
         let (line, rank, size) = (cli::error_line(NAME, error), engine.rank(), engine.size());
         cli::note(&format!("{line} (rank {rank} of {size})"));
         engine.abort();

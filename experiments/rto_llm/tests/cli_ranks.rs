@@ -9,6 +9,7 @@ fn rto_llm(arguments: &str, environment: &[(&str, &str)]) -> (Output, tempfile::
         .args(arguments.split_whitespace())
         .env_remove("OMPI_COMM_WORLD_SIZE")
         .env_remove("PMI_SIZE")
+        .env_remove("SLURM_STEP_NUM_TASKS")
         .env_remove("PMIX_RANK")
         .envs(environment.iter().copied())
         .current_dir(folder.path())
@@ -34,6 +35,41 @@ fn a_program_without_mpi_is_no_rank() {
         refused("--smoke --out run", &[("OMPI_COMM_WORLD_SIZE", "2")]),
         "error: started as one of 2 processes, but this program was built without MPI; build it with --features mpi"
     );
+}
+
+#[cfg(not(feature = "nccl"))]
+#[test]
+fn a_program_without_nccl_says_so() {
+    assert_eq!(
+        refused("--smoke --out run --collective nccl", &[]),
+        "error: --collective nccl: this program was built without NCCL; build it with --features nccl"
+    );
+    assert_eq!(
+        refused("--smoke --out run --rendezvous here", &[]),
+        "error: --rendezvous: is for --collective nccl; MPI's launcher says who meets"
+    );
+}
+
+/// Of n trained weights 8 n (P − 1)/P bytes go round in a step, 12 where moments are shared out, which leaves each 8 n (P − 1)/P bytes
+/// less for each of policy and critic.
+#[test]
+fn a_dry_run_says_what_each_of_several_ranks_takes_and_sends() {
+    let plan = |more: &str| -> serde_json::Value {
+        let line = format!("--smoke --jobs 1 --dry-run --json --set gradient_groups=4 {more}");
+        let (output, _folder) = rto_llm(&line, &[]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+    };
+    let (whole, shared) = (plan(""), plan("--shard-moments"));
+    let n = whole["parameters"].as_u64().unwrap();
+    for (i, ranks) in [1, 2, 4].into_iter().enumerate() {
+        let of = |plan: &serde_json::Value, key: &str| plan["ranks"][i][key].as_u64().unwrap();
+        assert_eq!(of(&whole, "ranks"), ranks);
+        assert_eq!(of(&whole, "sent"), 8 * n * (ranks - 1) / ranks);
+        assert_eq!(of(&shared, "sent"), 12 * n * (ranks - 1) / ranks);
+        let saved = of(&whole, "bytes") - of(&shared, "bytes");
+        assert_eq!(saved, 2 * 8 * n * (ranks - 1) / ranks);
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub struct Memory {
     pub frozen: MemoryPlan,
     /// Of everything at once, at most.
     pub peak: u64,
+    /// Networks in training among it.
+    pub trained: u64,
 }
 
 impl Memory {
@@ -60,7 +62,8 @@ impl Memory {
         // Text is written from weights in another layout.
         peak += frozen.weights;
         // Methods at once share nothing.
-        peak *= jobs.clamp(1, config.methods.len().max(1)) as u64;
+        let at_once = jobs.clamp(1, config.methods.len().max(1)) as u64;
+        peak *= at_once;
         if lora.is_some() && data.base.is_none() {
             // From scratch SFT trains every weight.
             peak = peak.max(with(true, None).total());
@@ -69,6 +72,7 @@ impl Memory {
             policy,
             frozen,
             peak,
+            trained: (1 + critics) * at_once,
         }
     }
 

@@ -14,11 +14,18 @@ use crate::run::config::Config;
 use crate::run::data::Data;
 
 /// Prints settings, memory plan and work.
-pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> Result<()> {
+/// The last flag: whether ranks share AdamW's moments out.
+pub fn print(
+    config: &Config,
+    data: &Data,
+    (jobs, sharded): (usize, bool),
+    reporter: &Reporter,
+) -> Result<()> {
     let Memory {
         policy,
         frozen,
         peak,
+        trained,
     } = Memory::new(config, data, jobs);
     let (n, reward) = (data.pairs.len(), config.reward()?);
     let mut fit = vec![
@@ -77,7 +84,11 @@ pub fn print(config: &Config, data: &Data, jobs: usize, reporter: &Reporter) -> 
             ppo.iterations
         )?;
     }
-    let ranks = on_ranks(config.gradient_groups, &policy, peak, minutes);
+    let moments = match sharded {
+        true => trained * (policy.moments + policy.master),
+        false => 0,
+    };
+    let ranks = on_ranks(config.gradient_groups, &policy, (peak, moments), minutes);
     for rank in &ranks {
         say!(
             reporter,
@@ -97,20 +108,30 @@ struct OnRanks {
     ranks: usize,
     bytes: u64,
     minutes: f64,
-    /// Bytes of gradients in a step: an all-to-all and an all-gather in f32.
+    /// Bytes of gradients in a step, an all-to-all and an all-gather in f32; with sharded moments, of weights, another all-gather.
     sent: u64,
 }
 
-/// The numbers of ranks that share `groups` groups, if there are several.
-fn on_ranks(groups: usize, policy: &MemoryPlan, peak: u64, minutes: f64) -> Vec<OnRanks> {
+/// The numbers of ranks that share `groups` groups, if there are several; of the peak, `sharded` bytes are shared out.
+fn on_ranks(
+    groups: usize,
+    policy: &MemoryPlan,
+    (peak, sharded): (u64, u64),
+    minutes: f64,
+) -> Vec<OnRanks> {
     let halves = std::iter::successors(Some(groups), |n| (*n > 1).then_some(n / 2));
     let sizes: Vec<usize> = halves.filter(|_| groups > 1).collect();
-    let of = |&ranks: &usize| OnRanks {
-        ranks,
-        // A gradient for each level of the tree that a rank climbs alone, and one for its next group.
-        bytes: peak + policy.gradients * u64::from((groups / ranks).ilog2() + 1),
-        minutes: minutes / ranks as f64,
-        sent: 8 * policy.trained * (ranks as u64 - 1) / ranks as u64,
+    let each = if sharded > 0 { 12 } else { 8 };
+    let of = |&ranks: &usize| {
+        let others = |bytes: u64| bytes * (ranks as u64 - 1) / ranks as u64;
+        OnRanks {
+            ranks,
+            // A gradient for each level of the tree that a rank climbs alone, and one for its next group.
+            bytes: peak - others(sharded)
+                + policy.gradients * u64::from((groups / ranks).ilog2() + 1),
+            minutes: minutes / ranks as f64,
+            sent: others(each * policy.trained),
+        }
     };
     sizes.iter().rev().map(of).collect()
 }

@@ -1,7 +1,6 @@
 //! SFT, reward model and DPO: stages on a fixed data set.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result};
 use rto::algorithm2::{Checked, Fit, FitConfig, Step};
 use rto::objective::Readout;
 use rto::seq::{Channel, Episode, Trainable};
-use rto_bridge::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
+use rto_bridge::learner::{LearnerState, NeuralLearner, NeuralRegressor, NeuralScorer};
 use serde_json::Value;
 
 use super::fault::{NoLoss, nan_at};
@@ -21,18 +20,18 @@ use crate::run::stage::Stage;
 
 /// A learner that can be put away.
 trait Saved: Trainable {
-    fn save_to(&self, folder: &Path) -> rto_bridge::Result<()>;
+    fn state(&self) -> rto_bridge::Result<LearnerState<'_>>;
 }
 
 impl Saved for NeuralLearner {
-    fn save_to(&self, folder: &Path) -> rto_bridge::Result<()> {
-        self.save(folder)
+    fn state(&self) -> rto_bridge::Result<LearnerState<'_>> {
+        self.state()
     }
 }
 
 impl Saved for NeuralRegressor {
-    fn save_to(&self, folder: &Path) -> rto_bridge::Result<()> {
-        self.save(folder)
+    fn state(&self) -> rto_bridge::Result<LearnerState<'_>> {
+        self.state()
     }
 }
 
@@ -254,8 +253,9 @@ impl Training<'_> {
             self.stop.check()?;
             journal.write(fit.done(), &metrics)?;
             if fit.done() == total.min(journal.step + self.config.save_every) {
+                let state = learner.state()?;
                 journal.save(fit.done(), Value::Null, |new| {
-                    learner.save_to(&new.join("policy"))
+                    state.save(&new.join("policy"))
                 })?;
             }
         }

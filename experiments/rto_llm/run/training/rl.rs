@@ -12,7 +12,7 @@ use rto::algorithm2::{
 };
 use rto::seq::{Channel, Episode, Finish, PerToken, Ragged, TokenReward, TokenScorer};
 use rto::token_reward::{Both, KlEstimator, SentenceReward};
-use rto_bridge::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
+use rto_bridge::learner::{LearnerState, NeuralLearner, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
 use rto_harness::methods::{Keys, Method, Model, Parts};
 use serde::Deserialize;
@@ -105,6 +105,20 @@ struct Trained {
     shares_trunk: bool,
 }
 
+/// What is saved of it.
+struct TrainedState<'a> {
+    policy: LearnerState<'a>,
+    critic: Option<LearnerState<'a>>,
+}
+
+impl TrainedState<'_> {
+    fn save(&self, folder: &Path) -> rto_bridge::Result<()> {
+        self.policy.save(&folder.join("policy"))?;
+        let critic = self.critic.as_ref();
+        critic.map_or(Ok(()), |c| c.save(&folder.join("critic")))
+    }
+}
+
 impl Trained {
     fn slot(&mut self) -> (&mut NeuralLearner, CriticSlot<'_>) {
         let slot = match &mut self.critic {
@@ -115,10 +129,12 @@ impl Trained {
         (&mut self.policy, slot)
     }
 
-    fn save(&self, folder: &Path) -> rto_bridge::Result<()> {
-        self.policy.save(&folder.join("policy"))?;
+    fn state(&self) -> rto_bridge::Result<TrainedState<'_>> {
         let critic = self.critic.as_ref();
-        critic.map_or(Ok(()), |c| c.save(&folder.join("critic")))
+        Ok(TrainedState {
+            policy: self.policy.state()?,
+            critic: critic.map(NeuralRegressor::state).transpose()?,
+        })
     }
 }
 
@@ -185,8 +201,8 @@ impl Training<'_> {
                 (state.sampled_tokens - first) as f64 / start.elapsed().as_secs_f64()
             ));
             if state.iteration % every == 0 || state.iteration == config.iterations {
-                let held = serde_json::to_value(state)?;
-                journal.save(state.iteration, held, |new| trained.save(new))?;
+                let (held, networks) = (serde_json::to_value(state)?, trained.state()?);
+                journal.save(state.iteration, held, |new| networks.save(new))?;
             }
         }
         drop(bar);
