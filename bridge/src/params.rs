@@ -362,7 +362,7 @@ pub fn matches_pattern(pattern: &str, name: &str) -> bool {
 }
 
 /// Gradients of the trained weights, summed over micro-batches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Gradients {
     parts: BTreeMap<String, Gradient>,
 }

@@ -125,12 +125,13 @@ impl Mpi {
 /// Ends the launcher of this process a little later, should the end of the job not end it.
 ///
 /// Open MPI's `mpirun` waits for its daemon on a host that is cut off until TCP gives the connection up, a quarter of an hour with
-/// Linux's settings, though no process of the job is left. Slurm's own daemons are left alone: they notice a lost host.
+/// Linux's settings, though no process of the job is left. It is killed, for a milder signal at this point makes it say that it has
+/// crashed. Slurm's own daemons are left alone: they notice a lost host.
 fn end_launcher() {
     const LAUNCHERS: &str = "mpirun mpiexec orterun orted prterun prted";
     const SCRIPT: &str = r#"sleep 3
         name=$(cat "/proc/$1/comm") || exit 0
-        for launcher in $2; do [ "$name" = "$launcher" ] && kill -TERM "$1"; done"#;
+        for launcher in $2; do [ "$name" = "$launcher" ] && kill -KILL "$1"; done"#;
     let launcher = std::os::unix::process::parent_id().to_string();
     // In a group of its own, for the launcher ends this one's. Without a shell the launcher waits, as it would have without us.
     let _ = Command::new("sh")

@@ -379,6 +379,16 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// Before the first group of a step: takes the memory of the last step's gradient, and of what an error left.
+    pub(super) fn begin(&mut self, last: &mut Gradients) {
+        let last = std::mem::take(last);
+        if last.names().next().is_some() {
+            self.free.push(last);
+        }
+        let left = self.sums.drain(..).map(|(_, gradients)| gradients);
+        self.free.extend(left);
+    }
+
     /// Zeros for the next group.
     pub(super) fn zeros(&mut self, params: &Params) -> Gradients {
         match self.free.pop() {
@@ -409,11 +419,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Exchanges the sum of all groups, whose number is a power of two, for `old`, whose memory is used again.
-    pub(super) fn take(&mut self, old: &mut Gradients) {
-        if let Some((_, sum)) = self.sums.pop() {
-            self.free.push(std::mem::replace(old, sum));
-        }
+    /// The sum of all groups, whose number is a power of two.
+    pub(super) fn take(&mut self) -> Option<Gradients> {
+        self.sums.pop().map(|(_, sum)| sum)
     }
 }
 

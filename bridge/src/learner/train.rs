@@ -118,6 +118,7 @@ impl Core {
         };
         let (loss, grad) = loss_and_score_grad(objective, &scores)?;
         let mut tapes = tapes.into_iter();
+        self.tree.begin(&mut self.gradients);
         for rows in own {
             let mut sum = self.tree.zeros(scorer.model.params());
             match tapes.next().flatten() {
@@ -138,7 +139,9 @@ impl Core {
             }
             self.tree.push(sum).map_err(backend)?;
         }
-        self.tree.take(&mut self.gradients);
+        if let Some(sum) = self.tree.take() {
+            self.gradients = sum;
+        }
         ranks
             .sum(&mut self.gradients, scorer.model.params())
             .map_err(backend)?;

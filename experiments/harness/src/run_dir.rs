@@ -15,6 +15,7 @@ use crate::cli::note;
 use crate::interrupt;
 use crate::lock::{self, Hold, LOCK, Sharing};
 use crate::machine::{self, Machine};
+use crate::slurm::SLURM;
 use crate::table::Table;
 pub use crate::timings::Timings;
 
@@ -365,9 +366,9 @@ fn holds_a_run(dir: &Path) -> bool {
     names.peek().is_some() && names.all(|name| name == CONFIG || is_plumbing(&name))
 }
 
-/// Whether a file says nothing about what a folder is for.
+/// Whether a file says nothing about what a folder is for. A run that is submitted as one job has its scripts there before it begins.
 fn is_plumbing(name: &OsStr) -> bool {
-    name == LOCK || name.to_str().is_some_and(atomic::is_temporary)
+    name == LOCK || name == SLURM || name.to_str().is_some_and(atomic::is_temporary)
 }
 
 /// The first setting in which two configs differ, in words.

@@ -130,6 +130,10 @@ fn only_a_run_is_continued() {
     fs::create_dir(dir.path().join("young")).unwrap();
     fs::write(dir.path().join("young/.config.toml.7-0.tmp"), "se").unwrap();
     open("young").unwrap();
+    // Submitted as a job, whose scripts lie there.
+    fs::create_dir_all(dir.path().join("job/slurm/0001")).unwrap();
+    fs::write(dir.path().join("job/slurm/0001/array.sh"), "#!/bin/bash").unwrap();
+    open("job").unwrap();
     // Many shards begin in one folder.
     let out = dir.path().join("shared");
     let shard = || RunDir::open("a", Some(&out), &config, Sharing::WithShards);

@@ -126,9 +126,8 @@ fn on_ranks(
         let others = |bytes: u64| bytes * (ranks as u64 - 1) / ranks as u64;
         OnRanks {
             ranks,
-            // A gradient for each level of the tree that a rank climbs alone, and one for its next group.
-            bytes: peak - others(sharded)
-                + policy.gradients * u64::from((groups / ranks).ilog2() + 1),
+            // A gradient more for each level of the tree that a rank climbs alone.
+            bytes: peak - others(sharded) + policy.gradients * u64::from((groups / ranks).ilog2()),
             minutes: minutes / ranks as f64,
             sent: others(each * policy.trained),
         }
