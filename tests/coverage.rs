@@ -2,10 +2,10 @@
 
 use rto::Error;
 use rto::estimate::{Design, preference_probability, sample_preferences};
-use rto::features::FeatureMap;
+use rto::features::{DenseFeatures, FeatureMap};
 use rto::mdp::{TabularPolicy, Trajectory, for_each_trajectory};
 use rto::plan::{
-    concentrability, covering_behaviour, mix_occupancies, soft_value_iteration, visitation,
+    Truth, concentrability, covering_behaviour, mix_occupancies, soft_value_iteration, visitation,
 };
 use rto::reward::{RewardFunction, TabularReward};
 use rto::seed::SeedTree;
@@ -54,6 +54,38 @@ fn the_occupancy_is_the_mixture_and_bounds_the_ratio() {
                 "both occupancies have the same prompts"
             );
         }
+    }
+}
+
+/// E_{d*}[φ] − E_{d^{π_ref}}[φ] as one expectation is the difference of two, within the bounds on their rounding; of features that
+/// tell prompts apart and no two actions exactly 0 is left, with nothing for rounding.
+#[test]
+fn what_prompts_share_leaves_no_rounding_in_a_difference_of_expectations() {
+    for i in 0..120 {
+        let g = instance(i);
+        let truth = Truth::new(g.problem(), g.reward(), None).unwrap();
+        let over = truth.expectation_over_reference(&g.features).unwrap();
+        let psi = truth.expectation(&g.features).unwrap();
+        let reference = visitation(&g.mdp, g.problem().reference).unwrap();
+        let nu = reference.features(&g.features).unwrap();
+        for (k, nu) in nu.iter().enumerate() {
+            let off = over.rounding[k] + psi.rounding[k] + 1e-14 * over.size[k];
+            let want = psi.value[k] - nu;
+            let got = over.value[k];
+            assert!((got - want).abs() <= off, "instance {i}: {got} {want}");
+            assert!(over.rounding[k] <= 1e-11 * over.size[k], "instance {i}");
+        }
+        let (n, na) = (g.mdp.n_states(), g.mdp.n_actions());
+        let roots: Vec<usize> = g.mdp.roots().map(|(s, _)| s.ix()).collect();
+        let of_root = |s: usize, _, k: usize| {
+            let root = roots.iter().position(|r| *r == s);
+            root.map_or(0.0, |root| 0.1 * (1 + root + k) as f64)
+        };
+        let constant = DenseFeatures::from_fn(n, na, 2, of_root).unwrap();
+        let over = truth.expectation_over_reference(&constant).unwrap();
+        assert_eq!(over.value, [0.0; 2], "instance {i}");
+        assert_eq!(over.rounding, [0.0; 2], "instance {i}");
+        assert!(over.size.iter().all(|x| *x > 0.1), "instance {i}");
     }
 }
 

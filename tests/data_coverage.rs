@@ -549,7 +549,7 @@ fn pairs_that_weigh_next_to_nothing_cover_as_little_as_they_weigh() {
         let root = |i: usize| (n as f64).sqrt() * c[i].abs() * 2.0 * (0.5 * z[i]).cosh();
         let want = (0..n).map(root).fold(0.0, f64::hypot);
         let size: Vec<f64> = v.iter().map(|x| x.abs()).collect();
-        let got = linear.root(&v, &size).unwrap();
+        let got = linear.root(&v, &size, &[0.0; 4]).unwrap().value;
         assert!(
             (got - want).abs() <= 1e-9 * want,
             "instance {i}: {got} {want}"
@@ -592,7 +592,7 @@ fn pairs_that_weigh_nothing_cover_nothing() {
     let v = [0.0, 2.0, 1.0];
     let root = |theta: [f64; 3]| {
         let linear = LinearCoverage::of_design(&design, Some(&theta)).unwrap();
-        linear.root(&v, &v).unwrap()
+        linear.root(&v, &v, &[0.0; 3]).unwrap().value
     };
     assert_eq!(root([0.0, -1e7, 0.0]), f64::INFINITY);
     // v = 2x, and x weighs 1/4 in one pair of two.

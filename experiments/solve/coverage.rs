@@ -1,17 +1,16 @@
 //! How the law of the data covers what the optimum does.
 
 use crate::estimate::Estimate;
-use crate::notes::Notes;
+use crate::notes::{LOST, Notes};
 use crate::report::Coverage;
 use crate::solver::Solver;
 use crate::world::{Kind, World};
 use anyhow::Result;
 use rto::estimate::MetricKind;
-use rto::features::DenseFeatures;
 use rto::mdp::{ActionIx, StateIx, Trajectory};
 use rto::plan::{
-    DataLaw, LinearCoverage, Truth, chi_square_coverage, pair_coverage, trajectory_coverage,
-    visitation,
+    DataLaw, Expectation, LinearCoverage, Root, Rounding, Truth, chi_square_coverage,
+    pair_coverage, trajectory_coverage,
 };
 use rto::reward::TabularReward;
 use serde_json::{Value, json};
@@ -84,25 +83,37 @@ impl Solver<'_> {
             return Ok(());
         };
         let linear = LinearCoverage::of(mdp, law, features)?;
-        let [psi, centred] = self.expectations(truth, features)?;
+        let (psi, centred) = (
+            truth.expectation(features)?,
+            truth.expectation_over_reference(features)?,
+        );
         let outside = |key: &str| {
             format!(
                 "the features differ from those of the data in coverage.{key}, in which no pair differs"
             )
         };
-        let plain = linear.at_sum(&psi.value, &psi.size)?;
-        let why = outside("C_lin_direction");
-        out.C_lin = notes.finite("coverage.C_lin", plain.value, &why);
-        out.C_lin_direction = plain.at;
-        let baselined = linear.at_sum(&centred.value, &centred.size)?;
-        let why = outside("C_lin_baselined_direction");
-        out.C_lin_baselined = notes.finite("coverage.C_lin_baselined", baselined.value, &why);
-        out.C_lin_baselined_direction = baselined.at;
-        let steps = linear.along(mdp, &truth.star.policy, features)?;
+        let mut known = |key: &str, x: f64, root: Root, why: &str| {
+            let key = format!("coverage.{key}");
+            let x = notes.finite(&key, x, why)?;
+            if root.rounding > Rounding::NEGLIGIBLE * (1.0 + root.value) {
+                notes.say(key, LOST);
+                return None;
+            }
+            Some(x)
+        };
+        let mut at = |key: &str, e: &Expectation| -> Result<(Option<f64>, Vec<f64>)> {
+            let attained = linear.at_sum(&e.value, &e.size)?;
+            let root = linear.root(&e.value, &e.size, &e.rounding)?;
+            let why = outside(&format!("{key}_direction"));
+            Ok((known(key, attained.value, root, &why), attained.at))
+        };
+        (out.C_lin, out.C_lin_direction) = at("C_lin", &psi)?;
+        (out.C_lin_baselined, out.C_lin_baselined_direction) = at("C_lin_baselined", &centred)?;
+        let (steps, attained) = linear.along(mdp, &truth.star.policy, features)?;
         let why =
             "the features at coverage.C_lin_steps_at have a direction in which no pair differs";
-        out.C_lin_steps = notes.finite("coverage.C_lin_steps", steps.value, why);
-        out.C_lin_steps_at = step_of(&i.world, steps.at);
+        out.C_lin_steps = known("C_lin_steps", steps.value, steps, why);
+        out.C_lin_steps_at = step_of(&i.world, attained);
         Ok(())
     }
 
@@ -147,53 +158,34 @@ impl Solver<'_> {
             MetricKind::Fisher => Some(e.fit.theta.as_slice()),
         };
         let linear = LinearCoverage::of_design(design, weights)?;
-        let [psi, centred] = self.expectations(truth, features)?;
+        let (psi, centred) = (
+            truth.expectation(features)?,
+            truth.expectation_over_reference(features)?,
+        );
         let covered = [out.C_lin_steps, out.C_lin, out.C_lin_baselined].map(|c| c.is_some());
         let roots = [
-            linear.along(mdp, &truth.star.policy, features)?.value,
-            linear.root(&psi.value, &psi.size)?,
-            linear.root(&centred.value, &centred.size)?,
+            linear.along(mdp, &truth.star.policy, features)?.0,
+            linear.root(&psi.value, &psi.size, &psi.rounding)?,
+            linear.root(&centred.value, &centred.size, &centred.rounding)?,
         ];
+        let beta = self.instance.beta.get();
         let [steps, plain, baselined] = [0, 1, 2].map(|i| {
+            let key = format!("coverage.{}", keys[i]);
             let why = match covered[i] {
                 false => "the data do not cover it (see C_lin)",
                 true => "the pairs that cover it weigh 0 in floating point in the metric in use",
             };
-            let value = 2.0 * set.radius * roots[i] / n.sqrt();
-            notes.finite(&format!("coverage.{}", keys[i]), value, why)
+            let times = 2.0 * set.radius / n.sqrt();
+            let value = notes.finite(&key, times * roots[i].value, why)?;
+            if times * roots[i].rounding > Rounding::NEGLIGIBLE * (beta + value) {
+                notes.say(key, LOST);
+                return None;
+            }
+            Some(value)
         });
         (out.theorem_4_2, out.theorem_b1, out.baselined) = (steps, plain, baselined);
         Ok(())
     }
-
-    /// E_{d*}\[φ\], and the same less E_{π_ref}\[φ\].
-    fn expectations(
-        &self,
-        truth: &Truth<'_, TabularReward>,
-        features: &DenseFeatures,
-    ) -> Result<[Expectation; 2]> {
-        let i = self.instance;
-        let reference = visitation(&i.world.mdp, &i.reference)?;
-        let psi = Expectation {
-            value: truth.visits.features(features)?,
-            size: truth.visits.feature_sizes(features)?,
-        };
-        let (nu, more) = (
-            reference.features(features)?,
-            reference.feature_sizes(features)?,
-        );
-        let centred = Expectation {
-            value: psi.value.iter().zip(&nu).map(|(a, b)| a - b).collect(),
-            size: psi.size.iter().zip(&more).map(|(a, b)| a + b).collect(),
-        };
-        Ok([psi, centred])
-    }
-}
-
-/// A sum with the size of its terms, entry by entry.
-struct Expectation {
-    value: Vec<f64>,
-    size: Vec<f64>,
 }
 
 /// A pair as the user counts: prompt, tokens before and action of a tree; step, state and action of a table.

@@ -11,6 +11,9 @@ pub struct Notes(BTreeMap<String, String>);
 pub const NO_TRUTH: &str =
     "unknown: the instance gives neither reward nor theta, so the true reward is not known";
 
+/// Why a number that is rounding times a large factor is null.
+pub const LOST: &str = "not determined in floating point: what is left of a difference is of the size of its rounding, and a large factor multiplies it";
+
 impl Notes {
     /// The key is null because of `why`.
     pub fn say(&mut self, key: impl Into<String>, why: impl Into<String>) {

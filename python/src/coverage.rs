@@ -168,14 +168,19 @@ pub fn coverage(
         };
         if let Some(phi) = &phi {
             let linear = LinearCoverage::of(mdp, law, phi)?;
-            let mean = |p| rto::plan::visitation(mdp, p)?.features(phi);
-            let psi = mean(&policy)?;
-            out.linear = Some(linear.at(&psi)?.value);
-            out.linear_along = Some(linear.along(mdp, &policy, phi)?.value);
+            // An expectation with the size of its terms, beside which its rounding counts.
+            let mean = |p| {
+                let visits = rto::plan::visitation(mdp, p)?;
+                Ok::<_, rto::Error>((visits.features(phi)?, visits.feature_sizes(phi)?))
+            };
+            let (psi, size) = mean(&policy)?;
+            out.linear = Some(linear.at_sum(&psi, &size)?.value);
+            out.linear_along = Some(linear.along(mdp, &policy, phi)?.0.value);
             if let Some(reference) = &reference {
-                let base = mean(reference)?;
+                let (base, more) = mean(reference)?;
                 let centred: Vec<f64> = psi.iter().zip(&base).map(|(a, b)| a - b).collect();
-                out.linear_baselined = Some(linear.at(&centred)?.value);
+                let size: Vec<f64> = size.iter().zip(&more).map(|(a, b)| a + b).collect();
+                out.linear_baselined = Some(linear.at_sum(&centred, &size)?.value);
             }
         }
         Ok(out)

@@ -9,7 +9,8 @@ use crate::estimate::ConfidenceSet;
 use crate::features::{DenseFeatures, FeatureMap};
 use crate::mdp::{Beta, Problem, Reachable, TabularMdp, TabularPolicy};
 use crate::plan::{
-    SoftOptimum, Truth, Visitation, action_covariance, mean_value, soft_value_iteration, visitation,
+    SoftOptimum, Truth, action_covariance, feature_advantages, mean_value, soft_value_iteration,
+    visitation,
 };
 use crate::reward::{LinearReward, RewardFunction};
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ pub struct MaxMin {
     pub theta: Vec<f64>,
     /// min_{θ∈Θ} V*_β(ρ; θ) − νᵀθ.
     pub value: f64,
+    /// What ν is.
+    pub baseline: Baseline,
     /// ν, `[d]`: zero without a baseline.
     pub nu: Vec<f64>,
     /// π̂ (the saddle policy: soft-optimal for θ̂) with its values under θ̂.
@@ -58,8 +61,8 @@ struct SoftValue<'a, F> {
     framed: &'a DenseFeatures,
     reference: &'a TabularPolicy,
     beta: Beta,
-    /// d^{π_ref} where ν is its E\[φ\].
-    base: Option<&'a Visitation>,
+    /// What the gradient is an expectation of, in those coordinates: φ, or what remains of it when ν is subtracted.
+    centred: &'a DenseFeatures,
     nu: &'a [f64],
 }
 
@@ -67,16 +70,6 @@ impl<F: FeatureMap> SoftValue<'_, F> {
     fn optimum(&self, theta: &[f64], beta: Beta) -> Result<SoftOptimum> {
         let reward = LinearReward::try_new(self.features, theta)?;
         soft_value_iteration(Problem::new(self.mdp, self.reference, beta), &reward)
-    }
-
-    /// E_{d^π}\[φ\] − ν, φ as they are or in other coordinates.
-    fn gradient_at(&self, optimum: &SoftOptimum, of: &impl FeatureMap) -> Result<DVector<f64>> {
-        let visits = visitation(self.mdp, &optimum.policy)?;
-        let gradient = match self.base {
-            Some(base) => visits.feature_difference(base, of)?,
-            None => visits.features(of)?,
-        };
-        Ok(DVector::from_vec(gradient))
     }
 }
 
@@ -101,7 +94,8 @@ impl<F: FeatureMap> Objective for SoftValue<'_, F> {
 
     fn gradient(&self, theta: &DVector<f64>, beta: f64) -> Result<DVector<f64>> {
         let optimum = self.optimum(theta.as_slice(), Beta::try_new(beta)?)?;
-        self.gradient_at(&optimum, self.framed)
+        let gradient = visitation(self.mdp, &optimum.policy)?.features(self.centred)?;
+        Ok(DVector::from_vec(gradient))
     }
 
     fn hessian(&self, theta: &DVector<f64>, beta: f64) -> Result<DMatrix<f64>> {
@@ -139,23 +133,23 @@ pub fn maxmin(
             got: n * na,
         });
     }
-    let base = match baseline {
-        Baseline::None => None,
-        Baseline::Reference => Some(visitation(mdp, reference)?),
-    };
-    let nu = match &base {
-        None => vec![0.0; features.dim()],
-        Some(base) => base.features(features)?,
+    let nu = match baseline {
+        Baseline::None => vec![0.0; features.dim()],
+        Baseline::Reference => visitation(mdp, reference)?.features(features)?,
     };
     let frame = Frame::of(set);
     let framed = frame.features(features, &Reachable::new(mdp, reference)?)?;
+    let over_reference = match baseline {
+        Baseline::None => None,
+        Baseline::Reference => Some(feature_advantages(mdp, reference, &framed)?),
+    };
     let objective = SoftValue {
         mdp,
         features,
         framed: &framed,
         reference,
         beta,
-        base: base.as_ref(),
+        centred: over_reference.as_ref().unwrap_or(&framed),
         nu: &nu,
     };
     let Solution {
@@ -166,7 +160,11 @@ pub fn maxmin(
         iterations,
     } = minimise(&objective, frame, set)?;
     let optimum = objective.optimum(&theta, beta)?;
-    let gradient = objective.gradient_at(&optimum, features)?;
+    let visits = visitation(mdp, &optimum.policy)?;
+    let gradient = match baseline {
+        Baseline::None => visits.features(features)?,
+        Baseline::Reference => visits.features(&feature_advantages(mdp, reference, features)?)?,
+    };
     let shift: f64 = nu.iter().zip(&theta).map(|(n, t)| n * t).sum();
     Ok(MaxMin {
         scale: objective.size(&DVector::from_column_slice(&theta))?,
@@ -174,7 +172,8 @@ pub fn maxmin(
         theta,
         nu,
         optimum,
-        gradient: gradient.as_slice().to_vec(),
+        gradient,
+        baseline,
         ellipsoid_active: active.0,
         ball_active: active.1,
         multipliers,
@@ -190,6 +189,8 @@ pub struct BoundB1 {
     pub norm_of_expectation: f64,
     /// 2ϱ‖E_{d*}\[φ\] − ν‖_{M⁻¹}.
     pub bound: f64,
+    /// How far rounding may have moved `bound`: the difference may be rounding alone, and ϱ large.
+    pub rounding: f64,
     /// The premise θ* ∈ Θ. Where it fails the bound proves nothing. None where the truth has no θ*.
     pub premise: Option<bool>,
 }
@@ -204,14 +205,18 @@ pub fn bound_b1<R>(
     set: &ConfidenceSet<'_>,
     solution: &MaxMin,
 ) -> Result<BoundB1> {
-    let mut expectation = truth.visits.features(features)?;
-    for (e, n) in expectation.iter_mut().zip(&solution.nu) {
-        *e -= n;
-    }
-    let norm_of_expectation = set.metric.inverse_norm(&expectation);
+    let expectation = match solution.baseline {
+        Baseline::None => truth.expectation(features)?,
+        Baseline::Reference => truth.expectation_over_reference(features)?,
+    };
+    let norm_of_expectation = set.metric.inverse_norm(&expectation.value);
+    let off = set
+        .metric
+        .inverse_norm_rounding(&expectation.value, &expectation.rounding);
     Ok(BoundB1 {
         norm_of_expectation,
         bound: 2.0 * set.radius * norm_of_expectation,
+        rounding: 2.0 * set.radius * off,
         premise: truth.theta.as_ref().map(|theta| set.contains(theta)),
     })
 }

@@ -7,7 +7,7 @@
 //! | Theorem 4.2, both sides; its bound alone | [`theorem_4_2`], [`bound_4_2`] |
 //! | what a projected bonus must measure (errata, B5) | [`policy_differences`] |
 //! | (B.1), Theorem B.1, and the baselined form | [`maxmin`], [`theorem_b1`], [`bound_b1`] |
-//! | Remark B.2 for counted transitions | [`robust_soft_value_iteration`] |
+//! | Remark B.2 for counted transitions | [`robust_soft_value_iteration`], [`robust_rounding`] |
 //!
 //! With a radius of zero Algorithm 1 trusts its estimate; with a large one it avoids what it has not seen:
 //!
@@ -40,7 +40,6 @@ mod maxmin;
 mod pessimistic;
 mod projection;
 mod robust;
-mod rounding;
 
 pub use crate::estimate::ConfidenceSet;
 pub use maxmin::{Baseline, BoundB1, MaxMin, TheoremB1, bound_b1, maxmin, theorem_b1};
@@ -48,5 +47,4 @@ pub use pessimistic::{
     Algorithm1, Bound42, PessimisticReward, Theorem42, algorithm1, bound_4_2, theorem_4_2,
 };
 pub use projection::{holds_differences, policy_differences};
-pub use robust::{KlBalls, robust_soft_value_iteration, worst_case_expectation};
-pub use rounding::Rounding;
+pub use robust::{KlBalls, robust_rounding, robust_soft_value_iteration, worst_case_expectation};

@@ -8,7 +8,7 @@ use super::projection::holds_differences;
 use crate::estimate::RowSpace;
 use crate::features::FeatureMap;
 use crate::mdp::{ActionIx, Problem, StateIx, TabularMdp};
-use crate::plan::{SoftOptimum, Truth, soft_value_iteration};
+use crate::plan::{Rounding, SoftOptimum, Truth, soft_value_iteration};
 use crate::reward::{LinearReward, RewardFunction};
 use crate::{Error, Result};
 
@@ -61,6 +61,23 @@ impl PessimisticReward {
         Ok(Self { values, norms })
     }
 
+    /// A bound on the rounding of r̂(s, a): that of its two terms.
+    pub fn rounding(
+        &self,
+        features: &impl FeatureMap,
+        set: &ConfidenceSet<'_>,
+        s: StateIx,
+        a: ActionIx,
+    ) -> f64 {
+        let dim = features.dim();
+        let mut phi = vec![0.0; dim];
+        features.write(s, a, &mut phi);
+        let terms = phi.iter().zip(set.center).map(|(x, t)| (x * t).abs());
+        let size = terms.sum::<f64>() + set.radius * self.norms[[s.ix(), a.ix()]];
+        let of_norm = set.metric.inverse_norm_rounding(&phi, &vec![0.0; dim]);
+        Rounding::of_dot(dim, size) + set.radius * of_norm
+    }
+
     /// ‖φ(s, a)‖_{M⁻¹}, `[n_states, n_actions]`.
     pub fn norms(&self) -> &Array2<f64> {
         &self.norms
@@ -90,6 +107,21 @@ pub struct Algorithm1 {
 }
 
 impl Algorithm1 {
+    /// How far rounding moves π̂: where ϱ‖φ‖ is so large that a rounding of it is no longer small beside β, actions with bonuses of
+    /// nearly one size are told apart by rounding alone, and φᵀθ_MLE is lost.
+    ///
+    /// # Errors
+    /// [`Error::Config`] at β = 0, where a tie is one in whatever precision.
+    pub fn rounding(
+        &self,
+        problem: Problem<'_>,
+        features: &impl FeatureMap,
+        set: &ConfidenceSet<'_>,
+    ) -> Result<Rounding> {
+        let of_reward = |s, a| self.reward.rounding(features, set, s, a);
+        Rounding::of(problem, &self.optimum, of_reward)
+    }
+
     /// V^π̂_β(ρ; r̂), the pessimistic value.
     pub fn pessimistic_value(&self, mdp: &TabularMdp) -> f64 {
         self.optimum.mean_value(mdp)

@@ -28,7 +28,7 @@ pub fn policy_differences(
 ) -> Result<Design> {
     let mut rows = Vec::new();
     let met = Reachable::new(mdp, reference)?;
-    for_each_feature_advantage(mdp, reference, features, |s, a, _, row| {
+    for_each_feature_advantage(mdp, reference, features, |s, a, row, _| {
         if met.pair(s, a) {
             rows.extend_from_slice(row);
         }

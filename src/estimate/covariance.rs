@@ -124,6 +124,25 @@ impl Metric {
         self.forward(v).iter().map(|x| x * x).sum::<f64>().sqrt()
     }
 
+    /// A bound on how far off [`Self::inverse_norm`] of v is when each entry of v is off by at most `off`, `[d]`: errors are carried
+    /// through the triangular solve, in which those of directions that M hardly measures grow.
+    pub fn inverse_norm_rounding(&self, v: &[f64], off: &[f64]) -> f64 {
+        let l = self.factor.l_dirty();
+        let n = self.dim();
+        let (mut y, mut off) = (v.to_vec(), off.to_vec());
+        for j in 0..n {
+            let column = &l.as_slice()[j * n..(j + 1) * n];
+            y[j] /= column[j];
+            off[j] = off[j] / column[j] + 4.0 * f64::EPSILON * y[j].abs();
+            for i in j + 1..n {
+                let term = column[i] * y[j];
+                y[i] -= term;
+                off[i] += column[i].abs() * off[j] + 4.0 * f64::EPSILON * term.abs();
+            }
+        }
+        off.iter().map(|x| x * x).sum::<f64>().sqrt()
+    }
+
     /// M⁻¹v.
     pub fn solve(&self, v: &[f64]) -> Vec<f64> {
         let solved = self.factor.solve(&DVector::from_column_slice(v));

@@ -35,6 +35,15 @@ enum Factor {
     Rows { pivots: Vec<usize>, r: DMatrix<f64> },
 }
 
+/// √C_lin, or a sum of it over the steps of a response.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Root {
+    /// Its value, +∞ off the range.
+    pub value: f64,
+    /// A bound on how far rounding moved it.
+    pub rounding: f64,
+}
+
 /// Eigenvalues of the scaled matrix (diagonal 1) up to this times d count as 0.
 const RANK_TOLERANCE: f64 = 1e-12;
 /// Least and largest share of a direction outside of the range that may be rounding.
@@ -161,15 +170,64 @@ impl LinearCoverage {
         })
     }
 
-    /// √C_lin(v), finite long after C_lin(v) itself is too large for floating point; `size` as in [`Self::at_sum`].
+    /// √C_lin(v), finite long after C_lin(v) itself is too large for floating point, with a bound on its rounding; `size` as in
+    /// [`Self::at_sum`], and each entry of v is off by at most `off`. Pairs of next to no weight make much of what is rounding in v.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless v and `size` are `[d]`.
-    pub fn root(&self, v: &[f64], size: &[f64]) -> Result<f64> {
+    /// [`Error::Shape`] unless v, `size` and `off` are `[d]`.
+    pub fn root(&self, v: &[f64], size: &[f64], off: &[f64]) -> Result<Root> {
+        check::len("rounding of the direction", self.unit.len(), off.len())?;
         Ok(match self.whitened(v, size)? {
-            Err(_) => f64::INFINITY,
-            Ok(y) => length(y.as_slice()),
+            Err(_) => Root {
+                value: f64::INFINITY,
+                rounding: 0.0,
+            },
+            Ok(y) => Root {
+                value: length(y.as_slice()),
+                rounding: self.rounding(v, off, &y),
+            },
         })
+    }
+
+    /// A bound on the error of the y of [`Self::whitened`] in length: that of v and of the solve, carried through the solve.
+    fn rounding(&self, v: &[f64], off: &[f64], y: &DVector<f64>) -> f64 {
+        let unit = 4.0 * f64::EPSILON;
+        let in_units = |x: f64, k: usize| match self.unit[k] {
+            0.0 => 0.0,
+            unit => x / unit,
+        };
+        let at = |k: usize| (in_units(v[k], k), in_units(off[k], k));
+        let divided = |off: f64, by: f64| if off == 0.0 { 0.0 } else { off / by };
+        let errors: Vec<f64> = match &self.factor {
+            Factor::Values(values) => {
+                let by_value = values.iter().enumerate().map(|(j, l)| {
+                    let entries = self.range.column(j);
+                    let terms = entries.iter().enumerate().map(|(k, e)| {
+                        let (v, off) = at(k);
+                        e.abs() * (off + unit * v.abs())
+                    });
+                    divided(terms.sum(), l.sqrt())
+                });
+                by_value.collect()
+            }
+            Factor::Rows { pivots, r } => {
+                let mut errors: Vec<f64> = Vec::with_capacity(y.len());
+                for (i, k) in pivots.iter().enumerate() {
+                    let (v, off) = at(*k);
+                    let (mut left, mut off) = (v, off + unit * v.abs());
+                    for (j, error) in errors.iter().enumerate() {
+                        let term = r[(j, i)] * y[j];
+                        left -= term;
+                        off += r[(j, i)].abs() * error + unit * term.abs();
+                    }
+                    // What was taken for rounding may have been more.
+                    off += (left - r[(i, i)] * y[i]).abs();
+                    errors.push(divided(off, r[(i, i)].abs()) + unit * y[i].abs());
+                }
+                errors
+            }
+        };
+        length(&errors)
     }
 
     /// A y with ‖y‖² = C_lin(v), or a direction in which v leaves the range.
@@ -272,7 +330,7 @@ impl LinearCoverage {
     }
 
     /// Theorem 4.2 restated: Σ_h E_π\[√C_lin(φ(s_h, a_h))\], and the pair of the largest C_lin among those that π
-    /// visits. +∞ as soon as one of their features leaves the range, as one-hot tokens do.
+    /// visits, the sum with a bound on its rounding. +∞ as soon as one of their features leaves the range, as one-hot tokens do.
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -281,24 +339,27 @@ impl LinearCoverage {
         mdp: &TabularMdp,
         policy: &TabularPolicy,
         features: &impl FeatureMap,
-    ) -> Result<Attained<(StateIx, ActionIx)>> {
+    ) -> Result<(Root, (StateIx, ActionIx))> {
         let d = visitation(mdp, policy)?;
         let mut phi = vec![0.0; features.dim()];
-        let mut total = 0.0;
+        let exact = phi.clone();
+        let (mut total, mut rounding) = (0.0, 0.0);
         let mut worst = (-1.0, (StateIx(0), ActionIx(0)));
         for ((s, a), mass) in d.pair.indexed_iter().filter(|(_, d)| **d > 0.0) {
             let at = (StateIx(s as u32), ActionIx(a as u32));
             features.write(at.0, at.1, &mut phi);
-            let root = self.root(&phi, &absolute(&phi))?;
-            total += mass * root;
-            if root > worst.0 {
-                worst = (root, at);
+            let root = self.root(&phi, &absolute(&phi), &exact)?;
+            total += mass * root.value;
+            rounding += mass * root.rounding;
+            if root.value > worst.0 {
+                worst = (root.value, at);
             }
         }
-        Ok(Attained {
+        let root = Root {
             value: total,
-            at: worst.1,
-        })
+            rounding,
+        };
+        Ok((root, worst.1))
     }
 }
 

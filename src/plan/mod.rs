@@ -6,6 +6,8 @@
 //! | V^π_β, Q^π_β of (3.2), (3.3) | [`evaluate`] |
 //! | d^π of (A.1), E_{d^π}\[φ\], E_{d^π}\[KL\] | [`visitation`], [`Visitation`] |
 //! | SubOpt of (3.5), Lemma A.2, (A.3) | [`suboptimality`], [`performance_difference`], [`decompose`] |
+//! | E_{d*}\[φ\], E_{d*}\[φ\] − E_{d^{π_ref}}\[φ\], and what rounding leaves of them | [`Truth::expectation`], [`Truth::expectation_over_reference`] |
+//! | how far rounding moves an optimal policy | [`Rounding`] |
 //! | ∇²V*_β in θ, variance of the return | [`action_covariance`], [`advantage_variance`] |
 //! | max d^{π*}/d^μ, behaviour policies with a chosen one | [`concentrability`], [`covering_behaviour`] |
 //! | coverage of π* by data: C_sa, C_τ, χ², C_lin, and what attains each | [`pair_coverage`], [`trajectory_coverage`], [`chi_square_coverage`], [`LinearCoverage`] |
@@ -40,10 +42,12 @@ mod coverage;
 mod curvature;
 mod data_law;
 mod evaluate;
+mod expectation;
 mod linear_coverage;
 mod natural_gradient;
 mod predetermined;
 mod preference_optimum;
+mod rounding;
 mod soft_value_iteration;
 mod suboptimality;
 mod tilted;
@@ -52,14 +56,16 @@ mod truth;
 mod visitation;
 
 pub use coverage::{concentrability, covering_behaviour, mix_occupancies};
-pub(crate) use curvature::for_each_feature_advantage;
 pub use curvature::{action_covariance, advantage_variance};
+pub(crate) use curvature::{feature_advantages, for_each_feature_advantage};
 pub use data_law::{Attained, DataLaw, chi_square_coverage, pair_coverage, trajectory_coverage};
 pub use evaluate::{PolicyValue, evaluate};
-pub use linear_coverage::{LinearCoverage, response_covariance};
+pub use expectation::Expectation;
+pub use linear_coverage::{LinearCoverage, Root, response_covariance};
 pub use natural_gradient::{NpgBound, NpgRun, natural_policy_gradient, npg_bound, npg_step};
 pub use predetermined::{PREDETERMINED_LIMIT, Predetermined, best_predetermined};
 pub use preference_optimum::{PairLaw, PreferenceOptimum, population_dpo};
+pub use rounding::Rounding;
 pub(crate) use soft_value_iteration::solve_state;
 pub use soft_value_iteration::{SoftOptimum, soft_value_iteration};
 pub use suboptimality::{Decomposition, decompose, performance_difference, suboptimality};

@@ -76,27 +76,6 @@ impl Visitation {
         Ok(out)
     }
 
-    /// E_{d^π}\[φ\] − E_{d^π′}\[φ\], `[d]`, from the differences d^π − d^π′: what the two policies share leaves no rounding, which
-    /// for features in large units would be more than the difference.
-    ///
-    /// # Errors
-    /// [`Error::Shape`].
-    pub fn feature_difference(
-        &self,
-        other: &Visitation,
-        features: &impl FeatureMap,
-    ) -> Result<Vec<f64>> {
-        self.check_shape(features)?;
-        other.check_shape(features)?;
-        let mut out = vec![0.0; features.dim()];
-        for (((s, a), d), e) in self.pair.indexed_iter().zip(&other.pair) {
-            if d != e {
-                features.add(StateIx(s as u32), ActionIx(a as u32), d - e, &mut out);
-            }
-        }
-        Ok(out)
-    }
-
     /// E_{(s,a)∼d^π}\[|φ(s, a)|\], entry by entry, `[d]`: the size of the terms of [`Self::features`], beside which its rounding
     /// counts.
     ///
