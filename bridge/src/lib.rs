@@ -8,7 +8,7 @@
 //! | to | modules |
 //! |---|---|
 //! | train and evaluate | [`learner`], [`lora`] (low-rank adapters), [`optimizer`] (AdamW that can be resumed), [`win_rate`] (paired, with what they are worth), `judge` (feature: a language model that decides pairs over HTTP) |
-//! | read and write models | [`family`], [`checkpoint`], [`gguf`], [`files`], [`model_card`], [`memory_plan`] (what a model will need) |
+//! | read and write models | [`family`], [`checkpoint`], [`gguf`], [`files`], [`model_card`], [`memory_plan`] (what a model will need), [`on_device`] (for the kernels of a device) |
 //! | read and write text | [`tokenizer`], [`tokenizer_training`], [`generate`], [`sampler`], [`decoder`] (truncated decoding) |
 //! | have data | [`data`] (preferences of a user's), [`world`] (dialogues whose token reward is known) |
 //! | go deeper | [`model`] and [`batch`] (the forward and backward pass on packed rows), [`params`], [`device`], [`error`], [`evaluator`] (any candle function as the evaluator of Proposition 3.2) |
@@ -40,6 +40,7 @@ pub mod lora;
 pub mod memory_plan;
 pub mod model;
 pub mod model_card;
+pub mod on_device;
 #[allow(
     clippy::excessive_precision,
     clippy::too_many_arguments,

@@ -12,6 +12,10 @@
 //! println!("{}", plan(true));
 //! ```
 
+mod on_device;
+
+pub use on_device::{CARDS, Card, DeviceRun, DeviceStage, device_plan};
+
 use crate::family::REWARD_WEIGHT;
 use crate::family::{Head, ModelConfig};
 use crate::lora::LoraConfig;

@@ -50,7 +50,12 @@ pub enum Moments {
 
 impl Moments {
     fn eight_bit(self, count: usize) -> bool {
-        self == Self::EightBit && count >= eight_bit::SMALLEST
+        self.eight_bit_from().is_some_and(|from| count >= from)
+    }
+
+    /// The fewest values of a tensor whose moments are bytes; `None` where none are.
+    pub(crate) fn eight_bit_from(self) -> Option<usize> {
+        (self == Self::EightBit).then_some(eight_bit::SMALLEST)
     }
 
     /// Bytes of both moments of a tensor of `count` weights.

@@ -23,6 +23,7 @@ const ROOMS: [(&str, &[&str]); 6] = [
             "lora",
             "batch",
             "model",
+            "on_device",
             "sampler",
             "decoder",
             "generate",

@@ -131,6 +131,27 @@ impl Buffer {
         self.element
     }
 
+    /// The same memory as elements of another type.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] where its bytes are no whole number of them.
+    pub fn of(&self, element: Element) -> Result<Self> {
+        let (at, bytes, size) = (self.offset(), self.bytes(), element.size());
+        if !at.is_multiple_of(size) || !bytes.is_multiple_of(size) {
+            return Err(Error::Buffer {
+                what: format!("elements {element:?}"),
+                found: format!("{bytes} bytes from byte {at} on"),
+                expected: format!("multiples of {size}"),
+            });
+        }
+        Ok(Self {
+            element,
+            start: at / size,
+            len: bytes / size,
+            ..self.clone()
+        })
+    }
+
     /// `len` elements from `start` on, in the same memory.
     ///
     /// # Errors

@@ -211,20 +211,37 @@ pub trait Device {
     fn peak(&self) -> u64;
 }
 
+/// Copies values to all of a buffer of floats, rounded where they are bf16.
+///
+/// # Errors
+/// As [`Device::upload`]; [`Error::Buffer`] for one of integers.
+pub fn write_f32(device: &dyn Device, to: &Buffer, values: &[f32]) -> Result<()> {
+    let bytes: Vec<u8> = match to.element() {
+        Element::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        Element::Bf16 => values
+            .iter()
+            .flat_map(|&x| bf16::from_f32(x).to_ne_bytes())
+            .collect(),
+        other => return Err(not_floats(other)),
+    };
+    device.upload(to, &bytes)
+}
+
+fn not_floats(found: Element) -> Error {
+    Error::Buffer {
+        what: "floats".into(),
+        found: format!("{found:?}"),
+        expected: "F32 or Bf16".into(),
+    }
+}
+
 /// A new buffer of weights or activations with these values, rounded where they are bf16.
 ///
 /// # Errors
 /// As [`Device::alloc`] and [`Device::upload`].
 pub fn upload_f32(device: &dyn Device, real: Real, values: &[f32]) -> Result<Buffer> {
     let buffer = device.alloc(real.element(), values.len())?;
-    let bytes: Vec<u8> = match real {
-        Real::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        Real::Bf16 => values
-            .iter()
-            .flat_map(|&x| bf16::from_f32(x).to_ne_bytes())
-            .collect(),
-    };
-    device.upload(&buffer, &bytes)?;
+    write_f32(device, &buffer, values)?;
     Ok(buffer)
 }
 
@@ -266,10 +283,6 @@ pub fn download_f32(device: &dyn Device, buffer: &Buffer) -> Result<Vec<f32>> {
             let value = |w: &[u8; 2]| bf16::from_ne_bytes(*w).to_f32();
             Ok(words.iter().map(value).collect())
         }
-        other => Err(Error::Buffer {
-            what: "floats".into(),
-            found: format!("{other:?}"),
-            expected: "F32 or Bf16".into(),
-        }),
+        other => Err(not_floats(other)),
     }
 }

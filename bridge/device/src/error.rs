@@ -44,6 +44,9 @@ pub enum Error {
         /// What was needed.
         expected: String,
     },
+    /// A network, a batch or a request that does not fit.
+    #[error("{0}")]
+    Network(String),
     /// What the driver reports.
     #[error("device: {0}")]
     Driver(String),

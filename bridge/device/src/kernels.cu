@@ -99,16 +99,46 @@ KERNEL add(real *y, const real *x, wide count) {
     if (i < count) y[i] = put(get(y[i]) + get(x[i]));
 }
 
-// y += bias, on every row
-KERNEL add_bias(real *y, const real *bias, wide count, int width) {
+// y += bias, on every row; rows are `stride` apart.
+KERNEL add_bias(real *y, const real *bias, wide count, int width, int stride) {
     wide i = (wide)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < count) y[i] = put(get(y[i]) + get(bias[i % width]));
+    if (i >= count) return;
+    wide at = i / width * stride + i % width;
+    y[at] = put(get(y[at]) + get(bias[i % width]));
 }
 
 // y = x in the type of weights
 KERNEL narrow(const float *x, real *y, wide count) {
     wide i = (wide)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) y[i] = put(x[i]);
+}
+
+// x = 0
+KERNEL clear(float *x, wide count) {
+    wide i = (wide)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] = 0.0f;
+}
+
+// x = cap tanh(x / cap)
+KERNEL cap_all(float *x, wide count, float cap) {
+    wide i = (wide)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] = cap * tanhf(x[i] / cap);
+}
+
+// to [rows, width] = the rows of from that the index names; zeros where it is 4294967295. One row a block.
+KERNEL gather_rows(const real *from, const u32 *index, real *to, int width) {
+    u32 row = index[blockIdx.x];
+    to += (wide)blockIdx.x * width;
+    for (int j = threadIdx.x; j < width; j += blockDim.x) to[j] = row == 0xffffffffu ? put(0.0f) : from[(wide)row * width + j];
+}
+
+// Copies `heads` pieces of head_dim elements of every row; rows and pieces have their distances in either place.
+KERNEL regroup(const real *from, real *to, wide count, int heads, int head_dim, int from_row, int from_step, int to_row, int to_step) {
+    wide i = (wide)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int d = i % head_dim, head = i / head_dim % heads;
+    wide row = i / head_dim / heads;
+    to[row * to_row + head * to_step + d] = from[row * from_row + head * from_step + d];
 }
 
 // ---- Norms over the last dimension: one row a block
@@ -199,13 +229,13 @@ KERNEL norm_gain_partial(const real *x, const float *stats, const real *dy, floa
     gains[(wide)blockIdx.y * width + j] = sum;
 }
 
-// The sums of dy over `chunk` rows: sums [chunks, width].
-KERNEL column_sums_partial(const real *dy, float *sums, int rows, int width, int chunk) {
+// The sums of dy over `chunk` rows, which are `stride` apart: sums [chunks, width].
+KERNEL column_sums_partial(const real *dy, float *sums, int rows, int width, int chunk, int stride) {
     int j = blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= width) return;
     int from = blockIdx.y * chunk, to = min(from + chunk, rows);
     float sum = 0.0f;
-    for (int i = from; i < to; i++) sum += get(dy[(wide)i * width + j]);
+    for (int i = from; i < to; i++) sum += get(dy[(wide)i * stride + j]);
     sums[(wide)blockIdx.y * width + j] = sum;
 }
 

@@ -34,6 +34,7 @@ mod device;
 mod emulated;
 mod error;
 mod kernels;
+pub mod network;
 mod output_head;
 mod source;
 
@@ -42,12 +43,14 @@ pub use buffer::{Buffer, Element, Real};
 pub use counting::{Counting, Usage};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
-pub use device::{Device, Gemm, Launch, Matrix, download_f32, upload_f32, upload_f64, upload_u32};
+pub use device::{
+    Device, Gemm, Launch, Matrix, download_f32, upload_f32, upload_f64, upload_u32, write_f32,
+};
 pub use emulated::{Emulated, Order};
 pub use error::{Error, Result};
 pub use kernels::{
     Activation, Adam, Angles, Bend, Cache, Codes, Draw, Eight, Head, HeadGrad, Heads, Kernels,
-    Rows, Scoring, Texts, Tile, Weights,
+    NO_ROW, Rows, Scoring, Texts, Tile, Weights,
 };
 pub use output_head::{Distribution, OutputHead};
 pub use source::{Arg, KERNELS, NVRTC_OPTIONS, names};

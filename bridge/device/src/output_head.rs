@@ -13,6 +13,8 @@ pub struct Distribution<'a> {
     pub hidden: &'a Buffer,
     /// `[vocabulary, width]`.
     pub weight: &'a Buffer,
+    /// Factor on products, which makes them raw logits.
+    pub scale: f32,
     /// What becomes of a raw logit.
     pub bend: Bend,
 }
@@ -73,7 +75,7 @@ impl OutputHead<'_> {
             n,
             k: width,
             batch: 1,
-            alpha: 1.0,
+            alpha: of.scale,
             beta: 0.0,
             a: Matrix::rows(of.hidden, width),
             b: Matrix::rows(&weight, width).t(),
@@ -127,7 +129,7 @@ impl OutputHead<'_> {
     }
 
     /// `dhidden [rows, width] += ∂ W` and, unless the weight is frozen, `dweight [vocabulary, width] += ∂ᵀ h`, both `f32`, with ∂ the
-    /// gradient of the raw logits, made again tile by tile.
+    /// gradient of the raw logits times their scale, made again tile by tile.
     ///
     /// # Errors
     /// As [`Kernels::head_pull`].
@@ -154,7 +156,7 @@ impl OutputHead<'_> {
                 n: width,
                 k: n,
                 batch: 1,
-                alpha: 1.0,
+                alpha: self.policy.scale,
                 beta: 1.0,
                 a: Matrix::rows(&pulled, n),
                 b: Matrix::rows(&weight, width),

@@ -81,6 +81,7 @@ macro_rules! checks {
 
 checks! {
     elements: norms::elements;
+    copies: norms::copies;
     layer_norm: norms::layer_norm;
     rms_norm: norms::rms_norm;
     heads: attention::split_heads;
@@ -136,6 +137,7 @@ fn the_output_head_keeps_one_tile() {
         policy: Distribution {
             hidden: &hidden,
             weight: &weight,
+            scale: 1.0,
             bend,
         },
         other: None,

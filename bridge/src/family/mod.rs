@@ -40,6 +40,7 @@ mod names;
 mod olmo2;
 mod phi3;
 mod plan;
+mod published;
 mod qwen;
 mod rope;
 

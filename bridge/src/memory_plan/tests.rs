@@ -131,3 +131,43 @@ fn a_plan_that_does_not_fit_is_refused_with_both_sizes() {
     assert!(error.starts_with(start), "{error}");
     plan.check_fits(&Device::Cpu).unwrap();
 }
+
+/// A plan of a part of an iteration, counted as often as the iteration has it, is the plan of all of it.
+#[test]
+fn an_iteration_is_a_whole_number_of_its_parts() {
+    let config = ModelConfig::from(GptNeoXConfig {
+        n_layers: 2,
+        ..GptNeoXConfig::tiny(11, 0)
+    });
+    let run = |separate_critic, lora| DeviceRun {
+        dtype: DType::BF16,
+        lora,
+        moments: Moments::F32,
+        checkpointing: true,
+        separate_critic,
+        micro_batch: 2,
+        prompt: 3,
+        response: 5,
+        batches: [4, 4, 4],
+        iteration: [24, 6],
+        epochs: 2,
+        slots: 4,
+    };
+    let lora = LoraConfig::every_layer(&config, 2, 4.0);
+    for run in [run(false, None), run(true, None), run(true, Some(lora))] {
+        let short = device_plan(&config, &run).unwrap();
+        // No slots are shared by 24 texts and steps of 6 but those of all of them.
+        let slots = DeviceRun {
+            slots: 24,
+            ..run.clone()
+        };
+        let whole = device_plan(&config, &slots).unwrap();
+        assert_eq!(short[..3], whole[..3]);
+        let [short, whole] = [&short[3], &whole[3]];
+        // Six rounds of four slots read the tokens that one round of 24 reads.
+        assert_eq!(short.flops, whole.flops);
+        assert!(short.launches > whole.launches);
+        let all = super::on_device::stages(&config, &run, 24).unwrap();
+        assert_eq!(*short, all[3]);
+    }
+}

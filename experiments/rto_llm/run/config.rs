@@ -1,5 +1,6 @@
 //! Settings of a run.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -228,6 +229,9 @@ pub fn resolve(args: &Args) -> Result<Config> {
     // In the order of the table, each once.
     let chosen = |m: &&Method| config.methods.contains(m);
     config.methods = METHODS.iter().filter(chosen).collect();
+    if !(args.dry_run && config.published().is_some()) {
+        config.check_data()?;
+    }
     config.check()?;
     Ok(config)
 }
@@ -261,7 +265,6 @@ struct Flags<'a> {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        self.check_data()?;
         let positive = [
             ("max_prompt_tokens", self.max_prompt_tokens),
             ("demonstrations", self.demonstrations),
@@ -319,6 +322,15 @@ impl Config {
     pub fn has_critic(&self, method: &Method) -> bool {
         let ppo = self.ppo(method);
         ppo.is_ok_and(|ppo| ppo.advantage == Advantage::Gae)
+    }
+
+    /// The network by its published shape, where neither its folder nor data are given: enough for a plan.
+    pub fn published(&self) -> Option<ModelConfig> {
+        let here = self.model.is_empty() || Path::new(&self.model).exists();
+        match here || !self.data.is_empty() {
+            true => None,
+            false => ModelConfig::published(&self.model),
+        }
     }
 
     fn check_data(&self) -> Result<()> {

@@ -51,6 +51,10 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
     ranks::check_same(engine, "--shard-moments", &args.shard_moments.to_string())?;
     let ranks = Ranks::try_new(engine.clone(), config.gradient_groups)?
         .with_sharded_moments(args.shard_moments);
+    // A plan needs neither weights nor data.
+    if let (true, Some(network)) = (args.dry_run, config.published()) {
+        return plan::print_card(&config, &network, reporter);
+    }
     let seeds = SeedTree::new(config.seed).child(NAME);
     let device = device_of_process(&config.device, ranks::on_host())?;
     // Bad settings and bad data leave nothing behind.

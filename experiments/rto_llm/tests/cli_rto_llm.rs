@@ -15,6 +15,8 @@ mod faults;
 mod files;
 #[path = "cli_rto_llm/lora.rs"]
 mod lora;
+#[path = "cli_rto_llm/plan.rs"]
+mod plan;
 #[path = "cli_rto_llm/score.rs"]
 mod score;
 #[path = "cli_rto_llm/training.rs"]

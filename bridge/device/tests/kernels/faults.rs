@@ -9,6 +9,14 @@ struct Suite {
     check: Check,
 }
 
+const ELEMENTS: Suite = Suite {
+    kernels: &["add", "add_bias", "narrow", "clear", "cap_all"],
+    check: norms::elements,
+};
+const COPIES: Suite = Suite {
+    kernels: &["gather_rows", "regroup"],
+    check: norms::copies,
+};
 const LAYER_NORM: Suite = Suite {
     kernels: &[
         "layer_norm",
@@ -102,6 +110,27 @@ type Fault = (
 const BARRIER: &str = "__syncthreads();";
 
 const FAULTS: &[Fault] = &[
+    (
+        "a bias at the wrong stride",
+        &ELEMENTS,
+        "KERNEL add_bias",
+        "i / width * stride",
+        "i / width * width",
+    ),
+    (
+        "a row that is not there, read all the same",
+        &COPIES,
+        "KERNEL gather_rows",
+        "row == 0xffffffffu ? put(0.0f) : from[(wide)row * width + j]",
+        "from[(wide)(row == 0xffffffffu ? 0 : row) * width + j]",
+    ),
+    (
+        "pieces of one row in another's place",
+        &COPIES,
+        "KERNEL regroup",
+        "row * to_row",
+        "row * from_row",
+    ),
     (
         "no barrier between reading the scratch of a sum and writing it again",
         &LAYER_NORM,

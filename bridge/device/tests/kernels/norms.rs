@@ -2,24 +2,31 @@
 
 use super::harness::{Bench, Verdict, close, single, size, threads, within};
 use rand::Rng;
-use rto_device::{Element, Kernels};
+use rto_device::{Element, Kernels, NO_ROW, upload_u32};
 
-/// `y += x`, `y += bias`, `y = x`.
+/// `y += x`, `y += bias` (on rows with others' elements between them), `y = x`, `y = 0`, `y = c tanh(y/c)`.
 pub fn elements(bench: &Bench, case: u64) -> Verdict {
     let mut rng = bench.rng(case);
     let (rows, width) = (size(&mut rng, 9), size(&mut rng, 140));
-    let n = rows * width;
+    let stride = width + rng.random_range(0..3) * rng.random_range(0..40);
+    let (n, spread) = (rows * width, (rows - 1) * stride + width);
+    let apart = bench.values(&mut rng, spread);
+    let cap = rng.random_range(0.5f32..3.0);
     let [x, y] = [0; 2].map(|_| bench.values(&mut rng, n));
     let bias = bench.values(&mut rng, width);
-    let wide: Vec<f32> = (0..n).map(|_| rng.random_range(-3.0..3.0)).collect();
+    let wide_values: Vec<f32> = (0..n).map(|_| rng.random_range(-3.0..3.0)).collect();
     let out = bench.run(case, threads(&mut rng), |device, kernels| {
         let (x, bias) = (bench.upload(device, &x)?, bench.upload(device, &bias)?);
-        let (sum, biased) = (bench.upload(device, &y)?, bench.upload(device, &y)?);
-        let (wide, narrow) = (single(device, &wide)?, bench.fresh(device, n)?);
+        let (sum, biased) = (bench.upload(device, &y)?, bench.upload(device, &apart)?);
+        let (wide, narrow) = (single(device, &wide_values)?, bench.fresh(device, n)?);
         kernels.add(&sum, &x)?;
-        kernels.add_bias(&biased, &bias)?;
+        kernels.add_bias(&biased, &bias, stride)?;
         kernels.narrow(&wide, &narrow)?;
-        Ok(vec![sum, biased, narrow])
+        let zero = device.alloc(Element::F32, n)?;
+        kernels.clear(&zero)?;
+        let capped = single(device, &wide_values)?;
+        kernels.cap_all(&capped, cap)?;
+        Ok(vec![sum, biased, narrow, zero, capped])
     })?;
     let of = |f: &dyn Fn(usize) -> f32| (0..n).map(|i| f64::from(f(i))).collect::<Vec<_>>();
     // One rounding of a float sum, exactly.
@@ -30,8 +37,78 @@ pub fn elements(bench: &Bench, case: u64) -> Verdict {
             .ok_or_else(|| format!("{what}: {got:?}, {want:?}"))
     };
     exact("sum", out[0].floats(), of(&|i| y[i] + x[i]))?;
-    exact("biased", out[1].floats(), of(&|i| y[i] + bias[i % width]))?;
-    exact("narrow", out[2].floats(), of(&|i| wide[i]))
+    let biased = (0..spread).map(|i| match i % stride {
+        j if j < width => f64::from(apart[i] + bias[j]),
+        _ => f64::from(apart[i]),
+    });
+    exact("biased", out[1].floats(), biased.collect())?;
+    exact("narrow", out[2].floats(), of(&|i| wide_values[i]))?;
+    if out[3].floats().iter().any(|x| x.to_bits() != 0) {
+        return Err(format!("case {case}: not cleared"));
+    }
+    let capped: Vec<f64> = wide_values
+        .iter()
+        .map(|x| f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh())
+        .collect();
+    close("capped", &out[4].floats(), &capped, 1e-6)
+}
+
+/// Rows by index, and pieces of rows from one layout to another; what lies between them is left alone.
+pub fn copies(bench: &Bench, case: u64) -> Verdict {
+    let mut rng = bench.rng(case);
+    let (rows, width) = (size(&mut rng, 9), size(&mut rng, 70));
+    let pieces = size(&mut rng, 5);
+    let x = bench.values(&mut rng, rows * width);
+    let index: Vec<u32> = (0..size(&mut rng, 12))
+        .map(|_| match rng.random_range(0..4) {
+            0 => NO_ROW,
+            _ => rng.random_range(0..rows as u32),
+        })
+        .collect();
+    let mut layout = || {
+        let step = width + rng.random_range(0..9);
+        let row = (pieces - 1) * step + width + rng.random_range(0..9);
+        ([row, step], (rows - 1) * row + (pieces - 1) * step + width)
+    };
+    let ((from_steps, from_len), (to_steps, to_len)) = (layout(), layout());
+    let (from, to) = (
+        bench.values(&mut rng, from_len),
+        bench.values(&mut rng, to_len),
+    );
+    let out = bench.run(case, threads(&mut rng), |device, kernels| {
+        let picked = bench.fresh(device, index.len() * width)?;
+        let index = upload_u32(device, &index)?;
+        kernels.gather_rows(&bench.upload(device, &x)?, &index, &picked)?;
+        let moved = bench.upload(device, &to)?;
+        let from = bench.upload(device, &from)?;
+        kernels.regroup(
+            rows,
+            [pieces, width],
+            (&from, from_steps),
+            (&moved, to_steps),
+        )?;
+        Ok(vec![picked, moved])
+    })?;
+    let picked: Vec<f32> = index
+        .iter()
+        .flat_map(|&i| match i {
+            NO_ROW => vec![0.0; width],
+            i => x[i as usize * width..][..width].to_vec(),
+        })
+        .collect();
+    let mut moved = to.clone();
+    for (row, piece, d) in
+        (0..rows).flat_map(|r| (0..pieces).flat_map(move |p| (0..width).map(move |d| (r, p, d))))
+    {
+        let at = |[r, s]: [usize; 2]| row * r + piece * s + d;
+        moved[at(to_steps)] = from[at(from_steps)];
+    }
+    for (what, got, want) in [("picked", 0, picked), ("moved", 1, moved)] {
+        if out[got].floats() != want {
+            return Err(format!("case {case}, {what}: {:?}, {want:?}", out[got]));
+        }
+    }
+    Ok(())
 }
 
 struct Norm {
@@ -118,7 +195,7 @@ fn check(bench: &Bench, case: u64, norm: &Norm, offset: Option<f32>) -> Verdict 
         let scratch = device.alloc(Element::F32, Kernels::column_scratch(rows, width))?;
         let (dgain, dbias) = (single(device, &norm.dgain)?, single(device, &norm.dgain)?);
         kernels.norm_gain(&x, &stats, &dy, &dgain, &scratch)?;
-        kernels.column_sums(&dy, &dbias, &scratch)?;
+        kernels.column_sums(&dy, width, &dbias, &scratch)?;
         Ok(vec![y, stats, dx, dgain, dbias])
     })?;
     let want = reference(norm, offset);

@@ -231,6 +231,7 @@ pub fn output_head(bench: &Bench, case: u64) -> Verdict {
         let of = |k: usize| Distribution {
             hidden: &uploaded[k],
             weight: &uploaded[2 + k],
+            scale: 1.0,
             bend: bends[k],
         };
         let targets = upload_u32(device, &targets)?;
