@@ -92,8 +92,9 @@ pub fn print(
     for rank in &ranks {
         say!(
             reporter,
-            "# on {} ranks: about {} MB each, {} of computing, {:.1} MB sent by each in a step",
+            "# on {} rank{}: about {} MB each, {} of computing, {:.1} MB sent by each in a step",
             rank.ranks,
+            if rank.ranks == 1 { "" } else { "s" },
             rank.bytes.div_ceil(1_000_000),
             shown(rank.minutes),
             rank.sent as f64 / 1e6
