@@ -1,7 +1,7 @@
 //! Tables of means over runs with intervals, and of ratios of methods that share their seeds.
 
 use anyhow::Result;
-use rto_harness::stats::{Sample, shown};
+use rto_harness::stats::{Sample, Support, shown};
 use rto_harness::table::{Cell, Table};
 use std::collections::HashMap;
 
@@ -49,27 +49,20 @@ pub fn means(name: &str, groups: &[Group], keys: &[&str], measures: &[&str]) -> 
         let mut row: Vec<Cell> = group.key.iter().map(|k| parse(k)).collect();
         row.push(group.samples[0].len().into());
         for (measure, sample) in measures.iter().zip(&group.samples) {
-            let (mean, low, high) = sample.interval();
-            let ends = [Some(mean), low, high];
-            row.extend(match may_be_negative(measure) {
-                true => ends.map(finite),
-                false => ends.map(|v| finite(v.map(not_below_zero))),
-            });
+            let (mean, low, high) = sample.interval(support(measure));
+            row.extend([Some(mean), low, high].map(finite));
         }
         table.push(row);
     }
     table
 }
 
-/// Rewards may; gaps, divergences, entropies and errors may not, so that what lies below zero is cut off their intervals and
-/// their rounding.
-fn may_be_negative(measure: &str) -> bool {
-    ["reward", "implicit_reward"].contains(&measure)
-}
-
-/// Cuts off what lies below zero; `max` would turn NaN, a number that is not there, into zero.
-fn not_below_zero(v: f64) -> f64 {
-    if v < 0.0 { 0.0 } else { v }
+/// Rewards may be negative; gaps, divergences, entropies and errors may not.
+fn support(measure: &str) -> Support {
+    match measure {
+        "reward" | "implicit_reward" => Support::Real,
+        _ => Support::NonNegative,
+    }
 }
 
 /// A number, or nothing where there is none (no critic, no interval).
@@ -99,7 +92,7 @@ impl Ratio {
     /// interval (Student's t on log a/b) is that of paired differences.
     pub fn of(a: &Sample, b: &Sample) -> Self {
         let logs = a.0.iter().zip(&b.0).map(|(a, b)| (a / b).ln());
-        let (mean, low, high) = Sample(logs.collect()).interval();
+        let (mean, low, high) = Sample(logs.collect()).interval(Support::Real);
         Self {
             value: mean.exp(),
             low: low.map_or(f64::NAN, f64::exp),
@@ -140,7 +133,7 @@ impl Ratio {
 
 /// What an interval of a difference says, with the difference.
 pub fn gain(difference: &Sample, first: &str, second: &str) -> String {
-    let (_, low, high) = difference.interval();
+    let (_, low, high) = difference.interval(Support::Real);
     let what = match (low, high) {
         (Some(low), _) if low > 0.0 => format!("{first} is higher"),
         (_, Some(high)) if high < 0.0 => format!("{second} is higher"),
@@ -152,14 +145,14 @@ pub fn gain(difference: &Sample, first: &str, second: &str) -> String {
 
 /// `0.512 [0.480, 0.546]` of a sample's mean.
 pub fn interval_text(sample: &Sample) -> String {
-    let (mean, low, high) = sample.interval();
+    let (mean, low, high) = sample.interval(Support::Real);
     text([Some(mean), low, high])
 }
 
 /// The same of a gap, which is not negative.
 pub fn gap_text(sample: &Sample) -> String {
-    let (mean, low, high) = sample.interval();
-    text([Some(mean), low, high].map(|v| v.map(not_below_zero)))
+    let (mean, low, high) = sample.interval(Support::NonNegative);
+    text([Some(mean), low, high])
 }
 
 fn text(ends: [Option<f64>; 3]) -> String {

@@ -10,7 +10,7 @@ use rto::preference::{
     Method, MinimiserSet, Outcome, PairTable, PreferenceProblem, Responses, SupervisedBase,
     bounded_scores, chi_plan, evaluate, soft_optimum, tilt,
 };
-use rto_harness::stats::Sample;
+use rto_harness::stats::{Sample, Support};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
@@ -397,7 +397,11 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Table> {
                     Some(r - base.1)
                 });
                 let gap = Sample(gap.collect());
-                let (s, r, g) = (sub.interval(), sample.interval(), gap.interval());
+                let (s, r) = (
+                    sub.interval(Support::NonNegative),
+                    sample.interval(Support::NonNegative),
+                );
+                let g = gap.interval(Support::Real);
                 let low_high = |i: (f64, Option<f64>, Option<f64>)| {
                     [Some(i.0).filter(|x| x.is_finite()), i.1, i.2]
                         .map(|x| Cell::from(x.filter(|x| x.is_finite())))
@@ -454,7 +458,7 @@ pub fn by_coverage(study: &Study, runs: &Table) -> Result<Table> {
                     }
                     let logs = Sample(part.iter().map(|&i| coverage[i].ln()).collect());
                     let sample = Sample(part.iter().map(|&i| subopt[i]).collect());
-                    let (mean, low, high) = sample.interval();
+                    let (mean, low, high) = sample.interval(Support::NonNegative);
                     table.push([
                         f.name.into(),
                         name.into(),

@@ -5,7 +5,7 @@ use rand::Rng;
 use rand_distr::{Distribution, Exp1};
 use rto::mdp::Beta;
 use rto::preference::{Learner, Responses, Sampler, Trap, online_regret};
-use rto_harness::stats::Sample;
+use rto_harness::stats::{Sample, Support};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 use std::collections::BTreeMap;
@@ -205,7 +205,7 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<(Table, Table)> {
         let trap = Trap::try_new(Beta::try_new(b)?, study.config.trap_depth)?;
         for t in kept(study.config.rounds) {
             let sample = &samples[&(key.clone(), t as u64)];
-            let (mean, low, high) = sample.interval();
+            let (mean, low, high) = sample.interval(Support::NonNegative);
             let bound = (instance == "rare good").then(|| trap.passive_regret(t as f64));
             table.push([
                 instance.as_str().into(),

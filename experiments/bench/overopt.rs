@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, StudentT};
 use rto::mdp::Beta;
 use rto::preference::{Responses, best_of_n, chi_plan, kl, soft_best_of_n, tilt};
-use rto_harness::stats::Sample;
+use rto_harness::stats::{Sample, Support};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
@@ -306,8 +306,8 @@ pub fn summarise(study: &Study, runs: &Table) -> Result<Table> {
                 let mut row: Vec<Cell> =
                     vec![error.into(), method.into(), x.into(), at.len().into()];
                 for values in [&gain, &proxy] {
-                    let (mean, low, high) =
-                        Sample(at.iter().map(|&i| values[i]).collect()).interval();
+                    let sample = Sample(at.iter().map(|&i| values[i]).collect());
+                    let (mean, low, high) = sample.interval(Support::Real);
                     row.extend([Cell::from(mean), low.into(), high.into()]);
                 }
                 table.push(row);

@@ -16,6 +16,7 @@ use rto_bridge::family::GptNeoXConfig;
 use rto_bridge::learner::{NeuralScorer, Restricted};
 use rto_bridge::model::{Heads, Model};
 use rto_bridge::params::{Init, Params};
+use rto_harness::stats::Support;
 use std::sync::Arc;
 
 use crate::learners::Loss;
@@ -146,7 +147,9 @@ impl World {
 
     /// Mean KL(a‖b) over prompts.
     pub fn kl(&self, a: &Policy, b: &Policy) -> f64 {
-        a.iter().zip(b).map(|(a, b)| kl(a, b)).sum::<f64>() / PROMPTS as f64
+        let mean = a.iter().zip(b).map(|(a, b)| kl(a, b)).sum::<f64>() / PROMPTS as f64;
+        // Of equal policies it is rounding, of either sign.
+        Support::NonNegative.cut(mean)
     }
 }
 

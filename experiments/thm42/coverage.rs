@@ -8,7 +8,7 @@ use rto_harness::table::{Cell, Table};
 use crate::Study;
 use crate::setup::{WALD, named_radii};
 use crate::summary::{slope_cell, slope_cells};
-use rto_harness::stats::{Sample, clopper_pearson, shown, slope, with_interval};
+use rto_harness::stats::{Sample, Support, clopper_pearson, shown, slope, with_interval};
 
 /// The columns after n, replicate and the suboptimality of plain MLE: ‖θ_MLE − θ*‖/ϱ for norms, and
 /// √((L(θ_MLE) − L(θ*))/c) for sets of high likelihood. The truth is covered where it is at most 1.
@@ -197,7 +197,7 @@ fn scaled_suboptimality(study: &Study, runs: &Table) -> Result<(Table, Table)> {
         let n: f64 = text.parse()?;
         let gaps = runs.filter("n", &text)?.floats("greedy")?;
         let sample = Sample(gaps.iter().map(|gap| n * gap).collect());
-        let (mean, low, high) = sample.interval();
+        let (mean, low, high) = sample.interval(Support::NonNegative);
         constant.push([
             Cell::integer(&text),
             sample.len().into(),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rto_harness::table::{Cell, Table};
 
-use rto_harness::stats::{Sample, shown, slope, with_interval};
+use rto_harness::stats::{Sample, Support, shown, slope, with_interval};
 
 /// The runs of one method at one setting.
 pub struct Group {
@@ -86,8 +86,8 @@ const CURVE: [&str; 15] = [
 pub fn curves(name: &str, groups: &[Group], keys: &[&str]) -> Table {
     let mut table = Table::new(name, &[keys, &CURVE].concat());
     for group in groups {
-        let (gap, low, high) = group.suboptimality.interval();
-        let bound = (!group.bound.is_empty()).then(|| group.bound.interval());
+        let (gap, low, high) = group.suboptimality.interval(Support::NonNegative);
+        let bound = (!group.bound.is_empty()).then(|| group.bound.interval(Support::NonNegative));
         let quantile = |p| Cell::from(group.suboptimality.quantile(p));
         let count = group.bound.len();
         let mut row: Vec<Cell> = group.key.iter().map(|k| parse(k)).collect();

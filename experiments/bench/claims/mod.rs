@@ -6,9 +6,9 @@ mod methods;
 mod online;
 mod sampling;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rto::seed::SeedTree;
-use rto_harness::stats::Sample;
+use rto_harness::stats::{Sample, Support};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
@@ -110,6 +110,32 @@ pub fn tasks(study: &Study) -> Vec<Task<'_>> {
         .collect()
 }
 
+/// The values that a quantity can take, by its name: rewards, gains, differences and slopes may be negative.
+fn support(quantity: &str) -> Support {
+    const SIGNED: [&str; 6] = [
+        "slope",
+        "change of",
+        "gain",
+        "largest gain",
+        "doubling ratio",
+        "E length",
+    ];
+    const SHARES: [&str; 5] = [
+        "chi-PO better",
+        "Q-sharp better",
+        "chosen fall",
+        "peak inside",
+        "linear law better",
+    ];
+    let begins = |names: &[&str]| names.iter().any(|name| quantity.starts_with(name));
+    match quantity {
+        _ if begins(&SIGNED) || quantity.contains(" minus ") => Support::Real,
+        "worse than the reference" | "DPO without a minimiser" => Support::Share,
+        _ if begins(&SHARES) => Support::Share,
+        _ => Support::NonNegative,
+    }
+}
+
 /// Mean with its 95% interval, median and range of each number over its instances.
 pub fn summarise(runs: &Table) -> Result<Table> {
     let columns = [
@@ -133,7 +159,20 @@ pub fn summarise(runs: &Table) -> Result<Table> {
     }
     for key in order {
         let sample = Sample(samples.remove(&key).unwrap_or_default());
-        let (mean, low, high) = sample.interval();
+        let support = support(key[2]);
+        // Of rounding at most; anything else is a quantity of another kind.
+        if let Some(out) = sample
+            .0
+            .iter()
+            .find(|v| (*v - support.cut(**v)).abs() > 1e-9)
+        {
+            bail!(
+                "{}, {}: a run gives {out}, which is no value of {support:?}",
+                key[0],
+                key[2]
+            );
+        }
+        let (mean, low, high) = sample.interval(support);
         let finite = |x: Option<f64>| Cell::from(x.filter(|x| x.is_finite()));
         table.push([
             key[0].into(),
@@ -149,4 +188,35 @@ pub fn summarise(runs: &Table) -> Result<Table> {
         ]);
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn committed_numbers_lie_in_the_support_of_their_quantity() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../figures/bench/claims.csv");
+        let table = Table::from_csv(&file).unwrap();
+        let quantities = table.texts("quantity").unwrap();
+        let columns = ["mean", "low", "high", "least", "most"].map(|c| table.floats(c).unwrap());
+        for (i, quantity) in quantities.iter().enumerate() {
+            let support = support(quantity);
+            let [mean, low, high, least, most] = [0, 1, 2, 3, 4].map(|c| columns[c][i]);
+            for end in [mean, low, high].into_iter().filter(|v| v.is_finite()) {
+                assert_eq!(support.cut(end), end, "{quantity}");
+            }
+            for run in [least, most] {
+                assert!((support.cut(run) - run).abs() < 1e-9, "{quantity}: {run}");
+            }
+        }
+        for (quantity, expected) in [
+            ("SubOpt, RTO", Support::NonNegative),
+            ("DPO minus chi-PO", Support::Real),
+            ("Q-sharp better", Support::Share),
+        ] {
+            assert_eq!(support(quantity), expected);
+        }
+    }
 }

@@ -3,6 +3,30 @@
 use crate::table::Cell;
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 
+/// The values that a quantity can take, and so its mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// Any number: rewards, differences, slopes.
+    Real,
+    /// Numbers from 0 on: SubOpt, regret, KL divergences, bounds, lengths.
+    NonNegative,
+    /// Numbers in \[0, 1\]: probabilities, shares of runs.
+    Share,
+}
+
+impl Support {
+    /// The value of the support that is nearest; NaN stays.
+    pub fn cut(self, value: f64) -> f64 {
+        match self {
+            Self::Real => value,
+            // `max` would turn NaN, a number that is not there, into zero.
+            _ if value < 0.0 => 0.0,
+            Self::Share if value > 1.0 => 1.0,
+            _ => value,
+        }
+    }
+}
+
 /// A sample of independent replicates.
 #[derive(Debug, Clone, Default)]
 pub struct Sample(pub Vec<f64>);
@@ -30,11 +54,15 @@ impl Sample {
         (square / (n - 1.0) / n).sqrt()
     }
 
-    /// Mean with its 95% interval (Student's t); no interval from fewer than two replicates.
-    pub fn interval(&self) -> (f64, Option<f64>, Option<f64>) {
+    /// Mean with its 95% interval; no interval from fewer than two replicates.
+    ///
+    /// It is Student's, mean ± t s/√n, cut off at the ends of the support. The mean of the quantity lies in the support, so that the cut
+    /// interval holds it whenever the whole one does; rounding that leaves the support is cut off the mean too.
+    pub fn interval(&self, support: Support) -> (f64, Option<f64>, Option<f64>) {
         let half = t_quantile(self.len()).map(|t| t * self.error());
         let mean = self.mean();
-        (mean, half.map(|h| mean - h), half.map(|h| mean + h))
+        let end = |sign: f64| half.map(|h| support.cut(mean + sign * h));
+        (support.cut(mean), end(-1.0), end(1.0))
     }
 
     /// A quantile, linear between order statistics.
@@ -120,7 +148,7 @@ mod tests {
     #[test]
     fn intervals_are_the_textbook_ones() {
         let sample = Sample(vec![1.0, 2.0, 3.0, 4.0, 5.0]);
-        let (mean, low, high) = sample.interval();
+        let (mean, low, high) = sample.interval(Support::Real);
         // t(4) at 0.975 is 2.776445, and s²/5 = 1/2.
         let half = 2.776445 * 0.5f64.sqrt();
         assert!(mean == 3.0 && (low.unwrap() - (3.0 - half)).abs() < 1e-6);
@@ -130,6 +158,33 @@ mod tests {
         assert!((low - 0.443905).abs() < 1e-5 && (high - 0.974789).abs() < 1e-5);
         assert_eq!(clopper_pearson(5, 5).1, 1.0);
         assert!((clopper_pearson(40, 40).0 - 0.025f64.powf(1.0 / 40.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn intervals_stay_where_the_quantity_can_be() {
+        // s/√3 = 1, and t(2) at 0.975 is 4.302653.
+        let gaps = Sample(vec![0.0, 0.0, 3.0]);
+        let (mean, low, high) = gaps.interval(Support::Real);
+        assert!(mean == 1.0 && (low.unwrap() + 3.302653).abs() < 1e-6);
+        assert_eq!(gaps.interval(Support::NonNegative), (mean, Some(0.0), high));
+        // Nothing moves where nothing is cut, and an interval that ends outside is not moved inside.
+        let far = Sample(vec![10.0, 11.0, 12.0]);
+        assert_eq!(
+            far.interval(Support::NonNegative),
+            far.interval(Support::Real)
+        );
+        let shares = Sample(vec![1.0, 1.0, 1.0, 0.8]);
+        let (mean, low, high) = shares.interval(Support::Share);
+        assert!((mean - 0.95).abs() < 1e-15 && (0.7..0.8).contains(&low.unwrap()));
+        assert_eq!(high, Some(1.0));
+        // Rounding below zero, no interval from one run, and a number that is not there.
+        let rounding = Sample(vec![-1e-17, -2e-17]).interval(Support::NonNegative);
+        assert_eq!((rounding.0, rounding.1), (0.0, Some(0.0)));
+        assert_eq!(
+            Sample(vec![-1.0]).interval(Support::Real),
+            (-1.0, None, None)
+        );
+        assert!(Sample(vec![]).interval(Support::NonNegative).0.is_nan());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::Result;
 use rto_bridge::win_rate::OverSeeds;
 use rto_harness::html::{Page, escape, number};
 use rto_harness::methods::label;
-use rto_harness::stats::Sample;
+use rto_harness::stats::{Sample, Support};
 use rto_harness::table::Table;
 use std::path::PathBuf;
 
@@ -237,7 +237,7 @@ impl Corner {
                 .map(|run| run.iter().find(|e| e.method == row.method))
                 .collect::<Option<_>>()?;
             let rewards: Option<Vec<f64>> = own.iter().map(|e| e.reward).collect();
-            let (mean, low, high) = Sample(rewards?).interval();
+            let (mean, low, high) = Sample(rewards?).interval(Support::Real);
             let kl = Sample(own.iter().map(|e| e.numbers[2]).collect()).mean();
             let reward = [mean, low.unwrap_or(mean), high.unwrap_or(mean)];
             methods.push((row.method.clone(), kl, reward));

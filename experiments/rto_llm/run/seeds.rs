@@ -11,7 +11,7 @@ use rto_harness::list::List;
 use rto_harness::lock::{self, Hold, Sharing};
 use rto_harness::methods::label;
 use rto_harness::say;
-use rto_harness::stats::Sample;
+use rto_harness::stats::{Sample, Support};
 use rto_harness::sweep::Shard;
 use rto_harness::table::Table;
 use serde_json::json;
@@ -218,14 +218,13 @@ fn methods(runs: &[WinRates], seeds: &[u64], measure: Measure) -> (Table, Table)
         ];
         let mut row = vec![method.name.as_str().into()];
         for (c, column) in columns.iter().enumerate() {
-            let (value, low, high) = column.interval();
-            let (low, high) = (low.unwrap_or(value), high.unwrap_or(value));
-            let interval = Estimate { value, low, high };
             // A reward may be negative, a KL and a length may not.
-            let Estimate { value, low, high } = match c {
-                0 => interval,
-                _ => interval.at_least_zero(),
+            let support = match c {
+                0 => Support::Real,
+                _ => Support::NonNegative,
             };
+            let (value, low, high) = column.interval(support);
+            let (low, high) = (low.unwrap_or(value), high.unwrap_or(value));
             row.extend([value.into(), low.into(), high.into()]);
         }
         means.push(row);
