@@ -1,7 +1,7 @@
 //! `rto_llm generate`: responses drawn from a model.
 
 use crate::input::{self, Line};
-use crate::model::{Common, Model};
+use crate::model::{Common, Model, Reader};
 use anyhow::{Result, bail};
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
@@ -87,20 +87,18 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let total = lines.len().saturating_mul(args.samples);
     let batch = args.batch.min(total);
-    let model = Model::open_if(&args.model, batch, None, &args.common, |config| {
-        let vocabulary = config.vocab_size();
-        match args.eos.filter(|eos| *eos as usize >= vocabulary) {
-            Some(eos) => {
-                bail!("--eos: found {eos}, expected a token below the vocabulary's {vocabulary}")
-            }
-            None => Ok(()),
-        }
-    })?;
-    let sampling = sampling(args, &model);
+    let reader = Reader::open(&args.model, &args.common)?;
+    let vocabulary = reader.config.vocab_size();
+    if let Some(eos) = args.eos.filter(|eos| *eos as usize >= vocabulary) {
+        bail!("--eos: found {eos}, expected a token below the vocabulary's {vocabulary}");
+    }
+    // Every prompt is read before anything is printed or loaded.
     let prompts: Vec<Arc<[u32]>> = lines
         .iter()
-        .map(|line| Ok(line.prompt(&model, 1)?.into()))
+        .map(|line| Ok(line.prompt(&reader, 1)?.into()))
         .collect::<Result<_>>()?;
+    let model = Model::load(reader, batch, None, &args.common)?;
+    let sampling = sampling(args, &model);
     let seeds = SeedTree::new(args.seed).child("generate");
     let key = |i: usize| {
         let prompt = seeds.index((i / args.samples) as u64);
@@ -179,7 +177,7 @@ fn shown(args: &Args, model: &Model, sampled: &Sampled) -> Result<String> {
         Finish::Length => "length",
     };
     let (mut tokens, mut text) = (None, None);
-    if let Some(tokenizer) = &model.tokenizer {
+    if let Some(tokenizer) = &model.reader.tokenizer {
         tokens = Some(tokenizer.pieces(&episode.response)?);
         text = Some(tokenizer.reply_text(&episode.prompt, &episode.response)?);
     }

@@ -1,6 +1,6 @@
 //! Lines of text or token ids.
 
-use crate::model::Model;
+use crate::model::Reader;
 use anyhow::{Context, Result, anyhow, bail};
 use rto::Token;
 use serde_json::{Map, Value};
@@ -57,7 +57,7 @@ impl Line {
     }
 
     /// The tokens of `field` (text) or `field_ids`.
-    pub fn tokens(&self, field: &str, model: &Model) -> Result<Vec<Token>> {
+    pub fn tokens(&self, field: &str, reader: &Reader) -> Result<Vec<Token>> {
         let ids = format!("{field}_ids");
         let place = &self.place;
         let tokens = match (self.object.get(field), self.object.get(&ids)) {
@@ -66,10 +66,10 @@ impl Line {
             }
             (None, None) => bail!("{place}: found neither {field} nor {ids}"),
             (Some(Value::String(text)), None) => {
-                let tokenizer = model.tokenizer.as_ref().with_context(|| {
+                let tokenizer = reader.tokenizer.as_ref().with_context(|| {
                     format!(
                         "{place}: {field}: {} has no tokenizer.json; give {ids}{}",
-                        model.name, model.instead
+                        reader.name, reader.instead
                     )
                 })?;
                 let tokens = match field {
@@ -85,7 +85,7 @@ impl Line {
                 parse_ids(ids_value).with_context(|| format!("{place}: {ids}"))?
             }
         };
-        let vocab = model.engine.config().vocab_size();
+        let vocab = reader.config.vocab_size();
         match tokens.iter().find(|t| **t as usize >= vocab) {
             Some(token) => {
                 bail!("{place}: {ids}: found {token}, must be below the vocabulary's {vocab}")
@@ -95,22 +95,22 @@ impl Line {
     }
 
     /// Prompt and response; where both are texts they are one text, cut into tokens as a whole.
-    pub fn pair(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
-        let (prompt, response) = self.tokens_of_both(model)?;
-        self.check_prompt(&prompt, response.len(), model)?;
+    pub fn pair(&self, reader: &Reader) -> Result<(Vec<Token>, Vec<Token>)> {
+        let (prompt, response) = self.tokens_of_both(reader)?;
+        self.check_prompt(&prompt, response.len(), reader)?;
         Ok((prompt, response))
     }
 
     /// [`Line::pair`], whatever the model has room for.
-    pub fn tokens_of_both(&self, model: &Model) -> Result<(Vec<Token>, Vec<Token>)> {
+    pub fn tokens_of_both(&self, reader: &Reader) -> Result<(Vec<Token>, Vec<Token>)> {
         // Each field is looked at first, for its own errors.
         let apart = (
-            self.tokens("prompt", model)?,
-            self.tokens("response", model)?,
+            self.tokens("prompt", reader)?,
+            self.tokens("response", reader)?,
         );
         let text = |field: &str| self.object.get(field).and_then(Value::as_str);
         let (Some(prompt), Some(response), Some(tokenizer)) =
-            (text("prompt"), text("response"), &model.tokenizer)
+            (text("prompt"), text("response"), &reader.tokenizer)
         else {
             return Ok(apart);
         };
@@ -119,15 +119,15 @@ impl Line {
     }
 
     /// [`Line::tokens`] of a prompt that must hold at least one, and leave room in the context.
-    pub fn prompt(&self, model: &Model, more: usize) -> Result<Vec<Token>> {
-        let prompt = self.tokens("prompt", model)?;
-        self.check_prompt(&prompt, more, model)?;
+    pub fn prompt(&self, reader: &Reader, more: usize) -> Result<Vec<Token>> {
+        let prompt = self.tokens("prompt", reader)?;
+        self.check_prompt(&prompt, more, reader)?;
         Ok(prompt)
     }
 
-    fn check_prompt(&self, prompt: &[Token], more: usize, model: &Model) -> Result<()> {
+    fn check_prompt(&self, prompt: &[Token], more: usize, reader: &Reader) -> Result<()> {
         let (place, n) = (&self.place, prompt.len());
-        let context = model.engine.config().max_positions();
+        let context = reader.config.max_positions();
         if n == 0 {
             bail!("{place}: prompt: is empty, expected at least one token");
         }

@@ -1,4 +1,4 @@
-//! Opening a folder: the plan first, then the weights.
+//! Opening a folder: what texts are read with first, then the plan, then the weights.
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
@@ -104,13 +104,23 @@ impl Network {
     }
 }
 
-/// A causal model with its tokenizer, where the folder has one.
-pub struct Model {
+/// What texts and token ids are read with: the shape of a causal network and its tokenizer, where the folder has one. Nothing is
+/// printed and no weight is loaded before what is to be read has been.
+pub struct Reader {
     pub name: String,
-    pub engine: Network,
+    pub config: ModelConfig,
     pub tokenizer: Option<Tokenizer>,
     /// What the folder has in place of a tokenizer that is read, and what to do; for messages.
     pub instead: String,
+    folder: PathBuf,
+    device: Device,
+    notes: Vec<String>,
+}
+
+/// A causal model with what its texts are read with.
+pub struct Model {
+    pub reader: Reader,
+    pub engine: Network,
 }
 
 /// A folder as it is named on the command line, a hub id included.
@@ -118,31 +128,16 @@ pub fn resolve(name: &str, common: &Common) -> Result<PathBuf> {
     Ok(hub::resolve(name, &mut |text| common.say(text))?)
 }
 
-impl Model {
-    /// Reads the shape, prints the plan for `batch` sequences of `sequence` tokens, and loads.
-    pub fn open(
-        name: &str,
-        batch: usize,
-        sequence: Option<usize>,
-        common: &Common,
-    ) -> Result<Self> {
-        Self::open_if(name, batch, sequence, common, |_| Ok(()))
-    }
-
-    /// [`Model::open`] where the shape passes `check`, which has its say before anything is printed.
-    pub fn open_if(
-        name: &str,
-        batch: usize,
-        sequence: Option<usize>,
-        common: &Common,
-        check: impl FnOnce(&ModelConfig) -> Result<()>,
-    ) -> Result<Self> {
+impl Reader {
+    /// Reads the shape and the tokenizer of a folder.
+    pub fn open(name: &str, common: &Common) -> Result<Self> {
         if !(1..=MOST_THREADS).contains(&common.threads) {
             let found = common.threads;
             bail!("--threads: found {found}, expected 1 to {MOST_THREADS}");
         }
         let device = rto_bridge::device::device(&common.device)?;
-        let folder = resolve(name, common)?;
+        let mut notes = Vec::new();
+        let folder = checkpoint::present(&resolve(name, common)?, &mut notes)?;
         let (config, head) = checkpoint::read_config(&folder)?;
         if head != Head::CausalLm {
             bail!(
@@ -150,13 +145,35 @@ impl Model {
                 config.description().classes[0]
             );
         }
-        check(&config)?;
-        let sequence = sequence
-            .unwrap_or(config.max_positions())
-            .min(config.max_positions());
+        let tokenizer = match Tokenizer::is_in(&folder) {
+            true => Some(Tokenizer::load(&folder, &config)?),
+            false => None,
+        };
+        Ok(Self {
+            name: name.into(),
+            config,
+            tokenizer,
+            instead: Tokenizer::instead_in(&folder),
+            folder,
+            device,
+            notes,
+        })
+    }
+}
+
+impl Model {
+    /// Prints the plan for `batch` sequences of `sequence` tokens (of the whole context without), and loads the weights.
+    pub fn load(
+        reader: Reader,
+        batch: usize,
+        sequence: Option<usize>,
+        common: &Common,
+    ) -> Result<Self> {
+        let (name, context) = (&reader.name, reader.config.max_positions());
+        let sequence = sequence.unwrap_or(context).min(context);
         let plan = MemoryPlan::new(
-            &config,
-            head,
+            &reader.config,
+            Head::CausalLm,
             &Workload {
                 dtype: common.dtype(),
                 batch,
@@ -167,24 +184,13 @@ impl Model {
         common.say(&format!(
             "{name}: memory for {batch} sequence(s) of {sequence} tokens\n{plan}"
         ));
-        plan.check_fits(&device)?;
-        let loaded = checkpoint::load(&folder, Some(common.dtype()), &device)?;
-        for note in &loaded.notes {
+        plan.check_fits(&reader.device)?;
+        let loaded = checkpoint::load(&reader.folder, Some(common.dtype()), &reader.device)?;
+        let of_texts = reader.tokenizer.iter().flat_map(Tokenizer::notes);
+        for note in reader.notes.iter().chain(&loaded.notes).chain(of_texts) {
             common.say(&format!("{name}: {note}"));
         }
-        let tokenizer = match Tokenizer::is_in(&loaded.folder) {
-            true => Some(Tokenizer::load(&loaded.folder, &loaded.config)?),
-            false => None,
-        };
-        for note in tokenizer.iter().flat_map(Tokenizer::notes) {
-            common.say(&format!("{name}: {note}"));
-        }
-        let engine = Network::new(&loaded, &device, common)?;
-        Ok(Self {
-            name: name.into(),
-            engine,
-            tokenizer,
-            instead: Tokenizer::instead_in(&loaded.folder),
-        })
+        let engine = Network::new(&loaded, &reader.device, common)?;
+        Ok(Self { reader, engine })
     }
 }

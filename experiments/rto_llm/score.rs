@@ -2,8 +2,8 @@
 
 use crate::html::{self, Scored};
 use crate::input::{self, Line};
-use crate::model::{Common, Model};
-use anyhow::{Result, bail};
+use crate::model::{Common, Model, Reader};
+use anyhow::{Context, Result, bail};
 use rto_bridge::tokenizer::Tokenizer;
 use rto_harness::cli::{print, reader_is_gone};
 use serde_json::json;
@@ -51,16 +51,11 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("--beta: found {}, must be finite and > 0", args.beta);
     }
     let lines = input::read(&args.input)?;
-    let model = Model::open(&args.model, 1, None, &args.common)?;
-    let reference = match &args.reference {
-        None => None,
-        Some(name) => Some(Model::open(name, 1, None, &args.common)?),
-    };
+    let model = Reader::open(&args.model, &args.common)?;
+    let open = |name: &String| Reader::open(name, &args.common);
+    let reference = args.reference.as_ref().map(open).transpose()?;
     if let Some(reference) = &reference {
-        let (ours, theirs) = (
-            model.engine.config().vocab_size(),
-            reference.engine.config().vocab_size(),
-        );
+        let (ours, theirs) = (model.config.vocab_size(), reference.config.vocab_size());
         if ours != theirs {
             bail!(
                 "{}: vocabulary of {theirs}, but {} has {ours}",
@@ -68,15 +63,23 @@ pub fn run(args: &Args) -> Result<()> {
                 model.name
             );
         }
-    }
-    if let Some(reference) = &reference {
         same_tokens(&model, reference)?;
     }
-    // Every line is read before the first is scored: a bad last line costs no time.
+    // Every line is read before anything is printed or loaded: a bad last line costs no time.
     let pairs = lines
         .iter()
         .map(|line| pair(line, &model, reference.as_ref()))
         .collect::<Result<Vec<_>>>()?;
+    // A folder that cannot be made is known before the work, not after it.
+    if let Some(path) = &args.html
+        && let Some(folder) = path.parent()
+    {
+        let made = std::fs::create_dir_all(folder);
+        made.with_context(|| format!("--html {}: cannot make its folder", path.display()))?;
+    }
+    let load = |reader| Model::load(reader, 1, None, &args.common);
+    let model = load(model)?;
+    let reference = reference.map(load).transpose()?;
     let mut drawn = Vec::new();
     for (prompt, response) in &pairs {
         let scored = score(args.beta, prompt, response, &model, reference.as_ref())?;
@@ -105,13 +108,13 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Two tokenizers that read texts otherwise give rewards that mean nothing, however equal the sizes of their vocabularies.
-fn same_tokens(model: &Model, reference: &Model) -> Result<()> {
+fn same_tokens(model: &Reader, reference: &Reader) -> Result<()> {
     let (Some(ours), Some(theirs)) = (&model.tokenizer, &reference.tokenizer) else {
         return Ok(());
     };
     // Padded vocabularies have ids without a token.
     let piece = |tokenizer: &Tokenizer, id: u32| tokenizer.pieces(&[id]).ok();
-    let vocabulary = model.engine.config().vocab_size() as u32;
+    let vocabulary = model.config.vocab_size() as u32;
     for id in 0..vocabulary {
         let (a, b) = (piece(ours, id), piece(theirs, id));
         if a != b {
@@ -134,7 +137,7 @@ fn same_tokens(model: &Model, reference: &Model) -> Result<()> {
 /// The tokens of a prompt and of a response.
 type PromptAndResponse = (Vec<u32>, Vec<u32>);
 
-fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<PromptAndResponse> {
+fn pair(line: &Line, model: &Reader, reference: Option<&Reader>) -> Result<PromptAndResponse> {
     let (prompt, response) = line.pair(model)?;
     if let Some(reference) = reference {
         // Equal tokens may still be joined by other rules.
@@ -149,7 +152,7 @@ fn pair(line: &Line, model: &Model, reference: Option<&Model>) -> Result<PromptA
                 );
             }
         }
-        let context = reference.engine.config().max_positions();
+        let context = reference.config.max_positions();
         if prompt.len() + response.len() > context + 1 {
             let (p, r) = (prompt.len(), response.len());
             bail!(
@@ -182,7 +185,7 @@ fn score(
             )
         }
     };
-    let (prompt_text, tokens) = match &model.tokenizer {
+    let (prompt_text, tokens) = match &model.reader.tokenizer {
         None => (None, None),
         Some(tokenizer) => (
             Some(tokenizer.decode(prompt, true)?),

@@ -15,7 +15,7 @@ mod write;
 
 pub use crate::files::{atomic, check_finite, write_tensors};
 pub use names::is_published_buffer;
-pub use read::{Checkpoint, load, load_tensors, read_config, read_shape};
+pub use read::{Checkpoint, load, load_tensors, present, read_config, read_shape};
 pub use write::{Contents, dtype_name, save, save_with};
 
 /// File of the weights where there is one.

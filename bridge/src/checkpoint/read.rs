@@ -235,9 +235,12 @@ pub fn load_tensors(
     })
 }
 
-/// The folder, or the one a killed save left beside it.
-fn present(folder: &Path, notes: &mut Vec<String>) -> Result<PathBuf> {
-    if folder.is_dir() {
+/// The folder or GGUF file itself, or the folder that a killed save left beside it, with a note.
+///
+/// # Errors
+/// [`Error::File`] where there is none.
+pub fn present(folder: &Path, notes: &mut Vec<String>) -> Result<PathBuf> {
+    if folder.is_dir() || gguf::is_gguf(folder) {
         return Ok(folder.into());
     }
     if folder.exists() {

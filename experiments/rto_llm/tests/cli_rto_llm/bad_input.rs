@@ -83,25 +83,60 @@ fn bad_input_ends_in_one_line() {
             "device cuda: this build has no CUDA; build with --features cuda"
         );
     }
-    // Before a plan is printed.
-    let output = run(&[
-        "generate", "--model", &model, "--prompt", "Hi", "--eos", "9999",
-    ]);
-    assert_eq!(
+    let good = Input::new(PAIRS);
+    // An error comes first, before the plan, and nothing else comes.
+    let sharded = fixture("sharded");
+    let long = Input::new(&long);
+    let from = ["generate", "--model", &model];
+    let scored = ["score", "--model", &sharded, "--input", good.str()];
+    let place = good.str();
+    for (arguments, expected) in [
         (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stderr).as_ref()
+            [&from[..], &["--prompt", "Hi", "--eos", "9999"]].concat(),
+            "--eos: found 9999, expected a token below the vocabulary's 61".to_string(),
         ),
         (
-            Some(1),
-            "error: --eos: found 9999, expected a token below the vocabulary's 61\n"
-        )
-    );
-    let good = Input::new(PAIRS);
+            [&from[..], &["--prompt", ""]].concat(),
+            "--prompt: prompt: is empty, expected at least one token".to_string(),
+        ),
+        (
+            [&from[..], &["--input", long.str()]].concat(),
+            format!(
+                "{}:1: 64 prompt and 1 response tokens, the context has room for 64",
+                long.str()
+            ),
+        ),
+        (
+            scored.to_vec(),
+            format!("{place}:1: prompt: {sharded} has no tokenizer.json; give prompt_ids"),
+        ),
+        (
+            [
+                "score",
+                "--model",
+                &model,
+                "--reference",
+                &model,
+                "--input",
+                long.str(),
+            ]
+            .to_vec(),
+            format!(
+                "{}:1: 64 prompt and 2 response tokens, the context has room for 64",
+                long.str()
+            ),
+        ),
+    ] {
+        let output = run(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), &*said),
+            (Some(1), &*format!("error: {expected}\n"))
+        );
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
     let with = |model: &str| error(&["score", "--model", model, "--input", good.str(), "--quiet"]);
     assert_eq!(with("/nowhere"), "/nowhere: no such folder");
-    let sharded = fixture("sharded");
-    let place = good.str();
     assert_eq!(
         with(&sharded),
         format!("{place}:1: prompt: {sharded} has no tokenizer.json; give prompt_ids")
