@@ -4,7 +4,8 @@
 mod manners;
 
 use manners::{
-    check_terminal, goes_on_with, in_terminal, interrupted, into_closed_pipe, moments, same,
+    check_terminal, goes_on_with, in_terminal, interrupted, interrupted_at_keyboard,
+    into_closed_pipe, moments, same,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -132,6 +133,23 @@ fn manners_of(name: &str) {
         .unwrap();
     assert!(output.status.success());
     assert_eq!(fs::read(whole.join("timings.json")).unwrap(), timings);
+}
+
+#[test]
+fn ctrl_c_leaves_no_bar_on_the_screen() {
+    for columns in [80, 140] {
+        let dir = TempDir::new().unwrap();
+        let mut command = program("thm42", dir.path(), &["--smoke", "--out", "run"]);
+        let shown = interrupted_at_keyboard(&mut command, columns);
+        let screen = shown.rows.join("\n");
+        let screen = screen.trim_end();
+        assert!(!shown.status.success(), "too fast to be interrupted");
+        assert!(shown.all.contains("^C"), "{screen}");
+        for ghost in [" left", "[=", "[>"] {
+            assert!(!screen.contains(ghost), "{columns} columns:\n{screen}");
+        }
+        assert!(screen.contains("to go on: thm42 --smoke"), "{screen}");
+    }
 }
 
 #[test]

@@ -10,9 +10,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 /// Every line of the process. What else goes to the terminal must be printed by way of [`beside`], or it would be drawn over.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// The line fits any width: the message gets what the rest leaves, and is cut there.
-const BAR: &str = "{wide_msg} [{bar:20}] {percent:>3}% {left:>8}";
-const SPINNER: &str = "{spinner} {wide_msg} {elapsed:>8}";
+/// The line fits any width: the message gets what the rest leaves, and is cut there. Then the cursor goes back by three columns: a
+/// terminal writes `^C` where it stands, and at the end of a full line that would begin a new one, with the full one left behind.
+const BAR: &str = "{wide_msg} [{bar:20}] {percent:>3}% {left:>8}\u{1b}[3D";
+const SPINNER: &str = "{spinner} {wide_msg} {elapsed:>8}\u{1b}[3D";
 
 /// Steps of the bar itself.
 const STEPS: f64 = 1000.0;

@@ -5,7 +5,8 @@
 mod manners;
 
 use manners::{
-    check_terminal, goes_on_with, in_terminal, interrupted, into_closed_pipe, moments, same,
+    check_terminal, goes_on_with, in_terminal, interrupted, interrupted_at_keyboard,
+    into_closed_pipe, moments, same,
 };
 use std::fs;
 use std::path::Path;
@@ -32,6 +33,19 @@ fn fixture(name: &str) -> String {
         "{}/../../bridge/tests/fixtures/{name}",
         env!("CARGO_MANIFEST_DIR")
     )
+}
+
+#[test]
+fn ctrl_c_leaves_no_bar_on_the_screen() {
+    let dir = TempDir::new().unwrap();
+    let shown = interrupted_at_keyboard(&mut rto_llm(dir.path(), &["--smoke", "--out", "run"]), 80);
+    let screen = shown.rows.join("\n");
+    let screen = screen.trim_end();
+    assert!(!shown.status.success(), "too fast to be interrupted");
+    for ghost in [" left", "[=", "[>"] {
+        assert!(!screen.contains(ghost), "{screen}");
+    }
+    assert!(screen.contains("to go on: rto_llm --smoke"), "{screen}");
 }
 
 #[test]

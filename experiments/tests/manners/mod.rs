@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -28,6 +28,29 @@ pub struct Shown {
 
 /// Runs a program in a terminal of so many columns.
 pub fn in_terminal(command: &mut Command, columns: u16) -> Shown {
+    watched(command, columns, |_, _, _| false)
+}
+
+/// Runs a program in a terminal and presses Ctrl-C once a bar is drawn.
+pub fn interrupted_at_keyboard(command: &mut Command, columns: u16) -> Shown {
+    watched(command, columns, |screen, keyboard, child| {
+        let drawn = screen.contains("[=") || screen.contains("[>");
+        if drawn {
+            // The terminal writes ^C where the cursor stands. It is not the one that the program was started from, and sends no signal.
+            keyboard.write_all(b"\x03").unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            kill_process(child, Signal::INT).unwrap();
+        }
+        drawn
+    })
+}
+
+/// Runs a program in a terminal; `act` gets the screen after every piece of it, until it returns true.
+fn watched(
+    command: &mut Command,
+    columns: u16,
+    mut act: impl FnMut(&str, &mut File, Pid) -> bool,
+) -> Shown {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
@@ -59,7 +82,7 @@ pub fn in_terminal(command: &mut Command, columns: u16) -> Shown {
         .stderr(Stdio::null());
     drop(theirs);
     let mut parser = vt100::Parser::new(ROWS, columns, 0);
-    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    let (mut bytes, mut buffer, mut acted) = (Vec::new(), [0; 4096], false);
     let mut ours = File::from(ours);
     // Linux says EIO when the last end on the other side is closed.
     while let Ok(n) = ours.read(&mut buffer) {
@@ -68,6 +91,12 @@ pub fn in_terminal(command: &mut Command, columns: u16) -> Shown {
         }
         parser.process(&buffer[..n]);
         bytes.extend_from_slice(&buffer[..n]);
+        acted = acted
+            || act(
+                &parser.screen().contents(),
+                &mut ours,
+                Pid::from_child(&child),
+            );
     }
     let screen = parser.screen();
     let rows: Vec<String> = screen.rows(0, columns).collect();
