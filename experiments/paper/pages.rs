@@ -86,14 +86,7 @@ fn index(registry: &Registry, papers: &[&Paper]) -> String {
          data are the subject. Those of DPO Meets PPO are held by the tests that its page names. Statements are in our words.",
     );
     page.section("papers", "Papers");
-    let head = [
-        "paper",
-        "title",
-        "holds",
-        "with a price",
-        "false",
-        "not testable",
-    ];
+    let head = ["paper", "holds", "with a price", "false", "not testable"];
     let rows: Vec<Vec<String>> = registry
         .papers
         .iter()
@@ -114,19 +107,13 @@ fn index(registry: &Registry, papers: &[&Paper]) -> String {
             } else {
                 escape(&paper.short)
             };
-            let mut row = vec![
-                name,
-                format!(
-                    "<td class=\"text\">{} ({})",
-                    escape(&paper.title),
-                    link(paper)
-                ),
-            ];
+            let title = format!("<small>{} ({})</small>", escape(&paper.title), link(paper));
+            let mut row = vec![format!("{name}{title}")];
             row.extend(counts.map(|n| if n == 0 { String::new() } else { n.to_string() }));
             row
         })
         .collect();
-    page.table("sortable", &head, &rows);
+    page.table("sortable index", &head, &rows);
     page.finish()
 }
 

@@ -355,7 +355,7 @@ pub fn versions(page: &mut Page, run: &Results) {
             rows.push(vec![key.into(), escape(&value)]);
         }
     }
-    page.table("", &["what", "value"], &rows);
+    page.table("values", &["what", "value"], &rows);
 }
 
 fn interval_cell(estimate: Option<Estimate>) -> String {
