@@ -87,6 +87,7 @@ fn bad_input_ends_in_one_line() {
     // An error comes first, before the plan, and nothing else comes.
     let sharded = fixture("sharded");
     let long = Input::new(&long);
+    let longer = Input::new(format!("{{\"prompt_ids\": {:?}}}", vec![5; 65]));
     let from = ["generate", "--model", &model];
     let scored = ["score", "--model", &sharded, "--input", good.str()];
     let place = good.str();
@@ -100,10 +101,10 @@ fn bad_input_ends_in_one_line() {
             "--prompt: prompt: is empty, expected at least one token".to_string(),
         ),
         (
-            [&from[..], &["--input", long.str()]].concat(),
+            [&from[..], &["--input", longer.str()]].concat(),
             format!(
-                "{}:1: 64 prompt and 1 response tokens, the context has room for 64",
-                long.str()
+                "{}:1: 65 prompt and 1 response tokens, the context has room for 64",
+                longer.str()
             ),
         ),
         (
