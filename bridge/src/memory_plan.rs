@@ -12,9 +12,11 @@
 //! println!("{}", plan(true));
 //! ```
 
+mod card;
 mod on_device;
 
-pub use on_device::{CARDS, Card, DeviceRun, DeviceStage, device_plan};
+pub use card::{CARDS, Card};
+pub use on_device::{DeviceRun, DeviceStage, device_plan};
 
 use crate::family::REWARD_WEIGHT;
 use crate::family::{Head, ModelConfig};

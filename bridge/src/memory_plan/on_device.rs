@@ -63,40 +63,6 @@ pub struct DeviceStage {
     pub traffic: u64,
 }
 
-/// A card's published rates of dense products in bf16 and in f32 (without tensor cores), operations a second.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Card {
-    /// Its name.
-    pub name: &'static str,
-    bf16: f64,
-    f32: f64,
-}
-
-/// Cards of 80 GB with the rates of their makers' data sheets.
-pub const CARDS: [Card; 2] = [
-    Card {
-        name: "A100 80GB SXM",
-        bf16: 312e12,
-        f32: 19.5e12,
-    },
-    Card {
-        name: "H100 SXM",
-        bf16: 989e12,
-        f32: 67e12,
-    },
-];
-
-impl Card {
-    /// Seconds that the products of a stage take at least, at the card's published rate.
-    pub fn least_seconds(&self, stage: &DeviceStage, dtype: DType) -> f64 {
-        let rate = match dtype {
-            DType::BF16 => self.bf16,
-            _ => self.f32,
-        };
-        stage.flops as f64 / rate
-    }
-}
-
 /// The stages of a run on a network, each from an empty device.
 ///
 /// # Errors
@@ -153,6 +119,13 @@ const REWARD: Heads = Heads {
     reward: true,
 };
 
+/// Heads that are trained beside an adapter.
+const SCALARS: [&str; 3] = [
+    family::VALUE_WEIGHT,
+    family::VALUE_BIAS,
+    family::REWARD_WEIGHT,
+];
+
 struct Plan<'a> {
     config: &'a ModelConfig,
     run: &'a DeviceRun,
@@ -176,15 +149,8 @@ impl Plan<'_> {
     ) -> Result<Placed> {
         let lora = self.run.lora.as_ref();
         let network = network(self.config, heads, lora)?;
-        let is_head = |name: &str| {
-            [
-                family::VALUE_WEIGHT,
-                family::VALUE_BIAS,
-                family::REWARD_WEIGHT,
-            ]
-            .contains(&name)
-        };
-        let learns = |name: &str| trained && (lora.is_none() || is_factor(name) || is_head(name));
+        let learns =
+            |name: &str| trained && (lora.is_none() || is_factor(name) || SCALARS.contains(&name));
         let tensors = network.tensors();
         let parameters = match base {
             Some(base) => Parameters::beside(base, kernels, &tensors, learns),
@@ -228,7 +194,7 @@ impl Plan<'_> {
     }
 
     fn batch(&self, texts: usize) -> Result<Batch> {
-        let (prompt, response) = (vec![0; self.run.prompt], vec![0; self.run.response]);
+        let [prompt, response] = [self.run.prompt, self.run.response].map(|n| vec![0; n]);
         Batch::new(&vec![(&prompt[..], &response[..]); texts]).map_err(failed)
     }
 

@@ -26,6 +26,7 @@
 //! # Ok(()) }
 //! ```
 
+mod backward;
 mod batch;
 mod block;
 mod description;
@@ -36,6 +37,7 @@ mod optimizer;
 mod parameters;
 mod program;
 mod scores;
+mod turns;
 mod write;
 
 pub use batch::{Batch, Text};
