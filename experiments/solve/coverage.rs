@@ -9,8 +9,8 @@ use anyhow::Result;
 use rto::estimate::MetricKind;
 use rto::mdp::{ActionIx, StateIx, Trajectory};
 use rto::plan::{
-    DataLaw, Expectation, LinearCoverage, Root, Rounding, Truth, chi_square_coverage,
-    pair_coverage, trajectory_coverage,
+    DataLaw, Expectation, LinearCoverage, Rounding, Truth, chi_square_coverage, pair_coverage,
+    trajectory_coverage,
 };
 use rto::reward::TabularReward;
 use serde_json::{Value, json};
@@ -92,27 +92,18 @@ impl Solver<'_> {
                 "the features differ from those of the data in coverage.{key}, in which no pair differs"
             )
         };
-        let mut known = |key: &str, x: f64, root: Root, why: &str| {
-            let key = format!("coverage.{key}");
-            let x = notes.finite(&key, x, why)?;
-            if root.rounding > Rounding::NEGLIGIBLE * (1.0 + root.value) {
-                notes.say(key, LOST);
-                return None;
-            }
-            Some(x)
-        };
         let mut at = |key: &str, e: &Expectation| -> Result<(Option<f64>, Vec<f64>)> {
             let attained = linear.at_sum(&e.value, &e.size)?;
-            let root = linear.root(&e.value, &e.size, &e.rounding)?;
             let why = outside(&format!("{key}_direction"));
-            Ok((known(key, attained.value, root, &why), attained.at))
+            let value = notes.finite(&format!("coverage.{key}"), attained.value, &why);
+            Ok((value, attained.at))
         };
         (out.C_lin, out.C_lin_direction) = at("C_lin", &psi)?;
         (out.C_lin_baselined, out.C_lin_baselined_direction) = at("C_lin_baselined", &centred)?;
         let (steps, attained) = linear.along(mdp, &truth.star.policy, features)?;
         let why =
             "the features at coverage.C_lin_steps_at have a direction in which no pair differs";
-        out.C_lin_steps = known("C_lin_steps", steps.value, steps, why);
+        out.C_lin_steps = notes.finite("coverage.C_lin_steps", steps.value, why);
         out.C_lin_steps_at = step_of(&i.world, attained);
         Ok(())
     }
