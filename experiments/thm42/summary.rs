@@ -87,7 +87,8 @@ pub fn curves(name: &str, groups: &[Group], keys: &[&str]) -> Table {
     let mut table = Table::new(name, &[keys, &CURVE].concat());
     for group in groups {
         let (gap, low, high) = group.suboptimality.interval(Support::NonNegative);
-        let bound = (!group.bound.is_empty()).then(|| group.bound.interval(Support::NonNegative));
+        // The right-hand side of a theorem may be negative where its premise is false.
+        let bound = (!group.bound.is_empty()).then(|| group.bound.interval(Support::Real));
         let quantile = |p| Cell::from(group.suboptimality.quantile(p));
         let count = group.bound.len();
         let mut row: Vec<Cell> = group.key.iter().map(|k| parse(k)).collect();

@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn committed_numbers_lie_in_the_support_of_their_quantity() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../figures/bench/claims.csv");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../figures/bench/claims.csv");
         let table = Table::from_csv(&file).unwrap();
         let quantities = table.texts("quantity").unwrap();
         let columns = ["mean", "low", "high", "least", "most"].map(|c| table.floats(c).unwrap());

@@ -6,9 +6,9 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 /// The values that a quantity can take, and so its mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
-    /// Any number: rewards, differences, slopes.
+    /// Any number: rewards, differences, slopes, right-hand sides of theorems whose premise may be false.
     Real,
-    /// Numbers from 0 on: SubOpt, regret, KL divergences, bounds, lengths.
+    /// Numbers from 0 on: SubOpt, regret, KL divergences, lengths.
     NonNegative,
     /// Numbers in \[0, 1\]: probabilities, shares of runs.
     Share,
