@@ -122,12 +122,15 @@ pub(super) fn minimise(
             state.follow(beta, SHARPEN[1])?
         }
     };
+    // A constraint is active if its multiplier is larger than its slack, and if being without it would change the value by more
+    // than its rounding: a multiplier of less is none, and an objective without a slope is held by nothing.
+    let of_value = f64::EPSILON * objective.size(&best.theta)?;
     let active: Vec<bool> = state
         .frame
         .constraints(&best.v)
         .iter()
         .zip(&best.m)
-        .map(|(c, m)| *m > -c)
+        .map(|(c, m)| *m > -c && m * scale > of_value)
         .collect();
     let used: Vec<f64> = best
         .m
