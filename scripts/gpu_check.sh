@@ -80,10 +80,10 @@ check dpo 120 "$card" dpo $small
 check write 90 "$card" write $small
 check rto 180 "$card" rto $small
 python=${PYTHON:-$(command -v python3 || true)}
-if [ -n "$python" ] && "$python" -c 'import torch, transformers' 2>/dev/null; then
+if [ -z "$small" ] && [ -n "$python" ] && "$python" -c 'import torch, transformers' 2>/dev/null; then
     check torch 180 "$python" scripts/gpu_torch.py $small
 else
-    skip torch "python3 has no torch and transformers"
+    skip torch "needs a card, and python3 with torch and transformers"
 fi
 if [ -z "$small" ] && command -v compute-sanitizer >/dev/null; then
     check memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 1 "$card" sft --small

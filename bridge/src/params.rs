@@ -579,6 +579,8 @@ impl Gradients {
 pub(crate) fn part_of(tensor: &Tensor, part: &Range<usize>) -> Result<Tensor> {
     match part.len() == tensor.elem_count() {
         true => Ok(tensor.clone()),
+        // A share of nothing is on the processor: a GPU has no kernel for it.
+        false if part.is_empty() => Ok(Tensor::zeros(0, tensor.dtype(), &Device::Cpu)?),
         false => Ok(tensor.flatten_all()?.narrow(0, part.start, part.len())?),
     }
 }

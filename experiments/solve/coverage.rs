@@ -168,7 +168,8 @@ impl Solver<'_> {
             };
             let times = 2.0 * set.radius / n.sqrt();
             let value = notes.finite(&key, times * roots[i].value, why)?;
-            if times * roots[i].rounding > Rounding::NEGLIGIBLE * (beta + value) {
+            let kept = times * roots[i].rounding <= Rounding::NEGLIGIBLE * (beta + value);
+            if !kept {
                 notes.say(key, LOST);
                 return None;
             }

@@ -62,7 +62,8 @@ impl Solver<'_> {
         let of_norm = truth.map_or(0.0, |truth| truth.visits.expect(of_norm));
         let mut kept = |key: &str, x: f64, off: f64, size: f64, why: &str| {
             let x = notes.finite(key, x, why)?;
-            if off > share * size {
+            let sure = off <= share * size;
+            if !sure {
                 notes.say(key, why);
                 return None;
             }

@@ -54,6 +54,10 @@ fn save(state: &LearnerState<'_>, folder: &Path) -> Result<()> {
         core,
         gathered,
     } = state;
+    // What the others hold of shared moments was gathered on the first.
+    if gathered.is_some() && scorer.ranks.engine().rank() > 0 {
+        return Ok(());
+    }
     let ours = |name: &str| [WEIGHTS, OPTIMIZER, LEARNER].contains(&name);
     atomic::replace_folder(folder, ours, |new| {
         let params = scorer.model.params();

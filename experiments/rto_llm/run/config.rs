@@ -229,7 +229,7 @@ pub fn resolve(args: &Args) -> Result<Config> {
     // In the order of the table, each once.
     let chosen = |m: &&Method| config.methods.contains(m);
     config.methods = METHODS.iter().filter(chosen).collect();
-    if !(args.dry_run && config.published().is_some()) {
+    if !(args.dry_run && args.slurm.is_none() && config.published().is_some()) {
         config.check_data()?;
     }
     config.check()?;

@@ -66,9 +66,14 @@ impl Program<'_> {
         uniform: &mut dyn FnMut(usize, usize) -> f64,
     ) -> Result<Vec<Written>> {
         let (network, slots) = (self.network, writing.slots.min(prompts.len()));
+        if network.head.is_none() {
+            return Err(Error::Network(
+                "found no language-model head, expected one in a network that writes".into(),
+            ));
+        }
         let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         // The last token is never read.
-        let capacity = longest + writing.longest.max(1) - 1;
+        let capacity = longest.saturating_add(writing.longest.max(1) - 1);
         if capacity > network.positions || (slots == 0 && !prompts.is_empty()) {
             return Err(Error::Network(format!(
                 "found {slots} slots and texts of up to {capacity} tokens, expected slots and at most {} tokens",

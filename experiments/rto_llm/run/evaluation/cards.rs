@@ -124,7 +124,7 @@ fn relevant(settings: &toml::Table, stage: Stage) -> Vec<(String, String)> {
     SHARED.iter().for_each(|key| keep(key));
     match stage {
         Stage::Rl(method) => {
-            if method.training().reads.contains(&Model::Dpo) {
+            if method.training().reads.contains(&Model::Dpo) && !method.training().one_beta {
                 keep("beta1");
             }
             for key in ["critic", "missing_eos_penalty", "ppo"] {

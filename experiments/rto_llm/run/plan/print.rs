@@ -13,8 +13,7 @@ use super::memory::Memory;
 use crate::run::config::Config;
 use crate::run::data::Data;
 
-/// Prints settings, memory plan and work.
-/// The last flag: whether ranks share AdamW's moments out.
+/// Prints settings, memory plan and work; `sharded` says whether ranks share AdamW's moments out.
 pub fn print(
     config: &Config,
     data: &Data,
