@@ -142,7 +142,8 @@ pub(super) fn of_visits(mdp: &TabularMdp, policy: &TabularPolicy, log_prob: &[f6
                 continue;
             }
             let here = state[s] + log_prob[s] + of_log(*log_pi);
-            pair[s * na + a] = here.exp_m1();
+            // Finite, so that 0 times it is 0.
+            pair[s * na + a] = here.exp_m1().min(f64::MAX);
             let (next, _) = mdp.transition().row(s * na + a);
             for to in next.iter().filter(|to| **to != StateIx::END) {
                 state[to.ix()] = state[to.ix()].max(here + 2.0 * f64::EPSILON);
