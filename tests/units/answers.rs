@@ -46,41 +46,57 @@ fn compare(what: &str, a: &Solved, b: &Solved, unit: f64) {
     close("log det", a.log_det, b.log_det - 2.0 * d * unit.ln(), 1e-8);
 }
 
+/// One world in two units: its solution in the first, and its dimension.
+fn in_two_units(seed: u64, i: u64) -> Option<(Solved, usize)> {
+    let mut rng = SeedTree::new(seed).child("unit").index(i).rng();
+    let world = World::random(&mut rng);
+    let (kind, c) = (
+        rng.random_range(0..KINDS.len()),
+        log_uniform(&mut rng, -6.0, 6.0),
+    );
+    let what = format!("instance {i}, unit {c:e}");
+    let a = solve(&world, kind)?;
+    let b = solve(&world.in_unit(c), kind).expect("the radius has no unit");
+    compare(&what, &a, &b, c);
+    // At the prompts: where a policy never comes, (B.1) does not determine it.
+    for root in (0..world.prompts).map(|x| world.tree().root(x)) {
+        for (p, q) in a.policies.iter().zip(&b.policies) {
+            for (x, y) in p.probs(root).iter().zip(q.probs(root)) {
+                close(&what, *x, y, 1e-6);
+            }
+        }
+    }
+    assert_eq!(a.plain.ball_active, b.plain.ball_active, "{what}");
+    Some((a, world.dim))
+}
+
 #[test]
 fn every_unit_of_the_features_gives_the_same_answers() {
     let (seed, instances) = runs(700);
     let mut seen = [0usize; 4];
     for i in instances.clone() {
-        let mut rng = SeedTree::new(seed).child("unit").index(i).rng();
-        let world = World::random(&mut rng);
-        let (kind, c) = (
-            rng.random_range(0..KINDS.len()),
-            log_uniform(&mut rng, -6.0, 6.0),
-        );
-        let what = format!("instance {i}, unit {c:e}");
-        let Some(a) = solve(&world, kind) else {
+        let Some((a, dim)) = in_two_units(seed, i) else {
             continue;
         };
-        let b = solve(&world.in_unit(c), kind).expect("the radius has no unit");
-        compare(&what, &a, &b, c);
-        // At the prompts: where a policy never comes, (B.1) does not determine it.
-        for root in (0..world.prompts).map(|x| world.tree().root(x)) {
-            for (p, q) in a.policies.iter().zip(&b.policies) {
-                for (x, y) in p.probs(root).iter().zip(q.probs(root)) {
-                    close(&what, *x, y, 1e-6);
-                }
-            }
-        }
-        assert_eq!(a.plain.ball_active, b.plain.ball_active, "{what}");
         seen[match a.separation {
             Separation::None => 0,
             Separation::Quasi { .. } => 1,
             Separation::Complete => 2,
         }] += 1;
-        seen[3] += usize::from(a.radii.rank < world.dim);
+        seen[3] += usize::from(a.radii.rank < dim);
     }
     let n = instances.end - instances.start;
     assert!(seen.iter().all(|s| *s as u64 > n / 20), "{seen:?}");
+}
+
+/// A point that touches the ball without being held by it, and an objective that θ does not move: rounding of a multiplier made the ball
+/// active in one unit alone.
+#[test]
+fn a_multiplier_that_is_rounding_makes_no_constraint_active() {
+    for i in [842, 1026] {
+        let (a, _) = in_two_units(4711, i).expect("a world with a radius");
+        assert!(!a.plain.ball_active, "instance {i}");
+    }
 }
 
 #[test]
