@@ -57,10 +57,16 @@ impl Sample {
     /// Mean with its 95% interval; no interval from fewer than two replicates.
     ///
     /// It is Student's, mean ± t s/√n, cut off at the ends of the support. The mean of the quantity lies in the support, so that the cut
-    /// interval holds it whenever the whole one does; rounding that leaves the support is cut off the mean too.
+    /// interval holds it whenever the whole one does; rounding that leaves the support is cut off the mean too. A mean that is outside by
+    /// more is a fault of what made the sample: it is shown as it is, and nothing is cut.
     pub fn interval(&self, support: Support) -> (f64, Option<f64>, Option<f64>) {
+        const ROUNDING: f64 = 1e-9;
         let half = t_quantile(self.len()).map(|t| t * self.error());
         let mean = self.mean();
+        let support = match (support.cut(mean) - mean).abs() > ROUNDING {
+            true => Support::Real,
+            false => support,
+        };
         let end = |sign: f64| half.map(|h| support.cut(mean + sign * h));
         (support.cut(mean), end(-1.0), end(1.0))
     }
@@ -185,6 +191,11 @@ mod tests {
             (-1.0, None, None)
         );
         assert!(Sample(vec![]).interval(Support::NonNegative).0.is_nan());
+        let wrong = Sample(vec![-1.0, -2.0]);
+        assert_eq!(
+            wrong.interval(Support::NonNegative),
+            wrong.interval(Support::Real)
+        );
     }
 
     #[test]
