@@ -102,22 +102,6 @@ pub struct Submitted {
     pub scripts: PathBuf,
 }
 
-/// What the merge does first. A task that is being queued again can count as ended, and Slurm then starts the merge too early; for half a
-/// minute it looks whether such a task ends, then it is queued again itself, so that its node is free for the task.
-const WAITS: &str = "\
-left() { [ -n \"${1:-}\" ] && squeue -h -j \"$1\" 2>/dev/null | grep -q .; }
-tries=0
-while left \"${1:-}\"; do
-    tries=$((tries + 1))
-    if [ \"$tries\" -gt 15 ]; then
-        scontrol requeue \"$SLURM_JOB_ID\" || exit 1
-        # Slurm ends this shell.
-        sleep 600
-    fi
-    sleep 2
-done
-";
-
 impl Array<'_> {
     /// The scripts, with everything in them that does not depend on the cluster.
     ///
@@ -142,8 +126,6 @@ impl Array<'_> {
             true => None,
             false => {
                 let mut merge = head(&format!("{}-merge", self.name), &folder, "merge.log")?;
-                merge.push_str("#SBATCH --requeue\n");
-                merge.push_str(WAITS);
                 merge.push_str("export RAYON_NUM_THREADS=\"${SLURM_CPUS_PER_TASK:-1}\"\n");
                 writeln!(merge, "exec {}", command(&self.after)?)?;
                 Some(merge)
@@ -228,8 +210,7 @@ impl Array<'_> {
             // Whatever became of the tasks: the merge names the cells that are missing.
             sbatch.arg(format!("--dependency=afterany:{id}"));
         }
-        // The merge looks itself whether the array is done.
-        let output = sbatch.arg(&path).args(after).output().context("sbatch")?;
+        let output = sbatch.arg(&path).output().context("sbatch")?;
         let said = || {
             let text = String::from_utf8_lossy(&output.stderr);
             let words: Vec<&str> = text.split_whitespace().collect();
