@@ -16,6 +16,9 @@ use rto::mdp::{ActionIx, Problem, StateIx, TabularPolicy};
 use rto::plan::Rounding;
 use rto::reward::{RewardFunction, TabularReward};
 
+/// Why it is not said whether a constraint is active.
+const EITHER: &str = "not determined in floating point: the ellipsoid and the ball hold the worst parameter where either alone would, or what holds it is hardly more than rounding";
+
 /// A duality gap above this share of the terms of the value is told as a failure.
 const MOST_GAP: f64 = 1e-8;
 
@@ -193,6 +196,13 @@ impl Solver<'_> {
             }
             kept
         });
+        let active = [
+            ("ellipsoid", solved.ellipsoid_active),
+            ("ball", solved.ball_active),
+        ];
+        for (constraint, _) in active.iter().filter(|(_, active)| active.is_none()) {
+            notes.say(key(&format!("active.{constraint}")), EITHER);
+        }
         Ok(Some(MaxMin {
             value: solved.value,
             suboptimality,

@@ -129,10 +129,11 @@ pub struct MaxMin {
     pub root_policy: Rows,
 }
 
+/// Whether the worst parameter would move without the constraint; null where floating point does not tell.
 #[derive(Debug, Serialize)]
 pub struct Active {
-    pub ellipsoid: bool,
-    pub ball: bool,
+    pub ellipsoid: Option<bool>,
+    pub ball: Option<bool>,
 }
 
 /// C_sa, C_τ and χ² of the data's law μ, C_lin of its pairs, and Theorems 4.2 and B.1 restated through C_lin:

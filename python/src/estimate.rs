@@ -320,10 +320,14 @@ pub struct MaxMin {
     optimum: Py<SoftOptimum>,
     /// Duality gap, absolute.
     duality_gap: f64,
-    /// Whether the ellipsoid is active.
-    ellipsoid_active: bool,
-    /// Whether the ball is active.
-    ball_active: bool,
+    /// Whether the ellipsoid is active; None where floating point does not tell (either constraint alone would hold theta).
+    ellipsoid_active: Option<bool>,
+    /// Whether the ball is active, in the same sense.
+    ball_active: Option<bool>,
+}
+
+fn known(value: Option<bool>) -> String {
+    value.map_or_else(|| "None".into(), truth)
 }
 
 #[pymethods]
@@ -332,8 +336,8 @@ impl MaxMin {
         html(&[
             ("value", self.value.to_string()),
             ("duality_gap", format!("{:e}", self.duality_gap)),
-            ("ellipsoid_active", truth(self.ellipsoid_active)),
-            ("ball_active", truth(self.ball_active)),
+            ("ellipsoid_active", known(self.ellipsoid_active)),
+            ("ball_active", known(self.ball_active)),
         ])
     }
 

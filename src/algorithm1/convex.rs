@@ -4,6 +4,7 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::ConfidenceSet;
+use super::active::active;
 use super::frame::Frame;
 use crate::{Error, Result};
 
@@ -22,9 +23,10 @@ pub(super) trait Objective {
 /// A KKT point.
 pub(super) struct Solution {
     pub theta: Vec<f64>,
-    /// Of ‖θ−θ_MLE‖²_M − ϱ² and ‖θ‖² − B².
-    pub multipliers: (f64, f64),
-    pub active: (bool, bool),
+    /// Of ‖θ−θ_MLE‖²_M − ϱ² and ‖θ‖² − B², where they are determined.
+    pub multipliers: (Option<f64>, Option<f64>),
+    /// As [`active()`] says.
+    pub active: (Option<bool>, Option<bool>),
     /// An upper bound on gᵀθ − min_Θ gᵀ·, g the gradient there.
     pub gap: f64,
     pub iterations: usize,
@@ -81,15 +83,16 @@ pub(super) fn minimise(
     frame: Frame,
     set: &ConfidenceSet<'_>,
 ) -> Result<Solution> {
-    let alone = |active| Solution {
+    let alone = |multipliers, active| Solution {
         theta: set.center.to_vec(),
-        multipliers: (0.0, 0.0),
+        multipliers,
         active,
         gap: 0.0,
         iterations: 0,
     };
     if set.radius == 0.0 {
-        return Ok(alone((true, false)));
+        // A set of one point has no multiplier of its ellipsoid.
+        return Ok(alone((None, Some(0.0)), (Some(true), Some(false))));
     }
     let v = frame.interior();
     let beta = objective.beta();
@@ -103,7 +106,7 @@ pub(super) fn minimise(
         .max((spread / beta).min(spread.sqrt()))
         .max(1e-3 * size);
     if scale == 0.0 {
-        return Ok(alone((false, false)));
+        return Ok(alone((Some(0.0), Some(0.0)), (Some(false), Some(false))));
     }
     let constraints = frame.constraints(&v);
     let multipliers: Vec<f64> = constraints.iter().map(|c| 0.1 / -c).collect();
@@ -122,25 +125,22 @@ pub(super) fn minimise(
             state.follow(beta, SHARPEN[1])?
         }
     };
-    // A constraint is active if its multiplier is larger than its slack, and if being without it would change the value by more
-    // than its rounding: a multiplier of less is none, and an objective without a slope is held by nothing.
-    let of_value = f64::EPSILON * objective.size(&best.theta)?;
-    let active: Vec<bool> = state
-        .frame
-        .constraints(&best.v)
-        .iter()
-        .zip(&best.m)
-        .map(|(c, m)| *m > -c && m * scale > of_value)
-        .collect();
-    let used: Vec<f64> = best
-        .m
-        .iter()
-        .zip(&active)
-        .map(|(m, a)| if *a { m * scale } else { 0.0 })
-        .collect();
+    let gradient = state.gradient(&best.v, beta)?;
+    let found: Vec<f64> = best.m.iter().map(|m| m * scale).collect();
+    // A change of the value that is below its rounding is none either.
+    let noise = (f64::EPSILON * objective.size(&best.theta)?)
+        .max(ROUNDING * scale)
+        .max(best.gap);
+    let active = active(&state.frame, &best.v, &gradient, &found, noise);
+    let multipliers = state.frame.multipliers(set, &found);
+    let used = |i: usize, m: f64| match active.get(i).copied().unwrap_or(Some(false)) {
+        Some(true) => Some(m),
+        Some(false) => Some(0.0),
+        None => None,
+    };
     Ok(Solution {
-        multipliers: state.frame.multipliers(set, &used),
-        active: (active[0], active.get(1).copied().unwrap_or(false)),
+        multipliers: (used(0, multipliers.0), used(1, multipliers.1)),
+        active: (active[0], active.get(1).copied().unwrap_or(Some(false))),
         gap: best.gap,
         iterations: state.iterations,
         theta: best.theta.as_slice().to_vec(),

@@ -40,12 +40,15 @@ pub struct MaxMin {
     pub optimum: SoftOptimum,
     /// Danskin's gradient E_{d^π̂}\[φ\] − ν at θ̂, `[d]`.
     pub gradient: Vec<f64>,
-    /// Whether ‖θ − θ_MLE‖_M ≤ ϱ is active.
-    pub ellipsoid_active: bool,
-    /// Whether ‖θ‖ ≤ B is active.
-    pub ball_active: bool,
-    /// Multipliers (m₁, m₂) of ‖θ−θ_MLE‖²_M − ϱ² and ‖θ‖² − B².
-    pub multipliers: (f64, f64),
+    /// Whether ‖θ − θ_MLE‖_M ≤ ϱ is active: whether each multiplier of it at θ̂ is positive, so that θ̂ would move without it.
+    /// None where floating point does not tell: where either constraint alone would hold θ̂ (the ellipsoid and the ball are the
+    /// same set, or tangent at θ̂), or where the multiplier is hardly more than rounding. The criterion has no unit.
+    pub ellipsoid_active: Option<bool>,
+    /// Whether ‖θ‖ ≤ B is active, in the same sense.
+    pub ball_active: Option<bool>,
+    /// Multipliers (m₁, m₂) of ‖θ−θ_MLE‖²_M − ϱ² and ‖θ‖² − B²: 0 of a constraint that is not active, None where that is not
+    /// known, and of the ellipsoid where ϱ = 0.
+    pub multipliers: (Option<f64>, Option<f64>),
     /// An upper bound, by weak duality, on min_Θ max_π − max_π min_Θ at (θ̂, π̂).
     pub duality_gap: f64,
     /// How large the terms are that add up to `value`, β included: what the gap is small or large beside.

@@ -34,6 +34,7 @@
 //! # Ok::<(), rto::Error>(())
 //! ```
 
+mod active;
 mod convex;
 mod frame;
 mod maxmin;

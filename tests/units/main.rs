@@ -204,6 +204,7 @@ struct Solved {
     radii: Radii,
     log_det: f64,
     plain: MaxMin,
+    based: MaxMin,
     /// Numbers that keep their value in any unit of the features.
     same: Vec<(&'static str, f64)>,
     /// log π(a|s) of Algorithm 1, (B.1) and its baselined form.
@@ -301,6 +302,7 @@ fn solve(world: &World, kind: usize) -> Option<Solved> {
         fit,
         radii: all,
         plain,
+        based,
         same,
     })
 }

@@ -420,7 +420,6 @@ fn skipped(path: &str) -> bool {
     ["notes", "warnings"].contains(&path)
         || last.ends_with("_at")
         || last.ends_with("_direction")
-        || last == "active"
         || last == "duality_gap"
         || last == "gradient"
         || last.starts_with("starts")
@@ -441,6 +440,10 @@ fn tolerance(path: &str, size: f64) -> (f64, f64) {
 
 fn compare(what: &str, path: &str, want: &Value, got: &Value, size: f64, count: &mut u64) {
     if skipped(path) {
+        return;
+    }
+    // Rounding may hide in one unit whether a constraint is active; told in both, it is told alike.
+    if path.contains(".active.") && (want.is_null() || got.is_null()) {
         return;
     }
     match (want, got) {
@@ -626,6 +629,30 @@ fn a_bound_that_is_rounding_times_the_radius_is_null() {
         let bound = found["algorithm1"]["expected_bonus_norm"].as_f64().unwrap();
         assert!((bound - 1.0 / 3.0).abs() < 1e-15, "{bound}");
     }
+}
+
+/// Without pairs Σ_𝒟 = λI, and the ellipsoid of radius √λ B is the ball: either holds the worst parameter.
+#[test]
+fn which_of_two_equal_constraints_is_active_is_null() {
+    let found = |radius: f64| {
+        told(json!({
+            "beta": 1.0, "initial": [1.0], "n_actions": 2, "horizon": 1,
+            "reference": [[[0.5, 0.5]]], "features": [[[[1.0, 0.2], [0.3, 1.0]]]], "preferences": [],
+            "estimation": {"param_bound": 2.0, "ridge": 4.0, "bonus_scale": radius},
+        }))
+    };
+    let active = |radius| found(radius)["theorem_b1"]["active"].clone();
+    assert_eq!(active(3.99), json!({"ellipsoid": true, "ball": false}));
+    assert_eq!(active(4.01), json!({"ellipsoid": false, "ball": true}));
+    let equal = found(4.0);
+    for constraint in ["ellipsoid", "ball"] {
+        lost(&equal, &format!("/theorem_b1/active/{constraint}"));
+    }
+    // Against π_ref nothing is gained at θ = 0, and no constraint is touched.
+    assert_eq!(
+        equal["baselined"]["active"],
+        json!({"ellipsoid": false, "ball": false})
+    );
 }
 
 /// The robust planner reads the same pessimistic reward: φ and −φ have one bonus, and only φᵀθ_MLE tells them apart.
