@@ -5,6 +5,7 @@ use rto::algorithm2::{DpoConfig, PpoConfig};
 use rto_harness::config::{Rules, increasing, within};
 use rto_harness::list::List;
 use rto_harness::methods::{self, Given, Method, method, value_parser};
+use rto_harness::on_tree::setup::Draw;
 use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
 
@@ -291,6 +292,15 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// How its instances are drawn.
+    pub fn draw(&self) -> Draw {
+        Draw {
+            prompts: self.prompts,
+            reward_scale: self.reward_scale,
+            reference_scale: self.reference_scale,
+        }
+    }
+
     fn check_numbers(&self) -> Result<()> {
         within("prompts", self.prompts as f64, 1.0, 1e3)?;
         for (key, value, least, most) in [

@@ -7,10 +7,10 @@ use rto::policy::StateMap;
 use rto::reward::{LogRatioReward, RewardFunction};
 use rto::seed::SeedTree;
 use rto::seq::{Policy, StreamKey};
+use rto_harness::on_tree::setup::Setup;
 use rto_harness::stats::shown;
 use rto_harness::table::{Cell, Table};
 
-use crate::setup::Setup;
 use crate::{Instance, Study};
 
 /// Three numbers per (s, a): what (4.5) pays, r + V\*(s′) − V\*(s) at β, and r.

@@ -4,12 +4,12 @@ use anyhow::Result;
 use rto::mdp::{Beta, Problem, TabularPolicy};
 use rto::plan::{rto_optimum, soft_value_iteration};
 use rto_harness::methods::{Method, method};
+use rto_harness::on_tree::setup::Setup;
 use rto_harness::stats::{Sample, shown};
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::method::{Knobs, Point, Yardsticks, mean_over_run, run};
-use crate::setup::Setup;
 use crate::tables::{Group, Ratio, blocks, gap_text, groups, means};
 use crate::{Instance, Study};
 

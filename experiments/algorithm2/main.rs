@@ -9,7 +9,6 @@ mod heatmap;
 mod heatmaps;
 mod map;
 mod method;
-mod setup;
 mod sweep_figure;
 mod sweeps;
 mod tables;
@@ -19,12 +18,12 @@ use clap::Parser;
 use config::{Config, Flags};
 use rto::seed::SeedTree;
 use rto_harness::cli::{note, parse, run_main};
+use rto_harness::on_tree::setup::{Setup, Size};
 use rto_harness::run_dir::Timings;
 use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
 use rto_harness::sweep::Task;
 use rto_harness::table::Table;
-use setup::{Setup, Size};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -222,7 +221,7 @@ impl Study {
                 let seeds = self.seeds.child("instance").child(instance.name());
                 let size = instance.size(&self.config);
                 slot.get_or_init({
-                    let setup = Setup::new(&self.config, size, &seeds)?;
+                    let setup = Setup::new(self.config.draw(), &self.config.dpo, size, &seeds)?;
                     || setup
                 });
             }

@@ -9,11 +9,11 @@ use rto::reward::{LogRatioReward, TabularReward};
 use rto::seed::SeedTree;
 use rto::seq::TokenReward;
 use rto_harness::methods::{Keys, Method, Parts};
+use rto_harness::on_tree::setup::Setup;
 use rto_harness::on_tree::{Trainer, prefix_sums, tabulate};
 use rto_harness::table::Cell;
 
 use crate::config::Config;
-use crate::setup::Setup;
 
 /// What a run may vary.
 #[derive(Debug, Clone, Copy)]

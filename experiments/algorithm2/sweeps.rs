@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use rto_harness::methods::{Method, method};
+use rto_harness::on_tree::setup::{Setup, Size};
 use rto_harness::stats::shown;
 use rto_harness::sweep::Task;
 use rto_harness::table::{Cell, Table};
 
 use crate::Study;
 use crate::method::{Knobs, Yardsticks, mean_over_run, run};
-use crate::setup::{Setup, Size};
 use crate::tables::{Group, Ratio, differences, gap_text, groups, interval_text, means};
 
 const COLUMNS: &[&str] = &[
@@ -73,7 +73,7 @@ fn knobs(study: &Study) -> Knobs {
 
 fn base_cell(study: &Study, replicate: u64) -> Result<Vec<Vec<Cell>>> {
     let seeds = study.seeds.child("sweeps").index(replicate);
-    let setup = Setup::new(&study.config, size(study), &seeds)?;
+    let setup = Setup::new(study.config.draw(), &study.config.dpo, size(study), &seeds)?;
     let mut rows = Vec::new();
     for &responses in &study.config.responses {
         let knobs = Knobs {
@@ -117,7 +117,7 @@ fn sized_cell(
         _ => size.pairs = value,
     }
     let seeds = study.seeds.child("sweeps").index(replicate);
-    let setup = Setup::new(&study.config, size, &seeds)?;
+    let setup = Setup::new(study.config.draw(), &study.config.dpo, size, &seeds)?;
     setting(
         study,
         &setup,

@@ -1,4 +1,6 @@
-//! Algorithm 2 and its baselines on a token tree, where every policy can be measured exactly: what `algorithm2` and the Python package share.
+//! Algorithm 2 and its baselines on a token tree, where every policy can be measured exactly: what `algorithm2` `study` and the Python package share.
+
+pub mod setup;
 
 use std::sync::Arc;
 
@@ -166,6 +168,7 @@ pub fn prefix_sums(mdp: &TabularMdp, reward: &impl RewardFunction) -> Vec<f64> {
 pub struct Trainer {
     learner: TabularLearner,
     critic: Option<Regressor<Table>>,
+    critic_learning_rate: f64,
     state: PpoState,
 }
 
@@ -200,6 +203,7 @@ impl Trainer {
         Ok(Self {
             learner: TabularLearner::try_new(policy, sgd(ppo.learning_rate))?,
             critic,
+            critic_learning_rate: ppo.critic_learning_rate,
             state: PpoState::new(ppo),
         })
     }
@@ -227,6 +231,19 @@ impl Trainer {
     /// Logits that are not finite.
     pub fn policy(&self) -> Result<TabularPolicy> {
         Ok(self.learner.policy().table()?)
+    }
+
+    /// Puts V = `values`, `[n_states]`, in place of what the critic has learnt; a run without a critic stays without.
+    ///
+    /// # Errors
+    /// A wrong length; a value that is not finite.
+    pub fn set_values(&mut self, values: &[f64]) -> Result<()> {
+        if self.critic.is_some() {
+            let map = self.learner.policy().map().clone();
+            let sgd = OptimizerConfig::sgd(self.critic_learning_rate);
+            self.critic = Some(Regressor::critic(map, values, sgd)?);
+        }
+        Ok(())
     }
 
     /// V as it is, `[n_states]`, where there is a critic.

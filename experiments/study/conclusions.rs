@@ -1,0 +1,725 @@
+//! What the study concludes, from `runs.csv` and `worlds.csv` alone.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use rto_harness::methods::label;
+use rto_harness::stats::{Sample, Support, holm, shown, sign_flip};
+use rto_harness::table::{Cell, Table};
+
+use crate::config::Point;
+use crate::envelope::{Envelope, first_reaches};
+use crate::runs::{ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, REPORT, TUNE, choose};
+
+/// Tests of the protocol's family: three quantities on two trees and six cells of the dialogue world.
+pub const FAMILY: usize = 24;
+
+/// The levels of the second quantity, in per cent of J(optimum) − J(SFT), the one that is tested first.
+const LEVELS: [u32; 4] = [50, 25, 75, 90];
+
+/// KLs at which two envelopes are compared.
+const KLS: u32 = 20;
+
+/// A measurement along a run.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    samples: f64,
+    objective: f64,
+    reward: f64,
+    kl: f64,
+    greedy: f64,
+    critic_error: f64,
+}
+
+/// (instance, method, stage) and (seed, β₂ as text) of a run.
+type Of = (String, String, String);
+
+/// What needs no training in one world.
+#[derive(Debug, Default)]
+struct World {
+    /// (policy, parameter, reward, KL).
+    policies: Vec<(String, f64, f64, f64)>,
+}
+
+/// Everything that was measured.
+pub struct Study {
+    instances: Vec<String>,
+    methods: Vec<String>,
+    seeds: Vec<u64>,
+    beta2: f64,
+    runs: BTreeMap<Of, BTreeMap<(u64, String), Vec<Row>>>,
+    worlds: BTreeMap<(String, u64), World>,
+    points: Table,
+}
+
+/// Tables, and what they say.
+pub struct Conclusions {
+    pub tables: Vec<Table>,
+    pub text: String,
+}
+
+impl Study {
+    /// Reads `runs.csv` and `worlds.csv`.
+    pub fn read(runs: &Table, worlds: &Table, beta2: f64) -> Result<Self> {
+        let text = |column: &str| runs.texts(column);
+        let (instances, methods, stages) = (text("instance")?, text("method")?, text("stage")?);
+        let (seeds, betas) = (runs.parsed::<u64>("seed", "a seed")?, text("beta2")?);
+        let columns = [
+            "samples",
+            "objective",
+            "reward",
+            "kl",
+            "greedy",
+            "critic_error",
+        ];
+        let columns = columns.map(|c| runs.floats(c));
+        let [samples, objective, reward, kl, greedy, critic_error] = columns;
+        let (samples, objective, reward) = (samples?, objective?, reward?);
+        let (kl, greedy, critic_error) = (kl?, greedy?, critic_error?);
+        let mut all: BTreeMap<Of, BTreeMap<(u64, String), Vec<Row>>> = BTreeMap::new();
+        for i in (0..runs.len()).filter(|i| stages[*i] != TUNE) {
+            let of = (instances[i].clone(), methods[i].clone(), stages[i].clone());
+            let run = all.entry(of).or_default();
+            run.entry((seeds[i], betas[i].clone()))
+                .or_default()
+                .push(Row {
+                    samples: samples[i],
+                    objective: objective[i],
+                    reward: reward[i],
+                    kl: kl[i],
+                    greedy: greedy[i],
+                    critic_error: critic_error[i],
+                });
+        }
+        let mut found: BTreeMap<(String, u64), World> = BTreeMap::new();
+        let (of, at) = (
+            worlds.texts("instance")?,
+            worlds.parsed::<u64>("seed", "a seed")?,
+        );
+        let (policies, parameters) = (worlds.texts("policy")?, worlds.floats("parameter")?);
+        let (rewards, kls) = (worlds.floats("reward")?, worlds.floats("kl")?);
+        for i in 0..worlds.len() {
+            let world = found.entry((of[i].clone(), at[i])).or_default();
+            let row = (policies[i].clone(), parameters[i], rewards[i], kls[i]);
+            world.policies.push(row);
+        }
+        let report = runs.filter("stage", REPORT)?;
+        let mut reported: Vec<u64> = report.parsed("seed", "a seed")?;
+        reported.sort_unstable();
+        reported.dedup();
+        Ok(Self {
+            instances: report.distinct("instance")?,
+            methods: report.distinct("method")?,
+            seeds: reported,
+            beta2,
+            runs: all,
+            worlds: found,
+            points: points(runs)?,
+        })
+    }
+
+    /// Every table of the study.
+    pub fn conclude(self) -> Result<Conclusions> {
+        let conclusions = self.conclusions()?;
+        let verdicts = self.verdicts(&conclusions)?;
+        let text = text(&conclusions, &verdicts)?;
+        let (curves, ends, frontier) = (self.curves()?, self.ends()?, self.frontier()?);
+        Ok(Conclusions {
+            text,
+            tables: vec![self.points, curves, ends, frontier, conclusions, verdicts],
+        })
+    }
+
+    fn world(&self, instance: &str, seed: u64) -> Result<&World> {
+        let found = self.worlds.get(&(instance.to_string(), seed));
+        found.with_context(|| format!("worlds: no row of {instance} with seed {seed}"))
+    }
+
+    /// The run of a method on a seed, at the objective's β₂.
+    fn run(&self, instance: &str, method: &str, stage: &str, seed: u64) -> Result<&[Row]> {
+        let of = (instance.to_string(), method.to_string(), stage.to_string());
+        let at = (seed, Cell::from(self.beta2).text());
+        let found = self.runs.get(&of).and_then(|seeds| seeds.get(&at));
+        let found = found.map(Vec::as_slice).filter(|rows| !rows.is_empty());
+        found
+            .with_context(|| format!("runs: no {stage} of {method} on {instance} with seed {seed}"))
+    }
+
+    /// (J − J(SFT)) / (J(optimum) − J(SFT)) along a run, against samples.
+    fn shares(&self, key: (&str, &str, &str), seed: u64) -> Result<Vec<(f64, f64)>> {
+        let world = self.world(key.0, seed)?;
+        let rows = self.run(key.0, key.1, key.2, seed)?;
+        let share = |r: &Row| Ok((r.samples, world.share(r.objective, self.beta2)?));
+        rows.iter().map(share).collect()
+    }
+
+    /// One number for each seed.
+    fn each(&self, of: impl Fn(u64) -> Result<f64>) -> Result<Sample> {
+        Ok(Sample(
+            self.seeds.iter().map(|s| of(*s)).collect::<Result<_>>()?,
+        ))
+    }
+
+    /// The share of a method at the end.
+    fn end(&self, key: (&str, &str, &str)) -> Result<Sample> {
+        self.each(|seed| Ok(last(&self.shares(key, seed)?).1))
+    }
+
+    /// Samples to a level, in logs, and how often it was not reached.
+    fn samples_to(&self, key: (&str, &str, &str), level: u32) -> Result<(Sample, usize)> {
+        let mut missed = 0;
+        let mut logs = Sample::default();
+        for &seed in &self.seeds {
+            let curve = self.shares(key, seed)?;
+            let reached = first_reaches(&curve, f64::from(level) / 100.0);
+            missed += usize::from(reached.is_none());
+            logs.0.push(reached.unwrap_or(last(&curve).0).ln());
+        }
+        Ok((logs, missed))
+    }
+
+    /// All (KL, reward) of a method over β₂ and training time.
+    fn reached(&self, instance: &str, method: &str, seed: u64) -> Vec<(f64, f64)> {
+        let of = (
+            instance.to_string(),
+            method.to_string(),
+            ENVELOPE.to_string(),
+        );
+        let runs = self.runs.get(&of).into_iter().flatten();
+        let runs = runs.filter(|((s, _), _)| *s == seed);
+        runs.flat_map(|(_, rows)| rows.iter().map(|r| (r.kl, r.reward)))
+            .collect()
+    }
+
+    /// The third quantity on one seed: RTO's envelope less DPPO's, as a share of the frontier's rise.
+    fn matched(&self, instance: &str, seed: u64) -> Result<f64> {
+        let world = self.world(instance, seed)?;
+        let (sft, frontier) = (world.reward("sft")?, world.envelope("frontier")?);
+        let [rto, dppo] = ["rto", "dppo"].map(|m| self.reached(instance, m, seed));
+        let furthest = |points: &[(f64, f64)]| points.iter().map(|p| p.0).fold(0.0, f64::max);
+        let most = furthest(&rto).min(furthest(&dppo));
+        let [rto, dppo] = [rto, dppo].map(|points| Envelope::new(sft, points));
+        let at = |j: u32| most * f64::from(j) / f64::from(KLS);
+        let sum: f64 = (1..=KLS).map(|j| rto.at(at(j)) - dppo.at(at(j))).sum();
+        Ok(sum / f64::from(KLS) / (frontier.at(most) - sft))
+    }
+
+    fn conclusions(&self) -> Result<Table> {
+        let columns = [
+            "instance",
+            "quantity",
+            "variant",
+            "method",
+            "against",
+            "estimate",
+            "low",
+            "high",
+            "p",
+            "p_holm",
+            "seeds",
+            "missed",
+            "missed_against",
+        ];
+        let mut rows: Vec<Vec<Cell>> = Vec::new();
+        let mut family: Vec<(usize, f64)> = Vec::new();
+        for instance in &self.instances {
+            for variant in [REPORT, LAMBDA_ONE, EXACT_CRITIC] {
+                let keys = ["rto", "dppo"].map(|m| (instance.as_str(), m, variant));
+                let tested = variant == REPORT;
+                let of =
+                    |quantity: &str| [instance, quantity, variant, "rto", "dppo"].map(Cell::from);
+                let gap = differences(&self.end(keys[0])?, &self.end(keys[1])?);
+                if tested {
+                    family.push((rows.len(), sign_flip(&gap.0)));
+                }
+                rows.push(line(
+                    of("objective_end"),
+                    &gap,
+                    |x| x,
+                    [Cell::Empty, Cell::Empty],
+                ));
+                for level in LEVELS {
+                    let [(rto, missed), (dppo, missed_against)] = [
+                        self.samples_to(keys[0], level)?,
+                        self.samples_to(keys[1], level)?,
+                    ];
+                    let ratio = differences(&dppo, &rto);
+                    if tested && level == LEVELS[0] {
+                        family.push((rows.len(), sign_flip(&ratio.0)));
+                    }
+                    let missed = [missed.into(), missed_against.into()];
+                    rows.push(line(
+                        of(&format!("samples_{level}")),
+                        &ratio,
+                        f64::exp,
+                        missed,
+                    ));
+                }
+                if tested {
+                    let matched = self.each(|seed| self.matched(instance, seed))?;
+                    family.push((rows.len(), sign_flip(&matched.0)));
+                    let none = [Cell::Empty, Cell::Empty];
+                    rows.push(line(of("reward_at_matched_kl"), &matched, |x| x, none));
+                }
+            }
+            // Secondary: RTO against every other method, and every method against what needs no training.
+            for other in self
+                .methods
+                .iter()
+                .filter(|m| !["rto", "dppo"].contains(&m.as_str()))
+            {
+                let gap = differences(
+                    &self.end((instance, "rto", REPORT))?,
+                    &self.end((instance, other, REPORT))?,
+                );
+                let of = [instance.as_str(), "objective_end", REPORT, "rto", other].map(Cell::from);
+                rows.push(line(of, &gap, |x| x, [Cell::Empty, Cell::Empty]));
+            }
+            let baseline =
+                self.each(|seed| self.world(instance, seed)?.best_baseline(self.beta2))?;
+            for method in self.methods.iter().map(String::as_str).chain(["dpo"]) {
+                let end = match method {
+                    "dpo" => self.each(|seed| {
+                        let world = self.world(instance, seed)?;
+                        world.share(world.objective("dpo", self.beta2)?, self.beta2)
+                    })?,
+                    _ => self.end((instance, method, REPORT))?,
+                };
+                let of = [
+                    instance.as_str(),
+                    "above_baselines",
+                    REPORT,
+                    method,
+                    "best_baseline",
+                ];
+                let gap = differences(&end, &baseline);
+                rows.push(line(
+                    of.map(Cell::from),
+                    &gap,
+                    |x| x,
+                    [Cell::Empty, Cell::Empty],
+                ));
+            }
+        }
+        let p: Vec<f64> = family.iter().map(|f| f.1).collect();
+        for ((at, _), corrected) in family.iter().zip(holm(&p, FAMILY)) {
+            rows[*at][9] = corrected.into();
+        }
+        let mut table = Table::new("conclusions", &columns);
+        rows.into_iter().for_each(|row| table.push(row));
+        Ok(table)
+    }
+
+    /// The protocol's verdict on RTO against DPPO on each ground.
+    fn verdicts(&self, conclusions: &Table) -> Result<Table> {
+        let mut table = Table::new("verdicts", &["instance", "objective", "samples"]);
+        for instance in &self.instances {
+            let rows = conclusions
+                .filter("instance", instance)?
+                .filter("variant", REPORT)?
+                .filter("against", "dppo")?;
+            let test = |quantity: &str| Test::read(&rows, quantity);
+            let (end, samples) = (test("objective_end")?, test("samples_50")?);
+            let verdict = objective_verdict(end, test("reward_at_matched_kl")?);
+            table.push([
+                instance.as_str().into(),
+                verdict.into(),
+                samples_verdict(samples).into(),
+            ]);
+        }
+        Ok(table)
+    }
+
+    /// Shares and critic errors along the reported runs.
+    fn curves(&self) -> Result<Table> {
+        let columns = [
+            "instance",
+            "method",
+            "samples",
+            "share",
+            "share_low",
+            "share_high",
+            "kl",
+            "critic_error",
+        ];
+        let mut table = Table::new("curves", &columns);
+        for instance in &self.instances {
+            for method in &self.methods {
+                let key = (instance.as_str(), method.as_str(), REPORT);
+                let first = self.shares(key, self.seeds[0])?;
+                for (i, (samples, _)) in first.iter().enumerate() {
+                    let share = self.each(|seed| Ok(self.shares(key, seed)?[i].1))?;
+                    let of = |what: fn(&Row) -> f64| {
+                        self.each(|seed| Ok(what(&self.run(instance, method, REPORT, seed)?[i])))
+                    };
+                    let (share, low, high) = share.interval(Support::Real);
+                    let error = of(|r| r.critic_error)?.mean();
+                    table.push([
+                        instance.as_str().into(),
+                        method.as_str().into(),
+                        (*samples).into(),
+                        share.into(),
+                        low.into(),
+                        high.into(),
+                        of(|r| r.kl)?.mean().into(),
+                        Some(error).filter(|e| e.is_finite()).into(),
+                    ]);
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    /// Where each method ends, and what needs no training, on the same scale.
+    fn ends(&self) -> Result<Table> {
+        let columns = [
+            "instance",
+            "policy",
+            "parameter",
+            "share",
+            "share_low",
+            "share_high",
+            "reward",
+            "kl",
+            "greedy_reward",
+        ];
+        let mut table = Table::new("ends", &columns);
+        for instance in &self.instances {
+            let first = self.world(instance, self.seeds[0])?;
+            for (policy, parameter, ..) in first.policies.iter().filter(|p| p.0 != "frontier") {
+                let of = |what: fn((f64, f64), f64) -> f64| {
+                    self.each(|seed| {
+                        let world = self.world(instance, seed)?;
+                        Ok(what(world.find(policy, *parameter)?, self.beta2))
+                    })
+                };
+                let share = self.each(|seed| {
+                    let world = self.world(instance, seed)?;
+                    let (reward, kl) = world.find(policy, *parameter)?;
+                    world.share(reward - self.beta2 * kl, self.beta2)
+                })?;
+                let (share, low, high) = share.interval(Support::Real);
+                table.push([
+                    instance.as_str().into(),
+                    policy.as_str().into(),
+                    (*parameter).into(),
+                    share.into(),
+                    low.into(),
+                    high.into(),
+                    of(|m, _| m.0)?.mean().into(),
+                    of(|m, _| m.1)?.mean().into(),
+                    Cell::Empty,
+                ]);
+            }
+            for method in &self.methods {
+                let share = self.end((instance, method, REPORT))?;
+                let (share, low, high) = share.interval(Support::Real);
+                let mean = |what: fn(&Row) -> f64| -> Result<f64> {
+                    let ends = self.each(|seed| {
+                        let rows = self.run(instance, method, REPORT, seed)?;
+                        Ok(rows.last().map_or(f64::NAN, what))
+                    })?;
+                    Ok(ends.mean())
+                };
+                table.push([
+                    instance.as_str().into(),
+                    method.as_str().into(),
+                    Cell::Empty,
+                    share.into(),
+                    low.into(),
+                    high.into(),
+                    mean(|r| r.reward)?.into(),
+                    mean(|r| r.kl)?.into(),
+                    mean(|r| r.greedy)?.into(),
+                ]);
+            }
+        }
+        Ok(table)
+    }
+
+    /// Envelopes of reward above SFT against KL: the exact frontier, RTO, DPPO and what needs no training.
+    fn frontier(&self) -> Result<Table> {
+        let columns = ["instance", "curve", "kl", "gain", "gain_low", "gain_high"];
+        let mut table = Table::new("frontier", &columns);
+        for instance in &self.instances {
+            let mut most = f64::INFINITY;
+            for &seed in &self.seeds {
+                for method in ["rto", "dppo"] {
+                    let points = self.reached(instance, method, seed);
+                    most = most.min(points.iter().map(|p| p.0).fold(0.0, f64::max));
+                }
+            }
+            for curve in [
+                "frontier",
+                "rto",
+                "dppo",
+                "sharpened",
+                "best_of_reward_model",
+                "best_of_dpo",
+            ] {
+                for j in 0..=KLS {
+                    let kl = most * f64::from(j) / f64::from(KLS);
+                    let gain = self.each(|seed| {
+                        let world = self.world(instance, seed)?;
+                        let sft = world.reward("sft")?;
+                        let envelope = match curve {
+                            "rto" | "dppo" => {
+                                Envelope::new(sft, self.reached(instance, curve, seed))
+                            }
+                            _ => world.envelope(curve)?,
+                        };
+                        Ok(envelope.at(kl) - sft)
+                    })?;
+                    let (gain, low, high) = gain.interval(Support::Real);
+                    table.push([
+                        instance.as_str().into(),
+                        curve.into(),
+                        kl.into(),
+                        gain.into(),
+                        low.into(),
+                        high.into(),
+                    ]);
+                }
+            }
+        }
+        Ok(table)
+    }
+}
+
+impl World {
+    fn find(&self, policy: &str, parameter: f64) -> Result<(f64, f64)> {
+        let found = self
+            .policies
+            .iter()
+            .find(|p| p.0 == policy && p.1 == parameter);
+        let (.., reward, kl) = found.with_context(|| format!("worlds: no {policy} {parameter}"))?;
+        Ok((*reward, *kl))
+    }
+
+    fn first(&self, policy: &str) -> Result<(f64, f64)> {
+        let found = self.policies.iter().find(|p| p.0 == policy);
+        let (.., reward, kl) = found.with_context(|| format!("worlds: no row of {policy}"))?;
+        Ok((*reward, *kl))
+    }
+
+    fn reward(&self, policy: &str) -> Result<f64> {
+        Ok(self.first(policy)?.0)
+    }
+
+    fn objective(&self, policy: &str, beta2: f64) -> Result<f64> {
+        let (reward, kl) = self.first(policy)?;
+        Ok(reward - beta2 * kl)
+    }
+
+    /// (J − J(SFT)) / (J(optimum) − J(SFT)).
+    fn share(&self, objective: f64, beta2: f64) -> Result<f64> {
+        let (sft, best) = (
+            self.objective("sft", beta2)?,
+            self.objective("optimum", beta2)?,
+        );
+        Ok((objective - sft) / (best - sft))
+    }
+
+    /// The best share of SFT at any temperature, greedy too, and of best-of-n with either learnt reward.
+    fn best_baseline(&self, beta2: f64) -> Result<f64> {
+        let is_baseline = |policy: &str| {
+            ["sft", "greedy", "sharpened"].contains(&policy) || policy.starts_with("best_of_")
+        };
+        let all = self.policies.iter().filter(|p| is_baseline(&p.0));
+        let best = all
+            .map(|p| p.2 - beta2 * p.3)
+            .fold(f64::NEG_INFINITY, f64::max);
+        self.share(best, beta2)
+    }
+
+    /// The envelope of a kind of policies over its parameter; sharpening ends in greedy decoding.
+    fn envelope(&self, policy: &str) -> Result<Envelope> {
+        let is_in = |name: &str| name == policy || (policy == "sharpened" && name == "greedy");
+        let points = self.policies.iter().filter(|p| is_in(&p.0));
+        Ok(Envelope::new(
+            self.reward("sft")?,
+            points.map(|p| (p.3, p.2)),
+        ))
+    }
+}
+
+/// An estimate with its interval and corrected p-value.
+#[derive(Debug, Clone, Copy)]
+struct Test {
+    estimate: f64,
+    low: f64,
+    high: f64,
+    p_holm: f64,
+}
+
+impl Test {
+    fn read(rows: &Table, quantity: &str) -> Result<Self> {
+        let row = rows.filter("quantity", quantity)?;
+        let value = |column: &str| -> Result<f64> {
+            let found = row.floats(column)?.into_iter().next();
+            found.with_context(|| format!("conclusions: no row of {quantity}"))
+        };
+        Ok(Self {
+            estimate: value("estimate")?,
+            low: value("low")?,
+            high: value("high")?,
+            p_holm: value("p_holm")?,
+        })
+    }
+
+    fn is_significant(self) -> bool {
+        self.p_holm <= 0.05
+    }
+}
+
+/// What the protocol calls the first and the third quantity together.
+fn objective_verdict(end: Test, matched: Test) -> &'static str {
+    let counts = |t: Test, sign: f64| t.is_significant() && sign * t.estimate >= 0.05;
+    let (wins, loses) = (
+        counts(end, 1.0) || counts(matched, 1.0),
+        counts(end, -1.0) || counts(matched, -1.0),
+    );
+    match (wins, loses) {
+        (true, false) => "RTO wins",
+        (false, true) => "RTO loses",
+        (true, true) => "one way at the end, the other at matched KL",
+        _ if end.low >= -0.05 && end.high <= 0.05 => "equal",
+        _ => "not decided",
+    }
+}
+
+/// What the protocol calls the second.
+fn samples_verdict(ratio: Test) -> &'static str {
+    match ratio.is_significant() {
+        true if ratio.estimate >= 1.25 => "RTO saves samples",
+        true if ratio.estimate <= 1.0 / 1.25 => "DPPO saves samples",
+        _ => "not decided",
+    }
+}
+
+fn last(curve: &[(f64, f64)]) -> (f64, f64) {
+    *curve.last().expect("a run has an end")
+}
+
+fn differences(a: &Sample, b: &Sample) -> Sample {
+    Sample(a.0.iter().zip(&b.0).map(|(a, b)| a - b).collect())
+}
+
+/// A row of `conclusions.csv`: the mean with its t interval through `scale`, and the exact test of the paired differences.
+fn line(of: [Cell; 5], paired: &Sample, scale: fn(f64) -> f64, missed: [Cell; 2]) -> Vec<Cell> {
+    let (mean, low, high) = paired.interval(Support::Real);
+    let mut row = Vec::from(of);
+    row.extend([
+        scale(mean).into(),
+        low.map(scale).into(),
+        high.map(scale).into(),
+        sign_flip(&paired.0).into(),
+        Cell::Empty,
+        paired.len().into(),
+    ]);
+    row.extend(missed);
+    row
+}
+
+/// The grid: what each point came to on the tuning seeds, and which was chosen.
+fn points(runs: &Table) -> Result<Table> {
+    let columns = [
+        "instance",
+        "method",
+        "point",
+        "learning_rate",
+        "lambda",
+        "critic_learning_rate",
+        "clip",
+        "objective",
+        "objective_low",
+        "objective_high",
+        "chosen",
+    ];
+    let mut table = Table::new("points", &columns);
+    let tuned = runs.filter("stage", TUNE)?;
+    for instance in tuned.distinct("instance")? {
+        let here = tuned.filter("instance", &instance)?;
+        for method in here.distinct("method")? {
+            let rows = here.filter("method", &method)?;
+            let (mut points, mut ends) = (Vec::new(), Vec::new());
+            for point in rows.distinct("point")? {
+                let rows = rows.filter("point", &point)?;
+                let first = |column: &str| -> Result<f64> { Ok(rows.floats(column)?[0]) };
+                points.push(Point {
+                    learning_rate: first("learning_rate")?,
+                    lambda: first("lambda")?,
+                    critic_learning_rate: first("critic_learning_rate")?,
+                    clip: first("clip")?,
+                });
+                ends.push(Sample(rows.floats("objective")?));
+            }
+            let chosen = choose(&points, &ends);
+            for (i, (p, end)) in points.iter().zip(&ends).enumerate() {
+                let (mean, low, high) = end.interval(Support::Real);
+                table.push([
+                    instance.as_str().into(),
+                    method.as_str().into(),
+                    i.into(),
+                    p.learning_rate.into(),
+                    p.lambda.into(),
+                    p.critic_learning_rate.into(),
+                    p.clip.into(),
+                    mean.into(),
+                    low.into(),
+                    high.into(),
+                    u64::from(i == chosen).into(),
+                ]);
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// What a user reads on the terminal.
+fn text(conclusions: &Table, verdicts: &Table) -> Result<String> {
+    let mut out = String::new();
+    let shown_or = |v: f64| shown(v).text();
+    for row in verdicts.rows() {
+        let [instance, objective, samples] = [&row[0], &row[1], &row[2]].map(Cell::text);
+        out += &format!(
+            "{instance}: RTO against DPPO: objective value: {objective}; samples: {samples}\n"
+        );
+        let rows = conclusions.filter("instance", &instance)?;
+        let columns = [
+            "quantity",
+            "variant",
+            "against",
+            "estimate",
+            "95% interval",
+            "p",
+            "p, Holm",
+        ];
+        let mut table = Table::new("conclusions", &columns);
+        let rows = rows.filter("method", "rto")?;
+        let floats = ["estimate", "low", "high", "p", "p_holm"].map(|c| rows.floats(c));
+        let [estimate, low, high, p, holm] = floats;
+        let (estimate, low, high, p, holm) = (estimate?, low?, high?, p?, holm?);
+        let texts = ["quantity", "variant", "against"].map(|c| rows.texts(c));
+        let [quantity, variant, against] = texts;
+        let (quantity, variant, against) = (quantity?, variant?, against?);
+        for i in 0..rows.len() {
+            table.push([
+                quantity[i].as_str().into(),
+                variant[i].as_str().into(),
+                label(&against[i]).into(),
+                shown(estimate[i]),
+                format!("[{}, {}]", shown_or(low[i]), shown_or(high[i])).into(),
+                shown(p[i]),
+                shown(holm[i]),
+            ]);
+        }
+        out += &table.render();
+    }
+    out += "objective_end and reward_at_matched_kl: RTO less the other, as a share of the optimum's lead over SFT; samples_L: samples of \
+            DPPO to those of RTO until L% of it; above_baselines: against the best of SFT at any temperature and best-of-n.\n";
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+use std::path::Path;
+
+use super::*;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn committed(name: &str) -> Table {
+    let path = Path::new(ROOT).join("figures/study").join(name);
+    Table::from_csv(&path).unwrap()
+}
+
+fn study() -> Study {
+    let setting = committed("setting.csv");
+    let beta2 = setting.floats("beta2").unwrap()[0];
+    Study::read(&committed("runs.csv"), &committed("worlds.csv"), beta2).unwrap()
+}
+
+/// Every number of the study's tables comes from the committed runs.
+#[test]
+fn the_committed_conclusions_are_those_of_the_committed_runs() {
+    for table in study().conclude().unwrap().tables {
+        let (again, kept) = (table.to_csv(), committed(&format!("{}.csv", table.name())));
+        let kept = kept.to_csv();
+        for (again, kept) in again.lines().zip(kept.lines()) {
+            let fields = again.split(',').zip(kept.split(','));
+            for (a, b) in fields {
+                // Sums of logarithms may round differently on another processor.
+                let close = match (a.parse::<f64>(), b.parse::<f64>()) {
+                    (Ok(a), Ok(b)) => (a - b).abs() <= 1e-12 + 1e-9 * b.abs(),
+                    _ => a == b,
+                };
+                assert!(close, "{}: {again}\ncommitted: {kept}", table.name());
+            }
+        }
+        assert_eq!(
+            again.lines().count(),
+            kept.lines().count(),
+            "{}",
+            table.name()
+        );
+    }
+}
+
+/// The grid was the same size for all, and what is reported is the point that was chosen, on seeds that no tuning saw.
+#[test]
+fn the_report_is_of_the_chosen_points_on_unseen_seeds() {
+    let (runs, points) = (committed("runs.csv"), committed("points.csv"));
+    let tuned = runs.filter("stage", TUNE).unwrap();
+    let seeds = tuned.distinct("seed").unwrap();
+    let chosen = points.filter("chosen", "1").unwrap();
+    let of = |t: &Table, c: &str| t.texts(c).unwrap();
+    let columns = ["learning_rate", "lambda", "critic_learning_rate", "clip"];
+    for i in 0..chosen.len() {
+        let key = ["instance", "method"].map(|c| of(&chosen, c)[i].clone());
+        let here = |t: &Table| {
+            let t = t.filter("instance", &key[0]).unwrap();
+            t.filter("method", &key[1]).unwrap()
+        };
+        assert_eq!(here(&points).len(), 12, "{key:?}");
+        assert_eq!(here(&tuned).len(), 12 * seeds.len(), "{key:?}");
+        let report = here(&runs).filter("stage", REPORT).unwrap();
+        for column in columns {
+            let said = of(&chosen, column)[i].clone();
+            assert!(
+                of(&report, column).iter().all(|v| *v == said),
+                "{key:?} {column}"
+            );
+        }
+        let reported = report.distinct("seed").unwrap();
+        assert!(reported.len() >= 10 && reported.iter().all(|s| !seeds.contains(s)));
+        // 12 times along the run and its start, for every seed.
+        assert_eq!(report.len(), 13 * reported.len(), "{key:?}");
+    }
+    let methods = points.distinct("method").unwrap().len();
+    assert_eq!(chosen.len(), 2 * methods);
+}
+
+/// With V^π for a critic, δ of RTO is δ of DPPO, and the two are one method but for rounding that turns a draw.
+#[test]
+fn no_policy_is_above_the_optimum_and_none_above_the_frontier() {
+    let study = study();
+    let ends = study.ends().unwrap();
+    for share in ends.floats("share").unwrap() {
+        assert!(share <= 1.0 + 1e-6, "{share}");
+    }
+    let curves = study.frontier().unwrap();
+    for instance in curves.distinct("instance").unwrap() {
+        let of = |curve: &str| {
+            let rows = curves.filter("instance", &instance).unwrap();
+            rows.filter("curve", curve).unwrap().floats("gain").unwrap()
+        };
+        let best = of("frontier");
+        for curve in curves.distinct("curve").unwrap() {
+            // The frontier is drawn by chords between 37 values of β.
+            let above = of(&curve)
+                .iter()
+                .zip(&best)
+                .any(|(a, b)| a > &(b * 1.002 + 1e-9));
+            assert!(!above, "{instance} {curve}");
+        }
+    }
+}
+
+#[test]
+fn verdicts_follow_the_protocol() {
+    let test = |estimate, low, high, p_holm| Test {
+        estimate,
+        low,
+        high,
+        p_holm,
+    };
+    let none = test(0.0, -0.2, 0.2, 1.0);
+    for (end, matched, says) in [
+        (test(0.2, 0.1, 0.3, 0.04), none, "RTO wins"),
+        (none, test(0.06, 0.05, 0.07, 0.04), "RTO wins"),
+        (test(-0.2, -0.3, -0.1, 0.04), none, "RTO loses"),
+        (test(-0.2, -0.3, -0.1, 0.06), none, "not decided"),
+        // Significant, but too small to count.
+        (test(0.02, 0.01, 0.03, 0.04), none, "equal"),
+        (none, none, "not decided"),
+    ] {
+        assert_eq!(objective_verdict(end, matched), says);
+    }
+    for (ratio, says) in [
+        (test(2.0, 1.5, 3.0, 0.04), "RTO saves samples"),
+        (test(0.5, 0.4, 0.6, 0.04), "DPPO saves samples"),
+        (test(1.2, 1.1, 1.3, 0.04), "not decided"),
+        (test(2.0, 0.9, 4.0, 0.2), "not decided"),
+    ] {
+        assert_eq!(samples_verdict(ratio), says);
+    }
+}

@@ -1,0 +1,190 @@
+//! Does a token reward pay? The study of `paper-notes/protocol.md` on trees, where everything is exact.
+
+mod conclusions;
+mod config;
+mod envelope;
+mod figures;
+mod runs;
+mod train;
+mod world;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use config::{Config, Flags};
+use rto::seed::SeedTree;
+use rto_harness::cli::{note, parse, run_main};
+use rto_harness::run_dir::Timings;
+use rto_harness::settings::Settings;
+use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
+use rto_harness::sweep::Task;
+use rto_harness::table::Table;
+use world::Worlds;
+
+/// Does a token reward pay? RTO against DPPO and their baselines, everything else equal, on token trees.
+///
+/// Each method chooses a point of its grid on the tuning seeds; the chosen points are reported on seeds that
+/// no tuning saw, with exact tests: the objective's value at the end, samples to a level, true reward at
+/// matched KL, and what is left of each when lambda is 1 or the critic exact for both. The protocol is
+/// paper-notes/protocol.md. Every finished cell is kept in the run folder: a run that was stopped continues.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<study::Command>,
+    #[command(flatten)]
+    study: StudyArgs,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The name of the binary, of its run folders, cells and random streams.
+const NAME: &str = "study";
+
+const EXAMPLES: &str = "\
+Examples:
+  study                              the whole study
+  study --smoke                      the same in seconds, small
+  study --methods rto,dppo,rloo --report-seeds 1..20 --pairs 1000
+  study --out runs/study-0001        go on after a crash, Ctrl-C or a time limit
+  study --redraw runs/study-0001     figures again, from the CSV files
+As an array of jobs, then once:
+  study --shard $INDEX/16 --out shared
+  study merge shared --out runs/merged
+RAYON_NUM_THREADS says how many threads, by default as many as there are cores;
+no result depends on it.";
+
+/// A config with what all cells share.
+struct Study {
+    config: Config,
+    seeds: SeedTree,
+    worlds: Worlds,
+}
+
+/// The trees of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instance {
+    Long,
+    Wide,
+}
+
+impl Instance {
+    const BOTH: [Self; 2] = [Self::Long, Self::Wide];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Long => "long",
+            Self::Wide => "wide",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    run_main(NAME, || {
+        let cli: Cli = parse(Config::DEFAULTS);
+        match &cli.command {
+            Some(study::Command::Merge(args)) => study::merge::<Study>(args),
+            None => study::run::<Study>(&cli.study, &cli.flags),
+        }
+    })
+}
+
+impl Experiment for Study {
+    type Settings = Config;
+
+    fn new(config: Config) -> Result<Self> {
+        Ok(Self {
+            seeds: SeedTree::new(config.seed).child(NAME),
+            config,
+            worlds: Worlds::default(),
+        })
+    }
+
+    fn settings(&self) -> &Config {
+        &self.config
+    }
+
+    fn prepare(&self, _timings: &mut Timings) -> Result<()> {
+        for biased in self.config.ppo.biased() {
+            note(&format!("warning: {biased}"));
+        }
+        Ok(())
+    }
+
+    fn tasks(&self) -> Vec<Task<'_>> {
+        let mut tasks = Vec::new();
+        for instance in Instance::BOTH {
+            for method in self.config.methods.iter().copied() {
+                let id = format!("{NAME}/a/{}.{}", instance.name(), method.name);
+                let work = move || runs::cell(self, instance, method);
+                tasks.push(Task::new(id, runs::COLUMNS, work));
+            }
+        }
+        for instance in Instance::BOTH {
+            for &seed in &self.config.report_seeds {
+                let id = format!("{NAME}/b/{}.{seed}", instance.name());
+                let work = move || world::rows(self, instance, seed);
+                tasks.push(Task::new(id, world::COLUMNS, work));
+            }
+        }
+        tasks
+    }
+
+    fn results(&self, cells: &Cells<'_>) -> Result<Results> {
+        let runs = cells.of_part('a', "runs")?;
+        let worlds = cells.of_part('b', "worlds")?;
+        let measured = conclusions::Study::read(&runs, &worlds, self.config.ppo.beta2)?;
+        let found = measured.conclude()?;
+        let mut tables = vec![self.setting()?];
+        tables.extend(found.tables);
+        Ok(Results {
+            texts: vec![found.text],
+            raw: vec![runs, worlds],
+            tables,
+        })
+    }
+
+    fn draw(dir: &Path) -> Result<()> {
+        figures::draw_all(dir)
+    }
+}
+
+impl Study {
+    /// What the figures say about the setting, one row for each instance.
+    fn setting(&self) -> Result<Table> {
+        let c = &self.config;
+        let columns = [
+            "instance",
+            "actions",
+            "horizon",
+            "responses",
+            "pairs",
+            "beta1",
+            "beta2",
+            "iterations",
+            "points",
+            "tuning_seeds",
+            "report_seeds",
+        ];
+        let mut table = Table::new("setting", &columns);
+        for instance in Instance::BOTH {
+            let size = c.size(instance);
+            table.push([
+                instance.name().into(),
+                size.actions.into(),
+                size.horizon.into(),
+                c.responses(instance).into(),
+                c.pairs.into(),
+                c.dpo.beta.into(),
+                c.ppo.beta2.into(),
+                c.ppo.iterations.into(),
+                c.grid(rto_harness::methods::method("rto"))?.len().into(),
+                c.tuning_seeds.len().into(),
+                c.report_seeds.len().into(),
+            ]);
+        }
+        Ok(table)
+    }
+}
