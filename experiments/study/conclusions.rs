@@ -9,13 +9,10 @@ use rto_harness::table::{Cell, Table};
 
 use crate::config::Point;
 use crate::envelope::{Envelope, first_reaches};
-use crate::runs::{ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, REPORT, TUNE, choose};
+use crate::runs::{ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, LEVELS, REPORT, TUNE, choose};
 
 /// Tests of the protocol's family: three quantities on two trees and six cells of the dialogue world.
 pub const FAMILY: usize = 24;
-
-/// The levels of the second quantity, in per cent of J(optimum) − J(SFT), the one that is tested first.
-const LEVELS: [u32; 4] = [50, 25, 75, 90];
 
 /// KLs at which two envelopes are compared.
 const KLS: u32 = 20;
@@ -23,6 +20,7 @@ const KLS: u32 = 20;
 /// A measurement along a run.
 #[derive(Debug, Clone, Copy)]
 struct Row {
+    iteration: u64,
     samples: f64,
     objective: f64,
     reward: f64,
@@ -47,9 +45,11 @@ pub struct Study {
     methods: Vec<String>,
     seeds: Vec<u64>,
     beta2: f64,
+    every: u64,
     runs: BTreeMap<Of, BTreeMap<(u64, String), Vec<Row>>>,
     worlds: BTreeMap<(String, u64), World>,
     points: Table,
+    same_point: Table,
 }
 
 /// Tables, and what they say.
@@ -59,8 +59,8 @@ pub struct Conclusions {
 }
 
 impl Study {
-    /// Reads `runs.csv` and `worlds.csv`.
-    pub fn read(runs: &Table, worlds: &Table, beta2: f64) -> Result<Self> {
+    /// Reads `runs.csv` and `worlds.csv` of an objective at β₂, measured after every so many iterations.
+    pub fn read(runs: &Table, worlds: &Table, (beta2, every): (f64, u64)) -> Result<Self> {
         let text = |column: &str| runs.texts(column);
         let (instances, methods, stages) = (text("instance")?, text("method")?, text("stage")?);
         let (seeds, betas) = (runs.parsed::<u64>("seed", "a seed")?, text("beta2")?);
@@ -74,6 +74,7 @@ impl Study {
         ];
         let columns = columns.map(|c| runs.floats(c));
         let [samples, objective, reward, kl, greedy, critic_error] = columns;
+        let iterations = runs.parsed::<u64>("iteration", "an iteration")?;
         let (samples, objective, reward) = (samples?, objective?, reward?);
         let (kl, greedy, critic_error) = (kl?, greedy?, critic_error?);
         let mut all: BTreeMap<Of, BTreeMap<(u64, String), Vec<Row>>> = BTreeMap::new();
@@ -83,6 +84,7 @@ impl Study {
             run.entry((seeds[i], betas[i].clone()))
                 .or_default()
                 .push(Row {
+                    iteration: iterations[i],
                     samples: samples[i],
                     objective: objective[i],
                     reward: reward[i],
@@ -112,9 +114,11 @@ impl Study {
             methods: report.distinct("method")?,
             seeds: reported,
             beta2,
+            every,
             runs: all,
             worlds: found,
             points: points(runs)?,
+            same_point: same_point(runs)?,
         })
     }
 
@@ -126,7 +130,15 @@ impl Study {
         let (curves, ends, frontier) = (self.curves()?, self.ends()?, self.frontier()?);
         Ok(Conclusions {
             text,
-            tables: vec![self.points, curves, ends, frontier, conclusions, verdicts],
+            tables: vec![
+                self.points,
+                self.same_point,
+                curves,
+                ends,
+                frontier,
+                conclusions,
+                verdicts,
+            ],
         })
     }
 
@@ -163,6 +175,17 @@ impl Study {
     /// The share of a method at the end.
     fn end(&self, key: (&str, &str, &str)) -> Result<Sample> {
         self.each(|seed| Ok(last(&self.shares(key, seed)?).1))
+    }
+
+    /// The share of a method at the end of its report, or of π_dpo.
+    fn end_of(&self, instance: &str, method: &str) -> Result<Sample> {
+        match method {
+            "dpo" => self.each(|seed| {
+                let world = self.world(instance, seed)?;
+                world.share(world.objective("dpo", self.beta2)?, self.beta2)
+            }),
+            _ => self.end((instance, method, REPORT)),
+        }
     }
 
     /// Samples to a level, in logs, and how often it was not reached.
@@ -263,42 +286,20 @@ impl Study {
                 }
             }
             // Secondary: RTO against every other method, and every method against what needs no training.
-            for other in self
-                .methods
-                .iter()
-                .filter(|m| !["rto", "dppo"].contains(&m.as_str()))
-            {
-                let gap = differences(
-                    &self.end((instance, "rto", REPORT))?,
-                    &self.end((instance, other, REPORT))?,
-                );
-                let of = [instance.as_str(), "objective_end", REPORT, "rto", other].map(Cell::from);
-                rows.push(line(of, &gap, |x| x, [Cell::Empty, Cell::Empty]));
+            let others = self.methods.iter().map(String::as_str).chain(["dpo"]);
+            let rto = self.end((instance, "rto", REPORT))?;
+            let none = || [Cell::Empty, Cell::Empty];
+            for other in others.clone().filter(|m| !["rto", "dppo"].contains(m)) {
+                let gap = differences(&rto, &self.end_of(instance, other)?);
+                let of = [instance, "objective_end", REPORT, "rto", other].map(Cell::from);
+                rows.push(line(of, &gap, |x| x, none()));
             }
             let baseline =
                 self.each(|seed| self.world(instance, seed)?.best_baseline(self.beta2))?;
-            for method in self.methods.iter().map(String::as_str).chain(["dpo"]) {
-                let end = match method {
-                    "dpo" => self.each(|seed| {
-                        let world = self.world(instance, seed)?;
-                        world.share(world.objective("dpo", self.beta2)?, self.beta2)
-                    })?,
-                    _ => self.end((instance, method, REPORT))?,
-                };
-                let of = [
-                    instance.as_str(),
-                    "above_baselines",
-                    REPORT,
-                    method,
-                    "best_baseline",
-                ];
-                let gap = differences(&end, &baseline);
-                rows.push(line(
-                    of.map(Cell::from),
-                    &gap,
-                    |x| x,
-                    [Cell::Empty, Cell::Empty],
-                ));
+            for method in others {
+                let of = [instance, "above_baselines", REPORT, method, "best_baseline"];
+                let gap = differences(&self.end_of(instance, method)?, &baseline);
+                rows.push(line(of.map(Cell::from), &gap, |x| x, none()));
             }
         }
         let p: Vec<f64> = family.iter().map(|f| f.1).collect();
@@ -345,19 +346,31 @@ impl Study {
         let mut table = Table::new("curves", &columns);
         for instance in &self.instances {
             for method in &self.methods {
-                let key = (instance.as_str(), method.as_str(), REPORT);
-                let first = self.shares(key, self.seeds[0])?;
-                for (i, (samples, _)) in first.iter().enumerate() {
-                    let share = self.each(|seed| Ok(self.shares(key, seed)?[i].1))?;
-                    let of = |what: fn(&Row) -> f64| {
-                        self.each(|seed| Ok(what(&self.run(instance, method, REPORT, seed)?[i])))
+                let first = self.run(instance, method, REPORT, self.seeds[0])?;
+                let times = first.iter().map(|r| r.iteration);
+                for time in times.filter(|t| t.is_multiple_of(self.every)) {
+                    let at = |seed: u64| -> Result<Row> {
+                        let rows = self.run(instance, method, REPORT, seed)?;
+                        let row = rows.iter().find(|r| r.iteration == time);
+                        let missing = || {
+                            format!(
+                                "runs: {method} on {instance}, seed {seed}, has no iteration {time}"
+                            )
+                        };
+                        row.copied().with_context(missing)
                     };
+                    let share = self.each(|seed| {
+                        let world = self.world(instance, seed)?;
+                        world.share(at(seed)?.objective, self.beta2)
+                    })?;
+                    let of = |what: fn(&Row) -> f64| self.each(|seed| Ok(what(&at(seed)?)));
+                    let samples = at(self.seeds[0])?.samples;
                     let (share, low, high) = share.interval(Support::Real);
                     let error = of(|r| r.critic_error)?.mean();
                     table.push([
                         instance.as_str().into(),
                         method.as_str().into(),
-                        (*samples).into(),
+                        samples.into(),
                         share.into(),
                         low.into(),
                         high.into(),
@@ -671,6 +684,48 @@ fn points(runs: &Table) -> Result<Table> {
                     u64::from(i == chosen).into(),
                 ]);
             }
+        }
+    }
+    Ok(table)
+}
+
+/// RTO less DPPO at the end, at the same point of the grid, on the tuning seeds: where in the grid a token reward pays.
+fn same_point(runs: &Table) -> Result<Table> {
+    let keys = [
+        "instance",
+        "learning_rate",
+        "lambda",
+        "critic_learning_rate",
+    ];
+    let columns = [
+        &keys[..],
+        &["rto", "dppo", "difference", "low", "high", "seeds"],
+    ]
+    .concat();
+    let mut table = Table::new("same_point", &columns);
+    let tuned = runs.filter("stage", TUNE)?;
+    let [rto, dppo] = ["rto", "dppo"].map(|m| tuned.filter("method", m));
+    let (rto, dppo) = (rto?, dppo?);
+    for instance in rto.distinct("instance")? {
+        let of = |t: &Table| t.filter("instance", &instance);
+        let (rto, dppo) = (of(&rto)?, of(&dppo)?);
+        for point in rto.distinct("point")? {
+            let at = |t: &Table| t.filter("point", &point);
+            let (rto, dppo) = (at(&rto)?, at(&dppo)?);
+            let [a, b] = [&rto, &dppo].map(|t| t.floats("objective").map(Sample));
+            let (a, b) = (a?, b?);
+            let gap = differences(&a, &b);
+            let (mean, low, high) = gap.interval(Support::Real);
+            let mut row: Vec<Cell> = Vec::new();
+            for key in keys {
+                row.push(match key {
+                    "instance" => instance.as_str().into(),
+                    _ => rto.floats(key)?[0].into(),
+                });
+            }
+            row.extend([a.mean(), b.mean(), mean].map(Cell::from));
+            row.extend([low.into(), high.into(), gap.len().into()]);
+            table.push(row);
         }
     }
     Ok(table)

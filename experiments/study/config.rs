@@ -202,6 +202,11 @@ impl Config {
         }
     }
 
+    /// Iterations between two of the protocol's measurements.
+    pub fn every(&self) -> u64 {
+        self.ppo.iterations / self.evaluations
+    }
+
     /// `[ppo]` on an instance, before a method changes it.
     pub fn base(&self, instance: Instance) -> PpoConfig {
         PpoConfig {

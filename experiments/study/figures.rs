@@ -212,7 +212,7 @@ fn removals(dir: &Path, setting: &Table) -> Result<()> {
     }
     let mut panels = Panels::new("RTO against DPPO, as tuned and with one thing changed for both", 2, figures)
         .subtitle(&subtitle(setting)?)
-        .caption("Means and 95% t-intervals over seeds, paired. Left, above 0: RTO ends higher. Right, above 1: RTO needs fewer samples to reach that share of the optimum's lead over SFT; a level that is not reached counts as the end of the run. With the exact critic both methods have the same advantages, so what is left is rounding.");
+        .caption("Means and 95% t-intervals over seeds, paired. Left, above 0: RTO ends higher. Right, above 1: RTO needs fewer samples to reach that share of the optimum's lead over SFT; a level that is not reached counts as the end of the run. With the exact critic the two have the same advantages at the same learning rate and λ, and are one run; what differs there is the point that each had chosen.");
     panels.panel_size = (520, 400);
     panels.save(dir, "removals")
 }

@@ -135,7 +135,8 @@ impl Experiment for Study {
     fn results(&self, cells: &Cells<'_>) -> Result<Results> {
         let runs = cells.of_part('a', "runs")?;
         let worlds = cells.of_part('b', "worlds")?;
-        let measured = conclusions::Study::read(&runs, &worlds, self.config.ppo.beta2)?;
+        let measured =
+            conclusions::Study::read(&runs, &worlds, (self.config.ppo.beta2, self.config.every()))?;
         let found = measured.conclude()?;
         let mut tables = vec![self.setting()?];
         tables.extend(found.tables);
@@ -164,6 +165,7 @@ impl Study {
             "beta1",
             "beta2",
             "iterations",
+            "every",
             "points",
             "tuning_seeds",
             "report_seeds",
@@ -180,6 +182,7 @@ impl Study {
                 c.dpo.beta.into(),
                 c.ppo.beta2.into(),
                 c.ppo.iterations.into(),
+                c.every().into(),
                 c.grid(rto_harness::methods::method("rto"))?.len().into(),
                 c.tuning_seeds.len().into(),
                 c.report_seeds.len().into(),

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use rto_harness::methods::Method;
+use rto_harness::on_tree::setup::Setup;
 use rto_harness::stats::Sample;
 use rto_harness::table::Cell;
 
 use crate::config::Point;
 use crate::train::{At, Critic, Run};
-use crate::world::rounded;
+use crate::world::{Truth, rounded};
 use crate::{Instance, Study};
 
 /// The columns of `runs.csv`, after the cell's id. `objective` is E Σ r* − β₂ KL at the β₂ of the row.
@@ -30,6 +31,9 @@ pub const COLUMNS: &[&str] = &[
     "greedy",
     "critic_error",
 ];
+
+/// The levels to which samples are counted, in per cent of J(optimum) − J(SFT), the one that is tested first.
+pub const LEVELS: [u32; 4] = [50, 25, 75, 90];
 
 /// The stage of the grid on the tuning seeds; the last iteration alone is kept.
 pub const TUNE: &str = "tune";
@@ -70,11 +74,21 @@ pub fn cell(study: &Study, instance: Instance, method: &'static Method) -> Resul
         stages.push((LAMBDA_ONE, one, c.ppo.beta2, Critic::Learnt));
         stages.push((EXACT_CRITIC, at, c.ppo.beta2, Critic::Exact));
     }
-    let every = c.ppo.iterations / c.evaluations;
+    let every = c.every();
     for (stage, point, beta2, critic) in stages {
         for &seed in &c.report_seeds {
             let how = (point, beta2, critic);
-            for end in one(study, (instance, method), how, seed, every)? {
+            // What counts samples is measured after every iteration; what is drawn or taken at the end, at the protocol's times.
+            let measured = match stage {
+                ENVELOPE => one(study, (instance, method), how, seed, every)?,
+                _ => {
+                    let all = one(study, (instance, method), how, seed, 1)?;
+                    let world = study.worlds.get(study, instance, seed)?;
+                    let levels = levels(study, &world)?;
+                    kept(&all, every, c.ppo.beta2, &levels)
+                }
+            };
+            for end in measured {
                 rows.push(row(
                     instance, method, stage, chosen, &point, beta2, seed, &end,
                 ));
@@ -105,6 +119,28 @@ fn one(
         every,
     };
     run.measured(&study.config)
+}
+
+/// J at each level between J(SFT) and J(optimum).
+fn levels(study: &Study, world: &Setup) -> Result<Vec<f64>> {
+    let beta2 = study.config.ppo.beta2;
+    let truth = Truth::new(world, beta2)?;
+    let sft = truth.measure(&world.reference)?.reward;
+    let lead = truth.optimum() - sft;
+    let level = |percent: &u32| sft + f64::from(*percent) / 100.0 * lead;
+    Ok(LEVELS.iter().map(level).collect())
+}
+
+/// Every so many measurements, and around the first time that J reaches a level the one before and the one after.
+fn kept(all: &[At], every: u64, beta2: f64, levels: &[f64]) -> Vec<At> {
+    let mut crossings = Vec::new();
+    for level in levels {
+        let first = all.iter().position(|at| objective(at, beta2) >= *level);
+        crossings.extend(first.into_iter().flat_map(|i| [i.saturating_sub(1), i]));
+    }
+    let is_kept = |i: usize, at: &At| at.iteration.is_multiple_of(every) || crossings.contains(&i);
+    let rows = all.iter().enumerate().filter(|(i, at)| is_kept(*i, at));
+    rows.map(|(_, at)| *at).collect()
 }
 
 fn objective(at: &At, beta2: f64) -> f64 {

@@ -74,6 +74,11 @@ impl Truth {
         )?))
     }
 
+    /// J of the best policy.
+    pub fn optimum(&self) -> f64 {
+        self.0.optimum()
+    }
+
     pub fn measure(&self, policy: &TabularPolicy) -> Result<Measured> {
         let report = self.0.report(policy)?;
         Ok(Measured {

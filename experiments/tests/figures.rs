@@ -13,6 +13,7 @@ const THM42: &str = env!("CARGO_BIN_EXE_thm42");
 const ALGORITHM2: &str = env!("CARGO_BIN_EXE_algorithm2");
 const AUDIT: &str = env!("CARGO_BIN_EXE_audit");
 const BENCH: &str = env!("CARGO_BIN_EXE_bench");
+const STUDY: &str = env!("CARGO_BIN_EXE_study");
 
 /// Runs a binary in `dir`, without anything of the caller's environment that moves results elsewhere.
 fn run(binary: &str, args: &[&str], dir: &Path) {
@@ -99,6 +100,11 @@ fn audit_figures_are_drawn_from_their_csv_files() {
 #[test]
 fn bench_figures_are_drawn_from_their_csv_files() {
     redraw(BENCH, "bench");
+}
+
+#[test]
+fn study_figures_are_drawn_from_their_csv_files() {
+    redraw(STUDY, "study");
 }
 
 /// The deterministic sweeps are run again and compared byte for byte with the committed numbers.

@@ -202,6 +202,51 @@ pub const BENCH: Sweep = Sweep {
     ],
 };
 
+pub const STUDY: Sweep = Sweep {
+    name: "study",
+    binary: env!("CARGO_BIN_EXE_study"),
+    figures: &["frontier", "objective", "removals"],
+    has_page: false,
+    tables: &[
+        "conclusions",
+        "curves",
+        "ends",
+        "frontier",
+        "points",
+        "runs",
+        "same_point",
+        "setting",
+        "verdicts",
+        "worlds",
+    ],
+    setting: "reward_scale",
+    longer: &["--report-seeds", "1..12", "--pairs", "4000"],
+    bad: &[
+        (&["--wide-actions", "1"], &["wide_actions", "1"]),
+        (&["--long-horizon", "40"], &["long_horizon", "40"]),
+        (&["--beta2", "0"], &["ppo.beta2", "0"]),
+        (&["--lambdas", "0.5,1.5"], &["lambdas", "1.5"]),
+        (&["--temperatures", "1"], &["temperatures", "found 1"]),
+        (&["--evaluations", "7"], &["evaluations", "7", "120"]),
+        (
+            &["--clips", "0.2"],
+            &["free_learning_rates", "6 points", "12"],
+        ),
+        (&["--methods", "rto,rloo"], &["methods", "no dppo"]),
+        (&["--methods", "rto,dppo,rto"], &["methods", "rto twice"]),
+        (
+            &["--tuning-seeds", "3,101"],
+            &["report_seeds", "found 3", "tuning seed"],
+        ),
+        (&["--report-seeds", "7"], &["report_seeds", "1 seed"]),
+        (
+            &["--long-responses", "6"],
+            &["long_responses", "found 6", "rloo"],
+        ),
+        (&["--pairs", "0"], &["pairs", "0"]),
+    ],
+};
+
 impl Sweep {
     pub fn command(&self, args: &[&str], dir: &Path) -> Command {
         common::command(self.binary, args, dir)

@@ -41,7 +41,8 @@ macro_rules! every_sweep {
 
 every_sweep! {
     thm42 = crate::binaries::THM42, algorithm2 = crate::binaries::ALGORITHM2,
-    audit = crate::binaries::AUDIT, bench = crate::binaries::BENCH;
+    audit = crate::binaries::AUDIT, bench = crate::binaries::BENCH,
+    study = crate::binaries::STUDY;
     a_run_is_the_same_on_any_number_of_threads_and_can_be_redrawn,
     a_run_goes_on_with_its_own_settings_only,
     three_shards_and_a_merge_give_the_bytes_of_one_process,
