@@ -1,15 +1,20 @@
 //! What the study concludes, from `runs.csv` and `worlds.csv` alone.
 
+mod grid;
+mod verdict;
+mod world;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use rto_harness::methods::label;
-use rto_harness::stats::{Sample, Support, holm, shown, sign_flip};
+use rto_harness::stats::{Sample, Support, holm, sign_flip};
 use rto_harness::table::{Cell, Table};
 
-use crate::config::Point;
 use crate::envelope::{Envelope, first_reaches};
-use crate::runs::{ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, LEVELS, REPORT, TUNE, choose};
+use crate::runs::{ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, LEVELS, REPORT, TUNE};
+use grid::{points, same_point};
+use verdict::{Test, objective_verdict, samples_verdict, text};
+use world::World;
 
 /// Tests of the protocol's family: three quantities on two trees and six cells of the dialogue world.
 pub const FAMILY: usize = 24;
@@ -31,13 +36,6 @@ struct Row {
 
 /// (instance, method, stage) and (seed, β₂ as text) of a run.
 type Of = (String, String, String);
-
-/// What needs no training in one world.
-#[derive(Debug, Default)]
-struct World {
-    /// (policy, parameter, reward, KL).
-    policies: Vec<(String, f64, f64, f64)>,
-}
 
 /// Everything that was measured.
 pub struct Study {
@@ -285,13 +283,65 @@ impl Study {
                     rows.push(line(of("reward_at_matched_kl"), &matched, |x| x, none));
                 }
             }
-            // Secondary: RTO against every other method, and every method against what needs no training.
+            // Secondary: why, by the error of the critic at the first time and at the last.
+            for (quantity, last_time) in [("critic_error_first", false), ("critic_error_end", true)]
+            {
+                let [rto, dppo] = ["rto", "dppo"].map(|method| {
+                    self.each(|seed| {
+                        let rows = self.run(instance, method, REPORT, seed)?;
+                        let mut due = rows
+                            .iter()
+                            .filter(|r| r.iteration.is_multiple_of(self.every));
+                        let row = match last_time {
+                            true => due.next_back(),
+                            // Before the first iteration the critic is zero.
+                            false => due.nth(1),
+                        };
+                        Ok(row.map_or(f64::NAN, |r| r.critic_error.ln()))
+                    })
+                });
+                let of = [instance.as_str(), quantity, REPORT, "rto", "dppo"].map(Cell::from);
+                let none = [Cell::Empty, Cell::Empty];
+                rows.push(line(of, &differences(&dppo?, &rto?), f64::exp, none));
+            }
+            // The same question of a reward model: paid token by token, or its sum at the end.
+            if ["ppo", "ppo_dense"]
+                .iter()
+                .all(|m| self.methods.iter().any(|n| n == m))
+            {
+                let keys = ["ppo_dense", "ppo"].map(|m| (instance.as_str(), m, REPORT));
+                let of = |quantity: &str| {
+                    [instance.as_str(), quantity, REPORT, keys[0].1, keys[1].1].map(Cell::from)
+                };
+                let gap = differences(&self.end(keys[0])?, &self.end(keys[1])?);
+                rows.push(line(
+                    of("objective_end"),
+                    &gap,
+                    |x| x,
+                    [Cell::Empty, Cell::Empty],
+                ));
+                for level in LEVELS {
+                    let [(dense, missed), (sparse, missed_against)] = [
+                        self.samples_to(keys[0], level)?,
+                        self.samples_to(keys[1], level)?,
+                    ];
+                    let missed = [missed.into(), missed_against.into()];
+                    let ratio = differences(&sparse, &dense);
+                    rows.push(line(
+                        of(&format!("samples_{level}")),
+                        &ratio,
+                        f64::exp,
+                        missed,
+                    ));
+                }
+            }
+            // RTO against every other method, and every method against what needs no training.
             let others = self.methods.iter().map(String::as_str).chain(["dpo"]);
             let rto = self.end((instance, "rto", REPORT))?;
             let none = || [Cell::Empty, Cell::Empty];
             for other in others.clone().filter(|m| !["rto", "dppo"].contains(m)) {
                 let gap = differences(&rto, &self.end_of(instance, other)?);
-                let of = [instance, "objective_end", REPORT, "rto", other].map(Cell::from);
+                let of = [instance.as_str(), "objective_end", REPORT, "rto", other].map(Cell::from);
                 rows.push(line(of, &gap, |x| x, none()));
             }
             let baseline =
@@ -499,117 +549,6 @@ impl Study {
     }
 }
 
-impl World {
-    fn find(&self, policy: &str, parameter: f64) -> Result<(f64, f64)> {
-        let found = self
-            .policies
-            .iter()
-            .find(|p| p.0 == policy && p.1 == parameter);
-        let (.., reward, kl) = found.with_context(|| format!("worlds: no {policy} {parameter}"))?;
-        Ok((*reward, *kl))
-    }
-
-    fn first(&self, policy: &str) -> Result<(f64, f64)> {
-        let found = self.policies.iter().find(|p| p.0 == policy);
-        let (.., reward, kl) = found.with_context(|| format!("worlds: no row of {policy}"))?;
-        Ok((*reward, *kl))
-    }
-
-    fn reward(&self, policy: &str) -> Result<f64> {
-        Ok(self.first(policy)?.0)
-    }
-
-    fn objective(&self, policy: &str, beta2: f64) -> Result<f64> {
-        let (reward, kl) = self.first(policy)?;
-        Ok(reward - beta2 * kl)
-    }
-
-    /// (J − J(SFT)) / (J(optimum) − J(SFT)).
-    fn share(&self, objective: f64, beta2: f64) -> Result<f64> {
-        let (sft, best) = (
-            self.objective("sft", beta2)?,
-            self.objective("optimum", beta2)?,
-        );
-        Ok((objective - sft) / (best - sft))
-    }
-
-    /// The best share of SFT at any temperature, greedy too, and of best-of-n with either learnt reward.
-    fn best_baseline(&self, beta2: f64) -> Result<f64> {
-        let is_baseline = |policy: &str| {
-            ["sft", "greedy", "sharpened"].contains(&policy) || policy.starts_with("best_of_")
-        };
-        let all = self.policies.iter().filter(|p| is_baseline(&p.0));
-        let best = all
-            .map(|p| p.2 - beta2 * p.3)
-            .fold(f64::NEG_INFINITY, f64::max);
-        self.share(best, beta2)
-    }
-
-    /// The envelope of a kind of policies over its parameter; sharpening ends in greedy decoding.
-    fn envelope(&self, policy: &str) -> Result<Envelope> {
-        let is_in = |name: &str| name == policy || (policy == "sharpened" && name == "greedy");
-        let points = self.policies.iter().filter(|p| is_in(&p.0));
-        Ok(Envelope::new(
-            self.reward("sft")?,
-            points.map(|p| (p.3, p.2)),
-        ))
-    }
-}
-
-/// An estimate with its interval and corrected p-value.
-#[derive(Debug, Clone, Copy)]
-struct Test {
-    estimate: f64,
-    low: f64,
-    high: f64,
-    p_holm: f64,
-}
-
-impl Test {
-    fn read(rows: &Table, quantity: &str) -> Result<Self> {
-        let row = rows.filter("quantity", quantity)?;
-        let value = |column: &str| -> Result<f64> {
-            let found = row.floats(column)?.into_iter().next();
-            found.with_context(|| format!("conclusions: no row of {quantity}"))
-        };
-        Ok(Self {
-            estimate: value("estimate")?,
-            low: value("low")?,
-            high: value("high")?,
-            p_holm: value("p_holm")?,
-        })
-    }
-
-    fn is_significant(self) -> bool {
-        self.p_holm <= 0.05
-    }
-}
-
-/// What the protocol calls the first and the third quantity together.
-fn objective_verdict(end: Test, matched: Test) -> &'static str {
-    let counts = |t: Test, sign: f64| t.is_significant() && sign * t.estimate >= 0.05;
-    let (wins, loses) = (
-        counts(end, 1.0) || counts(matched, 1.0),
-        counts(end, -1.0) || counts(matched, -1.0),
-    );
-    match (wins, loses) {
-        (true, false) => "RTO wins",
-        (false, true) => "RTO loses",
-        (true, true) => "one way at the end, the other at matched KL",
-        _ if end.low >= -0.05 && end.high <= 0.05 => "equal",
-        _ => "not decided",
-    }
-}
-
-/// What the protocol calls the second.
-fn samples_verdict(ratio: Test) -> &'static str {
-    match ratio.is_significant() {
-        true if ratio.estimate >= 1.25 => "RTO saves samples",
-        true if ratio.estimate <= 1.0 / 1.25 => "DPPO saves samples",
-        _ => "not decided",
-    }
-}
-
 fn last(curve: &[(f64, f64)]) -> (f64, f64) {
     *curve.last().expect("a run has an end")
 }
@@ -632,148 +571,6 @@ fn line(of: [Cell; 5], paired: &Sample, scale: fn(f64) -> f64, missed: [Cell; 2]
     ]);
     row.extend(missed);
     row
-}
-
-/// The grid: what each point came to on the tuning seeds, and which was chosen.
-fn points(runs: &Table) -> Result<Table> {
-    let columns = [
-        "instance",
-        "method",
-        "point",
-        "learning_rate",
-        "lambda",
-        "critic_learning_rate",
-        "clip",
-        "objective",
-        "objective_low",
-        "objective_high",
-        "chosen",
-    ];
-    let mut table = Table::new("points", &columns);
-    let tuned = runs.filter("stage", TUNE)?;
-    for instance in tuned.distinct("instance")? {
-        let here = tuned.filter("instance", &instance)?;
-        for method in here.distinct("method")? {
-            let rows = here.filter("method", &method)?;
-            let (mut points, mut ends) = (Vec::new(), Vec::new());
-            for point in rows.distinct("point")? {
-                let rows = rows.filter("point", &point)?;
-                let first = |column: &str| -> Result<f64> { Ok(rows.floats(column)?[0]) };
-                points.push(Point {
-                    learning_rate: first("learning_rate")?,
-                    lambda: first("lambda")?,
-                    critic_learning_rate: first("critic_learning_rate")?,
-                    clip: first("clip")?,
-                });
-                ends.push(Sample(rows.floats("objective")?));
-            }
-            let chosen = choose(&points, &ends);
-            for (i, (p, end)) in points.iter().zip(&ends).enumerate() {
-                let (mean, low, high) = end.interval(Support::Real);
-                table.push([
-                    instance.as_str().into(),
-                    method.as_str().into(),
-                    i.into(),
-                    p.learning_rate.into(),
-                    p.lambda.into(),
-                    p.critic_learning_rate.into(),
-                    p.clip.into(),
-                    mean.into(),
-                    low.into(),
-                    high.into(),
-                    u64::from(i == chosen).into(),
-                ]);
-            }
-        }
-    }
-    Ok(table)
-}
-
-/// RTO less DPPO at the end, at the same point of the grid, on the tuning seeds: where in the grid a token reward pays.
-fn same_point(runs: &Table) -> Result<Table> {
-    let keys = [
-        "instance",
-        "learning_rate",
-        "lambda",
-        "critic_learning_rate",
-    ];
-    let columns = [
-        &keys[..],
-        &["rto", "dppo", "difference", "low", "high", "seeds"],
-    ]
-    .concat();
-    let mut table = Table::new("same_point", &columns);
-    let tuned = runs.filter("stage", TUNE)?;
-    let [rto, dppo] = ["rto", "dppo"].map(|m| tuned.filter("method", m));
-    let (rto, dppo) = (rto?, dppo?);
-    for instance in rto.distinct("instance")? {
-        let of = |t: &Table| t.filter("instance", &instance);
-        let (rto, dppo) = (of(&rto)?, of(&dppo)?);
-        for point in rto.distinct("point")? {
-            let at = |t: &Table| t.filter("point", &point);
-            let (rto, dppo) = (at(&rto)?, at(&dppo)?);
-            let [a, b] = [&rto, &dppo].map(|t| t.floats("objective").map(Sample));
-            let (a, b) = (a?, b?);
-            let gap = differences(&a, &b);
-            let (mean, low, high) = gap.interval(Support::Real);
-            let mut row: Vec<Cell> = Vec::new();
-            for key in keys {
-                row.push(match key {
-                    "instance" => instance.as_str().into(),
-                    _ => rto.floats(key)?[0].into(),
-                });
-            }
-            row.extend([a.mean(), b.mean(), mean].map(Cell::from));
-            row.extend([low.into(), high.into(), gap.len().into()]);
-            table.push(row);
-        }
-    }
-    Ok(table)
-}
-
-/// What a user reads on the terminal.
-fn text(conclusions: &Table, verdicts: &Table) -> Result<String> {
-    let mut out = String::new();
-    let shown_or = |v: f64| shown(v).text();
-    for row in verdicts.rows() {
-        let [instance, objective, samples] = [&row[0], &row[1], &row[2]].map(Cell::text);
-        out += &format!(
-            "{instance}: RTO against DPPO: objective value: {objective}; samples: {samples}\n"
-        );
-        let rows = conclusions.filter("instance", &instance)?;
-        let columns = [
-            "quantity",
-            "variant",
-            "against",
-            "estimate",
-            "95% interval",
-            "p",
-            "p, Holm",
-        ];
-        let mut table = Table::new("conclusions", &columns);
-        let rows = rows.filter("method", "rto")?;
-        let floats = ["estimate", "low", "high", "p", "p_holm"].map(|c| rows.floats(c));
-        let [estimate, low, high, p, holm] = floats;
-        let (estimate, low, high, p, holm) = (estimate?, low?, high?, p?, holm?);
-        let texts = ["quantity", "variant", "against"].map(|c| rows.texts(c));
-        let [quantity, variant, against] = texts;
-        let (quantity, variant, against) = (quantity?, variant?, against?);
-        for i in 0..rows.len() {
-            table.push([
-                quantity[i].as_str().into(),
-                variant[i].as_str().into(),
-                label(&against[i]).into(),
-                shown(estimate[i]),
-                format!("[{}, {}]", shown_or(low[i]), shown_or(high[i])).into(),
-                shown(p[i]),
-                shown(holm[i]),
-            ]);
-        }
-        out += &table.render();
-    }
-    out += "objective_end and reward_at_matched_kl: RTO less the other, as a share of the optimum's lead over SFT; samples_L: samples of \
-            DPPO to those of RTO until L% of it; above_baselines: against the best of SFT at any temperature and best-of-n.\n";
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,0 +1,69 @@
+//! What needs no training in one world, as `worlds.csv` has it.
+
+use anyhow::{Context, Result};
+
+use crate::envelope::Envelope;
+
+/// What needs no training in one world.
+#[derive(Debug, Default)]
+pub struct World {
+    /// (policy, parameter, reward, KL).
+    pub policies: Vec<(String, f64, f64, f64)>,
+}
+
+impl World {
+    pub fn find(&self, policy: &str, parameter: f64) -> Result<(f64, f64)> {
+        let found = self
+            .policies
+            .iter()
+            .find(|p| p.0 == policy && p.1 == parameter);
+        let (.., reward, kl) = found.with_context(|| format!("worlds: no {policy} {parameter}"))?;
+        Ok((*reward, *kl))
+    }
+
+    fn first(&self, policy: &str) -> Result<(f64, f64)> {
+        let found = self.policies.iter().find(|p| p.0 == policy);
+        let (.., reward, kl) = found.with_context(|| format!("worlds: no row of {policy}"))?;
+        Ok((*reward, *kl))
+    }
+
+    pub fn reward(&self, policy: &str) -> Result<f64> {
+        Ok(self.first(policy)?.0)
+    }
+
+    pub fn objective(&self, policy: &str, beta2: f64) -> Result<f64> {
+        let (reward, kl) = self.first(policy)?;
+        Ok(reward - beta2 * kl)
+    }
+
+    /// (J − J(SFT)) / (J(optimum) − J(SFT)).
+    pub fn share(&self, objective: f64, beta2: f64) -> Result<f64> {
+        let (sft, best) = (
+            self.objective("sft", beta2)?,
+            self.objective("optimum", beta2)?,
+        );
+        Ok((objective - sft) / (best - sft))
+    }
+
+    /// The best share of SFT at any temperature, greedy too, and of best-of-n with either learnt reward.
+    pub fn best_baseline(&self, beta2: f64) -> Result<f64> {
+        let is_baseline = |policy: &str| {
+            ["sft", "greedy", "sharpened"].contains(&policy) || policy.starts_with("best_of_")
+        };
+        let all = self.policies.iter().filter(|p| is_baseline(&p.0));
+        let best = all
+            .map(|p| p.2 - beta2 * p.3)
+            .fold(f64::NEG_INFINITY, f64::max);
+        self.share(best, beta2)
+    }
+
+    /// The envelope of a kind of policies over its parameter; sharpening ends in greedy decoding.
+    pub fn envelope(&self, policy: &str) -> Result<Envelope> {
+        let is_in = |name: &str| name == policy || (policy == "sharpened" && name == "greedy");
+        let points = self.policies.iter().filter(|p| is_in(&p.0));
+        Ok(Envelope::new(
+            self.reward("sft")?,
+            points.map(|p| (p.3, p.2)),
+        ))
+    }
+}
