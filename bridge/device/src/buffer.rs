@@ -13,7 +13,7 @@ pub enum Element {
     F64,
     /// The upper half of an `f32`.
     Bf16,
-    /// Bytes.
+    /// Unsigned bytes: codes of a moment in 8 bits.
     U8,
     /// Halves of a master weight.
     U16,
@@ -111,7 +111,7 @@ impl Buffer {
         self.start * self.element.size()
     }
 
-    /// Elements.
+    /// How many elements it has.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -121,7 +121,7 @@ impl Buffer {
         self.len == 0
     }
 
-    /// Bytes.
+    /// How many bytes its elements take.
     pub fn bytes(&self) -> usize {
         self.len * self.element.size()
     }

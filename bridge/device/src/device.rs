@@ -110,9 +110,9 @@ pub struct Gemm<'a> {
     pub alpha: f32,
     /// Factor on what C holds; what it holds is not read where this is 0.
     pub beta: f32,
-    /// A.
+    /// A, the left factor.
     pub a: Matrix<'a>,
-    /// B.
+    /// B, the right factor.
     pub b: Matrix<'a>,
     /// C, not transposed.
     pub c: Matrix<'a>,

@@ -54,9 +54,9 @@ pub struct Scoring {
 /// What becomes of a raw logit: `c tanh(l/c)`, over T.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bend {
-    /// c.
+    /// c, the cap; none leaves logits as they are.
     pub cap: Option<f32>,
-    /// T.
+    /// T, the temperature.
     pub temperature: f32,
 }
 
@@ -99,7 +99,7 @@ pub struct Adam {
     pub rate: f32,
     /// 1/√(1 − β₂ᵗ).
     pub root: f32,
-    /// ε.
+    /// ε, which keeps the division finite.
     pub epsilon: f32,
 }
 
@@ -133,7 +133,7 @@ pub struct Eight<'a> {
     pub m: Codes<'a>,
     /// The second moment.
     pub v: Codes<'a>,
-    /// t.
+    /// t, the number of the step; the first is 1.
     pub step: u32,
 }
 

@@ -24,7 +24,7 @@ pub struct Distribution<'a> {
 pub struct OutputHead<'a> {
     /// The kernels, and with them the device and the type of weights.
     pub kernels: Kernels<'a>,
-    /// p.
+    /// p, the policy's distribution of the next token.
     pub policy: Distribution<'a>,
     /// q of the divergences, over the same vocabulary; its width may differ.
     pub other: Option<Distribution<'a>>,

@@ -42,9 +42,9 @@ impl Texts<'_> {
 /// Cosines and sines `[positions, dims/2]` each, `f32`; of no length where nothing turns.
 #[derive(Debug, Clone, Copy)]
 pub struct Angles<'a> {
-    /// Cosines.
+    /// Cosines of the angles, `f32 [positions, dims/2]`.
     pub cosines: &'a Buffer,
-    /// Sines.
+    /// Sines of the same angles.
     pub sines: &'a Buffer,
 }
 

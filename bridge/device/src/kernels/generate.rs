@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub struct Cache<'a> {
     /// Turned keys.
     pub keys: &'a Buffer,
-    /// Values.
+    /// Values that belong to the keys.
     pub values: &'a Buffer,
     /// Texts side by side.
     pub slots: usize,

@@ -8,7 +8,7 @@ use crate::source::Arg;
 /// One tile of raw logits, `f32 [rows, columns]`, of vocabulary entries from `first` on, and the same tile of another distribution.
 #[derive(Debug, Clone, Copy)]
 pub struct Tile<'a> {
-    /// Logits.
+    /// Raw logits of the distribution itself, `f32 [rows, columns]`.
     pub logits: &'a Buffer,
     /// Those of the other distribution.
     pub other: Option<&'a Buffer>,

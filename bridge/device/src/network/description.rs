@@ -125,7 +125,7 @@ pub struct Linear {
 pub struct Adapter {
     /// Rows of A.
     pub rank: usize,
-    /// s.
+    /// s, the factor on BA.
     pub scale: f32,
 }
 

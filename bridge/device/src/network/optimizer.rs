@@ -27,9 +27,9 @@ pub struct AdamWSettings {
 /// Rate and decay of one weight in one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// η.
+    /// η, the learning rate.
     pub rate: f64,
-    /// λ.
+    /// λ, the weight decay; the weight is first multiplied by 1 − ηλ.
     pub decay: f64,
 }
 

@@ -232,7 +232,7 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Zeros.
+    /// Gradients that are all 0.
     ///
     /// # Errors
     /// What the device reports.
