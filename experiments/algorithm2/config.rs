@@ -301,6 +301,14 @@ impl Config {
         }
     }
 
+    /// What tables call the policy fitted to the pairs: by the loss that it minimises.
+    pub fn dpo_label(&self) -> String {
+        match self.dpo.loss.name() {
+            "dpo" => "DPO".into(),
+            loss => format!("pi_dpo by {loss}"),
+        }
+    }
+
     fn check_numbers(&self) -> Result<()> {
         within("prompts", self.prompts as f64, 1.0, 1e3)?;
         for (key, value, least, most) in [

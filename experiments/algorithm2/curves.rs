@@ -284,7 +284,8 @@ fn one_instance(
         "KL",
     ];
     let mut table = Table::new("curves", &columns);
-    for (policy, label) in [("reference", "SFT"), ("dpo", "DPO")] {
+    let dpo = study.config.dpo_label();
+    for (policy, label) in [("reference", "SFT"), ("dpo", dpo.as_str())] {
         let row = exact.filter("instance", name)?.filter("policy", policy)?;
         let cell = |column: &str| -> Result<Cell> { Ok(shown(row.floats(column)?[0])) };
         let empty = || Cell::Empty;

@@ -323,7 +323,12 @@ impl Sweeps {
             .collect();
         let mut columns = vec!["sweep", "value"];
         columns.extend(titles.iter().map(String::as_str));
-        columns.extend(["DPO: true r, at beta1", "RTO - DPO: true r, at beta1"]);
+        let dpo = c.dpo_label();
+        let differences_to_dpo = [
+            format!("{dpo}: true r, at beta1"),
+            format!("RTO - {dpo}: true r, at beta1"),
+        ];
+        columns.extend(differences_to_dpo.iter().map(String::as_str));
         let mut table = Table::new("sweeps", &columns);
         for setting in settings(&self.groups) {
             let (sweep, value) = &setting;
