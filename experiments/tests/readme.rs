@@ -123,6 +123,25 @@ fn ci_runs_the_readme_test_command() {
     assert!(ci.lines().any(|line| line.trim() == format!("step {test}")));
 }
 
+/// The fragments by which a page's headings are linked: lower case, hyphens for spaces, without punctuation.
+fn headings(page: &str) -> impl Iterator<Item = String> {
+    let lines = page.lines().filter(|line| line.starts_with('#'));
+    lines.map(|line| {
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = text
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
+}
+
+#[test]
+fn a_heading_is_linked_by_its_words() {
+    let page = "# One\n\n## Two: `words`, and_more\nno # heading";
+    let found: Vec<String> = headings(page).collect();
+    assert_eq!(found, ["one", "two-words-and_more"]);
+}
+
 #[test]
 fn every_link_and_picture_exists() {
     for page in ["README.md", "CONTRIBUTING.md"] {
@@ -132,7 +151,13 @@ fn every_link_and_picture_exists() {
             .skip(1)
             .map(|rest| rest.split(')').next().unwrap());
         for target in targets.filter(|t| !t.starts_with("http")) {
-            assert!(Path::new(ROOT).join(target).exists(), "{page}: {target}");
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = Path::new(ROOT).join(if path.is_empty() { page } else { path });
+            assert!(path.exists(), "{page}: {target}");
+            if !heading.is_empty() {
+                let linked = fs::read_to_string(&path).unwrap();
+                assert!(headings(&linked).any(|h| h == heading), "{page}: {target}");
+            }
         }
     }
 }
