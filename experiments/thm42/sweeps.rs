@@ -102,10 +102,31 @@ pub struct Sweeps {
 pub fn summarise(runs: &Table) -> Result<Sweeps> {
     let keys = ["sweep", "value"];
     let groups = groups(runs, &keys)?;
+    let all = curves("sweeps", &groups, &keys);
+    let mut columns: Vec<&str> = all.columns().iter().map(String::as_str).collect();
+    columns.push("better_than_reference");
+    let mut table = Table::new("sweeps", &columns);
+    for (row, group) in all.rows().iter().zip(&groups) {
+        let mut row = row.clone();
+        // A prediction is a number for a setting, and a policy is not better than itself.
+        row.push(match group.method.as_str() {
+            "predicted" | "reference" => Cell::Empty,
+            _ => better(group, &groups).into(),
+        });
+        table.push(row);
+    }
     Ok(Sweeps {
-        curves: curves("sweeps", &groups, &keys),
+        curves: table,
         groups,
     })
+}
+
+/// Runs in which the method has a smaller suboptimality than π_ref on the same instance.
+fn better(group: &Group, groups: &[Group]) -> Option<usize> {
+    let reference = of(groups, "reference", "").find(|g| g.key == group.key)?;
+    // Both in the order of the replicates.
+    let pairs = group.suboptimality.0.iter().zip(&reference.suboptimality.0);
+    Some(pairs.filter(|(a, b)| a < b).count())
 }
 
 impl Sweeps {
@@ -158,31 +179,27 @@ impl Sweeps {
             true => "nowhere".to_string(),
             false => low.join(", "),
         };
-        let better = |radius: &str| {
-            let (better, all) = self.better_than_reference(radius);
-            format!("{better} of {all}")
+        let wins = |radius: &str| {
+            let (wins, all) = self.better_than_reference(radius);
+            format!("{wins} of {all}")
         };
         format!(
             "=> Algorithm 1 is better than pi_ref in {} runs with the radius (A.2) as printed, in {} with that of the repaired proof (Upsilon).\n\
              => Plain MLE has {least:.2} to {most:.2} times its predicted SubOpt. The Wald radius covers significantly less than promised: {low}.\n",
-            better("printed"),
-            better("theory_upsilon"),
+            wins("printed"),
+            wins("theory_upsilon"),
         )
     }
 
     /// Runs in which Algorithm 1 has a smaller suboptimality than π_ref on the same instance, and all runs.
     fn better_than_reference(&self, radius: &str) -> (usize, usize) {
-        let (mut better, mut all) = (0, 0);
+        let (mut wins, mut all) = (0, 0);
         for group in of(&self.groups, "algorithm1", radius) {
-            let mut reference = of(&self.groups, "reference", "");
-            let Some(reference) = reference.find(|g| g.key == group.key) else {
-                continue;
-            };
-            // Both in the order of the replicates.
-            let pairs = group.suboptimality.0.iter().zip(&reference.suboptimality.0);
-            better += pairs.filter(|(a, b)| a < b).count();
-            all += group.suboptimality.len();
+            if let Some(count) = better(group, &self.groups) {
+                wins += count;
+                all += group.suboptimality.len();
+            }
         }
-        (better, all)
+        (wins, all)
     }
 }
