@@ -1,7 +1,7 @@
 //! What a step costs on several ranks: seconds, processor seconds and bytes, at the shape of Pythia-14M.
 //!
 //! `cargo build -p rto-bridge --features mpi --example ranks`, then
-//! `RAYON_NUM_THREADS=1 mpirun -n 2 target/debug/examples/ranks [STEPS] [GROUPS] [ROWS] [TOKENS]`
+//! `RAYON_NUM_THREADS=1 mpirun -n 2 target/debug/examples/ranks [STEPS] [GROUPS] [ROWS] [TOKENS] [SHARD]`
 //!
 //! Every rank trains the same network on the same rows of random tokens (maximum likelihood); rank 0 prints one line. `loss` and `norm`
 //! are those of the last step: equal, to the last digit, on 1, 2 and 4 ranks of one number of groups.
@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         bytes: AtomicU64::new(0),
         nanoseconds: AtomicU64::new(0),
     });
-    let ranks = Ranks::try_new(counted.clone(), groups)?;
+    let ranks = Ranks::try_new(counted.clone(), groups)?.with_sharded_moments(number(4, 0) == 1);
     let config = GptNeoXConfig {
         vocab_size: 50_304,
         hidden_size: 128,

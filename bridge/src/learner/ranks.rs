@@ -26,7 +26,7 @@ pub struct Ranks {
     engine: Arc<dyn Collective>,
     groups: usize,
     shares: bool,
-    window: usize,
+    window: Option<usize>,
 }
 
 impl Default for Ranks {
@@ -36,13 +36,17 @@ impl Default for Ranks {
             engine: Arc::new(Solo),
             groups: 1,
             shares: false,
-            window: WINDOW,
+            window: None,
         }
     }
 }
 
-/// Numbers of a gradient that are exchanged at once: 64 MiB, which any engine carries in one message.
-const WINDOW: usize = 1 << 24;
+/// Numbers of a gradient that are exchanged at once from a processor's memory: 1 MiB. Copies of a window then stay in a core's cache and
+/// in memory that the process already has; with 64 MiB the system's pages for them cost more than the exchange.
+const WINDOW: usize = 1 << 18;
+
+/// The same from a device's memory, where messages are long so that few wait for each other: 64 MiB, which any engine carries at once.
+const DEVICE_WINDOW: usize = 1 << 24;
 
 impl Ranks {
     /// The ranks of an engine and K = `groups`. K changes the rounding of a run, the number of ranks does not.
@@ -71,7 +75,7 @@ impl Ranks {
             engine,
             groups,
             shares: false,
-            window: WINDOW,
+            window: None,
         })
     }
 
@@ -83,10 +87,20 @@ impl Ranks {
         self
     }
 
-    /// Exchanges so many numbers at once, 2²⁴ unless said and at least 1: less memory in more messages. No number depends on it.
+    /// Exchanges so many numbers at once, at least 1: less memory in more messages. Unless said, 2¹⁸ of weights that are slices on the
+    /// processor and 2²⁴ of others. No number depends on it.
     pub fn with_window(mut self, numbers: usize) -> Self {
-        self.window = numbers.max(1);
+        self.window = Some(numbers.max(1));
         self
+    }
+
+    fn window(&self, params: &Params) -> usize {
+        let usual = if params.on_slices() {
+            WINDOW
+        } else {
+            DEVICE_WINDOW
+        };
+        self.window.unwrap_or(usual)
     }
 
     /// The part of every weight that this rank steps.
@@ -202,11 +216,12 @@ impl Ranks {
         if size == 1 {
             return Ok(());
         }
+        let at_once = self.window(params);
         gradients.with_floats(params, |mut parts| {
             let all = parts.iter().map(|p| p.len()).sum::<usize>();
-            let mut window = vec![0.0; all.min(self.window)];
-            for start in (0..all).step_by(self.window) {
-                let window = &mut window[..self.window.min(all - start)];
+            let mut window = vec![0.0; all.min(at_once)];
+            for start in (0..all).step_by(at_once) {
+                let window = &mut window[..at_once.min(all - start)];
                 each_overlap(&mut parts, start, window, |part, window| {
                     window.copy_from_slice(part);
                 });
@@ -264,8 +279,9 @@ impl Ranks {
         let length = |pieces: &Vec<Range<usize>>| pieces.iter().map(Range::len).sum::<usize>();
         let longest = all.iter().map(length).max().unwrap_or(0);
         let own = self.engine.rank();
-        for start in (0..longest).step_by(self.window) {
-            let window = start..start + self.window;
+        let at_once = self.window(params);
+        for start in (0..longest).step_by(at_once) {
+            let window = start..start + at_once;
             let mut mine = Vec::new();
             each_piece(&vars, &all[own], &window, |var, part| {
                 mine.extend(values_of(var, part)?);
@@ -291,7 +307,7 @@ impl Ranks {
             return Ok(None);
         }
         let mut whole = Arrays::new();
-        let at_once = 4 * self.window;
+        let at_once = 4 * self.window.unwrap_or(DEVICE_WINDOW);
         for (name, (dtype, mine)) in optimizer.arrays()? {
             let lengths = self.engine.all_gather(&(mine.len() as u64).to_ne_bytes())?;
             let lengths: Result<Vec<u64>> = lengths

@@ -74,7 +74,8 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
     if args.dry_run {
         return plan::print(&config, &data, (jobs, args.shard_moments), reporter);
     }
-    plan::Memory::new(&config, &data, jobs).check(&device)?;
+    let memory = plan::Memory::new(&config, &data, jobs);
+    memory.check(&device, engine.size(), args.shard_moments)?;
     let dir = match engine.rank() {
         0 => Some(folder(args, &config, &data)?),
         _ => None,

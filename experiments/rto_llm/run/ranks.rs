@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rto_bridge::collective::{Collective, Solo, speaks_after};
 use rto_harness::{cli, interrupt};
 
@@ -20,6 +20,9 @@ pub type Engine = Arc<dyn Collective>;
 
 /// Where launchers say how many processes they have started: Open MPI's `mpirun`, those of the PMI family, `srun`.
 const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
+/// Where they say which of all a process is; the last is that of `torchrun`.
+const RANKS: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "RANK"];
 
 /// Where they say which of them, on its host, a process is; the last is that of `torchrun`.
 const ON_HOST: [&str; 4] = [
@@ -62,21 +65,37 @@ pub fn join(args: &Args) -> Result<Engine> {
 #[cfg(feature = "mpi")]
 fn by_mpi(timeout: Duration) -> Result<Engine> {
     // Alone, MPI is not begun, for it takes time and can fail.
-    let several = launched() > 1 || std::env::var_os("PMIX_RANK").is_some();
-    Ok(match several {
-        true => Arc::new(rto_bridge::collective::Mpi::join(timeout)?),
-        false => Arc::new(Solo),
-    })
+    let launched = launched();
+    if launched == 1 && std::env::var_os("PMIX_RANK").is_none() {
+        return Ok(Arc::new(Solo));
+    }
+    let all = rto_bridge::collective::Mpi::join(timeout)?;
+    if all.size() == 1 && launched > 1 {
+        return Err(said_by_the_first(anyhow!(
+            "started as one of {launched} processes, but MPI knows of this one alone, so that each would do the whole run; start them with mpirun of the MPI this program was built with, or with srun --mpi=pmix"
+        )));
+    }
+    Ok(Arc::new(all))
 }
 
 #[cfg(not(feature = "mpi"))]
 fn by_mpi(_: Duration) -> Result<Engine> {
     match launched() {
         1 => Ok(Arc::new(Solo)),
-        n => bail!(
+        n => Err(said_by_the_first(anyhow!(
             "started as one of {n} processes, but this program was built without MPI; build it with --features mpi"
-        ),
+        ))),
     }
+}
+
+/// An error that every process sees, of which no other knows: the first says it, the others end with its exit status alone, a little
+/// later, for a launcher ends all of them with the one that ends first.
+fn said_by_the_first(error: anyhow::Error) -> anyhow::Error {
+    if let Some(rank @ 1..) = number(&RANKS) {
+        std::thread::sleep(speaks_after(rank));
+        std::process::exit(1);
+    }
+    error
 }
 
 #[cfg(feature = "nccl")]
@@ -90,7 +109,6 @@ fn by_nccl(args: &Args, timeout: Duration) -> Result<Engine> {
         let met = by_mpi(timeout)?;
         return Ok(Arc::new(Nccl::join(&device, met, timeout)?));
     };
-    const RANKS: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "RANK"];
     let size = number(&SIZES).or_else(|| number(&["WORLD_SIZE"]));
     let place = number(&RANKS).zip(size).context(
         "--rendezvous: the environment does not say which of how many processes this is; start them with mpirun or srun, or set RANK and WORLD_SIZE",

@@ -11,6 +11,10 @@ fn rto_llm(arguments: &str, environment: &[(&str, &str)]) -> (Output, tempfile::
         .env_remove("PMI_SIZE")
         .env_remove("SLURM_STEP_NUM_TASKS")
         .env_remove("PMIX_RANK")
+        .env_remove("OMPI_COMM_WORLD_RANK")
+        .env_remove("PMI_RANK")
+        .env_remove("SLURM_PROCID")
+        .env_remove("RANK")
         .envs(environment.iter().copied())
         .current_dir(folder.path())
         .output()
@@ -28,13 +32,30 @@ fn refused(arguments: &str, environment: &[(&str, &str)]) -> String {
     said.trim_end().into()
 }
 
+/// Under each launcher that a user may type, the first of four processes says so and the others end without a word; a step of one
+/// process is sound.
 #[cfg(not(feature = "mpi"))]
 #[test]
 fn a_program_without_mpi_is_no_rank() {
-    assert_eq!(
-        refused("--smoke --out run", &[("OMPI_COMM_WORLD_SIZE", "2")]),
-        "error: started as one of 2 processes, but this program was built without MPI; build it with --features mpi"
-    );
+    let launchers = [
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+        ("PMI_SIZE", "PMI_RANK"),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ];
+    for (size, rank) in launchers {
+        assert_eq!(
+            refused("--smoke --out run", &[(size, "4"), (rank, "0")]),
+            "error: started as one of 4 processes, but this program was built without MPI; build it with --features mpi"
+        );
+        let (output, folder) = rto_llm("--smoke --out run", &[(size, "4"), (rank, "3")]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!((output.stdout.len(), output.stderr.len()), (0, 0));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        // Slurm says of a script's allocation how many tasks it has room for, which starts none.
+        let one = [(size, "1"), (rank, "0"), ("SLURM_NTASKS", "4")];
+        let (output, _folder) = rto_llm("--smoke --dry-run", &one);
+        assert!(output.status.success(), "{size}");
+    }
 }
 
 #[cfg(not(feature = "nccl"))]

@@ -19,7 +19,11 @@ pub struct Memory {
     /// Of everything at once, at most.
     pub peak: u64,
     /// Networks in training among it.
-    pub trained: u64,
+    trained: u64,
+    /// K, into which batches are cut.
+    groups: usize,
+    /// Networks whose gradients of groups are held at once.
+    adding: u64,
 }
 
 impl Memory {
@@ -73,11 +77,35 @@ impl Memory {
             frozen,
             peak,
             trained: (1 + critics) * at_once,
+            groups: config.gradient_groups,
+            // Memory of slices is kept for the next step, that of a device is given back.
+            adding: match config.device.as_str() {
+                "cpu" => (1 + critics) * at_once,
+                _ => at_once,
+            },
         }
     }
 
-    /// Refuses a run that a GPU has no room for, before it begins.
-    pub fn check(&self, device: &Device) -> Result<()> {
-        Ok(check_fits(self.peak, device)?)
+    /// Bytes that each of so many ranks takes at most; `sharded` says whether they share out AdamW's moments and masters.
+    ///
+    /// A rank adds its K/P groups in a binary tree, which holds a gradient more for each of its levels.
+    pub fn of_rank(&self, ranks: usize, sharded: bool) -> u64 {
+        let policy = &self.policy;
+        let levels = (self.groups / ranks).max(1).ilog2();
+        let shared = match sharded {
+            true => others_part(self.trained * (policy.moments + policy.master), ranks),
+            false => 0,
+        };
+        self.peak - shared + self.adding * policy.gradients * u64::from(levels)
     }
+
+    /// Refuses a run that the GPU of one of so many ranks has no room for, before it begins.
+    pub fn check(&self, device: &Device, ranks: usize, sharded: bool) -> Result<()> {
+        Ok(check_fits(self.of_rank(ranks, sharded), device)?)
+    }
+}
+
+/// What the other ranks have of something that is shared out.
+pub fn others_part(bytes: u64, ranks: usize) -> u64 {
+    bytes * (ranks as u64 - 1) / ranks as u64
 }

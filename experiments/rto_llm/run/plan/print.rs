@@ -2,14 +2,13 @@
 
 use anyhow::Result;
 use rto::algorithm2::fit_steps;
-use rto_bridge::memory_plan::MemoryPlan;
 use rto_harness::cli::Reporter;
 use rto_harness::say;
 use serde::Serialize;
 use serde_json::json;
 
 use super::estimate;
-use super::memory::Memory;
+use super::memory::{Memory, others_part};
 use crate::run::config::Config;
 use crate::run::data::Data;
 
@@ -20,12 +19,8 @@ pub fn print(
     (jobs, sharded): (usize, bool),
     reporter: &Reporter,
 ) -> Result<()> {
-    let Memory {
-        policy,
-        frozen,
-        peak,
-        trained,
-    } = Memory::new(config, data, jobs);
+    let memory = Memory::new(config, data, jobs);
+    let (policy, frozen, peak) = (&memory.policy, &memory.frozen, memory.of_rank(1, sharded));
     let (n, reward) = (data.pairs.len(), config.reward()?);
     let mut fit = vec![
         ("sft", fit_steps(data.demonstrations.len(), &*config.sft()?)),
@@ -83,11 +78,7 @@ pub fn print(
             ppo.iterations
         )?;
     }
-    let moments = match sharded {
-        true => trained * (policy.moments + policy.master),
-        false => 0,
-    };
-    let ranks = on_ranks(config.gradient_groups, &policy, (peak, moments), minutes);
+    let ranks = on_ranks(config.gradient_groups, &memory, sharded, minutes);
     for rank in &ranks {
         say!(
             reporter,
@@ -112,25 +103,16 @@ struct OnRanks {
     sent: u64,
 }
 
-/// The numbers of ranks that share `groups` groups, if there are several; of the peak, `sharded` bytes are shared out.
-fn on_ranks(
-    groups: usize,
-    policy: &MemoryPlan,
-    (peak, sharded): (u64, u64),
-    minutes: f64,
-) -> Vec<OnRanks> {
+/// The numbers of ranks that share `groups` groups, if there are several.
+fn on_ranks(groups: usize, memory: &Memory, sharded: bool, minutes: f64) -> Vec<OnRanks> {
     let halves = std::iter::successors(Some(groups), |n| (*n > 1).then_some(n / 2));
     let sizes: Vec<usize> = halves.filter(|_| groups > 1).collect();
-    let each = if sharded > 0 { 12 } else { 8 };
-    let of = |&ranks: &usize| {
-        let others = |bytes: u64| bytes * (ranks as u64 - 1) / ranks as u64;
-        OnRanks {
-            ranks,
-            // A gradient more for each level of the tree that a rank climbs alone.
-            bytes: peak - others(sharded) + policy.gradients * u64::from((groups / ranks).ilog2()),
-            minutes: minutes / ranks as f64,
-            sent: others(each * policy.trained),
-        }
+    let each = if sharded { 12 } else { 8 };
+    let of = |&ranks: &usize| OnRanks {
+        ranks,
+        bytes: memory.of_rank(ranks, sharded),
+        minutes: minutes / ranks as f64,
+        sent: others_part(each * memory.policy.trained, ranks),
     };
     sizes.iter().rev().map(of).collect()
 }
