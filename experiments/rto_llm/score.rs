@@ -12,8 +12,8 @@ use std::path::PathBuf;
 /// Log-probabilities of given responses, one number per response token (temperature 1, full softmax).
 ///
 /// With --reference also the DPO token rewards beta · (log pi − log pi_ref), equation (4.5). With --json one object a
-/// line, in input order: {"token_ids", "tokens", "log_probs", "token_rewards"}; "tokens" is null where the folder has
-/// no tokenizer, "token_rewards" where there is no reference.
+/// line, in input order: {"token_ids", "tokens", "log_probs", "token_rewards", "prompt_ids"}; "tokens" is null where the folder has
+/// no tokenizer, "token_rewards" where there is no reference. The key token_rewards of a run reads such lines.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -206,11 +206,12 @@ fn json_line(scored: &Scored) -> String {
     // Keys in the order of the contract.
     let value = |v: serde_json::Value| v.to_string();
     format!(
-        "{{\"token_ids\":{},\"tokens\":{},\"log_probs\":{},\"token_rewards\":{}}}",
+        "{{\"token_ids\":{},\"tokens\":{},\"log_probs\":{},\"token_rewards\":{},\"prompt_ids\":{}}}",
         value(json!(scored.token_ids)),
         value(json!(scored.tokens)),
         value(json!(scored.log_probs)),
         value(json!(scored.token_rewards)),
+        value(json!(scored.prompt)),
     )
 }
 

@@ -20,6 +20,7 @@ from ._ragged import floats, pad
 __all__ = [
     "PairAccuracy",
     "TokenRewards",
+    "of_token_level_scores",
     "pair_accuracy",
     "read_alpaca_eval",
     "read_token_rewards",
@@ -39,6 +40,7 @@ class TokenRewards:
 
     token_ids: tuple[int, ...]
     token_rewards: _Array
+    prompt_ids: tuple[int, ...] | None = None
 
 
 def _lines(path: _Path) -> Iterable[tuple[str, Any]]:
@@ -93,7 +95,7 @@ def _record(place: str, value: Any, keys: Sequence[str]) -> Mapping[str, Any]:
 
 
 def read_token_rewards(path: _Path) -> list[TokenRewards]:
-    """Responses with their token rewards: JSON lines with ``token_ids`` and ``token_rewards``; other keys are passed over."""
+    """Responses with their token rewards: JSON lines with ``token_ids``, ``token_rewards`` and perhaps ``prompt_ids``; other keys are passed over."""
     out = []
     for place, value in _lines(path):
         record = _record(place, value, ["token_ids", "token_rewards"])
@@ -105,12 +107,23 @@ def read_token_rewards(path: _Path) -> list[TokenRewards]:
             raise ValueError(f"{place}: found {len(rewards)} token_rewards, expected {len(ids)}, one for each of token_ids")
         tokens = tuple(_token(f"{place}: token_ids[{h}]", t) for h, t in enumerate(ids))
         numbers = np.array([_number(f"{place}: token_rewards[{h}]", r) for h, r in enumerate(rewards)], dtype=np.float64)
-        out.append(TokenRewards(tokens, numbers))
+        prompt = record.get("prompt_ids")
+        if prompt is not None and not isinstance(prompt, list):
+            raise ValueError(f"{place}: prompt_ids: found {json.dumps(prompt)}, expected a list")
+        prompt_ids = None if prompt is None else tuple(_token(f"{place}: prompt_ids[{h}]", t) for h, t in enumerate(prompt))
+        out.append(TokenRewards(tokens, numbers, prompt_ids))
     return out
 
 
-def write_token_rewards(path: _Path, token_ids: Sequence[Sequence[int]], token_rewards: Sequence[npt.ArrayLike]) -> None:
-    """JSON lines that `read_token_rewards` reads."""
+def write_token_rewards(
+    path: _Path,
+    token_ids: Sequence[Sequence[int]],
+    token_rewards: Sequence[npt.ArrayLike],
+    prompt_ids: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """JSON lines that `read_token_rewards` reads, and with `prompt_ids` the key ``token_rewards`` of ``rto_llm``."""
+    if prompt_ids is not None and len(prompt_ids) != len(token_ids):
+        raise ValueError(f"prompt_ids: found {len(prompt_ids)} rows, expected {len(token_ids)}, one for each response")
     if len(token_ids) != len(token_rewards):
         raise ValueError(f"token_rewards: found {len(token_rewards)} rows, expected {len(token_ids)}, one for each response")
     lines = []
@@ -119,7 +132,10 @@ def write_token_rewards(path: _Path, token_ids: Sequence[Sequence[int]], token_r
         if row.shape != (len(ids),) or not np.isfinite(row).all():
             raise ValueError(f"token_rewards[{i}]: expected {len(ids)} finite numbers, one for each token")
         tokens = [_token(f"token_ids[{i}][{h}]", int(t)) for h, t in enumerate(ids)]
-        lines.append(json.dumps({"token_ids": tokens, "token_rewards": row.tolist()}) + "\n")
+        line: dict[str, Any] = {"token_ids": tokens, "token_rewards": row.tolist()}
+        if prompt_ids is not None:
+            line["prompt_ids"] = [_token(f"prompt_ids[{i}][{h}]", int(t)) for h, t in enumerate(prompt_ids[i])]
+        lines.append(json.dumps(line) + "\n")
     _create(path, "".join(lines))
 
 
@@ -150,6 +166,26 @@ def token_level_scores(token_rewards: Sequence[npt.ArrayLike], width: int | None
     scores[:, :longest] = table
     mask = (np.arange(width) < np.array(lengths, dtype=np.int64)[:, None]).astype(np.int64)
     return scores, mask
+
+
+def of_token_level_scores(scores: npt.ArrayLike, response_mask: npt.ArrayLike) -> list[_Array]:
+    """Token rewards from verl's ``batch["token_level_scores"]`` and its response mask, what `token_level_scores` gives: a row for each response.
+
+    Parameters
+    ----------
+    scores, response_mask : arrays of shape (responses, width)
+        The mask is 1 on the tokens of a response and 0 behind its end.
+    """
+    table, mask = np.asarray(scores, dtype=np.float64), np.asarray(response_mask)
+    if table.ndim != 2 or mask.shape != table.shape:
+        raise ValueError(f"response_mask: found shape {mask.shape} with scores of shape {table.shape}, expected one shape of two axes")
+    lengths = mask.astype(bool).sum(axis=1)
+    for i, n in enumerate(lengths):
+        if not mask[i, :n].all():
+            raise ValueError(f"response_mask[{i}]: found a gap, expected ones and then zeros")
+        if not np.isfinite(table[i, :n]).all():
+            raise ValueError(f"scores[{i}]: expected finite numbers")
+    return [table[i, :n].copy() for i, n in enumerate(lengths)]
 
 
 def trl_reward(

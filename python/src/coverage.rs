@@ -169,16 +169,15 @@ pub fn coverage(
         if let Some(phi) = &phi {
             let linear = LinearCoverage::of(mdp, law, phi)?;
             // An expectation with the size of its terms, beside which its rounding counts.
-            let mean = |p| {
-                let visits = rto::plan::visitation(mdp, p)?;
-                Ok::<_, rto::Error>((visits.features(phi)?, visits.feature_sizes(phi)?))
-            };
-            let (psi, size) = mean(&policy)?;
+            let visits = rto::plan::visitation(mdp, &policy)?;
+            let (psi, size) = (visits.features(phi)?, visits.feature_sizes(phi)?);
             out.linear = Some(linear.at_sum(&psi, &size)?.value);
             out.linear_along = Some(linear.along(mdp, &policy, phi)?.0.value);
             if let Some(reference) = &reference {
-                let (base, more) = mean(reference)?;
-                let centred: Vec<f64> = psi.iter().zip(&base).map(|(a, b)| a - b).collect();
+                // One expectation, in which what all responses share is 0: a difference of two would leave its rounding.
+                let advantages = rto::plan::feature_advantages(mdp, reference, phi)?;
+                let centred = visits.features(&advantages)?;
+                let more = rto::plan::visitation(mdp, reference)?.feature_sizes(phi)?;
                 let size: Vec<f64> = size.iter().zip(&more).map(|(a, b)| a + b).collect();
                 out.linear_baselined = Some(linear.at_sum(&centred, &size)?.value);
             }

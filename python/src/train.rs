@@ -185,7 +185,8 @@ impl Job {
             )?),
             false => None,
         };
-        let model = match reads(Model::RewardModel) {
+        // On a table r_φ of (2.2) pays every token.
+        let model = match reads(Model::RewardModel) || reads(Model::TokenRewardModel) {
             true => Some(fit_reward_model(
                 &self.map,
                 &self.pairs,

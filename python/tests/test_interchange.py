@@ -49,6 +49,22 @@ def test_verl_gets_padded_scores_and_a_mask():
         interchange.token_level_scores([[1.0, 2.0]], width=1)
 
 
+def test_scores_of_verl_become_lines_that_rto_llm_reads(tmp_path):
+    path, ids, prompts = tmp_path / "rewards.jsonl", [[5, 6], [7]], [[3], [3, 4]]
+    rewards = interchange.of_token_level_scores(*interchange.token_level_scores([[1.0, 2.0], [0.5]], width=4))
+    interchange.write_token_rewards(path, ids, rewards, prompts)
+    back = interchange.read_token_rewards(path)
+    assert [(r.prompt_ids, r.token_ids, r.token_rewards.tolist()) for r in back] == [((3,), (5, 6), [1.0, 2.0]), ((3, 4), (7,), [0.5])]
+    for call, line in [
+        (lambda: interchange.of_token_level_scores([[1.0, 2.0]], [[1]]), "response_mask: found shape"),
+        (lambda: interchange.of_token_level_scores([[1.0, 2.0]], [[0, 1]]), r"response_mask\[0\]: found a gap"),
+        (lambda: interchange.of_token_level_scores([[float("nan")]], [[1]]), r"scores\[0\]"),
+        (lambda: interchange.write_token_rewards(tmp_path / "x", ids, rewards, [[1]]), "prompt_ids: found 1 rows, expected 2"),
+    ]:
+        with pytest.raises(ValueError, match=line):
+            call()
+
+
 def test_trl_gets_a_list_of_sums():
     records = [interchange.TokenRewards((5, 6), np.array([0.5, 0.25])), interchange.TokenRewards((7,), np.array([-1.0]))]
     reward = interchange.trl_reward(records)

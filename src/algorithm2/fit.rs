@@ -6,10 +6,11 @@ use std::ops::Range;
 use rand::seq::SliceRandom;
 
 use super::{Checked, DpoConfig, FitConfig};
-use crate::objective::{BradleyTerry, DpoLoss, Nll, PairLoss, Readout};
+use crate::objective::{BradleyTerry, DpoLoss, Nll, PairLoss, Readout, ValueLoss};
 use crate::seed::SeedTree;
 use crate::seq::{
-    Channel, Episode, PerToken, StepReport, TokenObjective, TokenScorer, Trainable, check_batch,
+    Channel, Episode, PerToken, Ragged, StepReport, TokenObjective, TokenScorer, Trainable,
+    check_batch,
 };
 use crate::token_reward::log_probs;
 use crate::{BoxError, Error, Result};
@@ -182,6 +183,35 @@ impl<'a> Fit<'a> {
             Ok((batch, Box::new(loss)))
         };
         Self::new(pairs.len(), config, seeds, Box::new(draw))
+    }
+
+    /// Least squares of V at given targets: ½ (V(s_h) − t_h)², weighed as `config` aggregates tokens; a token without a target counts
+    /// nowhere.
+    ///
+    /// # Errors
+    /// An empty data set. A step: targets that do not fit their episode or are not finite; those of the learner.
+    pub fn values(
+        data: &'a [(Episode, Vec<Option<f64>>)],
+        config: &Checked<FitConfig>,
+        seeds: &SeedTree,
+    ) -> Result<Self> {
+        let how = config.aggregation;
+        let draw = move |items: &[usize]| -> Result<Drawn> {
+            let batch: Vec<_> = items.iter().map(|&i| data[i].0.clone()).collect();
+            let of = |f: fn(&Option<f64>) -> f64| {
+                Ragged::from_rows(
+                    items
+                        .iter()
+                        .map(|&i| data[i].1.iter().map(f).collect::<Vec<_>>()),
+                )
+            };
+            let targets = of(|t| t.unwrap_or(0.0));
+            let mask = of(|t| f64::from(u8::from(t.is_some())));
+            let none = Ragged::zeros(&batch);
+            let loss = ValueLoss::masked(&batch, (targets, none), 1.0, None, how, Some(&mask))?;
+            Ok((batch, Box::new(loss)))
+        };
+        Self::new(data.len(), config, seeds, Box::new(draw))
     }
 
     pub(super) fn new(

@@ -117,12 +117,12 @@ pub(crate) fn for_each_feature_advantage(
     Ok(())
 }
 
-/// φ(s, a) + E_{s′}\[m(s′)\] − m(s) with m(s) = E_π\[Σ φ | s\] as features: their expectation under d^{π′} is
+/// φ(s, a) + E_{s′}\[m(s′)\] − m(s), `[d]` at each (s, a), with m(s) = E_π\[Σ φ | s\], as features: their expectation under d^{π′} is
 /// E_{d^{π′}}\[φ\] − E_{d^π}\[φ\] (the performance difference lemma, entry by entry), without the rounding of two expectations.
 ///
 /// # Errors
 /// [`Error::Shape`] when the parts do not fit.
-pub(crate) fn feature_advantages(
+pub fn feature_advantages(
     mdp: &TabularMdp,
     policy: &TabularPolicy,
     features: &impl FeatureMap,

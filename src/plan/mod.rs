@@ -56,8 +56,8 @@ mod truth;
 mod visitation;
 
 pub use coverage::{concentrability, covering_behaviour, mix_occupancies};
-pub use curvature::{action_covariance, advantage_variance};
-pub(crate) use curvature::{feature_advantages, for_each_feature_advantage};
+pub(crate) use curvature::for_each_feature_advantage;
+pub use curvature::{action_covariance, advantage_variance, feature_advantages};
 pub use data_law::{Attained, DataLaw, chi_square_coverage, pair_coverage, trajectory_coverage};
 pub use evaluate::{PolicyValue, evaluate};
 pub use expectation::Expectation;

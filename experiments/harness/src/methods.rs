@@ -68,6 +68,8 @@ pub enum Model {
     Reference,
     /// r_φ of (2.2).
     RewardModel,
+    /// A reward model that pays every token.
+    TokenRewardModel,
 }
 
 /// What a reward is made of.
@@ -77,7 +79,7 @@ pub struct Parts<'a> {
     pub dpo: &'a dyn TokenScorer,
     /// π_ref, with log-probabilities.
     pub reference: &'a dyn TokenScorer,
-    /// r_φ of (2.2), with rewards.
+    /// r_φ of (2.2), or the model that pays every token where the method reads that, with rewards.
     pub reward_model: &'a dyn TokenScorer,
     /// What is subtracted from the reward of a response; 0 leaves it as it is.
     pub reward_mean: f64,
@@ -249,7 +251,7 @@ pub const METHODS: &[Method] = &[
         "PPO on a reward model that pays every token",
         Some(Training {
             reward: |parts| Ok(Box::new(DenseReward(parts.reward_model))),
-            reads: &[Model::RewardModel],
+            reads: &[Model::TokenRewardModel],
             ..PLAIN
         }),
     ),

@@ -38,6 +38,9 @@ pub struct Args {
     /// Column of a system message that stands in front; "" reads none [default: system]
     #[arg(long, value_name = "NAME")]
     pub system_column: Option<String>,
+    /// Replies with a reward of every token, as JSON lines {"prompt_ids", "token_ids", "token_rewards"}: that of ppo_dense is fitted to them
+    #[arg(long, value_name = "FILE")]
+    pub token_rewards: Option<String>,
     /// Model to start from: a Hugging Face folder, a GGUF file, or a name on the hub with that feature
     #[arg(long, value_name = "FOLDER")]
     pub model: Option<String>,

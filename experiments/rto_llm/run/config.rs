@@ -13,7 +13,7 @@ use rto_bridge::learner::{LearnerOptions, Ranks};
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::optimizer::AdamWConfig;
 use rto_harness::config::{self, Layers, Rules};
-use rto_harness::methods::{self, Given, Keys, METHODS, Method};
+use rto_harness::methods::{self, Given, Keys, METHODS, Method, Model};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Args, NAME};
@@ -148,6 +148,7 @@ pub struct Config {
     pub system_column: String,
     pub max_bad_lines: usize,
     pub rules: Vec<String>,
+    pub token_rewards: String,
     pub held_out_share: f64,
     pub vocab_size: usize,
     pub max_prompt_tokens: usize,
@@ -224,6 +225,7 @@ pub fn resolve(args: &Args) -> Result<Config> {
         chosen_column: args.chosen_column.as_deref(),
         rejected_column: args.rejected_column.as_deref(),
         system_column: args.system_column.as_deref(),
+        token_rewards: args.token_rewards.as_deref(),
     })?;
     let mut config: Config = config::resolve(&layers)?;
     // In the order of the table, each once.
@@ -261,6 +263,7 @@ struct Flags<'a> {
     chosen_column: Option<&'a str>,
     rejected_column: Option<&'a str>,
     system_column: Option<&'a str>,
+    token_rewards: Option<&'a str>,
 }
 
 impl Config {
@@ -309,6 +312,20 @@ impl Config {
                 );
             }
             self.ppo(method)?;
+        }
+        let pays = |m: &&Method| m.training().reads.contains(&Model::TokenRewardModel);
+        match (
+            self.methods.iter().copied().find(pays),
+            self.token_rewards.as_str(),
+        ) {
+            (Some(method), "") => bail!(
+                "token_rewards: found no file, expected one for {}, whose reward is fitted to it: --token-rewards FILE",
+                method.name
+            ),
+            (None, file) if !file.is_empty() => bail!(
+                "token_rewards: found {file:?}, expected none without the method ppo_dense, which alone reads it"
+            ),
+            _ => {}
         }
         if self.critic == CriticKind::Shared && self.methods.iter().any(|m| !self.has_critic(m)) {
             bail!(

@@ -61,9 +61,13 @@ impl<'r> Ledger<'r> {
     }
 
     /// Runs the last stage and writes the page.
-    pub fn evaluate(&mut self, json: bool, work: impl FnOnce() -> Result<Table>) -> Result<()> {
+    pub fn evaluate(
+        &mut self,
+        json: bool,
+        work: impl FnOnce() -> Result<Vec<Table>>,
+    ) -> Result<()> {
         let name = Stage::Evaluate.name();
-        let summary = self.timings.phase(name, work)?;
+        let tables = self.timings.phase(name, work)?;
         let (dir, reporter) = (self.dir, self.reporter);
         // Files first: whoever stops reading loses no result.
         dir.write_text("done", "")?;
@@ -74,10 +78,12 @@ impl<'r> Ledger<'r> {
         }
         self.close()?;
         say!(reporter, "{name}: {:.1} s", self.timings.seconds(name))?;
-        say!(reporter, "{}", summary.render())?;
+        for table in &tables {
+            say!(reporter, "{}", table.render())?;
+        }
         // A sweep prints one document, of its own.
         if json {
-            reporter.json(&json!({ "run": dir.root(), "summary": summary }))?;
+            reporter.json(&json!({ "run": dir.root(), "summary": tables.first() }))?;
         }
         say!(reporter, "everything on one page: {}", page.display())
     }

@@ -13,6 +13,8 @@ pub enum Stage {
     Sft,
     /// The reward model (2.2).
     Reward,
+    /// A reward of every token, fitted to those of a file.
+    TokenReward,
     /// DPO: π_dpo.
     Dpo,
     /// Language modelling for an oracle from scratch.
@@ -32,6 +34,7 @@ impl Stage {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Reward => "reward",
+            Self::TokenReward => "token_reward",
             Self::Dpo => "dpo",
             Self::OraclePretrain => "oracle_pretrain",
             Self::Oracle => "oracle",
@@ -49,7 +52,7 @@ impl Stage {
     fn phase(self) -> u8 {
         match self {
             Self::Pretrain | Self::Sft => 0,
-            Self::Reward => 1,
+            Self::Reward | Self::TokenReward => 1,
             Self::Dpo => 2,
             Self::OraclePretrain | Self::Oracle => 3,
             Self::Rl(_) => 4,
@@ -83,7 +86,7 @@ impl ValueEnum for Stage {
                 "The reward model that judges, where no reward is known or given",
             ),
             Self::Evaluate => (self.name(), "Held-out prompts, exact values, samples"),
-            Self::Pretrain | Self::OraclePretrain => return None,
+            Self::Pretrain | Self::TokenReward | Self::OraclePretrain => return None,
         };
         Some(PossibleValue::new(name).help(help))
     }

@@ -19,6 +19,8 @@ mod lora;
 mod plan;
 #[path = "cli_rto_llm/score.rs"]
 mod score;
+#[path = "cli_rto_llm/token_rewards.rs"]
+mod token_rewards;
 #[path = "cli_rto_llm/training.rs"]
 mod training;
 
@@ -211,5 +213,6 @@ fn the_commands_of_the_readme_run() {
     assert!(dir.path().join("smoke/report.html").exists());
     assert!(dir.path().join("hh/agreement.csv").exists());
     assert!(dir.path().join("converted/model.safetensors").exists());
-    assert_eq!(commands.len(), 9);
+    assert!(dir.path().join("paid/token_reward.csv").exists());
+    assert_eq!(commands.len(), 10);
 }

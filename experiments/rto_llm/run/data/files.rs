@@ -185,6 +185,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     Ok(Data {
         world: None,
         demonstrations,
+        token_rewards: Default::default(),
         pairs: some(train, "pairs"),
         codec: Codec::Pieces(Box::new(tokenizer)),
         tokenizer: files,

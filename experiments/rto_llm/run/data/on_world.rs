@@ -68,6 +68,7 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
         base,
         dialogues: Vec::new(),
         demonstrations,
+        token_rewards: Default::default(),
         pairs: Feedback::Pairs(pairs),
         held_out,
         held_out_pairs: Feedback::Pairs(Vec::new()),

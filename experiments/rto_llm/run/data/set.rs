@@ -13,6 +13,7 @@ use rto_bridge::world::World;
 use serde_json::Value;
 
 use super::codec::{Codec, TokenizerFiles};
+use super::token_rewards::TokenRewards;
 
 /// A prompt in tokens.
 pub type Prompt = Arc<[Token]>;
@@ -121,6 +122,8 @@ pub struct Data {
     pub dialogues: Vec<Episode>,
     pub demonstrations: Vec<Episode>,
     pub pairs: Feedback,
+    /// Replies with a reward of every token, where a file of them is given.
+    pub token_rewards: TokenRewards,
     /// 𝒟 of the RL stages: training prompts.
     pub prompts: Vec<Prompt>,
     /// Prompts no stage has seen.

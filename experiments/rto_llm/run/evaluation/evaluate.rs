@@ -21,7 +21,7 @@ use crate::run::config::Config;
 use crate::run::data::Data;
 use crate::run::models::{Models, Oracle};
 use crate::run::stage::Stage;
-use crate::run::training::Pace;
+use crate::run::training::{Pace, TokenRewardModel};
 
 /// Evaluates the policies of a run.
 pub struct Evaluation<'r> {
@@ -45,8 +45,9 @@ impl Evaluation<'_> {
             .collect()
     }
 
-    /// Writes evaluation, exact values, samples and credits; returns the summary.
-    pub fn run(&self) -> Result<Table> {
+    /// Writes evaluation, exact values, samples and credits; returns the summary, and how well a fitted token reward foretells those
+    /// that were held out.
+    pub fn run(&self) -> Result<Vec<Table>> {
         let sft = Arc::new(self.models.frozen(Stage::Sft)?);
         let oracle = self.models.oracle()?;
         let columns = ["method", "prompt_id", "reward", "kl", "length", "finished"];
@@ -59,7 +60,7 @@ impl Evaluation<'_> {
             ],
         );
         let (mut samples, mut responses) = (String::new(), String::new());
-        let mut methods = Vec::new();
+        let (mut methods, mut tables) = (Vec::new(), Vec::new());
         let policies = self.policies();
         let bar = self.pace.part(Stage::Evaluate, policies.len() as u64);
         for &stage in &policies {
@@ -99,11 +100,26 @@ impl Evaluation<'_> {
             self.dir
                 .write_table("agreement.csv", &self.agreement(&contests, &oracle, &sft)?)?;
         }
+        let paid = &self.data.token_rewards;
+        if !paid.is_empty() {
+            let model = TokenRewardModel::load(self.models, self.dir.root())?;
+            let found = model.explained(&paid.held_out)?;
+            let mut table = Table::new("token_reward", &["rows", "tokens", "r2", "rmse"]);
+            table.push([
+                (found.rows as u64).into(),
+                (found.tokens as u64).into(),
+                found.r2.into(),
+                found.rmse.into(),
+            ]);
+            self.dir.write_table("token_reward.csv", &table)?;
+            tables.push(table);
+        }
         self.dir.write_text("credit.jsonl", &self.credits(&sft)?)?;
         if self.dir.writes() {
             cards::write(self.models, &policies, &WinRates::try_new(&methods)?)?;
         }
-        Ok(summary)
+        tables.insert(0, summary);
+        Ok(tables)
     }
 
     fn samples(&self, name: &str, judged: &Judged, out: &mut String) -> Result<()> {

@@ -67,6 +67,13 @@ impl Models<'_> {
         self.adapted(scorer.with_ranks(self.ranks.clone()), stage)
     }
 
+    /// The reward of every token before its first step: 0 everywhere.
+    pub fn token_reward_start(&self, trunk: &NeuralScorer) -> Result<NeuralScorer> {
+        let (stage, weights) = (Stage::TokenReward, trunk.model().params().tensors());
+        let scorer = NeuralScorer::with_value_head(trunk.config(), weights, self.take(stage))?;
+        self.adapted(scorer.with_ranks(self.ranks.clone()), stage)
+    }
+
     /// A critic before its first step: on the reward model, with its adapter where it has one.
     pub fn critic_start(&self, reward: &NeuralScorer) -> Result<NeuralScorer> {
         let weights = reward.model().params().tensors();

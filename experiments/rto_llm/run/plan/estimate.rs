@@ -75,6 +75,11 @@ pub fn work(config: &Config, data: &Data) -> Result<Vec<(Stage, f64)>> {
     }
     all.push(imitation(Stage::Sft, &data.demonstrations, &*config.sft()?));
     all.push(ranking(Stage::Reward, &data.pairs, &*config.reward()?));
+    let paid = &data.token_rewards.train;
+    if !paid.is_empty() {
+        let episodes: Vec<Episode> = paid.iter().map(|paid| paid.episode.clone()).collect();
+        all.push(imitation(Stage::TokenReward, &episodes, &*config.reward()?));
+    }
     let (stage, tokens) = ranking(Stage::Dpo, &data.pairs, &config.dpo()?.fit);
     let rows = data.pairs.rows_each() * data.pairs.len();
     let reference = rows as f64 * texts(&data.pairs) * FORWARD;

@@ -52,7 +52,8 @@ impl Memory {
         let read = |method: &&rto_harness::methods::Method| {
             let reads = method.training().reads;
             let reads = |model| u64::from(reads.contains(&model));
-            reads(Model::Dpo) + reads(Model::RewardModel).max(critics)
+            let token = reads(Model::TokenRewardModel);
+            reads(Model::Dpo) + token + reads(Model::RewardModel).max(critics)
         };
         let beside = config.methods.iter().map(read).max().unwrap_or(0);
         let oracle = u64::from(data.world.is_none());

@@ -36,6 +36,10 @@ pub fn print(
             ),
         );
     }
+    let paid = data.token_rewards.train.len();
+    if paid > 0 {
+        fit.push(("token_reward", fit_steps(paid, &reward)));
+    }
     if !data.oracle_pairs.is_empty() {
         fit.push(("oracle", fit_steps(data.oracle_pairs.len(), &reward)));
     }

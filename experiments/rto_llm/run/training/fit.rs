@@ -19,7 +19,7 @@ use crate::run::data::Feedback;
 use crate::run::stage::Stage;
 
 /// A learner that can be put away.
-trait Saved: Trainable {
+pub(super) trait Saved: Trainable {
     fn state(&self) -> rto_bridge::Result<LearnerState<'_>>;
 }
 
@@ -36,7 +36,7 @@ impl Saved for NeuralRegressor {
 }
 
 /// What the scores of a step say, beyond its loss.
-type Measure<'a> = dyn Fn(&Step) -> rto::Result<Metrics> + 'a;
+pub(super) type Measure<'a> = dyn Fn(&Step) -> rto::Result<Metrics> + 'a;
 
 impl Training<'_> {
     /// Language modelling on whole dialogues, for a network from scratch.
@@ -204,7 +204,7 @@ impl Training<'_> {
     }
 
     /// The steps of a stage that are left, with a checkpoint every so many.
-    fn fit<L: Saved>(
+    pub(super) fn fit<L: Saved>(
         &self,
         mut journal: Journal,
         fit: Fit<'_>,

@@ -42,6 +42,12 @@ pub fn is_done(root: &Path, stage: Stage) -> bool {
         .is_file()
 }
 
+/// The checkpoint that a stage of the run in `root` has left, where it has one.
+pub fn left(root: &Path, stage: Stage) -> Option<PathBuf> {
+    let checkpoint = root.join("stages").join(stage.name()).join("checkpoint");
+    checkpoint.join(STATE).is_file().then_some(checkpoint)
+}
+
 impl Journal {
     /// The files of a stage of the run in `root`, at its last checkpoint if it has one. Of several ranks the first makes and writes
     /// them; the others read the checkpoint once it stands.

@@ -1,5 +1,5 @@
 //! The stages that train: `trainer` holds what they share, `fit` are those on a fixed data set, `rl` those of Algorithm 2 after DPO, and
-//! `schedule` is their order.
+//! `token_reward` is the fit to a file of token rewards, `schedule` is their order.
 
 mod fault;
 mod fit;
@@ -8,7 +8,9 @@ mod memo;
 mod rl;
 mod schedule;
 mod side_by_side;
+mod token_reward;
 mod trainer;
 
 pub use journal::is_done;
+pub use token_reward::TokenRewardModel;
 pub use trainer::{Pace, Training};

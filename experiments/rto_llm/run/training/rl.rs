@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::fault::{NoReward, nan_at};
 use super::journal::{Journal, Metrics, is_done};
+use super::token_reward::TokenRewardModel;
 use super::trainer::Training;
 use crate::run::choices::CriticKind;
 use crate::run::config::Config;
@@ -64,6 +65,7 @@ struct Frozen {
     sft: Arc<NeuralScorer>,
     dpo: Option<NeuralScorer>,
     reward: Option<NeuralScorer>,
+    token_reward: Option<TokenRewardModel>,
     /// Mean of the reward model over demonstrations, which becomes 0.
     reward_mean: f64,
 }
@@ -82,9 +84,10 @@ impl Frozen {
                 None => &Unread("dpo"),
             },
             reference: &*self.sft,
-            reward_model: match &self.reward {
-                Some(reward) => reward,
-                None => &Unread("reward_model"),
+            reward_model: match (&self.reward, &self.token_reward) {
+                (_, Some(reward)) => reward,
+                (Some(reward), None) => reward,
+                (None, None) => &Unread("reward_model"),
             },
             reward_mean: self.reward_mean,
             beta1: config.beta1,
@@ -219,11 +222,16 @@ impl Training<'_> {
             false => anyhow::Ok(None),
         };
         let reward = read(Model::RewardModel, Stage::Reward)?;
+        let token_reward = match reads.contains(&Model::TokenRewardModel) {
+            true => Some(TokenRewardModel::load(self.models, self.root)?),
+            false => None,
+        };
         let reward_mean = reward.as_ref().map_or(Ok(0.0), |r| self.mean_reward(r))?;
         Ok(Frozen {
             dpo: read(Model::Dpo, Stage::Dpo)?,
             sft,
             reward,
+            token_reward,
             reward_mean,
         })
     }

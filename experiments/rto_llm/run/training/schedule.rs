@@ -45,11 +45,14 @@ impl Training<'_> {
         let (reads, judges) = (self.config.pretrains(), !self.data.oracle_pairs.is_empty());
         let pretrain = reads.then_some(Stage::Pretrain);
         let oracle = judges.then_some(Stage::Oracle);
+        let pays = !self.data.token_rewards.is_empty();
+        let token_reward = pays.then_some(Stage::TokenReward);
         [
             pretrain.into_iter().collect(),
             vec![Stage::Sft],
             [Stage::Reward, Stage::Dpo]
                 .into_iter()
+                .chain(token_reward)
                 .chain(oracle)
                 .collect(),
             self.config.methods.iter().copied().map(Stage::Rl).collect(),
@@ -61,6 +64,7 @@ impl Training<'_> {
             Stage::Pretrain => self.pretrain(),
             Stage::Sft => self.sft(),
             Stage::Reward => self.reward_model(),
+            Stage::TokenReward => self.token_reward(),
             Stage::Dpo => self.dpo(),
             // The oracle learns to read first where it has to.
             Stage::OraclePretrain | Stage::Oracle => self.oracle_model(),

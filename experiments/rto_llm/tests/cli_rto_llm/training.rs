@@ -278,7 +278,7 @@ fn losses_and_estimators_of_the_library_are_settings() {
         ("ppo", "dpo", &["dpo.loss=tdpo1"]),
         ("ppo", "dpo", &["dpo.loss={ kto = {} }"]),
         (
-            "ppo_dense,rloo",
+            "rloo",
             "rl",
             &["method.rloo.group=2", "ppo.minibatch_size=8"],
         ),
