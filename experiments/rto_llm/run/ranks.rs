@@ -92,6 +92,8 @@ fn by_mpi(_: Duration) -> Result<Engine> {
 /// later, for a launcher ends all of them with the one that ends first.
 fn said_by_the_first(error: anyhow::Error) -> anyhow::Error {
     if let Some(rank @ 1..) = number(&RANKS) {
+        // The launcher may end this one by a signal while it waits.
+        interrupt::says_nothing();
         std::thread::sleep(speaks_after(rank));
         std::process::exit(1);
     }
