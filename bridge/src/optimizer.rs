@@ -104,7 +104,7 @@ impl Default for AdamWConfig {
 impl AdamWConfig {
     /// # Errors
     /// [`Error::Setting`] for a value outside its range.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let refuse = |field, found: f64, expected: &str| {
             Err(Error::Setting {
                 field,
@@ -139,7 +139,8 @@ impl AdamWConfig {
         }
     }
 
-    fn group(&self, name: &str) -> (f64, f64) {
+    /// Factor on the learning rate and weight decay of a weight.
+    pub(crate) fn group(&self, name: &str) -> (f64, f64) {
         let group = self
             .groups
             .iter()

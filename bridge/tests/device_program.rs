@@ -8,6 +8,7 @@ mod common;
 mod device_program {
     pub mod fixtures;
     pub mod iteration;
+    pub mod learner;
     pub mod steps;
     pub mod there;
 }

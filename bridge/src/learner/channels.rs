@@ -10,7 +10,7 @@ use crate::family::ModelConfig;
 use crate::model::{Model, Request, Scores};
 
 /// The request that computes some channels.
-pub(super) fn request<'a>(
+pub(crate) fn request<'a>(
     channels: &[Channel],
     reference: Option<&'a Model>,
 ) -> Result<Request<'a>> {
@@ -39,7 +39,7 @@ pub(super) fn request<'a>(
 }
 
 /// Prompts and responses, packed.
-pub(super) fn pack(episodes: &[Episode]) -> crate::Result<Batch> {
+pub(crate) fn pack(episodes: &[Episode]) -> crate::Result<Batch> {
     let texts: Vec<_> = episodes
         .iter()
         .map(|e| (&*e.prompt, &e.response[..]))
@@ -49,7 +49,7 @@ pub(super) fn pack(episodes: &[Episode]) -> crate::Result<Batch> {
 
 /// [`pack`] for some channels of a network. A reward alone is read as sequence classification in `transformers` reads it: at
 /// the last token that is not the padding token, which is not the end of the text where the two are one token.
-pub(super) fn pack_for(
+pub(crate) fn pack_for(
     episodes: &[Episode],
     channels: &[Channel],
     config: &ModelConfig,
@@ -73,7 +73,7 @@ pub(super) fn pack_for(
 }
 
 /// Adds the scores of the next rows to the packed channels.
-pub(super) fn append(all: &mut Scores, part: Scores) {
+pub(crate) fn append(all: &mut Scores, part: Scores) {
     let join = |all: &mut Option<Vec<f64>>, part: Option<Vec<f64>>| {
         if let Some(part) = part {
             all.get_or_insert_default().extend(part);
@@ -89,7 +89,7 @@ pub(super) fn append(all: &mut Scores, part: Scores) {
 }
 
 /// The channels asked for, from packed scores of the whole batch.
-pub(super) fn per_token(
+pub(crate) fn per_token(
     batch: &[Episode],
     channels: &[Channel],
     scores: &Scores,
@@ -139,7 +139,7 @@ fn values(scores: &Scores, channel: Channel) -> &[f64] {
 /// ∂ℒ/∂score of some rows, packed. A channel that is not among `channels` is zero.
 ///
 /// The reward of a response is one number that the seam shows at its last token, so only that token's gradient counts.
-pub(super) fn gradient(grad: &PerToken, channels: &[Channel], rows: Range<usize>) -> Scores {
+pub(crate) fn gradient(grad: &PerToken, channels: &[Channel], rows: Range<usize>) -> Scores {
     let mut out = Scores::default();
     for &channel in channels {
         let packed = |last: bool| {

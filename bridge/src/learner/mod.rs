@@ -43,7 +43,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod channels;
+pub(crate) mod channels;
 mod policy;
 mod ranks;
 mod regressor;

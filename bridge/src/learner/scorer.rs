@@ -174,6 +174,11 @@ impl NeuralScorer {
         &self.model
     }
 
+    /// What divergences are measured from.
+    pub(crate) fn reference(&self) -> Option<&NeuralScorer> {
+        self.reference.as_deref()
+    }
+
     /// The network, to freeze weights or to trade memory against time.
     pub fn model_mut(&mut self) -> &mut Model {
         &mut self.model

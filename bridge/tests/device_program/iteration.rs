@@ -246,7 +246,7 @@ fn an_iteration_of_rto_is_that_of_slices() {
     }
 }
 
-const LANGUAGE: Heads = Heads {
+pub const LANGUAGE: Heads = Heads {
     language_model: true,
     value: false,
     reward: false,

@@ -47,4 +47,5 @@ pub use optimizer::{AdamW, AdamWSettings, Rate};
 pub use parameters::{Gradients, Parameters};
 pub use program::{Forward, Options, Program};
 pub use scores::{Request, Scores};
+pub use turns::Rotations;
 pub use write::{Writing, Written};

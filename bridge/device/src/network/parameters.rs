@@ -199,6 +199,25 @@ impl Parameters {
         }))
     }
 
+    /// The weights as they are now, all of them frozen: trained ones are copied, by way of the host, frozen ones are shared. Of a master in
+    /// two halves the copy has the upper one, which the network multiplies.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn snapshot(&self, kernels: &Kernels<'_>) -> Result<Self> {
+        let device = kernels.device();
+        let mut all = self.shared();
+        for (name, _) in self.trained() {
+            let used = self.get(name)?;
+            let copy = device.alloc(used.element(), used.len())?;
+            device.upload(&copy, &device.download(used)?)?;
+            if let Some(weight) = all.weights.get_mut(name) {
+                weight.used = copy;
+            }
+        }
+        Ok(all)
+    }
+
     /// The same weights, all of them frozen, in the same memory: steps of the trained ones are seen here.
     #[must_use]
     pub fn shared(&self) -> Self {

@@ -7,7 +7,7 @@ use super::heads::{HeadTape, States};
 use super::layers::Pass;
 use super::parameters::{Gradients, Parameters};
 use super::scores::{Request, Scores};
-use super::turns::Turns;
+use super::turns::Rotations;
 use crate::buffer::{Buffer, Element};
 use crate::device::upload_u32;
 use crate::kernels::{Angles, Kernels};
@@ -18,9 +18,7 @@ pub struct Program<'a> {
     pub(crate) kernels: Kernels<'a>,
     pub(crate) network: &'a Network,
     pub(crate) parameters: &'a Parameters,
-    turns: Vec<Turns>,
-    /// Of blocks that do not turn.
-    still: Turns,
+    rotations: Rotations,
     options: Options,
 }
 
@@ -77,6 +75,28 @@ impl<'a> Program<'a> {
         options: Options,
     ) -> Result<Self> {
         network.check()?;
+        let rotations = Rotations::new(&kernels, network)?;
+        Self::with_rotations(kernels, network, parameters, options, rotations)
+    }
+
+    /// The same with angles that are there already: nothing is allocated or copied.
+    ///
+    /// # Errors
+    /// As [`Program::new`]; [`Error::Network`] for the angles of another network.
+    pub fn with_rotations(
+        kernels: Kernels<'a>,
+        network: &'a Network,
+        parameters: &'a Parameters,
+        options: Options,
+        rotations: Rotations,
+    ) -> Result<Self> {
+        network.check()?;
+        if rotations.len() != network.rotations.len() {
+            let (found, expected) = (rotations.len(), network.rotations.len());
+            return Err(Error::Network(format!(
+                "found {found} rotations, expected {expected}"
+            )));
+        }
         for (name, len) in network.tensors() {
             let found = parameters.get(&name)?.len();
             if found != len {
@@ -90,14 +110,11 @@ impl<'a> Program<'a> {
                 "found {options:?}, expected a temperature and columns above 0"
             )));
         }
-        let turns = network.rotations.iter();
-        let turns = turns.map(|f| Turns::new(&kernels, network.positions, f));
         Ok(Self {
             kernels,
             network,
             parameters,
-            turns: turns.collect::<Result<_>>()?,
-            still: Turns::new(&kernels, 0, &[])?,
+            rotations,
             options,
         })
     }
@@ -132,8 +149,7 @@ impl<'a> Program<'a> {
     }
 
     pub(crate) fn angles(&self, block: usize) -> Angles<'_> {
-        let turns = self.network.blocks[block].rotation.map(|r| &self.turns[r]);
-        turns.unwrap_or(&self.still).angles()
+        self.rotations.angles(self.network.blocks[block].rotation)
     }
 
     pub(crate) fn at(&self, index: usize) -> At<'_> {

@@ -1,4 +1,5 @@
-//! Networks for the kernels of `rto-device`: the same descriptions of families, in the words of a device.
+//! Networks for the kernels of `rto-device`: the same descriptions of families, in the words of a device, and behind the seam of
+//! [`rto::seq`], so that Algorithm 2 runs on them unchanged ([`DevicePolicy`], [`DeviceLearner`], [`DeviceRegressor`]).
 //!
 //! ```
 //! use rto_bridge::family::GptNeoXConfig;
@@ -11,6 +12,14 @@
 //! assert_eq!(network.tensors()["embed_out.weight"], 11 * 8);
 //! # Ok::<(), rto_bridge::Error>(())
 //! ```
+
+mod learner;
+mod policy;
+mod scorer;
+
+pub use learner::{DeviceLearner, DeviceRegressor};
+pub use policy::DevicePolicy;
+pub use scorer::{DeviceOptions, DeviceScorer};
 
 use crate::family::{
     Activation, Head, Layer, ModelConfig, NormKind, REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT,

@@ -1,0 +1,373 @@
+//! Algorithm 2 on a device: the learners of the seam there, beside those of the host's kernels, from the same weights and seeds.
+
+use super::iteration::LANGUAGE;
+use super::there::*;
+use crate::common::*;
+use candle_core::Tensor;
+use rand::Rng;
+use rto::algorithm2::{
+    CriticSlot, DpoConfig, FitConfig, Pair, PpoConfig, RtoConfig, RtoInput, rto,
+};
+use rto::seed::SeedTree;
+use rto::seq::{
+    Channel, Episode, Finish, PerToken, Policy, PolicyLearner, StreamKey, TokenScorer, Trainable,
+};
+use rto_bridge::family::{EndTokens, GptNeoXConfig, ModelConfig};
+use rto_bridge::learner::{
+    LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
+};
+use rto_bridge::lora::LoraConfig;
+use rto_bridge::model::Heads;
+use rto_bridge::on_device::{
+    DeviceLearner, DeviceOptions, DevicePolicy, DeviceRegressor, DeviceScorer,
+};
+use rto_bridge::optimizer::{AdamWConfig, Moments};
+use rto_bridge::params::Params;
+use rto_device::{Device, Kernels, Real};
+use std::sync::Arc;
+
+const LONGEST: usize = 6;
+const OPTIONS: DeviceOptions = DeviceOptions {
+    micro_batch: 3,
+    checkpointing: true,
+    columns: 16,
+};
+
+fn config() -> GptNeoXConfig {
+    GptNeoXConfig {
+        n_layers: 2,
+        ..small_config(true)
+    }
+}
+
+fn scorer(seed: u64) -> NeuralScorer {
+    let model = small_model(&config(), LANGUAGE, seed);
+    NeuralScorer::try_new(&config(), Params::new(model.params().tensors()).unwrap()).unwrap()
+}
+
+fn host_options() -> LearnerOptions {
+    LearnerOptions {
+        micro_batch: OPTIONS.micro_batch,
+        ..LearnerOptions::default()
+    }
+}
+
+fn policy_of(scorer: NeuralScorer) -> NeuralPolicy {
+    NeuralPolicy::try_new(scorer, LONGEST).unwrap()
+}
+
+fn placed<'d>(kernels: Kernels<'d>, policy: &NeuralPolicy) -> DevicePolicy<'d> {
+    let scorer = DeviceScorer::try_new(kernels, policy.scorer(), OPTIONS).unwrap();
+    let policy = DevicePolicy::try_new(scorer, policy.max_new_tokens()).unwrap();
+    policy.with_writing(3, 64).unwrap()
+}
+
+fn prompts(n: usize) -> Vec<Arc<[u32]>> {
+    let mut rng = SeedTree::new(2).rng();
+    let one = |i| (0..1 + i % 4).map(|_| rng.random_range(2..37)).collect();
+    (0..n).map(one).collect()
+}
+
+/// Pairs of replies to some prompts: the reply with more low tokens wins.
+fn pairs() -> Vec<Pair> {
+    let mut rng = SeedTree::new(3).rng();
+    let prompts = prompts(7);
+    (0..12)
+        .map(|i| {
+            let mut reply = |n: usize| {
+                let mut tokens: Vec<u32> = (1..n).map(|_| rng.random_range(2..37)).collect();
+                tokens.push(0);
+                Episode::try_new(prompts[i % 7].clone(), tokens, Finish::Eos).unwrap()
+            };
+            let (a, b) = (reply(2 + i % 4), reply(2 + i % 3));
+            let low = |e: &Episode| e.response.iter().filter(|t| **t < 12).count();
+            let (winner, loser) = if low(&a) >= low(&b) { (a, b) } else { (b, a) };
+            Pair { winner, loser }
+        })
+        .collect()
+}
+
+fn values(scores: &PerToken, channel: Channel, rows: usize) -> Vec<f64> {
+    (0..rows)
+        .flat_map(|i| scores.row(channel, i).to_vec())
+        .collect()
+}
+
+/// What `policy` says of some texts.
+fn says(policy: &dyn TokenScorer, texts: &[Episode]) -> Vec<f64> {
+    values(
+        &policy.scores(texts).unwrap(),
+        Channel::LogProb,
+        texts.len(),
+    )
+}
+
+/// Rates large enough to move every number; the ratio of two readings of one policy may differ by a device's rounding.
+fn settings(beta: f64, tolerance: f64, shared: bool) -> RtoConfig {
+    let paper = RtoConfig::paper();
+    RtoConfig {
+        beta1: 0.5,
+        dpo: DpoConfig {
+            beta,
+            fit: FitConfig {
+                learning_rate: 3e-3,
+                batch_size: 5,
+                epochs: 2,
+                ..paper.dpo.fit
+            },
+            ..paper.dpo
+        },
+        ppo: PpoConfig {
+            iterations: 3,
+            prompts_per_iteration: 8,
+            minibatch_size: 4,
+            epochs: 2,
+            beta2: 0.2,
+            value_coef: if shared { 0.1 } else { 0.5 },
+            learning_rate: 2e-3,
+            critic_learning_rate: 2e-3,
+            ratio_tolerance: tolerance,
+            ..paper.ppo
+        },
+        ..paper
+    }
+}
+
+/// Algorithm 2 with `L`, from learners that were made; what was logged, and the policies.
+fn run<L: PolicyLearner>(
+    mut dpo: L,
+    mut policy: L,
+    critic: &mut CriticSlot<'_>,
+    config: &RtoConfig,
+    texts: &[Episode],
+) -> [Vec<f64>; 3] {
+    let config = config.clone().check().unwrap();
+    let pairs = pairs();
+    let input = RtoInput {
+        pairs: &pairs,
+        config: &config,
+        seeds: &SeedTree::new(4),
+        reward_model: None,
+    };
+    let output = rto(&mut dpo, &mut policy, critic, input, &mut |_, _| Ok(())).unwrap();
+    [
+        says(&output.reference, texts),
+        says(&output.dpo, texts),
+        says(policy.policy(), texts),
+    ]
+}
+
+fn texts() -> Vec<Episode> {
+    pairs().into_iter().map(|p| p.winner).collect()
+}
+
+fn moved(from: &[f64], to: &[f64]) -> f64 {
+    let change = from.iter().zip(to).map(|(a, b)| (a - b).abs());
+    change.fold(0.0, f64::max)
+}
+
+/// Lines 1 to 8 with a critic of its own, in f32: π_ref, π_dpo and the policy at the end.
+#[test]
+fn algorithm_2_on_a_device_is_that_of_the_host() {
+    let Some(device) = executor("Algorithm 2") else {
+        return;
+    };
+    let texts = texts();
+    let start = || policy_of(scorer(1));
+    let settings = settings(0.5, 1e-5, false);
+    let trunk = || scorer(1).weights().unwrap();
+    let here = {
+        let learner = || NeuralLearner::try_new(start(), host_options()).unwrap();
+        let mut critic = NeuralRegressor::critic(&config(), trunk(), host_options()).unwrap();
+        let mut slot = CriticSlot::Separate(&mut critic);
+        run(learner(), learner(), &mut slot, &settings, &texts)
+    };
+    let kernels = kernels(&*device, Real::F32);
+    let there = {
+        let learner = || {
+            let placed = placed(kernels, &start());
+            DeviceLearner::try_new(placed, AdamWConfig::default(), 1e-3).unwrap()
+        };
+        let critic = NeuralScorer::with_value_head(&config(), trunk(), Params::new).unwrap();
+        let critic = DeviceScorer::try_new(kernels, &critic, OPTIONS).unwrap();
+        let mut critic = DeviceRegressor::try_new(critic, AdamWConfig::default(), 1e-3).unwrap();
+        let mut slot = CriticSlot::Separate(&mut critic);
+        run(learner(), learner(), &mut slot, &settings, &texts)
+    };
+    for (what, (ours, theirs)) in ["reference", "dpo", "rto"]
+        .iter()
+        .zip(there.iter().zip(&here))
+    {
+        near(&format!("Algorithm 2: {what}"), ours, theirs, 1e-4);
+    }
+    let [reference, dpo, rto] = &there;
+    println!(
+        "moved: {:.2} and {:.2}",
+        moved(reference, dpo),
+        moved(reference, rto)
+    );
+    assert!(moved(reference, dpo) > 0.1 && moved(reference, rto) > 0.1);
+}
+
+/// The same with adapters on one base, a value head on their trunk and moments in 8 bits; in bf16 it runs, and ends near f32.
+#[test]
+fn adapters_with_a_shared_critic_train_on_a_device() {
+    let Some(device) = executor("adapters") else {
+        return;
+    };
+    let texts = texts();
+    let optimizer = || AdamWConfig {
+        moments: Moments::EightBit,
+        ..AdamWConfig::default()
+    };
+    let start = || {
+        let heads = Heads {
+            value: true,
+            ..LANGUAGE
+        };
+        let weights = small_model(&config(), heads, 1).params().tensors();
+        let scorer = NeuralScorer::try_new(&config(), Params::new(weights).unwrap()).unwrap();
+        let lora = LoraConfig::every_layer(&config().into(), 4, 8.0);
+        policy_of(scorer.with_adapter(lora, &SeedTree::new(5)).unwrap())
+    };
+    let here = {
+        let options = LearnerOptions {
+            optimizer: optimizer(),
+            ..host_options()
+        };
+        let learner = || NeuralLearner::try_new(start(), options.clone()).unwrap();
+        let mut slot = CriticSlot::SharedTrunk;
+        run(
+            learner(),
+            learner(),
+            &mut slot,
+            &settings(0.5, 1e-5, true),
+            &texts,
+        )
+    };
+    for (real, bound, tolerance) in [(Real::F32, 1e-4, 1e-5), (Real::Bf16, 2e-2, 3e-2)] {
+        let kernels = kernels(&*device, real);
+        let learner = || {
+            let placed = placed(kernels, &start());
+            DeviceLearner::try_new(placed, optimizer(), 1e-3).unwrap()
+        };
+        let mut slot = CriticSlot::SharedTrunk;
+        let settings = settings(0.5, tolerance, true);
+        let there = run(learner(), learner(), &mut slot, &settings, &texts);
+        for (what, (ours, theirs)) in ["reference", "dpo"].iter().zip(there.iter().zip(&here)) {
+            near(&format!("adapters {real:?}: {what}"), ours, theirs, bound);
+        }
+        if real == Real::F32 {
+            near("adapters: rto", &there[2], &here[2], bound);
+        }
+        assert!(moved(&there[0], &there[2]) > 0.05);
+    }
+}
+
+/// Text from the same streams, in three slots and in one; temperature, entropy and both divergences; weights that come back.
+#[test]
+fn a_policy_there_is_the_policy_here() {
+    let Some(device) = executor("a policy") else {
+        return;
+    };
+    let reference = Arc::new(scorer(2));
+    // Several tokens end a response.
+    let ends = (2..12).collect::<Vec<u32>>();
+    let config = ModelConfig::from(config()).with_end_tokens(EndTokens::from(ends));
+    let weights = scorer(1).weights().unwrap();
+    let scorer = NeuralScorer::try_new(config, Params::new(weights).unwrap()).unwrap();
+    let scorer = scorer.with_temperature(0.7).unwrap().with_entropy();
+    let scorer = scorer
+        .with_reference(reference.clone())
+        .with_kl_from(reference);
+    let here = policy_of(scorer);
+    let kernels = kernels(&*device, Real::F32);
+    let there = placed(kernels, &here);
+    let (prompts, texts) = (prompts(40), texts());
+    let keys = StreamKey::batch(&SeedTree::new(6), prompts.len());
+    let written = there.sample(&prompts, &keys).unwrap();
+    assert_eq!(written, here.sample(&prompts, &keys).unwrap());
+    assert!(written.iter().any(|e| e.finish == Finish::Eos));
+    assert!(written.iter().any(|e| e.finish == Finish::Length));
+    let alone = there.sample(&prompts[4..5], &keys[4..5]).unwrap();
+    assert_eq!(alone[0], written[4]);
+    assert_eq!(
+        Policy::greedy(&there, &prompts).unwrap(),
+        Policy::greedy(&here, &prompts).unwrap()
+    );
+
+    assert_eq!(there.channels(), here.channels());
+    let (ours, theirs) = (there.scores(&texts).unwrap(), here.scores(&texts).unwrap());
+    for &channel in here.channels() {
+        let of = |scores| values(scores, channel, texts.len());
+        near(channel.name(), &of(&ours), &of(&theirs), 1e-5);
+    }
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let weights = here.scorer().weights().unwrap();
+    let back = there.scorer().weights().unwrap();
+    assert_eq!(weights.len(), back.len());
+    for (name, weight) in &weights {
+        assert_eq!(weight.dims(), back[name].dims(), "{name}");
+        assert_eq!(flat(weight), flat(&back[name]), "{name}");
+    }
+}
+
+/// A copy stays where it is while the learner steps, in f32 and of masters in bf16; its memory is given back.
+#[test]
+fn a_snapshot_does_not_follow() {
+    let Some(device) = executor("a snapshot") else {
+        return;
+    };
+    let texts = texts();
+    for real in [Real::F32, Real::Bf16] {
+        let kernels = kernels(&*device, real);
+        let placed = placed(kernels, &policy_of(scorer(1)));
+        let before = says(&placed, &texts);
+        let mut learner = DeviceLearner::try_new(placed, AdamWConfig::default(), 1e-2).unwrap();
+        let copy = learner.snapshot().unwrap();
+        let loss =
+            rto::objective::Nll::new(&texts, rto::objective::Aggregation::SequenceMean, None)
+                .unwrap();
+        let first = learner.step(&texts, &loss).unwrap();
+        let second = learner.step(&texts, &loss).unwrap();
+        assert!(second.loss < first.loss);
+        assert_eq!(learner.steps(), 2);
+        assert_eq!(says(&copy, &texts), before, "{real:?}");
+        assert!(moved(&before, &says(learner.policy(), &texts)) > 0.01);
+    }
+}
+
+/// One line for what cannot be.
+#[test]
+fn impossible_settings_are_refused() {
+    let Some(device) = executor("settings") else {
+        return;
+    };
+    let device: &dyn Device = &*device;
+    let kernels = kernels(device, Real::F32);
+    let none = DeviceOptions {
+        micro_batch: 0,
+        ..OPTIONS
+    };
+    let said = |e: rto_bridge::Error| e.to_string();
+    let refused = DeviceScorer::try_new(kernels, &scorer(1), none)
+        .err()
+        .map(said);
+    assert!(refused.unwrap().contains("micro_batch"));
+    let critic =
+        NeuralScorer::with_value_head(&config(), scorer(1).weights().unwrap(), Params::new);
+    let critic = DeviceScorer::try_new(kernels, &critic.unwrap(), OPTIONS).unwrap();
+    let refused = DevicePolicy::try_new(critic, 3).err().map(said);
+    assert!(refused.unwrap().contains("language-model head"));
+    let there = placed(kernels, &policy_of(scorer(1)));
+    let long: Arc<[u32]> = vec![2; 60].into();
+    let key = StreamKey::batch(&SeedTree::new(1), 1);
+    let refused = there.sample(&[long], &key).unwrap_err().to_string();
+    assert!(refused.contains("at most 58"), "{refused}");
+    let wild = AdamWConfig {
+        decay1: 1.5,
+        ..AdamWConfig::default()
+    };
+    let refused = DeviceLearner::try_new(there, wild, 1e-3).err().map(said);
+    assert!(refused.unwrap().contains("decay1"));
+}
