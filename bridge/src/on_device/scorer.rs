@@ -1,6 +1,7 @@
 //! A network on a device and the channels it gives.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -46,7 +47,7 @@ pub struct DeviceScorer<'d> {
     /// The shape of every weight.
     shapes: Arc<BTreeMap<String, Vec<usize>>>,
     channels: Vec<Channel>,
-    reference: Option<Arc<DeviceScorer<'d>>>,
+    reference: Option<Rc<DeviceScorer<'d>>>,
     temperature: f64,
     options: DeviceOptions,
 }
@@ -86,7 +87,7 @@ impl<'d> DeviceScorer<'d> {
         let shapes = shapes.collect::<Result<_>>()?;
         let reference = scorer.reference().map(|reference| {
             let there = Self::try_new(kernels, reference, options)?;
-            Ok::<_, crate::Error>(Arc::new(there))
+            Ok::<_, crate::Error>(Rc::new(there))
         });
         let all = Self {
             rotations: Rotations::new(&kernels, &network).map_err(failed)?,
