@@ -113,11 +113,12 @@ pub fn recipe_text(text: &str) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// A recipe by its name, its short name, or the path of a TOML file.
+/// A recipe by its name, its short name, or the path of a TOML file; `argument` is what the user gave it as.
 ///
 /// # Errors
 /// No such recipe; one line with the file and its line.
 pub fn recipe(
+    argument: &str,
     text: &str,
     instance: &Instance,
     group: usize,
@@ -134,7 +135,7 @@ pub fn recipe(
     }
     if !text.ends_with(".toml") {
         bail!(
-            "--recipe {text}: no such recipe, expected {} or a .toml file",
+            "{argument} {text}: no such recipe, expected {} or a .toml file",
             ids(&all)
         );
     }

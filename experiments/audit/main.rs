@@ -231,7 +231,7 @@ fn one_tree(cli: &Cli) -> Result<()> {
         return compare(&instance, texts, group, batch, &reporter);
     }
     if let (Some(text), true) = (&cli.recipe, cli.explain) {
-        let (name, recipe) = input::recipe(text, &instance, group, batch)?;
+        let (name, recipe) = input::recipe("--recipe", text, &instance, group, batch)?;
         let table = explain::explain(&instance, &name, &recipe, &|| Ok(()))?;
         reporter.json(&json!({ "tree": instance.name, "recipe": name, "explain": table }))?;
         return say!(reporter, "{}", explain::text(&table, &instance)?);
@@ -245,7 +245,7 @@ fn one_tree(cli: &Cli) -> Result<()> {
         )
     };
     let one = match &cli.recipe {
-        Some(text) => Some(input::recipe(text, &instance, group, batch)?),
+        Some(text) => Some(input::recipe("--recipe", text, &instance, group, batch)?),
         None => None,
     };
     if let Some(units) = cli.draws {
@@ -288,7 +288,7 @@ fn compare(
 ) -> Result<()> {
     let mut audited = Vec::new();
     for text in texts {
-        let (name, recipe) = input::recipe(text, instance, group, batch)?;
+        let (name, recipe) = input::recipe("--compare", text, instance, group, batch)?;
         audited.push(report::Audited::new(instance, &name, &recipe, &|| Ok(()))?);
     }
     let [a, b] = &audited[..] else {

@@ -67,7 +67,7 @@ pub fn page(dir: &Path) -> Result<String> {
     }
     page.say(
         "Every method runs to its exact minimiser on responses that can be enumerated, so that no number here carries optimisation error; \
-         intervals are 95 % over random instances. Methods, proofs and what has a minimiser: <code>paper-notes/preference_bench.md</code>.",
+         intervals are 95% over random instances. Methods, proofs and what has a minimiser: <code>paper-notes/preference_bench.md</code>.",
     );
     for part in &PARTS {
         let own: Vec<_> = drawn
@@ -173,12 +173,13 @@ fn offline(table: &Table) -> Result<String> {
         let own = (methods.iter().zip(&regret)).filter(|(m, r)| !m.contains(',') && r.is_finite());
         if let Some((method, regret)) = own.min_by(|a, b| a.1.total_cmp(b.1)) {
             let method = figures::label(method);
-            best.push(format!("{method} on {} ({})", family.name, number(*regret)));
+            let trees = figures::family_title(family);
+            best.push(format!("{method} ({trees}: {})", number(*regret)));
         }
     }
     Ok(format!(
-        "With {most} pairs regret is least for {}.",
-        best.join(", ")
+        "With {most} pairs mean regret is least for {}.",
+        best.join("; ")
     ))
 }
 

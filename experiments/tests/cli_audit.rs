@@ -264,6 +264,11 @@ fn what_is_wrong_is_said_in_one_line() {
     tree(&|t| t["eos"] = json!(7), &["eos: found 7"]);
     refused(&["--tree", "none.json"], &["none.json"]);
     refused(&["--recipe", "grpoo"], &["--recipe grpoo", "trl.grpo"]);
+    refused(
+        &["--compare", "grpo", "grpoo"],
+        &["--compare grpoo", "trl.grpo"],
+    );
+    refused(&["--redraw", "."], &["--redraw .", "ends.csv"]);
     refused(&["--draws", "3"], &["--draws: found 3", "at least 32"]);
     refused(
         &["--recipe", "trl.grpo", "--end-trees", "3"],

@@ -84,9 +84,7 @@ fn question(
             input::recipe_text(&text).context("recipe")?,
         )),
         Some((false, name)) => {
-            Some(input::recipe(&name, &instance, group, batch).map_err(|e| {
-                anyhow::anyhow!("{}", format!("{e:#}").replace("--recipe", "recipe"))
-            })?)
+            Some(input::recipe("recipe", &name, &instance, group, batch)?)
         }
         None => None,
     };

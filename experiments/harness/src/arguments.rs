@@ -43,7 +43,7 @@ pub fn try_parse<P: Parser>(
     let matches = command.try_get_matches_from_mut(words);
     matches
         .and_then(|matches| P::from_arg_matches(&matches).map_err(|e| e.format(&mut command)))
-        .map_err(|error| hinted(error, &flags))
+        .map_err(|error| hinted(error, &flags, &defaults))
 }
 
 fn prepared(command: Command, defaults: &Table) -> Command {
@@ -180,21 +180,61 @@ fn is_negative(word: &OsStr) -> bool {
         || ["inf", "infinity", "nan"].contains(&first.as_str())
 }
 
-/// `rto_llm smoke`: the word is the name of a flag.
-fn hinted(mut error: clap::Error, flags: &Flags) -> clap::Error {
+/// What other programs call the number of threads.
+const THREADS: [&str; 5] = [
+    "--threads",
+    "--num-threads",
+    "--n-threads",
+    "--workers",
+    "--cores",
+];
+
+/// Keys of that name, with their tables.
+fn keys(table: &Table, name: &str, within: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, value) in table {
+        let path = format!("{within}{key}");
+        match value {
+            toml::Value::Table(inner) => found.extend(keys(inner, name, &format!("{path}."))),
+            _ if key == name => found.push(path),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// `rto_llm smoke`: the word is the name of a flag; `--beta2 0.1`: it is a key of the config; `--threads 4`: what says it here is no flag.
+fn hinted(mut error: clap::Error, flags: &Flags, defaults: &Table) -> clap::Error {
     let kinds = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand];
     let context = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
     let word = context.into_iter().find_map(|kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.clone()),
         _ => None,
     });
-    if let Some(word) = word.filter(|w| kinds.contains(&error.kind()) && flags.all.contains(w)) {
-        let hint = format!("a flag of that name exists: '--{word}'");
-        error.insert(
-            ContextKind::Suggested,
-            ContextValue::StyledStrs(vec![hint.into()]),
-        );
-    }
+    let Some(word) = word.filter(|_| kinds.contains(&error.kind())) else {
+        return error;
+    };
+    let keys = match word.strip_prefix("--") {
+        Some(name) if flags.all.contains("set") => keys(defaults, &name.replace('-', "_"), ""),
+        _ => Vec::new(),
+    };
+    let hint = if flags.all.contains(&word) {
+        format!("a flag of that name exists: '--{word}'")
+    } else if THREADS.contains(&word.as_str()) {
+        "the environment variable RAYON_NUM_THREADS=N says how many threads".to_string()
+    } else if !keys.is_empty() {
+        let given: Vec<String> = keys
+            .iter()
+            .map(|key| format!("'--set {key}=VALUE'"))
+            .collect();
+        format!("a setting of that name is given as {}", given.join(" or "))
+    } else {
+        return error;
+    };
+    error.insert(
+        ContextKind::Suggested,
+        ContextValue::StyledStrs(vec![hint.into()]),
+    );
     error
 }
 

@@ -318,7 +318,7 @@ pub fn redraw(
     if dir.join(run_dir::VERSIONS).is_file() {
         run_dir::check_program(experiment, dir)?;
     }
-    let files = plot::drawn(|| draw(dir))?;
+    let files = plot::drawn(|| draw(dir)).with_context(|| format!("--redraw {}", dir.display()))?;
     for file in &files {
         say!(reporter, "wrote {}", file.display())?;
     }

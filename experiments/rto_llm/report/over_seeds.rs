@@ -91,7 +91,7 @@ impl OverSeedsPage<'_> {
 
     fn win_rates(&self, page: &mut Page) {
         page.section("win-rates", "Win rates (Table 1)");
-        page.say("How often the row's answer has a higher reward than the column's, in percent; ties count half. Means over seeds with 95% intervals over seeds (Student's, on the log-odds), which hold for the methods and not for single trained policies; “=” the win rate at equal length. <b>Bold</b>: the interval excludes a half, without a correction for the number of pairs.");
+        page.say("How often the row's answer has a higher reward than the column's, in percent; ties count half. Means over seeds with 95% intervals over seeds (Student's, on the log-odds), which hold for the methods and not for single trained policies; “=” the win rate at equal length, “–” where lengths decide everything or all prompts go one way. <b>Bold</b>: the interval excludes a half, without a correction for the number of pairs.");
         let names: Vec<String> = self.names.iter().map(|n| (*n).to_string()).collect();
         tables::legend(page, &names);
         heat_map(page, &names, &|row, column| {

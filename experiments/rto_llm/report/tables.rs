@@ -76,7 +76,7 @@ pub fn win_rates(page: &mut Page, run: &Results) {
     };
     page.say(&format!(
         "How often the row's answer has a higher reward than the column's, in percent; ties count half. {} prompts, each answered by \
-         every method; 95% score intervals by prompt, and “=” the win rate at equal length. <b>Bold</b>: still significant at 5% after Holm's correction of the exact sign test.",
+         every method; 95% score intervals by prompt, and “=” the win rate at equal length, “–” where lengths decide everything or all prompts go one way. <b>Bold</b>: still significant at 5% after Holm's correction of the exact sign test.",
         evaluation.methods[0].prompts.len()
     ));
     let rates = &evaluation.win_rates;

@@ -373,8 +373,14 @@ impl Config {
         }
         let needed = self.max_prompt_tokens + self.max_new_tokens;
         if self.model.is_empty() && self.max_positions < needed {
+            let hint = match self.preset == "tiny" {
+                true => {
+                    "; preset tiny is made for the synthetic world, --preset hh-scratch for data of your own"
+                }
+                false => "",
+            };
             bail!(
-                "max_positions: found {}, expected at least {needed} = max_prompt_tokens + max_new_tokens",
+                "max_positions: found {}, expected at least {needed} = max_prompt_tokens + max_new_tokens{hint}",
                 self.max_positions
             );
         }

@@ -18,9 +18,12 @@ struct Demo {
     /// Steps
     #[arg(long, default_value_t = 3)]
     steps: u64,
+    /// A key of the config
+    #[arg(long)]
+    set: Option<String>,
 }
 
-const DEFAULTS: &str = "beta = 0.1\nsizes = [1, 2]\nsteps = 7\n";
+const DEFAULTS: &str = "beta = 0.1\nsizes = [1, 2]\nsteps = 7\n[fit]\nlearning_rate = 0.1\n[ppo]\nlearning_rate = 0.2\n";
 
 fn read(words: &[&str]) -> Result<Demo, clap::Error> {
     let words = std::iter::once("demo").chain(words.iter().copied());
@@ -87,4 +90,23 @@ fn a_word_that_names_a_flag_gets_a_hint() {
     assert!(error.contains("'--smoke'"), "{error}");
     let error = read(&["a.txt", "other"]).unwrap_err().to_string();
     assert!(!error.contains("a flag of that name"), "{error}");
+}
+
+/// The number of threads is no flag.
+#[test]
+fn a_number_of_threads_is_told_its_variable() {
+    for flag in ["--threads", "--num-threads"] {
+        let error = read(&["a.txt", flag, "2"]).unwrap_err().to_string();
+        assert!(error.contains("RAYON_NUM_THREADS=N"), "{error}");
+    }
+}
+
+/// A setting that is no flag of its own is told where it goes.
+#[test]
+fn a_key_of_the_config_is_told_how_it_is_set() {
+    let error = read(&["--learning-rate", "1"]).unwrap_err().to_string();
+    let hint = "'--set fit.learning_rate=VALUE' or '--set ppo.learning_rate=VALUE'";
+    assert!(error.contains(hint), "{error}");
+    let error = read(&["--nothing"]).unwrap_err().to_string();
+    assert!(!error.contains("--set"), "{error}");
 }

@@ -271,6 +271,28 @@ fn bad_data_is_one_clear_line_and_nothing_is_written() {
     }
 }
 
+/// The preset that runs by default is made for the synthetic world: whoever brings data is told which one is made for them.
+#[test]
+fn data_without_a_preset_are_told_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = write(dir.path(), "good.jsonl", &dialogues(80));
+    let said = error(&["--data", &data, "--dry-run"]);
+    assert!(said.contains("--preset hh-scratch"), "{said}");
+    let said = error(&[
+        "--preset",
+        "hh-scratch",
+        "--data",
+        &data,
+        "--set",
+        "max_new_tokens=1000",
+        "--dry-run",
+    ]);
+    assert!(
+        said.contains("max_positions") && !said.contains("--preset"),
+        "{said}"
+    );
+}
+
 #[test]
 fn every_preset_resolves() {
     let dir = tempfile::tempdir().unwrap();
