@@ -42,7 +42,7 @@ fn config() -> GptNeoXConfig {
 
 fn scorer(seed: u64) -> NeuralScorer {
     let model = small_model(&config(), LANGUAGE, seed);
-    NeuralScorer::try_new(&config(), Params::new(model.params().tensors()).unwrap()).unwrap()
+    NeuralScorer::try_new(config(), Params::new(model.params().tensors()).unwrap()).unwrap()
 }
 
 fn host_options() -> LearnerOptions {
@@ -141,7 +141,7 @@ fn run<L: PolicyLearner>(
     config: &RtoConfig,
     texts: &[Episode],
 ) -> [Vec<f64>; 3] {
-    let config = config.clone().check().unwrap();
+    let config = (*config).check().unwrap();
     let pairs = pairs();
     let input = RtoInput {
         pairs: &pairs,
@@ -178,7 +178,7 @@ fn algorithm_2_on_a_device_is_that_of_the_host() {
     let trunk = || scorer(1).weights().unwrap();
     let here = {
         let learner = || NeuralLearner::try_new(start(), host_options()).unwrap();
-        let mut critic = NeuralRegressor::critic(&config(), trunk(), host_options()).unwrap();
+        let mut critic = NeuralRegressor::critic(config(), trunk(), host_options()).unwrap();
         let mut slot = CriticSlot::Separate(&mut critic);
         run(learner(), learner(), &mut slot, &settings, &texts)
     };
@@ -188,7 +188,7 @@ fn algorithm_2_on_a_device_is_that_of_the_host() {
             let placed = placed(kernels, &start());
             DeviceLearner::try_new(placed, AdamWConfig::default(), 1e-3).unwrap()
         };
-        let critic = NeuralScorer::with_value_head(&config(), trunk(), Params::new).unwrap();
+        let critic = NeuralScorer::with_value_head(config(), trunk(), Params::new).unwrap();
         let critic = DeviceScorer::try_new(kernels, &critic, OPTIONS).unwrap();
         let mut critic = DeviceRegressor::try_new(critic, AdamWConfig::default(), 1e-3).unwrap();
         let mut slot = CriticSlot::Separate(&mut critic);
@@ -226,7 +226,7 @@ fn adapters_with_a_shared_critic_train_on_a_device() {
             ..LANGUAGE
         };
         let weights = small_model(&config(), heads, 1).params().tensors();
-        let scorer = NeuralScorer::try_new(&config(), Params::new(weights).unwrap()).unwrap();
+        let scorer = NeuralScorer::try_new(config(), Params::new(weights).unwrap()).unwrap();
         let lora = LoraConfig::every_layer(&config().into(), 4, 8.0);
         policy_of(scorer.with_adapter(lora, &SeedTree::new(5)).unwrap())
     };
@@ -354,8 +354,7 @@ fn impossible_settings_are_refused() {
         .err()
         .map(said);
     assert!(refused.unwrap().contains("micro_batch"));
-    let critic =
-        NeuralScorer::with_value_head(&config(), scorer(1).weights().unwrap(), Params::new);
+    let critic = NeuralScorer::with_value_head(config(), scorer(1).weights().unwrap(), Params::new);
     let critic = DeviceScorer::try_new(kernels, &critic.unwrap(), OPTIONS).unwrap();
     let refused = DevicePolicy::try_new(critic, 3).err().map(said);
     assert!(refused.unwrap().contains("language-model head"));
