@@ -25,6 +25,7 @@ pub mod collective;
 pub mod data;
 pub mod decoder;
 pub mod device;
+pub mod device_learner;
 pub mod error;
 pub mod evaluator;
 pub mod family;

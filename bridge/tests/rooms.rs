@@ -29,7 +29,7 @@ const ROOMS: [(&str, &[&str]); 6] = [
             "generate",
         ],
     ),
-    ("seam", &["learner", "evaluator"]),
+    ("seam", &["learner", "device_learner", "evaluator"]),
 ];
 
 fn files(folder: &Path, into: &mut Vec<PathBuf>) {

@@ -15,13 +15,35 @@ const ERRATA: &str = include_str!("../../paper-notes/errata.md");
 const SECTION5: &str = include_str!("../../paper-notes/section5.md");
 const ESTIMATORS: &str = include_str!("../../paper-notes/estimators.md");
 const DEVIATIONS: &str = include_str!("../../paper-notes/deviations.md");
-/// A figure of a program that trains networks. It is the committed one: this program does not build them.
+/// A figure of a program that this one does not run: it trains networks, or takes long. It is the committed one.
 struct Committed {
     name: &'static str,
     what: &'static str,
     svg: &'static str,
     command: &'static str,
 }
+
+/// The figures of the study on trees, whose section they stand beside.
+const STUDY: [Committed; 3] = [
+    Committed {
+        name: "study/objective",
+        what: "The objective against samples, each method at the point of its grid that it chose on other trees.",
+        svg: include_str!("../../figures/study/objective.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/frontier",
+        what: "The most true reward at each KL from SFT, with the exact optimum's frontier, best-of-n and SFT at lower temperatures.",
+        svg: include_str!("../../figures/study/frontier.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/removals",
+        what: "RTO against DPPO, as tuned, with λ = 1 and with the exact critic for both.",
+        svg: include_str!("../../figures/study/removals.svg"),
+        command: "cargo run --bin study",
+    },
+];
 
 const FRONTIER: Committed = Committed {
     name: "rto_llm/frontier",
@@ -83,7 +105,9 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) ->
     page.say("What is claimed and what is true instead; proofs unfold.");
     page.push(&with_folded_proofs(ERRATA));
     page.section("section5", "The language-model experiment");
-    committed(&mut page, &FRONTIER);
+    for figure in STUDY.iter().chain([&FRONTIER]) {
+        committed(&mut page, figure);
+    }
     page.push(&to_html(
         &SECTION5.replace("(deviations.md)", "(#deviations)"),
     ));
@@ -190,7 +214,7 @@ fn figure(page: &mut Page, dir: &RunDir, full: bool, outcome: &Outcome) -> Resul
 
 fn committed(page: &mut Page, figure: &Committed) {
     page.push(&format!(
-        "<h3 id=\"{}\">{}</h3>\n<p>{} The committed figure: this program does not train networks.</p>\n\
+        "<h3 id=\"{}\">{}</h3>\n<p>{} The committed figure.</p>\n\
          <div class=\"scroll\"><figure>{}</figure></div>\n<pre>{}</pre>\n",
         figure_id(figure.name),
         figure.name,
@@ -249,7 +273,7 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
             cell(&o.found)
         );
     }
-    for Committed { name, command, .. } in [CONVERGE, FRONTIER] {
+    for Committed { name, command, .. } in [&CONVERGE, &FRONTIER].into_iter().chain(&STUDY) {
         let _ = writeln!(
             out,
             "| [`{name}`](https://github.com/rto-toolkit/rto/blob/main/figures/{name}.svg) | | the committed figure | not checked | `{command}` |"

@@ -12,15 +12,15 @@ use rto::seed::SeedTree;
 use rto::seq::{
     Channel, Episode, Finish, PerToken, Policy, PolicyLearner, StreamKey, TokenScorer, Trainable,
 };
+use rto_bridge::device_learner::{
+    DeviceLearner, DeviceOptions, DevicePolicy, DeviceRegressor, DeviceScorer,
+};
 use rto_bridge::family::{EndTokens, GptNeoXConfig, ModelConfig};
 use rto_bridge::learner::{
     LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::model::Heads;
-use rto_bridge::on_device::{
-    DeviceLearner, DeviceOptions, DevicePolicy, DeviceRegressor, DeviceScorer,
-};
 use rto_bridge::optimizer::{AdamWConfig, Moments};
 use rto_bridge::params::Params;
 use rto_device::{Device, Kernels, Real};

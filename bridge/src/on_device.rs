@@ -1,5 +1,4 @@
-//! Networks for the kernels of `rto-device`: the same descriptions of families, in the words of a device, and behind the seam of
-//! [`rto::seq`], so that Algorithm 2 runs on them unchanged ([`DevicePolicy`], [`DeviceLearner`], [`DeviceRegressor`]).
+//! Networks for the kernels of `rto-device`: the same descriptions of families, in the words of a device.
 //!
 //! ```
 //! use rto_bridge::family::GptNeoXConfig;
@@ -12,14 +11,6 @@
 //! assert_eq!(network.tensors()["embed_out.weight"], 11 * 8);
 //! # Ok::<(), rto_bridge::Error>(())
 //! ```
-
-mod learner;
-mod policy;
-mod scorer;
-
-pub use learner::{DeviceLearner, DeviceRegressor};
-pub use policy::DevicePolicy;
-pub use scorer::{DeviceOptions, DeviceScorer};
 
 use crate::family::{
     Activation, Head, Layer, ModelConfig, NormKind, REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT,
