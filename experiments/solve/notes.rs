@@ -14,6 +14,9 @@ pub const NO_TRUTH: &str =
 /// Why a number that is rounding times a large factor is null.
 pub const LOST: &str = "not determined in floating point: what is left of a difference is of the size of its rounding, and a large factor multiplies it";
 
+/// Why an expected bonus is null.
+pub const LOST_BONUS: &str = "not determined in floating point: rounding of the features is not small beside the bonus, so ill conditioned is the metric";
+
 impl Notes {
     /// The key is null because of `why`.
     pub fn say(&mut self, key: impl Into<String>, why: impl Into<String>) {

@@ -1,7 +1,7 @@
 //! Algorithm 1 with Theorem 4.2, (B.1) plain and baselined, and Remark B.2.
 
 use crate::estimate::{Estimate, metric_name};
-use crate::notes::{LOST, Notes};
+use crate::notes::{LOST, LOST_BONUS, Notes};
 use crate::report::{Active, Algorithm1, MaxMin, Robust, Rows};
 use crate::solver::{Solver, root_rows};
 use crate::world::Kind;
@@ -74,7 +74,13 @@ impl Solver<'_> {
         };
         let expected_bonus_norm = right.and_then(|r| {
             let norm = r.expected_bonus_norm;
-            kept("algorithm1.expected_bonus_norm", norm, of_norm, norm, LOST)
+            kept(
+                "algorithm1.expected_bonus_norm",
+                norm,
+                of_norm,
+                norm,
+                LOST_BONUS,
+            )
         });
         let kl = right.and_then(|r| {
             let why = if r.kl.is_finite() {
@@ -95,7 +101,15 @@ impl Solver<'_> {
         });
         let mut root_policy = root_rows(&i.world, |s| policy.probs(s));
         if let Some(rounding) = &rounding {
-            self.decided("algorithm1", rounding, &lost, &mut root_policy, notes);
+            let starts = &i.world.roots;
+            Self::decided(
+                "algorithm1",
+                starts,
+                rounding,
+                &lost,
+                &mut root_policy,
+                notes,
+            );
         }
         Ok(Algorithm1 {
             bonus_scale: set.radius,
@@ -118,16 +132,16 @@ impl Solver<'_> {
         )
     }
 
-    /// Nulls, with the reason, the rows of π̂ at the first states that rounding decides.
+    /// Nulls, with the reason, the rows of π̂ at those first states that rounding decides; a start that is none has no row.
     fn decided(
-        &self,
         part: &str,
+        starts: &[Option<StateIx>],
         rounding: &Rounding,
         why: &str,
         rows: &mut Rows,
         notes: &mut Notes,
     ) {
-        for (k, (row, s)) in rows.iter_mut().zip(&self.instance.world.roots).enumerate() {
+        for (k, (row, s)) in rows.iter_mut().zip(starts).enumerate() {
             if s.is_some_and(|s| !rounding.decides(s)) {
                 *row = None;
                 notes.say(format!("{part}.root_policy[{k}]"), why);
@@ -181,7 +195,8 @@ impl Solver<'_> {
         let rounding = Rounding::of(i.problem(), &solved.optimum, of_reward)?;
         let lost = self.tie("the worst reward of the confidence set");
         let mut root_policy = root_rows(&i.world, |s| policy.probs(s));
-        self.decided(name, &rounding, &lost, &mut root_policy, notes);
+        let starts = &i.world.roots;
+        Self::decided(name, starts, &rounding, &lost, &mut root_policy, notes);
         let suboptimality = if rounding.decides_all() || self.truth.is_none() {
             notes.part(&key("suboptimality"), self.gap(policy))
         } else {
@@ -258,23 +273,16 @@ impl Solver<'_> {
         for (root, s) in origin.iter().enumerate().rev() {
             first[*s] = Some(root);
         }
-        let rows = i.world.roots.iter().zip(&first).map(|(root, first)| {
-            root.and(*first)
-                .map(|s| optimum.policy.probs(StateIx(s as u32)))
-        });
+        let starts: Vec<Option<StateIx>> = (i.world.roots.iter().zip(&first))
+            .map(|(root, first)| root.and(*first).map(|s| StateIx(s as u32)))
+            .collect();
+        let rows = starts.iter().map(|s| s.map(|s| optimum.policy.probs(s)));
         let mut root_policy: Rows = rows.collect();
         if i.beta.get() > 0.0 && name == "pessimistic" {
             let of_reward = |s: StateIx, a: ActionIx| of_reward[[s.ix(), a.ix()]];
             let rounding = robust_rounding(problem, &balls, &optimum, of_reward)?;
             let lost = self.tie("a large radius in the pessimistic reward");
-            let starts = i.world.roots.iter().zip(&first).enumerate();
-            for (k, (root, first)) in starts {
-                let start = root.and(*first);
-                if start.is_some_and(|s| !rounding.decides(StateIx(s as u32))) {
-                    root_policy[k] = None;
-                    notes.say(format!("robust.root_policy[{k}]"), &lost);
-                }
-            }
+            Self::decided("robust", &starts, &rounding, &lost, &mut root_policy, notes);
         }
         Ok(Some(Robust {
             value: optimum.mean_value(&mdp),
