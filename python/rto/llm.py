@@ -66,7 +66,7 @@ def score(
     Returns
     -------
     dict
-        Columns with an entry per row: ``token_ids`` of the response; ``tokens``, None without a tokenizer; ``log_probs``, an array;
+        Columns with an entry per row: ``prompt_ids`` and, of the response, ``token_ids``; ``tokens``, None without a tokenizer; ``log_probs``, an array;
         ``token_rewards``, the array β (log π - log π_ref) of (4.5), None without `reference`.
     """
     ask, answer = _list("prompts", prompts), _list("responses", responses)
@@ -88,6 +88,7 @@ def score(
     ours = policy.log_probs(pairs)
     rewards = None if base is None else [beta * (a - b) for a, b in zip(ours, base.log_probs(pairs))]
     return {
+        "prompt_ids": [ids for ids, _ in pairs],
         "token_ids": [ids for _, ids in pairs],
         "tokens": [policy.pieces(ids) if policy.has_tokenizer else None for _, ids in pairs],
         "log_probs": list(ours),
