@@ -312,7 +312,7 @@ fn a_policy_there_is_the_policy_here() {
     }
 }
 
-/// A copy stays where it is while the learner steps, in f32 and of masters in bf16; its memory is given back.
+/// A copy stays where it is while the learner steps, in f32 and of masters in bf16.
 #[test]
 fn a_snapshot_does_not_follow() {
     let Some(device) = executor("a snapshot") else {
