@@ -175,6 +175,33 @@ impl Study {
         self.each(|seed| Ok(last(&self.shares(key, seed)?).1))
     }
 
+    /// One method against another: the objective at the end, then the samples to each level, a row of `conclusions.csv` each with its
+    /// p before correction.
+    fn compared(
+        &self,
+        instance: &str,
+        variant: &str,
+        [method, against]: [&str; 2],
+    ) -> Result<Vec<(Vec<Cell>, f64)>> {
+        let (ours, theirs) = ((instance, method, variant), (instance, against, variant));
+        let of = |quantity: &str| [instance, quantity, variant, method, against].map(Cell::from);
+        let gap = differences(&self.end(ours)?, &self.end(theirs)?);
+        let none = [Cell::Empty, Cell::Empty];
+        let mut rows = vec![(
+            line(of("objective_end"), &gap, |x| x, none),
+            sign_flip(&gap.0),
+        )];
+        for level in LEVELS {
+            let (ours, missed) = self.samples_to(ours, level)?;
+            let (theirs, missed_against) = self.samples_to(theirs, level)?;
+            let ratio = differences(&theirs, &ours);
+            let missed = [missed.into(), missed_against.into()];
+            let row = line(of(&format!("samples_{level}")), &ratio, f64::exp, missed);
+            rows.push((row, sign_flip(&ratio.0)));
+        }
+        Ok(rows)
+    }
+
     /// The share of a method at the end of its report, or of π_dpo.
     fn end_of(&self, instance: &str, method: &str) -> Result<Sample> {
         match method {
@@ -245,36 +272,18 @@ impl Study {
         let mut family: Vec<(usize, f64)> = Vec::new();
         for instance in &self.instances {
             for variant in [REPORT, LAMBDA_ONE, EXACT_CRITIC] {
-                let keys = ["rto", "dppo"].map(|m| (instance.as_str(), m, variant));
                 let tested = variant == REPORT;
                 let of =
                     |quantity: &str| [instance, quantity, variant, "rto", "dppo"].map(Cell::from);
-                let gap = differences(&self.end(keys[0])?, &self.end(keys[1])?);
-                if tested {
-                    family.push((rows.len(), sign_flip(&gap.0)));
-                }
-                rows.push(line(
-                    of("objective_end"),
-                    &gap,
-                    |x| x,
-                    [Cell::Empty, Cell::Empty],
-                ));
-                for level in LEVELS {
-                    let [(rto, missed), (dppo, missed_against)] = [
-                        self.samples_to(keys[0], level)?,
-                        self.samples_to(keys[1], level)?,
-                    ];
-                    let ratio = differences(&dppo, &rto);
-                    if tested && level == LEVELS[0] {
-                        family.push((rows.len(), sign_flip(&ratio.0)));
+                for (k, (row, p)) in (self.compared(instance, variant, ["rto", "dppo"])?)
+                    .into_iter()
+                    .enumerate()
+                {
+                    // The objective at the end, and the samples to the first level.
+                    if tested && k < 2 {
+                        family.push((rows.len(), p));
                     }
-                    let missed = [missed.into(), missed_against.into()];
-                    rows.push(line(
-                        of(&format!("samples_{level}")),
-                        &ratio,
-                        f64::exp,
-                        missed,
-                    ));
+                    rows.push(row);
                 }
                 if tested {
                     let matched = self.each(|seed| self.matched(instance, seed))?;
@@ -309,31 +318,8 @@ impl Study {
                 .iter()
                 .all(|m| self.methods.iter().any(|n| n == m))
             {
-                let keys = ["ppo_dense", "ppo"].map(|m| (instance.as_str(), m, REPORT));
-                let of = |quantity: &str| {
-                    [instance.as_str(), quantity, REPORT, keys[0].1, keys[1].1].map(Cell::from)
-                };
-                let gap = differences(&self.end(keys[0])?, &self.end(keys[1])?);
-                rows.push(line(
-                    of("objective_end"),
-                    &gap,
-                    |x| x,
-                    [Cell::Empty, Cell::Empty],
-                ));
-                for level in LEVELS {
-                    let [(dense, missed), (sparse, missed_against)] = [
-                        self.samples_to(keys[0], level)?,
-                        self.samples_to(keys[1], level)?,
-                    ];
-                    let missed = [missed.into(), missed_against.into()];
-                    let ratio = differences(&sparse, &dense);
-                    rows.push(line(
-                        of(&format!("samples_{level}")),
-                        &ratio,
-                        f64::exp,
-                        missed,
-                    ));
-                }
+                let compared = self.compared(instance, REPORT, ["ppo_dense", "ppo"])?;
+                rows.extend(compared.into_iter().map(|(row, _)| row));
             }
             // RTO against every other method, and every method against what needs no training.
             let others = self.methods.iter().map(String::as_str).chain(["dpo"]);
