@@ -12,6 +12,7 @@ use rto::mdp::{
 };
 use rto::plan::tree_kernel::tree_soft_values;
 use rto::plan::{best_predetermined, evaluate, soft_value_iteration};
+use rto::preference::{additive_coverage, best_of_n, soft_best_of_n};
 use rto::reward::{LinearReward, LogRatioReward, TabularReward};
 use rto::zoo;
 
@@ -352,4 +353,45 @@ proptest! {
         let fit = fit.unwrap();
         prop_assert!(fit.norm <= bound * (1.0 + 1e-12) && fit.theta.iter().all(|t| t.is_finite()));
     }
+}
+
+#[test]
+fn laws_on_responses() {
+    let (half, nan, none) = ([0.5f64.ln(); 2], f64::NAN, f64::NEG_INFINITY);
+    names(
+        best_of_n(&[0.5f64.ln(), 0.4f64.ln()], &[0.0, 1.0], 2.0),
+        "reference",
+    );
+    names(best_of_n(&[nan, 0.0], &[0.0, 1.0], 2.0), "reference");
+    names(best_of_n(&[], &[], 2.0), "reference");
+    names(best_of_n(&half, &[0.0, nan], 2.0), "score of response 1");
+    names(best_of_n(&half, &[0.0], 2.0), "scores");
+    names(best_of_n(&half, &[0.0, 1.0], nan), "N");
+    names(soft_best_of_n(&half, &[0.0, 1.0], nan, 2.0), "lambda");
+    names(soft_best_of_n(&half, &[0.0, 601.0], 1.0, 2.0), "lambda");
+    assert!(soft_best_of_n(&half, &[0.0, 600.0], 1.0, 2.0).unwrap().1 < 1e-10);
+    // A response that is never drawn is never kept, whatever its score.
+    let best = best_of_n(&[half[0], none, half[1]], &[0.0, 2.0, 1.0], 3.0).unwrap();
+    let kept: Vec<f64> = best.log_policy.iter().map(|u| u.exp()).collect();
+    assert!((kept[0] - 0.125).abs() < 1e-15 && (kept[2] - 0.875).abs() < 1e-15);
+    assert_eq!(kept[1], 0.0);
+
+    let law = [0.5, 0.5];
+    names(additive_coverage(&[], 0, &law, &law), "features");
+    names(
+        additive_coverage(&[1.0, nan], 1, &law, &law),
+        "feature 0 of trajectory 1",
+    );
+    names(
+        additive_coverage(&[1.0, 2.0], 1, &[0.5, 0.6], &law),
+        "target law",
+    );
+    names(
+        additive_coverage(&[1.0, 2.0], 1, &law, &[nan, 1.0]),
+        "data law",
+    );
+    names(
+        additive_coverage(&[0.0, 2.0], 1, &law, &[1.0, 0.0]),
+        "features",
+    );
 }

@@ -19,6 +19,7 @@ from ._audit import audit, bench, recipes
 from ._json import Report
 from ._ragged import pad, rows
 from ._rto import (
+    BestOfN,
     Bound,
     BtFit,
     Coverage,
@@ -33,8 +34,10 @@ from ._rto import (
     TrainRun,
     Visitation,
     __version__,
+    additive_coverage,
     algorithm1,
     best_first,
+    best_of_n,
     confidence_radius,
     coverage,
     covering_behaviour,
@@ -44,6 +47,7 @@ from ._rto import (
     linear_coverage,
     maxmin,
     sample_preferences,
+    soft_best_of_n,
     soft_value_iteration,
     suboptimality,
     theorem_4_2,
@@ -55,6 +59,7 @@ from ._solve import solve
 from ._train import train
 
 __all__ = [
+    "BestOfN",
     "Bound",
     "BtFit",
     "Coverage",
@@ -70,11 +75,13 @@ __all__ = [
     "TrainRun",
     "Visitation",
     "__version__",
+    "additive_coverage",
     "advantages",
     "algorithm1",
     "audit",
     "bench",
     "best_first",
+    "best_of_n",
     "confidence_radius",
     "coverage",
     "covering_behaviour",
@@ -89,6 +96,7 @@ __all__ = [
     "recipes",
     "rows",
     "sample_preferences",
+    "soft_best_of_n",
     "soft_value_iteration",
     "solve",
     "suboptimality",

@@ -83,9 +83,7 @@ fn question(
             "recipe".into(),
             input::recipe_text(&text).context("recipe")?,
         )),
-        Some((false, name)) => {
-            Some(input::recipe("recipe", &name, &instance, group, batch)?)
-        }
+        Some((false, name)) => Some(input::recipe("recipe", &name, &instance, group, batch)?),
         None => None,
     };
     Ok(Question {

@@ -8,6 +8,7 @@ mod estimate;
 mod long;
 mod mdp;
 mod plan;
+mod preference;
 mod seam;
 mod search;
 mod solve;
@@ -33,6 +34,8 @@ mod _rto {
         PolicyValue, SoftOptimum, Visitation, evaluate, soft_value_iteration, suboptimality,
         visitation,
     };
+    #[pymodule_export]
+    use super::preference::{BestOfN, additive_coverage, best_of_n, soft_best_of_n};
     #[pymodule_export]
     use super::seam::{
         Loss, gae, group_relative, kto_loss, leave_one_out, leave_one_out_of_score, pair_loss_grad,

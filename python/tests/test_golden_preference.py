@@ -1,19 +1,20 @@
-"""Claims of `tests/golden/preference_claims.json`, and layered graphs of `coverage.json`, through Python.
+"""Claims of `tests/golden/preference_claims.json`, over-optimisation of `preference.json` and layered graphs of `coverage.json`, through Python.
 
-Whatever the file samples is drawn here as it draws it, so that what the package computes must be its numbers and not only near them. Of K2
-(best-of-N), of the best-of-N half of K3, and of C_add in K6 the package has no function; `experiments/tests/claims.rs` holds those.
+Whatever the files sample is drawn here as they draw it, so that what the package computes must be their numbers and not only near them.
 """
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rto
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, rel_entr
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 CLAIMS = json.loads((GOLDEN / "preference_claims.json").read_text())
+PREFERENCE = json.loads((GOLDEN / "preference.json").read_text())
 COVERAGE = json.loads((GOLDEN / "coverage.json").read_text())["coverage"]
 
 
@@ -91,11 +92,138 @@ def test_k1b_dpo_and_chi_po_on_random_trees(pairs):
     assert np.mean(of_chi < of_dpo[:, best]) == want["chipo_beats_dpo_share"]
 
 
+def test_k2_bounds_of_best_of_n():
+    """KL ≤ log N − (N − 1)/N and a win rate ≤ N/(N + 1), of scores with ties."""
+    want, kl_slack, win_slack, share = CLAIMS["K2_best_of_n"], [], [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        reference, scores = rng.dirichlet(np.ones(16)), np.round(2 * rng.normal(size=16)) / 2
+        for n in (2, 3, 4, 8, 16, 64, 256, 1024):
+            best = rto.best_of_n(reference, scores, n)
+            assert best.kl_bound == pytest.approx(np.log(n) - (n - 1) / n, abs=1e-14)
+            kl_slack.append(best.kl_bound - best.kl)
+            win_slack.append(n / (n + 1) - best.win_rate)
+            share.append(best.kl / best.kl_bound)
+    assert len(share) == want["cases"] and want["violations"] == 0 == np.sum(np.r_[kl_slack, win_slack] < -1e-12)
+    assert min(kl_slack) == pytest.approx(want["smallest_kl_slack"], rel=1e-9)
+    assert min(win_slack) == pytest.approx(want["smallest_win_rate_slack"], rel=1e-9)
+    assert np.median(share) == pytest.approx(want["median_kl_over_bound"], rel=1e-12)
+
+
+def test_k2_soft_best_of_n_tends_to_the_tilt():
+    """At rate 1/N in reward, 1/N² in KL."""
+    slopes = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        reference, scores = rng.dirichlet(np.ones(16)), rng.normal(size=16)
+        tilt = reference * np.exp(scores)
+        tilt, distances = tilt / tilt.sum(), []
+        for n in (256, 1024):
+            soft, error = rto.soft_best_of_n(reference, scores, 1.0, n)
+            assert error < 1e-10
+            distances.append([tilt @ np.log(tilt / soft), soft @ np.log(soft / tilt), tilt @ scores - soft @ scores])
+        slopes.append(np.log(np.divide(distances[1], distances[0])) / np.log(4))
+    # KL near 1e-7 is a difference of numbers near 1.
+    want = CLAIMS["K2_best_of_n"]["soft_bon_slopes_mean"]
+    np.testing.assert_allclose(np.mean(slopes, axis=0), [want["kl_star_to_N"], want["kl_N_to_star"], want["reward_gap"]], rtol=1e-6)
+
+
+OVER = PREFERENCE["overoptimisation"]
+
+
+def enumerated(name):
+    """π_ref and the reward of every response of an instance, in lexicographic order of tokens."""
+    i = PREFERENCE["instances"][name]
+    tree = rto.TokenTree(i["A"], i["H"], eos=i["eos"])
+    laws, rewards = [], []
+
+    def walk(prefix, law, reward):
+        if len(prefix) == i["H"] or (prefix and prefix[-1] == i["eos"]):
+            laws.append(law)
+            rewards.append(reward)
+            return
+        s = tree.state(prefix)
+        for token in range(i["A"]):
+            walk([*prefix, token], law * i["ref"][s][token], reward + i["reward"][s][token])
+
+    walk([], 1.0, 0.0)
+    return np.array(laws), np.array(rewards)
+
+
+REFERENCE, TRUTH = enumerated(OVER["instance"])
+
+
+def judge(policy, row):
+    """KL, proxy and true reward of a law on the responses."""
+    got = [rel_entr(policy, REFERENCE).sum(), policy @ np.array(OVER["proxy"]), policy @ TRUTH]
+    np.testing.assert_allclose(got, [row["kl"], row["proxy"], row["true"]], atol=1e-10)
+
+
+@pytest.mark.parametrize("n", OVER["bon"])
+def test_over_optimisation_by_best_of_n(n):
+    row, best = OVER["bon"][n], rto.best_of_n(REFERENCE, OVER["proxy"], float(n))
+    np.testing.assert_allclose(best.policy, row["policy"], atol=1e-12)
+    np.testing.assert_allclose([best.win_rate, best.kl_bound, best.kl], [row["win_rate"], row["kl_bound"], row["kl"]], atol=1e-10)
+    judge(best.policy, row)
+
+
+@pytest.mark.parametrize("n", OVER["soft_bon_lambda_0.25"])
+def test_over_optimisation_by_soft_best_of_n(n):
+    row = OVER["soft_bon_lambda_0.25"][n]
+    soft, error = rto.soft_best_of_n(REFERENCE, OVER["proxy"], 0.25, float(n))
+    assert error < 1e-12
+    np.testing.assert_allclose(soft, row["policy"], atol=1e-10)
+    judge(soft, row)
+
+
+@pytest.mark.parametrize("n", OVER["ties_T5_score_0112"])
+def test_ties_are_broken_by_the_draw(n):
+    row, best = OVER["ties_T5_score_0112"][n], rto.best_of_n(enumerated("T5")[0], [0, 1, 1, 2], float(n))
+    np.testing.assert_allclose(best.policy, row["policy"], atol=1e-12)
+    np.testing.assert_allclose([best.win_rate, best.kl], [row["win_rate"], row["kl"]], atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", OVER["tilt"])
+def test_over_optimisation_by_the_optimum_of_a_proxy(beta):
+    bandit = rto.TokenTree(len(TRUTH), 1)
+    for key, score in (("tilt", np.array(OVER["proxy"])), ("frontier_true_tilt", TRUTH)):
+        best = rto.soft_value_iteration(bandit, score[None], REFERENCE[None], float(beta))
+        judge(best.policy.probs[0], OVER[key][beta])
+
+
+def test_laws_on_responses_name_what_is_wrong():
+    half = [0.5, 0.5]
+    for call, line in [
+        (lambda: rto.best_of_n([0.5, 0.4], half, 2), "reference"),
+        (lambda: rto.best_of_n([1.5, -0.5], half, 2), r"reference\[1\]: found -0.5"),
+        (lambda: rto.best_of_n([0.5, np.nan], half, 2), r"reference\[1\]: found NaN"),
+        (lambda: rto.best_of_n(half, [0, np.inf], 2), "score of response 1"),
+        (lambda: rto.best_of_n(half, [0], 2), "scores"),
+        (lambda: rto.best_of_n([], [], 2), "reference"),
+        (lambda: rto.best_of_n(half, half, 0.5), "N"),
+        (lambda: rto.best_of_n(half, half, np.nan), "N"),
+        (lambda: rto.soft_best_of_n(half, [0, 1], 0.0, 2), "lambda"),
+        (lambda: rto.soft_best_of_n(half, [0, 1], 1e-300, 2), "lambda"),
+        (lambda: rto.additive_coverage([[1.0], [np.nan]], half, half), r"psi\[1, 0\]"),
+        (lambda: rto.additive_coverage([[1.0], [2.0]], half, [0.5, 0.6]), "data law"),
+        (lambda: rto.additive_coverage([[1.0], [2.0]], [1.0], half), "target: found 1 numbers, expected 2"),
+        (lambda: rto.additive_coverage([[0.0], [2.0]], half, [1.0, 0.0]), "features"),
+        (lambda: rto.additive_coverage([[], []], half, half), "features"),
+    ]:
+        with pytest.raises(ValueError, match=line):
+            call()
+    # What the reference never draws is never kept, whatever its score.
+    assert rto.best_of_n([0.5, 0.5, 0.0], [0, 1, 2], 4).policy == pytest.approx([0.0625, 0.9375, 0.0], abs=1e-15)
+    assert rto.soft_best_of_n([0.5, 0.5, 0.0], [0, 1, 2], 1.0, 4)[0][2] == 0.0
+
+
 @pytest.mark.parametrize("family", CLAIMS["K3_functional_forms"]["families"])
-def test_k3_true_reward_against_kl_of_the_tilts(family):
-    """Optima of a proxy over 256 responses at forty β: the true gain against d = √KL, and which law fits it."""
+def test_k3_true_reward_against_kl(family):
+    """Optima of a proxy over 256 responses at forty β, and best-of-N at forty N: the true gain against d = √KL, and which law fits it."""
     want, bandit = CLAIMS["K3_functional_forms"]["families"][family], rto.TokenTree(256, 1)
-    peaks, residuals = 0, {"d(a-bd)": [], "d(a-b log d)": []}
+    peaks = {"tilt": 0, "bon": 0}
+    laws = {"d(a-bd)": lambda d: -d * d, "d(a-b log d)": lambda d: -d * np.log(d)}
+    residuals = {(way, law): [] for way in peaks for law in laws}
     for seed in range(50):
         rng = np.random.default_rng(seed)
         reference, truth = rng.dirichlet(np.ones(256)), rng.normal(size=256)
@@ -109,22 +237,30 @@ def test_k3_true_reward_against_kl_of_the_tilts(family):
             truth = truth - 2 * rare
         # A Dirichlet law of so many responses may leave some with almost nothing.
         reference = reference / reference.sum()
-        curve = []
+        curves = {"tilt": [], "bon": []}
         for beta in np.exp(np.linspace(np.log(20), np.log(0.12), 40)):
             policy = rto.soft_value_iteration(bandit, (truth + error)[None], reference[None], beta).policy
             parts = rto.evaluate(bandit, truth[None], policy, reference[None], 1.0)
-            gain = policy.probs[0] @ truth - reference @ truth
             # V = E R - KL at β = 1.
-            curve.append((np.sqrt(max(policy.probs[0] @ truth - parts.value, 0.0)), gain))
-        d, gain = np.array([c for c in curve if c[0] < 2.2]).T
-        peaks += int(gain.argmax() < len(gain) - 1 and gain.max() - gain[-1] > 0.05 * gain.max())
-        for law, columns in (("d(a-bd)", np.c_[d, -d * d]), ("d(a-b log d)", np.c_[d, -d * np.log(d)])):
-            fit = np.linalg.lstsq(columns, gain, rcond=None)[0]
-            residuals[law].append(np.abs(columns @ fit - gain).max() / np.ptp(gain))
-    assert peaks / 50 == want["interior_peak_share"]["tilt"]
-    for law, found in residuals.items():
-        assert np.median(found) == pytest.approx(want["max_relative_residual_median"][f"tilt: {law}"], rel=1e-6)
-    assert np.mean(np.array(residuals["d(a-bd)"]) < np.array(residuals["d(a-b log d)"])) == want["linear_form_wins"]["tilt"]
+            curves["tilt"].append((policy.probs[0] @ truth - parts.value, policy.probs[0] @ truth))
+        for n in np.exp(np.linspace(np.log(1.05), np.log(2000), 40)):
+            best = rto.best_of_n(reference, truth + error, n)
+            curves["bon"].append((best.kl, best.policy @ truth))
+        for way, curve in curves.items():
+            kl, reward = np.array(curve).T
+            d, gain = np.sqrt(np.maximum(kl, 0.0)), reward - reference @ truth
+            d, gain = d[d < 2.2], gain[d < 2.2]
+            peaks[way] += int(gain.argmax() < len(gain) - 1 and gain.max() - gain[-1] > 0.05 * gain.max())
+            for law, second in laws.items():
+                columns = np.c_[d, second(d)]
+                fit = np.linalg.lstsq(columns, gain, rcond=None)[0]
+                residuals[way, law].append(np.abs(columns @ fit - gain).max() / np.ptp(gain))
+    for way, count in peaks.items():
+        assert count / 50 == want["interior_peak_share"][way]
+        linear, logarithmic = (residuals[way, law] for law in laws)
+        assert np.mean(np.array(linear) < np.array(logarithmic)) == want["linear_form_wins"][way]
+    for (way, law), found in residuals.items():
+        assert np.median(found) == pytest.approx(want["max_relative_residual_median"][f"{way}: {law}"], rel=1e-6)
 
 
 @pytest.mark.parametrize("row", CLAIMS["K4_rare_good_response"]["rows"], ids=lambda r: f"β = {r['beta']}")
@@ -201,8 +337,18 @@ def layered(h):
     return rto.TabularMdp(following, [1.0] + [0.0] * (states - 1))
 
 
+def words(h, mu, pi):
+    """Every word of a layered graph: ψ, one-hot over (h, s, a), and its probability under two tables of shape (h, 2, 2)."""
+    every = np.array(list(itertools.product((0, 1), repeat=h)))
+    before = np.c_[np.zeros(len(every), int), every[:, :-1]]
+    psi = np.zeros((len(every), h, 2, 2))
+    rows, layers = np.arange(len(every))[:, None], np.arange(h)[None]
+    psi[rows, layers, before, every] = 1
+    return psi.reshape(len(every), -1), *(np.prod(table[layers, before, every], axis=1) for table in (mu, pi))
+
+
 @pytest.mark.parametrize("row", CLAIMS["K6_change_of_trajectory_measure"]["rows"], ids=lambda r: f"H = {r['H']}")
-def test_k6_coverage_of_trajectories_and_of_pairs(row):
+def test_k6_coverage_of_trajectories_pairs_and_additive_rewards(row):
     h, found = row["H"], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -210,8 +356,13 @@ def test_k6_coverage_of_trajectories_and_of_pairs(row):
         # The first layer has one state.
         rows = lambda table: np.concatenate([table[0, :1], table[1:].reshape(-1, 2)])
         c = rto.coverage(layered(h), rows(pi), behaviour=rows(mu))
-        found.append(c.trajectory / c.pair)
-    assert np.median(found) == pytest.approx(row["median_tau_over_sa"], rel=1e-8)
+        psi, data, target = words(h, mu, pi)
+        found.append([rto.additive_coverage(psi, target, data), c.pair, c.trajectory])
+    add, pair, trajectory = np.array(found).T
+    assert np.median(trajectory / pair) == pytest.approx(row["median_tau_over_sa"], rel=1e-8)
+    assert np.median(add / pair) == pytest.approx(row["median_add_over_sa"], rel=1e-8)
+    assert np.max(add / pair) == pytest.approx(row["max_add_over_sa"], rel=1e-8)
+    assert np.median(add / trajectory) == pytest.approx(row["median_add_over_tau"], rel=1e-8)
 
 
 @pytest.mark.parametrize("row", CLAIMS["K7_tdpo1"]["rows"][:4], ids=lambda r: f"H = {r['H']}")
@@ -230,9 +381,8 @@ def test_k7_what_tdpo_1_loses(row):
 
 
 def test_k8_rpo_is_the_worst_reward_in_a_likelihood_ball():
-    golden = json.loads((GOLDEN / "preference.json").read_text())
-    want, data = CLAIMS["K8_rpo_is_penalised_b1"], golden["data"]["D_T5"]
-    i = golden["instances"][data["instance"]]
+    want, data = CLAIMS["K8_rpo_is_penalised_b1"], PREFERENCE["data"]["D_T5"]
+    i = PREFERENCE["instances"][data["instance"]]
     keys = ("A", "H", "eos", "beta", "ref", "reward")
     found = rto.bench({k: i[k] for k in keys} | {"pairs": data["pairs_winner_loser"], "rpo_eta": 0.1})
     reference = np.array(i["ref"][0])
@@ -257,3 +407,6 @@ def test_layered_graphs(name, other):
         found = rto.coverage(mdp, policy, behaviour=np.tile([0.75, 0.25], (states, 1)))
         assert found.pair == pytest.approx(row["C_sa"], rel=1e-9), h
         assert found.trajectory == pytest.approx(row["C_tau"], rel=1e-9), h
+        tables = (np.broadcast_to(p, (h, 2, 2)) for p in ([0.75, 0.25], [other, 1 - other]))
+        psi, data, target = words(h, *tables)
+        assert rto.additive_coverage(psi, target, data) == pytest.approx(row["C_add"], rel=1e-9), h

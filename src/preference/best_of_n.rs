@@ -20,10 +20,11 @@ pub struct BestOfN {
 }
 
 /// The best of N draws of the reference by `scores`, ties broken by the draw: with tie classes k of mass p_k and distribution
-/// function F_k, q_k = F_k^N − F_{k−1}^N, shared inside a class as the reference shares it. N may be any real ≥ 1.
+/// function F_k, q_k = F_k^N − F_{k−1}^N, shared inside a class as the reference shares it. N may be any real ≥ 1; responses that
+/// the reference never draws (log π_ref = −∞) are never kept.
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::Config`] for N < 1.
+/// [`Error::Shape`]; [`Error::NotADistribution`] and [`Error::NonFinite`] for the reference and the scores; [`Error::Config`] for N < 1.
 pub fn best_of_n(log_reference: &[f64], scores: &[f64], n: f64) -> Result<BestOfN> {
     check(log_reference, scores, n)?;
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -41,6 +42,10 @@ pub fn best_of_n(log_reference: &[f64], scores: &[f64], n: f64) -> Result<BestOf
             .iter()
             .map(|&y| log_reference[y].exp())
             .sum();
+        if mass == 0.0 {
+            start = end;
+            continue;
+        }
         let upto = if end == order.len() {
             1.0
         } else {
@@ -76,7 +81,7 @@ fn power_gap(a: f64, b: f64, n: f64) -> f64 {
 /// |Im v| < π/2 and decays at both ends.
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::Config`] for N < 1 or λ ≤ 0.
+/// Those of [`best_of_n`]; [`Error::Config`] for a λ that is not above 1/600 of the scores' range, below which a underflows.
 pub fn soft_best_of_n(
     log_reference: &[f64],
     scores: &[f64],
@@ -89,6 +94,13 @@ pub fn soft_best_of_n(
     }
     const STEP: f64 = 1.0 / 16.0;
     let (low, high) = bounds(scores);
+    if (high - low) / lambda > 600.0 {
+        let must = format!(
+            "at least {}, a 600th of the scores' range",
+            (high - low) / 600.0
+        );
+        return Err(Error::config("lambda", lambda, must));
+    }
     let a: Vec<f64> = scores.iter().map(|s| ((s - high) / lambda).exp()).collect();
     let reference: Vec<f64> = log_reference.iter().map(|u| u.exp()).collect();
     // Up to where the slowest exponential has died, and down to where u itself is lost.
@@ -114,12 +126,9 @@ pub fn soft_best_of_n(
 
 fn check(log_reference: &[f64], scores: &[f64], n: f64) -> Result<()> {
     check::len("scores", log_reference.len(), scores.len())?;
-    if let Some((y, &value)) = scores.iter().enumerate().find(|(_, s)| !s.is_finite()) {
-        return Err(Error::NonFinite {
-            what: format!("score of response {y}"),
-            value,
-        });
-    }
+    check::finite(|y| format!("score of response {y}"), scores)?;
+    let reference: Vec<f64> = log_reference.iter().map(|u| u.exp()).collect();
+    check::distribution(|| "reference".into(), &reference)?;
     if !(n >= 1.0 && n.is_finite()) {
         return Err(Error::config("N", n, "at least 1"));
     }

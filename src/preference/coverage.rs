@@ -13,22 +13,24 @@ const SPAN: f64 = 1e-12;
 /// left out, as a reward along them is identified by neither.
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::NonFinite`] should a feature not be finite.
+/// [`Error::Shape`]; [`Error::NonFinite`] should a feature not be finite; [`Error::NotADistribution`] for the laws;
+/// [`Error::Config`] should no feature move under the data.
 pub fn additive_coverage(
     features: &[f64],
     dim: usize,
     target: &[f64],
     data: &[f64],
 ) -> Result<f64> {
+    check::at_least_one("features", dim)?;
     let n = target.len();
     check::len("data law", n, data.len())?;
     check::len("features", n * dim, features.len())?;
-    if let Some(&value) = features.iter().find(|v| !v.is_finite()) {
-        return Err(Error::NonFinite {
-            what: "features".into(),
-            value,
-        });
-    }
+    check::finite(
+        |i| format!("feature {} of trajectory {}", i % dim, i / dim),
+        features,
+    )?;
+    check::distribution(|| "target law".into(), target)?;
+    check::distribution(|| "data law".into(), data)?;
     let moment = |law: &[f64]| -> DMatrix<f64> {
         let mut m = DMatrix::<f64>::zeros(dim, dim);
         for (row, p) in features.chunks(dim).zip(law) {
@@ -41,7 +43,11 @@ pub fn additive_coverage(
         m
     };
     let eigen = SymmetricEigen::new(moment(data));
-    let largest = eigen.eigenvalues.max();
+    let largest = eigen.eigenvalues.iter().copied().fold(0.0, f64::max);
+    if largest == 0.0 {
+        let must = "a feature that is not 0 on some trajectory of the data";
+        return Err(Error::config("features", dim, must));
+    }
     let kept: Vec<usize> = (0..dim)
         .filter(|&k| eigen.eigenvalues[k] > SPAN * largest)
         .collect();
