@@ -7,6 +7,7 @@
 //!
 //! | executor | what it does |
 //! |---|---|
+//! | [`Slices`] | computes what the kernels compute, in loops over slices on one thread of the processor |
 //! | [`Emulated`] | compiles the same text with the C++ compiler of the machine and runs the exact launches on the processor, the threads of a block in one of several [`Order`]s, with guards around every allocation |
 //! | `Cuda`, with the feature `cuda` | runs them on a card: NVRTC, cuBLAS, one stream. Type-checked; it has run on no card |
 //! | [`Counting`] | computes nothing: live and peak bytes, floating-point operations, traffic and launches of a program, before it is run |
@@ -36,6 +37,7 @@ mod error;
 mod kernels;
 pub mod network;
 mod output_head;
+mod slices;
 mod source;
 
 pub use attention::{Attention, AttentionTape};
@@ -53,4 +55,5 @@ pub use kernels::{
     NO_ROW, Rows, Scoring, Texts, Tile, Weights,
 };
 pub use output_head::{Distribution, OutputHead};
+pub use slices::Slices;
 pub use source::{Arg, KERNELS, NVRTC_OPTIONS, names};

@@ -58,13 +58,14 @@ fn executor(what: &str) -> Option<Executor> {
 
 fn hold(what: &str, check: Check) {
     for real in [Real::F32, Real::Bf16] {
-        let Some(executor) = executor(what) else {
-            return;
-        };
-        let bench = Bench::new(executor, real);
-        for case in 0..shapes() {
-            if let Err(why) = check(&bench, case) {
-                panic!("{what}, {real:?}: {why}");
+        // Loops over slices need nothing of the machine.
+        let executors = [Some(Executor::Slices), executor(what)];
+        for executor in executors.into_iter().flatten() {
+            let bench = Bench::new(executor, real);
+            for case in 0..shapes() {
+                if let Err(why) = check(&bench, case) {
+                    panic!("{what}, {}, {real:?}: {why}", bench.name());
+                }
             }
         }
     }

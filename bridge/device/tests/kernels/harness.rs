@@ -4,7 +4,7 @@ use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rto_device::{
-    Buffer, Counting, Device, Element, Emulated, Error, Kernels, Order, Real, upload_f32,
+    Buffer, Counting, Device, Element, Emulated, Error, Kernels, Order, Real, Slices, upload_f32,
 };
 
 /// What a check found: nothing, or what differs.
@@ -16,6 +16,8 @@ pub type Check = fn(&Bench, u64) -> Verdict;
 pub enum Executor {
     /// The emulator, in several orders.
     Emulated(Emulated),
+    /// Loops over slices.
+    Slices,
     /// A card.
     #[cfg(feature = "cuda")]
     Card(std::sync::Arc<rto_device::Cuda>),
@@ -37,6 +39,9 @@ impl Executor {
                 };
                 orders.map(device).into()
             }
+            Self::Slices => ["first", "again"]
+                .map(|run| -> (String, Box<dyn Device>) { (run.into(), Box::new(Slices::new())) })
+                .into(),
             #[cfg(feature = "cuda")]
             Self::Card(card) => ["first", "again"]
                 .map(|run| -> (String, Box<dyn Device + '_>) {
@@ -103,6 +108,14 @@ pub struct Output {
 }
 
 impl Output {
+    fn read(device: &dyn Device, buffer: &Buffer) -> Self {
+        let bytes = device.download(buffer);
+        Self {
+            element: buffer.element(),
+            bytes: bytes.expect("a buffer of this device is read"),
+        }
+    }
+
     pub fn floats(&self) -> Vec<f32> {
         match self.element {
             Element::Bf16 => {
@@ -137,6 +150,16 @@ impl Bench {
         Self { executor, real }
     }
 
+    /// The executor's name.
+    pub fn name(&self) -> &'static str {
+        match self.executor {
+            Executor::Emulated(_) => "emulated",
+            Executor::Slices => "slices",
+            #[cfg(feature = "cuda")]
+            Executor::Card(_) => "card",
+        }
+    }
+
     pub fn rng(&self, case: u64) -> ChaCha8Rng {
         ChaCha8Rng::seed_from_u64(case)
     }
@@ -161,20 +184,14 @@ impl Bench {
             let kernels = Kernels::new(device, self.real).with_threads(threads);
             let buffers = run(device, &kernels).map_err(|e| format!("case {case}: {e}"))?;
             device.sync().map_err(|e| format!("case {case}: {e}"))?;
-            let read = |buffer: &Buffer| Output {
-                element: buffer.element(),
-                bytes: device
-                    .download(buffer)
-                    .expect("a buffer of this device is read"),
-            };
             let (plan, peak) = (counting.peak(), device.peak());
             // A card keeps its account over all cases.
-            if plan != peak && matches!(self.executor, Executor::Emulated(_)) {
+            if plan != peak && matches!(self.executor, Executor::Emulated(_) | Executor::Slices) {
                 return Err(format!(
                     "case {case}: {peak} bytes at once, counted as {plan}"
                 ));
             }
-            let outputs: Vec<Output> = buffers.iter().map(read).collect();
+            let outputs: Vec<Output> = buffers.iter().map(|b| Output::read(device, b)).collect();
             match &found {
                 None => found = Some(outputs),
                 Some(first) => {
@@ -184,7 +201,41 @@ impl Bench {
                 }
             }
         }
-        Ok(found.unwrap_or_default())
+        let found = found.unwrap_or_default();
+        if !matches!(self.executor, Executor::Slices) {
+            let slices = Slices::new();
+            let kernels = Kernels::new(&slices, self.real).with_threads(threads);
+            let buffers =
+                run(&slices, &kernels).map_err(|e| format!("case {case}, slices: {e}"))?;
+            for (i, (found, buffer)) in found.iter().zip(&buffers).enumerate() {
+                let wanted = Output::read(&slices, buffer);
+                self.near(
+                    &format!("case {case}, beside slices, output {i}"),
+                    found,
+                    &wanted,
+                )?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether outputs are those of the loops over slices: integers to the bit, floats within rounding.
+    fn near(&self, what: &str, found: &Output, wanted: &Output) -> Verdict {
+        let floats = match found.element {
+            Element::F32 | Element::Bf16 => (found.floats(), wanted.floats()),
+            _ => return same(what, found, wanted),
+        };
+        // Both may say that a row is not finite, and infinities are equal.
+        let pairs = floats.0.into_iter().zip(floats.1);
+        let finite = pairs.filter(|(a, b)| !(a.is_nan() && b.is_nan()) && a != b);
+        let (got, want): (Vec<f32>, Vec<f64>) = finite.map(|(a, b)| (a, f64::from(b))).unzip();
+        // Inputs are of unit size, and a value may be their difference.
+        let sizes: Vec<f64> = want.iter().map(|w| 1.0 + w.abs()).collect();
+        let tolerance = match self.real {
+            Real::F32 => 1e-5,
+            Real::Bf16 => 2e-2,
+        };
+        within(what, &got, &want, &sizes, tolerance)
     }
 
     /// Values as the type of weights holds them.
