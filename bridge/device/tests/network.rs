@@ -12,7 +12,9 @@ use rto_device::network::{
     AdamW, AdamWSettings, Batch, Gradients, Network, Options, Parameters, Program, Rate, Request,
     Scores, Writing,
 };
-use rto_device::{Counting, Device, Draw, Emulated, Error, Kernels, Order, Real, download_f32};
+use rto_device::{
+    Counting, Device, Draw, Emulated, Error, Kernels, Order, Real, Slices, download_f32,
+};
 
 /// The emulator, unless this machine has no compiler: then a line says so.
 fn emulated(what: &str) -> Option<Emulated> {
@@ -165,6 +167,20 @@ fn every_executor_runs_the_same_step() {
                             "{name}, {real:?}, {order:?}, {checkpointing}"
                         );
                         assert_eq!(counting.peak(), device.peak(), "{name}, {real:?}");
+                    }
+                    let slices = Slices::new();
+                    let there = step(&slices, real, &network, options, settings).unwrap();
+                    assert_eq!(counting.peak(), slices.peak(), "{name}, {real:?}");
+                    let bound: f32 = match real {
+                        Real::F32 => 2e-5,
+                        Real::Bf16 => 6e-2,
+                    };
+                    let weights = there.len() - network.tensors().values().sum::<usize>();
+                    for (i, (a, b)) in first.iter().flatten().zip(&there).enumerate() {
+                        let apart = (a - b).abs() / (1.0 + b.abs());
+                        // A first step has the rate's length, whichever sign a gradient near 0 has.
+                        let bound = if i < weights { bound } else { bound.max(3e-3) };
+                        assert!(apart <= bound, "{name}, {real:?}, {i}: {a}, slices {b}");
                     }
                     let usage = counting.usage();
                     assert_eq!(usage.live, 0, "everything is given back");
@@ -406,9 +422,120 @@ fn what_does_not_fit_is_refused() {
             "{said}"
         );
     }
-    let mut wrong = network.clone();
-    wrong.blocks[0].out.inputs += 1;
-    let tensors = wrong.tensors();
-    let parameters = Parameters::alloc(&kernels, &tensors, |_| true).unwrap();
-    assert!(Program::new(kernels, &wrong, &parameters, Options::default()).is_err());
+}
+
+/// A description whose parts do not fit is refused in one line that says where, found and expected; nothing is allocated.
+#[test]
+fn descriptions_that_do_not_fit_are_refused() {
+    fn sandwich() -> Network {
+        let (_, network) = all().swap_remove(3);
+        network
+    }
+    type Change = fn(&mut Network);
+    let odd: [(&str, Change); 31] = [
+        ("vocabulary: found 0", |n| n.vocabulary = 0),
+        ("width: found 0", |n| n.width = 0),
+        ("inner width: found 0", |n| n.inner = 0),
+        ("positions: found 0", |n| n.positions = 0),
+        ("vocabulary: found 2147483648", |n| n.vocabulary = 1 << 31),
+        ("dimensions of a head: found 0", |n| n.heads.head_dim = 0),
+        ("heads: found 0", |n| n.heads.heads = 0),
+        ("heads of keys: found 0", |n| n.heads.kv_heads = 0),
+        ("dimensions of a head: found 258", |n| {
+            n.heads.head_dim = 258
+        }),
+        ("heads: found 4, expected a multiple of the 3", |n| {
+            n.heads.kv_heads = 3;
+        }),
+        ("rows of 49", |n| n.heads.row += 1),
+        ("overlap or leave gaps", |n| n.heads.offsets[1] -= 1),
+        ("overlap or leave gaps", |n| n.heads.step = 0),
+        ("overlap or leave gaps", |n| n.heads.step = usize::MAX),
+        ("ε of norms: found NaN", |n| n.epsilon = f32::NAN),
+        ("factor on logits: found inf", |n| {
+            n.logit_scale = f32::INFINITY
+        }),
+        ("cap of logits: found 0", |n| n.logit_cap = Some(0.0)),
+        ("rotation 0: found an angle of NaN", |n| {
+            n.rotations[0][1] = f32::NAN
+        }),
+        (
+            "block 0, rotation: found 8 dimensions that turn, expected at most the 6",
+            |n| {
+                n.rotations[0].push(0.1);
+            },
+        ),
+        (
+            "block 1, rotation: found number 7, expected one of 2",
+            |n| {
+                n.blocks[1].rotation = Some(7);
+            },
+        ),
+        ("the last norm: found a width of 13, expected 12", |n| {
+            n.last_norm.width += 1
+        }),
+        (
+            "block 1, the MLP's norm: found a width of 11, expected 12",
+            |n| {
+                n.blocks[1].mlp_norm.as_mut().unwrap().width -= 1;
+            },
+        ),
+        (
+            "block 0, the norm of keys: found a width of 18, expected 6 (a head) or 12",
+            |n| {
+                n.blocks[0].qk_norms.as_mut().unwrap()[1].width = 18;
+            },
+        ),
+        // As many rows in all, a head's worth of them moved from queries to keys.
+        (
+            "block 0, queries, keys and values: found outputs [18, 18, 12], expected [48] or [24, 12, 12]",
+            |n| {
+                n.blocks[0].qkv[0].outputs -= 6;
+                n.blocks[0].qkv[1].outputs += 6;
+            },
+        ),
+        (
+            "block 0, queries, keys and values: found outputs [24, 12]",
+            |n| {
+                n.blocks[0].qkv.pop();
+            },
+        ),
+        (
+            "block 0, inner width: found outputs [16], expected [32] or [16, 16]",
+            |n| {
+                n.blocks[0].up.pop();
+            },
+        ),
+        (
+            "block 0, attention's output: found 25 inputs of blocks.0.out, expected 24",
+            |n| {
+                n.blocks[0].out.inputs += 1;
+            },
+        ),
+        ("expected a rank of at least 1", |n| {
+            n.blocks[0].qkv[0].adapter.as_mut().unwrap().rank = 0;
+        }),
+        ("block 0, cap of scores: found -1", |n| {
+            n.blocks[0].scoring.cap = Some(-1.0)
+        }),
+        ("block 0, window: found 0 keys", |n| {
+            n.blocks[0].scoring.window = Some(0)
+        }),
+        ("weight blocks.0.k.weight: found twice", |n| {
+            n.blocks[0].qkv[2].name = "blocks.0.k".into();
+        }),
+    ];
+    let device = Counting::new();
+    let kernels = kernels(&device, Real::F32);
+    let nothing = Parameters::alloc(&kernels, &Default::default(), |_| true).unwrap();
+    for (said, change) in odd {
+        let mut network = sandwich();
+        change(&mut network);
+        let before = device.peak();
+        let error = Program::new(kernels, &network, &nothing, Options::default());
+        let error = error.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(said), "{error:?}, not {said:?}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert_eq!(device.peak(), before, "{said}");
+    }
 }

@@ -1,7 +1,6 @@
 //! What a network is, in the words of a device: sizes, names of weights, and what each block computes.
 
 use crate::kernels::{Activation, Heads, Scoring};
-use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 /// A decoder-only transformer. A block maps the stream x to y, with `n₁ … n₄` the norms that it has (the others are the identity):
@@ -173,7 +172,7 @@ impl Block {
         qkv.chain(out).chain(up).chain(down)
     }
 
-    fn norms(&self) -> impl Iterator<Item = &Norm> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
         let stream = [
             &self.attention_norm,
             &self.attention_out_norm,
@@ -244,68 +243,5 @@ impl Network {
     pub(crate) fn heads_of(&self, block: &Block) -> Heads {
         let dims = block.rotation.map_or(0, |r| 2 * self.rotations[r].len());
         Heads { dims, ..self.heads }
-    }
-
-    /// # Errors
-    /// [`Error::Network`] for parts that do not fit each other.
-    pub(crate) fn check(&self) -> Result<()> {
-        let Heads {
-            row,
-            head_dim,
-            heads,
-            kv_heads,
-            ..
-        } = self.heads;
-        let refuse = |what: String| Err(Error::Network(what));
-        let qkv = (heads + 2 * kv_heads) * head_dim;
-        if row != qkv {
-            return refuse(format!(
-                "rows of {row} for queries, keys and values, expected {qkv}"
-            ));
-        }
-        let inner = self.inner * if self.gated { 2 } else { 1 };
-        for (i, block) in self.blocks.iter().enumerate() {
-            let widths = [
-                ("queries, keys and values", &block.qkv[..], self.width, row),
-                (
-                    "attention's output",
-                    std::slice::from_ref(&block.out),
-                    heads * head_dim,
-                    self.width,
-                ),
-                ("inner width", &block.up[..], self.width, inner),
-                (
-                    "MLP's output",
-                    std::slice::from_ref(&block.down),
-                    self.inner,
-                    self.width,
-                ),
-            ];
-            for (what, layers, inputs, outputs) in widths {
-                let sum: usize = layers.iter().map(|l| l.outputs).sum();
-                if layers.iter().any(|l| l.inputs != inputs) || sum != outputs {
-                    return refuse(format!(
-                        "block {i}, {what}: found {layers:?}, expected {inputs} to {outputs}"
-                    ));
-                }
-            }
-            if block.rotation.is_some_and(|r| r >= self.rotations.len()) {
-                return refuse(format!(
-                    "block {i}: rotation {:?} of {}",
-                    block.rotation,
-                    self.rotations.len()
-                ));
-            }
-            let per_head =
-                |count: usize, width: usize| width == head_dim || width == count * head_dim;
-            if let Some([q, k]) = &block.qk_norms
-                && !(per_head(heads, q.width) && per_head(kv_heads, k.width))
-            {
-                return refuse(format!(
-                    "block {i}: norms {q:?} and {k:?} of heads of {head_dim}"
-                ));
-            }
-        }
-        Ok(())
     }
 }

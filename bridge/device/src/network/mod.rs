@@ -29,6 +29,7 @@
 mod backward;
 mod batch;
 mod block;
+mod check;
 mod description;
 mod heads;
 mod iteration;

@@ -107,7 +107,7 @@ pub(super) fn head_pull<R: Number>(a: &Args<'_>) {
     let (dtile, columns, first) = (a.cells::<R>(11), a.size(12), a.size(13));
     let [cap, temperature, other_cap, other_temperature] = [14, 15, 16, 17].map(|i| a.single(i));
     let of = |x: Option<&[std::cell::Cell<f32>]>, row: usize| x.map_or(0.0, |x| at(x, row));
-    for row in 0..a.grid()[1] {
+    for (row, target) in targets[..a.grid()[1]].iter().enumerate() {
         for j in 0..columns {
             let z = bent(at(tile, row * columns + j), cap, temperature);
             let log_p = z - at(log_sum, row);
@@ -128,7 +128,7 @@ pub(super) fn head_pull<R: Number>(a: &Args<'_>) {
                 }
             }
             let mut d = p * factor + more;
-            if first + j == targets[row].get() as usize {
+            if first + j == target.get() as usize {
                 d += at(g, row);
             }
             let mut slope = 1.0 / temperature;

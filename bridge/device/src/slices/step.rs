@@ -116,7 +116,8 @@ impl Weights<'_> {
 fn plain(a: &Args<'_>, weights: &Weights<'_>, first: usize) {
     let [m, v, g, norm] = [0, 1, 2, 3].map(|i| a.cells::<f32>(first + i));
     let (count, adam, clip) = (a.size(first + 4), Adam::new(a, first + 5), at(norm, 1));
-    if !(clip >= 0.0) {
+    // Of a gradient that is not finite.
+    if clip.is_nan() || clip < 0.0 {
         return;
     }
     for i in 0..count {
@@ -171,7 +172,8 @@ fn eight_bit(a: &Args<'_>, weights: &Weights<'_>, first: usize) {
     let [m_scales, v_scales, g, norm] = [1, 3, 4, 5].map(|i| a.cells::<f32>(first + i));
     let (count, adam) = (a.size(first + 6), Adam::new(a, first + 7));
     let (step, clip) = (a.size(first + 13) as u32, at(norm, 1));
-    if !(clip >= 0.0) {
+    // Of a gradient that is not finite.
+    if clip.is_nan() || clip < 0.0 {
         return;
     }
     for block in 0..count.div_ceil(CODES) {
