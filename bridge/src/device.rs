@@ -38,6 +38,94 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
+/// What the program of kernels runs on, in place of candle's tensors: see [`crate::device_learner`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executor {
+    /// Loops over slices on one thread of the processor.
+    Slices,
+    /// The kernels' own text on the processor: needs a C++ compiler, and takes hundreds of times as long.
+    Emulated,
+    /// The GPU of this number; needs a build with the feature `cuda`.
+    Cuda(usize),
+}
+
+/// What the names of executors begin with.
+const KERNELS: &str = "kernels:";
+
+impl Executor {
+    /// The executor called `kernels:slices`, `kernels:emulated`, `kernels:cuda` (the first GPU) or `kernels:cuda:N`; `None` for a name that
+    /// does not begin so, which [`device()`] knows.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for another name that begins so.
+    pub fn named(name: &str) -> Result<Option<Self>> {
+        let Some(kind) = name.strip_prefix(KERNELS) else {
+            return Ok(None);
+        };
+        let number = match kind.split_once(':') {
+            None if kind == "slices" => return Ok(Some(Self::Slices)),
+            None if kind == "emulated" => return Ok(Some(Self::Emulated)),
+            None if kind == "cuda" => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            _ => None,
+        };
+        let refused = || Error::Device {
+            name: name.into(),
+            why: "expected kernels:slices, kernels:emulated, kernels:cuda or kernels:cuda:N".into(),
+            source: None,
+        };
+        number.map(|n| Some(Self::Cuda(n))).ok_or_else(refused)
+    }
+
+    /// The device itself, with nothing on it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] without a C++ compiler (emulated), in a build without `cuda`, or where the GPU or its libraries are not there.
+    pub fn open(self) -> Result<Box<dyn rto_device::Device>> {
+        match self {
+            Self::Slices => Ok(Box::new(rto_device::Slices::new())),
+            Self::Emulated => {
+                let order = rto_device::Order::Forward;
+                let device = rto_device::Emulated::new(order);
+                Ok(Box::new(device.map_err(crate::on_device::failed)?))
+            }
+            Self::Cuda(number) => open_cuda(number),
+        }
+    }
+
+    /// Threads of a block: as few as there can be where each is a fibre, as many as a GPU takes well where it is one.
+    pub fn threads(self) -> u32 {
+        match self {
+            Self::Slices | Self::Emulated => 32,
+            Self::Cuda(_) => 256,
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(number: usize) -> Result<Box<dyn rto_device::Device>> {
+    let refused = |why: String| Error::Device {
+        name: format!("{KERNELS}cuda:{number}"),
+        why,
+        source: None,
+    };
+    // The loader of the driver panics where there is none.
+    match std::panic::catch_unwind(|| rto_device::Cuda::open(number)) {
+        Ok(Ok(device)) => Ok(Box::new(device)),
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused("no usable CUDA driver".into())),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(number: usize) -> Result<Box<dyn rto_device::Device>> {
+    Err(Error::Device {
+        name: format!("{KERNELS}cuda:{number}"),
+        why: "this build has no CUDA; build with --features cuda".into(),
+        source: None,
+    })
+}
+
 /// The device of one of several processes on a host: [`device()`], but for `cuda` the GPU of the process's number there, counted round the
 /// GPUs that it sees. So each has a GPU of its own, whether it sees all of a host's or, as under Slurm's `--gpus-per-task=1`, one.
 ///
@@ -97,6 +185,31 @@ pub fn free_memory(device: &Device) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn executors_by_name() {
+        let named = |name: &str| Executor::named(name).unwrap();
+        assert_eq!(named("kernels:slices"), Some(Executor::Slices));
+        assert_eq!(named("kernels:emulated"), Some(Executor::Emulated));
+        assert_eq!(named("kernels:cuda"), Some(Executor::Cuda(0)));
+        assert_eq!(named("kernels:cuda:3"), Some(Executor::Cuda(3)));
+        for other in ["cpu", "cuda", "kernels"] {
+            assert_eq!(named(other), None, "{other}");
+        }
+        for bad in [
+            "kernels:",
+            "kernels:cpu",
+            "kernels:cuda:x",
+            "kernels:slices:1",
+        ] {
+            let error = Executor::named(bad).unwrap_err().to_string();
+            assert!(
+                error.contains(bad) && error.contains("kernels:cuda:N"),
+                "{error}"
+            );
+        }
+        assert!(Executor::Slices.open().is_ok());
+    }
 
     #[test]
     fn devices_by_name() {

@@ -174,15 +174,30 @@ fn block(config: &ModelConfig, layer: usize, adapted: &Adapted) -> Block {
     }
 }
 
-/// Weights on a device, trained and frozen as they are here; in bf16 those that are trained keep an exact `f32` master.
+/// Weights on a device, trained and frozen as they are here; in bf16 those that are trained keep an exact `f32` master. What is frozen here
+/// and there already, in `base`, is shared and not copied.
 ///
 /// # Errors
 /// [`Error::Weight`] for a weight of the network that is not there; [`Error::Device`] for what the device reports.
-pub fn parameters(kernels: &Kernels<'_>, network: &Network, params: &Params) -> Result<Parameters> {
+pub fn parameters(
+    kernels: &Kernels<'_>,
+    network: &Network,
+    params: &Params,
+    base: Option<&Parameters>,
+) -> Result<Parameters> {
     let tensors = network.tensors();
     let trained = |name: &str| params.is_trained(name);
-    let on_device = Parameters::alloc(kernels, &tensors, trained).map_err(failed)?;
-    for name in tensors.keys() {
+    let there = |name: &str| base.is_some_and(|base| base.contains(name)) && !trained(name);
+    let on_device = match base {
+        Some(base) => {
+            // A trained weight that the base has too, as a head of its own, is not the base's.
+            let base = base.only(there);
+            Parameters::beside(&base, kernels, &tensors, trained)
+        }
+        None => Parameters::alloc(kernels, &tensors, trained),
+    };
+    let on_device = on_device.map_err(failed)?;
+    for name in tensors.keys().filter(|name| !there(name)) {
         let tensor = params.get(name)?.detach().to_dtype(DType::F32)?;
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
         on_device.set(kernels, name, &values).map_err(failed)?;

@@ -462,6 +462,37 @@ impl AdamW {
     }
 }
 
+impl AdamW {
+    /// Takes up arrays, as [`AdamW::arrays`] gives them, after so many steps; masters are those of `params`, all in `f32`.
+    pub(crate) fn take_up(&mut self, params: &Params, arrays: &Arrays, step: u64) -> Result<()> {
+        let share = self.share;
+        let read =
+            |name: String, dtype: Dtype, count: usize, part: Range<usize>| -> Result<Vec<u8>> {
+                let size = if dtype == Dtype::U8 { 1 } else { 4 };
+                let found = arrays.get(&name);
+                let found =
+                    found.filter(|(found, bytes)| *found == dtype && bytes.len() == size * count);
+                let (_, bytes) = found.ok_or_else(|| Error::Weight {
+                    name,
+                    what: format!("moments: expected {count} {dtype:?}"),
+                })?;
+                Ok(bytes[size * part.start..size * part.end].to_vec())
+            };
+        for (name, var) in params.trained() {
+            if let Some(state) = self.states.get_mut(name) {
+                state.restore(name, (var.elem_count(), share), &read)?;
+            }
+        }
+        self.step = step;
+        Ok(())
+    }
+
+    /// Its settings.
+    pub(crate) fn config(&self) -> &AdamWConfig {
+        &self.config
+    }
+}
+
 /// Reads an array of so many values from a file: the values of a range.
 type ReadArray<'a> = dyn Fn(String, Dtype, usize, Range<usize>) -> Result<Vec<u8>> + 'a;
 

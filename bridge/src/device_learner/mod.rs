@@ -1,5 +1,5 @@
 //! Networks on a device behind the seam of [`rto::seq`], so that Algorithm 2 runs on the kernels of `rto-device` unchanged: what
-//! [`crate::learner`] is for networks on the host.
+//! [`crate::learner`] is for networks on the host. A learner comes from one of the host and goes back there, where checkpoints are written and read.
 //!
 //! | type | role |
 //! |---|---|
@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod exchange;
 mod policy;
 mod scorer;
 mod train;

@@ -64,6 +64,24 @@ impl<'d> DeviceScorer<'d> {
         scorer: &NeuralScorer,
         options: DeviceOptions,
     ) -> Result<Self> {
+        Self::placed(kernels, scorer, options, None)
+    }
+
+    /// [`DeviceScorer::try_new`] beside a network that is there already and frozen: the base of `scorer`'s adapter, where it has one, and its
+    /// reference, where it has one, are `base`, in the same memory.
+    ///
+    /// # Errors
+    /// As [`DeviceScorer::try_new`].
+    pub fn beside(base: &Self, scorer: &NeuralScorer, options: DeviceOptions) -> Result<Self> {
+        Self::placed(base.kernels, scorer, options, Some(base))
+    }
+
+    fn placed(
+        kernels: Kernels<'d>,
+        scorer: &NeuralScorer,
+        options: DeviceOptions,
+        base: Option<&Self>,
+    ) -> Result<Self> {
         if options.micro_batch == 0 {
             return Err(crate::Error::Setting {
                 field: "micro_batch",
@@ -79,16 +97,19 @@ impl<'d> DeviceScorer<'d> {
             reward: has(REWARD_WEIGHT),
         };
         let network = network(model.config(), heads, model.adapter())?;
-        let parameters = parameters(&kernels, &network, model.params())?;
+        let shared = base.filter(|_| model.adapter().is_some());
+        let shared = shared.map(|base| &base.parameters);
+        let parameters = parameters(&kernels, &network, model.params(), shared)?;
         let shapes = network.tensors().into_keys().map(|name| {
             let shape = model.params().get(&name)?.dims().to_vec();
             Ok((name, shape))
         });
         let shapes = shapes.collect::<Result<_>>()?;
-        let reference = scorer.reference().map(|reference| {
-            let there = Self::try_new(kernels, reference, options)?;
-            Ok::<_, crate::Error>(Rc::new(there))
-        });
+        let reference = match (scorer.reference(), base) {
+            (None, _) => None,
+            (Some(_), Some(base)) => Some(Rc::new(base.shared())),
+            (Some(reference), None) => Some(Rc::new(Self::try_new(kernels, reference, options)?)),
+        };
         let all = Self {
             rotations: Rotations::new(&kernels, &network).map_err(failed)?,
             kernels,
@@ -97,12 +118,32 @@ impl<'d> DeviceScorer<'d> {
             parameters,
             shapes: Arc::new(shapes),
             channels: scorer.channels().to_vec(),
-            reference: reference.transpose()?,
+            reference,
             temperature: model.temperature(),
             options,
         };
         all.program()?;
         Ok(all)
+    }
+
+    /// The same network, frozen, in the same memory: steps of what trains it are seen here.
+    fn shared(&self) -> Self {
+        self.with_parameters(self.parameters.shared())
+    }
+
+    fn with_parameters(&self, parameters: Parameters) -> Self {
+        Self {
+            kernels: self.kernels,
+            config: self.config.clone(),
+            network: self.network.clone(),
+            rotations: self.rotations.clone(),
+            parameters,
+            shapes: self.shapes.clone(),
+            channels: self.channels.clone(),
+            reference: self.reference.clone(),
+            temperature: self.temperature,
+            options: self.options,
+        }
     }
 
     /// The shape of the network.
@@ -134,18 +175,7 @@ impl<'d> DeviceScorer<'d> {
     /// What the device reports.
     pub fn snapshot(&self) -> Result<Self> {
         let parameters = self.parameters.snapshot(&self.kernels);
-        Ok(Self {
-            kernels: self.kernels,
-            config: self.config.clone(),
-            network: self.network.clone(),
-            rotations: self.rotations.clone(),
-            parameters: parameters.map_err(failed)?,
-            shapes: self.shapes.clone(),
-            channels: self.channels.clone(),
-            reference: self.reference.clone(),
-            temperature: self.temperature,
-            options: self.options,
-        })
+        Ok(self.with_parameters(parameters.map_err(failed)?))
     }
 
     /// Every weight on the host, in `f32`, under its Hugging Face name; an adapter beside its base. Of a trained weight in bf16 it is the master.
@@ -153,12 +183,21 @@ impl<'d> DeviceScorer<'d> {
     /// # Errors
     /// What the device reports.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.weights_where(|_| true)
+    }
+
+    /// Those weights that `wanted` names.
+    pub(super) fn weights_where(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, Tensor>> {
         let weight = |(name, shape): (&String, &Vec<usize>)| {
             let values = self.parameters.values(&self.kernels, name);
             let tensor = Tensor::from_vec(values.map_err(failed)?, &shape[..], &Device::Cpu)?;
             Ok((name.clone(), tensor))
         };
-        self.shapes.iter().map(weight).collect()
+        let wanted = self.shapes.iter().filter(|(name, _)| wanted(name));
+        wanted.map(weight).collect()
     }
 
     pub(super) fn program(&self) -> Result<Program<'_>> {

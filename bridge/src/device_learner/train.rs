@@ -15,10 +15,10 @@ use crate::on_device::failed;
 use crate::optimizer::AdamWConfig;
 
 /// The optimiser of a network on a device.
-struct Core {
+pub(super) struct Core {
     config: AdamWConfig,
-    optimizer: AdamW,
-    learning_rate: f64,
+    pub(super) optimizer: AdamW,
+    pub(super) learning_rate: f64,
 }
 
 fn there<T>(result: rto_device::Result<T>) -> Result<T> {
@@ -26,7 +26,7 @@ fn there<T>(result: rto_device::Result<T>) -> Result<T> {
 }
 
 impl Core {
-    fn try_new(
+    pub(super) fn try_new(
         scorer: &DeviceScorer<'_>,
         config: AdamWConfig,
         learning_rate: f64,
@@ -116,8 +116,8 @@ impl Core {
 
 /// A [`DevicePolicy`] in training.
 pub struct DeviceLearner<'d> {
-    policy: DevicePolicy<'d>,
-    core: Core,
+    pub(super) policy: DevicePolicy<'d>,
+    pub(super) core: Core,
 }
 
 impl<'d> DeviceLearner<'d> {
@@ -167,8 +167,8 @@ impl<'d> PolicyLearner for DeviceLearner<'d> {
 
 /// A network with a scalar head in training on a device: a critic, or a reward model.
 pub struct DeviceRegressor<'d> {
-    scorer: DeviceScorer<'d>,
-    core: Core,
+    pub(super) scorer: DeviceScorer<'d>,
+    pub(super) core: Core,
 }
 
 impl<'d> DeviceRegressor<'d> {

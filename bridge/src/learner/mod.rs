@@ -44,6 +44,7 @@
 //! ```
 
 pub(crate) mod channels;
+pub(crate) mod parts;
 mod policy;
 mod ranks;
 mod regressor;

@@ -370,3 +370,118 @@ fn impossible_settings_are_refused() {
     let refused = DeviceLearner::try_new(there, wild, 1e-3).err().map(said);
     assert!(refused.unwrap().contains("decay1"));
 }
+
+/// Two steps, a checkpoint of the host's kind, two steps of the learner that it gives: the bits of four steps. In f32 the host's own learner
+/// goes on from the same files and ends beside it.
+#[test]
+fn a_checkpoint_goes_on_to_the_same_bits() {
+    let texts = texts();
+    let loss = rto::objective::Nll::new(&texts, rto::objective::Aggregation::SequenceMean, None);
+    let loss = loss.unwrap();
+    let start = |adapter: bool| {
+        let scorer = scorer(1);
+        policy_of(match adapter {
+            false => scorer,
+            true => {
+                let lora = LoraConfig::every_layer(&config().into(), 4, 8.0);
+                let weights = Params::frozen(scorer.weights().unwrap()).unwrap();
+                let scorer = NeuralScorer::try_new(config(), weights).unwrap();
+                scorer.with_adapter(lora, &SeedTree::new(5)).unwrap()
+            }
+        })
+    };
+    let options = |moments| LearnerOptions {
+        optimizer: AdamWConfig {
+            moments,
+            weight_decay: 0.1,
+            ..AdamWConfig::default()
+        },
+        learning_rate: 1e-2,
+        ..host_options()
+    };
+    let device = rto_device::Slices::new();
+    let all = [Moments::F32, Moments::EightBit]
+        .into_iter()
+        .flat_map(|m| [(m, false), (m, true)]);
+    for (moments, adapter) in all {
+        for real in [Real::F32, Real::Bf16] {
+            let kernels = kernels(&device, real);
+            let mut host = NeuralLearner::try_new(start(adapter), options(moments)).unwrap();
+            let there = |host: &NeuralLearner| {
+                DeviceLearner::of_host(kernels, None, host, OPTIONS).unwrap()
+            };
+            let mut whole = there(&host);
+            let folder = tempfile::tempdir().unwrap();
+            for step in 0..4 {
+                if step == 2 {
+                    whole.to_host(&mut host).unwrap();
+                    host.save(folder.path()).unwrap();
+                }
+                whole.step(&texts, &loss).unwrap();
+            }
+            let again =
+                || NeuralLearner::load(start(adapter), options(moments), folder.path()).unwrap();
+            let mut cut = there(&again());
+            assert_eq!(cut.steps(), 2);
+            let mut here = again();
+            for _ in 0..2 {
+                cut.step(&texts, &loss).unwrap();
+                here.step(&texts, &loss).unwrap();
+            }
+            // What is saved at the end: weights, moments, steps.
+            let bytes = |learner: &DeviceLearner<'_>| {
+                let (mut host, folder) = (again(), tempfile::tempdir().unwrap());
+                learner.to_host(&mut host).unwrap();
+                host.save(folder.path()).unwrap();
+                let files = std::fs::read_dir(folder.path()).unwrap().flatten();
+                let mut files: Vec<_> = files
+                    .map(|f| (f.file_name(), std::fs::read(f.path()).unwrap()))
+                    .collect();
+                files.sort();
+                assert_eq!(files.len(), 3);
+                files
+            };
+            let what = format!("{moments:?}, adapter {adapter}, {real:?}");
+            assert!(bytes(&whole) == bytes(&cut), "{what}");
+            let (ours, theirs) = (says(cut.policy(), &texts), says(&here.policy(), &texts));
+            let bound = if real == Real::F32 { 1e-4 } else { 3e-2 };
+            near(&what, &ours, &theirs, bound);
+            assert!(moved(&says(&start(adapter), &texts), &ours) > 0.05);
+        }
+    }
+}
+
+/// Policy, reference and reward model on one base: its weights are on the device once.
+#[test]
+fn adapters_share_their_base() {
+    let texts = texts();
+    let lora = || LoraConfig::every_layer(&config().into(), 4, 8.0);
+    let weights = scorer(1).weights().unwrap();
+    let base = Arc::new(NeuralScorer::try_new(config(), Params::frozen(weights).unwrap()).unwrap());
+    let adapted = || {
+        let params = Params::frozen(base.weights().unwrap()).unwrap();
+        let scorer = NeuralScorer::try_new(config(), params).unwrap();
+        let scorer = scorer.with_adapter(lora(), &SeedTree::new(5)).unwrap();
+        scorer.with_reference(base.clone())
+    };
+    let live = |beside: bool| {
+        let device = rto_device::Slices::new();
+        let kernels = kernels(&device, Real::F32);
+        let there = DeviceScorer::try_new(kernels, &base, OPTIONS).unwrap();
+        let one = match beside {
+            true => DeviceScorer::beside(&there, &adapted(), OPTIONS).unwrap(),
+            false => DeviceScorer::try_new(kernels, &adapted(), OPTIONS).unwrap(),
+        };
+        let scores = one.scores(&texts).unwrap();
+        let all = [Channel::LogProb, Channel::KlToReference];
+        let scores = all.map(|channel| values(&scores, channel, texts.len()));
+        (scores, device.peak())
+    };
+    let ((shared, less), (own, more)) = (live(true), live(false));
+    assert_eq!(shared, own);
+    let base_bytes = 4 * base.model().params().count() as u64;
+    assert!(
+        more - less >= 2 * base_bytes,
+        "{more} and {less}, base {base_bytes}"
+    );
+}

@@ -55,7 +55,7 @@ pub struct There<'a> {
 impl<'a> There<'a> {
     pub fn new(kernels: Kernels<'a>, model: &Model) -> Self {
         let network = network_of(model);
-        let parameters = on_device::parameters(&kernels, &network, model.params()).unwrap();
+        let parameters = on_device::parameters(&kernels, &network, model.params(), None).unwrap();
         Self {
             kernels,
             network,

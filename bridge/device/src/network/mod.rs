@@ -44,7 +44,7 @@ mod write;
 pub use batch::{Batch, Text};
 pub use description::{Adapter, Block, Linear, Network, Norm, NormKind};
 pub use iteration::{Judge, Learner, Schedule, iteration};
-pub use optimizer::{AdamW, AdamWSettings, Rate};
+pub use optimizer::{AdamW, AdamWSettings, MomentValues, Rate};
 pub use parameters::{Gradients, Parameters};
 pub use program::{Forward, Options, Program};
 pub use scores::{Request, Scores};

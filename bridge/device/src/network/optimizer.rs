@@ -2,9 +2,10 @@
 
 use super::parameters::{Gradients, Parameters};
 use crate::buffer::{Buffer, Element};
-use crate::device::download_f32;
+use crate::device::{download_f32, write_f32};
 use crate::kernels::{Adam, Codes, Eight, Kernels};
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 
 /// Weights of a block of 8-bit moments.
 const BLOCK: usize = 256;
@@ -50,6 +51,20 @@ enum Moments {
     Eight {
         codes: [Buffer; 2],
         scales: [Buffer; 2],
+    },
+}
+
+/// Both moments of a weight, on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MomentValues {
+    /// A number a weight each.
+    F32([Vec<f32>; 2]),
+    /// A byte a weight and a scale for each 256 each.
+    Eight {
+        /// The bytes.
+        codes: [Vec<u8>; 2],
+        /// The scales.
+        scales: [Vec<f32>; 2],
     },
 }
 
@@ -116,6 +131,112 @@ impl AdamW {
     /// Steps taken so far.
     pub fn steps(&self) -> u32 {
         self.step
+    }
+
+    /// The moments of every trained weight by name; first and second are in this order.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn moments(&self, kernels: &Kernels<'_>) -> Result<BTreeMap<String, MomentValues>> {
+        let device = kernels.device();
+        let floats = |x: &Buffer| download_f32(device, x);
+        let values = |(name, moments): &(String, Moments)| {
+            let values = match moments {
+                Moments::F32([m, v]) => MomentValues::F32([floats(m)?, floats(v)?]),
+                Moments::Eight {
+                    codes: [m, v],
+                    scales: [m_scales, v_scales],
+                } => MomentValues::Eight {
+                    codes: [device.download(m)?, device.download(v)?],
+                    scales: [floats(m_scales)?, floats(v_scales)?],
+                },
+            };
+            Ok((name.clone(), values))
+        };
+        self.moments.iter().map(values).collect()
+    }
+
+    /// Goes on after `step` steps with these moments, of every trained weight.
+    ///
+    /// # Errors
+    /// [`Error::Network`] for moments of another kind or length, or of a weight that is not trained, and where some are missing; what the
+    /// device reports.
+    pub fn restore(
+        &mut self,
+        kernels: &Kernels<'_>,
+        step: u32,
+        moments: &BTreeMap<String, MomentValues>,
+    ) -> Result<()> {
+        let device = kernels.device();
+        let refuse = |name: &str, what: &str| Error::Network(format!("moments of {name}: {what}"));
+        if let Some(name) = moments
+            .keys()
+            .find(|name| !self.moments.iter().any(|(own, _)| own == *name))
+        {
+            return Err(refuse(
+                name,
+                "found some, expected none of a weight that is not trained",
+            ));
+        }
+        // All of them fit, or none is taken.
+        let fits = |own: &Moments, given: &MomentValues| match (own, given) {
+            (Moments::F32(own), MomentValues::F32(given)) => own
+                .iter()
+                .zip(given)
+                .all(|(own, given)| own.len() == given.len()),
+            (
+                Moments::Eight { codes, scales },
+                MomentValues::Eight {
+                    codes: bytes,
+                    scales: floats,
+                },
+            ) => {
+                codes
+                    .iter()
+                    .zip(bytes)
+                    .all(|(own, given)| own.len() == given.len())
+                    && scales
+                        .iter()
+                        .zip(floats)
+                        .all(|(own, given)| own.len() == given.len())
+            }
+            _ => false,
+        };
+        for (name, own) in &self.moments {
+            let given = moments
+                .get(name)
+                .ok_or_else(|| refuse(name, "found none"))?;
+            if !fits(own, given) {
+                return Err(refuse(
+                    name,
+                    "found another kind or length than the weight's",
+                ));
+            }
+        }
+        for (name, own) in &self.moments {
+            match (own, moments.get(name)) {
+                (Moments::F32(own), Some(MomentValues::F32(given))) => {
+                    for (own, given) in own.iter().zip(given) {
+                        write_f32(device, own, given)?;
+                    }
+                }
+                (
+                    Moments::Eight { codes, scales },
+                    Some(MomentValues::Eight {
+                        codes: bytes,
+                        scales: floats,
+                    }),
+                ) => {
+                    for i in 0..2 {
+                        device.upload(&codes[i], &bytes[i])?;
+                        write_f32(device, &scales[i], &floats[i])?;
+                    }
+                }
+                _ => return Err(refuse(name, "found another kind than the weight's")),
+            }
+        }
+        self.step = step;
+        Ok(())
     }
 
     /// Changes the trained weights and returns the length of the gradient before clipping; `rate` says rate and decay of a weight.

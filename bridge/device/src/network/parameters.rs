@@ -111,6 +111,14 @@ impl Parameters {
         Ok(all)
     }
 
+    /// Those of the weights that `wanted` names, frozen, in the same memory.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let mut all = self.shared();
+        all.weights.retain(|name, _| wanted(name));
+        all
+    }
+
     fn weight(&self, name: &str) -> Result<&Weight> {
         let missing = || Error::Network(format!("weight {name}: missing"));
         self.weights.get(name).ok_or_else(missing)
