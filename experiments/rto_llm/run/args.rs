@@ -73,7 +73,7 @@ pub struct Args {
     /// The run whose settings are taken where this command line says nothing: that of another seed of a sweep.
     #[arg(skip)]
     pub like: Option<PathBuf>,
-    /// Where networks run: cpu, cuda or cuda:N
+    /// Where networks run: cpu, cuda or cuda:N; kernels:cuda:N, kernels:slices or kernels:emulated train with the program of kernels
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
     /// Stop after this stage; a later run with the same --out goes on

@@ -4,20 +4,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use candle_core::DType;
 use rto::Token;
 use rto::algorithm2::{Advantage, Checked, DpoConfig, FitConfig, PpoConfig};
 use rto_bridge::collective::Solo;
 use rto_bridge::data::Rule;
+use rto_bridge::device::Executor;
+use rto_bridge::device_learner::DeviceOptions;
 use rto_bridge::family::{Activation, GptNeoXConfig, ModelConfig};
 use rto_bridge::learner::{LearnerOptions, Ranks};
 use rto_bridge::lora::LoraConfig;
 use rto_bridge::optimizer::AdamWConfig;
+use rto_device::{Kernels, Real};
 use rto_harness::config::{self, Layers, Rules};
 use rto_harness::methods::{self, Given, Keys, METHODS, Method, Model};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Args, NAME};
 use super::choices::{CriticKind, Float, MomentsKind};
+use super::training::There;
 
 /// Defaults of every key; what the keys mean is said there.
 pub const TINY: &str = include_str!("../../configs/rto_llm.tiny.toml");
@@ -286,6 +291,13 @@ impl Config {
             bail!("{key}: found 0, expected at least 1");
         }
         Ranks::try_new(Arc::new(Solo), self.gradient_groups)?;
+        if self.executor()?.is_some() && self.gradient_groups > 1 {
+            bail!(
+                "gradient_groups: found {}, expected 1 with device = {:?}, which adds the gradients of a batch in one order",
+                self.gradient_groups,
+                self.device
+            );
+        }
         if !self.hidden_size.is_multiple_of(self.n_heads) {
             bail!(
                 "n_heads: found {}, expected a divisor of hidden_size ({})",
@@ -430,6 +442,35 @@ impl Config {
             lora.target_modules.clone_from(&self.lora_targets);
         }
         Some(lora)
+    }
+
+    /// What the program of kernels trains on, where the run asks for it.
+    pub fn executor(&self) -> Result<Option<Executor>> {
+        Ok(Executor::named(&self.device)?)
+    }
+
+    /// Networks on a device of the program of kernels.
+    pub fn place<'d>(&self, executor: Executor, device: &'d dyn rto_device::Device) -> There<'d> {
+        let real = match self.dtype {
+            Float::F32 => Real::F32,
+            Float::Bf16 => Real::Bf16,
+        };
+        There {
+            kernels: Kernels::new(device, real).with_threads(executor.threads()),
+            options: DeviceOptions {
+                micro_batch: self.micro_batch,
+                checkpointing: self.checkpoint_activations,
+                ..DeviceOptions::default()
+            },
+        }
+    }
+
+    /// The float type of networks on the host: f32 where the program of kernels trains, which keeps exact f32 weights of its own.
+    pub fn host_dtype(&self) -> DType {
+        match self.executor() {
+            Ok(None) => self.dtype.of(),
+            _ => DType::F32,
+        }
     }
 
     /// How every network is trained.

@@ -56,10 +56,23 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
         return plan::print_card(&config, &network, reporter);
     }
     let seeds = SeedTree::new(config.seed).child(NAME);
-    let device = device_of_process(&config.device, ranks::on_host())?;
+    let device = match config.executor()? {
+        None => device_of_process(&config.device, ranks::on_host())?,
+        Some(_) if engine.size() > 1 => bail!(
+            "device: found {:?} with {} ranks, expected one process: the program of kernels is trained by one",
+            config.device,
+            engine.size()
+        ),
+        // Opened once here, so that a device that is not there is refused before anything is written.
+        Some(executor) => {
+            executor.open()?;
+            Device::Cpu
+        }
+    };
     // Bad settings and bad data leave nothing behind.
     let data = data::read(&config, &seeds)?;
     models::check_adapters(&config, &data)?;
+    models::check_executor(&config, &data)?;
     if !config.oracle.is_empty() {
         models::check_oracle(&config.oracle)?;
     }
@@ -150,7 +163,9 @@ fn jobs(config: &Config, data: &Data, device: &Device) -> usize {
     const WEIGHTS: usize = 16_000_000;
     let shapes = data.network.tensors(Head::CausalLm);
     let weights: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
-    match device.is_cpu() && weights <= WEIGHTS && config.oracle.is_empty() {
+    // Of a device of kernels there is one.
+    let host = matches!(config.executor(), Ok(None));
+    match host && device.is_cpu() && weights <= WEIGHTS && config.oracle.is_empty() {
         true => rayon::current_num_threads(),
         false => 1,
     }

@@ -13,6 +13,8 @@ mod compatibility;
 mod faults;
 #[path = "cli_rto_llm/files.rs"]
 mod files;
+#[path = "cli_rto_llm/kernels.rs"]
+mod kernels;
 #[path = "cli_rto_llm/lora.rs"]
 mod lora;
 #[path = "cli_rto_llm/plan.rs"]

@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use rto_bridge::family::Head;
 use rto_bridge::learner::NeuralScorer;
+use rto_bridge::model::Heads;
+use rto_bridge::on_device;
 use rto_bridge::params::Params;
 
 use super::networks::Models;
@@ -24,6 +26,21 @@ pub fn check(config: &Config, data: &Data) -> Result<()> {
         lora.shapes(&shapes)
             .context("lora_rank, lora_alpha, lora_targets")?;
     }
+    Ok(())
+}
+
+/// Refuses networks that the program of kernels cannot run, where the run asks for it.
+pub fn check_executor(config: &Config, data: &Data) -> Result<()> {
+    if config.executor()?.is_none() {
+        return Ok(());
+    }
+    let heads = Heads {
+        language_model: true,
+        ..Heads::default()
+    };
+    let lora = config.lora(&data.network);
+    on_device::network(&data.network, heads, lora.as_ref())
+        .with_context(|| format!("device {}", config.device))?;
     Ok(())
 }
 

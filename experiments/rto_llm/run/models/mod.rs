@@ -4,6 +4,6 @@ mod adapters;
 mod networks;
 mod oracle;
 
-pub use adapters::check as check_adapters;
+pub use adapters::{check as check_adapters, check_executor};
 pub use networks::Models;
 pub use oracle::{Oracle, check as check_oracle};

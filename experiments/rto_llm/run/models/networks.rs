@@ -64,7 +64,7 @@ impl<'r> Models<'r> {
             ..Heads::default()
         };
         let model = Model::random(shape, heads, Init::Small, &seeds, &self.device)?;
-        let dtype = self.config.dtype.of();
+        let dtype = self.config.host_dtype();
         let turned = |(name, t): (String, Tensor)| Ok((name, t.to_dtype(dtype)?));
         let weights = model.params().tensors().into_iter().map(turned);
         let params = Params::new(weights.collect::<Result<_>>()?)?;
@@ -73,7 +73,7 @@ impl<'r> Models<'r> {
 
     /// A folder's network in the float type of the run.
     pub(super) fn load(&self, folder: &Path, trained: bool) -> Result<NeuralScorer> {
-        let dtype = self.config.dtype.of();
+        let dtype = self.config.host_dtype();
         Ok(NeuralScorer::load_as(
             folder,
             trained,

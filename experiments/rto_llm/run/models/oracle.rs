@@ -127,7 +127,7 @@ impl Models<'_> {
         }
         if !self.config.oracle.is_empty() {
             let (scorer, tokenizer) =
-                load(&self.config.oracle, self.config.dtype.of(), &self.device)?;
+                load(&self.config.oracle, self.config.host_dtype(), &self.device)?;
             return Ok(Oracle::Given {
                 scorer: Box::new(
                     scorer

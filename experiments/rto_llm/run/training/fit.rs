@@ -7,33 +7,17 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use rto::algorithm2::{Checked, Fit, FitConfig, Step};
 use rto::objective::Readout;
-use rto::seq::{Channel, Episode, Trainable};
-use rto_bridge::learner::{LearnerState, NeuralLearner, NeuralRegressor, NeuralScorer};
+use rto::seq::{Channel, Episode};
+use rto_bridge::learner::{NeuralRegressor, NeuralScorer};
 use serde_json::Value;
 
 use super::fault::{NoLoss, nan_at};
 use super::journal::{Journal, Metrics, is_done};
 use super::memo::Memo;
+use super::place::{Place, Saved, on_place};
 use super::trainer::Training;
 use crate::run::data::Feedback;
 use crate::run::stage::Stage;
-
-/// A learner that can be put away.
-pub(super) trait Saved: Trainable {
-    fn state(&self) -> rto_bridge::Result<LearnerState<'_>>;
-}
-
-impl Saved for NeuralLearner {
-    fn state(&self) -> rto_bridge::Result<LearnerState<'_>> {
-        self.state()
-    }
-}
-
-impl Saved for NeuralRegressor {
-    fn state(&self) -> rto_bridge::Result<LearnerState<'_>> {
-        self.state()
-    }
-}
 
 /// What the scores of a step say, beyond its loss.
 pub(super) type Measure<'a> = dyn Fn(&Step) -> rto::Result<Metrics> + 'a;
@@ -74,11 +58,13 @@ impl Training<'_> {
         }
         let journal = self.open(stage)?;
         let start = self.models.adapted(start()?, stage)?;
-        let mut learner = self.learner(start, &journal)?;
         let fit = Fit::sft(data, config, &self.seeds.child(stage.name()))?;
-        let journal = self.fit(journal, fit, &mut learner, &|_| Ok(Vec::new()))?;
-        self.models.keep(stage, learner.policy_ref().scorer())?;
-        journal.finish()
+        on_place!(self, |place| {
+            let mut learner = self.learner(place, start, None, &journal)?;
+            let journal = self.fit(journal, fit, &mut learner, &|_| Ok(Vec::new()))?;
+            self.models.keep(stage, learner.network()?)?;
+            journal.finish()
+        })
     }
 
     /// (2.2), on the trunk of π_ref.
@@ -118,7 +104,7 @@ impl Training<'_> {
             .models
             .reward_start(&trunk()?, stage)?
             .with_micro_batch(options.micro_batch)?;
-        let mut learner = match journal.checkpoint() {
+        let host = match journal.checkpoint() {
             Some(folder) => NeuralRegressor::load(fresh, options, &folder.join("policy"))?,
             None => NeuralRegressor::try_new(fresh, options)?,
         };
@@ -137,9 +123,12 @@ impl Training<'_> {
                 Some(wanted) => by_label("rewards", &rewards, &step.batch, wanted),
             })
         };
-        let journal = self.fit(journal, fit, &mut learner, &measure)?;
-        self.models.keep(stage, learner.scorer())?;
-        journal.finish()
+        on_place!(self, |place| {
+            let mut learner = place.regressor(host, None)?;
+            let journal = self.fit(journal, fit, &mut learner, &measure)?;
+            self.models.keep(stage, learner.network()?)?;
+            journal.finish()
+        })
     }
 
     /// Line 2 of Algorithm 2: DPO from π_ref.
@@ -148,7 +137,11 @@ impl Training<'_> {
         if is_done(self.root, stage) {
             return Ok(());
         }
-        let journal = self.open(stage)?;
+        on_place!(self, |place| self.dpo_on(place, self.open(stage)?))
+    }
+
+    fn dpo_on<P: Place>(&self, place: &P, journal: Journal) -> Result<()> {
+        let stage = journal.stage;
         let feedback = &self.data.pairs;
         let episodes = feedback.episodes();
         let (config, seeds) = (self.config.dpo()?, self.seeds.child(stage.name()));
@@ -160,12 +153,13 @@ impl Training<'_> {
         if loss.channels().contains(&Channel::KlFromReference) {
             start = start.with_kl_from(sft.clone());
         }
-        let mut reference = Memo::new(&sft, &episodes)?;
+        let base = place.scorer(sft, None)?;
+        let mut reference = Memo::new(&base, &episodes)?;
         // Rows that are no replies of the data, such as those of KTO's reference point.
         if feedback.rows_each() == 1 || !loss.more_rows(&episodes).is_empty() {
-            reference = reference.or(sft);
+            reference = reference.or(&base);
         }
-        let mut learner = self.learner(start, &journal)?;
+        let mut learner = self.learner(place, start, Some(&base), &journal)?;
         let wanted = match feedback {
             Feedback::Pairs(_) => None,
             Feedback::Labels(_) => Some(feedback.wanted()),
@@ -199,7 +193,7 @@ impl Training<'_> {
             Feedback::Labels(all) => Fit::dpo_of_labels(&reference, all, &config, &seeds)?,
         };
         let journal = self.fit(journal, fit, &mut learner, &measure)?;
-        self.models.keep(stage, learner.policy_ref().scorer())?;
+        self.models.keep(stage, learner.network()?)?;
         journal.finish()
     }
 

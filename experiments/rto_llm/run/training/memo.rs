@@ -1,22 +1,20 @@
 //! Log-probabilities of responses that are scored once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use rto::seq::{Channel, Episode, PerToken, Ragged, TokenScorer};
 use rto::token_reward::log_probs;
 use rto::{Error, Result};
-use rto_bridge::learner::NeuralScorer;
 
 /// Log-probabilities of known responses, each scored once in a fixed order: a stage that goes on after a kill then sees
 /// the same bits, whatever batches a response stands in.
-pub struct Memo {
+pub struct Memo<'a> {
     known: HashMap<Episode, Vec<f64>>,
     /// Scores what is not known.
-    others: Option<Arc<NeuralScorer>>,
+    others: Option<&'a dyn TokenScorer>,
 }
 
-impl Memo {
+impl<'a> Memo<'a> {
     pub fn new(scorer: &impl TokenScorer, episodes: &[Episode]) -> Result<Self> {
         let scores = log_probs(scorer, episodes)?;
         let rows = scores.rows().map(<[f64]>::to_vec);
@@ -27,7 +25,7 @@ impl Memo {
     }
 
     /// Scores responses that were not known with `scorer`, in the batch in which they are asked for.
-    pub fn or(self, scorer: Arc<NeuralScorer>) -> Self {
+    pub fn or(self, scorer: &'a dyn TokenScorer) -> Self {
         let others = Some(scorer);
         Self { others, ..self }
     }
@@ -49,16 +47,16 @@ impl Memo {
     }
 }
 
-impl TokenScorer for Memo {
+impl TokenScorer for Memo<'_> {
     fn channels(&self) -> &[Channel] {
         &[Channel::LogProb]
     }
 
     fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
-        if let Some(others) = &self.others
+        if let Some(others) = self.others
             && batch.iter().any(|e| !self.known.contains_key(e))
         {
-            let scores = log_probs(others, batch)?;
+            let scores = log_probs(&others, batch)?;
             return PerToken::new(batch).with(Channel::LogProb, scores);
         }
         let rows: Vec<_> = batch.iter().map(|e| self.row(e)).collect::<Result<_>>()?;

@@ -12,13 +12,14 @@ use rto::algorithm2::{
 };
 use rto::seq::{Channel, Episode, Finish, PerToken, Ragged, TokenReward, TokenScorer};
 use rto::token_reward::{Both, KlEstimator, SentenceReward};
-use rto_bridge::learner::{LearnerState, NeuralLearner, NeuralRegressor, NeuralScorer};
+use rto_bridge::learner::{LearnerState, NeuralRegressor, NeuralScorer};
 use rto_bridge::model::{VALUE_BIAS, VALUE_WEIGHT};
 use rto_harness::methods::{Keys, Method, Model, Parts};
 use serde::Deserialize;
 
 use super::fault::{NoReward, nan_at};
 use super::journal::{Journal, Metrics, is_done};
+use super::place::{Place, Saved, on_place};
 use super::token_reward::TokenRewardModel;
 use super::trainer::Training;
 use crate::run::choices::CriticKind;
@@ -61,16 +62,16 @@ impl TokenScorer for Unread {
 }
 
 /// The frozen networks of a method, which rewards are made of. What its reward does not read takes no memory.
-struct Frozen {
-    sft: Arc<NeuralScorer>,
-    dpo: Option<NeuralScorer>,
-    reward: Option<NeuralScorer>,
-    token_reward: Option<TokenRewardModel>,
+struct Frozen<S> {
+    sft: S,
+    dpo: Option<S>,
+    reward: Option<S>,
+    token_reward: Option<TokenRewardModel<S>>,
     /// Mean of the reward model over demonstrations, which becomes 0.
     reward_mean: f64,
 }
 
-impl Frozen {
+impl<S: TokenScorer> Frozen<S> {
     /// The one value that tells the methods apart.
     fn reward<'a>(
         &'a self,
@@ -83,7 +84,7 @@ impl Frozen {
                 Some(dpo) => dpo,
                 None => &Unread("dpo"),
             },
-            reference: &*self.sft,
+            reference: &self.sft,
             reward_model: match (&self.reward, &self.token_reward) {
                 (_, Some(reward)) => reward,
                 (Some(reward), None) => reward,
@@ -101,10 +102,16 @@ impl Frozen {
     }
 }
 
+/// Networks of the host that a method starts from.
+struct Starts {
+    sft: Arc<NeuralScorer>,
+    reward: Option<Arc<NeuralScorer>>,
+}
+
 /// What a method trains.
-struct Trained {
-    policy: NeuralLearner,
-    critic: Option<NeuralRegressor>,
+struct Trained<P: Place> {
+    policy: P::Policy,
+    critic: Option<P::Regressor>,
     shares_trunk: bool,
 }
 
@@ -122,8 +129,8 @@ impl TrainedState<'_> {
     }
 }
 
-impl Trained {
-    fn slot(&mut self) -> (&mut NeuralLearner, CriticSlot<'_>) {
+impl<P: Place> Trained<P> {
+    fn slot(&mut self) -> (&mut P::Policy, CriticSlot<'_>) {
         let slot = match &mut self.critic {
             Some(critic) => CriticSlot::Separate(critic),
             None if self.shares_trunk => CriticSlot::SharedTrunk,
@@ -132,11 +139,11 @@ impl Trained {
         (&mut self.policy, slot)
     }
 
-    fn state(&self) -> rto_bridge::Result<TrainedState<'_>> {
-        let critic = self.critic.as_ref();
+    fn state(&mut self) -> rto_bridge::Result<TrainedState<'_>> {
+        let critic = self.critic.as_mut();
         Ok(TrainedState {
             policy: self.policy.state()?,
-            critic: critic.map(NeuralRegressor::state).transpose()?,
+            critic: critic.map(Saved::state).transpose()?,
         })
     }
 }
@@ -148,10 +155,19 @@ impl Training<'_> {
         if is_done(self.root, stage) {
             return Ok(());
         }
-        let mut journal = self.open(stage)?;
-        let (frozen, config) = (self.frozen(method)?, self.config.ppo(method)?);
+        on_place!(self, |place| self.rl_on(place, method, self.open(stage)?))
+    }
+
+    fn rl_on<P: Place>(
+        &self,
+        place: &P,
+        method: &'static Method,
+        mut journal: Journal,
+    ) -> Result<()> {
+        let (stage, config) = (journal.stage, self.config.ppo(method)?);
+        let (frozen, starts) = self.frozen(place, method)?;
         let keys = self.config.keys(method)?;
-        let mut trained = self.start(&frozen, &config, &journal)?;
+        let mut trained = self.start(place, &frozen.sft, starts, &config, &journal)?;
         let mut state = match journal.step {
             0 => PpoState::new(&config),
             _ => PpoState::deserialize(&journal.extra)
@@ -171,7 +187,7 @@ impl Training<'_> {
         let (start, first) = (Instant::now(), state.sampled_tokens);
         loop {
             let run = PpoRun {
-                reference: &*frozen.sft,
+                reference: &frozen.sft,
                 reward: match nan_at(stage, state.iteration + 1) {
                     true => &NoReward,
                     false => &*reward,
@@ -209,48 +225,72 @@ impl Training<'_> {
             }
         }
         drop(bar);
-        let scorer = trained.policy.policy_ref().scorer();
-        self.models.keep(stage, scorer)?;
+        self.models.keep(stage, trained.policy.network()?)?;
         journal.finish()
     }
 
-    fn frozen(&self, method: &Method) -> Result<Frozen> {
-        let sft = Arc::new(self.models.frozen(Stage::Sft)?);
+    fn frozen<P: Place>(&self, place: &P, method: &Method) -> Result<(Frozen<P::Scorer>, Starts)> {
+        let host = Arc::new(self.models.frozen(Stage::Sft)?);
+        let sft = place.scorer(host.clone(), None)?;
         let reads = method.training().reads;
         let read = |model, stage| match reads.contains(&model) {
-            true => Ok(Some(self.models.on_base(&sft, stage)?)),
+            true => Ok(Some(Arc::new(self.models.on_base(&host, stage)?))),
             false => anyhow::Ok(None),
         };
-        let reward = read(Model::RewardModel, Stage::Reward)?;
+        let there = |scorer: Option<&Arc<NeuralScorer>>| {
+            let scorer = scorer.map(|scorer| place.scorer(scorer.clone(), Some(&sft)));
+            scorer.transpose()
+        };
+        let reward_here = read(Model::RewardModel, Stage::Reward)?;
+        let reward = there(reward_here.as_ref())?;
         let token_reward = match reads.contains(&Model::TokenRewardModel) {
-            true => Some(TokenRewardModel::load(self.models, self.root)?),
+            true => {
+                let model = TokenRewardModel::load(self.models, self.root)?;
+                Some(model.map(|scorer| place.scorer(scorer, Some(&sft)))?)
+            }
             false => None,
         };
         let reward_mean = reward.as_ref().map_or(Ok(0.0), |r| self.mean_reward(r))?;
-        Ok(Frozen {
-            dpo: read(Model::Dpo, Stage::Dpo)?,
+        let dpo = there(read(Model::Dpo, Stage::Dpo)?.as_ref())?;
+        let frozen = Frozen {
+            dpo,
             sft,
             reward,
             token_reward,
             reward_mean,
-        })
+        };
+        let starts = Starts {
+            sft: host,
+            reward: reward_here,
+        };
+        Ok((frozen, starts))
     }
 
-    fn mean_reward(&self, reward: &NeuralScorer) -> Result<f64> {
+    fn mean_reward(&self, reward: &impl TokenScorer) -> Result<f64> {
         let few = &self.data.demonstrations[..self.data.demonstrations.len().min(256)];
         let scores = SentenceReward::new(reward).rewards(few)?.row_sums();
         Ok(scores.iter().sum::<f64>() / few.len() as f64)
     }
 
     /// Policy and critic before their next step.
-    fn start(&self, frozen: &Frozen, config: &PpoConfig, journal: &Journal) -> Result<Trained> {
+    fn start<P: Place>(
+        &self,
+        place: &P,
+        base: &P::Scorer,
+        starts: Starts,
+        config: &PpoConfig,
+        journal: &Journal,
+    ) -> Result<Trained<P>> {
         let learns_values = config.advantage == Advantage::Gae;
         let critic = match self.config.critic {
-            CriticKind::Separate if learns_values => Some(self.critic(frozen, journal)?),
+            CriticKind::Separate if learns_values => {
+                Some(place.regressor(self.critic(&starts, journal)?, Some(base))?)
+            }
             _ => None,
         };
+        let actor = self.actor(&starts.sft, config, journal)?;
         Ok(Trained {
-            policy: self.actor(frozen, config, journal)?,
+            policy: self.learner(place, actor, Some(base), journal)?,
             shares_trunk: learns_values && critic.is_none(),
             critic,
         })
@@ -258,29 +298,29 @@ impl Training<'_> {
 
     fn actor(
         &self,
-        frozen: &Frozen,
+        sft: &Arc<NeuralScorer>,
         config: &PpoConfig,
         journal: &Journal,
-    ) -> Result<NeuralLearner> {
+    ) -> Result<NeuralScorer> {
         let stage = journal.stage;
         let scorer = match self.config.critic {
-            CriticKind::Separate => self.models.start(&frozen.sft, stage)?,
-            CriticKind::Shared => self.with_value_head(&frozen.sft, stage)?,
+            CriticKind::Separate => self.models.start(sft, stage)?,
+            CriticKind::Shared => self.with_value_head(sft, stage)?,
         };
-        let mut scorer = self.models.adapted(scorer, stage)?;
-        if config.kl_estimator == KlEstimator::Exact {
-            scorer = scorer.with_reference(frozen.sft.clone());
-        }
-        self.learner(scorer, journal)
+        let scorer = self.models.adapted(scorer, stage)?;
+        Ok(match config.kl_estimator {
+            KlEstimator::Exact => scorer.with_reference(sft.clone()),
+            _ => scorer,
+        })
     }
 
-    fn critic(&self, frozen: &Frozen, journal: &Journal) -> Result<NeuralRegressor> {
+    fn critic(&self, starts: &Starts, journal: &Journal) -> Result<NeuralRegressor> {
         let options = self.config.learner();
         let read;
-        let reward = match &frozen.reward {
+        let reward = match &starts.reward {
             Some(reward) => reward,
             None => {
-                read = self.models.on_base(&frozen.sft, Stage::Reward)?;
+                read = self.models.on_base(&starts.sft, Stage::Reward)?;
                 &read
             }
         };
@@ -300,7 +340,7 @@ impl Training<'_> {
         add_value_head(
             &mut weights,
             sft.config().hidden_size(),
-            self.config.dtype.of(),
+            self.config.host_dtype(),
             &self.models.device,
         )?;
         let params = self.models.take(stage)(weights)?;

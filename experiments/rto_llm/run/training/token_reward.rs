@@ -5,13 +5,16 @@
 //! The network's head of values is that scalar: V(s_{h+1}) is a function of (s_h, y_h). A text is read with one token more than it has,
 //! so that there is a state behind its last.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use rto::Error;
 use rto::algorithm2::{Fit, Step};
 use rto::seq::{Channel, Episode, Finish, PerToken, Ragged, TokenScorer};
-use rto_bridge::learner::NeuralRegressor;
+use rto_bridge::learner::{NeuralRegressor, NeuralScorer};
 
 use super::journal::{is_done, left};
+use super::place::{Place, on_place};
 use super::trainer::Training;
 use crate::run::data::Paid;
 use crate::run::models::Models;
@@ -26,12 +29,15 @@ impl Training<'_> {
             return Ok(());
         }
         let journal = self.open(STAGE)?;
-        let mut learner = regressor(self.models, journal.checkpoint())?;
+        let host = regressor(self.models, journal.checkpoint())?;
         let rows: Vec<_> = self.data.token_rewards.train.iter().map(row).collect();
         let (config, seeds) = (self.config.reward()?, self.seeds.child(STAGE.name()));
         let fit = Fit::values(&rows, &config, &seeds)?;
-        let journal = self.fit(journal, fit, &mut learner, &|_: &Step| Ok(Vec::new()))?;
-        journal.finish()
+        on_place!(self, |place| {
+            let mut learner = place.regressor(host, None)?;
+            let journal = self.fit(journal, fit, &mut learner, &|_: &Step| Ok(Vec::new()))?;
+            journal.finish()
+        })
     }
 }
 
@@ -65,7 +71,7 @@ fn row(paid: &Paid) -> (Episode, Vec<Option<f64>>) {
 }
 
 /// The fitted network as a scorer of rewards, one for every token.
-pub struct TokenRewardModel(NeuralRegressor);
+pub struct TokenRewardModel<S = Arc<NeuralScorer>>(S);
 
 impl TokenRewardModel {
     /// The network that the stage has left.
@@ -74,7 +80,18 @@ impl TokenRewardModel {
     /// A stage that has not been trained, a file that cannot be read.
     pub fn load(models: &Models<'_>, root: &std::path::Path) -> Result<Self> {
         let checkpoint = left(root, STAGE).context("stage token_reward: has left no network")?;
-        Ok(Self(regressor(models, Some(&checkpoint))?))
+        let scorer = regressor(models, Some(&checkpoint))?.into_scorer();
+        Ok(Self(Arc::new(scorer)))
+    }
+}
+
+impl<S: TokenScorer> TokenRewardModel<S> {
+    /// The same model, its network taken elsewhere.
+    pub fn map<T>(
+        self,
+        take: impl FnOnce(S) -> rto_bridge::Result<T>,
+    ) -> rto_bridge::Result<TokenRewardModel<T>> {
+        take(self.0).map(TokenRewardModel)
     }
 
     /// How well it foretells rewards of rows that it has not learned from.
@@ -93,7 +110,7 @@ impl TokenRewardModel {
     }
 }
 
-impl TokenScorer for TokenRewardModel {
+impl<S: TokenScorer> TokenScorer for TokenRewardModel<S> {
     fn channels(&self) -> &[Channel] {
         &[Channel::Reward]
     }

@@ -8,6 +8,7 @@ use rto_bridge::learner::{NeuralLearner, NeuralScorer};
 use rto_harness::progress::{Bar, Progress};
 
 use super::journal::Journal;
+use super::place::Place;
 use super::side_by_side::Stop;
 use crate::run::config::Config;
 use crate::run::data::Data;
@@ -35,12 +36,19 @@ impl Training<'_> {
     }
 
     /// A policy in training: as it starts, or as the checkpoint has it.
-    pub fn learner(&self, start: NeuralScorer, journal: &Journal) -> Result<NeuralLearner> {
+    pub fn learner<P: Place>(
+        &self,
+        place: &P,
+        start: NeuralScorer,
+        base: Option<&P::Scorer>,
+        journal: &Journal,
+    ) -> Result<P::Policy> {
         let (policy, options) = (self.models.policy(start)?, self.config.learner());
-        Ok(match journal.checkpoint() {
+        let host = match journal.checkpoint() {
             Some(folder) => NeuralLearner::load(policy, options, &folder.join("policy"))?,
             None => NeuralLearner::try_new(policy, options)?,
-        })
+        };
+        Ok(place.policy(host, base)?)
     }
 }
 
