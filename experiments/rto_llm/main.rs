@@ -34,6 +34,8 @@ struct Cli {
 enum Command {
     /// The paper's experiment, as without a subcommand
     Run(Box<run::Args>),
+    /// Compare methods with everything else equal: a grid of settings, seeds and worlds, from a plan
+    Sweep(Box<run::SweepArgs>),
     /// Log-probabilities and DPO token rewards of given responses
     Score(score::Args),
     /// Sample responses to prompts
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
 fn dispatch(command: &Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Sweep(args) => run::sweep(args),
         Command::Score(args) => score::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Info(args) => info::run(args),

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use rto::algorithm2::{Advantage, DpoConfig, PpoConfig};
+use rto_harness::comparison::Point;
 use rto_harness::config::{Rules, increasing, within};
 use rto_harness::list::List;
 use rto_harness::methods::{self, Given, Method, value_parser};
@@ -143,15 +144,6 @@ struct PpoFlags {
     /// Iterations of a run
     #[arg(id = "ppo.iterations", long = "iterations", value_name = "T")]
     iterations: Option<u64>,
-}
-
-/// A point of a method's grid.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    pub learning_rate: f64,
-    pub lambda: f64,
-    pub critic_learning_rate: f64,
-    pub clip: f64,
 }
 
 /// More states than this make a study of days.

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use rto_harness::comparison::{EXACT_CRITIC, LAMBDA_ONE, REPORT};
 use rto_harness::methods::{label, method};
 use rto_harness::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use rto_harness::table::Table;
-
-use crate::runs::{EXACT_CRITIC, LAMBDA_ONE, REPORT};
 
 /// Draws every figure of a run folder.
 pub fn draw_all(dir: &Path) -> Result<()> {

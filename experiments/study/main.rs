@@ -1,8 +1,6 @@
 //! Does a token reward pay? The study of `paper-notes/protocol.md` on trees, where everything is exact.
 
-mod conclusions;
 mod config;
-mod envelope;
 mod figures;
 mod runs;
 mod train;
@@ -16,6 +14,7 @@ use clap::Parser;
 use config::{Config, Flags};
 use rto::seed::SeedTree;
 use rto_harness::cli::{note, parse, run_main};
+use rto_harness::comparison;
 use rto_harness::run_dir::Timings;
 use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
@@ -136,7 +135,7 @@ impl Experiment for Study {
         let runs = cells.of_part('a', "runs")?;
         let worlds = cells.of_part('b', "worlds")?;
         let measured =
-            conclusions::Study::read(&runs, &worlds, (self.config.ppo.beta2, self.config.every()))?;
+            comparison::Study::read(&runs, &worlds, (self.config.ppo.beta2, self.config.every()))?;
         let found = measured.conclude()?;
         let mut tables = vec![self.setting()?];
         tables.extend(found.tables);

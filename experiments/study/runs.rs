@@ -1,14 +1,16 @@
 //! A cell of the study: a method tunes on an instance, and its chosen point is reported.
 
 use anyhow::Result;
+use rto_harness::comparison::{
+    ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, LEVELS, Point, REPORT, TUNE, choose,
+};
 use rto_harness::methods::Method;
 use rto_harness::on_tree::setup::Setup;
+use rto_harness::on_tree::untrained::{Truth, rounded};
 use rto_harness::stats::Sample;
 use rto_harness::table::Cell;
 
-use crate::config::Point;
 use crate::train::{At, Critic, Run};
-use crate::world::{Truth, rounded};
 use crate::{Instance, Study};
 
 /// The columns of `runs.csv`, after the cell's id. `objective` is E Σ r* − β₂ KL at the β₂ of the row.
@@ -31,20 +33,6 @@ pub const COLUMNS: &[&str] = &[
     "greedy",
     "critic_error",
 ];
-
-/// The levels to which samples are counted, in per cent of J(optimum) − J(SFT), the one that is tested first.
-pub const LEVELS: [u32; 4] = [50, 25, 75, 90];
-
-/// The stage of the grid on the tuning seeds; the last iteration alone is kept.
-pub const TUNE: &str = "tune";
-/// The chosen point on the report seeds.
-pub const REPORT: &str = "report";
-/// The chosen point at other β₂, for the reward at matched KL.
-pub const ENVELOPE: &str = "envelope";
-/// The chosen point but λ = 1.
-pub const LAMBDA_ONE: &str = "lambda_1";
-/// The chosen point but with V^π in place of the critic.
-pub const EXACT_CRITIC: &str = "exact_critic";
 
 /// Every row of a method on an instance.
 pub fn cell(study: &Study, instance: Instance, method: &'static Method) -> Result<Vec<Vec<Cell>>> {
@@ -124,7 +112,7 @@ fn one(
 /// J at each level between J(SFT) and J(optimum).
 fn levels(study: &Study, world: &Setup) -> Result<Vec<f64>> {
     let beta2 = study.config.ppo.beta2;
-    let truth = Truth::new(world, beta2)?;
+    let truth = Truth::new(&world.map, &world.reward, &world.reference, beta2)?;
     let sft = truth.measure(&world.reference)?.reward;
     let lead = truth.optimum() - sft;
     let level = |percent: &u32| sft + f64::from(*percent) / 100.0 * lead;
@@ -180,60 +168,4 @@ fn row(
         rounded(at.greedy).into(),
         at.critic_error.map(rounded).into(),
     ]
-}
-
-/// The point with the largest mean over the tuning seeds; of those that are behind it by no more than one standard error of the paired
-/// difference, one with the smallest learning rate, the best of these.
-pub fn choose(points: &[Point], ends: &[Sample]) -> usize {
-    let first = |a: usize, b: usize| match ends[b].mean() > ends[a].mean() {
-        true => b,
-        false => a,
-    };
-    let best = (0..points.len()).reduce(first).expect("a grid has points");
-    let tied = |i: &usize| {
-        let behind = ends[best].0.iter().zip(&ends[*i].0).map(|(a, b)| a - b);
-        let behind = Sample(behind.collect());
-        *i == best || behind.mean() <= behind.error()
-    };
-    let tied: Vec<usize> = (0..points.len()).filter(tied).collect();
-    let least = tied.iter().map(|i| points[*i].learning_rate);
-    let least = least.fold(f64::INFINITY, f64::min);
-    let slowest = tied
-        .into_iter()
-        .filter(|i| points[*i].learning_rate == least);
-    slowest.reduce(first).expect("the best is among them")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ties_within_one_standard_error_go_to_the_smaller_rate() {
-        let point = |learning_rate| Point {
-            learning_rate,
-            lambda: 1.0,
-            critic_learning_rate: 1.0,
-            clip: 0.2,
-        };
-        let points = [0.3, 0.3, 1.0, 3.0].map(point);
-        let of = |means: [f64; 4], spread: f64| {
-            // Paired differences of 0, ±spread: mean 0, standard error spread/√3.
-            let seeds = |m: f64, s: f64| Sample(vec![m - s, m, m + s]);
-            let ends: Vec<Sample> = means
-                .iter()
-                .enumerate()
-                .map(|(i, m)| seeds(*m, if i == 2 { 0.0 } else { spread }))
-                .collect();
-            choose(&points, &ends)
-        };
-        // Clearly the best.
-        assert_eq!(of([0.0, 0.1, 1.0, 0.5], 0.1), 2);
-        // 0.1 behind with a standard error of 0.3/√3 = 0.17.
-        assert_eq!(of([0.8, 0.9, 1.0, 0.5], 0.3), 1);
-        // The same, but the error is 0.1/√3 = 0.058.
-        assert_eq!(of([0.8, 0.9, 1.0, 0.5], 0.1), 2);
-        // The best has the largest rate, and the one before is tied.
-        assert_eq!(of([0.0, 0.0, 0.99, 1.0], 0.1), 2);
-    }
 }

@@ -7,13 +7,14 @@ use rto::plan::{evaluate, visitation};
 use rto::policy::StateMap;
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
+use rto_harness::comparison::Point;
 use rto_harness::methods::{Method, Parts};
 use rto_harness::on_tree::setup::Setup;
+use rto_harness::on_tree::untrained::{Measured, Truth};
 use rto_harness::on_tree::{Trainer, tabulate};
 
 use crate::Instance;
-use crate::config::{Config, Point};
-use crate::world::{Measured, Truth};
+use crate::config::Config;
 
 /// What advantages are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Run<'_> {
             keys: &keys,
         })?;
         let table = tabulate(&setup.map, &*reward)?;
-        let truth = Truth::new(setup, self.beta2)?;
+        let truth = Truth::new(&setup.map, &setup.reward, &setup.reference, self.beta2)?;
         let prompts: Vec<_> = (0..setup.map.n_prompts()).map(StateMap::prompt).collect();
         let run = PpoRun {
             reference: &setup.start,

@@ -156,6 +156,19 @@ impl World {
         self.prompts.iter().cloned().partition(|p| part(p) == 0)
     }
 
+    /// (training prompts, prompts to tune on, prompts that no tuning sees): about 70%, 15% and 15%, by the hash of their text alone, so
+    /// that they are the same for every seed.
+    pub fn split_for_tuning(&self) -> [Prompts; 3] {
+        let split = Split::try_new(&[0.7, 0.15, 0.15]).expect("valid weights");
+        let seeds = SeedTree::new(0).child("split for tuning");
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        for prompt in &self.prompts {
+            let part = split.part(&decode(prompt), &seeds, SplitKey::Prompt);
+            parts[part].push(prompt.clone());
+        }
+        parts
+    }
+
     /// What a prompt asks.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ struct Layer {
 enum Origin {
     /// A named TOML text.
     Text { name: String, text: String },
+    /// A named table of another file.
+    Table(String),
     /// The command line.
     Flags,
 }
@@ -96,6 +98,16 @@ impl Layers {
         let origin = Origin::Flags;
         self.layers.push(Layer { origin, table });
         Ok(self)
+    }
+
+    /// Adds a table that another file holds, such as `[settings]` of a plan; errors call it by this name.
+    #[must_use]
+    pub fn table(mut self, name: &str, table: &Table) -> Self {
+        self.layers.push(Layer {
+            origin: Origin::Table(name.to_string()),
+            table: table.clone(),
+        });
+        self
     }
 
     /// Adds what every binary shares, in the right order: the settings of the run that `--out` goes on with, the smoke
@@ -201,6 +213,7 @@ impl Origin {
     fn name(&self) -> String {
         match self {
             Origin::Text { name, .. } => format!("config {name}"),
+            Origin::Table(name) => name.clone(),
             Origin::Flags => "flags".to_string(),
         }
     }
@@ -212,6 +225,7 @@ impl Origin {
                 Some(line) => format!("config {name}:{line}"),
                 None => format!("config {name}"),
             },
+            Origin::Table(name) => name.clone(),
             Origin::Flags => format!("flag --{}", path.join(".").replace('_', "-")),
         }
     }

@@ -136,6 +136,7 @@ mod arguments;
 mod atomic;
 mod cell;
 pub mod cli;
+pub mod comparison;
 pub mod config;
 pub mod event_file;
 pub mod html;

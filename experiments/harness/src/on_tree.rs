@@ -1,6 +1,7 @@
-//! Algorithm 2 and its baselines on a token tree, where every policy can be measured exactly: what `algorithm2` `study` and the Python package share.
+//! Algorithm 2 and its baselines on a token tree, where every policy can be measured exactly: what `algorithm2`, `study` and the Python package share.
 
 pub mod setup;
+pub mod untrained;
 
 use std::sync::Arc;
 

@@ -45,6 +45,8 @@ use crate::run_dir::CONFIG;
 pub trait Settings: Serialize + DeserializeOwned {
     /// The name of the binary, of its run folders, cells and random streams.
     const NAME: &'static str;
+    /// What a user types to run it.
+    const PROGRAM: &'static str = Self::NAME;
     /// The text of `experiments/configs/NAME.toml`, which holds and explains every key.
     const DEFAULTS: &'static str;
     /// The text of `experiments/configs/NAME.smoke.toml`, which `--smoke` puts on top.

@@ -29,6 +29,9 @@ pub trait Experiment: Sized {
     /// What its config files hold.
     type Settings: Settings;
 
+    /// Whether there are [`Experiment::later`] cells, so that shards are begun twice unless the last finds all others done.
+    const TWICE: bool = false;
+
     /// The experiment with these settings. Anything that can be wrong with them is found here, before there is a run folder.
     ///
     /// # Errors
@@ -37,6 +40,9 @@ pub trait Experiment: Sized {
 
     /// The settings.
     fn settings(&self) -> &Self::Settings;
+
+    /// Told the run folder, before anything is computed there: for cells that keep files of their own in it.
+    fn in_folder(&self, _folder: &Path) {}
 
     /// Computes what the cells share and what takes long, once, before the first of them. `timings` gets its phases.
     ///
@@ -48,6 +54,15 @@ pub trait Experiment: Sized {
 
     /// All cells, part by part. The id of a cell is `NAME/letter/…`, where the letter names the part.
     fn tasks(&self) -> Vec<Task<'_>>;
+
+    /// Cells that can be named only once all those of [`Experiment::tasks`] are there, such as those of a setting that these chose.
+    /// They are parts of their own; none by default.
+    ///
+    /// # Errors
+    /// A cell that cannot be read.
+    fn later(&self, _cells: &Cells<'_>) -> Result<Vec<Task<'_>>> {
+        Ok(Vec::new())
+    }
 
     /// Tables and text from the finished cells.
     ///
@@ -186,14 +201,24 @@ pub fn run<E: Experiment>(args: &StudyArgs, flags: &impl Serialize) -> Result<()
     };
     let dir = RunDir::open(name, out, experiment.settings(), sharing)?;
     let mut timings = Timings::new();
+    experiment.in_folder(dir.root());
     experiment.prepare(&mut timings)?;
-    let tasks = experiment.tasks();
+    let mut tasks = experiment.tasks();
     let store = CellStore::open(&dir)?;
     let share = shard.unwrap_or(Shard::WHOLE);
     let progress = progress(common.quiet, &tasks, share);
-    let new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    let mut new = timings.phase("cells", || store.run(&tasks, share, &progress))?;
+    // Of several shards, the last that ends here finds all cells that others are chosen by.
+    let whole = store.missing(&tasks).is_empty();
+    if whole {
+        let later = later(&experiment, &store, &tasks)?;
+        if !later.is_empty() {
+            new += timings.phase("later cells", || store.run(&later, share, &progress))?;
+            tasks.extend(later);
+        }
+    }
     if let Some(shard) = shard {
-        return report_shard(name, &dir, &store, &tasks, (shard, new), &reporter);
+        return report_shard::<E>(&dir, &store, &tasks, (shard, new, whole), &reporter);
     }
     dir.made_on_machines_of(&[dir.root().to_path_buf()], &mut timings)?;
     finish(
@@ -214,15 +239,12 @@ pub fn merge<E: Experiment>(args: &MergeArgs) -> Result<()> {
     let reporter = Reporter::new(args.json);
     let no_flags = Map::new();
     let experiment = E::new(E::Settings::saved(&args.runs[0], &no_flags)?)?;
-    let tasks = experiment.tasks();
+    let mut tasks = experiment.tasks();
     let mut timings = Timings::new();
-    let (dir, store) = merged(
-        E::Settings::NAME,
-        args,
-        experiment.settings(),
-        &tasks,
-        &mut timings,
-    )?;
+    let (dir, store) = merged::<E>(args, experiment.settings(), &tasks, &mut timings)?;
+    let later = later(&experiment, &store, &tasks)?;
+    take_over::<E>(args, &store, &later, &mut timings)?;
+    tasks.extend(later);
     experiment.prepare(&mut timings)?;
     let progress = Progress::new(args.quiet);
     finish(
@@ -233,6 +255,19 @@ pub fn merge<E: Experiment>(args: &MergeArgs) -> Result<()> {
         progress,
         &reporter,
     )
+}
+
+/// The cells that those of `tasks`, all of which are there, ask for.
+fn later<'e, E: Experiment>(
+    experiment: &'e E,
+    store: &CellStore,
+    tasks: &[Task<'_>],
+) -> Result<Vec<Task<'e>>> {
+    experiment.later(&Cells {
+        experiment: E::Settings::NAME,
+        store,
+        tasks,
+    })
 }
 
 /// Tables, figures and text from the cells.
@@ -279,7 +314,7 @@ const DRAWING: f64 = 0.05;
 
 /// The progress of a run: its share of the cells, and the figures where it draws any.
 fn progress(quiet: bool, tasks: &[Task<'_>], share: Shard) -> Progress {
-    let cells = (0..tasks.len()).filter(|i| share.has(*i)).count() as f64;
+    let cells = share.of(tasks).count() as f64;
     let figures = match share.is_whole() {
         true => DRAWING * cells,
         false => 0.0,
@@ -350,8 +385,7 @@ fn submit<E: Experiment>(
     let missing: HashSet<&str> = CellStore::missing_in(&runs, &tasks).into_iter().collect();
     let lacks = |index: &u64| {
         let share = Shard::new(*index, count);
-        let mut mine = tasks.iter().enumerate().filter(|(i, _)| share.has(*i));
-        mine.any(|(_, task)| missing.contains(task.id()))
+        share.of(&tasks).any(|task| missing.contains(task.id()))
     };
     let text = folder
         .to_str()
@@ -421,23 +455,31 @@ fn part<'t, 'a>(experiment: &str, tasks: &'t [Task<'a>], letter: char) -> &'t [T
     &tasks[start..start + count]
 }
 
-/// Says what a shard has computed (`new` cells) and how to go on.
-fn report_shard(
-    experiment: &str,
+/// Says what a shard has computed (`new` cells) and how to go on; `whole` when the cells that others are chosen by are all there.
+fn report_shard<E: Experiment>(
     dir: &RunDir,
     store: &CellStore,
     tasks: &[Task<'_>],
-    (shard, new): (Shard, usize),
+    (shard, new, whole): (Shard, usize, bool),
     reporter: &Reporter,
 ) -> Result<()> {
     let present = tasks.len() - store.missing(tasks).len();
-    let root = dir.root().display();
+    let (root, program) = (dir.root().display(), E::Settings::PROGRAM);
     say!(
         reporter,
-        "shard {shard}: {new} cells computed; {present} of {} cells are in {root}\n\
-         when all shards are done: {experiment} merge {root} [DIR...] --out DIR",
+        "shard {shard}: {new} cells computed; {present} of {} cells are in {root}",
         tasks.len()
     )?;
+    match whole || !E::TWICE {
+        true => say!(
+            reporter,
+            "when all shards are done: {program} merge {root} [DIR...] --out DIR"
+        )?,
+        false => say!(
+            reporter,
+            "when all shards have come this far, the same commands again compute what these cells choose"
+        )?,
+    }
     reporter.json(&json!({
         "run": dir.root(), "shard": shard.to_string(), "computed": new,
         "present": present, "cells": tasks.len(),
@@ -445,35 +487,53 @@ fn report_shard(
 }
 
 /// A run folder that holds the cells of all shards.
-fn merged(
-    experiment: &str,
+fn merged<E: Experiment>(
     merge: &MergeArgs,
     settings: &impl Serialize,
     tasks: &[Task<'_>],
     timings: &mut Timings,
 ) -> Result<(RunDir, CellStore)> {
+    let name = E::Settings::NAME;
     for run in &merge.runs {
-        RunDir::verify(experiment, run, settings)?;
+        RunDir::verify(name, run, settings)?;
     }
+    lacking::<E>(merge, tasks)?;
+    let dir = RunDir::create_or_resume(name, merge.out.as_deref(), settings)?;
+    dir.made_on_machines_of(&merge.runs, timings)?;
+    let store = CellStore::open(&dir)?;
+    take_over::<E>(merge, &store, tasks, timings)?;
+    Ok((dir, store))
+}
+
+/// Refuses cells that none of the runs has.
+fn lacking<E: Experiment>(merge: &MergeArgs, tasks: &[Task<'_>]) -> Result<()> {
     let missing = CellStore::missing_in(&merge.runs, tasks);
     if let Some(first) = missing.first() {
         bail!(
-            "merge: {} of {} cells are in none of these runs, the first is {first}; run the shards that are missing, or `{experiment} --resume {}`",
+            "merge: {} of {} cells are in none of these runs, the first is {first}; run the shards that are missing, or `{} --resume {}`",
             missing.len(),
             tasks.len(),
+            E::Settings::PROGRAM,
             merge.runs[0].display()
         );
     }
-    let dir = RunDir::create_or_resume(experiment, merge.out.as_deref(), settings)?;
-    dir.made_on_machines_of(&merge.runs, timings)?;
-    let store = CellStore::open(&dir)?;
+    Ok(())
+}
+
+/// Copies the cells of all runs.
+fn take_over<E: Experiment>(
+    merge: &MergeArgs,
+    store: &CellStore,
+    tasks: &[Task<'_>],
+    timings: &mut Timings,
+) -> Result<()> {
+    lacking::<E>(merge, tasks)?;
     timings.phase("merge", || -> Result<()> {
         for run in &merge.runs {
             store.copy_from(run, tasks)?;
         }
         Ok(())
-    })?;
-    Ok((dir, store))
+    })
 }
 
 /// Writes every table as CSV, and `results` (not `raw`, which may be large) into `results.json` and the answer.

@@ -56,6 +56,7 @@ type Rows = Vec<Vec<Cell>>;
 pub struct Task<'a> {
     id: String,
     columns: &'static [&'static str],
+    group: Option<u64>,
     work: Box<dyn Fn() -> Result<Rows> + Send + Sync + 'a>,
 }
 
@@ -87,8 +88,16 @@ impl<'a> Task<'a> {
         Self {
             id,
             columns,
+            group: None,
             work: Box::new(work),
         }
+    }
+
+    /// The same task, in the share of all tasks of this group: cells that need the same costly thing, which is then made by one process.
+    #[must_use]
+    pub fn in_group(self, group: u64) -> Self {
+        let group = Some(group);
+        Self { group, ..self }
     }
 
     /// The id.
@@ -120,7 +129,19 @@ impl Shard {
 
     /// Whether the cell at this place of the list belongs to the share.
     pub fn has(self, position: usize) -> bool {
-        position as u64 % self.count == self.index % self.count
+        self.has_place(position as u64)
+    }
+
+    /// The tasks of the share: by their group where they have one, else by their place in the list.
+    pub fn of<'t, 'a>(self, tasks: &'t [Task<'a>]) -> impl Iterator<Item = &'t Task<'a>> {
+        let place = |i: usize, task: &Task<'_>| task.group.unwrap_or(i as u64);
+        let mine = tasks.iter().enumerate();
+        mine.filter(move |(i, task)| self.has_place(place(*i, task)))
+            .map(|(_, task)| task)
+    }
+
+    fn has_place(self, place: u64) -> bool {
+        place % self.count == self.index % self.count
     }
 
     /// Whether this is all cells.
@@ -179,9 +200,8 @@ impl CellStore {
     /// process wrote meanwhile with other contents.
     pub fn run(&self, tasks: &[Task<'_>], shard: Shard, progress: &Progress) -> Result<usize> {
         check_ids(tasks);
-        let mine = tasks.iter().enumerate().filter(|(i, _)| shard.has(*i));
-        let (kept, todo): (Vec<&Task>, Vec<&Task>) = mine
-            .map(|(_, task)| task)
+        let (kept, todo): (Vec<&Task>, Vec<&Task>) = shard
+            .of(tasks)
             .partition(|task| self.path(&task.id).is_file());
         let bar = progress.bar((kept.len() + todo.len()) as u64, "computing cells");
         bar.restored(kept.len() as u64);

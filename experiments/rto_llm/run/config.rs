@@ -243,6 +243,25 @@ pub fn resolve(args: &Args) -> Result<Config> {
     Ok(config)
 }
 
+/// The settings of a cell of a sweep: a preset, and tables upon it, each with the name that errors call it by.
+///
+/// # Errors
+/// As [`resolve`]; the tables are named.
+pub fn of_tables(preset: &str, tables: &[(String, toml::Table)]) -> Result<Config> {
+    let mut layers = Layers::new(TINY_NAME, TINY)?.rules(RULES);
+    for (name, text) in self::preset(preset)? {
+        layers = layers.overlay(true, name, text)?;
+    }
+    layers = layers.overlay(true, "preset", &format!("preset = {preset:?}"))?;
+    for (name, table) in tables {
+        layers = layers.table(name, table);
+    }
+    let config: Config = config::resolve(&layers)?;
+    config.check_data()?;
+    config.check()?;
+    Ok(config)
+}
+
 fn preset(name: &str) -> Result<&'static [Text]> {
     let names = || PRESETS.map(|(name, _)| name).join(", ");
     let preset = PRESETS.iter().find(|(other, _)| *other == name);

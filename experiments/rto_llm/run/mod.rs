@@ -15,6 +15,7 @@
 //! | `ledger` | what is said and written of a run as a whole: times, the page |
 //! | `one`, `seeds` | a run; a run per seed |
 //! | `submit` | both as Slurm jobs |
+//! | `sweep` | methods at the points of their grids, on shared data and networks |
 
 mod args;
 mod choices;
@@ -29,10 +30,12 @@ mod ranks;
 mod seeds;
 mod stage;
 mod submit;
+mod sweep;
 mod training;
 
 pub use args::Args;
 pub use config::TINY as DEFAULTS;
+pub use sweep::{Args as SweepArgs, run as sweep};
 
 use anyhow::Result;
 use rto_harness::study;

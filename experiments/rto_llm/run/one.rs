@@ -107,6 +107,7 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
         pace: &pace,
         root: dir.root(),
         stop: Default::default(),
+        watch: None,
     };
     let evaluation = Evaluation {
         config: &config,

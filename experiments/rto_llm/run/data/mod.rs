@@ -16,6 +16,15 @@ use anyhow::Result;
 use rto::seed::SeedTree;
 
 use super::config::Config;
+use on_world::Cut;
+
+/// The data of the world for a method that is tuned: the prompts are cut by their text alone.
+///
+/// # Errors
+/// Too few prompts, a network that they do not fit.
+pub fn of_world_for_tuning(config: &Config, seeds: &SeedTree) -> Result<Data> {
+    on_world::read(config, seeds, Cut::ByText)
+}
 
 /// The data that the settings name.
 ///
@@ -23,7 +32,7 @@ use super::config::Config;
 /// A file that cannot be read or holds no preferences; a model whose tokens or length do not fit.
 pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let mut data = match config.on_world() {
-        true => on_world::read(config, seeds)?,
+        true => on_world::read(config, seeds, Cut::BySeed)?,
         false => files::read(config, seeds)?,
     };
     if !config.token_rewards.is_empty() {

@@ -11,15 +11,30 @@ use super::codec::{Codec, TokenizerFiles};
 use super::set::{Data, Feedback, spread};
 use crate::run::config::{Config, Vocabulary};
 
+/// Who decides which prompts are for training and which are held out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The seed of the run: 85% and 15%.
+    BySeed,
+    /// The text of the prompt alone, whatever the seed: 70%, 15% that are tuned on and 15% that are held out from that too.
+    ByText,
+}
+
 /// The data of the world.
-pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
+pub fn read(config: &Config, seeds: &SeedTree, cut: Cut) -> Result<Data> {
     let world = World::try_new(WorldConfig {
         scale: config.reward_scale,
         disagreement: config.disagreement,
         density: config.density,
         horizon: config.max_new_tokens,
     })?;
-    let (prompts, held_out) = world.split(&seeds.child("split"));
+    let (prompts, held_out) = match cut {
+        Cut::BySeed => world.split(&seeds.child("split")),
+        Cut::ByText => {
+            let [train, _tune, report] = world.split_for_tuning();
+            (train, report)
+        }
+    };
     let held_out = spread(held_out, config.eval_prompts, "of the world")?;
     let (base, network) = match config.model.as_str() {
         "" => (None, config.network(words())),

@@ -7,3 +7,5 @@ mod exact;
 mod judged;
 
 pub use evaluate::Evaluation;
+pub use exact::Corner;
+pub use judged::Judged;

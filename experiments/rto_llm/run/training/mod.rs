@@ -14,5 +14,6 @@ mod trainer;
 
 pub use journal::is_done;
 pub use place::There;
+pub use rl::MissingEos;
 pub use token_reward::TokenRewardModel;
-pub use trainer::{Pace, Training};
+pub use trainer::{Pace, Training, Watch};

@@ -27,7 +27,8 @@ use crate::run::config::Config;
 use crate::run::stage::Stage;
 
 /// −c at the last token of a response that does not end by itself.
-struct MissingEos(f64);
+#[derive(Debug, Clone, Copy)]
+pub struct MissingEos(pub f64);
 
 impl TokenReward for MissingEos {
     fn rewards(&self, batch: &[Episode]) -> rto::Result<Ragged> {
@@ -186,6 +187,9 @@ impl Training<'_> {
         bar.restored(state.iteration);
         let (start, first) = (Instant::now(), state.sampled_tokens);
         loop {
+            if let Some(watch) = self.watch {
+                watch(state.iteration, trained.policy.policy_ref().scorer())?;
+            }
             let run = PpoRun {
                 reference: &frozen.sft,
                 reward: match nan_at(stage, state.iteration + 1) {

@@ -27,7 +27,12 @@ pub struct Training<'r> {
     pub root: &'r Path,
     /// The sign that a stage has failed.
     pub stop: Stop,
+    /// Who looks at a policy of Algorithm 2 before its first iteration and after each.
+    pub watch: Option<Watch<'r>>,
 }
+
+/// Called with the iterations that are done and the policy.
+pub type Watch<'r> = &'r (dyn Fn(u64, &NeuralScorer) -> Result<()> + Sync);
 
 impl Training<'_> {
     /// The files of a stage.

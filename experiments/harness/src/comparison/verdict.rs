@@ -1,9 +1,9 @@
 //! What the protocol calls a win, and what a user reads of it on the terminal.
 
+use crate::methods::label;
+use crate::stats::shown;
+use crate::table::{Cell, Table};
 use anyhow::{Context, Result};
-use rto_harness::methods::label;
-use rto_harness::stats::shown;
-use rto_harness::table::{Cell, Table};
 
 /// An estimate with its interval and corrected p-value.
 #[derive(Debug, Clone, Copy)]

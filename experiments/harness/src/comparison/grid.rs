@@ -1,12 +1,23 @@
 //! The grid of every method: what each point came to on the tuning seeds, and which was chosen.
 
+use crate::stats::{Sample, Support};
+use crate::table::{Cell, Table};
 use anyhow::Result;
-use rto_harness::stats::{Sample, Support};
-use rto_harness::table::{Cell, Table};
 
-use super::differences;
-use crate::config::Point;
-use crate::runs::{TUNE, choose};
+use super::{TUNE, differences};
+
+/// A point of a method's grid.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// Of the policy.
+    pub learning_rate: f64,
+    /// Of GAE.
+    pub lambda: f64,
+    /// Of the critic.
+    pub critic_learning_rate: f64,
+    /// Range of the clipped loss.
+    pub clip: f64,
+}
 
 /// The grid: what each point came to on the tuning seeds, and which was chosen.
 pub fn points(runs: &Table) -> Result<Table> {
@@ -103,4 +114,60 @@ pub fn same_point(runs: &Table) -> Result<Table> {
         }
     }
     Ok(table)
+}
+
+/// The point with the largest mean over the tuning seeds; of those that are behind it by no more than one standard error of the paired
+/// difference, one with the smallest learning rate, the best of these.
+pub fn choose(points: &[Point], ends: &[Sample]) -> usize {
+    let first = |a: usize, b: usize| match ends[b].mean() > ends[a].mean() {
+        true => b,
+        false => a,
+    };
+    let best = (0..points.len()).reduce(first).expect("a grid has points");
+    let tied = |i: &usize| {
+        let behind = ends[best].0.iter().zip(&ends[*i].0).map(|(a, b)| a - b);
+        let behind = Sample(behind.collect());
+        *i == best || behind.mean() <= behind.error()
+    };
+    let tied: Vec<usize> = (0..points.len()).filter(tied).collect();
+    let least = tied.iter().map(|i| points[*i].learning_rate);
+    let least = least.fold(f64::INFINITY, f64::min);
+    let slowest = tied
+        .into_iter()
+        .filter(|i| points[*i].learning_rate == least);
+    slowest.reduce(first).expect("the best is among them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_within_one_standard_error_go_to_the_smaller_rate() {
+        let point = |learning_rate| Point {
+            learning_rate,
+            lambda: 1.0,
+            critic_learning_rate: 1.0,
+            clip: 0.2,
+        };
+        let points = [0.3, 0.3, 1.0, 3.0].map(point);
+        let of = |means: [f64; 4], spread: f64| {
+            // Paired differences of 0, ±spread: mean 0, standard error spread/√3.
+            let seeds = |m: f64, s: f64| Sample(vec![m - s, m, m + s]);
+            let ends: Vec<Sample> = means
+                .iter()
+                .enumerate()
+                .map(|(i, m)| seeds(*m, if i == 2 { 0.0 } else { spread }))
+                .collect();
+            choose(&points, &ends)
+        };
+        // Clearly the best.
+        assert_eq!(of([0.0, 0.1, 1.0, 0.5], 0.1), 2);
+        // 0.1 behind with a standard error of 0.3/√3 = 0.17.
+        assert_eq!(of([0.8, 0.9, 1.0, 0.5], 0.3), 1);
+        // The same, but the error is 0.1/√3 = 0.058.
+        assert_eq!(of([0.8, 0.9, 1.0, 0.5], 0.1), 2);
+        // The best has the largest rate, and the one before is tied.
+        assert_eq!(of([0.0, 0.0, 0.99, 1.0], 0.1), 2);
+    }
 }

@@ -1,20 +1,35 @@
 //! What the study concludes, from `runs.csv` and `worlds.csv` alone.
 
+mod envelope;
 mod grid;
 mod verdict;
 mod world;
 
 use std::collections::BTreeMap;
 
+use crate::stats::{Sample, Support, holm, sign_flip};
+use crate::table::{Cell, Table};
 use anyhow::{Context, Result};
-use rto_harness::stats::{Sample, Support, holm, sign_flip};
-use rto_harness::table::{Cell, Table};
 
-use crate::envelope::{Envelope, first_reaches};
-use crate::runs::{ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, LEVELS, REPORT, TUNE};
+use envelope::{Envelope, first_reaches};
+pub use grid::{Point, choose};
 use grid::{points, same_point};
 use verdict::{Test, objective_verdict, samples_verdict, text};
 use world::World;
+
+/// The levels to which samples are counted, in per cent of J(optimum) − J(SFT), the one that is tested first.
+pub const LEVELS: [u32; 4] = [50, 25, 75, 90];
+
+/// The stage of the grid on the tuning seeds; the last iteration alone is kept.
+pub const TUNE: &str = "tune";
+/// The chosen point on the report seeds.
+pub const REPORT: &str = "report";
+/// The chosen point at other β₂, for the reward at matched KL.
+pub const ENVELOPE: &str = "envelope";
+/// The chosen point but λ = 1.
+pub const LAMBDA_ONE: &str = "lambda_1";
+/// The chosen point but with V^π in place of the critic.
+pub const EXACT_CRITIC: &str = "exact_critic";
 
 /// Tests of the protocol's family: three quantities on two trees and six cells of the dialogue world.
 pub const FAMILY: usize = 24;
@@ -52,7 +67,9 @@ pub struct Study {
 
 /// Tables, and what they say.
 pub struct Conclusions {
+    /// `points`, `same_point`, `curves`, `ends`, `frontier`, `conclusions` and `verdicts`.
     pub tables: Vec<Table>,
+    /// For a terminal.
     pub text: String,
 }
 

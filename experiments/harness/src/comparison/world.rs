@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::envelope::Envelope;
+use super::envelope::Envelope;
 
 /// What needs no training in one world.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 fn committed(name: &str) -> Table {
     let path = Path::new(ROOT).join("figures/study").join(name);

@@ -1,0 +1,305 @@
+//! `rto_llm sweep`: methods compared with everything else equal, each at the point of its grid that it chose on other seeds.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `plan` | what is compared, and what is refused |
+//! | `base` | data, SFT, reward model and DPO of a world and seed, made once for all methods |
+//! | `cell` | the runs of a method, and what needs no training of PPO |
+
+mod base;
+mod cell;
+mod plan;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result};
+use rto_harness::cli::Common;
+use rto_harness::comparison::{REPORT, TUNE, choose};
+use rto_harness::methods::Method;
+use rto_harness::run_dir::Timings;
+use rto_harness::say;
+use rto_harness::settings::Settings;
+use rto_harness::stats::Sample;
+use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
+use rto_harness::sweep::Task;
+use rto_harness::table::Table;
+use serde_json::{Map, json};
+
+use base::Bases;
+use plan::{Plan, Point};
+
+/// `rto_llm sweep`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<study::Command>,
+    /// What is compared: a TOML file with methods, seeds, samples, [settings], [world.NAME] and [grid.METHOD]
+    #[arg(value_name = "PLAN.toml")]
+    plan: Option<PathBuf>,
+    /// Write results here: a new or empty directory, or an unfinished sweep to go on with
+    /// [default: the next free runs/sweep-0001]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Compute only share I of N of the seeds (I from 0 to N-1, or from 1 to N); `sweep merge` puts them together
+    #[arg(long, value_name = "I/N")]
+    shard: Option<String>,
+    /// Print how many cells, runs and replies the plan has; compute and write nothing
+    #[arg(long, conflicts_with = "shard")]
+    dry_run: bool,
+    /// Change one key of the plan, `samples=4608` say; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A small sweep that ends within seconds, before what the plan says
+    #[arg(long)]
+    smoke: bool,
+    /// Print the results as JSON on standard output; text for people goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Draw no progress bar
+    #[arg(long)]
+    quiet: bool,
+    /// Draw the figures of a finished sweep again, from the CSV files in this directory
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["plan", "set", "out", "smoke", "shard", "dry_run"])]
+    redraw: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rto_llm sweep plan.toml --dry-run          how many runs are that?
+  rto_llm sweep plan.toml --out runs/mine    and the same again after a crash or Ctrl-C
+  rto_llm sweep --smoke                      a sweep in seconds; nothing is learned
+As an array of jobs, the first line twice (tuning, then what it chose), then once:
+  rto_llm sweep plan.toml --shard $INDEX/5 --out shared
+  rto_llm sweep merge shared --out runs/merged
+where plan.toml is, say,
+  methods = [\"dppo\", \"rto\"]
+  samples = 4608
+  [settings]
+  disagreement = 0.5
+  [grid.dppo]
+  ppo.learning_rate = [3e-4, 1e-3]
+  [grid.rto]
+  ppo.learning_rate = [3e-4, 1e-3]
+A method of your own is a row in the table of methods; name it in the plan beside rto and dppo.";
+
+/// A plan with its bases.
+pub struct Sweep {
+    plan: Plan,
+    /// Set once the folder is known.
+    at: OnceLock<(PathBuf, Bases)>,
+}
+
+/// Runs a sweep, a share of it, or what is missing of it.
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(study::Command::Merge(merge)) = &args.command {
+        return study::merge::<Sweep>(merge);
+    }
+    let common = Common {
+        config: args.plan.clone(),
+        set: args.set.clone(),
+        out: args.out.clone(),
+        smoke: args.smoke,
+        json: args.json,
+        quiet: args.quiet,
+        redraw: args.redraw.clone(),
+        ..Common::default()
+    };
+    let file = args.plan.as_ref().map(|p| p.display().to_string());
+    let named = || file.clone().unwrap_or_else(|| "sweep".into());
+    if args.dry_run {
+        let plan = Plan::resolve(&common, &Map::new()).with_context(named)?;
+        return print(&plan, &common);
+    }
+    let study = StudyArgs {
+        common,
+        shard: args.shard.clone(),
+        ..StudyArgs::default()
+    };
+    study::run::<Sweep>(&study, &Map::new())
+}
+
+fn print(plan: &Plan, common: &Common) -> Result<()> {
+    let reporter = common.reporter();
+    let runs = plan.runs()?;
+    let bases = plan.worlds().len() * plan.report_seeds.len() + plan.tuned().len();
+    let sweep = Sweep::new(plan.clone())?;
+    let cells = sweep.tasks().len() + sweep.reports(&|_| Ok((0, Point::new())))?.len();
+    let drawn = runs as u64 * plan.samples;
+    let points = plan.points(plan.methods[0])?.len();
+    say!(
+        reporter,
+        "{cells} cells: {runs} runs of {} methods, each of {} replies, {drawn} in all; {points} points of each grid on {} seeds, the chosen one on {} seeds in {} worlds; {bases} times SFT, reward model and DPO",
+        plan.methods.len(),
+        plan.samples,
+        plan.tuned().len(),
+        plan.report_seeds.len(),
+        plan.worlds().len()
+    )?;
+    reporter.json(&json!({
+        "cells": cells, "runs": runs, "samples_each": plan.samples, "samples": drawn, "points": points, "bases": bases,
+    }))
+}
+
+impl Sweep {
+    fn root(&self) -> Result<&Path> {
+        let at = self.at.get();
+        Ok(&at.context("the folder of the sweep is not known yet")?.0)
+    }
+
+    fn bases(&self) -> Result<&Bases> {
+        let at = self.at.get();
+        Ok(&at.context("the folder of the sweep is not known yet")?.1)
+    }
+
+    /// The cells of what is reported, at the points that were chosen.
+    fn reports(
+        &self,
+        chosen: &dyn Fn(&'static Method) -> Result<(usize, Point)>,
+    ) -> Result<Vec<Task<'_>>> {
+        let mut tasks = Vec::new();
+        for world in self.plan.worlds().into_keys() {
+            for &method in &self.plan.methods {
+                let (number, point) = chosen(method)?;
+                let mut stages = vec![(REPORT.to_string(), REPORT.to_string(), point.clone())];
+                for (name, variant) in &self.plan.variant {
+                    if variant.methods.contains(&method) {
+                        let stage = variant.stage.clone().unwrap_or_else(|| name.clone());
+                        let point = self.plan.upon(&point, name, method)?;
+                        stages.push((name.clone(), stage, point));
+                    }
+                }
+                for (name, stage, point) in stages {
+                    for &seed in &self.plan.report_seeds {
+                        let id = format!("{}/c/{world}.{}.{name}.{seed}", Plan::NAME, method.name);
+                        let (world, stage, point) = (world.clone(), stage.clone(), point.clone());
+                        let work = move || {
+                            let run = cell::Run {
+                                world: &world,
+                                method,
+                                stage: &stage,
+                                point: (number, &point),
+                                seed,
+                            };
+                            cell::alone(|| run.rows(self))
+                        };
+                        tasks.push(Task::new(id, cell::RUNS, work).in_group(seed));
+                    }
+                }
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// The grid of a method on one seed.
+    fn tune(
+        &self,
+        method: &'static Method,
+        seed: u64,
+    ) -> Result<Vec<Vec<rto_harness::table::Cell>>> {
+        let mut rows = Vec::new();
+        for (number, point) in self.plan.points(method)?.iter().enumerate() {
+            let run = cell::Run {
+                world: &self.plan.tuned_on,
+                method,
+                stage: TUNE,
+                point: (number, point),
+                seed,
+            };
+            rows.extend(run.rows(self)?);
+        }
+        Ok(rows)
+    }
+
+    /// The point of a method that did best on the tuning seeds.
+    fn chosen(&self, tuned: Option<&Table>, method: &'static Method) -> Result<(usize, Point)> {
+        let points = self.plan.points(method)?;
+        let Some(tuned) = tuned else {
+            return Ok((0, points[0].clone()));
+        };
+        let rows = tuned.filter("method", method.name)?;
+        let end = |i: usize| -> Result<Sample> {
+            Ok(Sample(
+                rows.filter("point", &i.to_string())?.floats("objective")?,
+            ))
+        };
+        let ends = (0..points.len()).map(end).collect::<Result<Vec<_>>>()?;
+        let numbers = points.iter().map(|p| cell::numbers(self, method, p));
+        let number = choose(&numbers.collect::<Result<Vec<_>>>()?, &ends);
+        Ok((number, points[number].clone()))
+    }
+}
+
+impl Experiment for Sweep {
+    type Settings = Plan;
+
+    const TWICE: bool = true;
+
+    fn new(plan: Plan) -> Result<Self> {
+        Ok(Self {
+            plan,
+            at: OnceLock::new(),
+        })
+    }
+
+    fn settings(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn in_folder(&self, folder: &Path) {
+        self.at
+            .get_or_init(|| (folder.to_path_buf(), Bases::inside(folder)));
+    }
+
+    fn prepare(&self, _: &mut Timings) -> Result<()> {
+        Ok(())
+    }
+
+    fn tasks(&self) -> Vec<Task<'_>> {
+        let mut tasks = Vec::new();
+        for &method in &self.plan.methods {
+            for &seed in self.plan.tuned() {
+                let id = format!("{}/a/{}.{seed}", Plan::NAME, method.name);
+                let work = move || cell::alone(|| self.tune(method, seed));
+                tasks.push(Task::new(id, cell::RUNS, work).in_group(seed));
+            }
+        }
+        for world in self.plan.worlds().into_keys() {
+            for &seed in &self.plan.report_seeds {
+                let id = format!("{}/b/{world}.{seed}", Plan::NAME);
+                let world = world.clone();
+                let work = move || cell::alone(|| cell::worlds(self, &world, seed));
+                tasks.push(Task::new(id, cell::WORLDS, work).in_group(seed));
+            }
+        }
+        tasks
+    }
+
+    fn later(&self, cells: &Cells<'_>) -> Result<Vec<Task<'_>>> {
+        let tuned = match self.plan.tuned() {
+            [] => None,
+            _ => Some(cells.of_part('a', "tuned")?),
+        };
+        self.reports(&|method| self.chosen(tuned.as_ref(), method))
+    }
+
+    fn results(&self, cells: &Cells<'_>) -> Result<Results> {
+        let mut runs = Table::new("runs", &[&["id"], cell::RUNS].concat());
+        for part in ['a', 'c'] {
+            for row in cells.of_part(part, "runs")?.rows() {
+                runs.push(row.clone());
+            }
+        }
+        let worlds = cells.of_part('b', "worlds")?;
+        Ok(Results {
+            texts: vec![],
+            raw: vec![runs, worlds],
+            tables: vec![],
+        })
+    }
+
+    fn draw(_: &Path) -> Result<()> {
+        Ok(())
+    }
+}
