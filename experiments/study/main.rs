@@ -14,7 +14,7 @@ use clap::Parser;
 use config::{Config, Flags};
 use rto::seed::SeedTree;
 use rto_harness::cli::{note, parse, run_main};
-use rto_harness::comparison;
+use rto_harness::comparison::{self, Reading};
 use rto_harness::run_dir::Timings;
 use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
@@ -134,8 +134,12 @@ impl Experiment for Study {
     fn results(&self, cells: &Cells<'_>) -> Result<Results> {
         let runs = cells.of_part('a', "runs")?;
         let worlds = cells.of_part('b', "worlds")?;
-        let measured =
-            comparison::Study::read(&runs, &worlds, (self.config.ppo.beta2, self.config.every()))?;
+        let how = Reading {
+            beta2: self.config.ppo.beta2,
+            every: self.config.every(),
+            report_in_envelope: false,
+        };
+        let measured = comparison::Study::read(&runs, &worlds, how)?;
         let found = measured.conclude()?;
         let mut tables = vec![self.setting()?];
         tables.extend(found.tables);

@@ -1,6 +1,8 @@
-//! What the study concludes, from `runs.csv` and `worlds.csv` alone.
+//! RTO against DPPO and their baselines by the rules of `paper-notes/protocol.md`, from `runs.csv` and `worlds.csv` alone: what `study` concludes of
+//! trees and `rto_llm sweep` of the dialogue world.
 
 mod envelope;
+pub mod figures;
 mod grid;
 mod verdict;
 mod world;
@@ -52,6 +54,17 @@ struct Row {
 /// (instance, method, stage) and (seed, β₂ as text) of a run.
 type Of = (String, String, String);
 
+/// How runs were made.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// β₂ of the objective.
+    pub beta2: f64,
+    /// Iterations between two measurements that are drawn.
+    pub every: u64,
+    /// Whether reward at matched KL is of the reported runs too, and not of those of stage [`ENVELOPE`] alone.
+    pub report_in_envelope: bool,
+}
+
 /// Everything that was measured.
 pub struct Study {
     instances: Vec<String>,
@@ -59,6 +72,7 @@ pub struct Study {
     seeds: Vec<u64>,
     beta2: f64,
     every: u64,
+    report_in_envelope: bool,
     runs: BTreeMap<Of, BTreeMap<(u64, String), Vec<Row>>>,
     worlds: BTreeMap<(String, u64), World>,
     points: Table,
@@ -74,8 +88,11 @@ pub struct Conclusions {
 }
 
 impl Study {
-    /// Reads `runs.csv` and `worlds.csv` of an objective at β₂, measured after every so many iterations.
-    pub fn read(runs: &Table, worlds: &Table, (beta2, every): (f64, u64)) -> Result<Self> {
+    /// Reads `runs.csv` and `worlds.csv`.
+    ///
+    /// # Errors
+    /// A column that is missing, a number that is none.
+    pub fn read(runs: &Table, worlds: &Table, how: Reading) -> Result<Self> {
         let text = |column: &str| runs.texts(column);
         let (instances, methods, stages) = (text("instance")?, text("method")?, text("stage")?);
         let (seeds, betas) = (runs.parsed::<u64>("seed", "a seed")?, text("beta2")?);
@@ -128,8 +145,9 @@ impl Study {
             instances: report.distinct("instance")?,
             methods: report.distinct("method")?,
             seeds: reported,
-            beta2,
-            every,
+            beta2: how.beta2,
+            every: how.every,
+            report_in_envelope: how.report_in_envelope,
             runs: all,
             worlds: found,
             points: points(runs)?,
@@ -138,6 +156,9 @@ impl Study {
     }
 
     /// Every table of the study.
+    ///
+    /// # Errors
+    /// A run or a world that is missing.
     pub fn conclude(self) -> Result<Conclusions> {
         let conclusions = self.conclusions()?;
         let verdicts = self.verdicts(&conclusions)?;
@@ -243,15 +264,24 @@ impl Study {
         Ok((logs, missed))
     }
 
+    /// The runs of a method in a stage, if it has any.
+    fn of_stage(
+        &self,
+        instance: &str,
+        method: &str,
+        stage: &str,
+    ) -> Option<&BTreeMap<(u64, String), Vec<Row>>> {
+        let of = [instance, method, stage].map(str::to_string);
+        let [instance, method, stage] = of;
+        self.runs.get(&(instance, method, stage))
+    }
+
     /// All (KL, reward) of a method over β₂ and training time.
     fn reached(&self, instance: &str, method: &str, seed: u64) -> Vec<(f64, f64)> {
-        let of = (
-            instance.to_string(),
-            method.to_string(),
-            ENVELOPE.to_string(),
-        );
-        let runs = self.runs.get(&of).into_iter().flatten();
-        let runs = runs.filter(|((s, _), _)| *s == seed);
+        let also = self.report_in_envelope.then_some(REPORT);
+        let stages = [ENVELOPE].into_iter().chain(also);
+        let runs = stages.filter_map(|stage| self.of_stage(instance, method, stage));
+        let runs = runs.flatten().filter(|((s, _), _)| *s == seed);
         runs.flat_map(|(_, rows)| rows.iter().map(|r| (r.kl, r.reward)))
             .collect()
     }
@@ -288,7 +318,8 @@ impl Study {
         let mut rows: Vec<Vec<Cell>> = Vec::new();
         let mut family: Vec<(usize, f64)> = Vec::new();
         for instance in &self.instances {
-            for variant in [REPORT, LAMBDA_ONE, EXACT_CRITIC] {
+            let run = |variant: &&str| self.of_stage(instance, "rto", variant).is_some();
+            for variant in [REPORT, LAMBDA_ONE, EXACT_CRITIC].into_iter().filter(run) {
                 let tested = variant == REPORT;
                 let of =
                     |quantity: &str| [instance, quantity, variant, "rto", "dppo"].map(Cell::from);
@@ -328,7 +359,11 @@ impl Study {
                 });
                 let of = [instance.as_str(), quantity, REPORT, "rto", "dppo"].map(Cell::from);
                 let none = [Cell::Empty, Cell::Empty];
-                rows.push(line(of, &differences(&dppo?, &rto?), f64::exp, none));
+                let ratio = differences(&dppo?, &rto?);
+                // Not every ground measures it.
+                if ratio.0.iter().all(|r| r.is_finite()) {
+                    rows.push(line(of, &ratio, f64::exp, none));
+                }
             }
             // The same question of a reward model: paid token by token, or its sum at the end.
             if ["ppo", "ppo_dense"]

@@ -13,7 +13,11 @@ fn study() -> Study {
     let setting = committed("setting.csv");
     let beta2 = setting.floats("beta2").unwrap()[0];
     let every = setting.parsed("every", "a number").unwrap()[0];
-    let how = (beta2, every);
+    let how = Reading {
+        beta2,
+        every,
+        report_in_envelope: false,
+    };
     Study::read(&committed("runs.csv"), &committed("worlds.csv"), how).unwrap()
 }
 

@@ -5,9 +5,11 @@
 //! | `plan` | what is compared, and what is refused |
 //! | `base` | data, SFT, reward model and DPO of a world and seed, made once for all methods |
 //! | `cell` | the runs of a method, and what needs no training of PPO |
+//! | `figures` | what is drawn of the tables |
 
 mod base;
 mod cell;
+mod figures;
 mod plan;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use rto_harness::cli::Common;
-use rto_harness::comparison::{REPORT, TUNE, choose};
+use rto_harness::comparison::{self, REPORT, Reading, TUNE, choose};
 use rto_harness::methods::Method;
 use rto_harness::run_dir::Timings;
 use rto_harness::say;
@@ -70,7 +72,7 @@ Examples:
   rto_llm sweep plan.toml --dry-run          how many runs are that?
   rto_llm sweep plan.toml --out runs/mine    and the same again after a crash or Ctrl-C
   rto_llm sweep --smoke                      a sweep in seconds; nothing is learned
-As an array of jobs, the first line twice (tuning, then what it chose), then once:
+As an array of jobs in one folder, the first line twice (tuning, then what it chose), then:
   rto_llm sweep plan.toml --shard $INDEX/5 --out shared
   rto_llm sweep merge shared --out runs/merged
 where plan.toml is, say,
@@ -106,11 +108,11 @@ pub fn run(args: &Args) -> Result<()> {
         redraw: args.redraw.clone(),
         ..Common::default()
     };
-    let file = args.plan.as_ref().map(|p| p.display().to_string());
-    let named = || file.clone().unwrap_or_else(|| "sweep".into());
-    if args.dry_run {
-        let plan = Plan::resolve(&common, &Map::new()).with_context(named)?;
-        return print(&plan, &common);
+    if args.redraw.is_none() {
+        let plan = Plan::resolve(&common, &Map::new()).map_err(|e| in_file(args, e))?;
+        if args.dry_run {
+            return print(&plan, &common);
+        }
     }
     let study = StudyArgs {
         common,
@@ -118,6 +120,15 @@ pub fn run(args: &Args) -> Result<()> {
         ..StudyArgs::default()
     };
     study::run::<Sweep>(&study, &Map::new())
+}
+
+/// Says which file a mistake is in, where that is not said.
+fn in_file(args: &Args, error: anyhow::Error) -> anyhow::Error {
+    let file = args.plan.as_ref().map(|p| p.display().to_string());
+    match file.filter(|file| !error.to_string().contains(file)) {
+        Some(file) => error.context(file),
+        None => error,
+    }
 }
 
 fn print(plan: &Plan, common: &Common) -> Result<()> {
@@ -190,6 +201,43 @@ impl Sweep {
             }
         }
         Ok(tasks)
+    }
+
+    /// What the figures say about the setting, one row for each world.
+    fn setting(&self) -> Result<Table> {
+        let plan = &self.plan;
+        let columns = [
+            "instance",
+            "settings",
+            "beta1",
+            "beta2",
+            "pairs",
+            "samples",
+            "every",
+            "points",
+            "tuning_seeds",
+            "report_seeds",
+            "variants",
+        ];
+        let mut table = Table::new("setting", &columns);
+        for (world, settings) in plan.worlds() {
+            let config = plan.config(&world, plan.methods[0], &Point::new(), 0)?;
+            let variants: Vec<&str> = plan.variant.keys().map(String::as_str).collect();
+            table.push([
+                world.as_str().into(),
+                plan::shown(&settings).into(),
+                config.beta1.into(),
+                config.ppo.beta2.into(),
+                config.pairs.into(),
+                plan.samples.into(),
+                plan.every(plan.methods[0])?.into(),
+                plan.points(plan.methods[0])?.len().into(),
+                plan.tuned().len().into(),
+                plan.report_seeds.len().into(),
+                variants.join(" ").into(),
+            ]);
+        }
+        Ok(table)
     }
 
     /// The grid of a method on one seed.
@@ -292,14 +340,22 @@ impl Experiment for Sweep {
             }
         }
         let worlds = cells.of_part('b', "worlds")?;
+        let how = Reading {
+            beta2: self.plan.beta2()?,
+            every: self.plan.every(self.plan.methods[0])?,
+            report_in_envelope: true,
+        };
+        let found = comparison::Study::read(&runs, &worlds, how)?.conclude()?;
+        let mut tables = vec![self.setting()?];
+        tables.extend(found.tables);
         Ok(Results {
-            texts: vec![],
+            texts: vec![found.text],
             raw: vec![runs, worlds],
-            tables: vec![],
+            tables,
         })
     }
 
-    fn draw(_: &Path) -> Result<()> {
-        Ok(())
+    fn draw(dir: &Path) -> Result<()> {
+        figures::draw_all(dir)
     }
 }

@@ -150,8 +150,8 @@ impl Plan {
         // A cell that is killed begins again: its checkpoints would be for nothing.
         own.insert("save_every".into(), Value::Integer(1_000_000));
         let tables = [
-            ("settings".to_string(), self.settings.clone()),
-            (format!("world.{world}"), self.worlds()[world].clone()),
+            ("[settings]".to_string(), self.settings.clone()),
+            (format!("[world.{world}]"), self.worlds()[world].clone()),
             (
                 format!("{} at {}", method.name, shown(point)),
                 point.clone(),
@@ -159,12 +159,6 @@ impl Plan {
             ("sweep".to_string(), own),
         ];
         let mut config = config::of_tables(&self.preset, &tables)?;
-        if !config.on_world() {
-            bail!(
-                "settings.data: found {:?}, expected [\"world\"], whose corner is known exactly",
-                config.data
-            );
-        }
         let drawn = config.ppo(method)?.responses() as u64;
         if !self.samples.is_multiple_of(drawn) {
             bail!(
@@ -184,6 +178,12 @@ impl Plan {
             );
         }
         Ok(config)
+    }
+
+    /// Iterations of a method between two measurements.
+    pub fn every(&self, method: &'static Method) -> Result<u64> {
+        let config = self.config(&self.tuned_on, method, &Point::new(), 0)?;
+        Ok(config.ppo.iterations / self.evaluations)
     }
 
     /// β₂ of the objective.
@@ -338,6 +338,9 @@ impl Plan {
                 match key.as_str() {
                     "ppo.iterations" => bail!(
                         "{table}.{key}: found {value}, expected none: `samples` says how long every method trains"
+                    ),
+                    "data" if value.as_array().is_none_or(|d| d[..] != ["world".into()]) => bail!(
+                        "{table}.{key}: found {value}, expected [\"world\"], whose corner is known exactly"
                     ),
                     "seed" | "methods" | "preset" | "save_every" => {
                         bail!("{table}.{key}: found {value}, expected none: the plan says it")
