@@ -297,7 +297,7 @@ fn unequal_and_wrong_plans_are_refused() {
         (
             "samples = 16",
             "sampels = 16",
-            &["bad.toml:6", "`sampels`", "`samples`"],
+            &["bad.toml:5", "`sampels`", "`samples`"],
         ),
     ] {
         let found = with(from, to);

@@ -9,6 +9,7 @@ mod set;
 mod token_rewards;
 
 pub use codec::Codec;
+pub use on_world::world;
 pub use set::{Data, Feedback};
 pub use token_rewards::Paid;
 

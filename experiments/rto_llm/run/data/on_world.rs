@@ -20,14 +20,22 @@ pub enum Cut {
     ByText,
 }
 
-/// The data of the world.
-pub fn read(config: &Config, seeds: &SeedTree, cut: Cut) -> Result<Data> {
-    let world = World::try_new(WorldConfig {
+/// The world that the settings make.
+///
+/// # Errors
+/// A setting out of range.
+pub fn world(config: &Config) -> Result<World> {
+    Ok(World::try_new(WorldConfig {
         scale: config.reward_scale,
         disagreement: config.disagreement,
         density: config.density,
         horizon: config.max_new_tokens,
-    })?;
+    })?)
+}
+
+/// The data of the world.
+pub fn read(config: &Config, seeds: &SeedTree, cut: Cut) -> Result<Data> {
+    let world = world(config)?;
     let (prompts, held_out) = match cut {
         Cut::BySeed => world.split(&seeds.child("split")),
         Cut::ByText => {

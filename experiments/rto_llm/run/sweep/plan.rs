@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::run::config::{self, Config};
+use crate::run::data;
 
 /// The resolved plan, saved with the sweep. Every key is documented in `experiments/configs/sweep.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +81,10 @@ impl Settings for Plan {
                     self.check_cell(world, method, point)?;
                 }
             }
+        }
+        for world in self.worlds().keys() {
+            let config = self.config(world, self.methods[0], &Point::new(), 0)?;
+            data::world(&config).with_context(|| format!("world.{world}"))?;
         }
         for (name, variant) in &self.variant {
             for &method in &variant.methods {
