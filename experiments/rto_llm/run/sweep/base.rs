@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
+use candle_core::Device;
 use rto::seed::SeedTree;
 use rto_bridge::collective::Solo;
 use rto_bridge::device::device_of_process;
@@ -88,7 +89,10 @@ impl Base {
     /// The networks of a run on this base.
     pub fn models<'r>(&'r self, config: &'r Config, root: &'r Path) -> Result<Models<'r>> {
         let ranks = Ranks::try_new(Arc::new(Solo), config.gradient_groups)?;
-        let device = device_of_process(&config.device, 0)?;
+        let device = match config.executor()? {
+            None => device_of_process(&config.device, 0)?,
+            Some(_) => Device::Cpu,
+        };
         Models::try_new(config, &self.data, &self.seeds, (device, ranks), root)
     }
 

@@ -188,7 +188,7 @@ impl Training<'_> {
         let (start, first) = (Instant::now(), state.sampled_tokens);
         loop {
             if let Some(watch) = self.watch {
-                watch(state.iteration, trained.policy.policy_ref().scorer())?;
+                watch(state.iteration, trained.policy.network()?)?;
             }
             let run = PpoRun {
                 reference: &frozen.sft,
