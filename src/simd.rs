@@ -227,7 +227,7 @@ fn line<S: Simd>(simd: S, c0: f64, c1: f64, y: S::f64s) -> S::f64s {
     simd.mul_add_e_f64s(simd.splat_f64s(c1), y, simd.splat_f64s(c0))
 }
 
-/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`); returns max t, −∞ for no entries.
+/// tᵢ = (rᵢ + nᵢ)·scale + pᵢ into `out` (n = 0 where `next` is `None`), and into `top` the larger of it and every t of its lane.
 /// Every slice has the same length, a multiple of [`LANES`].
 #[inline(always)]
 pub(crate) fn soft_logits<S: Simd>(
@@ -237,27 +237,65 @@ pub(crate) fn soft_logits<S: Simd>(
     log_reference: &[f64],
     scale: f64,
     out: &mut [f64],
-) -> f64 {
+    top: &mut S::f64s,
+) {
     let scale = simd.splat_f64s(scale);
     let (r, p) = (S::as_simd_f64s(reward).0, S::as_simd_f64s(log_reference).0);
     let t = S::as_mut_simd_f64s(out).0;
-    let mut top = simd.splat_f64s(f64::NEG_INFINITY);
     match next {
         Some(next) => {
             let n = S::as_simd_f64s(next).0;
             for (((t, r), p), n) in t.iter_mut().zip(r).zip(p).zip(n) {
                 *t = simd.mul_add_e_f64s(simd.add_f64s(*r, *n), scale, *p);
-                top = simd.max_f64s(top, *t);
+                *top = simd.max_f64s(*top, *t);
             }
         }
         None => {
             for ((t, r), p) in t.iter_mut().zip(r).zip(p) {
                 *t = simd.mul_add_e_f64s(*r, scale, *p);
-                top = simd.max_f64s(top, *t);
+                *top = simd.max_f64s(*top, *t);
             }
         }
     }
-    simd.reduce_max_f64s(top)
+}
+
+/// [`soft_logits`] of one block and [`exp_shifted`] of another as large, vector by vector in turn: the loads of the one overlap with the
+/// arithmetic of the other.
+#[inline(always)]
+pub(crate) fn soft_logits_beside_exp<S: Simd>(
+    simd: S,
+    (reward, next, log_reference): (&[f64], Option<&[f64]>, &[f64]),
+    scale: f64,
+    (logits, top): (&mut [f64], &mut S::f64s),
+    (t, shift, weights): (&[f64], f64, &mut [f64]),
+) {
+    let (scale, shift) = (simd.splat_f64s(scale), simd.splat_f64s(shift));
+    let inputs = S::as_simd_f64s(reward)
+        .0
+        .iter()
+        .zip(S::as_simd_f64s(log_reference).0);
+    let outputs = S::as_mut_simd_f64s(logits).0.iter_mut();
+    let exponentials = S::as_mut_simd_f64s(weights)
+        .0
+        .iter_mut()
+        .zip(S::as_simd_f64s(t).0);
+    let all = inputs.zip(outputs).zip(exponentials);
+    match next {
+        Some(next) => {
+            for ((((r, p), l), (w, t)), n) in all.zip(S::as_simd_f64s(next).0) {
+                *l = simd.mul_add_e_f64s(simd.add_f64s(*r, *n), scale, *p);
+                *top = simd.max_f64s(*top, *l);
+                *w = exp_vector(simd, simd.sub_f64s(*t, shift));
+            }
+        }
+        None => {
+            for (((r, p), l), (w, t)) in all {
+                *l = simd.mul_add_e_f64s(*r, scale, *p);
+                *top = simd.max_f64s(*top, *l);
+                *w = exp_vector(simd, simd.sub_f64s(*t, shift));
+            }
+        }
+    }
 }
 
 /// exp(tᵢ − shift), shift ≥ every entry; both slices have the same length, a multiple of [`LANES`].

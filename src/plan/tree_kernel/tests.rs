@@ -18,6 +18,8 @@ fn agrees_with_the_table_planner() {
         (1, 33, 2),
         (1, 64, 2),
         (1, 3, 12),
+        (1, 2, 17),
+        (1, 10, 5),
     ]
     .into_iter()
     .enumerate()
