@@ -43,7 +43,7 @@ pub fn device(name: &str) -> Result<Device> {
 pub enum Executor {
     /// Loops over slices on one thread of the processor.
     Slices,
-    /// The kernels' own text on the processor: needs a C++ compiler, and takes hundreds of times as long.
+    /// The kernels' own text on the processor: needs a C++ compiler, and is an order of magnitude slower than slices.
     Emulated,
     /// The GPU of this number; needs a build with the feature `cuda`.
     Cuda(usize),
@@ -93,6 +93,17 @@ impl Executor {
         }
     }
 
+    /// Bytes that a GPU has free; `None` on a processor, whose memory is not asked: the system may have pages that it gives back.
+    ///
+    /// # Errors
+    /// As [`Executor::open`]; [`Error::Device`] where the driver does not say.
+    pub fn free_memory(self) -> Result<Option<u64>> {
+        match self {
+            Self::Slices | Self::Emulated => Ok(None),
+            Self::Cuda(number) => free_on_cuda(number).map(Some),
+        }
+    }
+
     /// Threads of a block: as few as there can be where each is a fibre, as many as a GPU takes well where it is one.
     pub fn threads(self) -> u32 {
         match self {
@@ -102,28 +113,45 @@ impl Executor {
     }
 }
 
-#[cfg(feature = "cuda")]
-fn open_cuda(number: usize) -> Result<Box<dyn rto_device::Device>> {
-    let refused = |why: String| Error::Device {
+fn no_cuda(number: usize, why: String) -> Error {
+    Error::Device {
         name: format!("{KERNELS}cuda:{number}"),
         why,
         source: None,
-    };
-    // The loader of the driver panics where there is none.
-    match std::panic::catch_unwind(|| rto_device::Cuda::open(number)) {
-        Ok(Ok(device)) => Ok(Box::new(device)),
-        Ok(Err(error)) => Err(refused(error.to_string())),
-        Err(_) => Err(refused("no usable CUDA driver".into())),
     }
 }
 
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Result<rto_device::Cuda> {
+    // The loader of the driver panics where there is none.
+    match std::panic::catch_unwind(|| rto_device::Cuda::open(number)) {
+        Ok(device) => device.map_err(|e| no_cuda(number, e.to_string())),
+        Err(_) => Err(no_cuda(number, "no usable CUDA driver".into())),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(number: usize) -> Result<Box<dyn rto_device::Device>> {
+    Ok(Box::new(cuda(number)?))
+}
+
+#[cfg(feature = "cuda")]
+fn free_on_cuda(number: usize) -> Result<u64> {
+    let free = cuda(number)?.free_memory();
+    free.map_err(|e| no_cuda(number, e.to_string()))
+}
+
+#[cfg(not(feature = "cuda"))]
+const NOT_BUILT: &str = "this build has no CUDA; build with --features cuda";
+
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(number: usize) -> Result<Box<dyn rto_device::Device>> {
-    Err(Error::Device {
-        name: format!("{KERNELS}cuda:{number}"),
-        why: "this build has no CUDA; build with --features cuda".into(),
-        source: None,
-    })
+    Err(no_cuda(number, NOT_BUILT.into()))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn free_on_cuda(number: usize) -> Result<u64> {
+    Err(no_cuda(number, NOT_BUILT.into()))
 }
 
 /// The device of one of several processes on a host: [`device()`], but for `cuda` the GPU of the process's number there, counted round the

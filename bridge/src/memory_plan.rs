@@ -213,7 +213,11 @@ pub fn check_fits(bytes: u64, device: &Device) -> Result<()> {
     }
 }
 
-fn fits_in(bytes: u64, free: u64) -> Result<()> {
+/// [`check_fits`] where it is known what is free.
+///
+/// # Errors
+/// As there.
+pub fn fits_in(bytes: u64, free: u64) -> Result<()> {
     if bytes <= free {
         return Ok(());
     }

@@ -80,6 +80,15 @@ impl Cuda {
         })
     }
 
+    /// Bytes that the card has free.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] where the driver does not say.
+    pub fn free_memory(&self) -> Result<u64> {
+        let (free, _) = self.stream.context().mem_get_info().map_err(driver)?;
+        Ok(free as u64)
+    }
+
     /// What the driver calls the card.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use rto_bridge::learner::{
     LearnerOptions, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
 };
 use rto_bridge::lora::LoraConfig;
+use rto_bridge::memory_plan::{DeviceRun, device_plan};
 use rto_bridge::model::Heads;
 use rto_bridge::optimizer::{AdamWConfig, Moments};
 use rto_bridge::params::Params;
@@ -484,4 +485,96 @@ fn adapters_share_their_base() {
         more - less >= 2 * base_bytes,
         "{more} and {less}, base {base_bytes}"
     );
+}
+
+/// The plan of a card is what learners of the seam take there: a step of SFT, and one of DPO beside its reference.
+#[test]
+fn learners_take_what_is_planned() {
+    let config = GptNeoXConfig {
+        hidden_size: 64,
+        n_heads: 4,
+        intermediate_size: 256,
+        n_layers: 3,
+        vocab_size: 500,
+        ..small_config(true)
+    };
+    let (prompt, response, micro_batch) = (24, 16, 4);
+    let text = |i: usize, n: usize| (0..n).map(move |t| 2 + ((i * 31 + t * 7) % 400) as u32);
+    let episode = |i: usize| {
+        let prompt: Vec<u32> = text(i / 2, prompt).collect();
+        let reply = text(i + 9, response).collect();
+        Episode::try_new(prompt.into(), reply, Finish::Length).unwrap()
+    };
+    let batch: Vec<Episode> = (0..8).map(episode).collect();
+    for (real, dtype, checkpointing) in [
+        (Real::F32, candle_core::DType::F32, false),
+        (Real::Bf16, candle_core::DType::BF16, true),
+    ] {
+        let planned = device_plan(
+            &config.clone().into(),
+            &DeviceRun {
+                dtype,
+                lora: None,
+                moments: Moments::F32,
+                checkpointing,
+                separate_critic: true,
+                micro_batch,
+                prompt,
+                response,
+                batches: [8, 4, 4],
+                iteration: [8, 4],
+                epochs: 1,
+                slots: 4,
+            },
+        );
+        let planned = planned.unwrap();
+        let planned = |stage: &str| {
+            let found = planned.iter().find(|s| s.stage == stage);
+            found.unwrap().peak_device_bytes as f64
+        };
+        let options = DeviceOptions {
+            micro_batch,
+            checkpointing,
+            ..DeviceOptions::default()
+        };
+        let scorer = || {
+            let weights = small_model(&config, LANGUAGE, 1).params().tensors();
+            NeuralScorer::try_new(config.clone(), Params::new(weights).unwrap()).unwrap()
+        };
+        let run = |dpo: bool| {
+            let device = rto_device::Slices::new();
+            let kernels = kernels(&device, real);
+            let start = DeviceScorer::try_new(kernels, &scorer(), options).unwrap();
+            let frozen = dpo.then(|| {
+                let params = Params::frozen(scorer().weights().unwrap()).unwrap();
+                let frozen = NeuralScorer::try_new(config.clone(), params).unwrap();
+                DeviceScorer::try_new(kernels, &frozen, options).unwrap()
+            });
+            let policy = DevicePolicy::try_new(start, response).unwrap();
+            let optimizer = AdamWConfig::default();
+            let mut learner = DeviceLearner::try_new(policy, optimizer, 1e-3).unwrap();
+            match frozen {
+                None => {
+                    let loss = rto::objective::Nll::new(
+                        &batch,
+                        rto::objective::Aggregation::SequenceMean,
+                        None,
+                    );
+                    learner.step(&batch, &loss.unwrap()).unwrap();
+                }
+                Some(frozen) => {
+                    let sums = rto::token_reward::log_probs(&frozen, &batch).unwrap();
+                    let loss =
+                        rto::objective::BradleyTerry::dpo(&batch, &sums.row_sums(), 0.1).unwrap();
+                    learner.step(&batch, &loss).unwrap();
+                }
+            }
+            device.peak() as f64
+        };
+        for (stage, dpo) in [("sft", false), ("dpo", true)] {
+            let ratio = run(dpo) / planned(stage);
+            println!("{stage} {real:?}: {ratio:.3} of the plan");
+            assert!((ratio - 1.0).abs() <= 0.03, "{stage} {real:?}: {ratio}");
+        }
+    }
 }

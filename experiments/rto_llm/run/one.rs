@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use rto::seed::SeedTree;
-use rto_bridge::device::device_of_process;
+use rto_bridge::device::{Executor, device_of_process};
 use rto_bridge::family::Head;
 use rto_bridge::learner::Ranks;
+use rto_bridge::memory_plan::fits_in;
 use rto_harness::cli::Reporter;
 use rto_harness::progress::Progress;
 use rto_harness::run_dir::RunDir;
@@ -86,6 +87,9 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
     };
     if args.dry_run {
         return plan::print(&config, &data, (jobs, args.shard_moments), reporter);
+    }
+    if let Some(free) = config.executor()?.map_or(Ok(None), Executor::free_memory)? {
+        fits_in(plan::peak_on_card(&config, &data.network)?, free)?;
     }
     let memory = plan::Memory::new(&config, &data, jobs);
     memory.check(&device, engine.size(), args.shard_moments)?;

@@ -1,9 +1,10 @@
 //! What a run would take on a card, from its settings and the shape of its network alone.
 
 use anyhow::Result;
-use rto_bridge::family::ModelConfig;
+use rto_bridge::family::{Head, ModelConfig};
 use rto_bridge::memory_plan::{CARDS, DeviceRun, DeviceStage, device_plan};
 use rto_harness::cli::Reporter;
+use rto_harness::methods::{Method, Model};
 use rto_harness::say;
 use serde_json::json;
 
@@ -34,6 +35,21 @@ fn run(config: &Config, network: &ModelConfig) -> DeviceRun {
         epochs: ppo.epochs,
         slots: SLOTS,
     }
+}
+
+/// The most bytes that a run takes of a device of the program of kernels: the plan's largest stage, and the reward model beside the policy
+/// where a method reads it and it is no adapter of π_ref.
+pub fn peak(config: &Config, network: &ModelConfig) -> Result<u64> {
+    let stages = device_plan(network, &run(config, network))?;
+    let largest = stages.iter().map(|s| s.peak_device_bytes).max();
+    let reads = |method: &&Method| method.training().reads.contains(&Model::RewardModel);
+    let shapes = network.tensors(Head::CausalLm);
+    let weights = shapes.values().map(|s| s.iter().product::<usize>());
+    let reward = match config.lora(network).is_none() && config.methods.iter().any(reads) {
+        true => weights.sum(),
+        false => 0,
+    };
+    Ok(largest.unwrap_or(0) + (reward * config.dtype.of().size_in_bytes()) as u64)
 }
 
 /// Prints settings and, for every stage, memory and work on a card.

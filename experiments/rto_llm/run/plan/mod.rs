@@ -6,7 +6,7 @@ mod estimate;
 mod memory;
 mod print;
 
-pub use card::print as print_card;
+pub use card::{peak as peak_on_card, print as print_card};
 pub use estimate::work;
 pub use memory::Memory;
 pub use print::print;
