@@ -79,6 +79,15 @@ check sft 120 "$card" sft $small
 check dpo 120 "$card" dpo $small
 check write 90 "$card" write $small
 check rto 180 "$card" rto $small
+# A whole run of a small network, where its binary is built already: cargo build --features rto-llm/cuda --bin rto_llm.
+binary=${RTO_LLM:-${CARGO_TARGET_DIR:-target}/debug/rto_llm}
+if [ -z "$small" ] && [ -x "$binary" ]; then
+    check run 120 "$binary" --smoke --quiet --methods rto --device "kernels:cuda:$RTO_CARD" --out "$OUT/run-$(date +%s)"
+elif [ -z "$small" ]; then
+    skip run "needs rto_llm built for cards: $binary, or RTO_LLM"
+else
+    skip run "cargo test --package rto-llm --test cli_rto_llm kernels runs it under the emulator"
+fi
 python=${PYTHON:-$(command -v python3 || true)}
 if [ -z "$small" ] && [ -n "$python" ] && "$python" -c 'import torch, transformers' 2>/dev/null; then
     check torch 180 "$python" scripts/gpu_torch.py $small

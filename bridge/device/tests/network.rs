@@ -377,6 +377,51 @@ fn text_does_not_depend_on_its_neighbours() {
     }
 }
 
+/// Log-probabilities, both divergences to a reference and their gradients never take `[tokens, vocabulary]`: beside what a small vocabulary
+/// takes, one tile of logits a network and its gradient, at the tokens of responses alone.
+#[test]
+fn no_pass_takes_all_logits() {
+    let (prompt, response, columns) = (17, 3, 64);
+    let peak = |vocabulary: usize| {
+        let device = Counting::new();
+        let kernels = kernels(&device, Real::F32);
+        let network = Network {
+            vocabulary,
+            positions: 20,
+            ..parallel()
+        };
+        let parameters = Parameters::alloc(&kernels, &network.tensors(), |_| true).unwrap();
+        let frozen = Parameters::alloc(&kernels, &network.tensors(), |_| false).unwrap();
+        let gradients = Gradients::zeros(&kernels, &parameters).unwrap();
+        let options = Options {
+            columns,
+            ..Options::default()
+        };
+        let reference = Program::new(kernels, &network, &frozen, options).unwrap();
+        let program = Program::new(kernels, &network, &parameters, options).unwrap();
+        let held = device.usage().live;
+        let texts = vec![(vec![1; prompt], vec![2; response]); 5];
+        let texts: Vec<(&[u32], &[u32])> = texts.iter().map(|(p, r)| (&p[..], &r[..])).collect();
+        let batch = Batch::new(&texts).unwrap();
+        let request = Request {
+            log_probs: true,
+            entropy: true,
+            reference: Some(&reference),
+            ..Request::default()
+        };
+        let forward = program.forward(&batch, &request, true).unwrap();
+        let grad = like(&forward.scores);
+        program
+            .backward(&batch, &request, forward, &grad, &gradients)
+            .unwrap();
+        device.peak() - held
+    };
+    // Twice the columns or a thousand times as many: one tile either way.
+    assert_eq!(peak(2 * columns), peak(2000 * columns));
+    let all_logits = 4 * 5 * (prompt + response) * 2000 * columns;
+    assert!(peak(2000 * columns) < all_logits as u64 / 100);
+}
+
 /// What cannot be computed is refused in one line, before anything is.
 #[test]
 fn what_does_not_fit_is_refused() {

@@ -6,7 +6,7 @@ use crate::common::*;
 use candle_core::Tensor;
 use rand::Rng;
 use rto::algorithm2::{
-    CriticSlot, DpoConfig, FitConfig, Pair, PpoConfig, RtoConfig, RtoInput, rto,
+    CriticSlot, DpoConfig, FitConfig, Pair, PpoConfig, PpoRun, PpoState, RtoConfig, RtoInput, rto,
 };
 use rto::seed::SeedTree;
 use rto::seq::{
@@ -577,4 +577,89 @@ fn learners_take_what_is_planned() {
             assert!((ratio - 1.0).abs() <= 0.03, "{stage} {real:?}: {ratio}");
         }
     }
+}
+
+/// The same of an iteration with a critic on the policy's trunk, a reference and a DPO policy: text, scores of all, steps.
+#[test]
+fn an_iteration_takes_what_is_planned() {
+    let config = GptNeoXConfig {
+        hidden_size: 64,
+        n_heads: 4,
+        intermediate_size: 256,
+        n_layers: 3,
+        vocab_size: 500,
+        ..small_config(true)
+    };
+    let (prompt, response, micro_batch, slots) = (24, 16, 4, 4);
+    let prompts: Vec<Arc<[u32]>> = (0..8)
+        .map(|i| (0..prompt).map(|t| 2 + (i * 31 + t * 7) % 400).collect())
+        .collect();
+    let run = DeviceRun {
+        dtype: candle_core::DType::BF16,
+        lora: None,
+        moments: Moments::F32,
+        checkpointing: true,
+        separate_critic: false,
+        micro_batch,
+        prompt: prompt as usize,
+        response,
+        batches: [8, 4, 4],
+        iteration: [8, 4],
+        epochs: 2,
+        slots,
+    };
+    let planned = device_plan(&config.clone().into(), &run).unwrap();
+    let planned = planned.iter().find(|s| s.stage == "rto").unwrap();
+    let device = rto_device::Slices::new();
+    let kernels = kernels(&device, Real::Bf16);
+    let options = DeviceOptions {
+        micro_batch,
+        checkpointing: true,
+        ..DeviceOptions::default()
+    };
+    let network = |heads: Heads, seed: u64| {
+        let weights = small_model(&config, heads, seed).params().tensors();
+        NeuralScorer::try_new(config.clone(), Params::new(weights).unwrap()).unwrap()
+    };
+    let frozen = |seed: u64| {
+        let params = Params::frozen(network(LANGUAGE, seed).weights().unwrap()).unwrap();
+        let scorer = NeuralScorer::try_new(config.clone(), params).unwrap();
+        DeviceScorer::try_new(kernels, &scorer, options).unwrap()
+    };
+    let (reference, dpo) = (frozen(1), frozen(2));
+    let heads = Heads {
+        value: true,
+        ..LANGUAGE
+    };
+    let policy = DeviceScorer::try_new(kernels, &network(heads, 1), options).unwrap();
+    let policy = DevicePolicy::try_new(policy, response).unwrap();
+    let policy = policy.with_writing(slots, 1 << 13).unwrap();
+    let mut learner = DeviceLearner::try_new(policy, AdamWConfig::default(), 1e-4).unwrap();
+    let ppo = PpoConfig {
+        iterations: 1,
+        prompts_per_iteration: 8,
+        minibatch_size: 4,
+        epochs: 2,
+        value_coef: 0.1,
+        ratio_tolerance: 3e-2,
+        ..RtoConfig::paper().ppo
+    };
+    let ppo = ppo.check().unwrap();
+    let reward = rto::token_reward::DpoReward::try_new(&dpo, &reference, 0.5).unwrap();
+    let mut state = PpoState::new(&ppo);
+    let made = PpoRun {
+        reference: &reference,
+        reward: &reward,
+        prompts: &prompts,
+        config: &ppo,
+        seeds: &SeedTree::new(4),
+    }
+    .next(&mut learner, &mut CriticSlot::SharedTrunk, &mut state)
+    .unwrap()
+    .unwrap();
+    let longest = made.batch.iter().filter(|e| e.len() == response).count();
+    assert!(longest >= micro_batch, "texts are as long as the plan's");
+    let ratio = device.peak() as f64 / planned.peak_device_bytes as f64;
+    println!("an iteration: {ratio:.3} of the plan");
+    assert!((ratio - 1.0).abs() <= 0.03, "{ratio}");
 }
