@@ -45,6 +45,25 @@ const STUDY: [Committed; 3] = [
     },
 ];
 
+/// The figures of the study in the dialogue world.
+const DIALOGUE: [Committed; 2] = [
+    Committed {
+        name: "rto_llm/sweep/objective",
+        what: "The objective against samples in the dialogue world, exact on its corner, each method at the point of its grid that it chose on other seeds.",
+        svg: include_str!("../../figures/rto_llm/sweep/objective.svg"),
+        command: SWEEP,
+    },
+    Committed {
+        name: "rto_llm/sweep/frontier",
+        what: "The most true reward at each KL from SFT on that corner, with the exact optimum's frontier, best-of-n and SFT at lower temperatures.",
+        svg: include_str!("../../figures/rto_llm/sweep/frontier.svg"),
+        command: SWEEP,
+    },
+];
+
+const SWEEP: &str =
+    "cargo run --bin rto_llm -- sweep experiments/configs/sweep.dialogue.toml --out runs/dialogue";
+
 const FRONTIER: Committed = Committed {
     name: "rto_llm/frontier",
     what: "Reward and KL of every method over five seeds.",
@@ -105,7 +124,7 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) ->
     page.say("What is claimed and what is true instead; proofs unfold.");
     page.push(&with_folded_proofs(ERRATA));
     page.section("section5", "The language-model experiment");
-    for figure in STUDY.iter().chain([&FRONTIER]) {
+    for figure in STUDY.iter().chain(&DIALOGUE).chain([&FRONTIER]) {
         committed(&mut page, figure);
     }
     page.push(&to_html(
@@ -273,7 +292,11 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
             cell(&o.found)
         );
     }
-    for Committed { name, command, .. } in [&CONVERGE, &FRONTIER].into_iter().chain(&STUDY) {
+    for Committed { name, command, .. } in [&CONVERGE, &FRONTIER]
+        .into_iter()
+        .chain(&STUDY)
+        .chain(&DIALOGUE)
+    {
         let _ = writeln!(
             out,
             "| [`{name}`](https://github.com/rto-toolkit/rto/blob/main/figures/{name}.svg) | | the committed figure | not checked | `{command}` |"

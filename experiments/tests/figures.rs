@@ -63,17 +63,29 @@ fn the_manifest_names_the_command_and_the_config_of_each_binary() {
     for entry in &manifest.figures {
         let binary = &entry.binary;
         assert!(entry.file.starts_with(&format!("figures/{binary}/")));
-        // The language-model figure is of several seeds of a preset.
-        let (more, preset) = match binary.as_str() {
-            "rto_llm" => (" -- --seeds 1..5 --out runs/seeds", ".tiny"),
-            _ => ("", ""),
+        let swept = entry.file.starts_with("figures/rto_llm/sweep/");
+        // One language-model figure is of several seeds of a preset, others are of a plan.
+        let plan = "experiments/configs/sweep.dialogue.toml";
+        let (more, config) = match binary.as_str() {
+            "rto_llm" if swept => (
+                format!(" -- sweep {plan} --out runs/dialogue"),
+                plan.to_string(),
+            ),
+            "rto_llm" => (
+                " -- --seeds 1..5 --out runs/seeds".to_string(),
+                "experiments/configs/rto_llm.tiny.toml".to_string(),
+            ),
+            _ => (String::new(), format!("experiments/configs/{binary}.toml")),
         };
         assert_eq!(entry.command, format!("cargo run --bin {binary}{more}"));
-        let config = format!("experiments/configs/{binary}{preset}.toml");
         assert_eq!(entry.config, config);
         let config = fs::read_to_string(Path::new(ROOT).join(&entry.config)).unwrap();
-        let seed = format!("seed = {}", entry.seed);
-        assert!(config.lines().any(|line| line == seed), "{}", entry.file);
+        let seed = match swept {
+            true => format!("report_seeds = [{}, ", entry.seed),
+            false => format!("seed = {}", entry.seed),
+        };
+        let says = |line: &str| line == seed || swept && line.starts_with(&seed);
+        assert!(config.lines().any(says), "{}", entry.file);
     }
 }
 

@@ -4,6 +4,7 @@
 mod envelope;
 pub mod figures;
 mod grid;
+mod held_out;
 mod verdict;
 mod world;
 
@@ -77,11 +78,12 @@ pub struct Study {
     worlds: BTreeMap<(String, u64), World>,
     points: Table,
     same_point: Table,
+    held_out: Option<Table>,
 }
 
 /// Tables, and what they say.
 pub struct Conclusions {
-    /// `points`, `same_point`, `curves`, `ends`, `frontier`, `conclusions` and `verdicts`.
+    /// `points`, `same_point`, `curves`, `ends`, `frontier`, `conclusions` and `verdicts`, and `held_out` where that is measured.
     pub tables: Vec<Table>,
     /// For a terminal.
     pub text: String,
@@ -152,6 +154,7 @@ impl Study {
             worlds: found,
             points: points(runs)?,
             same_point: same_point(runs)?,
+            held_out: held_out::held_out(runs)?,
         })
     }
 
@@ -164,18 +167,17 @@ impl Study {
         let verdicts = self.verdicts(&conclusions)?;
         let text = text(&conclusions, &verdicts)?;
         let (curves, ends, frontier) = (self.curves()?, self.ends()?, self.frontier()?);
-        Ok(Conclusions {
-            text,
-            tables: vec![
-                self.points,
-                self.same_point,
-                curves,
-                ends,
-                frontier,
-                conclusions,
-                verdicts,
-            ],
-        })
+        let mut tables = vec![
+            self.points,
+            self.same_point,
+            curves,
+            ends,
+            frontier,
+            conclusions,
+            verdicts,
+        ];
+        tables.extend(self.held_out);
+        Ok(Conclusions { text, tables })
     }
 
     fn world(&self, instance: &str, seed: u64) -> Result<&World> {
@@ -219,9 +221,14 @@ impl Study {
         &self,
         instance: &str,
         variant: &str,
-        [method, against]: [&str; 2],
+        [method, against]: [&'static str; 2],
     ) -> Result<Vec<(Vec<Cell>, f64)>> {
-        let (ours, theirs) = ((instance, method, variant), (instance, against, variant));
+        // A variant of one method stands against what the other reports.
+        let of = |name: &'static str| match self.of_stage(instance, name, variant) {
+            Some(_) => (instance, name, variant),
+            None => (instance, name, REPORT),
+        };
+        let (ours, theirs) = (of(method), of(against));
         let of = |quantity: &str| [instance, quantity, variant, method, against].map(Cell::from);
         let gap = differences(&self.end(ours)?, &self.end(theirs)?);
         let none = [Cell::Empty, Cell::Empty];
@@ -276,6 +283,19 @@ impl Study {
         self.runs.get(&(instance, method, stage))
     }
 
+    /// What is reported of RTO beside its chosen point: that first, then what is changed, the study's own in their order.
+    fn variants(&self, instance: &str) -> Vec<&str> {
+        let known = [REPORT, LAMBDA_ONE, EXACT_CRITIC];
+        let run = |variant: &&str| self.of_stage(instance, "rto", variant).is_some();
+        let others = self
+            .runs
+            .keys()
+            .filter(|of| of.0 == instance && of.1 == "rto");
+        let others = others.map(|of| of.2.as_str());
+        let others = others.filter(|stage| !known.contains(stage) && *stage != ENVELOPE);
+        known.into_iter().filter(run).chain(others).collect()
+    }
+
     /// All (KL, reward) of a method over β₂ and training time.
     fn reached(&self, instance: &str, method: &str, seed: u64) -> Vec<(f64, f64)> {
         let also = self.report_in_envelope.then_some(REPORT);
@@ -318,8 +338,7 @@ impl Study {
         let mut rows: Vec<Vec<Cell>> = Vec::new();
         let mut family: Vec<(usize, f64)> = Vec::new();
         for instance in &self.instances {
-            let run = |variant: &&str| self.of_stage(instance, "rto", variant).is_some();
-            for variant in [REPORT, LAMBDA_ONE, EXACT_CRITIC].into_iter().filter(run) {
+            for variant in self.variants(instance) {
                 let tested = variant == REPORT;
                 let of =
                     |quantity: &str| [instance, quantity, variant, "rto", "dppo"].map(Cell::from);

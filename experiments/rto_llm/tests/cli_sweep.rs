@@ -33,7 +33,7 @@ ppo.learning_rate = [1e-3, 3e-3]
 "#;
 
 /// What a finished sweep has, the same however it was computed.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "runs.csv",
     "worlds.csv",
     "setting.csv",
@@ -44,6 +44,7 @@ const FILES: [&str; 13] = [
     "frontier.csv",
     "conclusions.csv",
     "verdicts.csv",
+    "held_out.csv",
     "results.json",
     "objective.svg",
     "config.toml",
@@ -333,5 +334,32 @@ fn the_density_of_the_true_reward_changes_nothing_that_is_measured() {
                 );
             }
         }
+    }
+}
+
+/// The committed figures are what the committed numbers draw.
+#[test]
+fn the_committed_figures_are_drawn_from_their_tables() {
+    let committed = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../figures/rto_llm/sweep"
+    ));
+    let temp = tempfile::tempdir().unwrap();
+    let names = |dir: &Path| {
+        let all = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = all.map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let all = names(committed);
+    let is_table = |name: &&std::ffi::OsString| name.to_str().unwrap().ends_with(".csv");
+    for name in all.iter().filter(is_table) {
+        fs::copy(committed.join(name), temp.path().join(name)).unwrap();
+    }
+    ok(temp.path(), &["--redraw", "."]);
+    assert_eq!(names(temp.path()), all);
+    for name in &all {
+        let read = |dir: &Path| fs::read(dir.join(name)).unwrap();
+        assert!(read(committed) == read(temp.path()), "{name:?}");
     }
 }

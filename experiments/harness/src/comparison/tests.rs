@@ -4,28 +4,63 @@ use super::*;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-fn committed(name: &str) -> Table {
-    let path = Path::new(ROOT).join("figures/study").join(name);
-    Table::from_csv(&path).unwrap()
+/// What is committed of a ground, and where its notes stand.
+struct Ground {
+    folder: &'static str,
+    report_in_envelope: bool,
+    /// Its section in `paper-notes/section5.md`.
+    section: &'static str,
+    /// How many intervals it says at least.
+    intervals: usize,
 }
 
-fn study() -> Study {
-    let setting = committed("setting.csv");
-    let beta2 = setting.floats("beta2").unwrap()[0];
-    let every = setting.parsed("every", "a number").unwrap()[0];
-    let how = Reading {
-        beta2,
-        every,
-        report_in_envelope: false,
-    };
-    Study::read(&committed("runs.csv"), &committed("worlds.csv"), how).unwrap()
+const TREES: Ground = Ground {
+    folder: "figures/study",
+    report_in_envelope: false,
+    section: "## Does a token reward pay? The study on trees",
+    intervals: 60,
+};
+
+const DIALOGUE: Ground = Ground {
+    folder: "figures/rto_llm/sweep",
+    report_in_envelope: true,
+    section: "## Does a token reward pay? The dialogue world",
+    intervals: 30,
+};
+
+impl Ground {
+    fn table(&self, name: &str) -> Table {
+        let path = Path::new(ROOT).join(self.folder).join(name);
+        Table::from_csv(&path).unwrap()
+    }
+
+    fn reading(&self) -> Reading {
+        let setting = self.table("setting.csv");
+        Reading {
+            beta2: setting.floats("beta2").unwrap()[0],
+            every: setting.parsed("every", "a number").unwrap()[0],
+            report_in_envelope: self.report_in_envelope,
+        }
+    }
+
+    fn study(&self) -> Study {
+        let (runs, worlds) = (self.table("runs.csv"), self.table("worlds.csv"));
+        Study::read(&runs, &worlds, self.reading()).unwrap()
+    }
 }
 
 /// Every number of the study's tables comes from the committed runs.
 #[test]
 fn the_committed_conclusions_are_those_of_the_committed_runs() {
-    for table in study().conclude().unwrap().tables {
-        let (again, kept) = (table.to_csv(), committed(&format!("{}.csv", table.name())));
+    for ground in [TREES, DIALOGUE] {
+        same_conclusions(&ground);
+    }
+}
+
+fn same_conclusions(ground: &Ground) {
+    for table in ground.study().conclude().unwrap().tables {
+        let kept = ground.table(&format!("{}.csv", table.name()));
+        let again = table.to_csv();
         let kept = kept.to_csv();
         for (again, kept) in again.lines().zip(kept.lines()) {
             let fields = again.split(',').zip(kept.split(','));
@@ -50,12 +85,20 @@ fn the_committed_conclusions_are_those_of_the_committed_runs() {
 /// The grid was the same size for all, and what is reported is the point that was chosen, on seeds that no tuning saw.
 #[test]
 fn the_report_is_of_the_chosen_points_on_unseen_seeds() {
-    let (runs, points) = (committed("runs.csv"), committed("points.csv"));
+    for ground in [TREES, DIALOGUE] {
+        reports_what_was_chosen(&ground);
+    }
+}
+
+fn reports_what_was_chosen(ground: &Ground) {
+    let (runs, points) = (ground.table("runs.csv"), ground.table("points.csv"));
+    let every = ground.reading().every;
     let tuned = runs.filter("stage", TUNE).unwrap();
     let seeds = tuned.distinct("seed").unwrap();
     let chosen = points.filter("chosen", "1").unwrap();
     let of = |t: &Table, c: &str| t.texts(c).unwrap();
     let columns = ["learning_rate", "lambda", "critic_learning_rate", "clip"];
+    let tuned_on = points.distinct("instance").unwrap().len();
     for i in 0..chosen.len() {
         let key = ["instance", "method"].map(|c| of(&chosen, c)[i].clone());
         let here = |t: &Table| {
@@ -64,7 +107,13 @@ fn the_report_is_of_the_chosen_points_on_unseen_seeds() {
         };
         assert_eq!(here(&points).len(), 12, "{key:?}");
         assert_eq!(here(&tuned).len(), 12 * seeds.len(), "{key:?}");
-        let report = here(&runs).filter("stage", REPORT).unwrap();
+        // Chosen on one world, a point is kept for the others.
+        let everywhere = runs.filter("method", &key[1]).unwrap();
+        let report = match tuned_on {
+            1 => everywhere,
+            _ => here(&runs),
+        };
+        let report = report.filter("stage", REPORT).unwrap();
         for column in columns {
             let said = of(&chosen, column)[i].clone();
             assert!(
@@ -76,17 +125,22 @@ fn the_report_is_of_the_chosen_points_on_unseen_seeds() {
         assert!(reported.len() >= 10 && reported.iter().all(|s| !seeds.contains(s)));
         // 12 times along the run and its start, for every seed, beside what lies around a level.
         let times = report.parsed::<u64>("iteration", "a number").unwrap();
-        let due = times.iter().filter(|t| t.is_multiple_of(10)).count();
+        let due = times.iter().filter(|t| t.is_multiple_of(every)).count();
         assert!(due >= 13 * reported.len(), "{key:?}");
     }
     let methods = points.distinct("method").unwrap().len();
-    assert_eq!(chosen.len(), 2 * methods);
+    assert_eq!(chosen.len(), tuned_on * methods);
 }
 
 /// Shares are of the exact optimum, and no curve of reward at KL crosses the exact frontier.
 #[test]
 fn no_policy_is_above_the_optimum_and_none_above_the_frontier() {
-    let study = study();
+    for ground in [TREES, DIALOGUE] {
+        nothing_above(&ground.study());
+    }
+}
+
+fn nothing_above(study: &Study) {
     let ends = study.ends().unwrap();
     for share in ends.floats("share").unwrap() {
         assert!(share <= 1.0 + 1e-6, "{share}");
@@ -152,34 +206,49 @@ fn written(values: [f64; 3], digits: usize) -> String {
     format!("{estimate} [{low}, {high}]")
 }
 
-/// Every interval and every p that `paper-notes/section5.md` says of the trees is one of the committed conclusions.
+/// Every interval and every p that `paper-notes/section5.md` says of a ground is one of its committed conclusions.
 #[test]
 fn the_notes_say_what_the_conclusions_say() {
-    let notes = std::fs::read_to_string(Path::new(ROOT).join("paper-notes/section5.md")).unwrap();
-    let from = notes.find("## Does a token reward pay?").unwrap();
-    let section = &notes[from..];
-    let section = &section[..section.find("## Language models").unwrap()];
-    let table = committed("conclusions.csv");
+    for ground in [TREES, DIALOGUE] {
+        notes_agree(&ground);
+    }
+}
+
+/// The estimates of a table with intervals, at two digits and at three, with their p.
+fn said_of(table: &Table, [estimate, low, high]: [&str; 3], p: Option<&str>) -> Vec<[String; 3]> {
     let column = |name: &str| table.floats(name).unwrap();
-    let (estimate, low, high, p) = (
-        column("estimate"),
-        column("low"),
-        column("high"),
-        column("p"),
-    );
-    let (mut intervals, mut ps) = (Vec::new(), Vec::new());
-    for i in 0..table.len() {
-        for digits in [2, 3] {
-            intervals.push(written([estimate[i], low[i], high[i]], digits));
-        }
-        ps.push((
-            intervals[2 * i].clone(),
-            intervals[2 * i + 1].clone(),
-            format!("{:.3}", p[i]),
+    let (estimate, low, high) = (column(estimate), column(low), column(high));
+    let p = p.map(column);
+    let row = |i: usize| {
+        let [two, three] = [2, 3].map(|digits| written([estimate[i], low[i], high[i]], digits));
+        let p = p.as_ref().map_or(String::new(), |p| format!("{:.3}", p[i]));
+        [two, three, p]
+    };
+    (0..table.len()).map(row).collect()
+}
+
+fn notes_agree(ground: &Ground) {
+    let notes = std::fs::read_to_string(Path::new(ROOT).join("paper-notes/section5.md")).unwrap();
+    let from = notes.find(ground.section).expect(ground.section);
+    let section = &notes[from..];
+    let section = &section[..section[3..].find("\n## ").unwrap() + 3];
+    let of = ["estimate", "low", "high"];
+    let mut rows = said_of(&ground.table("conclusions.csv"), of, Some("p"));
+    let held_out = Path::new(ROOT).join(ground.folder).join("held_out.csv");
+    if held_out.is_file() {
+        let table = Table::from_csv(&held_out).unwrap();
+        rows.extend(said_of(&table, ["mean", "low", "high"], None));
+        rows.extend(said_of(
+            &table,
+            ["rto_less_it", "rto_low", "rto_high"],
+            Some("p"),
         ));
     }
-    let shares = committed("ends.csv").floats("share").unwrap();
-    let shares: Vec<String> = shares.iter().map(|s| format!("{s:.3}")).collect();
+    let shares = ground.table("ends.csv").floats("share").unwrap();
+    let shares: Vec<String> = shares
+        .iter()
+        .map(|s| format!("{s:.3}").replace('-', "−"))
+        .collect();
     let is_number = |c: char| c.is_ascii_digit() || c == '.' || c == '−';
     let mut looked_up = 0;
     for (at, _) in section.match_indices(" [") {
@@ -190,7 +259,11 @@ fn the_notes_say_what_the_conclusions_say() {
         }
         let end = at + section[at..].find(']').unwrap() + 1;
         let said = &section[start..end];
-        assert!(intervals.iter().any(|i| i == said), "no conclusion: {said}");
+        let is_said = |row: &&[String; 3]| row[0] == said || row[1] == said;
+        assert!(
+            rows.iter().any(|row| is_said(&row)),
+            "no conclusion: {said}"
+        );
         looked_up += 1;
         // A p in brackets right after an interval, or in the next cell, is that row's.
         let rest = &section[end..];
@@ -200,26 +273,25 @@ fn the_notes_say_what_the_conclusions_say() {
         let Some(next) = next else { continue };
         let said_p = &next[..next.find(|c| !is_number(c)).unwrap_or(next.len())];
         if said_p.len() == 5 {
-            let same = |row: &&(String, String, String)| row.0 == said || row.1 == said;
-            let known = ps.iter().filter(same).any(|row| row.2 == said_p);
+            let known = rows.iter().filter(is_said).any(|row| row[2] == said_p);
             // The next cell may be a share instead.
             let share = rest.starts_with(" | ") && shares.iter().any(|s| s == said_p);
             assert!(known || share, "{said}: p = {said_p}");
         }
     }
-    assert!(looked_up > 60, "{looked_up}");
-    for end in [
-        ("long", "rto"),
-        ("wide", "rto"),
-        ("long", "grpo"),
-        ("wide", "dpo"),
-    ] {
-        let row = committed("ends.csv").filter("instance", end.0).unwrap();
-        let share = row
-            .filter("policy", end.1)
-            .unwrap()
-            .floats("share")
-            .unwrap()[0];
-        assert!(section.contains(&format!("| {share:.3} |")), "{end:?}");
+    assert!(looked_up >= ground.intervals, "{looked_up}");
+    // What the table of ends says of each method.
+    let ends = ground.table("ends.csv");
+    for instance in ends.distinct("instance").unwrap() {
+        let here = ends.filter("instance", &instance).unwrap();
+        for policy in ["rto", "dppo", "ppo", "dpo"] {
+            let share = here.filter("policy", policy).unwrap();
+            let share = share.floats("share").unwrap()[0];
+            let share = format!("{share:.3}").replace('-', "−");
+            assert!(
+                section.contains(&format!("| {share} |")),
+                "{instance} {policy}"
+            );
+        }
     }
 }
