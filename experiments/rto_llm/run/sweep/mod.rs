@@ -37,7 +37,7 @@ use plan::{Plan, Point};
 pub struct Args {
     #[command(subcommand)]
     command: Option<study::Command>,
-    /// What is compared: a TOML file with methods, seeds, samples, [settings], [world.NAME] and [grid.METHOD]
+    /// What is compared: a TOML file with methods, seeds, samples and the tables settings, world.NAME and grid.METHOD
     #[arg(value_name = "PLAN.toml")]
     plan: Option<PathBuf>,
     /// Write results here: a new or empty directory, or an unfinished sweep to go on with
