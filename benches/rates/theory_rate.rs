@@ -1,18 +1,14 @@
 //! Core-seconds of soft value iteration and of Bradley–Terry estimation, one JSON line per run, for
-//! `benches/side_by_side_theory.py`.
+//! `benches/side_by_side_theory.py` and `benches/speed.py`.
 //!
-//! `theory_rate soft-vi A H [REPETITIONS]` | `theory_rate bt-mle N D [CONDITION [REPETITIONS]]`
+//! `theory_rate soft-vi A H [REPETITIONS]` | `theory_rate bt-fit N D FILE < TOLERANCES`
 //!
 //! The number of threads is RAYON_NUM_THREADS. Times are medians, data generation excluded; `floor` is what
 //! reading both tables and writing one takes, over the same buffers, in turn with the planner.
 
-#[path = "../common/bt_design.rs"]
-mod bt_design;
-
-use bt_design::design;
 use rand::Rng;
 use rayon::prelude::*;
-use rto::estimate::{FitOptions, fit_bradley_terry};
+use rto::estimate::{Design, FitOptions, fit_bradley_terry};
 use rto::mdp::{Beta, TokenTree};
 use rto::numerics::log_sum_exp;
 use rto::plan::tree_kernel::tree_soft_values;
@@ -35,16 +31,15 @@ fn main() -> Result<()> {
     let count = |i, default: Option<f64>| number(i, default).map(|x| x as usize);
     match args.first().map(String::as_str) {
         Some("soft-vi") => soft_vi(count(1, None)?, count(2, None)?, count(3, Some(9.0))?),
-        Some("bt-mle") => bt_mle(
+        Some("bt-fit") => bt_fit(
             count(1, None)?,
             count(2, None)?,
-            number(3, Some(1.0))?,
-            count(4, Some(5.0))?,
+            args.get(3).map(String::as_str).unwrap_or(""),
         ),
         other => Err(Error::config(
             "work",
             other.unwrap_or("nothing"),
-            "soft-vi or bt-mle",
+            "soft-vi or bt-fit",
         )),
     }
 }
@@ -160,27 +155,39 @@ fn peak_mb() -> f64 {
     kb.unwrap_or(0.0) / 1024.0
 }
 
-/// Gaussian rows of variance 1/d, column scales from 1 down to 1/cond, labels from θ* of norm 3, winners
-/// first; penalty 1e-6, to ‖gradient‖ ≤ 1e-8·n.
-fn bt_mle(n: usize, d: usize, cond: f64, repetitions: usize) -> Result<()> {
-    let design = design(n, d, cond)?;
-    let options = FitOptions {
-        tolerance: 1e-8,
-        penalty: 1e-6,
-        ..FitOptions::default()
-    };
-    let mut clock = Clock::new();
-    let mut fit = fit_bradley_terry(&design, &options)?;
-    for _ in 0..repetitions {
+/// Fits the rows in `file`, `[n, d]` as little-endian doubles, once for every tolerance that standard input has a line with;
+/// penalty 1e-6. Each answer is one line.
+fn bt_fit(n: usize, d: usize, file: &str) -> Result<()> {
+    let unread = |why: String| Error::config("file", file, why);
+    let bytes = std::fs::read(file).map_err(|e| unread(e.to_string()))?;
+    if bytes.len() != 8 * n * d {
+        return Err(unread(format!("expected {} bytes", 8 * n * d)));
+    }
+    let double = |b: &[u8]| f64::from_le_bytes(b.try_into().expect("eight bytes"));
+    let mut rows = Vec::with_capacity(n * d);
+    rows.extend(bytes.chunks_exact(8).map(double));
+    drop(bytes);
+    let design = Design::try_new(d, rows)?;
+    println!("{{}}");
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|e| Error::config("standard input", "nothing", e.to_string()))?;
+        let tolerance = line.trim().parse();
+        let options = FitOptions {
+            tolerance: tolerance.map_err(|_| Error::config("tolerance", &line, "a number"))?,
+            penalty: 1e-6,
+            ..FitOptions::default()
+        };
+        let mut clock = Clock::new();
         let mut result = None;
         clock.time(|| result = Some(fit_bradley_terry(&design, &options)));
-        fit = result.expect("the clock ran it")?;
+        let fit = result.expect("the clock ran it")?;
+        println!(
+            "{{\"cpu_s\": {}, \"passes\": {}, \"gnorm_over_n\": {:e}, \"theta\": {:?}}}",
+            clock.core[0],
+            fit.passes,
+            fit.residual / n as f64,
+            fit.theta
+        );
     }
-    let (wall, core) = clock.medians();
-    println!(
-        "{{\"wall_s\": {wall}, \"cpu_s\": {core}, \"passes\": {}, \"gnorm_over_n\": {:e}}}",
-        fit.passes,
-        fit.residual / n as f64
-    );
     Ok(())
 }

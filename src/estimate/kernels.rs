@@ -94,7 +94,7 @@ impl Kernel for PassKernel<'_> {
 
 /// out += Xᵀw over the rows of a block.
 #[inline(always)]
-fn accumulate<S: Simd>(simd: S, rows: &[f64], d: usize, w: &[f64], out: &mut [f64]) {
+pub(super) fn accumulate<S: Simd>(simd: S, rows: &[f64], d: usize, w: &[f64], out: &mut [f64]) {
     let lanes = S::F64_LANES;
     let mut j = 0;
     while j + 8 * lanes <= d {

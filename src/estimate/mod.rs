@@ -39,10 +39,12 @@ mod kernels;
 #[cfg(feature = "lapack")]
 mod lapack;
 mod newton;
+mod panels;
 mod preference;
 mod radius;
 mod row_space;
 mod separation;
+mod sweep;
 mod wide;
 
 #[cfg(feature = "argmin")]

@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""Speed beside what one would run instead, one section a time; the table of paper-notes/speed.md is made here and nowhere else.
+
+    cargo build --release --package rto-rates
+    python3 benches/speed.py bt [--cells 100000:64:1,...] [--pairs 5]     measure: rows go to benches/speed.jsonl
+    python3 benches/speed.py table                                        write paper-notes/speed.md
+
+Sections:
+  bt    Bradley-Terry estimation (4.1), one thread: n pairs, d features, column scales over a factor of cond. Peers
+        (benches/peers/bradley_terry.py; numpy, scipy, scikit-learn): L-BFGS of SciPy and scikit-learn, newton-cholesky of
+        scikit-learn, Newton in NumPy. The same rows for all; in every pair ours goes first and is asked for a gradient no longer
+        than the peer's. Process CPU seconds of the fit alone. Floor: our readings of X times that of one x @ theta in NumPy.
+
+A row that is measured again replaces the old one. Ratios are theirs/ours pair by pair; their median and range are printed.
+Ours runs with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as NumPy asks the kernel for large pages by itself. A peer that takes
+longer than --limit seconds is stopped and counted as that long.
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RUST = ROOT / "target" / "release" / "theory_rate"
+PEER = ROOT / "benches" / "peers" / "bradley_terry.py"
+RESULTS = ROOT / "benches" / "speed.jsonl"
+NOTES = ROOT / "paper-notes" / "speed.md"
+THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"]
+METHODS = {
+    "scipy-lbfgs": "SciPy L-BFGS-B",
+    "sk-lbfgs": "scikit-learn lbfgs",
+    "sk-newton-cholesky": "scikit-learn newton-cholesky",
+    "numpy-newton": "NumPy Newton",
+}
+CELLS = [f"{n}:{d}:{cond}" for n in (100_000, 1_000_000) for d in (8, 64, 256, 1024) for cond in (1, 1000)]
+# A copy of X and the temporaries of a Newton step beside it would not fit the memory of a small machine.
+LARGE = 4 << 30
+
+
+class Worker:
+    """A process that answers each line it gets with one line of JSON."""
+
+    def __init__(self, command, **env):
+        one = {name: "1" for name in THREADS}
+        self.process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=dict(os.environ, **one, **env),
+            bufsize=0,
+        )
+        self.ready = self.answer(None)
+
+    def answer(self, limit):
+        """The next line; None after `limit` seconds without one."""
+        if limit is not None and not select.select([self.process.stdout], [], [], limit)[0]:
+            return None
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{' '.join(self.process.args)}: no answer")
+        return json.loads(line)
+
+    def ask(self, line, limit=None):
+        self.process.stdin.write(f"{line}\n".encode())
+        return self.answer(limit)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def ours(n, d, file):
+    return Worker([RUST, "bt-fit", n, d, file], GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
+
+
+def theirs(n, d, file, method):
+    return Worker([sys.executable, PEER, "fit", n, d, file, method])
+
+
+def as_accurate(worker, gradient):
+    """The loosest tolerance at which our gradient is no longer than `gradient`, and whether there is one."""
+    tolerance = 1e-8
+    while tolerance > 1e-15:
+        if worker.ask(tolerance)["gnorm_over_n"] <= gradient:
+            return tolerance, True
+        tolerance *= 0.25
+    return 1e-8, False
+
+
+def distance(a, b):
+    square = sum((x - y) ** 2 for x, y in zip(a["theta"], b["theta"]))
+    return (square / max(sum(y * y for y in b["theta"]), 1e-300)) ** 0.5
+
+
+def bt_cell(n, d, cond, args, file):
+    subprocess.run([sys.executable, PEER, "make", str(n), str(d), str(cond), file], check=True)
+    alone = 8 * n * d > LARGE
+    mine = None if alone else ours(n, d, file)
+    for method, name in METHODS.items():
+        if args.method and method not in args.method:
+            continue
+        if alone and method != "scipy-lbfgs":
+            continue
+        other = theirs(n, d, file, method)
+        read = other.ready["read_s"]
+        first = other.ask("fit", args.limit)
+        slow, fast, steps = [], [], 0
+        if first is None:
+            slow, stopped = [args.limit], True
+            target = 1e-8
+        else:
+            stopped, target = False, max(first["gnorm_over_n"], args.floor)
+        if alone:
+            # One in memory at a time: ours first, then as many fits of the peer.
+            other.close()
+            mine = ours(n, d, file)
+        tolerance, reached = as_accurate(mine, target)
+        for _ in range(1 if stopped else args.pairs):
+            answer = mine.ask(tolerance)
+            fast.append(answer["cpu_s"])
+            if not (stopped or alone):
+                slow.append(other.ask("fit")["cpu_s"])
+        if alone:
+            mine.close()
+            if not stopped:
+                other = theirs(n, d, file, method)
+                slow = [other.ask("fit")["cpu_s"] for _ in range(args.pairs)]
+        other.close()
+        ratios = [s / f for s, f in zip(slow, fast)]
+        row = {
+            "section": "bt",
+            "work": f"n = {n}, d = {d}, cond = {cond}",
+            "key": [n, d, cond],
+            "peer": name,
+            "ours_s": statistics.median(fast),
+            "peer_s": statistics.median(slow),
+            "stopped": stopped,
+            "floor_s": read * answer["passes"],
+            "readings": answer["passes"],
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+            "pairs": len(ratios),
+            "interleaved": not alone,
+            "ours_gradient": answer["gnorm_over_n"],
+            "peer_gradient": None if stopped else first["gnorm_over_n"],
+            "as_accurate": reached,
+            "theta_apart": None if stopped else distance(answer, first),
+            "machine": machine(),
+        }
+        keep(row)
+        print(line(row), flush=True)
+    if not alone:
+        mine.close()
+
+
+def bt(args):
+    for cell in args.cells.split(",") if args.cells else CELLS:
+        n, d, cond = (int(part) for part in cell.split(":"))
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            bt_cell(n, d, cond, args, os.path.join(folder, "rows"))
+
+
+def machine():
+    names = [l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")]
+    family = [l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith(("cpu family", "model\t"))][:2]
+    return f"{names[0]} (family {family[0]}, model {family[1]}), {len(names)} cores, {platform.system()}"
+
+
+def rows():
+    return [json.loads(text) for text in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def keep(row):
+    same = lambda r: (r["section"], r["work"], r["peer"]) == (row["section"], row["work"], row["peer"])
+    kept = [r for r in rows() if not same(r)] + [row]
+    kept.sort(key=lambda r: (r["section"], r["key"], r["peer"]))
+    RESULTS.write_text("".join(json.dumps(r) + "\n" for r in kept))
+
+
+def seconds(x):
+    return f"{x * 1e3:.3g} ms" if x < 1 else f"{x:.3g} s"
+
+
+def line(row):
+    low, high = row["ratio_range"]
+    spread = f" ({low:.2f}–{high:.2f})" if row["pairs"] > 1 else ""
+    over = "> " if row["stopped"] else ""
+    theirs = "stopped" if row["peer_gradient"] is None else f"{row['peer_gradient']:.1e}"
+    return (
+        f"| {row['work']} | {row['peer']} | {seconds(row['ours_s'])} | {over}{seconds(row['peer_s'])} | "
+        f"{over}{row['ratio']:.2f}{spread} | {seconds(row['floor_s'])} ({row['readings']}) | {row['ours_gradient']:.1e} | {theirs} | {row['pairs']} |"
+    )
+
+
+HEADS = {
+    "bt": """(4.1) with penalty 10⁻⁶ on n rows from N(0, I/d), column k scaled by cond^(−k/(d−1)), θ\\* of norm 3; one thread, CPU seconds of the
+fit alone. Gradients are ‖∇f‖/n at what was returned; ours was asked for one no longer than the peer's. The floor is our number of
+readings of X (in brackets) times what NumPy takes for one `x @ theta`. Pairs are interleaved, except where X has 8 GB: there one
+process runs at a time. A peer marked `>` was stopped at that time without having converged.
+
+| work | peer | rto | peer's | ratio (range) | floor (readings) | ‖∇f‖/n rto | peer's | pairs |
+|---|---|---|---|---|---|---|---|---|
+""",
+}
+
+
+def table(_):
+    """Replaces what stands between the marks of each section; what is written around them stays."""
+    text = NOTES.read_text()
+    for section, head in HEADS.items():
+        mine = [r for r in rows() if r["section"] == section]
+        start, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
+        if not mine:
+            continue
+        if start not in text or end not in text:
+            sys.exit(f"{NOTES}: expected the lines {start.strip()} and {end.strip()}")
+        machines = ", ".join(sorted({r["machine"] for r in mine}))
+        body = f"Machine: {machines}.\n\n{head}" + "".join(line(r) + "\n" for r in mine)
+        before, rest = text.split(start)
+        text = before + start + body + end + rest.split(end)[1]
+    NOTES.write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", choices=["bt", "table"])
+    parser.add_argument("--cells", help="n:d:cond, apart by commas; default: all sixteen")
+    parser.add_argument("--method", action="append", choices=list(METHODS), help="only this peer; may be repeated")
+    parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs for each row (default 5)")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a peer is stopped (default 60)")
+    parser.add_argument("--floor", type=float, default=1e-12, help="no gradient shorter than this is asked for (default 1e-12)")
+    parser.add_argument("--folder", help="where the rows lie meanwhile (default: that of temporary files)")
+    args = parser.parse_args()
+    if args.section == "table":
+        return table(args)
+    if not RUST.exists():
+        sys.exit(f"{RUST}: not built; run cargo build --release --package rto-rates")
+    bt(args)
+
+
+if __name__ == "__main__":
+    main()
