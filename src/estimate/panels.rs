@@ -47,7 +47,8 @@ impl Packed {
                 .chunks_exact_mut(LANES)
                 .zip(scaled.chunks_exact_mut(LANES));
             for ((x, w), (p, q)) in rows.chunks_exact(stride).zip(w).zip(out) {
-                (p[to..].fill(0.0), q[to..].fill(0.0));
+                p[to..].fill(0.0);
+                q[to..].fill(0.0);
                 for ((p, q), x) in p.iter_mut().zip(q).zip(&x[at..at + to]) {
                     (*p, *q) = (*x, w * x);
                 }

@@ -136,12 +136,23 @@ impl Kernel for Loss<'_> {
     }
 }
 
-/// −σ(−z).
+/// −σ(−z) for up to [`LANES`] margins.
 #[inline(always)]
-fn weight(z: f64) -> f64 {
-    let e = simd::exp(-z.abs());
-    let tail = e / (1.0 + e);
-    if z >= 0.0 { -tail } else { tail - 1.0 }
+fn weights<S: Simd, const R: usize>(simd: S, z: &[f64; R]) -> [f64; R] {
+    let mut lanes = [0.0; LANES];
+    lanes[..R].copy_from_slice(z);
+    let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+    for z in S::as_mut_simd_f64s(&mut lanes).0 {
+        let size = simd.abs_f64s(*z);
+        let e = simd::exp_vector(simd, simd.sub_f64s(zero, size));
+        let tail = simd.div_f64s(e, simd.add_f64s(one, e));
+        let negative = simd.less_than_f64s(*z, zero);
+        let (above, below) = (simd.sub_f64s(zero, tail), simd.sub_f64s(tail, one));
+        *z = simd.select_f64s(negative, below, above);
+    }
+    let mut out = [0.0; R];
+    out.copy_from_slice(&lanes[..R]);
+    out
 }
 
 struct Sweep<'a> {
@@ -178,15 +189,13 @@ impl Sweep<'_> {
                 false => step::<S, R>(simd, self.d, self.theta, next, (last, w), &mut out),
             };
             z.copy_from_slice(&margins);
-            for k in 0..R {
-                w[k] = weight(margins[k]);
-            }
+            w = weights::<S, R>(simd, &margins);
             last = next;
         }
         accumulate(simd, last, self.d, &w, &mut out);
         for (x, z) in rest.chunks_exact(self.d).zip(z.into_remainder()) {
             *z = simd::dot(simd, x, self.theta);
-            accumulate(simd, x, self.d, &[weight(*z)], &mut out);
+            accumulate(simd, x, self.d, &weights::<S, 1>(simd, &[*z]), &mut out);
         }
         out
     }
@@ -272,13 +281,13 @@ impl Kernel for Moments<'_> {
             let s = &mut S::as_mut_simd_f64s(&mut sums[..whole]).0[..vectors];
             let q = &mut S::as_mut_simd_f64s(&mut squares[..whole]).0[..vectors];
             let mut xs = [S::as_simd_f64s(&rows[..whole]).0; LONG_BLOCK];
-            for k in 0..LONG_BLOCK {
-                xs[k] = &S::as_simd_f64s(&rows[k * d..k * d + whole]).0[..vectors];
+            for (k, xs) in xs.iter_mut().enumerate() {
+                *xs = &S::as_simd_f64s(&rows[k * d..k * d + whole]).0[..vectors];
             }
             for v in 0..vectors {
                 let (mut sum, mut square) = (s[v], q[v]);
-                for k in 0..LONG_BLOCK {
-                    let x = xs[k][v];
+                for x in &xs {
+                    let x = x[v];
                     sum = simd.add_f64s(sum, x);
                     square = simd.mul_add_e_f64s(x, x, square);
                 }
