@@ -87,7 +87,7 @@ impl Executor {
             Self::Emulated => {
                 let order = rto_device::Order::Forward;
                 let device = rto_device::Emulated::new(order);
-                Ok(Box::new(device.map_err(crate::on_device::failed)?))
+                Ok(Box::new(device.map_err(failed)?))
             }
             Self::Cuda(number) => open_cuda(number),
         }
@@ -207,6 +207,15 @@ pub fn free_memory(device: &Device) -> Result<Option<u64>> {
             Ok(Some(free as u64))
         }
         _ => Ok(None),
+    }
+}
+
+/// An error of the program of kernels.
+pub(crate) fn failed(error: rto_device::Error) -> Error {
+    Error::Device {
+        name: "device".into(),
+        why: error.to_string(),
+        source: Some(Box::new(error)),
     }
 }
 

@@ -12,6 +12,7 @@
 //! # Ok::<(), rto_bridge::Error>(())
 //! ```
 
+use crate::device::failed;
 use crate::family::{
     Activation, Head, Layer, ModelConfig, NormKind, REWARD_WEIGHT, VALUE_BIAS, VALUE_WEIGHT,
 };
@@ -203,12 +204,4 @@ pub fn parameters(
         on_device.set(kernels, name, &values).map_err(failed)?;
     }
     Ok(on_device)
-}
-
-pub(crate) fn failed(error: rto_device::Error) -> Error {
-    Error::Device {
-        name: "device".into(),
-        why: error.to_string(),
-        source: Some(Box::new(error)),
-    }
 }

@@ -9,9 +9,9 @@ use safetensors::Dtype;
 use super::policy::DevicePolicy;
 use super::scorer::{DeviceOptions, DeviceScorer};
 use super::train::{Core, DeviceLearner, DeviceRegressor};
+use crate::device::failed;
 use crate::learner::parts::Moved;
 use crate::learner::{NeuralLearner, NeuralRegressor, NeuralScorer};
-use crate::on_device::failed;
 use crate::optimizer::{AdamWConfig, Arrays};
 use crate::{Error, Result};
 

@@ -9,8 +9,8 @@ use rto_device::Draw;
 use rto_device::network::Writing;
 
 use super::scorer::DeviceScorer;
+use crate::device::failed;
 use crate::learner::backend;
-use crate::on_device::failed;
 
 /// π(·|s) = softmax(logits/T) of a network on a device, over responses that end with one of its end tokens or at a longest length.
 ///

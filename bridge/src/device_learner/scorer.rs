@@ -10,11 +10,12 @@ use rto_device::Kernels;
 use rto_device::network::{self as net, Network, Options, Parameters, Program, Rotations};
 
 use crate::Result;
+use crate::device::failed;
 use crate::family::ModelConfig;
 use crate::learner::channels::{append, pack_for, per_token, request};
 use crate::learner::{NeuralScorer, backend};
 use crate::model::{Heads, REWARD_WEIGHT, Scores, VALUE_WEIGHT};
-use crate::on_device::{failed, network, parameters};
+use crate::on_device::{network, parameters};
 
 /// Choices that change memory and time, never results by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use rto_device::network::{AdamW, AdamWSettings, Gradients, Rate};
 
 use super::policy::DevicePolicy;
 use super::scorer::{DeviceScorer, narrow, wide};
+use crate::device::failed;
 use crate::learner::backend;
 use crate::learner::channels::{gradient, per_token};
-use crate::on_device::failed;
 use crate::optimizer::AdamWConfig;
 
 /// The optimiser of a network on a device.

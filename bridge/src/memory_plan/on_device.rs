@@ -3,10 +3,11 @@
 //! Nothing is estimated: the launches are those that a card would get, their buffers those that it would hold. What a card's driver, its
 //! library of products and the fragments between buffers take beside them is not in it.
 
+use crate::device::failed;
 use crate::family::ModelConfig;
 use crate::lora::{LoraConfig, is_factor};
 use crate::model::Heads;
-use crate::on_device::{failed, network};
+use crate::on_device::network;
 use crate::optimizer::Moments;
 use crate::{Error, Result, family};
 use candle_core::DType;
