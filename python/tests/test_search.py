@@ -1,10 +1,13 @@
 """The search of Section 3.3 with an evaluator written in Python."""
 
 import itertools
+import json
 import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +54,31 @@ def test_what_is_certified_is_the_most_probable_response(seed):
     assert small.queries <= horizon and small.log_prob >= log_prob(row, greedy) - 1e-12
     values = [rto.best_first(evaluator, n_actions, horizon, budget=b).log_prob for b in range(horizon, found.queries + 1)]
     assert values == sorted(values) and values[-1] == pytest.approx(best, abs=1e-12)
+
+
+def test_the_tree_of_figure_2():
+    """`tests/golden/prop32.json`: the heaviest response, how many prefixes of each length are heavy, and the search by paths."""
+    golden = Path(__file__).resolve().parents[2] / "tests" / "golden" / "prop32.json"
+    want = json.loads(golden.read_text())["prop32"]["fig2"]
+    leaves = {tuple(map(int, y)): float(Fraction(p)) for y, p in want["leaves"].items()}
+    horizon = 3
+    mass = lambda prefix: sum(p for y, p in leaves.items() if y[: len(prefix)] == tuple(prefix))
+    tree = rto.TokenTree(2, horizon)
+    probs = np.empty((tree.n_states, 2))
+    for h in range(horizon):
+        for prefix in itertools.product((0, 1), repeat=h):
+            probs[tree.state(list(prefix))] = [mass([*prefix, a]) / mass(prefix) for a in (0, 1)]
+    visits = rto.visitation(tree, rto.Policy.from_probs(probs))
+    threshold = 2.0 ** -want["xi"]
+    levels = [[tree.state(list(y)) for y in itertools.product((0, 1), repeat=h)] for h in range(horizon)]
+    heavy = [int((visits.state[states] >= threshold).sum()) for states in levels]
+    assert [*heavy, int((visits.pair[levels[-1]] >= threshold).sum())] == want["heavy_profile"]
+    found = rto.best_first(lambda y: np.log([probs[tree.state(y[:h])] for h in range(horizon)]), 2, horizon)
+    best = want["bestfirst_pick_highest_index"]
+    assert found.certified and "".join(map(str, found.response)) == best["best"] == "000"
+    assert found.log_prob == pytest.approx(np.log(leaves[0, 0, 0]), abs=1e-15)
+    # H calls find the greedy response, and what they saw certifies it.
+    assert found.queries == horizon and found.greedy == found.response
 
 
 def test_a_path_at_once_takes_fewer_calls_than_a_prefix_at_a_time():
