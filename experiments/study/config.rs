@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use rto::algorithm2::{Advantage, DpoConfig, PpoConfig};
-use rto_harness::comparison::Point;
+use rto_harness::comparison::{self, Point};
 use rto_harness::config::{Rules, increasing, within};
 use rto_harness::list::List;
 use rto_harness::methods::{self, Given, Method, value_parser};
@@ -158,7 +158,7 @@ impl Settings for Config {
     fn check(&self) -> Result<()> {
         self.check_numbers()?;
         self.check_lists()?;
-        self.check_seeds()?;
+        comparison::check_seeds(&self.tuning_seeds, &self.report_seeds)?;
         self.check_methods()
     }
 }
@@ -330,49 +330,11 @@ impl Config {
         Ok(())
     }
 
-    fn check_seeds(&self) -> Result<()> {
-        for (key, seeds) in [
-            ("tuning_seeds", &self.tuning_seeds),
-            ("report_seeds", &self.report_seeds),
-        ] {
-            let as_floats: Vec<f64> = seeds.iter().map(|s| *s as f64).collect();
-            increasing(key, &as_floats, 0.0, 1e9)?;
-            // An interval needs two.
-            if seeds.len() < 2 {
-                bail!("{key}: found {} seed, expected two or more", seeds.len());
-            }
-        }
-        // The exact test goes through all 2^n signs.
-        if self.report_seeds.len() > 20 {
-            bail!(
-                "report_seeds: found {} seeds, expected at most 20",
-                self.report_seeds.len()
-            );
-        }
-        if let Some(seed) = self
-            .report_seeds
-            .iter()
-            .find(|s| self.tuning_seeds.contains(s))
-        {
-            bail!(
-                "report_seeds: found {seed}, which is a tuning seed, expected seeds that no tuning saw"
-            );
-        }
-        Ok(())
-    }
-
     fn check_methods(&self) -> Result<()> {
         methods::check(&self.method)?;
         self.dpo.check().context("dpo")?;
-        for needed in ["rto", "dppo"] {
-            if !self.methods.iter().any(|m| m.name == needed) {
-                bail!("methods: found no {needed}, expected rto and dppo among them");
-            }
-        }
-        for (i, method) in self.methods.iter().enumerate() {
-            if self.methods[..i].contains(method) {
-                bail!("methods: found {} twice", method.name);
-            }
+        comparison::check_methods(&self.methods)?;
+        for method in &self.methods {
             let keys = method.keys(&self.method)?;
             for instance in Instance::BOTH {
                 let base = self.base(instance);

@@ -5,6 +5,7 @@ mod envelope;
 pub mod figures;
 mod grid;
 mod held_out;
+mod plan;
 mod verdict;
 mod world;
 
@@ -17,6 +18,7 @@ use anyhow::{Context, Result};
 use envelope::{Envelope, first_reaches};
 pub use grid::{Point, choose};
 use grid::{points, same_point};
+pub use plan::{check_methods, check_seeds};
 use verdict::{Test, objective_verdict, samples_verdict, text};
 use world::World;
 

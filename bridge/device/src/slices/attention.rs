@@ -199,6 +199,14 @@ pub(super) fn first_key(i: usize, window: usize) -> usize {
     }
 }
 
+/// The keys that query i of a text sees: none beyond the text.
+fn seen(starts: &[Cell<u32>], text: usize, i: usize, window: usize) -> [usize; 2] {
+    match i < text_of(starts, text).1 {
+        true => [first_key(i, window), i + 1],
+        false => [0, 0],
+    }
+}
+
 /// p = softmax of scores over the keys that each query sees.
 pub(super) fn softmax<R: Number>(a: &Args<'_>) {
     let (scores, starts) = (a.cells::<f32>(0), a.cells::<u32>(1));
@@ -208,10 +216,7 @@ pub(super) fn softmax<R: Number>(a: &Args<'_>) {
     let [queries, matrices] = a.grid();
     for (matrix, i) in (0..matrices).flat_map(|m| (0..queries).map(move |i| (m, i))) {
         let row = matrix * time + i;
-        let [from, end] = match i < text_of(starts, matrix / heads).1 {
-            true => [first_key(i, window), i + 1],
-            false => [0, 0],
-        };
+        let [from, end] = seen(starts, matrix / heads, i, window);
         let score = |j: usize| capped(at(scores, row * time + j), scale, cap);
         let top = (from..end).map(score).fold(f32::NEG_INFINITY, f32::max);
         let weight = |j: usize| (score(j) - top).exp();
@@ -238,10 +243,7 @@ pub(super) fn softmax_backward<R: Number>(a: &Args<'_>) {
     let [queries, matrices] = a.grid();
     for (matrix, i) in (0..matrices).flat_map(|m| (0..queries).map(move |i| (m, i))) {
         let row = matrix * time + i;
-        let [from, end] = match i < text_of(starts, matrix / heads).1 {
-            true => [first_key(i, window), i + 1],
-            false => [0, 0],
-        };
+        let [from, end] = seen(starts, matrix / heads, i, window);
         let score = |j: usize| capped(at(scores, row * time + j), scale, cap);
         let weight = |j: usize| (score(j) - at(log_sum, row)).exp();
         let term = |j: usize| f64::from(weight(j) * at(dp, row * time + j));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use rto_harness::comparison;
 use rto_harness::config::{Rules, increasing, within};
 use rto_harness::methods::{self, Method};
 use rto_harness::settings::Settings;
@@ -240,47 +241,11 @@ impl Plan {
         increasing("temperatures", &self.temperatures, 1e-2, 0.999)?;
         let best_of: Vec<f64> = self.best_of.iter().map(|n| f64::from(*n)).collect();
         increasing("best_of", &best_of, 2.0, 1e6)?;
-        for (key, seeds) in [
-            ("tuning_seeds", &self.tuning_seeds),
-            ("report_seeds", &self.report_seeds),
-        ] {
-            let as_floats: Vec<f64> = seeds.iter().map(|s| *s as f64).collect();
-            increasing(key, &as_floats, 0.0, 1e9)?;
-            // An interval needs two.
-            if seeds.len() < 2 {
-                bail!("{key}: found {} seed, expected two or more", seeds.len());
-            }
-        }
-        // The exact test goes through all 2^n signs.
-        if self.report_seeds.len() > 20 {
-            bail!(
-                "report_seeds: found {} seeds, expected at most 20",
-                self.report_seeds.len()
-            );
-        }
-        match self
-            .report_seeds
-            .iter()
-            .find(|s| self.tuning_seeds.contains(s))
-        {
-            Some(seed) => bail!(
-                "report_seeds: found {seed}, which is a tuning seed, expected seeds that no tuning saw"
-            ),
-            None => Ok(()),
-        }
+        comparison::check_seeds(&self.tuning_seeds, &self.report_seeds)
     }
 
     fn check_names(&self) -> Result<()> {
-        for needed in ["rto", "dppo"] {
-            if !self.methods.iter().any(|m| m.name == needed) {
-                bail!("methods: found no {needed}, expected rto and dppo among them");
-            }
-        }
-        for (i, method) in self.methods.iter().enumerate() {
-            if self.methods[..i].contains(method) {
-                bail!("methods: found {} twice", method.name);
-            }
-        }
+        comparison::check_methods(&self.methods)?;
         let plain = |name: &str| {
             !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         };
