@@ -67,9 +67,14 @@ pub fn run_main(name: &str, f: impl FnOnce() -> Result<()>) -> ExitCode {
 
 /// Prints a line on standard error, beside progress bars; on a terminal it breaks between words.
 pub fn note(text: &str) {
+    progress::beside(|| write_note(text));
+}
+
+/// Writes a note where no bar is drawn meanwhile.
+pub(crate) fn write_note(text: &str) {
     let text = terminal::fit(text, terminal::width_of_stderr());
     // Nothing is left to tell anyone if standard error is closed too.
-    progress::beside(|| writeln!(io::stderr(), "{text}").ok());
+    writeln!(io::stderr(), "{text}").ok();
 }
 
 /// An error and its causes in one line, as binaries end with it.

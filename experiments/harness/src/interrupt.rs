@@ -95,11 +95,12 @@ fn end(name: &str, signal: i32) {
     let said = message(name, &arguments, locked(&FOLDER).as_deref());
     let (told, tells) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        crate::progress::clear();
-        if std::env::var_os(PARENT).is_none() && !SILENT.load(Ordering::SeqCst) {
-            crate::cli::note(&said);
-        }
-        told.send(()).ok();
+        crate::progress::last_words(|| {
+            if std::env::var_os(PARENT).is_none() && !SILENT.load(Ordering::SeqCst) {
+                crate::cli::write_note(&said);
+            }
+            told.send(()).ok();
+        })
     });
     // A terminal or a pipe that takes nothing must not keep the process.
     tells.recv_timeout(Duration::from_secs(1)).ok();

@@ -26,11 +26,15 @@ pub fn beside<T>(print: impl FnOnce() -> T) -> T {
     BARS.suspend(print)
 }
 
-/// Takes every line from the terminal.
-pub(crate) fn clear() {
-    // Nothing to do where the terminal is gone.
-    BARS.clear().ok();
-    BARS.set_draw_target(ProgressDrawTarget::hidden());
+/// Takes every line from the terminal and prints the last words of a process that is being ended. No bar is drawn after them: the lock
+/// on the terminal is never given back, or a thread at work would draw its line again before the process is gone.
+pub(crate) fn last_words(print: impl FnOnce()) -> ! {
+    BARS.suspend(|| {
+        print();
+        loop {
+            std::thread::park();
+        }
+    })
 }
 
 /// The progress of a run: one line, which knows the whole of the work and says what is being done.
