@@ -16,22 +16,17 @@ Ours runs with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as NumPy asks the kernel f
 longer than --limit seconds is stopped and counted as that long.
 """
 import argparse
-import json
 import os
-import pathlib
-import platform
-import select
 import statistics
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from measure import ROOT, Worker, keep, machine, rows, seconds
+
 RUST = ROOT / "target" / "release" / "theory_rate"
 PEER = ROOT / "benches" / "peers" / "bradley_terry.py"
-RESULTS = ROOT / "benches" / "speed.jsonl"
 NOTES = ROOT / "paper-notes" / "speed.md"
-THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"]
 METHODS = {
     "scipy-lbfgs": "SciPy L-BFGS-B",
     "sk-lbfgs": "scikit-learn lbfgs",
@@ -41,38 +36,6 @@ METHODS = {
 CELLS = [f"{n}:{d}:{cond}" for n in (100_000, 1_000_000) for d in (8, 64, 256, 1024) for cond in (1, 1000)]
 # A copy of X and the temporaries of a Newton step beside it would not fit the memory of a small machine.
 LARGE = 4 << 30
-
-
-class Worker:
-    """A process that answers each line it gets with one line of JSON."""
-
-    def __init__(self, command, **env):
-        one = {name: "1" for name in THREADS}
-        self.process = subprocess.Popen(
-            list(map(str, command)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=dict(os.environ, **one, **env),
-            bufsize=0,
-        )
-        self.ready = self.answer(None)
-
-    def answer(self, limit):
-        """The next line; None after `limit` seconds without one."""
-        if limit is not None and not select.select([self.process.stdout], [], [], limit)[0]:
-            return None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{' '.join(self.process.args)}: no answer")
-        return json.loads(line)
-
-    def ask(self, line, limit=None):
-        self.process.stdin.write(f"{line}\n".encode())
-        return self.answer(limit)
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
 
 
 def ours(n, d, file):
@@ -160,31 +123,12 @@ def bt_cell(n, d, cond, args, file):
 
 
 def bt(args):
+    if not RUST.exists():
+        sys.exit(f"{RUST}: not built; run cargo build --release --package rto-rates")
     for cell in args.cells.split(",") if args.cells else CELLS:
         n, d, cond = (int(part) for part in cell.split(":"))
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             bt_cell(n, d, cond, args, os.path.join(folder, "rows"))
-
-
-def machine():
-    names = [l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")]
-    family = [l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith(("cpu family", "model\t"))][:2]
-    return f"{names[0]} (family {family[0]}, model {family[1]}), {len(names)} cores, {platform.system()}"
-
-
-def rows():
-    return [json.loads(text) for text in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
-def keep(row):
-    same = lambda r: (r["section"], r["work"], r["peer"]) == (row["section"], row["work"], row["peer"])
-    kept = [r for r in rows() if not same(r)] + [row]
-    kept.sort(key=lambda r: (r["section"], r["key"], r["peer"]))
-    RESULTS.write_text("".join(json.dumps(r) + "\n" for r in kept))
-
-
-def seconds(x):
-    return f"{x * 1e3:.3g} ms" if x < 1 else f"{x:.3g} s"
 
 
 def line(row):
@@ -198,22 +142,25 @@ def line(row):
     )
 
 
-HEADS = {
-    "bt": """(4.1) with penalty 10⁻⁶ on n rows from N(0, I/d), column k scaled by cond^(−k/(d−1)), θ\\* of norm 3; one thread, CPU seconds of the
+BT_HEAD = """(4.1) with penalty 10⁻⁶ on n rows from N(0, I/d), column k scaled by cond^(−k/(d−1)), θ\\* of norm 3; one thread, CPU seconds of the
 fit alone. Gradients are ‖∇f‖/n at what was returned; ours was asked for one no longer than the peer's. The floor is our number of
 readings of X (in brackets) times what NumPy takes for one `x @ theta`. Pairs are interleaved, except where X has 8 GB: there one
 process runs at a time. A peer marked `>` was stopped at that time without having converged.
 
 | work | peer | rto | peer's | ratio (range) | floor (readings) | ‖∇f‖/n rto | peer's | pairs |
 |---|---|---|---|---|---|---|---|---|
-""",
+"""
+
+# What measures a section, what stands above its table, and how a row of it is written.
+SECTIONS = {
+    "bt": (bt, BT_HEAD, line),
 }
 
 
 def table(_):
     """Replaces what stands between the marks of each section; what is written around them stays."""
     text = NOTES.read_text()
-    for section, head in HEADS.items():
+    for section, (_, head, line) in SECTIONS.items():
         mine = [r for r in rows() if r["section"] == section]
         start, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
         if not mine:
@@ -229,7 +176,7 @@ def table(_):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["bt", "table"])
+    parser.add_argument("section", choices=[*SECTIONS, "table"])
     parser.add_argument("--cells", help="n:d:cond, apart by commas; default: all sixteen")
     parser.add_argument("--method", action="append", choices=list(METHODS), help="only this peer; may be repeated")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs for each row (default 5)")
@@ -239,9 +186,7 @@ def main():
     args = parser.parse_args()
     if args.section == "table":
         return table(args)
-    if not RUST.exists():
-        sys.exit(f"{RUST}: not built; run cargo build --release --package rto-rates")
-    bt(args)
+    SECTIONS[args.section][0](args)
 
 
 if __name__ == "__main__":
