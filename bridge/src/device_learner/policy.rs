@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rand::Rng;
-use rto::seq::{Channel, Episode, Finish, PerToken, Policy, StreamKey, TokenScorer};
+use rto::seq::{Channel, Decoder, Episode, Finish, PerToken, Policy, StreamKey, TokenScorer};
 use rto::{Error, Result, Token};
 use rto_device::Draw;
 use rto_device::network::Writing;
@@ -81,7 +81,35 @@ impl<'d> DevicePolicy<'d> {
         })
     }
 
-    fn write(&self, prompts: &[Arc<[Token]>], keys: Option<&[StreamKey]>) -> Result<Vec<Episode>> {
+    /// Responses for evaluation, through a decoder (on top of the policy's temperature). Never for training.
+    ///
+    /// # Errors
+    /// As [`Policy::sample`]; those of [`Decoder::check`]; [`Error::Config`] for `min_new_tokens` above 0: no kernel forbids a token.
+    pub fn decode(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+        decoder: Decoder,
+    ) -> Result<Vec<Episode>> {
+        StreamKey::check_one_per_prompt(prompts, keys)?;
+        let decoder = decoder.check()?;
+        if decoder.min_new_tokens > 0 {
+            let must = "0: on a device a response may end at its first token";
+            return Err(Error::config(
+                "min_new_tokens",
+                decoder.min_new_tokens,
+                must,
+            ));
+        }
+        self.write(prompts, Some(keys), decoder)
+    }
+
+    fn write(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: Option<&[StreamKey]>,
+        decoder: Decoder,
+    ) -> Result<Vec<Episode>> {
         let context = self.scorer.config().max_positions();
         // A text one past the context could be written, but not scored.
         let room = context.saturating_sub(self.max_new_tokens);
@@ -96,9 +124,9 @@ impl<'d> DevicePolicy<'d> {
             longest: self.max_new_tokens,
             ends: self.scorer.config().end_tokens().all().to_vec(),
             draw: keys.map(|_| Draw {
-                temperature: self.scorer.temperature(),
-                top_k: 0,
-                top_p: 1.0,
+                temperature: self.scorer.temperature() * decoder.temperature,
+                top_k: decoder.top_k,
+                top_p: decoder.top_p,
             }),
             read_at_once: self.read_at_once,
         };
@@ -137,10 +165,10 @@ impl TokenScorer for DevicePolicy<'_> {
 impl Policy for DevicePolicy<'_> {
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
         StreamKey::check_one_per_prompt(prompts, keys)?;
-        self.write(prompts, Some(keys))
+        self.write(prompts, Some(keys), Decoder::default())
     }
 
     fn greedy(&self, prompts: &[Arc<[Token]>]) -> Result<Vec<Episode>> {
-        self.write(prompts, None)
+        self.write(prompts, None, Decoder::default())
     }
 }

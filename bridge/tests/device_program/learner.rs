@@ -10,8 +10,11 @@ use rto::algorithm2::{
 };
 use rto::seed::SeedTree;
 use rto::seq::{
-    Channel, Episode, Finish, PerToken, Policy, PolicyLearner, StreamKey, TokenScorer, Trainable,
+    Channel, Decoder, Episode, Finish, PerToken, Policy, PolicyLearner, StreamKey, TokenScorer,
+    Trainable,
 };
+use rto_bridge::batch::Batch;
+use rto_bridge::decoder::Truncated;
 use rto_bridge::device_learner::{
     DeviceLearner, DeviceOptions, DevicePolicy, DeviceRegressor, DeviceScorer,
 };
@@ -311,6 +314,57 @@ fn a_policy_there_is_the_policy_here() {
         assert_eq!(weight.dims(), back[name].dims(), "{name}");
         assert_eq!(flat(weight), flat(&back[name]), "{name}");
     }
+}
+
+/// Through a decoder, each token is where its stream's number falls among those that the host keeps, in the order of their ids.
+#[test]
+fn a_decoder_there_keeps_what_it_keeps_here() {
+    let Some(device) = executor("a decoder") else {
+        return;
+    };
+    let here = policy_of(scorer(1).with_temperature(0.7).unwrap());
+    let there = placed(kernels(&*device, Real::F32), &here);
+    let prompts = prompts(40);
+    let keys = StreamKey::batch(&SeedTree::new(6), prompts.len());
+    let model = here.scorer().model();
+    let decoders = [(0.9, 0.8, 0), (1.2, 1.0, 5), (0.9, 0.9, 7)];
+    for (temperature, top_p, top_k) in decoders {
+        let decoder = Decoder {
+            temperature,
+            top_p,
+            top_k,
+            min_new_tokens: 0,
+        };
+        let written = there.decode(&prompts, &keys, decoder).unwrap();
+        assert_ne!(written, there.sample(&prompts, &keys).unwrap());
+        for (key, text) in keys.iter().zip(&written) {
+            let batch = Batch::new(&[(&text.prompt[..], &text.response[..])]).unwrap();
+            let logits = model.logits(&batch).unwrap().to_vec2::<f32>().unwrap();
+            let mut stream = key.rng();
+            for (h, &token) in text.response.iter().enumerate() {
+                let state = batch.rows()[0].state(h);
+                let mut truncated = Truncated::default();
+                truncated.set(&logits[state], 0.7, &decoder, &[]).unwrap();
+                let (mut rest, mut found) = (stream.random::<f64>(), None);
+                for (kept, share) in truncated.support() {
+                    found = Some(kept);
+                    if rest < share {
+                        break;
+                    }
+                    rest -= share;
+                }
+                assert_eq!(Some(token), found, "{decoder:?}, {text:?}, token {h}");
+            }
+        }
+    }
+    let forbids = Decoder {
+        min_new_tokens: 1,
+        ..Decoder::default()
+    };
+    let refused = there.decode(&prompts, &keys, forbids).unwrap_err();
+    let said =
+        "min_new_tokens: found 1, must be 0: on a device a response may end at its first token";
+    assert_eq!(refused.to_string(), said);
 }
 
 /// A copy stays where it is while the learner steps, in f32 and of masters in bf16.

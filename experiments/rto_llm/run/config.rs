@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Args, NAME};
 use super::choices::{CriticKind, Float, MomentsKind};
-use super::training::There;
+use super::place::There;
 
 /// Defaults of every key; what the keys mean is said there.
 pub const TINY: &str = include_str!("../../configs/rto_llm.tiny.toml");

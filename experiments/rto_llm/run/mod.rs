@@ -5,6 +5,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `stage`, `choices`, `args` | the words of the command line |
+//! | `place` | where networks are trained, score and write |
 //! | `config` | the settings, resolved and checked |
 //! | `ranks` | the processes of a run, and how they end together |
 //! | `data` | what is learned from and tested on: the synthetic world, or files |
@@ -25,6 +26,7 @@ mod evaluation;
 mod ledger;
 mod models;
 mod one;
+mod place;
 mod plan;
 mod ranks;
 mod seeds;

@@ -89,7 +89,7 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
         return plan::print(&config, &data, (jobs, args.shard_moments), reporter);
     }
     if let Some(free) = config.executor()?.map_or(Ok(None), Executor::free_memory)? {
-        fits_in(plan::peak_on_card(&config, &data.network)?, free)?;
+        fits_in(plan::peak_on_card(&config, &data)?, free)?;
     }
     let memory = plan::Memory::new(&config, &data, jobs);
     memory.check(&device, engine.size(), args.shard_moments)?;

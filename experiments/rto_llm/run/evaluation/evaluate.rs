@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use rto::Token;
 use rto::seed::SeedTree;
-use rto::seq::{Decoder, Episode, Finish, StreamKey, TokenReward};
+use rto::seq::{Decoder, Episode, Finish, Policy, StreamKey, TokenReward};
 use rto::token_reward::{DpoReward, SentenceReward};
 use rto_bridge::learner::NeuralScorer;
 use rto_bridge::win_rate::WinRates;
@@ -20,6 +20,7 @@ use super::judged::Judged;
 use crate::run::config::Config;
 use crate::run::data::Data;
 use crate::run::models::{Models, Oracle};
+use crate::run::place::{Place, Writer, on_place};
 use crate::run::stage::Stage;
 use crate::run::training::{Pace, TokenRewardModel};
 
@@ -48,8 +49,14 @@ impl Evaluation<'_> {
     /// Writes evaluation, exact values, samples and credits; returns the summary, and how well a fitted token reward foretells those
     /// that were held out.
     pub fn run(&self) -> Result<Vec<Table>> {
+        on_place!(self, |place| self.run_on(place))
+    }
+
+    fn run_on<P: Place>(&self, place: &P) -> Result<Vec<Table>> {
         let sft = Arc::new(self.models.frozen(Stage::Sft)?);
+        let reference = place.scorer(sft.clone(), None)?;
         let oracle = self.models.oracle()?;
+        let oracle = oracle.map(|scorer| place.scorer(scorer, None))?;
         let columns = ["method", "prompt_id", "reward", "kl", "length", "finished"];
         let mut sampled = Table::new("evaluation", &columns);
         let mut greedy = Table::new("evaluation_greedy", &columns);
@@ -67,6 +74,7 @@ impl Evaluation<'_> {
             let name = stage.name();
             let scorer = self.models.on_base(&sft, stage)?;
             let policy = self.models.policy(scorer.with_reference(sft.clone()))?;
+            let policy = place.writer(policy, &reference)?;
             let decoder = Decoder {
                 temperature: self.config.eval_temperature,
                 top_p: self.config.eval_top_p,
@@ -97,12 +105,13 @@ impl Evaluation<'_> {
         }
         let contests = self.data.held_out_pairs.contests();
         if !contests.is_empty() {
-            self.dir
-                .write_table("agreement.csv", &self.agreement(&contests, &oracle, &sft)?)?;
+            let agreement = self.agreement(place, &contests, &oracle, (&sft, &reference))?;
+            self.dir.write_table("agreement.csv", &agreement)?;
         }
         let paid = &self.data.token_rewards;
         if !paid.is_empty() {
             let model = TokenRewardModel::load(self.models, self.dir.root())?;
+            let model = model.map(|scorer| place.scorer(scorer, Some(&reference)))?;
             let found = model.explained(&paid.held_out)?;
             let mut table = Table::new("token_reward", &["rows", "tokens", "r2", "rmse"]);
             table.push([
@@ -114,7 +123,8 @@ impl Evaluation<'_> {
             self.dir.write_table("token_reward.csv", &table)?;
             tables.push(table);
         }
-        self.dir.write_text("credit.jsonl", &self.credits(&sft)?)?;
+        self.dir
+            .write_text("credit.jsonl", &self.credits(place, &sft, &reference)?)?;
         if self.dir.writes() {
             cards::write(self.models, &policies, &WinRates::try_new(&methods)?)?;
         }
@@ -158,18 +168,19 @@ impl Evaluation<'_> {
     }
 
     /// How often what was trained ranks a better and a worse held-out reply as people did.
-    fn agreement(
+    fn agreement<P: Place>(
         &self,
+        place: &P,
         contests: &[[Episode; 2]],
-        oracle: &Oracle<'_>,
-        sft: &NeuralScorer,
+        oracle: &Oracle<'_, P::Scorer>,
+        (sft, reference): (&NeuralScorer, &P::Scorer),
     ) -> Result<Table> {
         let episodes = contests.concat();
         let (dpo, reward) = (
-            self.models.on_base(sft, Stage::Dpo)?,
-            self.models.on_base(sft, Stage::Reward)?,
+            self.on(place, (sft, reference), Stage::Dpo)?,
+            self.on(place, (sft, reference), Stage::Reward)?,
         );
-        let implicit = DpoReward::try_new(&dpo, sft, 1.0)?;
+        let implicit = DpoReward::try_new(&dpo, reference, 1.0)?;
         let scores = [
             ("oracle", oracle.rewards(&episodes)?),
             (
@@ -190,6 +201,17 @@ impl Evaluation<'_> {
         Ok(table)
     }
 
+    /// A finished stage's network, where the run is.
+    fn on<P: Place>(
+        &self,
+        place: &P,
+        (sft, reference): (&NeuralScorer, &P::Scorer),
+        stage: Stage,
+    ) -> Result<P::Scorer> {
+        let scorer = Arc::new(self.models.on_base(sft, stage)?);
+        Ok(place.scorer(scorer, Some(reference))?)
+    }
+
     /// Held-out prompts whose texts are shown.
     fn shown(&self) -> impl Iterator<Item = usize> {
         let (n, all) = (
@@ -200,16 +222,22 @@ impl Evaluation<'_> {
     }
 
     /// (4.5), and the true reward where it is known, token by token, on responses of π_ref.
-    fn credits(&self, sft: &NeuralScorer) -> Result<String> {
-        let dpo = self.models.on_base(sft, Stage::Dpo)?;
+    fn credits<P: Place>(
+        &self,
+        place: &P,
+        sft: &NeuralScorer,
+        reference: &P::Scorer,
+    ) -> Result<String> {
+        let dpo = self.on(place, (sft, reference), Stage::Dpo)?;
         let policy = self.models.policy(self.models.on_base(sft, Stage::Sft)?)?;
+        let policy = place.writer(policy, reference)?;
         let prompts: Vec<Arc<[Token]>> = self
             .shown()
             .map(|i| self.data.held_out[i].clone())
             .collect();
         let keys = StreamKey::batch(&self.seeds.child("credit"), prompts.len());
-        let drawn = rto::seq::Policy::sample(&policy, &prompts, &keys)?;
-        let rewards = DpoReward::try_new(&dpo, sft, self.config.beta1)?.rewards(&drawn)?;
+        let drawn = policy.sample(&prompts, &keys)?;
+        let rewards = DpoReward::try_new(&dpo, reference, self.config.beta1)?.rewards(&drawn)?;
         let mut text = String::new();
         for (i, e) in drawn.iter().enumerate() {
             let mut line = json!({

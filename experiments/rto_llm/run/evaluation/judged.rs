@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use rto::seq::{Channel, Episode, Finish, TokenScorer};
-use rto_bridge::generate::Sampled;
 use rto_bridge::win_rate::{Answer, Contestant};
 use rto_harness::stats::Sample;
 use rto_harness::table::Table;
@@ -19,8 +18,11 @@ pub struct Judged {
 impl Judged {
     /// Rewards by the oracle, and Σ_h KL(π(·|s_h) ‖ π_ref(·|s_h)) along each response: the expectation over the next token is exact,
     /// the states are those of the response.
-    pub fn by(oracle: &Oracle<'_>, policy: &impl TokenScorer, drawn: Vec<Sampled>) -> Result<Self> {
-        let episodes: Vec<Episode> = drawn.into_iter().map(|s| s.episode).collect();
+    pub fn by(
+        oracle: &Oracle<'_, impl TokenScorer>,
+        policy: &impl TokenScorer,
+        episodes: Vec<Episode>,
+    ) -> Result<Self> {
         let scores = policy.scores(&episodes)?;
         Ok(Self {
             rewards: oracle.rewards(&episodes)?,

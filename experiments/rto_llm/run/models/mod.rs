@@ -6,4 +6,4 @@ mod oracle;
 
 pub use adapters::{check as check_adapters, check_executor};
 pub use networks::Models;
-pub use oracle::{Oracle, check as check_oracle};
+pub use oracle::{Oracle, check as check_oracle, weights as weights_of_oracle};

@@ -10,6 +10,8 @@ use serde_json::json;
 
 use crate::run::choices::CriticKind;
 use crate::run::config::Config;
+use crate::run::data::Data;
+use crate::run::models::weights_of_oracle;
 
 /// Texts that are written side by side.
 const SLOTS: usize = 64;
@@ -37,9 +39,10 @@ fn run(config: &Config, network: &ModelConfig) -> DeviceRun {
     }
 }
 
-/// The most bytes that a run takes of a device of the program of kernels: the plan's largest stage, and the reward model beside the policy
-/// where a method reads it and it is no adapter of π_ref.
-pub fn peak(config: &Config, network: &ModelConfig) -> Result<u64> {
+/// The most bytes that a run takes of a device of the program of kernels: the plan's largest stage, the reward model beside the policy
+/// where a method reads it and it is no adapter of π_ref, and the oracle, which judges what a policy in training has written.
+pub fn peak(config: &Config, data: &Data) -> Result<u64> {
+    let network = &data.network;
     let stages = device_plan(network, &run(config, network))?;
     let largest = stages.iter().map(|s| s.peak_device_bytes).max();
     let reads = |method: &&Method| method.training().reads.contains(&Model::RewardModel);
@@ -49,7 +52,8 @@ pub fn peak(config: &Config, network: &ModelConfig) -> Result<u64> {
         true => weights.sum(),
         false => 0,
     };
-    Ok(largest.unwrap_or(0) + (reward * config.dtype.of().size_in_bytes()) as u64)
+    let beside = reward + weights_of_oracle(config, data)?;
+    Ok(largest.unwrap_or(0) + (beside * config.dtype.of().size_in_bytes()) as u64)
 }
 
 /// Prints settings and, for every stage, memory and work on a card.

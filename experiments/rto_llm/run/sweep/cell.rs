@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow};
-use rto::seq::{Decoder, Episode, Finish, StreamKey, TokenReward};
+use rto::seq::{Decoder, Episode, Finish, Policy, StreamKey, TokenReward};
 use rto::token_reward::{Both, DpoReward, SentenceReward};
 use rto_bridge::learner::NeuralScorer;
 use rto_harness::methods::Method;
@@ -16,6 +16,7 @@ use super::base::Base;
 use super::plan::{self, Point, shown};
 use crate::run::config::Config;
 use crate::run::evaluation::{Corner, Judged};
+use crate::run::place::Writer;
 use crate::run::stage::Stage;
 use crate::run::training::MissingEos;
 
@@ -160,9 +161,9 @@ impl Run<'_> {
         let policy = models.policy(scorer.with_reference(sft.clone()))?;
         let (oracle, prompts) = (models.oracle()?, &base.data.held_out);
         let keys = StreamKey::batch(&base.seeds.child("evaluation"), prompts.len());
-        let drawn = policy.decode(prompts, &keys, Decoder::default())?;
+        let drawn = Writer::decode(&policy, prompts, &keys, Decoder::default())?;
         let drawn = Judged::by(&oracle, &policy, drawn)?;
-        let greedy = Judged::by(&oracle, &policy, policy.greedy(prompts)?)?;
+        let greedy = Judged::by(&oracle, &policy, Policy::greedy(&policy, prompts)?)?;
         let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
         let each =
             |of: fn(&Episode) -> f64| mean(&drawn.episodes.iter().map(of).collect::<Vec<_>>());

@@ -14,9 +14,9 @@ use serde_json::Value;
 use super::fault::{NoLoss, nan_at};
 use super::journal::{Journal, Metrics, is_done};
 use super::memo::Memo;
-use super::place::{Place, Saved, on_place};
 use super::trainer::Training;
 use crate::run::data::Feedback;
+use crate::run::place::{Place, Saved, on_place};
 use crate::run::stage::Stage;
 
 /// What the scores of a step say, beyond its loss.

@@ -19,11 +19,11 @@ use serde::Deserialize;
 
 use super::fault::{NoReward, nan_at};
 use super::journal::{Journal, Metrics, is_done};
-use super::place::{Place, Saved, on_place};
 use super::token_reward::TokenRewardModel;
 use super::trainer::Training;
 use crate::run::choices::CriticKind;
 use crate::run::config::Config;
+use crate::run::place::{Place, Saved, on_place};
 use crate::run::stage::Stage;
 
 /// −c at the last token of a response that does not end by itself.
@@ -175,11 +175,13 @@ impl Training<'_> {
                 .with_context(|| format!("stage {}: state.json", method.name))?,
         };
         let reward = frozen.reward(self.config, method, &keys)?;
-        // On a GPU the oracle is there while it judges.
-        let oracle = match self.models.device.is_cpu() {
-            true => Some(self.models.oracle()?),
-            false => None,
+        // On a device of its own the oracle is there while it judges.
+        let judge = || {
+            let oracle = self.models.oracle()?;
+            anyhow::Ok(oracle.map(|scorer| place.scorer(scorer, None))?)
         };
+        let on_host = self.models.device.is_cpu() && self.config.executor()?.is_none();
+        let oracle = on_host.then(judge).transpose()?;
         // One seed for all methods: what differs between them is the reward.
         let seeds = self.seeds.child("rl");
         let every = (self.config.save_every / 10).max(1);
@@ -212,7 +214,7 @@ impl Training<'_> {
             };
             let truth = match &oracle {
                 Some(oracle) => oracle.truth(&batch)?,
-                None => self.models.oracle()?.truth(&batch)?,
+                None => judge()?.truth(&batch)?,
             };
             journal.write(state.iteration, &metrics(&report, truth, &config))?;
             bar.inc(1);

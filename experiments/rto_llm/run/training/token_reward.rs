@@ -14,10 +14,10 @@ use rto::seq::{Channel, Episode, Finish, PerToken, Ragged, TokenScorer};
 use rto_bridge::learner::{NeuralRegressor, NeuralScorer};
 
 use super::journal::{is_done, left};
-use super::place::{Place, on_place};
 use super::trainer::Training;
 use crate::run::data::Paid;
 use crate::run::models::Models;
+use crate::run::place::{Place, on_place};
 use crate::run::stage::Stage;
 
 const STAGE: Stage = Stage::TokenReward;

@@ -8,11 +8,11 @@ use rto_bridge::learner::{NeuralLearner, NeuralScorer};
 use rto_harness::progress::{Bar, Progress};
 
 use super::journal::Journal;
-use super::place::Place;
 use super::side_by_side::Stop;
 use crate::run::config::Config;
 use crate::run::data::Data;
 use crate::run::models::Models;
+use crate::run::place::Place;
 use crate::run::stage::Stage;
 
 /// Trains the networks of a run.

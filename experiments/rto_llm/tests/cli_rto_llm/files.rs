@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Dialogues in the form of HH-RLHF, with one identical pair and one that was there before.
-fn dialogues(n: usize) -> String {
+pub fn dialogues(n: usize) -> String {
     let mut lines = Vec::new();
     for i in 0..n {
         let (town, colour) = (["Rome", "Oslo", "Lima"][i % 3], ["red", "blue"][i % 2]);

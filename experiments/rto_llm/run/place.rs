@@ -1,20 +1,23 @@
-//! Where a stage trains and scores: with candle on the run's device, or with the program of kernels on a device of its own.
+//! Where a stage trains, scores and writes: with candle on the run's device, or with the program of kernels on a device of its own.
 //!
-//! Networks are made, loaded, saved and judged on the host either way. With the program of kernels they are taken there for a stage, where
-//! they are trained and scored, write and pay; a learner comes back for each checkpoint and at the end, so that the files of a run say
+//! Networks are made, loaded and saved on the host either way. With the program of kernels they are taken there for a stage, where
+//! they are trained and scored, write, pay and judge; a learner comes back for each checkpoint and at the end, so that the files of a run say
 //! nothing of where it was trained.
 
 use std::sync::Arc;
 
-use rto::Result as TheoryResult;
 use rto::seq::{
-    Channel, Episode, PerToken, PolicyLearner, StepReport, TokenObjective, TokenScorer, Trainable,
+    Channel, Decoder, Episode, PerToken, Policy, PolicyLearner, StepReport, StreamKey,
+    TokenObjective, TokenScorer, Trainable,
 };
+use rto::{Result as TheoryResult, Token};
 use rto_bridge::Result;
 use rto_bridge::device_learner::{
     DeviceLearner, DeviceOptions, DevicePolicy, DeviceRegressor, DeviceScorer,
 };
-use rto_bridge::learner::{LearnerState, NeuralLearner, NeuralRegressor, NeuralScorer};
+use rto_bridge::learner::{
+    LearnerState, NeuralLearner, NeuralPolicy, NeuralRegressor, NeuralScorer,
+};
 use rto_device::Kernels;
 
 /// A learner that can be put away and looked at on the host.
@@ -46,10 +49,46 @@ impl Saved for NeuralRegressor {
     }
 }
 
+/// A policy that is evaluated.
+pub trait Writer: Policy {
+    /// Responses through a decoder.
+    fn decode(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+        decoder: Decoder,
+    ) -> TheoryResult<Vec<Episode>>;
+}
+
+impl Writer for NeuralPolicy {
+    fn decode(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+        decoder: Decoder,
+    ) -> TheoryResult<Vec<Episode>> {
+        let written = NeuralPolicy::decode(self, prompts, keys, decoder)?;
+        Ok(written.into_iter().map(|s| s.episode).collect())
+    }
+}
+
+impl Writer for DevicePolicy<'_> {
+    fn decode(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+        decoder: Decoder,
+    ) -> TheoryResult<Vec<Episode>> {
+        DevicePolicy::decode(self, prompts, keys, decoder)
+    }
+}
+
 /// Where networks are for a stage.
 pub trait Place {
     /// A frozen network.
     type Scorer: TokenScorer;
+    /// A frozen policy.
+    type Writer: Writer;
     /// A policy in training.
     type Policy: PolicyLearner + Saved;
     /// A network with a scalar head in training.
@@ -57,6 +96,9 @@ pub trait Place {
 
     /// Takes a frozen network there, beside the base of its adapter and its reference.
     fn scorer(&self, host: Arc<NeuralScorer>, base: Option<&Self::Scorer>) -> Result<Self::Scorer>;
+
+    /// Takes a frozen policy there, beside the base of its adapter and its reference.
+    fn writer(&self, host: NeuralPolicy, base: &Self::Scorer) -> Result<Self::Writer>;
 
     /// Takes a policy there, beside the base of its adapter and its reference.
     fn policy(&self, host: NeuralLearner, base: Option<&Self::Scorer>) -> Result<Self::Policy>;
@@ -74,6 +116,7 @@ pub struct Host;
 
 impl Place for Host {
     type Scorer = Arc<NeuralScorer>;
+    type Writer = NeuralPolicy;
     type Policy = NeuralLearner;
     type Regressor = NeuralRegressor;
 
@@ -82,6 +125,10 @@ impl Place for Host {
         host: Arc<NeuralScorer>,
         _: Option<&Arc<NeuralScorer>>,
     ) -> Result<Arc<NeuralScorer>> {
+        Ok(host)
+    }
+
+    fn writer(&self, host: NeuralPolicy, _: &Arc<NeuralScorer>) -> Result<NeuralPolicy> {
         Ok(host)
     }
 
@@ -106,6 +153,7 @@ pub struct There<'d> {
 
 impl<'d> Place for There<'d> {
     type Scorer = DeviceScorer<'d>;
+    type Writer = DevicePolicy<'d>;
     type Policy = Twin<DeviceLearner<'d>, NeuralLearner>;
     type Regressor = Twin<DeviceRegressor<'d>, NeuralRegressor>;
 
@@ -118,6 +166,11 @@ impl<'d> Place for There<'d> {
             Some(base) => DeviceScorer::beside(base, &host, self.options),
             None => DeviceScorer::try_new(self.kernels, &host, self.options),
         }
+    }
+
+    fn writer(&self, host: NeuralPolicy, base: &DeviceScorer<'d>) -> Result<DevicePolicy<'d>> {
+        let there = DeviceScorer::beside(base, host.scorer(), self.options)?;
+        DevicePolicy::try_new(there, host.max_new_tokens())
     }
 
     fn policy(&self, host: NeuralLearner, base: Option<&DeviceScorer<'d>>) -> Result<Self::Policy> {
@@ -201,17 +254,17 @@ impl Saved for Twin<DeviceRegressor<'_>, NeuralRegressor> {
     }
 }
 
-/// Runs `$body` with `$place` where the run trains: on the host, or on a device that is opened for it and closed behind it.
+/// Runs `$body` with `$place` where the run is: on the host, or on a device that is opened for it and closed behind it.
 macro_rules! on_place {
-    ($training:expr, |$place:ident| $body:expr) => {
-        match $training.config.executor()? {
+    ($run:expr, |$place:ident| $body:expr) => {
+        match $run.config.executor()? {
             None => {
-                let $place = &$crate::run::training::place::Host;
+                let $place = &$crate::run::place::Host;
                 $body
             }
             Some(executor) => {
                 let device = executor.open()?;
-                let there = $training.config.place(executor, &*device);
+                let there = $run.config.place(executor, &*device);
                 let $place = &there;
                 $body
             }
