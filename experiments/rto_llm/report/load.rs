@@ -56,6 +56,15 @@ pub struct Sample {
     pub reward: Option<f64>,
 }
 
+/// How well the reward that was fitted to a file of token rewards foretells rows of it that were held out.
+pub struct TokenReward {
+    pub rows: f64,
+    pub tokens: f64,
+    /// NaN where all rewards are equal.
+    pub r2: f64,
+    pub rmse: f64,
+}
+
 pub struct Credit {
     pub prompt: String,
     pub tokens: Vec<String>,
@@ -96,6 +105,7 @@ pub struct Results {
     pub credit: Part<Vec<Credit>>,
     /// Agreement with people's labels; most runs of the synthetic world have none.
     pub agreement: Part<Vec<Agreement>>,
+    pub token_reward: Part<TokenReward>,
 }
 
 impl Results {
@@ -121,6 +131,7 @@ impl Results {
             responses: part(dir, "responses.jsonl", |path| lines(path, sample)),
             credit: part(dir, "credit.jsonl", |path| lines(path, credit)),
             agreement: part(dir, "agreement.csv", agreement),
+            token_reward: part(dir, "token_reward.csv", token_reward),
         }
     }
 
@@ -141,7 +152,7 @@ impl Results {
             .collect()
     }
 
-    fn absent(&self) -> [Option<&Absent>; 11] {
+    fn absent(&self) -> [Option<&Absent>; 12] {
         [
             self.config.as_ref().err(),
             self.versions.as_ref().err(),
@@ -154,6 +165,7 @@ impl Results {
             self.responses.as_ref().err(),
             self.credit.as_ref().err(),
             self.agreement.as_ref().err(),
+            self.token_reward.as_ref().err(),
         ]
     }
 
@@ -260,6 +272,20 @@ fn agreement(path: &Path) -> Result<Vec<Agreement>> {
         pairs: pairs[i],
     };
     Ok((0..table.len()).map(row).collect())
+}
+
+fn token_reward(path: &Path) -> Result<TokenReward> {
+    let table = Table::from_csv(path)?;
+    let one = |name: &str| match table.floats(name)?.as_slice() {
+        [value] => anyhow::Ok(*value),
+        all => bail!("found {} rows, expected one", all.len()),
+    };
+    Ok(TokenReward {
+        rows: one("rows")?,
+        tokens: one("tokens")?,
+        r2: one("r2")?,
+        rmse: one("rmse")?,
+    })
 }
 
 fn credit(map: &Map<String, Value>) -> Result<Credit> {

@@ -14,6 +14,7 @@
 //! | `exact.csv` | `method,subopt,value,kl` and perhaps `reward` on a world small enough to enumerate |
 //! | `exact_frontier.csv` | `kl,reward` of the best policies there, one for each β |
 //! | `agreement.csv` | `model,accuracy,low,high,pairs` where people's labels are known |
+//! | `token_reward.csv` | `rows,tokens,r2,rmse` of the fit to a file of token rewards, on rows that were held out |
 //! | `credit.jsonl` | `{"prompt", "tokens", "dpo_reward", "true_reward"}`, as long as the response |
 
 mod charts;
@@ -83,6 +84,7 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     frontier::section(&mut page, &run)?;
     tables::exact(&mut page, &run);
     tables::agreement(&mut page, &run);
+    tables::token_reward(&mut page, &run);
     samples::section(&mut page, &run);
     credit::section(&mut page, &run);
     charts::training(&mut page, &run)?;

@@ -277,6 +277,30 @@ pub fn agreement(page: &mut Page, run: &Results) {
     page.table("sortable", &["model", "agreement", "pairs"], &rows);
 }
 
+/// How good the fitted token reward is, where a file of token rewards was given.
+pub fn token_reward(page: &mut Page, run: &Results) {
+    let found = match &run.token_reward {
+        Ok(found) => found,
+        Err(absent) if absent.damaged => {
+            page.section("token-reward", "The fitted token reward");
+            return page.absent(&absent.why, absent.damaged);
+        }
+        Err(_) => return,
+    };
+    page.section("token-reward", "The fitted token reward");
+    page.say("What <code>ppo_dense</code> is paid with, against the rewards of the file on rows that it has not learned from. R² is 1 − Σ (r − r̂)² / Σ (r − r̄)²: 1 where every reward is foretold, 0 for their mean, “–” where all of them are equal; the error is √(Σ (r − r̂)² / n) in the file's units.");
+    page.table(
+        "values",
+        &["R²", "root mean square error", "rows", "tokens"],
+        &[vec![
+            number(found.r2),
+            number(found.rmse),
+            format!("{:.0}", found.rows),
+            format!("{:.0}", found.tokens),
+        ]],
+    );
+}
+
 /// The exact values, on a world small enough to enumerate.
 pub fn exact(page: &mut Page, run: &Results) {
     // Real text has neither a known reward nor an end.

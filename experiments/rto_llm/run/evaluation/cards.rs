@@ -124,8 +124,16 @@ fn relevant(settings: &toml::Table, stage: Stage) -> Vec<(String, String)> {
     SHARED.iter().for_each(|key| keep(key));
     match stage {
         Stage::Rl(method) => {
-            if method.training().reads.contains(&Model::Dpo) && !method.training().one_beta {
+            let reads = |model| method.training().reads.contains(&model);
+            if reads(Model::Dpo) {
+                keep("dpo");
+            }
+            if reads(Model::Dpo) && !method.training().one_beta {
                 keep("beta1");
+            }
+            // A reward of every token is fitted by the settings of the reward model.
+            if reads(Model::RewardModel) || reads(Model::TokenRewardModel) {
+                keep("reward");
             }
             for key in ["critic", "missing_eos_penalty", "ppo"] {
                 keep(key);

@@ -6,6 +6,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+/// What the page and the policy's card say of the fit.
+fn check_said(run: &Path, share: f64) {
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    let section = page.split("id=\"token-reward\"").nth(1).unwrap();
+    let section = section.split("</table>").next().unwrap();
+    assert!(section.contains(&format!("{share:.3}")), "{section}");
+    let card = fs::read_to_string(run.join("policies/ppo_dense/README.md")).unwrap();
+    assert!(card.contains("reward.learning_rate"), "{card}");
+    assert!(!card.contains("dpo."), "{card}");
+}
+
 /// Rows of the world's words; the reward of a token is ((7 · id) mod 11 − 5)/5, which is linear in its one-hot vector.
 fn fixture() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/token_rewards.jsonl");
@@ -48,6 +59,7 @@ fn a_linear_token_reward_is_found_again_on_rows_that_were_held_out() {
         held_out(&out)
     };
     let (share, rows) = learn("long", 60, 0.01);
+    check_said(&dir.path().join("long"), share);
     assert!(rows == 16 && share > 0.95, "R² {share} on {rows} rows");
     // The share is measured, not made: a fit of nine short steps knows little.
     let (little, _) = learn("short", 1, 0.001);
