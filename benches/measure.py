@@ -44,6 +44,19 @@ class Worker:
         self.process.wait()
 
 
+def bench(name, build=True):
+    """The path of a bench of the bridge: built now, or as it was built last."""
+    if not build:
+        built = [f for f in (ROOT / "target" / "release" / "deps").glob(f"{name}-*") if not f.suffix]
+        return max(built, key=lambda f: f.stat().st_mtime, default=None) or sys.exit(f"{name}: not built")
+    command = ["cargo", "bench", "--package", "rto-bridge", "--bench", name, "--no-run", "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if built.returncode != 0:
+        sys.exit(f"{' '.join(command)}: {built.stderr.strip()}")
+    found = [json.loads(text) for text in built.stdout.splitlines() if text.startswith("{")]
+    return next(m["executable"] for m in found if m.get("executable") and m["target"]["name"] == name)
+
+
 def machine():
     names = [l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")]
     family = [l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith(("cpu family", "model\t"))][:2]

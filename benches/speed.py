@@ -3,6 +3,7 @@
 
     cargo build --release --package rto-rates
     python3 benches/speed.py bt [--cells 100000:64:1,...] [--pairs 5]     measure: rows go to benches/speed.jsonl
+    python3 benches/speed.py training --cells smollm2:sft:bf16:1
     python3 benches/speed.py table                                        write paper-notes/speed.md
 
 Sections:
@@ -10,9 +11,12 @@ Sections:
         (benches/peers/bradley_terry.py; numpy, scipy, scikit-learn): L-BFGS of SciPy and scikit-learn, newton-cholesky of
         scikit-learn, Newton in NumPy. The same rows for all; in every pair ours goes first and is asked for a gradient no longer
         than the peer's. Process CPU seconds of the fit alone. Floor: our readings of X times that of one x @ theta in NumPy.
+  training      steps of SFT and DPO at the shapes of SmolLM2-135M and Pythia-160m beside PyTorch (benches/peers/transformer.py; torch, transformers)
+  generation    tokens of prompts and tokens written beside transformers and llama.cpp (benches/peers/generation.py; gguf too, llama-cpp-python)
+  soft-vi       soft value iteration on token trees beside C, JAX and NumPy (benches/peers/soft_vi.py; jax, gcc)
 
 A row that is measured again replaces the old one. Ratios are theirs/ours pair by pair; their median and range are printed.
-Ours runs with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as NumPy asks the kernel for large pages by itself. A peer that takes
+In bt ours runs with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as NumPy asks the kernel for large pages by itself. There a peer that takes
 longer than --limit seconds is stopped and counted as that long.
 """
 import argparse
@@ -22,6 +26,9 @@ import subprocess
 import sys
 import tempfile
 
+import generation
+import soft_vi
+import training
 from measure import ROOT, Worker, keep, machine, rows, seconds
 
 RUST = ROOT / "target" / "release" / "theory_rate"
@@ -154,6 +161,9 @@ process runs at a time. A peer marked `>` was stopped at that time without havin
 # What measures a section, what stands above its table, and how a row of it is written.
 SECTIONS = {
     "bt": (bt, BT_HEAD, line),
+    "training": (training.measure, training.HEAD, training.line),
+    "generation": (generation.measure, generation.HEAD, generation.line),
+    "soft-vi": (soft_vi.measure, soft_vi.HEAD, soft_vi.line),
 }
 
 
@@ -177,7 +187,9 @@ def table(_):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("section", choices=[*SECTIONS, "table"])
-    parser.add_argument("--cells", help="n:d:cond, apart by commas; default: all sixteen")
+    parser.add_argument("--cells", help="apart by commas; default: all of the section; bt: n:d:cond; training: shape:task:type:threads; generation: peer; soft-vi: A:H")
+    parser.add_argument("--llama", help="a Python that has llama-cpp-python (default: this one)")
+    parser.add_argument("--built", action="store_true", help="time the benches of the bridge as they were built last")
     parser.add_argument("--method", action="append", choices=list(METHODS), help="only this peer; may be repeated")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs for each row (default 5)")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a peer is stopped (default 60)")

@@ -1,5 +1,5 @@
 //! Core-seconds of soft value iteration and of Bradley–Terry estimation, one JSON line per run, for
-//! `benches/side_by_side_theory.py` and `benches/speed.py`.
+//! `benches/speed.py`.
 //!
 //! `theory_rate soft-vi A H [REPETITIONS]` | `theory_rate bt-fit N D FILE < TOLERANCES`
 //!

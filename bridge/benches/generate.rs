@@ -3,6 +3,9 @@
 //!
 //! `cargo bench -p rto-bridge --bench generate [-- SHAPE]` prints one JSON line per shape and top-p. CPU seconds are
 //! counted because a neighbour on the machine spoils wall time.
+//!
+//! `-- SHAPE --worker` answers every line `ROWS PROMPT NEW` of standard input by writing so many tokens after so many prompts at temperature 0.9, without
+//! truncation: a line of JSON with the CPU seconds (`benches/speed.py` asks so). The number of threads is that of `RAYON_NUM_THREADS`.
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -111,6 +114,57 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
+fn prompts(rows: usize, length: usize, vocabulary: usize) -> Vec<Arc<[u32]>> {
+    let mut rng = SeedTree::new(0).child("prompts").rng();
+    let mut prompt = || {
+        (0..length)
+            .map(|_| rng.random_range(1..vocabulary as u32))
+            .collect()
+    };
+    (0..rows).map(|_| prompt()).collect()
+}
+
+/// Answers the lines of standard input.
+fn serve(shape: &Shape) {
+    let config = config(shape);
+    let threads = std::env::var("RAYON_NUM_THREADS").map_or(1, |n| n.parse().expect("a number"));
+    let engine = Engine::new(&config, Head::CausalLm, &weights(&config))
+        .and_then(|engine| engine.with_threads(threads))
+        .expect("weights of this shape");
+    let parameters: usize = config
+        .tensors(Head::CausalLm)
+        .values()
+        .map(|shape| shape.iter().product::<usize>())
+        .sum();
+    println!("{{\"weights\":{parameters}}}");
+    for line in std::io::stdin().lines() {
+        let line = line.expect("lines of text");
+        let asked: Vec<usize> = line
+            .split_whitespace()
+            .map(|n| n.parse().expect("three numbers"))
+            .collect();
+        let [rows, length, new] = asked[..] else {
+            panic!("expected ROWS PROMPT NEW, found {line}");
+        };
+        let sampling = Sampling {
+            max_new_tokens: new,
+            temperature: 0.9,
+            decoder: None,
+            ends: Default::default(),
+            batch: rows,
+        };
+        let prompts = prompts(rows, length, config.vocab_size());
+        let keys = StreamKey::batch(&SeedTree::new(0), rows);
+        let (cpu, wall) = (cpu_seconds(), std::time::Instant::now());
+        let sampled = engine
+            .sample(&prompts, &keys, &sampling)
+            .expect("prompts that fit");
+        let (cpu, wall) = (cpu_seconds() - cpu, wall.elapsed().as_secs_f64());
+        assert!(sampled.iter().all(|s| s.episode.len() == new));
+        println!("{{\"cpu_s\":{cpu},\"wall_s\":{wall}}}");
+    }
+}
+
 fn main() {
     let wanted: Vec<String> = std::env::args()
         .skip(1)
@@ -120,17 +174,13 @@ fn main() {
         .iter()
         .filter(|s| wanted.is_empty() || wanted.iter().any(|w| w == s.name))
     {
+        if std::env::args().any(|a| a == "--worker") {
+            return serve(shape);
+        }
         let config = config(shape);
         let engine =
             Engine::new(&config, Head::CausalLm, &weights(&config)).expect("weights of this shape");
-        let mut rng = SeedTree::new(0).child("prompts").rng();
-        let prompts: Vec<Arc<[u32]>> = (0..BATCH)
-            .map(|_| {
-                (0..shape.prompt)
-                    .map(|_| rng.random_range(1..config.vocab_size() as u32))
-                    .collect()
-            })
-            .collect();
+        let prompts = prompts(BATCH, shape.prompt, config.vocab_size());
         for top_p in [0.99, 1.0] {
             let decoder = Decoder {
                 top_p,

@@ -1,10 +1,13 @@
 //! Tokens (or preference pairs) per CPU second of a training step, and its peak memory, on random weights.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p rto-bridge --bench train -- MODEL TASK [--checkpointing] [--repetitions N] [--hh] [--dtype TYPE]`, where MODEL is
-//! `tiny` (2 layers of 64), `14m` (Pythia-14m), `wide` (12 layers of 768, small vocabulary, 4 texts of 512) or `smollm2`
-//! (SmolLM2-135M, 4 texts of 128), TASK is `sft`, `dpo` or
+//! `tiny` (2 layers of 64), `14m` (Pythia-14m), `wide` (12 layers of 768, small vocabulary, 4 texts of 512), `smollm2`
+//! (SmolLM2-135M, 4 texts of 256) or `pythia-160m` (the same), TASK is `sft`, `dpo` or
 //! `ppo`: samples of RTO iterations of 16 prompts, written, scored and learned from.
-//! With `--hh` the texts have the lengths of eight drawn from HH-RLHF; `--dtype` (`f64`, `bf16`) takes the passes on candle tensors.
+//! With `--worker` it takes a step for every line of standard input and answers each with one of JSON (`benches/speed.py` asks so); the line
+//! `peak` is answered with the GFLOP/s of a product of three square matrices.
+//! With `--hh` the texts have the lengths of eight drawn from HH-RLHF; `--dtype` (`f64`, `bf16`) takes the passes on candle tensors;
+//! `--products bf16` rounds the factors of products with weights.
 //! A line of JSON: medians over the repetitions after one warm-up step; `activations_mb` is the peak without the program itself and
 //! without weights, gradients and moments (16 bytes a weight, 4 for a weight of the reference).
 
@@ -13,7 +16,7 @@ use rand::Rng;
 use rto::seed::SeedTree;
 use rto_bridge::batch::Batch;
 use rto_bridge::family::{Activation, GptNeoXConfig, ModelConfig};
-use rto_bridge::model::{Heads, Keep, Model, Request, Scores};
+use rto_bridge::model::{Heads, Keep, Model, Products, Request, Scores};
 use rto_bridge::optimizer::{AdamW, AdamWConfig};
 use rto_bridge::params::{Gradients, Init, Params};
 
@@ -38,7 +41,8 @@ fn shape(name: &str) -> Option<Shape> {
         "tiny" => (64, 64, 2, 4, 64, 8, 64),
         "14m" => (50304, 128, 6, 4, 2048, 8, 128),
         "wide" => (512, 768, 12, 12, 2048, 4, 512),
-        "smollm2" => (49152, 576, 30, 9, 2048, 4, 128),
+        "smollm2" => (49152, 576, 30, 9, 2048, 4, 256),
+        "pythia-160m" => (50304, 768, 12, 12, 2048, 4, 256),
         _ => return None,
     };
     Some(Shape {
@@ -158,6 +162,46 @@ fn cpu_seconds() -> f64 {
     tasks.filter_map(nanoseconds).sum::<f64>() * 1e-9
 }
 
+/// GFLOP/s of a product of square matrices of 1024, the best of thirty, by the crate that multiplies here.
+fn peak() -> f64 {
+    const N: usize = 1024;
+    let draw = |seed: u64| -> Vec<f32> {
+        let mut rng = SeedTree::new(seed).rng();
+        (0..N * N).map(|_| rng.random::<f32>() - 0.5).collect()
+    };
+    let tensor = |values| Tensor::from_vec(values, (N, N), &Device::Cpu);
+    let (Ok(a), Ok(b)) = (tensor(draw(0)), tensor(draw(1))) else {
+        return f64::NAN;
+    };
+    let seconds = |_| {
+        let start = std::time::Instant::now();
+        let product = a.matmul(&b);
+        let took = start.elapsed().as_secs_f64();
+        product.map_or(f64::NAN, |_| took)
+    };
+    let best = (0..30).map(seconds).fold(f64::INFINITY, f64::min);
+    2e-9 * (N * N * N) as f64 / best
+}
+
+/// A step, or the peak, for every line of standard input.
+fn serve(run: &mut Run) -> Result<(), Box<dyn std::error::Error>> {
+    println!("{{\"weights\":{}}}", run.model.params().count());
+    for line in std::io::stdin().lines() {
+        if line?.trim() == "peak" {
+            println!("{{\"gflops\":{}}}", peak());
+            continue;
+        }
+        let (cpu, wall) = (cpu_seconds(), std::time::Instant::now());
+        let loss = run.step()?;
+        println!(
+            "{{\"cpu_s\":{},\"wall_s\":{},\"loss\":{loss}}}",
+            cpu_seconds() - cpu,
+            wall.elapsed().as_secs_f64(),
+        );
+    }
+    Ok(())
+}
+
 fn megabytes(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status
@@ -259,10 +303,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter(|a| a != "--bench")
         .collect();
     let [name, task, options @ ..] = arguments.as_slice() else {
-        println!("name a model (tiny, 14m, wide, smollm2) and a task (sft, dpo, ppo)");
+        println!("name a model (tiny, 14m, wide, smollm2, pythia-160m) and a task (sft, dpo, ppo)");
         return Ok(());
     };
-    let shape = shape(name).ok_or("expected tiny, 14m, wide or smollm2")?;
+    let shape = shape(name).ok_or("expected tiny, 14m, wide, smollm2 or pythia-160m")?;
     let after = |flag: &str| {
         options
             .iter()
@@ -287,6 +331,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let program = megabytes("VmHWM");
     let mut model = in_dtype(model(&shape, 0)?, dtype)?;
     model.options_mut().checkpointing = options.iter().any(|o| o == "--checkpointing");
+    let products = match after("--products").map(String::as_str) {
+        None => Products::F32,
+        Some("bf16") => Products::Bf16,
+        Some(_) => return Err("expected --products bf16".into()),
+    };
+    model.options_mut().products = products;
     if let Some(floats) = after("--keep-logits") {
         model.options_mut().keep_logits = floats.parse()?;
     }
@@ -297,7 +347,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut run = Run {
         reference: if task == "dpo" {
-            Some(in_dtype(self::model(&shape, 1)?, dtype)?)
+            let mut reference = in_dtype(self::model(&shape, 1)?, dtype)?;
+            reference.options_mut().products = products;
+            Some(reference)
         } else {
             None
         },
@@ -309,6 +361,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         gradients: Gradients::zeros(model.params()),
         model,
     };
+    if options.iter().any(|o| o == "--worker") {
+        return serve(&mut run);
+    }
     let before = megabytes("VmRSS");
     let mut loss = run.step()?;
     let mut seconds = Vec::new();

@@ -1,6 +1,6 @@
 //! Named weights in sorted order, their initialisation, and which of them are trained.
 
-use crate::ops::simd::norm_squared;
+use crate::ops::simd::{for_each_piece, norm_squared};
 use crate::{Error, Result, family};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use rand::Rng;
@@ -397,7 +397,7 @@ impl Gradients {
     pub fn reset(&mut self) {
         for part in self.parts.values_mut() {
             match part {
-                Gradient::Slice(values) => values.fill(0.0),
+                Gradient::Slice(values) => for_each_piece(values, 1 << 16, |_, v| v.fill(0.0)),
                 Gradient::Tensor(tensor) => *tensor = None,
             }
         }

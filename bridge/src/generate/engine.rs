@@ -228,14 +228,14 @@ impl Engine {
         self.linear(
             &layer.query_key_value,
             (&b.normed, hidden),
-            panels,
+            rows.len(),
             &mut b.wide,
         );
         self.attention(index, layer, rows, cache, b);
         self.update(
             &layer.dense,
             (&b.attended, self.shape.queries),
-            panels,
+            rows.len(),
             &mut b.update,
         );
         if self.shape.parallel {
@@ -249,7 +249,7 @@ impl Engine {
             self.normed(layer.mlp_norm.as_ref(), b);
         }
         let inner = layer.up.tiles() * TILE;
-        self.linear(&layer.up, (&b.normed, hidden), panels, &mut b.wide);
+        self.linear(&layer.up, (&b.normed, hidden), rows.len(), &mut b.wide);
         let wide = &mut b.wide[..panels * inner * LANES];
         match &layer.gate {
             None => {
@@ -257,12 +257,12 @@ impl Engine {
                 activation::forward_alone(self.shape.activation, wide, after);
             }
             Some(gate) => {
-                self.linear(gate, (&b.normed, hidden), panels, &mut b.gate);
+                self.linear(gate, (&b.normed, hidden), rows.len(), &mut b.gate);
                 let gate = &mut b.gate[..wide.len()];
                 gated::forward_alone(self.shape.activation, gate, wide);
             }
         }
-        self.update(&layer.down, (&b.gate, inner), panels, &mut b.update);
+        self.update(&layer.down, (&b.gate, inner), rows.len(), &mut b.update);
         self.add_update(&mut b.hidden, &layer.down, &b.update);
     }
 
@@ -275,8 +275,8 @@ impl Engine {
     }
 
     /// What is about to be added to the stream, through its norm where it has one.
-    fn update(&self, write: &Write, input: (&[f32], usize), panels: usize, update: &mut [f32]) {
-        self.linear(&write.linear, input, panels, update);
+    fn update(&self, write: &Write, input: (&[f32], usize), rows: usize, update: &mut [f32]) {
+        self.linear(&write.linear, input, rows, update);
         let Some(norm) = &write.norm else { return };
         let size = self.shape.hidden * LANES;
         let padded = self.shape.hidden.next_multiple_of(TILE) * LANES;
@@ -307,19 +307,21 @@ impl Engine {
         }
     }
 
-    /// W x + b for every panel; `stride` features lie between panels of the input.
+    /// W x + b of `rows` rows, panel by panel; `stride` features lie between panels of the input.
     fn linear(
         &self,
         linear: &Linear,
         (input, stride): (&[f32], usize),
-        panels: usize,
+        rows: usize,
         output: &mut [f32],
     ) {
         /// Multiplications below which a second thread costs more than it brings.
         const WORTH_A_THREAD: usize = 1 << 17;
         let size = linear.tiles() * TILE * LANES;
-        let output = &mut output[..panels * size];
-        let apply = |(input, output): (&[f32], &mut [f32])| linear.apply(0, input, output);
+        let output = &mut output[..rows.div_ceil(LANES) * size];
+        // All of a panel where there are several: the last one, with few rows, is little of the work then.
+        let rows = rows.min(LANES);
+        let apply = |(input, output): (&[f32], &mut [f32])| linear.apply(0, rows, input, output);
         if self.pool.is_none() || size * stride < WORTH_A_THREAD {
             let inputs = input.chunks_exact(stride * LANES);
             inputs.zip(output.chunks_exact_mut(size)).for_each(apply);
@@ -330,7 +332,7 @@ impl Engine {
         let outputs = output.par_chunks_exact_mut(size);
         inputs.zip(outputs).for_each(|(input, output)| {
             let parts = output.par_chunks_mut(share * TILE * LANES).enumerate();
-            parts.for_each(|(i, part)| linear.apply(i * share, input, part));
+            parts.for_each(|(i, part)| linear.apply(i * share, rows, input, part));
         });
     }
 
@@ -519,7 +521,7 @@ fn head_part(head: &Linear, first: usize, input: &[f32], mut rows: Vec<&mut [f32
     let mut panel = [0.0; TILE * LANES];
     let columns = rows.first().map_or(0, |row| row.len());
     for (tile, start) in (0..columns).step_by(TILE).enumerate() {
-        head.apply(first + tile, input, &mut panel);
+        head.apply(first + tile, rows.len(), input, &mut panel);
         let width = TILE.min(columns - start);
         for (lane, row) in rows.iter_mut().enumerate() {
             for (column, out) in row[start..][..width].iter_mut().enumerate() {

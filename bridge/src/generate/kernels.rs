@@ -55,15 +55,22 @@ impl Linear {
         self.bias.len() / TILE
     }
 
-    /// Tiles `first..` of W x + b for one panel: `input` `[inputs][16]`, `output` a whole number of tiles.
-    pub(super) fn apply(&self, first: usize, input: &[f32], output: &mut [f32]) {
+    /// Tiles `first..` of W x + b for one panel, of which the first `rows` are read: `input` `[inputs][16]`, `output` a whole number of tiles. Of a few
+    /// rows the sums are the same, number by number, with sixteen features side by side in place of sixteen rows.
+    pub(super) fn apply(&self, first: usize, rows: usize, input: &[f32], output: &mut [f32]) {
         let tiles = output.len() / (TILE * LANES);
-        Arch::new().dispatch(Apply {
+        let work = Apply {
             weight: &self.weight[first * self.inputs..][..tiles * self.inputs],
             bias: &self.bias[first * TILE..][..tiles * TILE],
             input: &input[..self.inputs * LANES],
             output,
-        });
+        };
+        match rows {
+            1 => Arch::new().dispatch(Few::<1>(work)),
+            2 => Arch::new().dispatch(Few::<2>(work)),
+            3 | 4 => Arch::new().dispatch(Few::<4>(work)),
+            _ => Arch::new().dispatch(work),
+        }
     }
 }
 
@@ -119,6 +126,96 @@ impl Apply<'_> {
                         *out = simd.add_f32s(*sum, bias);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// The first `ROWS` rows of a panel; the others become zero.
+struct Few<'a, const ROWS: usize>(Apply<'a>);
+
+impl<const ROWS: usize> WithSimd for Few<'_, ROWS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Sums of a few tiles at once, so that none waits for the one before.
+        match S::F32_LANES {
+            16 => self.tiles::<S, 1, 4>(simd),
+            8 => self.tiles::<S, 2, 2>(simd),
+            4 => self.tiles::<S, 4, 1>(simd),
+            _ => self.tiles::<S, 16, 1>(simd),
+        }
+    }
+}
+
+impl<const ROWS: usize> Few<'_, ROWS> {
+    #[inline(always)]
+    fn tiles<S: Simd, const VECTORS: usize, const TOGETHER: usize>(self, simd: S) {
+        let Apply {
+            weight,
+            bias,
+            input,
+            output,
+        } = self.0;
+        let (inputs, _) = input.as_chunks::<LANES>();
+        let (bias, _) = bias.as_chunks::<TILE>();
+        let (output, _) = output.as_chunks_mut::<LANES>();
+        let whole = bias.len() / TOGETHER * TOGETHER;
+        let (weights, rest) = weight.split_at(whole * inputs.len());
+        let (outputs, outputs_rest) = output.split_at_mut(whole * TILE);
+        let (biases, biases_rest) = bias.split_at(whole);
+        for ((weight, bias), output) in weights
+            .chunks_exact(TOGETHER * inputs.len())
+            .zip(biases.chunks_exact(TOGETHER))
+            .zip(outputs.chunks_exact_mut(TOGETHER * TILE))
+        {
+            few::<S, ROWS, VECTORS, TOGETHER>(simd, weight, bias, inputs, output);
+        }
+        for ((weight, bias), output) in rest
+            .chunks_exact(inputs.len())
+            .zip(biases_rest.chunks_exact(1))
+            .zip(outputs_rest.chunks_exact_mut(TILE))
+        {
+            few::<S, ROWS, VECTORS, 1>(simd, weight, bias, inputs, output);
+        }
+    }
+}
+
+/// `TILES` tiles of the first `ROWS` rows.
+#[inline(always)]
+fn few<S: Simd, const ROWS: usize, const VECTORS: usize, const TILES: usize>(
+    simd: S,
+    weight: &[[f32; TILE]],
+    bias: &[[f32; TILE]],
+    inputs: &[[f32; LANES]],
+    output: &mut [[f32; LANES]],
+) {
+    let n = inputs.len();
+    let tiles: [&[[f32; TILE]]; TILES] = std::array::from_fn(|tile| &weight[tile * n..][..n]);
+    let mut sums = [[[simd.splat_f32s(0.0); VECTORS]; TILES]; ROWS];
+    for (i, x) in inputs.iter().enumerate() {
+        for (tile, weight) in tiles.iter().enumerate() {
+            let (w, _) = S::as_simd_f32s(&weight[i]);
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x = simd.splat_f32s(*x);
+                for (sum, w) in sums[tile].iter_mut().zip(w) {
+                    *sum = simd.mul_add_e_f32s(*w, x, *sum);
+                }
+            }
+        }
+    }
+    output.fill([0.0; LANES]);
+    for (row, sums) in sums.iter_mut().enumerate() {
+        for ((sums, bias), output) in sums.iter_mut().zip(bias).zip(output.chunks_exact_mut(TILE)) {
+            let (bias, _) = S::as_simd_f32s(bias);
+            let mut features = [0.0; TILE];
+            let (out, _) = S::as_mut_simd_f32s(&mut features);
+            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                *out = simd.add_f32s(*sum, *bias);
+            }
+            for (output, feature) in output.iter_mut().zip(features) {
+                output[row] = feature;
             }
         }
     }
@@ -258,7 +355,14 @@ mod tests {
                 .map(|i| ((i * 5 % 13) as f32 - 6.0) / 4.0)
                 .collect();
             let mut out = vec![f32::NAN; linear.tiles() * TILE * LANES];
-            linear.apply(0, &input, &mut out);
+            linear.apply(0, LANES, &input, &mut out);
+            for rows in 1..LANES {
+                let mut few = vec![f32::NAN; out.len()];
+                linear.apply(0, rows, &input, &mut few);
+                for (few, out) in few.chunks_exact(LANES).zip(out.chunks_exact(LANES)) {
+                    assert_eq!(few[..rows], out[..rows], "{rows} rows");
+                }
+            }
             for lane in 0..LANES {
                 for o in 0..outputs {
                     let exact: f32 = (0..inputs)

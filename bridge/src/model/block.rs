@@ -6,6 +6,7 @@ use crate::ops::attention::{self, Scoring};
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::Update;
 use crate::ops::rotary::{HeadLayout, Turn, rotate};
+use crate::ops::simd::for_each_piece;
 use crate::ops::{activation, gated, layer_norm, linear, rms_norm};
 use crate::params::Gradients;
 use std::borrow::Cow;
@@ -615,20 +616,28 @@ fn add(sum: &mut [f32], more: &[f32]) {
     linear::add(sum, more);
 }
 
+/// Rows of a piece of what is only copied.
+const COPIED: usize = 64;
+
 /// Columns `at..at + width` of rows of `row`.
 fn columns(pass: &Pass<'_>, x: &[f32], row: usize, at: usize, width: usize) -> Buffer {
     let mut part = pass.pool.take(x.len() / row * width);
-    let rows = x.chunks_exact(row);
-    for (row, part) in rows.zip(part.chunks_exact_mut(width)) {
-        part.copy_from_slice(&row[at..at + width]);
-    }
+    for_each_piece(&mut part, COPIED * width, |i, part| {
+        let rows = x[i * COPIED * row..].chunks_exact(row);
+        for (row, part) in rows.zip(part.chunks_exact_mut(width)) {
+            part.copy_from_slice(&row[at..at + width]);
+        }
+    });
     part
 }
 
 fn put_columns(x: &mut [f32], row: usize, at: usize, part: &[f32], width: usize) {
-    for (row, part) in x.chunks_exact_mut(row).zip(part.chunks_exact(width)) {
-        row[at..at + width].copy_from_slice(part);
-    }
+    for_each_piece(x, COPIED * row, |i, x| {
+        let parts = part[i * COPIED * width..].chunks_exact(width);
+        for (row, part) in x.chunks_exact_mut(row).zip(parts) {
+            row[at..at + width].copy_from_slice(part);
+        }
+    });
 }
 
 /// All queries (0) or keys (1), `[tokens, heads, head_dim]`.

@@ -2,7 +2,7 @@
 
 use crate::lora::{A_SUFFIX, B_SUFFIX};
 use crate::ops::buffer::Pool;
-use crate::ops::gemm::Update;
+use crate::ops::gemm::{Products, Update};
 use crate::ops::linear::{self, Linear};
 use crate::ops::lora::{self, Lora};
 use crate::ops::rotary::RotaryTable;
@@ -15,6 +15,8 @@ pub(crate) struct Pass<'a> {
     /// Cosines and sines of each rotation ([`crate::family::ModelConfig::rotaries`]).
     pub rotary: &'a [RotaryTable],
     pub pool: &'a Pool,
+    /// What the products with weights round.
+    pub products: Products,
     /// The adapter's factor s; `None` leaves the low-rank products out.
     pub adapter: Option<f64>,
 }
@@ -27,6 +29,7 @@ impl<'a> Pass<'a> {
             bias: self.weights.find(&format!("{name}.bias")),
             inputs,
             outputs,
+            products: self.products,
         }
     }
 
@@ -76,7 +79,7 @@ impl<'a> Pass<'a> {
         update: Update,
         grads: &mut Gradients,
     ) {
-        base_weights_backward(name, inputs, outputs, x, dy, grads);
+        base_weights_backward(self.products, name, inputs, outputs, x, dy, grads);
         linear::backward_input(&self.linear(name, inputs, outputs), dy, dx, update);
         if let Some(lora) = self.lora(name, inputs, outputs) {
             let v = lora::pulled(&lora, dy, self.pool);
@@ -95,7 +98,7 @@ impl<'a> Pass<'a> {
         dy: &[f32],
         grads: &mut Gradients,
     ) {
-        base_weights_backward(name, inputs, outputs, x, dy, grads);
+        base_weights_backward(self.products, name, inputs, outputs, x, dy, grads);
         if let Some(lora) = self.lora(name, inputs, outputs) {
             let v = lora::pulled(&lora, dy, self.pool);
             self.factors_backward(name, &lora, x, dy, &v, grads);
@@ -138,6 +141,7 @@ impl<'a> Pass<'a> {
 
 /// Gradients of weight and bias, unless frozen.
 fn base_weights_backward(
+    products: Products,
     name: &str,
     inputs: usize,
     outputs: usize,
@@ -146,7 +150,7 @@ fn base_weights_backward(
     grads: &mut Gradients,
 ) {
     if let Some(dw) = grads.slice_mut(&format!("{name}.weight")) {
-        linear::backward_weight(x, dy, dw, inputs, outputs);
+        linear::backward_weight(products, x, dy, dw, inputs, outputs);
     }
     if let Some(db) = grads.slice_mut(&format!("{name}.bias")) {
         linear::backward_bias(dy, db);

@@ -128,6 +128,7 @@ impl Model {
                 cap: cap as f32,
                 temperature: self.temperature as f32,
             }),
+            products: self.options.products,
         }
     }
 
@@ -222,6 +223,7 @@ impl Model {
             lengths: &lengths,
             rotary: &rotary,
             pool: &self.pool,
+            products: self.options.products,
             adapter: self.adapter_scale(),
         };
         let mut x = self.embed(batch, weights);
@@ -305,6 +307,7 @@ impl Model {
             lengths: &lengths,
             rotary: &trunk.rotary,
             pool: &self.pool,
+            products: self.options.products,
             adapter: self.adapter_scale(),
         };
         let mut dbefore = self.pool.zeros(dhidden.len());
@@ -448,6 +451,7 @@ impl Model {
             lengths: &lengths,
             rotary: &rotary,
             pool: &self.pool,
+            products: self.options.products,
             adapter: self.adapter_scale(),
         };
         let mut x = self.embed(batch, &weights);
@@ -464,6 +468,7 @@ impl Model {
             bias: None,
             inputs: self.config.hidden_size(),
             outputs: self.config.vocab_size(),
+            products: self.options.products,
         };
         let n = batch.tokens().len();
         let mut logits = vec![0.0; n * self.config.vocab_size()];

@@ -1,5 +1,9 @@
-//! Matrix products of strided `f32` views: the one door to the `gemm` crate, checked at its sill.
+//! Matrix products of strided `f32` views: the one door to the `gemm` crate, checked at its sill; and, where they are asked for, of factors
+//! rounded to bf16.
 #![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 
 /// A read-only matrix over a slice.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +104,48 @@ pub enum Update {
     Set,
     /// The product is added to the old content.
     Add,
+}
+
+/// What the factors of a product are rounded to before they are multiplied; sums are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// Nothing: `f32`.
+    #[default]
+    F32,
+    /// bf16, where the processor multiplies it ([`Products::available`]): an element is within about `2⁻⁸ Σ_k |a_ik b_kj|` of the exact one.
+    Bf16,
+}
+
+impl Products {
+    /// Whether this processor has such products: for bf16 the instructions `avx512_bf16`.
+    pub fn available(self) -> bool {
+        match self {
+            Self::F32 => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => bf16::available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Bf16 => false,
+        }
+    }
+}
+
+/// `dst = a b` or `dst += a b` in products of the given kind, on the calling thread.
+///
+/// # Panics
+/// Where the shapes do not fit, or the processor has no such products.
+pub fn product(products: Products, dst: MatMut<'_>, update: Update, a: Mat<'_>, b: Mat<'_>) {
+    if products == Products::F32 {
+        return gemm(dst, update, 1.0, a, b);
+    }
+    assert_eq!(
+        (dst.rows, dst.cols, a.cols),
+        (a.rows, b.cols, b.rows),
+        "shapes of a product"
+    );
+    #[cfg(target_arch = "x86_64")]
+    bf16::gemm(dst, update, a, b);
+    #[cfg(not(target_arch = "x86_64"))]
+    panic!("bf16 products were asked for where there are none");
 }
 
 /// `dst = scale · a b` or `dst += scale · a b`, on the calling thread.

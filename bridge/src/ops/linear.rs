@@ -1,7 +1,7 @@
 //! `y = x Wᵀ + b` with `W [out, in]` as Hugging Face stores it; the backward pass in three separate pieces, so that
 //! a frozen weight costs only the gradient of the input.
 
-use super::gemm::{Mat, MatMut, Update, gemm};
+use super::gemm::{Mat, MatMut, Products, Update, product};
 use super::simd::{for_each_piece, vectorized};
 
 /// A weight `[outputs, inputs]` and its optional bias `[outputs]`.
@@ -15,12 +15,30 @@ pub struct Linear<'a> {
     pub inputs: usize,
     /// Width of `y`.
     pub outputs: usize,
+    /// What is rounded before it is multiplied.
+    pub products: Products,
 }
 
-/// Rows of one product. Small enough for several threads, and at most 64 where `outputs ≤ 64`: there gemm cuts the inner dimension
+/// From this width on a product has the same bits however its rows are cut: gemm's paths for small matrices are out of reach.
+const WIDE: usize = 512;
+
+/// Rows of one product with a dimension of `width`, of `rows` in all. Narrow ones are cut alike for any number of threads. gemm packs its other operand once
+/// a product, so wide ones are cut into no more pieces than there are threads, all of at least 256 rows where there is more than one.
+fn rows_per_piece(rows: usize, width: usize) -> usize {
+    if width < WIDE {
+        return 256;
+    }
+    let pieces = (rows / 256).clamp(1, rayon::current_num_threads());
+    rows.div_ceil(pieces).max(1)
+}
+
+/// [`rows_per_piece`] of the forward pass: at most 64 where `outputs ≤ 64`. There gemm cuts the inner dimension
 /// otherwise for more rows, and a row's result would depend on how many there are.
-fn rows_per_piece(outputs: usize) -> usize {
-    if outputs <= 64 { 64 } else { 256 }
+fn rows_per_forward_piece(rows: usize, outputs: usize) -> usize {
+    if outputs <= 64 {
+        return 64;
+    }
+    rows_per_piece(rows, outputs)
 }
 
 /// Fewer rows than this are padded with zeros: gemm takes other paths, with another order of summation, for a
@@ -32,7 +50,7 @@ fn fewest_rows(outputs: usize) -> usize {
 /// `y = x Wᵀ + b` or `y += x Wᵀ + b`, each row bit for bit the same whatever the other rows are.
 pub fn forward(layer: &Linear<'_>, x: &[f32], y: &mut [f32], update: Update) {
     let (inputs, outputs) = (layer.inputs, layer.outputs);
-    let piece = rows_per_piece(outputs);
+    let piece = rows_per_forward_piece(y.len() / outputs.max(1), outputs);
     for_each_piece(y, piece * outputs, |i, y| {
         if let Some(bias) = layer.bias {
             vectorized(
@@ -56,17 +74,16 @@ fn row_stable_product(layer: &Linear<'_>, x: &[f32], y: &mut [f32], rows: usize,
     let weight = Mat::new(layer.weight, outputs, inputs).t();
     let least = fewest_rows(outputs);
     if rows >= least {
-        let product = MatMut::new(y, rows, outputs);
-        return gemm(product, update, 1.0, Mat::new(x, rows, inputs), weight);
+        let y = MatMut::new(y, rows, outputs);
+        return product(layer.products, y, update, Mat::new(x, rows, inputs), weight);
     }
     let (mut padded_x, mut padded_y) = (vec![0.0; least * inputs], vec![0.0; least * outputs]);
     padded_x[..x.len()].copy_from_slice(x);
     padded_y[..y.len()].copy_from_slice(y);
-    let product = MatMut::new(&mut padded_y, least, outputs);
-    gemm(
-        product,
+    product(
+        layer.products,
+        MatMut::new(&mut padded_y, least, outputs),
         update,
-        1.0,
         Mat::new(&padded_x, least, inputs),
         weight,
     );
@@ -86,26 +103,34 @@ fn set_or_add_bias(y: &mut [f32], bias: &[f32], update: Update) {
 /// `∂x = ∂y W` (or `+=`).
 pub fn backward_input(layer: &Linear<'_>, dy: &[f32], dx: &mut [f32], update: Update) {
     let (inputs, outputs) = (layer.inputs, layer.outputs);
-    const PIECE: usize = 256;
-    for_each_piece(dx, PIECE * inputs, |i, dx| {
+    let piece = rows_per_piece(dx.len() / inputs.max(1), inputs);
+    for_each_piece(dx, piece * inputs, |i, dx| {
         let rows = dx.len() / inputs;
-        let dy = Mat::new(&dy[i * PIECE * outputs..], rows, outputs);
+        let dy = Mat::new(&dy[i * piece * outputs..], rows, outputs);
         let weight = Mat::new(layer.weight, outputs, inputs);
-        gemm(MatMut::new(dx, rows, inputs), update, 1.0, dy, weight);
+        let dx = MatMut::new(dx, rows, inputs);
+        product(layer.products, dx, update, dy, weight);
     });
 }
 
 /// `∂W += ∂yᵀ x`, `dw [outputs, inputs]`.
-pub fn backward_weight(x: &[f32], dy: &[f32], dw: &mut [f32], inputs: usize, outputs: usize) {
-    const PIECE: usize = 256;
+pub fn backward_weight(
+    products: Products,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    inputs: usize,
+    outputs: usize,
+) {
+    let piece = rows_per_piece(outputs, inputs);
     let rows = dy.len() / outputs;
-    for_each_piece(dw, PIECE * inputs, |i, dw| {
+    for_each_piece(dw, piece * inputs, |i, dw| {
         let width = dw.len() / inputs;
-        let dy = Mat::strided(&dy[i * PIECE..], rows, width, outputs).t();
-        gemm(
+        let dy = Mat::strided(&dy[i * piece..], rows, width, outputs).t();
+        product(
+            products,
             MatMut::new(dw, width, inputs),
             Update::Add,
-            1.0,
             dy,
             Mat::new(x, rows, inputs),
         );

@@ -1,18 +1,22 @@
 //! Log-probabilities of given tokens under `softmax(h Wᵀ)`, without the `[tokens, vocabulary]` matrix.
 //!
-//! The matrix is visited in tiles of `ROWS` tokens by about `COLUMNS` vocabulary entries. The forward pass keeps a running maximum
+//! The matrix is visited in tiles of [`tile_rows`] tokens by about `COLUMNS` vocabulary entries. The forward pass keeps a running maximum
 //! and sum per token; the backward pass makes each tile again from the log-sum-exp, unless there was room to keep the logits.
 //! On the way, if asked: the exact entropy `−Σ_a p log p` and the exact divergences `Σ_a p log(p/q)` from a reference distribution and
 //! `Σ_a q log(q/p)` of it.
 
 use super::buffer::{Buffer, Pool};
-use super::gemm::{Mat, MatMut, Update, gemm};
+use super::gemm::{Mat, MatMut, Products, Update, product};
 use super::linear::{self, Linear};
 use super::simd::{LANES, exp, fold, for_each_piece, max, tanh, vectorized};
 use rayon::prelude::*;
 
-/// Tokens of a tile.
-const ROWS: usize = 128;
+/// Tokens of a tile, by the width of a hidden state. A product packs the vocabulary's vectors for every tile, which more tokens make
+/// cheaper; a row of the weight's gradient is a sum over tiles, so that narrow networks keep the tiles that they had.
+fn tile_rows(width: usize) -> usize {
+    if width < 512 { 128 } else { 256 }
+}
+
 /// Vocabulary entries of a tile, about.
 const COLUMNS: usize = 1024;
 /// Floats of the tiles that several threads fill between two phases of a backward pass.
@@ -29,6 +33,8 @@ pub struct Distribution<'a> {
     pub width: usize,
     /// What is done to every logit.
     pub cap: Option<Cap>,
+    /// What is rounded before it is multiplied.
+    pub products: Products,
 }
 
 /// `l ↦ c tanh(l/c)/T`. Without a cap, 1/T is a factor on the hidden states and costs nothing here.
@@ -79,6 +85,7 @@ impl Distribution<'_> {
             bias: None,
             inputs: self.width,
             outputs: columns.len,
+            products: self.products,
         };
         linear::forward(&layer, self.hidden_rows(rows), out, Update::Set);
         if let Some(cap) = self.cap {
@@ -192,18 +199,18 @@ pub fn forward(
     options: &HeadOptions<'_>,
     pool: &Pool,
 ) -> HeadOutput {
-    let vocabulary = policy.vocabulary();
+    let (vocabulary, tall) = (policy.vocabulary(), tile_rows(policy.width));
     let mut logits =
         (targets.len() * vocabulary <= options.keep).then(|| pool.take(targets.len() * vocabulary));
     let mut running = vec![START; targets.len()];
     let kept: Vec<Option<&mut [f32]>> = match &mut logits {
-        Some(all) => all.chunks_mut(ROWS * vocabulary).map(Some).collect(),
-        None => (0..targets.len().div_ceil(ROWS)).map(|_| None).collect(),
+        Some(all) => all.chunks_mut(tall * vocabulary).map(Some).collect(),
+        None => (0..targets.len().div_ceil(tall)).map(|_| None).collect(),
     };
     let mut tiles: Vec<_> = running
-        .chunks_mut(ROWS)
+        .chunks_mut(tall)
         .zip(kept)
-        .zip(spans(targets.len(), ROWS))
+        .zip(spans(targets.len(), tall))
         .collect();
     for_each_piece(&mut tiles, 1, |_, tile| {
         let ((running, kept), rows) = &mut tile[0];
@@ -454,11 +461,12 @@ impl Pullback<'_> {
         mut dweight: Option<&mut [f32]>,
     ) {
         let (width, vocabulary) = (self.policy.width, self.policy.vocabulary());
+        let tall = tile_rows(width);
         let tiles = columns(vocabulary);
         let kept = logits.is_some();
-        let mut scratch = self.pool.take(if kept { 0 } else { ROWS * tiles[0].len });
+        let mut scratch = self.pool.take(if kept { 0 } else { tall * tiles[0].len });
         for columns in tiles {
-            for rows in spans(self.targets.len(), ROWS) {
+            for rows in spans(self.targets.len(), tall) {
                 let tile = match &mut logits {
                     Some(all) => &mut all[rows.start * vocabulary + rows.len * columns.start..],
                     None => &mut scratch[..],
@@ -482,6 +490,7 @@ impl Pullback<'_> {
         mut dweight: Option<&mut [f32]>,
     ) {
         let (width, n) = (self.policy.width, self.targets.len());
+        let tall = tile_rows(width);
         let tiles = columns(self.policy.vocabulary());
         let kept = logits.is_some();
         let fits = (SHARED / (n.max(1) * tiles[0].len)).max(1);
@@ -495,10 +504,10 @@ impl Pullback<'_> {
                 rows.len * (columns.start - first)..rows.len * (columns.start - first + columns.len)
             };
             let row_tiles = dhidden
-                .par_chunks_mut(ROWS * width)
-                .zip(all.par_chunks_mut(ROWS * group_width));
+                .par_chunks_mut(tall * width)
+                .zip(all.par_chunks_mut(tall * group_width));
             row_tiles
-                .zip(spans(n, ROWS))
+                .zip(spans(n, tall))
                 .for_each(|((dhidden, tiles), rows)| {
                     for &columns in group {
                         let tile = &mut tiles[place(rows, columns)];
@@ -514,9 +523,9 @@ impl Pullback<'_> {
                 .par_chunks_mut(group[0].len * width)
                 .zip(group)
                 .for_each(|(dweight, &columns)| {
-                    for (rows, tiles) in spans(n, ROWS)
+                    for (rows, tiles) in spans(n, tall)
                         .into_iter()
-                        .zip(all.chunks(ROWS * group_width))
+                        .zip(all.chunks(tall * group_width))
                     {
                         self.add_to_weight(rows, columns, &tiles[place(rows, columns)], dweight);
                     }
@@ -531,10 +540,10 @@ impl Pullback<'_> {
             columns.len,
             width,
         );
-        gemm(
+        product(
+            self.policy.products,
             MatMut::new(dhidden, rows.len, width),
             Update::Add,
-            1.0,
             Mat::new(tile, rows.len, columns.len),
             weight,
         );
@@ -544,10 +553,10 @@ impl Pullback<'_> {
         let width = self.policy.width;
         let hidden = Mat::new(self.policy.hidden_rows(rows), rows.len, width);
         let tile = Mat::new(tile, rows.len, columns.len).t();
-        gemm(
+        product(
+            self.policy.products,
             MatMut::new(dweight, columns.len, width),
             Update::Add,
-            1.0,
             tile,
             hidden,
         );

@@ -4,7 +4,7 @@
 //! `r/out` of the layer itself.
 
 use super::buffer::{Buffer, Pool};
-use super::gemm::Update;
+use super::gemm::{Products, Update};
 use super::linear::{self, Linear};
 
 /// Both factors of one layer's adapter.
@@ -31,6 +31,7 @@ impl<'a> Lora<'a> {
             bias: None,
             inputs: self.inputs,
             outputs: self.rank,
+            products: Products::F32,
         }
     }
 
@@ -40,6 +41,7 @@ impl<'a> Lora<'a> {
             bias: None,
             inputs: self.rank,
             outputs: self.outputs,
+            products: Products::F32,
         }
     }
 }
@@ -68,13 +70,13 @@ pub fn pulled(lora: &Lora<'_>, dy: &[f32], pool: &Pool) -> Buffer {
 
 /// `∂A += vᵀ x`.
 pub fn backward_a(lora: &Lora<'_>, x: &[f32], v: &[f32], da: &mut [f32]) {
-    linear::backward_weight(x, v, da, lora.inputs, lora.rank);
+    linear::backward_weight(Products::F32, x, v, da, lora.inputs, lora.rank);
 }
 
 /// `∂B += ∂yᵀ u`.
 pub fn backward_b(lora: &Lora<'_>, x: &[f32], dy: &[f32], db: &mut [f32], pool: &Pool) {
     let u = reduced(lora, x, pool);
-    linear::backward_weight(&u, dy, db, lora.rank, lora.outputs);
+    linear::backward_weight(Products::F32, &u, dy, db, lora.rank, lora.outputs);
 }
 
 /// `∂x += v A`.

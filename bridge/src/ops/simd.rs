@@ -204,15 +204,21 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes)
 }
 
-/// Squared Euclidean norm, in a fixed order.
+/// Squared Euclidean norm: of pieces side by side, added up in their order.
 pub(crate) fn norm_squared(values: &[f32]) -> f64 {
-    let piece = |piece: &[f32]| {
-        f64::from(vectorized(
-            #[inline(always)]
-            || dot(piece, piece),
-        ))
-    };
-    values.chunks(4096).map(piece).sum()
+    const PIECE: usize = 4096;
+    const TOGETHER: usize = 16;
+    let mut squares = vec![0.0; values.len().div_ceil(PIECE)];
+    for_each_piece(&mut squares, TOGETHER, |i, squares| {
+        let pieces = values[i * TOGETHER * PIECE..].chunks(PIECE);
+        for (square, piece) in squares.iter_mut().zip(pieces) {
+            *square = f64::from(vectorized(
+                #[inline(always)]
+                || dot(piece, piece),
+            ));
+        }
+    });
+    squares.iter().sum()
 }
 
 /// The largest element, `-inf` of none.

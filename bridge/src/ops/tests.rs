@@ -6,7 +6,7 @@ use rand::Rng;
 use rto::seed::SeedTree;
 
 use super::buffer::Pool;
-use super::gemm::Update;
+use super::gemm::{Products, Update};
 use super::linear::{self, Linear};
 use super::log_prob_head::{self, Cap, Distribution, HeadGrad, HeadOptions};
 use super::rotary::{self, HeadLayout, RotaryTable, Turn};
@@ -217,6 +217,7 @@ fn linear_and_its_gradients() {
             bias: Some(&bias),
             inputs,
             outputs,
+            products: Products::F32,
         };
         let mut y = vec![0.0; rows * outputs];
         linear::forward(&layer, &x, &mut y, Update::Set);
@@ -226,7 +227,7 @@ fn linear_and_its_gradients() {
         linear::backward_input(&layer, &w, &mut dx, Update::Set);
         derivative("dx", &x, &dx, &w, |x| f(x, &ww, &wb));
         let mut dweight = vec![0.0; weight.len()];
-        linear::backward_weight(&x, &w, &mut dweight, inputs, outputs);
+        linear::backward_weight(Products::F32, &x, &w, &mut dweight, inputs, outputs);
         derivative("dweight", &weight, &dweight, &w, |weight| {
             f(&wx, weight, &wb)
         });
@@ -486,12 +487,14 @@ fn check_head(rows: usize, width: usize, vocabulary: usize, keep: usize, cap: Op
         weight: &other,
         width,
         cap,
+        products: Products::F32,
     };
     let policy = Distribution {
         hidden: &hidden,
         weight: &weight,
         width,
         cap,
+        products: Products::F32,
     };
     let log_q = {
         let (h, o) = (
