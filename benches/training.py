@@ -17,7 +17,8 @@ CELLS = [f"{shape}:{task}:{kind}:{threads}" for shape in SHAPES for task in ("sf
 HEAD = """One step on 4 texts of 256 tokens, random weights, AdamW: SFT (every token but the first scored) and DPO (two pairs, prompts of 32 tokens, a
 reference of the same shape read anew each step). Time is process CPU seconds on one thread and wall seconds on two. The floor is the
 step's FLOPs (products of weights three times, causal attention, head of the tokens scored; one pass more of the reference) over the faster of
-the two products of 1024 × 1024 matrices: ours and PyTorch's, on as many threads, measured in the same minutes.
+the two products of 1024 × 1024 matrices: ours and PyTorch's, on as many threads, measured in the same minutes (of rows in bf16, PyTorch's in bf16 alone). Rows in
+bf16 have ours with `Products::Bf16`, the peer under `torch.autocast`.
 
 | work | peer | rto | peer's | ratio (range) | tokens/s rto | peer's | floor | GFLOP/s of a product rto | peer's | pairs |
 |---|---|---|---|---|---|---|---|---|---|---|
@@ -45,7 +46,8 @@ def cell(program, shape, task, kind, threads, args):
     for _ in range(args.pairs):
         fast.append(ours.ask("step")[time])
         slow.append(theirs.ask("step")[time])
-    products = [worker.ask("peak")["gflops"] for worker in (ours, theirs)]
+    # What our bench answers is its f32 product.
+    products = [worker.ask("peak")["gflops"] for worker in ([ours, theirs] if kind == "f32" else [theirs])]
     ours.close()
     theirs.close()
     ratios = [s / f for s, f in zip(slow, fast)]
@@ -77,8 +79,9 @@ def measure(args):
 
 def line(row):
     low, high = row["ratio_range"]
+    own = f"{row['gflops'][0]:.0f}" if len(row["gflops"]) > 1 else "–"
     rate = [TEXTS * LENGTH / row[who] for who in ("ours_s", "peer_s")]
     return (
         f"| {row['work']} | {row['peer']} | {seconds(row['ours_s'])} | {seconds(row['peer_s'])} | {row['ratio']:.2f} ({low:.2f}–{high:.2f}) | "
-        f"{rate[0]:.0f} | {rate[1]:.0f} | {seconds(row['floor_s'])} | {row['gflops'][0]:.0f} | {row['gflops'][1]:.0f} | {row['pairs']} |"
+        f"{rate[0]:.0f} | {rate[1]:.0f} | {seconds(row['floor_s'])} | {own} | {row['gflops'][-1]:.0f} | {row['pairs']} |"
     )

@@ -9,7 +9,7 @@ mod eight_bit;
 
 use crate::files::atomic::replace_file;
 use crate::files::map;
-use crate::ops::simd::{for_each_piece, vectorized};
+use crate::ops::simd::{among_threads, for_each_piece, vectorized};
 use crate::params::{Gradient, Gradients, Params, matches_pattern, part_of, replace};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
@@ -262,7 +262,7 @@ impl AdamW {
     /// [`Error::Request`] for a gradient that is not finite (nothing is changed then); [`Error::Weight`] where gradients or states
     /// belong to other weights.
     pub fn step(&mut self, params: &mut Params, gradients: &Gradients, rate: f64) -> Result<f64> {
-        let norm = gradients.global_norm()?;
+        let norm = among_threads(|| gradients.global_norm())?;
         self.step_of_length(params, gradients, norm, rate)?;
         Ok(norm)
     }
@@ -296,16 +296,18 @@ impl AdamW {
             Some(longest) => (longest / (norm + 1e-6)).min(1.0),
             None => 1.0,
         };
-        for (name, var) in params.trained() {
-            let factors = self.factors(name, rate, clip);
-            let (Some(state), Some(part)) = (self.states.get_mut(name), gradients.part(name))
-            else {
-                continue;
-            };
-            let range = self.share.range(var.elem_count());
-            state.step(name, var, part, &factors, range)?;
-        }
-        Ok(())
+        among_threads(|| {
+            for (name, var) in params.trained() {
+                let factors = self.factors(name, rate, clip);
+                let (Some(state), Some(part)) = (self.states.get_mut(name), gradients.part(name))
+                else {
+                    continue;
+                };
+                let range = self.share.range(var.elem_count());
+                state.step(name, var, part, &factors, range)?;
+            }
+            Ok(())
+        })
     }
 
     fn factors(&self, name: &str, rate: f64, clip: f64) -> Factors {

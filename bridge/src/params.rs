@@ -1,6 +1,6 @@
 //! Named weights in sorted order, their initialisation, and which of them are trained.
 
-use crate::ops::simd::{for_each_piece, norm_squared};
+use crate::ops::simd::{among_threads, for_each_piece, norm_squared};
 use crate::{Error, Result, family};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use rand::Rng;
@@ -395,12 +395,14 @@ impl Gradients {
 
     /// Back to zeros, keeping the memory.
     pub fn reset(&mut self) {
-        for part in self.parts.values_mut() {
-            match part {
-                Gradient::Slice(values) => for_each_piece(values, 1 << 16, |_, v| v.fill(0.0)),
-                Gradient::Tensor(tensor) => *tensor = None,
+        among_threads(|| {
+            for part in self.parts.values_mut() {
+                match part {
+                    Gradient::Slice(values) => for_each_piece(values, 1 << 16, |_, v| v.fill(0.0)),
+                    Gradient::Tensor(tensor) => *tensor = None,
+                }
             }
-        }
+        });
     }
 
     /// Zeros again, without the memory of tensors: between steps a device has other uses for it. Slices are left as they are.

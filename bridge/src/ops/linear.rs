@@ -23,12 +23,12 @@ pub struct Linear<'a> {
 const WIDE: usize = 512;
 
 /// Rows of one product with a dimension of `width`, of `rows` in all. Narrow ones are cut alike for any number of threads. gemm packs its other operand once
-/// a product, so wide ones are cut into no more pieces than there are threads, all of at least 256 rows where there is more than one.
+/// a product, so wide ones are cut into no more pieces than there are threads, all of at least 96 rows where there is more than one.
 fn rows_per_piece(rows: usize, width: usize) -> usize {
     if width < WIDE {
         return 256;
     }
-    let pieces = (rows / 256).clamp(1, rayon::current_num_threads());
+    let pieces = (rows / 96).clamp(1, rayon::current_num_threads());
     rows.div_ceil(pieces).max(1)
 }
 

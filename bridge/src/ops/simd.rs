@@ -11,6 +11,14 @@ pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
+/// Runs `work` on a thread of the pool, where there are several: its pieces then start without waking the pool for each of them.
+pub(crate) fn among_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    if rayon::current_num_threads() == 1 || rayon::current_thread_index().is_some() {
+        return work();
+    }
+    rayon::scope(|_| work())
+}
+
 /// Calls `work(index, piece)` on every `size`-element piece of `data`, in parallel where there are threads.
 pub(crate) fn for_each_piece<T: Send>(
     data: &mut [T],
