@@ -14,17 +14,25 @@ Sections:
   training      steps of SFT and DPO at the shapes of SmolLM2-135M and Pythia-160m beside PyTorch (benches/peers/transformer.py; torch, transformers)
   generation    tokens of prompts and tokens written beside transformers and llama.cpp (benches/peers/generation.py; gguf too, llama-cpp-python)
   soft-vi       soft value iteration on token trees beside C, JAX and NumPy (benches/peers/soft_vi.py; jax, gcc)
+  sparse  the same of differences of token counts in CSR, about 30 entries a row, penalty 1: the sparse fit beside SciPy's L-BFGS on
+        scipy.sparse and scikit-learn on CSR.
+  stream  `solve --data X.npy` on rows larger than the memory it may take, beside reading the file once into a buffer of 32 MiB as
+        often; both from the cache of the system, wall seconds, all cores (cargo build --bin solve, which optimises as release does).
+  planner V, SubOpt, KL and entropy of one policy under four rewards: one walk over the states beside a walk for each, one thread.
 
 A row that is measured again replaces the old one. Ratios are theirs/ours pair by pair; their median and range are printed.
 In bt ours runs with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as NumPy asks the kernel for large pages by itself. There a peer that takes
 longer than --limit seconds is stopped and counted as that long.
 """
 import argparse
+import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import generation
 import soft_vi
@@ -32,6 +40,7 @@ import training
 from measure import ROOT, Worker, keep, machine, rows, seconds
 
 RUST = ROOT / "target" / "release" / "theory_rate"
+SOLVE = ROOT / "target" / "debug" / "solve"
 PEER = ROOT / "benches" / "peers" / "bradley_terry.py"
 NOTES = ROOT / "paper-notes" / "speed.md"
 METHODS = {
@@ -41,16 +50,19 @@ METHODS = {
     "numpy-newton": "NumPy Newton",
 }
 CELLS = [f"{n}:{d}:{cond}" for n in (100_000, 1_000_000) for d in (8, 64, 256, 1024) for cond in (1, 1000)]
+SPARSE_CELLS = [f"100000:{d}" for d in (2000, 10_000, 50_000)]
+SPARSE_METHODS = ("scipy-lbfgs", "sk-lbfgs")
+STREAM_CELLS = ["7812500:64"]
 # A copy of X and the temporaries of a Newton step beside it would not fit the memory of a small machine.
 LARGE = 4 << 30
 
 
-def ours(n, d, file):
-    return Worker([RUST, "bt-fit", n, d, file], GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
+def ours(n, d, file, work="bt-fit"):
+    return Worker([RUST, work, n, d, file], GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
 
 
-def theirs(n, d, file, method):
-    return Worker([sys.executable, PEER, "fit", n, d, file, method])
+def theirs(n, d, file, method, work="fit"):
+    return Worker([sys.executable, PEER, work, n, d, file, method])
 
 
 def as_accurate(worker, gradient):
@@ -129,13 +141,156 @@ def bt_cell(n, d, cond, args, file):
         mine.close()
 
 
-def bt(args):
+def built():
     if not RUST.exists():
         sys.exit(f"{RUST}: not built; run cargo build --release --package rto-rates")
+
+
+def bt(args):
+    built()
     for cell in args.cells.split(",") if args.cells else CELLS:
         n, d, cond = (int(part) for part in cell.split(":"))
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             bt_cell(n, d, cond, args, os.path.join(folder, "rows"))
+
+
+def sparse_cell(n, d, args, folder):
+    subprocess.run([sys.executable, PEER, "make-sparse", str(n), str(d), folder], check=True)
+    entries = os.path.getsize(os.path.join(folder, "values")) / 8 / n
+    mine = ours(n, d, folder, "sparse-fit")
+    for method in args.method or SPARSE_METHODS:
+        other = theirs(n, d, folder, method, "fit-sparse")
+        first = other.ask("fit", args.limit)
+        stopped = first is None
+        tolerance, reached = as_accurate(mine, 1e-8 if stopped else max(first["gnorm_over_n"], args.floor))
+        slow, fast = [args.limit] if stopped else [], []
+        for _ in range(1 if stopped else args.pairs):
+            answer = mine.ask(tolerance)
+            fast.append(answer["cpu_s"])
+            if not stopped:
+                slow.append(other.ask("fit")["cpu_s"])
+        read = other.ready["read_s"]
+        other.close()
+        ratios = [s / f for s, f in zip(slow, fast)]
+        row = {
+            "section": "sparse",
+            "work": f"n = {n}, d = {d}, {entries:.1f} entries a row",
+            "key": [n, d],
+            "peer": METHODS[method] + " on CSR",
+            "ours_s": statistics.median(fast),
+            "peer_s": statistics.median(slow),
+            "stopped": stopped,
+            "floor_s": read * answer["passes"],
+            "readings": answer["passes"],
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+            "pairs": len(ratios),
+            "interleaved": True,
+            "ours_gradient": answer["gnorm_over_n"],
+            "peer_gradient": None if stopped else first["gnorm_over_n"],
+            "as_accurate": reached,
+            "theta_apart": None if stopped else distance(answer, first),
+            "machine": machine(),
+        }
+        keep(row)
+        print(line(row), flush=True)
+    mine.close()
+
+
+def sparse(args):
+    built()
+    for cell in args.cells.split(",") if args.cells else SPARSE_CELLS:
+        n, d = (int(part) for part in cell.split(":"))
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            sparse_cell(n, d, args, folder)
+
+
+def read_once(path):
+    """Wall seconds of one reading into a buffer."""
+    buffer = bytearray(32 << 20)
+    start = time.monotonic()
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    return time.monotonic() - start
+
+
+def stream(args):
+    if not SOLVE.exists():
+        sys.exit(f"{SOLVE}: not built; run cargo build --bin solve")
+    for cell in args.cells.split(",") if args.cells else STREAM_CELLS:
+        n, d = (int(part) for part in cell.split(":"))
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            path = os.path.join(folder, "x.npy")
+            subprocess.run([sys.executable, PEER, "make-npy", str(n), str(d), "1", path], check=True)
+            # A fifth of the rows: 2 GB for 10 GB.
+            memory = 8 * n * d // 5
+            limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            fast, slow = [], []
+            read_once(path)
+            for _ in range(args.pairs):
+                start = time.monotonic()
+                command = [SOLVE, "--data", path, "--json", "--quiet"]
+                answer = json.loads(subprocess.run(command, check=True, capture_output=True, preexec_fn=limit).stdout)
+                fast.append(time.monotonic() - start)
+                slow.append(read_once(path) * answer["certificate"]["readings"])
+            ratios = [s / f for s, f in zip(slow, fast)]
+            row = {
+                "section": "stream",
+                "work": f"n = {n}, d = {d}, {8e-9 * n * d:.1f} GB in {memory / 1e9:.1f} GB",
+                "key": [n, d],
+                "peer": "reading alone",
+                "ours_s": statistics.median(fast),
+                "peer_s": statistics.median(slow),
+                "readings": answer["certificate"]["readings"],
+                "ratio": statistics.median(ratios),
+                "ratio_range": [min(ratios), max(ratios)],
+                "pairs": len(ratios),
+                "ours_gradient": answer["certificate"]["residual_per_pair"],
+                "machine": machine(),
+            }
+            keep(row)
+            print(stream_line(row), flush=True)
+
+
+def stream_line(row):
+    low, high = row["ratio_range"]
+    rate = 8e-9 * row["key"][0] * row["key"][1] * row["readings"] / row["ours_s"]
+    return (
+        f"| {row['work']} | {seconds(row['ours_s'])} | {rate:.2f} GB/s | {seconds(row['peer_s'])} | {row['ratio']:.2f} ({low:.2f}–{high:.2f}) | "
+        f"{row['readings']} | {row['ours_gradient']:.1e} | {row['pairs']} |"
+    )
+
+
+def planner(args):
+    built()
+    for actions, horizon in ((4, 10), (16, 5)):
+        command = [RUST, "reports", str(actions), str(horizon), str(args.pairs)]
+        one = dict(os.environ, RAYON_NUM_THREADS="1")
+        answer = json.loads(subprocess.run(command, check=True, capture_output=True, env=one).stdout)
+        if not answer["same"]:
+            sys.exit(f"{command}: the reports differ")
+        row = {
+            "section": "planner",
+            "work": f"A = {actions}, H = {horizon}, {answer['pairs']} pairs (s, a)",
+            "key": [actions, horizon],
+            "peer": "a walk for each",
+            "ours_s": answer["together_s"],
+            "peer_s": answer["apart_s"],
+            "ratio": answer["ratio"],
+            "ratio_range": [answer["least"], answer["most"]],
+            "pairs": args.pairs,
+            "machine": machine(),
+        }
+        keep(row)
+        print(planner_line(row), flush=True)
+
+
+def planner_line(row):
+    low, high = row["ratio_range"]
+    return (
+        f"| {row['work']} | {seconds(row['ours_s'])} | {seconds(row['peer_s'])} | {row['ratio']:.2f} ({low:.2f}–{high:.2f}) | {row['pairs']} |"
+    )
 
 
 def line(row):
@@ -158,12 +313,38 @@ process runs at a time. A peer marked `>` was stopped at that time without havin
 |---|---|---|---|---|---|---|---|---|
 """
 
+SPARSE_HEAD = """(4.1) with penalty 1 on n differences of token counts in CSR: 16 tokens of d in either response, token k as often as 1/(k + 10), θ\\*
+of entries N(0, 0.3²); one thread, CPU seconds of the fit alone, pairs interleaved, ours asked for a gradient no longer than the
+peer's. The floor is our number of readings (in brackets, products with the Hessian among them) times what SciPy takes for one
+`x @ theta`.
+
+| work | peer | rto | peer's | ratio (range) | floor (readings) | ‖∇f‖/n rto | peer's | pairs |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+PLANNER_HEAD = """V, SubOpt, KL and entropy of one policy under four rewards, as `algorithm2` measures a point of a curve: one walk over the states for all beside one
+for each; the reports are the same to the last bit. One thread, CPU seconds, in turn.
+
+| work | one walk | four walks | ratio (range) | pairs |
+|---|---|---|---|---|
+"""
+
+STREAM_HEAD = """`solve --data X.npy`, rows as in the table of `bt` (cond = 1, no penalty), on all cores under a limit of address space of a fifth of the
+rows' size, and the time that as many readings of the file into one buffer take; both from the cache of the system, in turn.
+
+| work | rto | rate | reading alone | ratio (range) | readings | ‖∇f‖/n | pairs |
+|---|---|---|---|---|---|---|---|
+"""
+
 # What measures a section, what stands above its table, and how a row of it is written.
 SECTIONS = {
     "bt": (bt, BT_HEAD, line),
     "training": (training.measure, training.HEAD, training.line),
     "generation": (generation.measure, generation.HEAD, generation.line),
     "soft-vi": (soft_vi.measure, soft_vi.HEAD, soft_vi.line),
+    "sparse": (sparse, SPARSE_HEAD, line),
+    "planner": (planner, PLANNER_HEAD, planner_line),
+    "stream": (stream, STREAM_HEAD, stream_line),
 }
 
 

@@ -15,6 +15,10 @@
 //! # Ok::<(), rto::Error>(())
 //! ```
 
+mod sparse;
+
+pub use sparse::SparseRows;
+
 use crate::check;
 use crate::mdp::{ActionIx, StateIx, TabularPolicy, Trajectory};
 use crate::{Error, Result};

@@ -307,6 +307,30 @@ fn a_policy_without_full_support_is_refused() {
 }
 
 #[test]
+fn reports_of_one_walk_are_those_of_a_walk_each() {
+    let map = map();
+    let reference = TabularPolicy::from_logits(random_logits(&map, 2)).unwrap();
+    let made = |seed, beta| {
+        let reward = rto::reward::TabularReward::try_new(random_logits(&map, seed)).unwrap();
+        let beta = Beta::try_new(beta).unwrap();
+        ExactEvaluator::try_new(map.clone(), &reward, reference.clone(), beta).unwrap()
+    };
+    let (a, b, c) = (made(6, 0.3), made(7, 0.3), made(6, 2.0));
+    let table = tabular().table().unwrap();
+    let together = ExactEvaluator::reports([&a, &b, &c], &table).unwrap();
+    let apart = [&a, &b, &c].map(|e| e.report(&table).unwrap());
+    assert_eq!(together, apart);
+    let reward = rto::reward::TabularReward::try_new(random_logits(&map, 6)).unwrap();
+    let other = TabularPolicy::from_logits(random_logits(&map, 3)).unwrap();
+    let other = ExactEvaluator::try_new(map, &reward, other, Beta::try_new(0.3).unwrap()).unwrap();
+    let said = ExactEvaluator::reports([&a, &other], &table).unwrap_err();
+    assert_eq!(
+        said.to_string(),
+        "evaluators: found different trees or references, must be of one tree and one reference"
+    );
+}
+
+#[test]
 fn exact_reports_equal_the_planner_and_need_only_scores() {
     let map = map();
     let (policy, beta) = (tabular(), Beta::try_new(0.3).unwrap());

@@ -1,17 +1,22 @@
 //! Core-seconds of soft value iteration and of Bradley–Terry estimation, one JSON line per run, for
 //! `benches/speed.py`.
 //!
-//! `theory_rate soft-vi A H [REPETITIONS]` | `theory_rate bt-fit N D FILE < TOLERANCES`
+//! `theory_rate soft-vi A H [REPETITIONS]` | `theory_rate bt-fit N D FILE < TOLERANCES` |
+//! `theory_rate sparse-fit N D FOLDER < TOLERANCES` | `theory_rate reports A H [REPETITIONS]`
 //!
 //! The number of threads is RAYON_NUM_THREADS. Times are medians, data generation excluded; `floor` is what
 //! reading both tables and writing one takes, over the same buffers, in turn with the planner.
 
+use ndarray::Array2;
 use rand::Rng;
 use rayon::prelude::*;
-use rto::estimate::{Design, FitOptions, fit_bradley_terry};
-use rto::mdp::{Beta, TokenTree};
+use rto::estimate::{BtFit, Design, FitOptions, SparseDesign, fit_bradley_terry, fit_sparse};
+use rto::features::SparseRows;
+use rto::mdp::{Beta, TabularPolicy, TokenTree};
 use rto::numerics::log_sum_exp;
 use rto::plan::tree_kernel::tree_soft_values;
+use rto::policy::{ExactEvaluator, StateMap};
+use rto::reward::TabularReward;
 use rto::seed::SeedTree;
 use rto::{Error, Result};
 use std::time::Instant;
@@ -36,10 +41,16 @@ fn main() -> Result<()> {
             count(2, None)?,
             args.get(3).map(String::as_str).unwrap_or(""),
         ),
+        Some("sparse-fit") => sparse_fit(
+            count(1, None)?,
+            count(2, None)?,
+            args.get(3).map(String::as_str).unwrap_or(""),
+        ),
+        Some("reports") => reports(count(1, None)?, count(2, None)?, count(3, Some(9.0))?),
         other => Err(Error::config(
             "work",
             other.unwrap_or("nothing"),
-            "soft-vi or bt-fit",
+            "soft-vi, bt-fit, sparse-fit or reports",
         )),
     }
 }
@@ -155,31 +166,91 @@ fn peak_mb() -> f64 {
     kb.unwrap_or(0.0) / 1024.0
 }
 
-/// Fits the rows in `file`, `[n, d]` as little-endian doubles, once for every tolerance that standard input has a line with;
-/// penalty 1e-6. Each answer is one line.
-fn bt_fit(n: usize, d: usize, file: &str) -> Result<()> {
+/// V, SubOpt, KL and entropy of one policy under four rewards: a walk over the states for each, and one for all.
+fn reports(actions: usize, horizon: usize, repetitions: usize) -> Result<()> {
+    let tree = TokenTree::try_new(1, actions, horizon, None)?;
+    let map = StateMap::tree(&tree, &[1.0])?;
+    let mut rng = SeedTree::new(0).child("reports").rng();
+    let mut table = || Array2::from_shape_fn((tree.n_states(), actions), |_| rng.random::<f64>());
+    let reference = TabularPolicy::from_logits(table())?;
+    let policy = TabularPolicy::from_logits(table())?;
+    let mut evaluators = Vec::new();
+    for _ in 0..4 {
+        let reward = TabularReward::try_new(table())?;
+        let beta = Beta::try_new(0.5)?;
+        evaluators.push(ExactEvaluator::try_new(
+            map.clone(),
+            &reward,
+            reference.clone(),
+            beta,
+        )?);
+    }
+    let four: [&ExactEvaluator; 4] = std::array::from_fn(|k| &evaluators[k]);
+    let (mut apart, mut together) = (Clock::new(), Clock::new());
+    let (mut one, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..repetitions {
+        apart.time(|| one = four.iter().map(|e| e.report(&policy)).collect());
+        together.time(|| all = vec![ExactEvaluator::reports(four, &policy)]);
+    }
+    let one = one.into_iter().collect::<Result<Vec<_>>>()?;
+    let all = all.remove(0)?;
+    let ratios = apart.core.iter().zip(&together.core).map(|(a, t)| a / t);
+    let mut ratios: Vec<f64> = ratios.collect();
+    let (ratio, pairs) = (median(&mut ratios), tree.n_states() * actions);
+    println!(
+        "{{\"pairs\": {pairs}, \"same\": {}, \"apart_s\": {}, \"together_s\": {}, \"ratio\": {ratio}, \"least\": {}, \"most\": {}}}",
+        one == all,
+        apart.medians().1,
+        together.medians().1,
+        ratios[0],
+        ratios[ratios.len() - 1]
+    );
+    Ok(())
+}
+
+/// The numbers of eight or four bytes in a file.
+fn read<const N: usize, T>(file: &str, count: usize, number: fn([u8; N]) -> T) -> Result<Vec<T>> {
     let unread = |why: String| Error::config("file", file, why);
     let bytes = std::fs::read(file).map_err(|e| unread(e.to_string()))?;
-    if bytes.len() != 8 * n * d {
-        return Err(unread(format!("expected {} bytes", 8 * n * d)));
+    if count > 0 && bytes.len() != N * count {
+        return Err(unread(format!("expected {} bytes", N * count)));
     }
-    let double = |b: &[u8]| f64::from_le_bytes(b.try_into().expect("eight bytes"));
-    let mut rows = Vec::with_capacity(n * d);
-    rows.extend(bytes.chunks_exact(8).map(double));
-    drop(bytes);
-    let design = Design::try_new(d, rows)?;
+    let each = |b: &[u8]| number(b.try_into().expect("as many bytes"));
+    let mut out = Vec::with_capacity(bytes.len() / N);
+    out.extend(bytes.chunks_exact(N).map(each));
+    Ok(out)
+}
+
+/// Fits the rows in `file`, `[n, d]` as little-endian doubles; penalty 1e-6.
+fn bt_fit(n: usize, d: usize, file: &str) -> Result<()> {
+    let design = Design::try_new(d, read(file, n * d, f64::from_le_bytes)?)?;
+    answer(n, 1e-6, |options| fit_bradley_terry(&design, options))
+}
+
+/// Fits the CSR rows in a folder: `indptr` of eight bytes each, `indices` of four, `values` as doubles; penalty 1.
+fn sparse_fit(n: usize, d: usize, folder: &str) -> Result<()> {
+    let of = |name: &str| format!("{folder}/{name}");
+    let indptr = read(&of("indptr"), n + 1, |b| u64::from_le_bytes(b) as usize)?;
+    let indices = read(&of("indices"), 0, u32::from_le_bytes)?;
+    let values = read(&of("values"), indices.len(), f64::from_le_bytes)?;
+    let design = SparseDesign::new(SparseRows::try_new(d, indptr, indices, values)?);
+    answer(n, 1.0, |options| fit_sparse(&design, options))
+}
+
+/// Fits once for every tolerance that standard input has a line with. Each answer is one line.
+fn answer(n: usize, penalty: f64, fit: impl Fn(&FitOptions) -> Result<BtFit>) -> Result<()> {
     println!("{{}}");
     for line in std::io::stdin().lines() {
         let line = line.map_err(|e| Error::config("standard input", "nothing", e.to_string()))?;
         let tolerance = line.trim().parse();
         let options = FitOptions {
             tolerance: tolerance.map_err(|_| Error::config("tolerance", &line, "a number"))?,
-            penalty: 1e-6,
+            penalty,
             ..FitOptions::default()
         };
         let mut clock = Clock::new();
         let mut result = None;
-        clock.time(|| result = Some(fit_bradley_terry(&design, &options)));
+        clock.time(|| result = Some(fit(&options)));
         let fit = result.expect("the clock ran it")?;
         println!(
             "{{\"cpu_s\": {}, \"passes\": {}, \"gnorm_over_n\": {:e}, \"theta\": {:?}}}",

@@ -111,15 +111,20 @@ impl Yardsticks {
 
     /// Everything about a policy that does not depend on how it was made.
     pub fn measure(&self, policy: &TabularPolicy) -> Result<Point> {
-        let truth = self.truth.report(policy)?;
-        let objective = self.objective.report(policy)?;
+        self.measure_beside(&self.objective, policy)
+    }
+
+    /// The same with the gap of another objective, in one walk over the states.
+    fn measure_beside(&self, own: &ExactEvaluator, policy: &TabularPolicy) -> Result<Point> {
+        let yardsticks = [&self.truth, &self.objective, &self.matched, own];
+        let [truth, objective, matched, own] = ExactEvaluator::reports(yardsticks, policy)?;
         Ok(Point {
             iteration: 0,
             tokens: 0,
             objective_gap: objective.suboptimality,
-            own_gap: objective.suboptimality,
+            own_gap: own.suboptimality,
             true_gap: truth.suboptimality,
-            matched_gap: self.matched.report(policy)?.suboptimality,
+            matched_gap: matched.suboptimality,
             reward: truth.reward,
             implicit_reward: objective.reward,
             kl: truth.kl,
@@ -234,9 +239,8 @@ impl<'a> Measure<'a> {
     fn point(&self, policy: &TabularPolicy, values: Option<&[f64]>) -> Result<Point> {
         let error = values.map(|v| self.critic_error(policy, v));
         Ok(Point {
-            own_gap: self.own.report(policy)?.suboptimality,
             critic_error: error.transpose()?,
-            ..self.yardsticks.measure(policy)?
+            ..self.yardsticks.measure_beside(&self.own, policy)?
         })
     }
 

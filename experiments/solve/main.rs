@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use rto::estimate::FitOptions;
 use rto_harness::cli::{Reporter, note, parse, run_main};
 use rto_harness::run_dir::RunDir;
 use rto_harness::say;
-use rto_solve::{Instance, render, solve};
+use rto_solve::{Data, Instance, fit_data, render, solve};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Solve one KL-regularised token MDP of your own, exactly.
@@ -20,8 +21,33 @@ use std::process::ExitCode;
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     /// The instance; paths inside it are relative to it
-    #[arg(value_name = "INSTANCE.json")]
-    instance: PathBuf,
+    #[arg(value_name = "INSTANCE.json", required_unless_present = "data")]
+    instance: Option<PathBuf>,
+    /// Only fit (4.1) to rows x_i, features of the winner less those of the loser: NPY [n, d] of any size, which is read a stretch at a
+    /// time, or sparse rows (.npz of scipy.sparse.save_npz, .json)
+    #[arg(long, value_name = "X.npy", conflicts_with = "instance")]
+    data: Option<PathBuf>,
+    /// y of each row of --data, NPY [n]: 1 where the row is as said there, 0 or -1 where it is the other way round
+    #[arg(long, value_name = "Y.npy", requires = "data")]
+    labels: Option<PathBuf>,
+    /// The column of --data that is y and no feature, from 0
+    #[arg(long, value_name = "J", requires = "data", conflicts_with = "labels")]
+    label_column: Option<usize>,
+    /// B: |theta| <= B [default: no bound]
+    #[arg(long, value_name = "B", requires = "data")]
+    param_bound: Option<f64>,
+    /// Adds -(P/2) |theta|^2 to the likelihood
+    #[arg(long, value_name = "P", requires = "data", default_value_t = 0.0)]
+    penalty: f64,
+    /// Of the Newton decrement, which is at most 2 T sqrt(n d) at the end
+    #[arg(long, value_name = "T", requires = "data", default_value = "1e-12")]
+    tolerance: f64,
+    /// MiB of rows that are read together; changes no bit of the result
+    #[arg(long, value_name = "MIB", requires = "data", default_value_t = 32)]
+    stretch: usize,
+    /// Draw no progress bar
+    #[arg(long)]
+    quiet: bool,
     /// Print the results as JSON on standard output; text for people goes to standard error
     #[arg(long)]
     json: bool,
@@ -36,6 +62,12 @@ Examples:
   solve experiments/data/g1.json --json        preferences, pessimism and every bound
   solve experiments/data/propc2.json           a stochastic table (Proposition C.2)
   solve experiments/data/robust.json           counted transitions (Remark B.2)
+  solve --data x.npy --json                    (4.1) alone, from 100 GB of differences of features
+  solve --data x.npy --labels y.npy --param-bound 10
+  solve --data counts.npz --penalty 1          differences of token counts in CSR, by scipy.sparse.save_npz
+
+--data: rows on disk may be larger than the memory (float64 or float32, C order, at most 2048 columns above 64 MiB); sparse rows in JSON are
+  {\"dim\": d, \"indptr\": [n + 1], \"indices\": [m], \"values\": [m]}, where arrays may be paths.
 
 A token tree has P prompts, A actions and S = (A^H - 1)/(A - 1) states for each prompt; the state after
 the tokens y_1 ... y_{h-1} is (A^{h-1} - 1)/(A - 1) + the base-A number y_1 ... y_{h-1}:
@@ -70,18 +102,75 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    match (&cli.instance, &cli.data) {
+        (Some(instance), _) => run_instance(cli, instance),
+        (None, Some(rows)) => run_data(cli, rows),
+        (None, None) => unreachable!("the arguments need one of them"),
+    }
+}
+
+fn run_instance(cli: &Cli, path: &Path) -> Result<()> {
     let reporter = Reporter::new(cli.json);
-    let file = cli.instance.display();
-    let instance = Instance::read(&cli.instance)?;
+    let file = path.display();
+    let instance = Instance::read(path)?;
     let report = solve(&instance).with_context(|| file.to_string())?;
     for warning in &report.warnings {
         note(&format!("warning: {file}: {warning}"));
     }
+    write(cli, &report)?;
+    say!(reporter, "{}", render(&report, &instance.initial()))?;
+    reporter.json(&report)
+}
+
+fn run_data(cli: &Cli, rows: &Path) -> Result<()> {
+    let reporter = Reporter::new(cli.json);
+    let data = Data {
+        rows: rows.to_path_buf(),
+        labels: cli.labels.clone(),
+        label_column: cli.label_column,
+        options: FitOptions {
+            param_bound: cli.param_bound.unwrap_or(f64::INFINITY),
+            penalty: cli.penalty,
+            tolerance: cli.tolerance,
+            ..FitOptions::default()
+        },
+        stretch: cli.stretch.saturating_mul(1 << 20),
+        quiet: cli.quiet,
+    };
+    let report = fit_data(&data)?;
+    write(cli, &report)?;
+    let first: Vec<String> = report
+        .theta
+        .iter()
+        .take(8)
+        .map(|t| format!("{t:.6}"))
+        .collect();
+    let more = if report.d > first.len() { " ..." } else { "" };
+    say!(reporter, "n = {}, d = {}", report.n, report.d)?;
+    say!(reporter, "theta_MLE (4.1): {}{more}", first.join(" "))?;
+    let active = if report.at_bound { " (the bound)" } else { "" };
+    say!(
+        reporter,
+        "|theta| = {:.6}{active}, L = {:.6}",
+        report.norm,
+        report.log_likelihood
+    )?;
+    let certificate = &report.certificate;
+    say!(
+        reporter,
+        "residual {:.3e}, Newton decrement at most {:.3e}, {} readings",
+        certificate.residual,
+        certificate.decrement_at_most,
+        certificate.readings
+    )?;
+    reporter.json(&report)
+}
+
+fn write(cli: &Cli, report: &impl serde::Serialize) -> Result<()> {
     if let Some(out) = &cli.out {
         let dir = RunDir::create("solve", Some(out))?;
         dir.write_versions(&BTreeMap::new())?;
-        dir.write_json("results.json", &report)?;
+        dir.write_json("results.json", report)?;
     }
-    say!(reporter, "{}", render(&report, &instance.initial()))?;
-    reporter.json(&report)
+    Ok(())
 }

@@ -5,7 +5,7 @@ use nalgebra::{DMatrix, DVector};
 use rto::algorithm1::{Baseline, ConfidenceSet, algorithm1, maxmin, theorem_4_2, theorem_b1};
 use rto::estimate::{Curvature, Design, Estimate, RadiusInputs, RadiusKind, sample_preferences};
 use rto::features::{DenseFeatures, FeatureMap};
-use rto::mdp::{ActionIx, StateIx, for_each_trajectory};
+use rto::mdp::{ActionIx, StateIx, TabularPolicy, for_each_trajectory};
 use rto::plan::{Truth, action_covariance, soft_value_iteration, suboptimality};
 use rto::reward::LinearReward;
 use rto::seed::SeedTree;
@@ -218,20 +218,25 @@ impl Fitted<'_> {
     /// SubOpt of the policy that trusts θ_MLE.
     pub fn greedy(&self) -> Result<f64> {
         let g = &self.setup.instance;
-        let estimate = LinearReward::try_new(&g.features, &self.estimate.fit.theta)?;
-        let optimum = soft_value_iteration(g.problem(), &estimate)?;
-        let policy = &optimum.policy;
-        let gap = suboptimality(g.problem(), &g.reward(), policy)?;
+        let gap = suboptimality(g.problem(), &g.reward(), &self.greedy_policy()?)?;
         Ok(gap)
+    }
+
+    fn greedy_policy(&self) -> Result<TabularPolicy> {
+        let g = &self.setup.instance;
+        let estimate = LinearReward::try_new(&g.features, &self.estimate.fit.theta)?;
+        Ok(soft_value_iteration(g.problem(), &estimate)?.policy)
     }
 
     /// π_ref, plain MLE, and at each radius Algorithm 1, (B.1) and its baselined form.
     pub fn outcomes(&self, kinds: &[NamedRadius]) -> Result<Vec<Outcome>> {
-        let reference = self.setup.reference_suboptimality()?;
+        // The optimum of the truth is computed once for all of them.
         let truth = self.setup.instance.truth()?;
+        let reference = truth.suboptimality(&self.setup.instance.reference)?;
+        let greedy = truth.suboptimality(&self.greedy_policy()?)?;
         let mut out = vec![
             Outcome::plain("reference", reference),
-            Outcome::plain("greedy", self.greedy()?),
+            Outcome::plain("greedy", greedy),
         ];
         for (name, kind) in kinds {
             let (_, set) = self.estimate.set(*kind)?;

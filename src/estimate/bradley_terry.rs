@@ -35,6 +35,21 @@ impl Default for FitOptions {
     }
 }
 
+impl FitOptions {
+    pub(super) fn check(&self) -> Result<()> {
+        if self.param_bound.is_nan() || self.param_bound <= 0.0 {
+            return Err(Error::config("param_bound", self.param_bound, "> 0"));
+        }
+        if !(self.tolerance > 0.0 && self.tolerance.is_finite()) {
+            return Err(Error::config("tolerance", self.tolerance, "> 0"));
+        }
+        if !(self.penalty >= 0.0 && self.penalty.is_finite()) {
+            return Err(Error::config("penalty", self.penalty, ">= 0"));
+        }
+        Ok(())
+    }
+}
+
 /// The estimate (4.1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct BtFit {
@@ -72,7 +87,7 @@ const WIDE: usize = 96;
 /// Pairs per parameter of the subset that a wide subset starts from.
 const PER_WIDE_PARAMETER: usize = 12;
 /// Where n·d² is at most this, or after this many steps without an end, every step is a Newton step.
-const CHEAP: usize = 20_000_000;
+pub(super) const CHEAP: usize = 20_000_000;
 const PATIENCE: usize = 25;
 /// Rows taken together into the subset.
 const STRIDE_ROWS: usize = 32;
@@ -93,15 +108,7 @@ const WELL_CONDITIONED: f64 = 1e-7;
 /// [`Error::Config`] on options; [`Error::Assumption`] when B = ∞, there is no penalty, and the data are
 /// separable or quasi-separable (no finite maximiser); [`Error::NotConverged`] otherwise.
 pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit> {
-    if options.param_bound.is_nan() || options.param_bound <= 0.0 {
-        return Err(Error::config("param_bound", options.param_bound, "> 0"));
-    }
-    if !(options.tolerance > 0.0 && options.tolerance.is_finite()) {
-        return Err(Error::config("tolerance", options.tolerance, "> 0"));
-    }
-    if !(options.penalty >= 0.0 && options.penalty.is_finite()) {
-        return Err(Error::config("penalty", options.penalty, ">= 0"));
-    }
+    options.check()?;
     let (n, d) = (design.n(), design.dim());
     let start = DVector::zeros(d);
     let subset = subset_of(n, d);
@@ -119,7 +126,13 @@ pub fn fit_bradley_terry(design: &Design, options: &FitOptions) -> Result<BtFit>
         };
         return Ok(report(design, careful, &found.pass));
     }
-    let mut solver = Solver::new(design.rows(), d, options);
+    let mut solver = Solver::new(
+        InMemory {
+            rows: design.rows(),
+            d,
+        },
+        options,
+    );
     let from = match solver.run(start) {
         Ok(point) if solver.trusted() => {
             let found = Careful {
@@ -178,20 +191,78 @@ fn subset_of(n: usize, d: usize) -> Option<usize> {
 }
 
 /// What [`Solver::run`] ends with.
-struct Point {
-    theta: DVector<f64>,
-    pass: Pass,
+pub(super) struct Point {
+    pub theta: DVector<f64>,
+    pub pass: Pass,
     gradient: DVector<f64>,
-    multiplier: f64,
-    residual: f64,
+    pub multiplier: f64,
+    pub residual: f64,
 }
 
-struct Solver<'a> {
-    rows: &'a [f64],
+/// What the solver reads of the pairs.
+pub(super) trait Readings {
+    /// n.
+    fn n(&self) -> usize;
+
+    /// d.
+    fn dim(&self) -> usize;
+
+    /// −L with its gradient and the least margin.
+    fn pass(&mut self, theta: &[f64]) -> Result<Pass>;
+
+    /// The observed information, `[d, d]`.
+    fn information(&mut self, theta: &[f64]) -> Result<Vec<f64>>;
+
+    /// Mean of x_ik² for each k, `[d]`.
+    fn mean_squares(&mut self) -> Result<Vec<f64>>;
+
+    /// The strided subset of a warm start; none where the data are too few for one.
+    fn subset(&mut self) -> Result<Option<Vec<f64>>>;
+}
+
+/// Rows `[n, d]` in memory.
+pub(super) struct InMemory<'a> {
+    pub rows: &'a [f64],
+    pub d: usize,
+}
+
+impl Readings for InMemory<'_> {
+    fn n(&self) -> usize {
+        self.rows.len() / self.d
+    }
+
+    fn dim(&self) -> usize {
+        self.d
+    }
+
+    fn pass(&mut self, theta: &[f64]) -> Result<Pass> {
+        Ok(kernels::pass(self.rows, self.d, theta))
+    }
+
+    fn information(&mut self, theta: &[f64]) -> Result<Vec<f64>> {
+        Ok(kernels::gram(self.rows, self.d, Weights::Slope(theta)))
+    }
+
+    fn mean_squares(&mut self) -> Result<Vec<f64>> {
+        Ok(mean_squares(self.rows, self.d))
+    }
+
+    fn subset(&mut self) -> Result<Option<Vec<f64>>> {
+        let Some(subset) = subset_of(self.n(), self.d) else {
+            return Ok(None);
+        };
+        let step = (self.n() / subset).max(1);
+        let chunks = self.rows.chunks(STRIDE_ROWS * self.d).step_by(step);
+        Ok(Some(chunks.flatten().copied().collect()))
+    }
+}
+
+pub(super) struct Solver<'a, R> {
+    data: R,
     d: usize,
     n: usize,
     options: &'a FitOptions,
-    passes: usize,
+    pub passes: usize,
     hessian: DMatrix<f64>,
     /// Its inverse where there are many parameters and the data fix them without the ball.
     inverse: Option<Inverse>,
@@ -199,12 +270,13 @@ struct Solver<'a> {
     squares: Vec<f64>,
 }
 
-impl<'a> Solver<'a> {
-    fn new(rows: &'a [f64], d: usize, options: &'a FitOptions) -> Self {
+impl<'a, R: Readings> Solver<'a, R> {
+    pub fn new(data: R, options: &'a FitOptions) -> Self {
+        let (n, d) = (data.n(), data.dim());
         Self {
-            rows,
+            data,
             d,
-            n: rows.len() / d,
+            n,
             options,
             passes: 0,
             hessian: DMatrix::zeros(d, d),
@@ -213,18 +285,18 @@ impl<'a> Solver<'a> {
         }
     }
 
-    fn evaluate(&mut self, theta: DVector<f64>, multiplier: f64) -> Point {
+    fn evaluate(&mut self, theta: DVector<f64>, multiplier: f64) -> Result<Point> {
         self.passes += 1;
-        let pass = kernels::pass(self.rows, self.d, theta.as_slice());
+        let pass = self.data.pass(theta.as_slice())?;
         let gradient = DVector::from_column_slice(&pass.gradient) + &theta * self.options.penalty;
         let (multiplier, residual) = self.kkt(&theta, &gradient, multiplier);
-        Point {
+        Ok(Point {
             theta,
             pass,
             gradient,
             multiplier,
             residual,
-        }
+        })
     }
 
     /// μ and ‖∇f + μθ‖, f = −L.
@@ -242,43 +314,35 @@ impl<'a> Solver<'a> {
         point.pass.loss + 0.5 * self.options.penalty * point.theta.norm_squared()
     }
 
-    fn exact_hessian(&self, theta: &DVector<f64>) -> DMatrix<f64> {
-        let flat = kernels::gram(self.rows, self.d, Weights::Slope(theta.as_slice()));
+    fn exact_hessian(&mut self, theta: &DVector<f64>) -> Result<DMatrix<f64>> {
+        let flat = self.data.information(theta.as_slice())?;
         let mut hessian = DMatrix::from_vec(self.d, self.d, flat);
         for i in 0..self.d {
             hessian[(i, i)] += self.options.penalty;
         }
-        hessian
+        Ok(hessian)
     }
 
-    fn run(&mut self, start: DVector<f64>) -> Result<Point> {
-        if let Some(subset) = subset_of(self.n, self.d) {
-            let start = self.warm_start(subset, start)?;
+    pub fn run(&mut self, start: DVector<f64>) -> Result<Point> {
+        if let Some(picked) = self.data.subset()? {
+            let start = self.warm_start(picked, start)?;
             self.iterate(start, false)
         } else {
-            self.squares = mean_squares(self.rows, self.d);
+            self.squares = self.data.mean_squares()?;
             self.iterate(start, true)
         }
     }
 
-    /// Fits a strided subset and takes over its scaled Hessian.
-    fn warm_start(&mut self, subset: usize, start: DVector<f64>) -> Result<DVector<f64>> {
-        let chunk = STRIDE_ROWS * self.d;
-        let step = (self.n / subset).max(1);
-        let picked: Vec<f64> = self
-            .rows
-            .chunks(chunk)
-            .step_by(step)
-            .flatten()
-            .copied()
-            .collect();
+    /// Fits a subset and takes over its scaled Hessian.
+    fn warm_start(&mut self, picked: Vec<f64>, start: DVector<f64>) -> Result<DVector<f64>> {
         let share = (picked.len() / self.d) as f64 / self.n as f64;
         let options = FitOptions {
             tolerance: 1e-6,
             penalty: self.options.penalty * share,
             ..*self.options
         };
-        let mut inner = Solver::new(&picked, self.d, &options);
+        let (rows, d) = (picked.as_slice(), self.d);
+        let mut inner = Solver::new(InMemory { rows, d }, &options);
         // A subset may be separable where the data are not: any point it reached is a start.
         let theta = match inner.run(start.clone()) {
             Ok(point) => point.theta,
@@ -288,7 +352,7 @@ impl<'a> Solver<'a> {
         let hessian = if inner.inverse.is_some() && subset_of(inner.n, self.d).is_some() {
             std::mem::replace(&mut inner.hessian, DMatrix::zeros(0, 0))
         } else {
-            inner.exact_hessian(&theta)
+            inner.exact_hessian(&theta)?
         };
         self.hessian = hessian / share;
         self.squares = mean_squares(&picked, self.d);
@@ -298,14 +362,14 @@ impl<'a> Solver<'a> {
     /// BFGS steps inside the ball from the Hessian at hand, or from the exact one at the start (`fresh`).
     /// A step that does not shrink the residual enough is followed by a Newton step.
     fn iterate(&mut self, start: DVector<f64>, fresh: bool) -> Result<Point> {
-        let mut point = self.evaluate(start, 0.0);
+        let mut point = self.evaluate(start, 0.0)?;
         let target = 2.0 * self.options.tolerance * ((self.n * self.d) as f64).sqrt();
         let cheap = fresh && self.n * self.d * self.d <= CHEAP;
         let (mut stale, mut steps, mut shift) = (fresh, 0, 0.0);
         loop {
             self.refuse_separable(&point)?;
             if stale {
-                self.hessian = self.exact_hessian(&point.theta);
+                self.hessian = self.exact_hessian(&point.theta)?;
                 self.inverse = None;
             }
             let (to, multiplier) = self.step(&point, shift)?;
@@ -316,7 +380,7 @@ impl<'a> Solver<'a> {
             if self.passes >= self.options.max_passes {
                 return Err(self.not_converged(&point));
             }
-            let Some(next) = self.line_search(&point, &to, multiplier) else {
+            let Some(next) = self.line_search(&point, &to, multiplier)? else {
                 if stale && shift > 1.0 {
                     return Err(self.not_converged(&point));
                 }
@@ -362,7 +426,7 @@ impl<'a> Solver<'a> {
 
     /// Whether every direction of the parameters is seen well: the information per pair, in units of the features'
     /// mean squares, has no small pivot. Otherwise the data may nearly separate, or be rank-deficient.
-    fn trusted(&self) -> bool {
+    pub fn trusted(&self) -> bool {
         let scale: Vec<f64> = self
             .squares
             .iter()
@@ -389,22 +453,27 @@ impl<'a> Solver<'a> {
     /// The first of θ + t(u − θ), t = 1, ½, …, that decreases −L enough. Any slope still pointing down at
     /// the trial is proof of decrease, as −L is convex; near the optimum, where values no longer differ
     /// in floating point, a smaller residual is.
-    fn line_search(&mut self, from: &Point, to: &DVector<f64>, multiplier: f64) -> Option<Point> {
+    fn line_search(
+        &mut self,
+        from: &Point,
+        to: &DVector<f64>,
+        multiplier: f64,
+    ) -> Result<Option<Point>> {
         let direction = to - &from.theta;
         let slope = from.gradient.dot(&direction);
         let value = self.objective(from);
         let mut t = 1.0;
         for _ in 0..40 {
             let theta = &from.theta + &direction * t;
-            let trial = self.evaluate(theta, if t == 1.0 { multiplier } else { 0.0 });
+            let trial = self.evaluate(theta, if t == 1.0 { multiplier } else { 0.0 })?;
             let descends = trial.gradient.dot(&direction) <= 0.0 && slope < 0.0;
             let enough = self.objective(&trial) <= value + 1e-4 * t * slope;
             if descends || enough || trial.residual < 0.5 * from.residual {
-                return (trial.theta != from.theta).then_some(trial);
+                return Ok((trial.theta != from.theta).then_some(trial));
             }
             t *= 0.5;
         }
-        None
+        Ok(None)
     }
 
     fn refuse_separable(&self, point: &Point) -> Result<()> {

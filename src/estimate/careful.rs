@@ -242,7 +242,7 @@ fn converged(at: Iterate, options: &FitOptions) -> Result<Iterate> {
 }
 
 /// Why (4.1) has no finite maximiser without the ball.
-fn unbounded(strict: &[bool]) -> Error {
+pub(super) fn unbounded(strict: &[bool]) -> Error {
     let explained = strict.iter().filter(|s| **s).count();
     let why = if explained == strict.len() {
         format!(

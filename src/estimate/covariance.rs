@@ -4,6 +4,7 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use super::design::Design;
 use super::kernels::{self, Weights};
+use super::sparse::{self, SparseDesign};
 use crate::check;
 use crate::{Error, Result};
 
@@ -15,6 +16,9 @@ pub enum MetricKind {
     /// Observed information at θ_MLE + λI. Used alike in the bonus, the ellipsoid and the bound.
     Fisher,
 }
+
+/// Columns of the widest matrix that is formed of sparse rows.
+const WIDEST: usize = 1 << 14;
 
 /// (4.2): A metric M ≻ 0 on ℝᵈ with ‖v‖_M = √(vᵀMv) and ‖v‖_{M⁻¹} by a triangular solve.
 #[derive(Debug, Clone)]
@@ -45,27 +49,62 @@ impl Metric {
 
     /// Σ w_i x_i x_iᵀ + λI, w_i = σ′(x_iᵀθ), or 1 without a θ.
     fn new(kind: MetricKind, design: &Design, theta: Option<&[f64]>, ridge: f64) -> Result<Self> {
+        let d = design.dim();
+        let weights = theta.map_or(Weights::One, Weights::Slope);
+        let flat = kernels::gram(design.rows(), d, weights);
+        Self::of(kind, flat, d, ridge, || from_rows(design, theta, ridge))
+    }
+
+    /// M from its part without λ, or by its factor where that part has lost λ.
+    fn of(
+        kind: MetricKind,
+        flat: Vec<f64>,
+        d: usize,
+        ridge: f64,
+        from_rows: impl FnOnce() -> Option<Cholesky<f64, Dyn>>,
+    ) -> Result<Self> {
         if !(ridge > 0.0 && ridge.is_finite()) {
             return Err(Error::config("ridge (lambda)", ridge, "> 0 and finite"));
         }
-        let d = design.dim();
-        let weights = theta.map_or(Weights::One, Weights::Slope);
-        let mut matrix = DMatrix::from_vec(d, d, kernels::gram(design.rows(), d, weights));
+        let mut matrix = DMatrix::from_vec(d, d, flat);
         for i in 0..d {
             matrix[(i, i)] += ridge;
         }
         let factor = factorise(&matrix).filter(|factor| well_conditioned(&matrix, factor));
-        let factor = factor
-            .or_else(|| from_rows(design, theta, ridge))
-            .ok_or_else(|| Error::NonFinite {
-                what: format!("Cholesky factor with ridge {ridge}"),
-                value: f64::NAN,
-            })?;
+        let factor = factor.or_else(from_rows).ok_or_else(|| Error::NonFinite {
+            what: format!("Cholesky factor with ridge {ridge}"),
+            value: f64::NAN,
+        })?;
         Ok(Self {
             kind,
             ridge,
             matrix,
             factor,
+        })
+    }
+
+    /// Σ_i w_i x_i x_iᵀ + λI of sparse rows, w_i = σ′(x_iᵀθ), or 1 (Σ_𝒟) without a θ. Beside the entries that are not 0 this takes
+    /// 16·d² bytes; [`SparseMetric`](super::SparseMetric) needs none of them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless λ > 0 is finite, and where d is above 16384, where two matrices would have more than 4 GB;
+    /// [`Error::Shape`].
+    pub fn sparse(design: &SparseDesign, theta: Option<&[f64]>, ridge: f64) -> Result<Self> {
+        let d = design.dim();
+        if d > WIDEST {
+            let must = format!("at most {WIDEST} to form Sigma_D (use SparseMetric)");
+            return Err(Error::config("feature dimension", d, must));
+        }
+        let weights = match theta {
+            None => None,
+            Some(theta) => Some(design.margins(theta)?),
+        };
+        let weights: Option<Vec<f64>> =
+            weights.map(|z| z.into_iter().map(kernels::sigmoid_slope).collect());
+        let flat = sparse::gram(design.rows(), weights.as_deref());
+        let kind = theta.map_or(MetricKind::SigmaD, |_| MetricKind::Fisher);
+        Self::of(kind, flat, d, ridge, || {
+            from_rows(&design.to_dense(), theta, ridge)
         })
     }
 

@@ -91,6 +91,15 @@ impl Design {
         Ok(Self { rounding, ..design })
     }
 
+    /// Rows that are known to be finite, with what rounding may have put into an entry of each column.
+    pub(super) fn with_rounding(dim: usize, rows: Vec<f64>, rounding: Vec<f64>) -> Self {
+        Self {
+            dim,
+            rows,
+            rounding,
+        }
+    }
+
     /// What rounding of the features may have put into an entry of each column, `[d]`.
     pub(super) fn rounding(&self) -> &[f64] {
         &self.rounding

@@ -71,23 +71,34 @@ impl Kernel for PassKernel<'_> {
             for (z, x) in z.iter_mut().zip(rows.chunks_exact(d)) {
                 *z = simd::dot(simd, x, self.theta);
             }
-            let lanes = z.chunks_exact(LANES).zip(w.chunks_exact_mut(LANES));
-            for (z, w) in lanes.take(n.div_ceil(LANES)) {
-                for i in 0..LANES {
-                    let e = simd::exp(-z[i].abs());
-                    let tail = e / (1.0 + e);
-                    w[i] = if z[i] >= 0.0 { -tail } else { tail - 1.0 };
-                    let linear = if z[i] < 0.0 { -z[i] } else { 0.0 };
-                    loss[i] += linear + simd::ln_1p(e);
-                    lowest[i] = if z[i] < lowest[i] { z[i] } else { lowest[i] };
-                }
-            }
+            let used = n.next_multiple_of(LANES);
+            logistic(&z[..used], &mut w[..used], &mut loss, &mut lowest);
             accumulate(simd, rows, d, &w[..n], &mut gradient);
         }
         Pass {
             loss: simd::tree_sum(&loss),
             gradient,
             min_margin: lowest.into_iter().fold(f64::INFINITY, f64::min),
+        }
+    }
+}
+
+/// w = −σ(−z) for a whole number of lanes of margins, with log(1 + e^{−z}) and the smallest margin added lane by lane.
+#[inline(always)]
+pub(super) fn logistic(
+    z: &[f64],
+    w: &mut [f64],
+    loss: &mut [f64; LANES],
+    lowest: &mut [f64; LANES],
+) {
+    for (z, w) in z.chunks_exact(LANES).zip(w.chunks_exact_mut(LANES)) {
+        for i in 0..LANES {
+            let e = simd::exp(-z[i].abs());
+            let tail = e / (1.0 + e);
+            w[i] = if z[i] >= 0.0 { -tail } else { tail - 1.0 };
+            let linear = if z[i] < 0.0 { -z[i] } else { 0.0 };
+            loss[i] += linear + simd::ln_1p(e);
+            lowest[i] = if z[i] < lowest[i] { z[i] } else { lowest[i] };
         }
     }
 }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | (3.1) | [`sample_preferences`] |
 //! | x_i = ψ(τ^w) − ψ(τ^l) | [`Design`] |
+//! | the same of sparse features, its θ_MLE and Σ_𝒟 | [`SparseDesign`], [`fit_sparse`], [`SparseMetric`] |
+//! | θ_MLE of data larger than the memory | [`fit_stream`] |
 //! | L_𝒟(θ), θ_MLE of (4.1) | [`fit_bradley_terry`], [`log_likelihood`], [`gradient`] |
 //! | whether (4.1) has a finite maximiser | [`separation()`] |
 //! | Σ_𝒟 of (4.2); observed information + λI | [`Metric`] |
@@ -44,6 +46,8 @@ mod preference;
 mod radius;
 mod row_space;
 mod separation;
+mod sparse;
+mod stream;
 mod sweep;
 mod wide;
 
@@ -61,4 +65,6 @@ pub use radius::{
     Curvature, Radii, Radius, RadiusInputs, RadiusKind, curvature_bound, printed_radius, radii,
 };
 pub use row_space::RowSpace;
-pub use separation::{Separation, separation};
+pub use separation::{Separation, separation, sparse_separation};
+pub use sparse::{SparseDesign, SparseMetric, fit_sparse};
+pub use stream::{RowSource, fit_stream};

@@ -122,6 +122,17 @@ pub struct ExactReport {
     pub length: f64,
 }
 
+impl ExactReport {
+    const NOTHING: Self = Self {
+        value: 0.0,
+        suboptimality: 0.0,
+        reward: 0.0,
+        kl: 0.0,
+        entropy: 0.0,
+        length: 0.0,
+    };
+}
+
 /// Reward, reference and β of (3.2), with the optimum computed once.
 #[derive(Debug, Clone)]
 pub struct ExactEvaluator {
@@ -170,53 +181,89 @@ impl ExactEvaluator {
     /// # Errors
     /// [`Error::Shape`]; [`Error::Config`] naming a pair with π > 0 = π_ref, where the KL is infinite.
     pub fn report(&self, policy: &TabularPolicy) -> Result<ExactReport> {
-        let mdp = self.map.mdp();
+        let [report] = Self::reports([self], policy)?;
+        Ok(report)
+    }
+
+    /// The reports of one table under several rewards and β, in one backward pass; to the last bit those of [`Self::report`].
+    ///
+    /// # Errors
+    /// As [`Self::report`]; [`Error::Config`] unless all are of one tree and one reference.
+    pub fn reports<const N: usize>(
+        evaluators: [&Self; N],
+        policy: &TabularPolicy,
+    ) -> Result<[ExactReport; N]> {
+        let Some(first) = evaluators.first() else {
+            return Ok([const { ExactReport::NOTHING }; N]);
+        };
+        let same = |e: &&Self| Arc::ptr_eq(&e.map, &first.map) && e.reference == first.reference;
+        if !evaluators.iter().all(same) {
+            return Err(Error::config(
+                "evaluators",
+                "different trees or references",
+                "of one tree and one reference",
+            ));
+        }
+        let mdp = first.map.mdp();
         let (n, na) = (mdp.n_states(), mdp.n_actions());
         policy.check_shape("policy", n, na)?;
-        let mut to_go = vec![[0.0f64; 4]; n];
-        let rewards = self.reward.values().as_slice();
-        let rewards = rewards.expect("rewards are stored in row order");
+        // KL, entropy and length, which the evaluators share, and the reward of each.
+        let mut to_go = vec![([0.0f64; 3], [0.0f64; N]); n];
+        let rewards = evaluators.map(|e| {
+            let values = e.reward.values().as_slice();
+            values.expect("rewards are stored in row order")
+        });
         for s in (0..n).rev() {
-            let rows = policy.row(s).iter().zip(self.reference.row(s));
-            let mut sum = [0.0; 4];
-            for (a, ((l, q), r)) in rows.zip(&rewards[s * na..(s + 1) * na]).enumerate() {
+            let rows = policy.row(s).iter().zip(first.reference.row(s));
+            let (mut sum, mut gains) = ([0.0; 3], [0.0; N]);
+            for (a, (l, q)) in rows.enumerate() {
                 if *l == f64::NEG_INFINITY {
                     continue;
                 }
                 let p = l.exp();
-                let own = [*r, l - q, -l, 1.0];
-                let next = self.map.next(StateIx(s as u32), ActionIx(a as u32));
-                let later = match next {
-                    StateIx::END => [0.0; 4],
+                let own = [l - q, -l, 1.0];
+                let next = first.map.next(StateIx(s as u32), ActionIx(a as u32));
+                let (later, gained) = match next {
+                    StateIx::END => ([0.0; 3], [0.0; N]),
                     next => to_go[next.ix()],
                 };
-                for k in 0..4 {
+                for k in 0..3 {
                     sum[k] += p * (own[k] + later[k]);
                 }
+                for k in 0..N {
+                    gains[k] += p * (rewards[k][s * na + a] + gained[k]);
+                }
             }
-            to_go[s] = sum;
+            to_go[s] = (sum, gains);
         }
-        let mean = |k: usize| mdp.roots().map(|(s, p)| p * to_go[s.ix()][k]).sum::<f64>();
-        let (reward, kl) = (mean(0), mean(1));
+        let mean = |to_go: &dyn Fn(usize) -> f64| -> f64 {
+            mdp.roots().map(|(s, p)| p * to_go(s.ix())).sum()
+        };
+        let [kl, entropy, length] = [0, 1, 2].map(|k| mean(&|s| to_go[s].0[k]));
         if !kl.is_finite() {
             // The planner's own check names the pair.
             evaluate(
-                Problem::new(mdp, &self.reference, self.beta),
-                &self.reward,
+                Problem::new(mdp, &first.reference, first.beta),
+                &first.reward,
                 policy,
             )?;
             let what = "KL to the reference".into();
             return Err(Error::NonFinite { what, value: kl });
         }
-        let value = reward - self.beta.get() * kl;
-        Ok(ExactReport {
-            value,
-            suboptimality: self.optimum - value,
-            reward,
-            kl,
-            entropy: mean(2),
-            length: mean(3),
-        })
+        let mut out = [const { ExactReport::NOTHING }; N];
+        for (k, (out, e)) in out.iter_mut().zip(evaluators).enumerate() {
+            let reward = mean(&|s| to_go[s].1[k]);
+            let value = reward - e.beta.get() * kl;
+            *out = ExactReport {
+                value,
+                suboptimality: e.optimum - value,
+                reward,
+                kl,
+                entropy,
+                length,
+            };
+        }
+        Ok(out)
     }
 
     /// The report of any policy, through [`tabulate`].

@@ -6,6 +6,7 @@ mod bad_preferences;
 mod broken;
 mod common;
 mod coverage;
+mod data;
 mod files;
 mod golden;
 mod known;

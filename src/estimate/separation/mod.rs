@@ -2,15 +2,17 @@
 //! Anderson (1984), decided with a certificate either way.
 
 mod nearest;
+mod pairs;
 
 use nalgebra::DVector;
 
 use self::nearest::Nearest;
+use self::pairs::Pairs;
 use super::design::Design;
-use super::row_space::column_scales;
-use crate::Result;
+use super::sparse::SparseDesign;
 use crate::check;
 use crate::numerics::sigmoid;
+use crate::{Error, Result};
 
 /// (4.1), where its maximum is on the boundary: How preference data separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +45,27 @@ const LEAST_WEIGHT: f64 = 1e-3;
 /// # Errors
 /// [`crate::Error::Shape`] unless θ is `[d]`; [`crate::Error::NotConverged`].
 pub fn separation(design: &Design, theta: &[f64]) -> Result<Separation> {
-    let explained = explained(design, theta)?.iter().filter(|e| **e).count();
-    Ok(match explained {
+    Ok(counted(&explained(design, theta)?))
+}
+
+/// (4.1): [`separation()`] of pairs whose features are mostly 0. The search keeps k ≤ d vectors of d numbers, k ≤ n.
+///
+/// # Errors
+/// As [`separation()`].
+pub fn sparse_separation(design: &SparseDesign, theta: &[f64]) -> Result<Separation> {
+    Ok(counted(&explained(design, theta)?))
+}
+
+fn counted(explained: &[bool]) -> Separation {
+    match explained.iter().filter(|e| **e).count() {
         0 => Separation::None,
-        all if all == design.n() => Separation::Complete,
+        all if all == explained.len() => Separation::Complete,
         explained => Separation::Quasi { explained },
-    })
+    }
 }
 
 /// For each pair, whether some direction u with Xu ≥ 0 explains it strictly, `[n]`.
-pub(super) fn explained(design: &Design, theta: &[f64]) -> Result<Vec<bool>> {
+pub(super) fn explained<P: Pairs>(design: &P, theta: &[f64]) -> Result<Vec<bool>> {
     check::len("theta", design.dim(), theta.len())?;
     let (mut rest, mut weights, mut origin) = scaled(design, theta)?;
     let mut out = vec![false; design.n()];
@@ -60,7 +73,7 @@ pub(super) fn explained(design: &Design, theta: &[f64]) -> Result<Vec<bool>> {
         let Some(direction) = separating_direction(&rest, &weights)? else {
             break;
         };
-        let margins = rest.margins(direction.as_slice())?;
+        let margins = rest.margins(direction.as_slice());
         let kept: Vec<usize> = (0..rest.n()).filter(|&i| margins[i] <= ZERO).collect();
         if kept.len() == rest.n() {
             break;
@@ -68,10 +81,9 @@ pub(super) fn explained(design: &Design, theta: &[f64]) -> Result<Vec<bool>> {
         for i in (0..rest.n()).filter(|&i| margins[i] > ZERO) {
             out[origin[i]] = true;
         }
-        let rows = kept.iter().flat_map(|&i| rest.row(i)).copied().collect();
         weights = kept.iter().map(|&i| weights[i]).collect();
         origin = kept.iter().map(|&i| origin[i]).collect();
-        rest = Design::try_new(design.dim(), rows)?;
+        rest = rest.select(&kept);
     }
     Ok(out)
 }
@@ -79,39 +91,29 @@ pub(super) fn explained(design: &Design, theta: &[f64]) -> Result<Vec<bool>> {
 /// The rows other than 0, columns and rows scaled to one size; for each the weight ℓσ(−z) it has in the gradient of
 /// the likelihood at `theta`, ℓ its length, and which pair it is. Scaling by positive numbers separates nothing and
 /// joins nothing.
-fn scaled(design: &Design, theta: &[f64]) -> Result<(Design, Vec<f64>, Vec<usize>)> {
-    let margins = design.margins(theta)?;
-    let d = design.dim();
-    let origin: Vec<usize> = (0..design.n())
-        .filter(|&i| design.row(i).iter().any(|x| *x != 0.0))
-        .collect();
-    let mut rows: Vec<f64> = origin
-        .iter()
-        .flat_map(|&i| design.row(i))
-        .copied()
-        .collect();
+fn scaled<P: Pairs>(design: &P, theta: &[f64]) -> Result<(P, Vec<f64>, Vec<usize>)> {
+    let margins = design.margins(theta);
+    let origin: Vec<usize> = (0..design.n()).filter(|&i| !design.is_zero(i)).collect();
+    let mut rows = design.select(&origin);
     let mut weights: Vec<f64> = origin.iter().map(|&i| sigmoid(-margins[i])).collect();
     // Twice, as scaling rows spoils the columns; rows last.
     for _ in 0..2 {
-        let columns = column_scales(&rows, d);
-        for (x, weight) in rows.chunks_exact_mut(d).zip(&mut weights) {
-            for (x, scale) in x
-                .iter_mut()
-                .zip(&columns)
-                .filter(|(_, scale)| **scale > 0.0)
-            {
-                *x /= scale;
+        for (i, length) in rows.equilibrate().into_iter().enumerate() {
+            // Entries so far apart that the scaled ones vanish.
+            if !(length > 0.0 && length.is_finite()) {
+                return Err(Error::NonFinite {
+                    what: format!("length of pair {} in scaled columns", origin[i]),
+                    value: length,
+                });
             }
-            let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
-            x.iter_mut().for_each(|x| *x /= length);
-            *weight *= length;
+            weights[i] *= length;
         }
     }
-    Ok((Design::try_new(d, rows)?, weights, origin))
+    Ok((rows, weights, origin))
 }
 
 /// A unit u with Xu ≥ 0 and Xu ≠ 0, or `None` when there is none. Rows have length 1.
-fn separating_direction(rows: &Design, weights: &[f64]) -> Result<Option<DVector<f64>>> {
+fn separating_direction<P: Pairs>(rows: &P, weights: &[f64]) -> Result<Option<DVector<f64>>> {
     let top = weights.iter().copied().fold(0.0, f64::max);
     let start: Vec<f64> = weights
         .iter()
@@ -125,9 +127,7 @@ fn separating_direction(rows: &Design, weights: &[f64]) -> Result<Option<DVector
         .collect();
     let mut pull = DVector::zeros(rows.dim());
     for (i, p) in start.iter().enumerate() {
-        for (u, x) in pull.iter_mut().zip(rows.row(i)) {
-            *u += p * x;
-        }
+        rows.add(i, *p, &mut pull);
     }
     // What rounding leaves of a sum of so many terms, far below what a separated row contributes.
     let nothing = 1e-12 * start.iter().sum::<f64>().max(1.0);

@@ -3,7 +3,7 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::ZERO;
-use crate::estimate::design::Design;
+use super::pairs::Pairs;
 use crate::{Error, Result};
 
 /// A row whose part outside the span of the active rows is at most this, of length 1, lies in it.
@@ -11,8 +11,8 @@ const DEPENDENT: f64 = 1e-13;
 
 /// min ‖b + Σ q_i x_i‖ over q ≥ 0 by the active-set method of Lawson and Hanson, with an orthogonal factorisation of
 /// the active rows kept up to date: their Gram matrix would lose half of the digits.
-pub(super) struct Nearest<'a> {
-    rows: &'a Design,
+pub(super) struct Nearest<'a, P> {
+    rows: &'a P,
     base: DVector<f64>,
     active: Vec<usize>,
     weights: DVector<f64>,
@@ -80,8 +80,8 @@ impl Factor {
     }
 }
 
-impl<'a> Nearest<'a> {
-    pub(super) fn new(rows: &'a Design, base: DVector<f64>) -> Self {
+impl<'a, P: Pairs> Nearest<'a, P> {
+    pub(super) fn new(rows: &'a P, base: DVector<f64>) -> Self {
         Self {
             factor: Factor {
                 q: DMatrix::zeros(base.len(), 0),
@@ -105,7 +105,7 @@ impl<'a> Nearest<'a> {
                 return Ok(None);
             }
             let direction = u / length;
-            let margins = self.rows.margins(direction.as_slice())?;
+            let margins = self.rows.margins(direction.as_slice());
             let worst = (0..margins.len()).min_by(|a, b| margins[*a].total_cmp(&margins[*b]));
             match worst.filter(|i| margins[*i] < -ZERO) {
                 None => return Ok(Some(direction)),
@@ -124,7 +124,8 @@ impl<'a> Nearest<'a> {
     /// Row i becomes active; `false` where it depends on those that are.
     fn enter(&mut self, i: usize) -> Result<bool> {
         let k = self.active.len();
-        let x = DVector::from_column_slice(self.rows.row(i));
+        let mut x = DVector::zeros(self.rows.dim());
+        self.rows.add(i, 1.0, &mut x);
         if !self.factor.insert(&x) {
             return Ok(false);
         }
