@@ -6,10 +6,11 @@ pub mod figures;
 mod grid;
 mod held_out;
 mod plan;
+mod variants;
 mod verdict;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::stats::{Sample, Support, holm, sign_flip};
 use crate::table::{Cell, Table};
@@ -52,10 +53,28 @@ struct Row {
     kl: f64,
     greedy: f64,
     critic_error: f64,
+    /// The columns of [`held_out::MEASURED`], NaN where they are not measured.
+    held_out: [f64; 5],
 }
 
 /// (instance, method, stage) and (seed, β₂ as text) of a run.
 type Of = (String, String, String);
+
+/// What the envelopes of reward at KL are taken over, beside training time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// Every β₂ that was run.
+    Betas,
+    /// That of the objective, by the reported runs.
+    OneBeta,
+}
+
+/// KLs that both methods reach: from the larger of the smallest that was measured of each to the smaller of the largest.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    least: f64,
+    most: f64,
+}
 
 /// How runs were made.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +104,7 @@ pub struct Study {
 
 /// Tables, and what they say.
 pub struct Conclusions {
-    /// `points`, `same_point`, `curves`, `ends`, `frontier`, `conclusions` and `verdicts`, and `held_out` where that is measured.
+    /// `points`, `same_point`, `curves`, `ends`, `frontier`, `conclusions`, `variants` and `verdicts`, and `held_out` where that is measured.
     pub tables: Vec<Table>,
     /// For a terminal.
     pub text: String,
@@ -113,6 +132,7 @@ impl Study {
         let iterations = runs.parsed::<u64>("iteration", "an iteration")?;
         let (samples, objective, reward) = (samples?, objective?, reward?);
         let (kl, greedy, critic_error) = (kl?, greedy?, critic_error?);
+        let held_out = held_out::columns(runs)?;
         let mut all: BTreeMap<Of, BTreeMap<(u64, String), Vec<Row>>> = BTreeMap::new();
         for i in (0..runs.len()).filter(|i| stages[*i] != TUNE) {
             let of = (instances[i].clone(), methods[i].clone(), stages[i].clone());
@@ -127,6 +147,7 @@ impl Study {
                     kl: kl[i],
                     greedy: greedy[i],
                     critic_error: critic_error[i],
+                    held_out: held_out.each_ref().map(|column| column[i]),
                 });
         }
         let mut found: BTreeMap<(String, u64), World> = BTreeMap::new();
@@ -145,7 +166,7 @@ impl Study {
         let mut reported: Vec<u64> = report.parsed("seed", "a seed")?;
         reported.sort_unstable();
         reported.dedup();
-        Ok(Self {
+        let mut study = Self {
             instances: report.distinct("instance")?,
             methods: report.distinct("method")?,
             seeds: reported,
@@ -157,7 +178,48 @@ impl Study {
             points: points(runs)?,
             same_point: same_point(runs)?,
             held_out: held_out::held_out(runs)?,
-        })
+        };
+        for instance in study.instances.clone() {
+            let inexact = |seed: &u64| Ok(!study.world(&instance, *seed)?.is_exact());
+            let inexact: Vec<bool> = study.seeds.iter().map(inexact).collect::<Result<_>>()?;
+            if inexact.contains(&true) {
+                let lead = study.largest_lead(&instance)?;
+                let here = study.worlds.iter_mut().filter(|w| w.0.0 == instance);
+                here.for_each(|(_, world)| world.lead = Some(lead));
+            }
+        }
+        Ok(study)
+    }
+
+    /// The largest mean lead over SFT of any method at any time and of what needs no training; 1 where nothing leads, so that shares are
+    /// then in units of the reward.
+    fn largest_lead(&self, instance: &str) -> Result<f64> {
+        let mut leads: Vec<f64> = Vec::new();
+        for method in &self.methods {
+            let times = self
+                .run(instance, method, REPORT, self.seeds[0])?
+                .iter()
+                .map(|r| r.iteration);
+            for time in times {
+                let lead = self.each(|seed| {
+                    let rows = self.run(instance, method, REPORT, seed)?;
+                    let sft = self.world(instance, seed)?.objective("sft", self.beta2)?;
+                    let row = rows.iter().find(|r| r.iteration == time);
+                    Ok(row.map_or(f64::NAN, |r| r.objective - sft))
+                })?;
+                leads.push(lead.mean());
+            }
+        }
+        for (policy, parameter, ..) in &self.world(instance, self.seeds[0])?.policies {
+            let lead = self.each(|seed| {
+                let world = self.world(instance, seed)?;
+                let (reward, kl) = world.find(policy, *parameter)?;
+                Ok(reward - self.beta2 * kl - world.objective("sft", self.beta2)?)
+            })?;
+            leads.push(lead.mean());
+        }
+        let most = leads.into_iter().fold(0.0, f64::max);
+        Ok(if most > 0.0 { most } else { 1.0 })
     }
 
     /// Every table of the study.
@@ -167,8 +229,10 @@ impl Study {
     pub fn conclude(self) -> Result<Conclusions> {
         let conclusions = self.conclusions()?;
         let verdicts = self.verdicts(&conclusions)?;
-        let text = text(&conclusions, &verdicts)?;
+        let exact = self.worlds.values().all(World::is_exact);
+        let text = text(&conclusions, &verdicts, exact)?;
         let (curves, ends, frontier) = (self.curves()?, self.ends()?, self.frontier()?);
+        let variants = self.variants_table()?;
         let mut tables = vec![
             self.points,
             self.same_point,
@@ -176,6 +240,7 @@ impl Study {
             ends,
             frontier,
             conclusions,
+            variants,
             verdicts,
         ];
         tables.extend(self.held_out);
@@ -233,9 +298,9 @@ impl Study {
         let (ours, theirs) = (of(method), of(against));
         let of = |quantity: &str| [instance, quantity, variant, method, against].map(Cell::from);
         let gap = differences(&self.end(ours)?, &self.end(theirs)?);
-        let none = [Cell::Empty, Cell::Empty];
+        let none = || [Cell::Empty, Cell::Empty];
         let mut rows = vec![(
-            line(of("objective_end"), &gap, |x| x, none),
+            line(of("objective_end"), &gap, |x| x, none()),
             sign_flip(&gap.0),
         )];
         for level in LEVELS {
@@ -245,6 +310,12 @@ impl Study {
             let missed = [missed.into(), missed_against.into()];
             let row = line(of(&format!("samples_{level}")), &ratio, f64::exp, missed);
             rows.push((row, sign_flip(&ratio.0)));
+        }
+        if variant != REPORT {
+            let end = |name| self.end((instance, name, REPORT));
+            let change = differences(&gap, &differences(&end(method)?, &end(against)?));
+            let row = line(of("objective_end_change"), &change, |x| x, none());
+            rows.push((row, sign_flip(&change.0)));
         }
         Ok(rows)
     }
@@ -285,40 +356,128 @@ impl Study {
         self.runs.get(&(instance, method, stage))
     }
 
-    /// What is reported of RTO beside its chosen point: that first, then what is changed, the study's own in their order.
+    /// What is reported of RTO or DPPO beside their chosen points: these first, then what is changed, the study's own in their order.
     fn variants(&self, instance: &str) -> Vec<&str> {
         let known = [REPORT, LAMBDA_ONE, EXACT_CRITIC];
-        let run = |variant: &&str| self.of_stage(instance, "rto", variant).is_some();
-        let others = self
-            .runs
-            .keys()
-            .filter(|of| of.0 == instance && of.1 == "rto");
-        let others = others.map(|of| of.2.as_str());
-        let others = others.filter(|stage| !known.contains(stage) && *stage != ENVELOPE);
+        let compared = ["rto", "dppo"];
+        let run = |variant: &&str| {
+            let of = |method: &&str| self.of_stage(instance, method, variant).is_some();
+            compared.iter().any(of)
+        };
+        let others = self.runs.keys().filter(|of| of.0 == instance);
+        let others = others.filter(|of| compared.contains(&of.1.as_str()));
+        let others: BTreeSet<&str> = others.map(|of| of.2.as_str()).collect();
+        let others = others
+            .into_iter()
+            .filter(|stage| !known.contains(stage) && *stage != ENVELOPE);
         known.into_iter().filter(run).chain(others).collect()
     }
 
-    /// All (KL, reward) of a method over β₂ and training time.
-    fn reached(&self, instance: &str, method: &str, seed: u64) -> Vec<(f64, f64)> {
-        let also = self.report_in_envelope.then_some(REPORT);
-        let stages = [ENVELOPE].into_iter().chain(also);
-        let runs = stages.filter_map(|stage| self.of_stage(instance, method, stage));
+    /// All (KL, reward) of a method over β₂ and training time, its start apart.
+    fn reached(&self, instance: &str, method: &str, seed: u64, over: Over) -> Vec<(f64, f64)> {
+        let stages: &[&str] = match (over, self.report_in_envelope) {
+            (Over::OneBeta, _) => &[REPORT],
+            (Over::Betas, true) => &[ENVELOPE, REPORT],
+            (Over::Betas, false) => &[ENVELOPE],
+        };
+        let runs = stages
+            .iter()
+            .filter_map(|stage| self.of_stage(instance, method, stage));
         let runs = runs.flatten().filter(|((s, _), _)| *s == seed);
-        runs.flat_map(|(_, rows)| rows.iter().map(|r| (r.kl, r.reward)))
-            .collect()
+        let rows = runs.flat_map(|(_, rows)| rows.iter().filter(|r| r.iteration > 0));
+        rows.map(|r| (r.kl, r.reward)).collect()
     }
 
     /// The third quantity on one seed: RTO's envelope less DPPO's, as a share of the frontier's rise.
-    fn matched(&self, instance: &str, seed: u64) -> Result<f64> {
-        let world = self.world(instance, seed)?;
-        let (sft, frontier) = (world.reward("sft")?, world.envelope("frontier")?);
-        let [rto, dppo] = ["rto", "dppo"].map(|m| self.reached(instance, m, seed));
-        let furthest = |points: &[(f64, f64)]| points.iter().map(|p| p.0).fold(0.0, f64::max);
-        let most = furthest(&rto).min(furthest(&dppo));
-        let [rto, dppo] = [rto, dppo].map(|points| Envelope::new(sft, points));
+    fn matched(&self, instance: &str, seed: u64, over: Over) -> Result<f64> {
+        let Range { most, .. } = self.range(instance, seed, over);
         let at = |j: u32| most * f64::from(j) / f64::from(KLS);
-        let sum: f64 = (1..=KLS).map(|j| rto.at(at(j)) - dppo.at(at(j))).sum();
-        Ok(sum / f64::from(KLS) / (frontier.at(most) - sft))
+        self.between_envelopes(instance, seed, over, (1..=KLS).map(at).collect())
+    }
+
+    /// The same at the KLs where each has points alone; none where there are none.
+    fn matched_where_measured(&self, instance: &str, seed: u64, over: Over) -> Result<Option<f64>> {
+        let Range { least, most } = self.range(instance, seed, over);
+        if least >= most {
+            return Ok(None);
+        }
+        let at = |j: u32| least + (most - least) * f64::from(j) / f64::from(KLS - 1);
+        let kls = (0..KLS).map(at).collect();
+        self.between_envelopes(instance, seed, over, kls).map(Some)
+    }
+
+    /// The KLs that both reach.
+    fn range(&self, instance: &str, seed: u64, over: Over) -> Range {
+        let [rto, dppo] = ["rto", "dppo"].map(|method| {
+            let points = self.reached(instance, method, seed, over);
+            let kls = points.iter().map(|p| p.0);
+            (
+                kls.clone().fold(f64::INFINITY, f64::min),
+                kls.fold(0.0, f64::max),
+            )
+        });
+        Range {
+            least: rto.0.max(dppo.0).max(0.0),
+            most: rto.1.min(dppo.1),
+        }
+    }
+
+    /// The mean of RTO's envelope less DPPO's at these KLs, in rising order, as a share of the exact frontier's rise up to the last.
+    fn between_envelopes(
+        &self,
+        instance: &str,
+        seed: u64,
+        over: Over,
+        kls: Vec<f64>,
+    ) -> Result<f64> {
+        let world = self.world(instance, seed)?;
+        let sft = world.reward("sft")?;
+        let [rto, dppo] = ["rto", "dppo"]
+            .map(|method| Envelope::new(sft, self.reached(instance, method, seed, over)));
+        let sum: f64 = kls.iter().map(|kl| rto.at(*kl) - dppo.at(*kl)).sum();
+        let most = kls.last().copied().unwrap_or(0.0);
+        Ok(sum / kls.len() as f64 / world.rise(most)?)
+    }
+
+    /// What else is said of reward at matched KL where the reported runs are in the envelope too: at one β₂ alone, and where both have
+    /// points. Secondary, not corrected.
+    fn matched_beside(&self, instance: &str) -> Result<Vec<Vec<Cell>>> {
+        let of = |quantity: &str| [instance, quantity, REPORT, "rto", "dppo"].map(Cell::from);
+        let none = || [Cell::Empty, Cell::Empty];
+        let mut rows = Vec::new();
+        let betas = ["rto", "dppo"]
+            .iter()
+            .all(|m| self.of_stage(instance, m, ENVELOPE).is_some());
+        if betas {
+            let one = self.each(|seed| self.matched(instance, seed, Over::OneBeta))?;
+            let of = of("reward_at_matched_kl_one_beta2");
+            rows.push(line(of, &one, |x| x, none()));
+        }
+        for (over, name) in [(Over::OneBeta, "_one_beta2"), (Over::Betas, "")] {
+            if over == Over::OneBeta && !betas {
+                continue;
+            }
+            let found = self.seeds.iter();
+            let found = found.map(|seed| self.matched_where_measured(instance, *seed, over));
+            let found: Vec<f64> = (found.collect::<Result<Vec<_>>>()?)
+                .into_iter()
+                .flatten()
+                .collect();
+            if found.len() >= 2 {
+                let of = of(&format!("reward_where_both_measured{name}"));
+                rows.push(line(of, &Sample(found), |x| x, none()));
+            }
+            let below = self.each(|seed| {
+                let Range { least, most } = self.range(instance, seed, over);
+                Ok((least / most).min(1.0))
+            })?;
+            let of = of(&format!("matched_kl_below_measured{name}"));
+            let mut row = line(of, &below, |x| x, none());
+            // Every one is at least 0, so that the test of signs says nothing.
+            row[8] = Cell::Empty;
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     fn conclusions(&self) -> Result<Table> {
@@ -355,10 +514,13 @@ impl Study {
                     rows.push(row);
                 }
                 if tested {
-                    let matched = self.each(|seed| self.matched(instance, seed))?;
+                    let matched = self.each(|seed| self.matched(instance, seed, Over::Betas))?;
                     family.push((rows.len(), sign_flip(&matched.0)));
                     let none = [Cell::Empty, Cell::Empty];
                     rows.push(line(of("reward_at_matched_kl"), &matched, |x| x, none));
+                    if self.report_in_envelope {
+                        rows.extend(self.matched_beside(instance)?);
+                    }
                 }
             }
             // Secondary: why, by the error of the critic at the first time and at the last.
@@ -552,7 +714,7 @@ impl Study {
                     high.into(),
                     mean(|r| r.reward)?.into(),
                     mean(|r| r.kl)?.into(),
-                    mean(|r| r.greedy)?.into(),
+                    Some(mean(|r| r.greedy)?).filter(|g| g.is_finite()).into(),
                 ]);
             }
         }
@@ -567,7 +729,7 @@ impl Study {
             let mut most = f64::INFINITY;
             for &seed in &self.seeds {
                 for method in ["rto", "dppo"] {
-                    let points = self.reached(instance, method, seed);
+                    let points = self.reached(instance, method, seed, Over::Betas);
                     most = most.min(points.iter().map(|p| p.0).fold(0.0, f64::max));
                 }
             }
@@ -579,6 +741,9 @@ impl Study {
                 "best_of_reward_model",
                 "best_of_dpo",
             ] {
+                if curve == "frontier" && !self.world(instance, self.seeds[0])?.is_exact() {
+                    continue;
+                }
                 for j in 0..=KLS {
                     let kl = most * f64::from(j) / f64::from(KLS);
                     let gain = self.each(|seed| {
@@ -586,7 +751,7 @@ impl Study {
                         let sft = world.reward("sft")?;
                         let envelope = match curve {
                             "rto" | "dppo" => {
-                                Envelope::new(sft, self.reached(instance, curve, seed))
+                                Envelope::new(sft, self.reached(instance, curve, seed, Over::Betas))
                             }
                             _ => world.envelope(curve)?,
                         };

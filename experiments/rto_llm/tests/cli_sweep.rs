@@ -33,7 +33,7 @@ ppo.learning_rate = [1e-3, 3e-3]
 "#;
 
 /// What a finished sweep has, the same however it was computed.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "runs.csv",
     "worlds.csv",
     "setting.csv",
@@ -43,6 +43,7 @@ const FILES: [&str; 14] = [
     "ends.csv",
     "frontier.csv",
     "conclusions.csv",
+    "variants.csv",
     "verdicts.csv",
     "held_out.csv",
     "results.json",
@@ -272,8 +273,23 @@ fn unequal_and_wrong_plans_are_refused() {
         ),
         (
             "[settings]",
-            "[settings]\ndata = [\"pairs.jsonl\"]",
-            &["settings.data", "pairs.jsonl", "world"],
+            "[settings]\nmax_prompt_tokens = 8\ndata = [\"pairs.jsonl\"]",
+            &["world.default", "pairs.jsonl", "no such file"],
+        ),
+        (
+            "[settings]",
+            "[world.default]\n[world.b]\ndata = [\"pairs.jsonl\"]\n[settings]\nmax_prompt_tokens = 8",
+            &[
+                "world.b.data",
+                "pairs.jsonl",
+                "world.default",
+                "files in all",
+            ],
+        ),
+        (
+            "[settings]",
+            "[settings]\ntoken_rewards = \"paid.jsonl\"",
+            &["settings.token_rewards", "paid.jsonl", "expected none"],
         ),
         (
             "[settings]",
@@ -287,8 +303,18 @@ fn unequal_and_wrong_plans_are_refused() {
         ),
         (
             "[settings]",
-            "[variant.x]\nmethods = [\"ppo\"]\nsettings = {}\n[settings]",
-            &["variant.x.methods", "ppo"],
+            "[variant.x]\nmethods = []\nsettings = {}\n[settings]",
+            &["variant.x.methods", "found none"],
+        ),
+        (
+            "[settings]",
+            "[variant.x]\nmethods = [\"ppo\"]\nworlds = [\"y\"]\nsettings = {}\n[settings]",
+            &["variant.x.worlds", "\"y\"", "default"],
+        ),
+        (
+            "[settings]",
+            "[variant.x]\nmethods = [\"ppo_dense\"]\nsettings = {}\n[settings]",
+            &["variant.x", "ppo_dense", "token_rewards"],
         ),
         (
             "[settings]",
@@ -306,6 +332,79 @@ fn unequal_and_wrong_plans_are_refused() {
             assert!(found.contains(word), "{to}: {found}expected {word}");
         }
     }
+}
+
+/// A sweep on files, of networks from scratch and of adapters on a model: judged by an oracle, in shares of the largest lead that was seen.
+#[test]
+fn a_sweep_on_files_is_judged_by_the_oracle() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let pair = |i: usize| {
+        let (town, colour) = (["Rome", "Oslo", "Lima"][i % 3], ["red", "blue"][i % 2]);
+        let prompt =
+            format!("\n\nHuman: I saw {colour} doors in {town}, what now, {i}?\n\nAssistant:");
+        serde_json::json!({
+            "chosen": format!("{prompt} You could count the {colour} ones again."),
+            "rejected": format!("{prompt} I do not care about {town}."),
+        })
+        .to_string()
+    };
+    let pairs: Vec<String> = (0..120).map(pair).collect();
+    fs::write(dir.join("pairs.jsonl"), pairs.join("\n")).unwrap();
+    let (before, after) = PLAN.split_once("[settings]").unwrap();
+    let plan = format!(
+        "preset = \"hh-scratch\"\n{before}[settings]\ndata = [\"pairs.jsonl\"]\nmax_new_tokens = 8\nmax_prompt_tokens = 32\nmax_positions = 40\nvocab_size = 280\nn_heads = 2\npretrain.epochs = 1\nsft.epochs = 1\nreward.epochs = 1\ndpo.fit.epochs = 1\n{after}[variant.free]\nmethods = [\"rloo\"]\nmeasure_first = 1\nsettings.method.rloo.group = 2\n"
+    );
+    fs::write(
+        dir.join("plan.toml"),
+        plan.replace("samples = 16", "samples = 32"),
+    )
+    .unwrap();
+    let said = ok(dir, &["plan.toml", "--out", "run"]);
+    assert!(said.contains("the largest lead over SFT"), "{said}");
+    let run = dir.join("run");
+    let (runs, worlds) = (rows(&run, "runs.csv"), rows(&run, "worlds.csv"));
+    // SFT is where every method begins, on the prompts of the reported seeds, and nothing here has an optimum.
+    for seed in ["1", "2"] {
+        let sft = column(&worlds, "reward", &[("policy", "sft"), ("seed", seed)]);
+        let with = [("seed", seed), ("iteration", "0"), ("stage", "report")];
+        assert_eq!(column(&runs, "reward", &with), [&sft[0][..], &sft[0]]);
+        let kl = column(&runs, "kl", &with);
+        assert!(kl.iter().all(|kl| kl.parse::<f64>().unwrap().abs() < 1e-6));
+    }
+    assert!(column(&worlds, "kl", &[("policy", "optimum")]).is_empty());
+    let of = |policy| column(&worlds, "kl", &[("policy", policy), ("seed", "1")]);
+    let best: f64 = of("best_of_dpo")[0].parse().unwrap();
+    assert!((best - (2f64.ln() - 0.5)).abs() < 1e-6, "{best}");
+    assert!(of("greedy")[0].parse::<f64>().unwrap() > 0.0);
+    // A method that is not tuned, measured after its first iteration and at the two times.
+    let free = |c| column(&runs, c, &[("method", "rloo"), ("seed", "1")]);
+    assert_eq!(free("iteration"), ["0", "1", "2", "4"]);
+    assert_eq!(free("samples"), ["0", "8", "16", "32"]);
+    // The largest mean lead has a share of 1.
+    let ends = rows(&run, "ends.csv");
+    let shares = column(&ends, "share", &[]);
+    let largest = shares.iter().map(|s| s.parse::<f64>().unwrap());
+    assert!(largest.fold(f64::NEG_INFINITY, f64::max) <= 1.0 + 1e-9);
+    let frontier = rows(&run, "frontier.csv");
+    assert!(column(&frontier, "gain", &[("curve", "frontier")]).is_empty());
+    ok(dir, &["--redraw", "run"]);
+
+    // Every seed has an oracle of its own.
+    let folder = |seed: &str| run.join(format!("bases/default.{seed}/policies/oracle"));
+    assert!(["1", "2", "101", "102"].iter().all(|s| folder(s).is_dir()));
+
+    // From a model, with adapters.
+    let model = "[settings]\nmodel = \"run/bases/default.1/policies/sft\"\nlora_rank = 2\n";
+    let plan = fs::read_to_string(dir.join("plan.toml")).unwrap();
+    let plan = plan.split("[grid.dppo]").next().unwrap();
+    fs::write(dir.join("model.toml"), plan.replace("[settings]\n", model)).unwrap();
+    ok(dir, &["model.toml", "--out", "adapted"]);
+    let runs = rows(&dir.join("adapted"), "runs.csv");
+    assert_eq!(
+        column(&runs, "iteration", &[("method", "rto")]),
+        ["0", "2", "4", "0", "2", "4"]
+    );
 }
 
 /// Deviation 12 of the protocol: labels, data, networks and totals do not depend on where the reward is paid.

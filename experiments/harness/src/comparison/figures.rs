@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{EXACT_CRITIC, LAMBDA_ONE, REPORT};
 use crate::methods::{label, method};
 use crate::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use crate::table::Table;
@@ -19,6 +18,8 @@ pub struct Words {
     pub subtitle: String,
     /// What the envelopes of reward at KL are taken over.
     pub envelope: &'static str,
+    /// Whether J of the optimum is known, so that shares are of its lead over SFT and not of the largest that was seen.
+    pub exact: bool,
 }
 
 impl Words {
@@ -37,10 +38,14 @@ pub fn objective(dir: &Path, words: &Words) -> Result<()> {
     let mut figures = Vec::new();
     for instance in curves.distinct("instance")? {
         let rows = curves.filter("instance", &instance)?;
+        let share = match words.exact {
+            true => "(J − J(SFT)) / (J(optimum) − J(SFT))",
+            false => "(J − J(SFT)) / largest mean lead seen",
+        };
         let mut figure = Figure::new(
             words.title(&instance),
             Axis::linear("replies sampled in training"),
-            Axis::linear("(J − J(SFT)) / (J(optimum) − J(SFT))"),
+            Axis::linear(share),
         );
         for name in rows.distinct("method")? {
             let rows = rows.filter("method", &name)?;
@@ -125,6 +130,10 @@ pub fn frontier(dir: &Path, words: &Words) -> Result<()> {
             ("sharpened", "SFT sharpened", method("sft").curve(), false),
         ] {
             let rows = rows.filter("curve", curve)?;
+            if rows.is_empty() {
+                // No exact optimum is known here.
+                continue;
+            }
             let series = Series::new(name, rows.points("kl", "gain")?, style);
             let ends = rows.points("gain_low", "gain_high")?;
             figure = figure.with(if band { series.band(ends) } else { series });
@@ -138,21 +147,24 @@ pub fn frontier(dir: &Path, words: &Words) -> Result<()> {
     panels.save(dir, "frontier")
 }
 
-/// RTO : DPPO as tuned, and with one thing changed for both.
+/// RTO : DPPO as tuned, and with one thing changed: the stages with what they are called, in order, and what the caption says at its end.
 ///
 /// # Errors
 /// A table that is missing.
-pub fn removals(dir: &Path, words: &Words) -> Result<()> {
+pub fn removals(dir: &Path, words: &Words, changes: &[(&str, &str)], last: &str) -> Result<()> {
     let table = Table::from_csv(&dir.join("conclusions.csv"))?;
     let table = table.filter("method", "rto")?.filter("against", "dppo")?;
-    let variants = [REPORT, LAMBDA_ONE, EXACT_CRITIC];
-    let names = ["as tuned", "λ = 1, both", "exact critic, both"];
+    let names: Vec<&str> = changes.iter().map(|change| change.1).collect();
+    let share = match words.exact {
+        true => "RTO − DPPO, share of optimum − SFT",
+        false => "RTO − DPPO, share of the largest lead",
+    };
     let mut figures = Vec::new();
     for (quantities, head, y, none) in [
         (
             &["objective_end"][..],
             "objective at the end",
-            Axis::linear("RTO − DPPO, share of optimum − SFT"),
+            Axis::linear(share),
             0.0,
         ),
         (
@@ -172,34 +184,40 @@ pub fn removals(dir: &Path, words: &Words) -> Result<()> {
                     .filter("instance", instance)?
                     .filter("quantity", quantity)?;
                 // Side by side around the place of the category.
-                let shift = 0.12 * (drawn as f64 - 0.5 * (series as f64 - 1.0));
+                let step = f64::min(0.12, 0.7 / series as f64);
+                let shift = step * (drawn as f64 - 0.5 * (series as f64 - 1.0));
                 drawn += 1;
                 let (mut points, mut ends) = (Vec::new(), Vec::new());
-                for (i, variant) in variants.iter().enumerate() {
-                    let row = rows.filter("variant", variant)?;
+                for (i, (stage, _)) in changes.iter().enumerate() {
+                    let row = rows.filter("variant", stage)?;
                     let at = |column: &str| -> Result<f64> {
                         Ok(row.floats(column)?.into_iter().next().unwrap_or(f64::NAN))
                     };
                     points.push((i as f64 + shift, at("estimate")?));
                     ends.push((at("low")?, at("high")?));
                 }
+                let title = words.title(instance);
+                let instance = match title.len() > 24 {
+                    true => instance,
+                    false => title,
+                };
                 let (name, marker) = match quantity.strip_prefix("samples_") {
                     Some("25") => (format!("{instance}, 25%"), Marker::Diamond),
                     Some("75") => (format!("{instance}, 75%"), Marker::Square),
                     Some(level) => (format!("{instance}, {level}%"), Marker::Circle),
-                    None => (instance.clone(), Marker::Triangle),
+                    None => (instance.to_string(), Marker::Triangle),
                 };
-                let style = SeriesStyle::new(Kind::ErrorBars, [2, 3][color % 2], marker);
+                let style = SeriesStyle::new(Kind::ErrorBars, [2, 3, 0, 5][color % 4], marker);
                 figure = figure.with(Series::new(&name, points, style).band(ends));
             }
         }
-        let ends = vec![(-0.45, none), (2.45, none)];
+        let ends = vec![(-0.45, none), (changes.len() as f64 - 0.55, none)];
         let style = SeriesStyle::new(Kind::Dotted, 7, Marker::Circle);
         figures.push(figure.with(Series::new("equal", ends, style)));
     }
-    let mut panels = Panels::new("RTO against DPPO, as tuned and with one thing changed for both", 2, figures)
+    let mut panels = Panels::new("RTO against DPPO, as tuned and with one thing changed", 2, figures)
         .subtitle(&words.subtitle)
-        .caption("Means and 95% t-intervals over seeds, paired. Left, above 0: RTO ends higher. Right, above 1: RTO needs fewer samples to reach that share of the optimum's lead over SFT; a level that is not reached counts as the end of the run. With the exact critic the two have the same advantages at the same learning rate and λ, and are one run; what differs there is the point that each had chosen.");
+        .caption(format!("Means and 95% t-intervals over seeds, paired. Left, above 0: RTO ends higher. Right, above 1: RTO needs fewer samples to reach that share of the lead over SFT; a level that is not reached counts as the end of the run. {last}").trim_end());
     panels.panel_size = (520, 400);
     panels.save(dir, "removals")
 }

@@ -7,13 +7,24 @@ use crate::stats::{Sample, Support, sign_flip};
 use crate::table::{Cell, Table};
 
 /// Columns of `runs.csv` that only the end of a reported run has.
-const MEASURED: [&str; 5] = [
+pub const MEASURED: [&str; 5] = [
     "held_out",
     "held_out_greedy",
     "held_out_kl",
     "length",
     "ended",
 ];
+
+/// These columns, NaN where there are none.
+pub fn columns(runs: &Table) -> Result<[Vec<f64>; 5]> {
+    let mut all = MEASURED.map(|_| vec![f64::NAN; runs.len()]);
+    for (name, column) in MEASURED.iter().zip(&mut all) {
+        if runs.columns().iter().any(|c| c == name) {
+            *column = runs.floats(name)?;
+        }
+    }
+    Ok(all)
+}
 
 /// Means over seeds with 95% t-intervals, and RTO less each other method with the exact test of the pairs. Secondary, not corrected. None
 /// without these columns.

@@ -59,8 +59,8 @@ pub fn samples_verdict(ratio: Test) -> &'static str {
     }
 }
 
-/// What a user reads on the terminal.
-pub fn text(conclusions: &Table, verdicts: &Table) -> Result<String> {
+/// What a user reads on the terminal, of grounds whose optimum is known or not.
+pub fn text(conclusions: &Table, verdicts: &Table, exact: bool) -> Result<String> {
     let mut out = String::new();
     let shown_or = |v: f64| shown(v).text();
     for row in verdicts.rows() {
@@ -99,7 +99,16 @@ pub fn text(conclusions: &Table, verdicts: &Table) -> Result<String> {
         }
         out += &table.render();
     }
-    out += "objective_end and reward_at_matched_kl: RTO less the other, as a share of the optimum's lead over SFT; samples_L: samples of \
-            DPPO to those of RTO until L% of it; critic_error: error of DPPO's critic to that of RTO's; above_baselines: against the best of SFT at any temperature and best-of-n.\n";
+    let lead = match exact {
+        true => "the optimum's lead over SFT",
+        false => {
+            "the largest lead over SFT that any method or baseline had in the mean (of 1 where none had any)"
+        }
+    };
+    out += &format!(
+        "objective_end and reward_at_matched_kl: RTO less the other, as a share of {lead}; objective_end_change: that of a variant less that of the chosen \
+         points; reward_where_both_measured: at KLs where both have points; matched_kl_below_measured: the share of the KLs from 0 up that lies below them; samples_L: samples of \
+         DPPO to those of RTO until L% of the lead; critic_error: error of DPPO's critic to that of RTO's; above_baselines: against the best of SFT at any temperature and best-of-n.\n"
+    );
     Ok(out)
 }

@@ -9,6 +9,8 @@ use super::envelope::Envelope;
 pub struct World {
     /// (policy, parameter, reward, KL).
     pub policies: Vec<(String, f64, f64, f64)>,
+    /// What is a share of 1 where no optimum is known: the largest lead over SFT that was seen on its ground.
+    pub lead: Option<f64>,
 }
 
 impl World {
@@ -36,13 +38,27 @@ impl World {
         Ok(reward - beta2 * kl)
     }
 
-    /// (J − J(SFT)) / (J(optimum) − J(SFT)).
+    /// Whether the optimum and the exact frontier are known.
+    pub fn is_exact(&self) -> bool {
+        self.policies.iter().any(|p| p.0 == "optimum")
+    }
+
+    /// (J − J(SFT)) / (J(optimum) − J(SFT)), or of [`World::lead`].
     pub fn share(&self, objective: f64, beta2: f64) -> Result<f64> {
-        let (sft, best) = (
-            self.objective("sft", beta2)?,
-            self.objective("optimum", beta2)?,
-        );
-        Ok((objective - sft) / (best - sft))
+        let sft = self.objective("sft", beta2)?;
+        let lead = match self.lead {
+            Some(lead) => lead,
+            None => self.objective("optimum", beta2)? - sft,
+        };
+        Ok((objective - sft) / lead)
+    }
+
+    /// What reward at matched KL is a share of: the rise of the exact frontier up to there, or [`World::lead`].
+    pub fn rise(&self, kl: f64) -> Result<f64> {
+        match self.lead {
+            Some(lead) => Ok(lead),
+            None => Ok(self.envelope("frontier")?.at(kl) - self.reward("sft")?),
+        }
     }
 
     /// The best share of SFT at any temperature, greedy too, and of best-of-n with either learnt reward.

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
 use super::codec::{Codec, TokenizerFiles};
-use super::set::{Data, Feedback, Prompt, distinct, spread};
+use super::set::{Cut, Data, Feedback, Prompt, distinct, spread};
 use crate::run::config::{Config, Vocabulary};
 
 /// The ids of the special tokens of a tokenizer trained here.
@@ -31,7 +31,7 @@ const EOS: Token = 0;
 const PAD: Token = 1;
 
 /// Everything that `data` gives.
-pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
+pub fn read(config: &Config, seeds: &SeedTree, cut: Cut) -> Result<Data> {
     let paths = paths(&config.data)?;
     let base = match config.model.as_str() {
         "" => None,
@@ -63,7 +63,11 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     } else {
         said += &format!("{}\n", template.said());
     }
-    let roles = deal(config, records, seeds)?;
+    let split = match cut {
+        Cut::BySeed => seeds.clone(),
+        Cut::ByText { .. } => SeedTree::new(0).child("split for tuning"),
+    };
+    let roles = deal(config, records, &split)?;
     let (tokenizer, files, network) = match &base {
         None => fresh(config, &roles.train)?,
         Some(Base {
@@ -145,6 +149,17 @@ pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let known: HashSet<&Prompt> = train.prompts().collect();
     let mut unseen = prompts_of(&held_out_pairs);
     unseen.retain(|p| !known.contains(p));
+    if let Cut::ByText { tuned } = cut {
+        let halves = Split::try_new(&[0.5, 0.5])?;
+        let mut own = Vec::new();
+        for prompt in unseen {
+            let text = tokenizer.decode(&prompt, false)?;
+            if (halves.part(&text, &split, SplitKey::Prompt) == 0) == tuned {
+                own.push(prompt);
+            }
+        }
+        unseen = own;
+    }
     let held_out = spread(unseen, config.eval_prompts, "of the data")?;
     let (prompts, cut) = (prompts_of(&train), cut_share(&train));
     let prompts_cut = maker.prompts_cut.get();

@@ -17,14 +17,19 @@ use anyhow::Result;
 use rto::seed::SeedTree;
 
 use super::config::Config;
-use on_world::Cut;
+use set::Cut;
 
-/// The data of the world for a method that is tuned: the prompts are cut by their text alone.
+/// The data for a method that is tuned on some seeds and reported on others: the prompts are cut by their text alone, whatever the seed,
+/// and no reported seed is evaluated on prompts that the tuning saw.
 ///
 /// # Errors
-/// Too few prompts, a network that they do not fit.
-pub fn of_world_for_tuning(config: &Config, seeds: &SeedTree) -> Result<Data> {
-    on_world::read(config, seeds, Cut::ByText)
+/// As [`read`].
+pub fn for_tuning(config: &Config, seeds: &SeedTree, tuned: bool) -> Result<Data> {
+    let cut = Cut::ByText { tuned };
+    match config.on_world() {
+        true => on_world::read(config, seeds, cut),
+        false => files::read(config, seeds, cut),
+    }
 }
 
 /// The data that the settings name.
@@ -34,7 +39,7 @@ pub fn of_world_for_tuning(config: &Config, seeds: &SeedTree) -> Result<Data> {
 pub fn read(config: &Config, seeds: &SeedTree) -> Result<Data> {
     let mut data = match config.on_world() {
         true => on_world::read(config, seeds, Cut::BySeed)?,
-        false => files::read(config, seeds)?,
+        false => files::read(config, seeds, Cut::BySeed)?,
     };
     if !config.token_rewards.is_empty() {
         token_rewards::read(&config.token_rewards, &mut data, seeds)?;

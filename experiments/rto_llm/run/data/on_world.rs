@@ -8,17 +8,8 @@ use serde_json::json;
 
 use super::base::{Base, base, fingerprint};
 use super::codec::{Codec, TokenizerFiles};
-use super::set::{Data, Feedback, spread};
+use super::set::{Cut, Data, Feedback, spread};
 use crate::run::config::{Config, Vocabulary};
-
-/// Who decides which prompts are for training and which are held out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// The seed of the run: 85% and 15%.
-    BySeed,
-    /// The text of the prompt alone, whatever the seed: 70%, 15% that are tuned on and 15% that are held out from that too.
-    ByText,
-}
 
 /// The world that the settings make.
 ///
@@ -38,9 +29,9 @@ pub fn read(config: &Config, seeds: &SeedTree, cut: Cut) -> Result<Data> {
     let world = world(config)?;
     let (prompts, held_out) = match cut {
         Cut::BySeed => world.split(&seeds.child("split")),
-        Cut::ByText => {
-            let [train, _tune, report] = world.split_for_tuning();
-            (train, report)
+        Cut::ByText { tuned } => {
+            let [train, tune, report] = world.split_for_tuning();
+            (train, if tuned { tune } else { report })
         }
     };
     let held_out = spread(held_out, config.eval_prompts, "of the world")?;

@@ -18,6 +18,16 @@ use super::token_rewards::TokenRewards;
 /// A prompt in tokens.
 pub type Prompt = Arc<[Token]>;
 
+/// Who decides which prompts are for training and which are held out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The seed of the run.
+    BySeed,
+    /// The text of the prompt alone, whatever the seed; of those that are held out one part is for seeds that are tuned on, the other for
+    /// those that are reported.
+    ByText { tuned: bool },
+}
+
 /// What people said of replies, in tokens.
 #[derive(Clone)]
 pub enum Feedback {

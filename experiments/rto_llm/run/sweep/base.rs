@@ -66,7 +66,7 @@ impl Bases {
         let config = plan.config(world, plan.methods[0], &Table::new(), seed)?;
         let seeds = SeedTree::new(seed).child(NAME);
         let base = Base {
-            data: data::of_world_for_tuning(&config, &seeds)?,
+            data: data::for_tuning(&config, &seeds, plan.tuned().contains(&seed))?,
             root: self.root.join(format!("{world}.{seed}")),
             config,
             seeds,
@@ -74,7 +74,8 @@ impl Bases {
         let models = base.models(&base.config, &base.root)?;
         base.train(&models, &base.root, None, |training| {
             training.run(
-                Stage::Dpo,
+                // With the judge of files.
+                Stage::Oracle,
                 1,
                 &Reporter::new(false).silent(),
                 &mut |_, _| Ok(()),
@@ -122,16 +123,25 @@ impl Base {
         })
     }
 
-    /// Copies the networks that a method reads into the folder of a run.
+    /// Puts the networks that a method or its record reads, with their adapters, into the folder of a run.
     pub fn copy_to(&self, root: &Path) -> Result<()> {
-        for stage in [Stage::Sft, Stage::Reward, Stage::Dpo] {
-            let folder = Path::new("policies").join(stage.name());
-            let (from, to) = (self.root.join(&folder), root.join(&folder));
-            std::fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
-            for file in std::fs::read_dir(&from).with_context(|| from.display().to_string())? {
-                let file = file?;
-                std::fs::copy(file.path(), to.join(file.file_name()))
-                    .with_context(|| file.path().display().to_string())?;
+        for stage in [Stage::Sft, Stage::Reward, Stage::Dpo, Stage::Oracle] {
+            for kind in ["policies", "adapters"] {
+                let folder = Path::new(kind).join(stage.name());
+                let (from, to) = (self.root.join(&folder), root.join(&folder));
+                let may_be_missing = kind == "adapters" || stage == Stage::Oracle;
+                if may_be_missing && !from.is_dir() {
+                    continue;
+                }
+                std::fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
+                for file in std::fs::read_dir(&from).with_context(|| from.display().to_string())? {
+                    let file = file?;
+                    let (old, new) = (file.path(), to.join(file.file_name()));
+                    // Nobody writes into a finished network, so that a second name is a copy that takes no room.
+                    std::fs::hard_link(&old, &new)
+                        .or_else(|_| std::fs::copy(&old, &new).map(drop))
+                        .with_context(|| old.display().to_string())?;
+                }
             }
         }
         Ok(())

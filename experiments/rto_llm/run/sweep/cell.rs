@@ -1,10 +1,10 @@
 //! The cells of a sweep: a method at the points of its grid, at the chosen one, and what needs no training of PPO.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow};
-use rto::seq::{Decoder, Episode, Finish, Policy, StreamKey, TokenReward};
+use rto::seq::{Episode, Finish, TokenReward};
 use rto::token_reward::{Both, DpoReward, SentenceReward};
 use rto_bridge::learner::NeuralScorer;
 use rto_harness::methods::Method;
@@ -13,15 +13,16 @@ use rto_harness::table::Cell;
 
 use super::Sweep;
 use super::base::Base;
-use super::plan::{self, Point, shown};
-use crate::run::config::Config;
-use crate::run::evaluation::{Corner, Judged};
-use crate::run::place::Writer;
+use super::plan::{self, Plan, Point, shown};
+use super::replies::{Replies, mean};
+use crate::run::evaluation::Corner;
+use crate::run::models::Models;
 use crate::run::stage::Stage;
 use crate::run::training::MissingEos;
 
-/// The columns of `runs.csv`, after the cell's id. `objective` is E Σ r* − β₂ KL on the corner at the β₂ of the row; `greedy` the reward
-/// there of greedy decoding. What follows it is of replies to held-out prompts, at the end of a run that is reported.
+/// The columns of `runs.csv`, after the cell's id. `objective` is E Σ r* − β₂ KL at the β₂ of the row: exact on the corner of the world, with
+/// the reward there of greedy decoding as `greedy`; of files the mean over replies to held-out prompts, with the oracle's reward as r*. What
+/// follows is of replies to held-out prompts, at the end of a run that is reported.
 pub const RUNS: &[&str] = &[
     "instance",
     "method",
@@ -56,10 +57,14 @@ pub const WORLDS: &[&str] = &["instance", "seed", "policy", "parameter", "reward
 pub struct Run<'a> {
     pub world: &'a str,
     pub method: &'static Method,
-    /// tune, report or the name of a variant.
+    /// tune, report or the name of a variant, of which there is one for a method, world and seed.
+    pub name: &'a str,
+    /// What the rows say it is.
     pub stage: &'a str,
     /// The number of the point, and its settings.
     pub point: (usize, &'a Point),
+    /// Iterations after each of which the policy is measured.
+    pub measure_first: u64,
     pub seed: u64,
 }
 
@@ -67,7 +72,7 @@ pub struct Run<'a> {
 struct At {
     iteration: u64,
     measured: Measured,
-    greedy: f64,
+    greedy: Option<f64>,
 }
 
 /// Replies to held-out prompts.
@@ -86,29 +91,33 @@ impl Run<'_> {
         let base = sweep.bases()?.get(plan, self.world, self.seed)?;
         let config = plan.config(self.world, self.method, self.point.1, self.seed)?;
         let ppo = config.ppo(self.method)?;
-        let corner = Corner::new(
-            base.data
-                .world
-                .as_ref()
-                .context("a sweep is on the world")?,
-        )?;
         let folder = Scratch::new(sweep, self)?;
         base.copy_to(&folder.0)?;
         let models = base.models(&config, &folder.0)?;
-        let sft = corner.table(&models.frozen(Stage::Sft)?)?;
-        let truth = Truth::new(corner.map(), corner.reward(), &sft, ppo.beta2)?;
+        let of_base = base.models(&base.config, base.root())?;
+        let replies = Replies::new(&base, &of_base)?;
+        let ruler = match &base.data.world {
+            Some(world) => {
+                let corner = Corner::new(world)?;
+                let sft = corner.table(replies.sft())?;
+                let truth = Truth::new(corner.map(), corner.reward(), &sft, ppo.beta2)?;
+                Ruler::Corner(Box::new((corner, truth)))
+            }
+            None => Ruler::Replies(&replies),
+        };
         let every = match tuning {
             true => ppo.iterations,
             false => ppo.iterations / plan.evaluations,
         };
         let all = Mutex::new(Vec::new());
         let watch = |iteration: u64, scorer: &NeuralScorer| -> Result<()> {
-            if iteration.is_multiple_of(every) && (iteration > 0 || !tuning) {
-                let policy = corner.table(scorer)?;
+            let due = iteration.is_multiple_of(every) || iteration <= self.measure_first;
+            if due && (iteration > 0 || !tuning) {
+                let (measured, greedy) = ruler.measure(scorer)?;
                 all.lock().expect("one thread looks").push(At {
                     iteration,
-                    measured: truth.measure(&policy)?,
-                    greedy: truth.greedy(&policy)?,
+                    measured,
+                    greedy,
                 });
             }
             Ok(())
@@ -118,7 +127,7 @@ impl Run<'_> {
         })?;
         let held_out = match tuning {
             true => None,
-            false => Some(self.held_out(&base, &config, &folder.0)?),
+            false => Some(self.held_out(&replies, &models)?),
         };
         let all = all.into_inner().expect("one thread looks");
         let row = |at: &At| -> Vec<Cell> {
@@ -141,7 +150,7 @@ impl Run<'_> {
                 rounded(m.reward - ppo.beta2 * m.kl).into(),
                 rounded(m.reward).into(),
                 rounded(m.kl).into(),
-                rounded(at.greedy).into(),
+                at.greedy.map(rounded).into(),
                 Cell::Empty,
                 of(|h| h.reward),
                 of(|h| h.greedy),
@@ -154,17 +163,11 @@ impl Run<'_> {
         Ok(all.iter().map(row).collect())
     }
 
-    fn held_out(&self, base: &Base, config: &Config, root: &Path) -> Result<HeldOut> {
-        let models = base.models(config, root)?;
-        let sft = Arc::new(models.frozen(Stage::Sft)?);
-        let scorer = models.on_base(&sft, Stage::Rl(self.method))?;
-        let policy = models.policy(scorer.with_reference(sft.clone()))?;
-        let (oracle, prompts) = (models.oracle()?, &base.data.held_out);
-        let keys = StreamKey::batch(&base.seeds.child("evaluation"), prompts.len());
-        let drawn = Writer::decode(&policy, prompts, &keys, Decoder::default())?;
-        let drawn = Judged::by(&oracle, &policy, drawn)?;
-        let greedy = Judged::by(&oracle, &policy, Policy::greedy(&policy, prompts)?)?;
-        let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+    /// What the policy that has just been trained replies.
+    fn held_out(&self, replies: &Replies<'_>, models: &Models<'_>) -> Result<HeldOut> {
+        let scorer = models.on_base(replies.sft(), Stage::Rl(self.method))?;
+        let drawn = replies.drawn(scorer.snapshot()?)?;
+        let greedy = replies.greedy(scorer)?;
         let each =
             |of: fn(&Episode) -> f64| mean(&drawn.episodes.iter().map(of).collect::<Vec<_>>());
         Ok(HeldOut {
@@ -177,17 +180,57 @@ impl Run<'_> {
     }
 }
 
-/// SFT sharpened, best-of-n, DPO, the exact optimum and its frontier, on the corner.
+/// What measures a policy along a run.
+enum Ruler<'a> {
+    /// Exactly, on the corner of the world.
+    Corner(Box<(Corner, Truth)>),
+    /// By replies, where nothing can be enumerated.
+    Replies(&'a Replies<'a>),
+}
+
+impl Ruler<'_> {
+    /// Reward and KL, and the reward of greedy decoding where that is exact.
+    fn measure(&self, scorer: &NeuralScorer) -> Result<(Measured, Option<f64>)> {
+        match self {
+            Self::Corner(both) => {
+                let (corner, truth) = &**both;
+                let policy = corner.table(scorer)?;
+                Ok((truth.measure(&policy)?, Some(truth.greedy(&policy)?)))
+            }
+            Self::Replies(replies) => Ok((replies.measure(scorer)?, None)),
+        }
+    }
+}
+
+/// SFT sharpened, best-of-n and DPO; on the corner of the world the exact optimum and its frontier too.
 pub fn worlds(sweep: &Sweep, world: &str, seed: u64) -> Result<Vec<Vec<Cell>>> {
     let plan = &sweep.plan;
     let base = sweep.bases()?.get(plan, world, seed)?;
-    let (config, models) = (&base.config, base.models(&base.config, base.root())?);
-    let corner = Corner::new(
-        base.data
-            .world
-            .as_ref()
-            .context("a sweep is on the world")?,
-    )?;
+    let models = base.models(&base.config, base.root())?;
+    let found = match &base.data.world {
+        Some(of) => on_corner(plan, &base, &models, &Corner::new(of)?)?,
+        None => Replies::new(&base, &models)?.untrained(plan)?,
+    };
+    let row = |(policy, parameter, m): (&str, f64, Measured)| -> Vec<Cell> {
+        vec![
+            world.into(),
+            seed.into(),
+            policy.into(),
+            rounded(parameter).into(),
+            rounded(m.reward).into(),
+            rounded(m.kl).into(),
+        ]
+    };
+    Ok(found.into_iter().map(row).collect())
+}
+
+fn on_corner(
+    plan: &Plan,
+    base: &Base,
+    models: &Models<'_>,
+    corner: &Corner,
+) -> Result<Vec<(&'static str, f64, Measured)>> {
+    let config = &base.config;
     let [sft, dpo, reward] = [Stage::Sft, Stage::Dpo, Stage::Reward].map(|s| models.frozen(s));
     let (sft, dpo, reward) = (sft?, dpo?, reward?);
     // What methods are paid for a reply that does not end, best-of-n is too.
@@ -210,17 +253,7 @@ pub fn worlds(sweep: &Sweep, world: &str, seed: u64) -> Result<Vec<Vec<Cell>>> {
         best_of: &plan.best_of,
         beta2: config.ppo.beta2,
     };
-    let row = |(policy, parameter, m): (&str, f64, Measured)| -> Vec<Cell> {
-        vec![
-            world.into(),
-            seed.into(),
-            policy.into(),
-            rounded(parameter).into(),
-            rounded(m.reward).into(),
-            rounded(m.kl).into(),
-        ]
-    };
-    Ok(untrained.rows()?.into_iter().map(row).collect())
+    untrained.rows()
 }
 
 /// The folder of a run while it trains.
@@ -231,7 +264,7 @@ impl Scratch {
         let (point, seed) = (run.point.0, run.seed);
         let name = format!(
             "{}.{}.{}.{point}.{seed}",
-            run.world, run.method.name, run.stage
+            run.world, run.method.name, run.name
         );
         let folder = sweep.root()?.join(SCRATCH).join(name);
         // What a process that was killed has left.

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use rto_harness::comparison::figures::{Words, frontier, objective};
+use rto_harness::comparison::figures::{Words, frontier, objective, removals};
+use rto_harness::comparison::{ENVELOPE, LAMBDA_ONE, REPORT};
 use rto_harness::table::Table;
 
 /// Draws every figure of a run folder.
@@ -13,10 +14,16 @@ pub fn draw_all(dir: &Path) -> Result<()> {
     let (worlds, settings) = (of("instance")?, of("settings")?.into_iter());
     let first =
         |column: &str| -> Result<String> { Ok(of(column)?.into_iter().next().unwrap_or_default()) };
+    let exact = setting.distinct("data")?.iter().all(|d| d == "world");
+    let ground = match exact {
+        true => "dialogue world, exact on its corner",
+        false => "preferences of files, judged by the oracle",
+    };
     let words = Words {
         titles: worlds.into_iter().zip(settings.map(title)).collect(),
+        exact,
         subtitle: format!(
-            "dialogue world, exact on its corner, over {} seeds; β₁ = {}, {} pairs, objective at β₂ = {}; every method tuned on {} points and {} other seeds",
+            "{ground}, over {} seeds; β₁ = {}, {} pairs, objective at β₂ = {}; every method tuned on {} points and {} other seeds",
             first("report_seeds")?,
             first("beta1")?,
             first("pairs")?,
@@ -24,13 +31,32 @@ pub fn draw_all(dir: &Path) -> Result<()> {
             first("points")?,
             first("tuning_seeds")?
         ),
-        envelope: match first("variants")?.contains("envelope") {
+        envelope: match first("variants")?.split(' ').any(|stage| stage == ENVELOPE) {
             true => "β₂ and training time",
             false => "training time",
         },
     };
     objective(dir, &words)?;
-    frontier(dir, &words)
+    frontier(dir, &words)?;
+    let conclusions = Table::from_csv(&dir.join("conclusions.csv"))?;
+    let of_pair = conclusions.filter("method", "rto")?;
+    let stages = of_pair.filter("against", "dppo")?.distinct("variant")?;
+    let changes: Vec<(&str, String)> = stages.iter().map(|s| (s.as_str(), change(s))).collect();
+    let changes: Vec<(&str, &str)> = changes.iter().map(|(s, n)| (*s, n.as_str())).collect();
+    match changes.len() {
+        // Nothing was changed.
+        1 => Ok(()),
+        _ => removals(dir, &words, &changes, ""),
+    }
+}
+
+/// What a variant is called in a figure.
+fn change(stage: &str) -> String {
+    match stage {
+        REPORT => "as tuned".into(),
+        LAMBDA_ONE => "λ = 1".into(),
+        other => other.replace('_', " "),
+    }
 }
 
 /// `disagreement=0.5 density=1.0` for people.

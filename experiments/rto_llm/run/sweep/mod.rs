@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `plan` | what is compared, and what is refused |
 //! | `base` | data, SFT, reward model and DPO of a world and seed, made once for all methods |
+//! | `replies` | what a policy is worth where it cannot be known exactly |
 //! | `cell` | the runs of a method, and what needs no training of PPO |
 //! | `figures` | what is drawn of the tables |
 
@@ -11,6 +12,7 @@ mod base;
 mod cell;
 mod figures;
 mod plan;
+mod replies;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -93,6 +95,17 @@ pub struct Sweep {
     at: OnceLock<(PathBuf, Bases)>,
 }
 
+/// A point of a method that is run on every report seed.
+#[derive(Clone)]
+struct Told {
+    method: &'static Method,
+    stage: String,
+    /// The number of the point in the grid, before a variant's own settings.
+    number: usize,
+    point: Point,
+    measure_first: u64,
+}
+
 /// Runs a sweep, a share of it, or what is missing of it.
 pub fn run(args: &Args) -> Result<()> {
     if let Some(study::Command::Merge(merge)) = &args.command {
@@ -171,36 +184,66 @@ impl Sweep {
     ) -> Result<Vec<Task<'_>>> {
         let mut tasks = Vec::new();
         for world in self.plan.worlds().into_keys() {
-            for &method in &self.plan.methods {
-                let (number, point) = chosen(method)?;
-                let mut stages = vec![(REPORT.to_string(), REPORT.to_string(), point.clone())];
-                for (name, variant) in &self.plan.variant {
-                    if variant.methods.contains(&method) {
-                        let stage = variant.stage.clone().unwrap_or_else(|| name.clone());
-                        let point = self.plan.upon(&point, name, method)?;
-                        stages.push((name.clone(), stage, point));
-                    }
-                }
-                for (name, stage, point) in stages {
-                    for &seed in &self.plan.report_seeds {
-                        let id = format!("{}/c/{world}.{}.{name}.{seed}", Plan::NAME, method.name);
-                        let (world, stage, point) = (world.clone(), stage.clone(), point.clone());
-                        let work = move || {
-                            let run = cell::Run {
-                                world: &world,
-                                method,
-                                stage: &stage,
-                                point: (number, &point),
-                                seed,
-                            };
-                            cell::alone(|| run.rows(self))
+            for (name, told) in self.told(&world, chosen)? {
+                for &seed in &self.plan.report_seeds {
+                    let method = told.method;
+                    let id = format!("{}/c/{world}.{}.{name}.{seed}", Plan::NAME, method.name);
+                    let (world, name, told) = (world.clone(), name.clone(), told.clone());
+                    let work = move || {
+                        let run = cell::Run {
+                            world: &world,
+                            method,
+                            name: &name,
+                            stage: &told.stage,
+                            point: (told.number, &told.point),
+                            measure_first: told.measure_first,
+                            seed,
                         };
-                        tasks.push(Task::new(id, cell::RUNS, work).in_group(seed));
-                    }
+                        cell::alone(|| run.rows(self))
+                    };
+                    tasks.push(Task::new(id, cell::RUNS, work).in_group(seed));
                 }
             }
         }
         Ok(tasks)
+    }
+
+    /// What is run in a world on every seed, by name: the chosen points, then the variants.
+    fn told(
+        &self,
+        world: &str,
+        chosen: &dyn Fn(&'static Method) -> Result<(usize, Point)>,
+    ) -> Result<Vec<(String, Told)>> {
+        let mut all = Vec::new();
+        for &method in &self.plan.methods {
+            let (number, point) = chosen(method)?;
+            let stage = REPORT.to_string();
+            let told = Told {
+                method,
+                stage: stage.clone(),
+                number,
+                point: point.clone(),
+                measure_first: 0,
+            };
+            all.push((stage, told));
+        }
+        for (name, variant) in self.plan.variant.iter().filter(|v| v.1.is_in(world)) {
+            for &method in &variant.methods {
+                let (number, point) = match self.plan.methods.contains(&method) {
+                    true => chosen(method)?,
+                    false => (0, Point::new()),
+                };
+                let told = Told {
+                    method,
+                    stage: variant.stage.clone().unwrap_or_else(|| name.clone()),
+                    number,
+                    point: self.plan.upon(&point, name, method)?,
+                    measure_first: variant.measure_first.unwrap_or(0),
+                };
+                all.push((name.clone(), told));
+            }
+        }
+        Ok(all)
     }
 
     /// What the figures say about the setting, one row for each world.
@@ -209,6 +252,7 @@ impl Sweep {
         let columns = [
             "instance",
             "settings",
+            "data",
             "beta1",
             "beta2",
             "pairs",
@@ -222,10 +266,20 @@ impl Sweep {
         let mut table = Table::new("setting", &columns);
         for (world, settings) in plan.worlds() {
             let config = plan.config(&world, plan.methods[0], &Point::new(), 0)?;
-            let variants: Vec<&str> = plan.variant.keys().map(String::as_str).collect();
+            let here = plan.variant.iter().filter(|v| v.1.is_in(&world));
+            let mut stages: Vec<&str> = here
+                .map(|(name, v)| v.stage.as_deref().unwrap_or(name))
+                .collect();
+            stages.sort_unstable();
+            stages.dedup();
             table.push([
                 world.as_str().into(),
                 plan::shown(&settings).into(),
+                match config.on_world() {
+                    true => "world",
+                    false => "files",
+                }
+                .into(),
                 config.beta1.into(),
                 config.ppo.beta2.into(),
                 config.pairs.into(),
@@ -234,7 +288,7 @@ impl Sweep {
                 plan.points(plan.methods[0])?.len().into(),
                 plan.tuned().len().into(),
                 plan.report_seeds.len().into(),
-                variants.join(" ").into(),
+                stages.join(" ").into(),
             ]);
         }
         Ok(table)
@@ -251,8 +305,10 @@ impl Sweep {
             let run = cell::Run {
                 world: &self.plan.tuned_on,
                 method,
+                name: TUNE,
                 stage: TUNE,
                 point: (number, point),
+                measure_first: 0,
                 seed,
             };
             rows.extend(run.rows(self)?);

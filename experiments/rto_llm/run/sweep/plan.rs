@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use rto::seed::SeedTree;
 use rto_harness::comparison;
 use rto_harness::config::{Rules, increasing, within};
 use rto_harness::methods::{self, Method};
@@ -12,6 +13,7 @@ use toml::{Table, Value};
 
 use crate::run::config::{self, Config};
 use crate::run::data;
+use crate::run::models;
 
 /// The resolved plan, saved with the sweep. Every key is documented in `experiments/configs/sweep.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,14 +39,26 @@ pub struct Plan {
     pub grid: BTreeMap<String, Table>,
 }
 
-/// The chosen point with other settings.
+/// The chosen point with other settings; of a method that the plan does not tune, the settings alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     pub methods: Vec<&'static Method>,
     /// What `runs.csv` calls it, its name unless said: several may be one curve.
     pub stage: Option<String>,
+    /// The worlds it is run in, all unless said.
+    pub worlds: Option<Vec<String>>,
+    /// Iterations after each of which the policy is measured, beside the times that are equally spaced.
+    pub measure_first: Option<u64>,
     pub settings: Table,
+}
+
+impl Variant {
+    /// Whether it is run in a world.
+    pub fn is_in(&self, world: &str) -> bool {
+        let worlds = self.worlds.as_ref();
+        worlds.is_none_or(|worlds| worlds.iter().any(|w| w == world))
+    }
 }
 
 /// A point of a method's grid: settings with one value each.
@@ -83,15 +97,42 @@ impl Settings for Plan {
                 }
             }
         }
+        let on_world = self
+            .config(&self.tuned_on, self.methods[0], &Point::new(), 0)?
+            .on_world();
         for world in self.worlds().keys() {
             let config = self.config(world, self.methods[0], &Point::new(), 0)?;
-            data::world(&config).with_context(|| format!("world.{world}"))?;
+            let in_world = || format!("world.{world}");
+            if config.on_world() != on_world {
+                bail!(
+                    "world.{world}.data: found {}, expected as in world.{}: the synthetic world in all or files in all",
+                    config.data.join(", "),
+                    self.tuned_on
+                );
+            }
+            if on_world {
+                data::world(&config).with_context(in_world)?;
+                continue;
+            }
+            // What is wrong with files is found here, before there is a folder.
+            let seeds = SeedTree::new(0);
+            for tuned in [true, false] {
+                if !tuned || !self.tuned().is_empty() {
+                    let data = data::for_tuning(&config, &seeds, tuned).with_context(in_world)?;
+                    models::check_adapters(&config, &data).with_context(in_world)?;
+                }
+            }
+            if !config.oracle.is_empty() {
+                models::check_oracle(&config.oracle).with_context(in_world)?;
+            }
         }
         for (name, variant) in &self.variant {
             for &method in &variant.methods {
                 let settings = self.upon(&self.points(method)?[0], name, method)?;
-                self.config(&self.tuned_on, method, &settings, 0)
-                    .with_context(|| format!("variant.{name}"))?;
+                for world in self.worlds().keys().filter(|w| variant.is_in(w)) {
+                    self.config(world, method, &settings, 0)
+                        .with_context(|| format!("variant.{name}"))?;
+                }
             }
         }
         Ok(())
@@ -207,9 +248,12 @@ impl Plan {
         for method in &self.methods {
             tuned += self.points(method)?.len() * self.tuned().len();
         }
-        let variants: usize = self.variant.values().map(|v| v.methods.len()).sum();
-        let reported = self.methods.len() + variants;
-        Ok(tuned + reported * self.worlds().len() * self.report_seeds.len())
+        let mut reported = 0;
+        for world in self.worlds().keys() {
+            let here = self.variant.values().filter(|v| v.is_in(world));
+            reported += self.methods.len() + here.map(|v| v.methods.len()).sum::<usize>();
+        }
+        Ok(tuned + reported * self.report_seeds.len())
     }
 
     /// Seeds that are tuned on: none where every method has one point.
@@ -285,11 +329,16 @@ impl Plan {
             })?;
         }
         for (name, variant) in &self.variant {
-            if let Some(method) = variant.methods.iter().find(|m| !self.methods.contains(m)) {
+            if variant.methods.is_empty() {
+                bail!("variant.{name}.methods: found none, expected at least one");
+            }
+            let known = self.worlds();
+            let unknown = |w: &&String| !known.contains_key(*w);
+            if let Some(world) = variant.worlds.iter().flatten().find(unknown) {
+                let known: Vec<&str> = known.keys().map(String::as_str).collect();
                 bail!(
-                    "variant.{name}.methods: found {}, expected some of {}",
-                    method.name,
-                    names(&self.methods)
+                    "variant.{name}.worlds: found {world:?}, expected some of {}",
+                    known.join(", ")
                 );
             }
         }
@@ -309,8 +358,8 @@ impl Plan {
                     "ppo.iterations" => bail!(
                         "{table}.{key}: found {value}, expected none: `samples` says how long every method trains"
                     ),
-                    "data" if value.as_array().is_none_or(|d| d[..] != ["world".into()]) => bail!(
-                        "{table}.{key}: found {value}, expected [\"world\"], whose corner is known exactly"
+                    "token_rewards" => bail!(
+                        "{table}.{key}: found {value}, expected none: a sweep fits no rewards of a file"
                     ),
                     "seed" | "methods" | "preset" | "save_every" => {
                         bail!("{table}.{key}: found {value}, expected none: the plan says it")
