@@ -46,7 +46,7 @@ const STUDY: [Committed; 3] = [
 ];
 
 /// The figures of the study in the dialogue world.
-const DIALOGUE: [Committed; 2] = [
+const DIALOGUE: [Committed; 3] = [
     Committed {
         name: "rto_llm/sweep/objective",
         what: "The objective against samples in the dialogue world, exact on its corner, each method at the point of its grid that it chose on other seeds.",
@@ -57,6 +57,12 @@ const DIALOGUE: [Committed; 2] = [
         name: "rto_llm/sweep/frontier",
         what: "The most true reward at each KL from SFT on that corner, with the exact optimum's frontier, best-of-n and SFT at lower temperatures.",
         svg: include_str!("../../figures/rto_llm/sweep/frontier.svg"),
+        command: SWEEP,
+    },
+    Committed {
+        name: "rto_llm/sweep/removals",
+        what: "RTO against DPPO there, as tuned, both at the one's point and at the other's, with λ = 1 and without a critic.",
+        svg: include_str!("../../figures/rto_llm/sweep/removals.svg"),
         command: SWEEP,
     },
 ];

@@ -1,37 +1,30 @@
-//! Figures from the CSV files alone.
+//! What is said of the trees in figures and on the page, from the CSV files alone.
 
 use std::path::Path;
 
 use anyhow::Result;
-use rto_harness::comparison::figures::{Words, frontier, objective, removals};
-use rto_harness::comparison::{EXACT_CRITIC, LAMBDA_ONE, REPORT};
+use rto_harness::comparison::figures::Words;
+use rto_harness::comparison::{EXACT_CRITIC, LAMBDA_ONE};
 use rto_harness::table::Table;
 
-/// Draws every figure of a run folder.
-pub fn draw_all(dir: &Path) -> Result<()> {
+/// What the figures and the page of a run folder say.
+pub fn words(dir: &Path) -> Result<Words> {
     let setting = Table::from_csv(&dir.join("setting.csv"))?;
     let titles = setting.distinct("instance")?.into_iter();
-    let words = Words {
+    Ok(Words {
         titles: titles
             .map(|instance| Ok((instance.clone(), title(&setting, &instance)?)))
             .collect::<Result<_>>()?,
         subtitle: subtitle(&setting)?,
         envelope: "β₂ and training time",
         exact: true,
-    };
-    objective(dir, &words)?;
-    frontier(dir, &words)?;
-    let changes = [
-        (REPORT, "as tuned"),
-        (LAMBDA_ONE, "λ = 1, both"),
-        (EXACT_CRITIC, "exact critic, both"),
-    ];
-    removals(
-        dir,
-        &words,
-        &changes,
-        "With the exact critic the two have the same advantages at the same learning rate and λ, and are one run; what differs there is the point that each had chosen.",
-    )
+        changes: vec![
+            (LAMBDA_ONE.into(), "λ = 1, both".into()),
+            (EXACT_CRITIC.into(), "exact critic, both".into()),
+        ],
+        of_changes: "With the exact critic the two have the same advantages at the same learning rate and λ, and are one run; what differs there is the point that each had chosen.",
+        command: "study --config config.toml",
+    })
 }
 
 fn title(setting: &Table, instance: &str) -> Result<String> {

@@ -151,7 +151,11 @@ impl Experiment for Study {
     }
 
     fn draw(dir: &Path) -> Result<()> {
-        figures::draw_all(dir)
+        comparison::figures::draw_all(dir, &figures::words(dir)?)
+    }
+
+    fn page(dir: &Path) -> Result<Option<String>> {
+        comparison::page(dir, &figures::words(dir)?).map(Some)
     }
 }
 

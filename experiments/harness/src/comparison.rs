@@ -5,6 +5,7 @@ mod envelope;
 pub mod figures;
 mod grid;
 mod held_out;
+mod page;
 mod plan;
 mod variants;
 mod verdict;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 use envelope::{Envelope, first_reaches};
 pub use grid::{Point, choose};
 use grid::{points, same_point};
+pub use page::page;
 pub use plan::{check_methods, check_seeds};
 use verdict::{Test, objective_verdict, samples_verdict, text};
 use world::World;
@@ -30,7 +32,8 @@ pub const LEVELS: [u32; 4] = [50, 25, 75, 90];
 pub const TUNE: &str = "tune";
 /// The chosen point on the report seeds.
 pub const REPORT: &str = "report";
-/// The chosen point at other β₂, for the reward at matched KL.
+/// The chosen point at other β₂, for the reward at matched KL; `envelope_V` with the settings of the variant V, in which the method that has no
+/// such stage stands at its chosen point.
 pub const ENVELOPE: &str = "envelope";
 /// The chosen point but λ = 1.
 pub const LAMBDA_ONE: &str = "lambda_1";
@@ -62,11 +65,13 @@ type Of = (String, String, String);
 
 /// What the envelopes of reward at KL are taken over, beside training time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
+enum Over<'a> {
     /// Every β₂ that was run.
     Betas,
     /// That of the objective, by the reported runs.
     OneBeta,
+    /// Every β₂ that was run with the settings of a variant.
+    Variant(&'a str),
 }
 
 /// KLs that both methods reach: from the larger of the smallest that was measured of each to the smaller of the largest.
@@ -369,16 +374,22 @@ impl Study {
         let others: BTreeSet<&str> = others.map(|of| of.2.as_str()).collect();
         let others = others
             .into_iter()
-            .filter(|stage| !known.contains(stage) && *stage != ENVELOPE);
+            .filter(|stage| !known.contains(stage) && !stage.starts_with(ENVELOPE));
         known.into_iter().filter(run).chain(others).collect()
     }
 
     /// All (KL, reward) of a method over β₂ and training time, its start apart.
-    fn reached(&self, instance: &str, method: &str, seed: u64, over: Over) -> Vec<(f64, f64)> {
+    fn reached(&self, instance: &str, method: &str, seed: u64, over: Over<'_>) -> Vec<(f64, f64)> {
+        let changed = match over {
+            Over::Variant(variant) => format!("{ENVELOPE}_{variant}"),
+            _ => String::new(),
+        };
+        let is_changed = self.of_stage(instance, method, &changed).is_some();
         let stages: &[&str] = match (over, self.report_in_envelope) {
             (Over::OneBeta, _) => &[REPORT],
-            (Over::Betas, true) => &[ENVELOPE, REPORT],
-            (Over::Betas, false) => &[ENVELOPE],
+            (Over::Variant(_), _) if is_changed => &[&changed],
+            (_, true) => &[ENVELOPE, REPORT],
+            (_, false) => &[ENVELOPE],
         };
         let runs = stages
             .iter()
@@ -389,14 +400,19 @@ impl Study {
     }
 
     /// The third quantity on one seed: RTO's envelope less DPPO's, as a share of the frontier's rise.
-    fn matched(&self, instance: &str, seed: u64, over: Over) -> Result<f64> {
+    fn matched(&self, instance: &str, seed: u64, over: Over<'_>) -> Result<f64> {
         let Range { most, .. } = self.range(instance, seed, over);
         let at = |j: u32| most * f64::from(j) / f64::from(KLS);
         self.between_envelopes(instance, seed, over, (1..=KLS).map(at).collect())
     }
 
     /// The same at the KLs where each has points alone; none where there are none.
-    fn matched_where_measured(&self, instance: &str, seed: u64, over: Over) -> Result<Option<f64>> {
+    fn matched_where_measured(
+        &self,
+        instance: &str,
+        seed: u64,
+        over: Over<'_>,
+    ) -> Result<Option<f64>> {
         let Range { least, most } = self.range(instance, seed, over);
         if least >= most {
             return Ok(None);
@@ -407,7 +423,7 @@ impl Study {
     }
 
     /// The KLs that both reach.
-    fn range(&self, instance: &str, seed: u64, over: Over) -> Range {
+    fn range(&self, instance: &str, seed: u64, over: Over<'_>) -> Range {
         let [rto, dppo] = ["rto", "dppo"].map(|method| {
             let points = self.reached(instance, method, seed, over);
             let kls = points.iter().map(|p| p.0);
@@ -427,7 +443,7 @@ impl Study {
         &self,
         instance: &str,
         seed: u64,
-        over: Over,
+        over: Over<'_>,
         kls: Vec<f64>,
     ) -> Result<f64> {
         let world = self.world(instance, seed)?;
@@ -473,8 +489,9 @@ impl Study {
             })?;
             let of = of(&format!("matched_kl_below_measured{name}"));
             let mut row = line(of, &below, |x| x, none());
+            let (_, low, high) = below.interval(Support::Share);
             // Every one is at least 0, so that the test of signs says nothing.
-            row[8] = Cell::Empty;
+            (row[6], row[7], row[8]) = (low.into(), high.into(), Cell::Empty);
             rows.push(row);
         }
         Ok(rows)
@@ -512,6 +529,18 @@ impl Study {
                         family.push((rows.len(), p));
                     }
                     rows.push(row);
+                }
+                let changed = format!("{ENVELOPE}_{variant}");
+                let runs = ["rto", "dppo"].map(|m| self.of_stage(instance, m, &changed));
+                if runs.iter().any(Option::is_some) {
+                    let of_variant = Over::Variant(variant);
+                    let matched = self.each(|seed| self.matched(instance, seed, of_variant))?;
+                    let tuned = self.each(|seed| self.matched(instance, seed, Over::Betas))?;
+                    let none = || [Cell::Empty, Cell::Empty];
+                    rows.push(line(of("reward_at_matched_kl"), &matched, |x| x, none()));
+                    let change = differences(&matched, &tuned);
+                    let of = of("reward_at_matched_kl_change");
+                    rows.push(line(of, &change, |x| x, none()));
                 }
                 if tested {
                     let matched = self.each(|seed| self.matched(instance, seed, Over::Betas))?;

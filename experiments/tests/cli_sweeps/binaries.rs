@@ -12,8 +12,8 @@ pub struct Sweep {
     pub binary: &'static str,
     /// The figures of a run, each as SVG and PNG.
     pub figures: &'static [&'static str],
-    /// Whether a run has `report.html`.
-    pub has_page: bool,
+    /// What `report.html` of a smoke run says, which ranks nothing; none where a run has no page.
+    pub page: Option<&'static str>,
     /// Tables of a run, each as CSV.
     pub tables: &'static [&'static str],
     /// A number among its settings.
@@ -35,7 +35,7 @@ pub const THM42: Sweep = Sweep {
         "regimes",
         "sweeps",
     ],
-    has_page: false,
+    page: None,
     tables: &[
         "constant",
         "coverage",
@@ -76,7 +76,7 @@ pub const ALGORITHM2: Sweep = Sweep {
     name: "algorithm2",
     binary: env!("CARGO_BIN_EXE_algorithm2"),
     figures: &["credit", "curves", "figure3", "frontier", "map", "sweeps"],
-    has_page: false,
+    page: None,
     tables: &[
         "against_dppo",
         "credit",
@@ -130,7 +130,7 @@ pub const AUDIT: Sweep = Sweep {
     name: "audit",
     binary: env!("CARGO_BIN_EXE_audit"),
     figures: &["beta", "ends", "lambda", "length_bias", "noise", "simplex"],
-    has_page: false,
+    page: None,
     tables: &[
         "best_lambda",
         "end_runs",
@@ -169,7 +169,7 @@ pub const BENCH: Sweep = Sweep {
         "overopt",
         "ties",
     ],
-    has_page: true,
+    page: Some("Too small to compare methods: 4 random trees"),
     tables: &[
         "claims",
         "coverage",
@@ -206,7 +206,7 @@ pub const STUDY: Sweep = Sweep {
     name: "study",
     binary: env!("CARGO_BIN_EXE_study"),
     figures: &["frontier", "objective", "removals"],
-    has_page: false,
+    page: Some("Too small to decide: 3 seeds."),
     tables: &[
         "conclusions",
         "curves",
@@ -216,6 +216,7 @@ pub const STUDY: Sweep = Sweep {
         "runs",
         "same_point",
         "setting",
+        "variants",
         "verdicts",
         "worlds",
     ],

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::REPORT;
 use crate::methods::{label, method};
 use crate::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use crate::table::Table;
@@ -20,19 +21,56 @@ pub struct Words {
     pub envelope: &'static str,
     /// Whether J of the optimum is known, so that shares are of its lead over SFT and not of the largest that was seen.
     pub exact: bool,
+    /// Stages beside the reported one in which one thing is changed, with what they are called, in the order in which they are drawn.
+    pub changes: Vec<(String, String)>,
+    /// What is said of them under their figure.
+    pub of_changes: &'static str,
+    /// The command that made the run, for its page.
+    pub command: &'static str,
+}
+
+/// Every figure by its name, from the tables in a folder.
+///
+/// # Errors
+/// A table that is missing.
+pub fn all(dir: &Path, words: &Words) -> Result<Vec<(&'static str, Panels)>> {
+    let mut all = vec![
+        ("objective", objective(dir, words)?),
+        ("frontier", frontier(dir, words)?),
+    ];
+    if !words.changes.is_empty() {
+        all.push(("removals", removals(dir, words)?));
+    }
+    Ok(all)
+}
+
+/// Draws them into that folder.
+///
+/// # Errors
+/// A table that is missing, a file that cannot be written.
+pub fn draw_all(dir: &Path, words: &Words) -> Result<()> {
+    for (name, panels) in all(dir, words)? {
+        panels.save(dir, name)?;
+    }
+    Ok(())
 }
 
 impl Words {
-    fn title<'a>(&'a self, instance: &'a str) -> &'a str {
+    /// An instance in a table or a legend: its title where that is short, its name elsewhere.
+    pub(super) fn short<'a>(&'a self, instance: &'a str) -> &'a str {
+        match self.title(instance) {
+            title if title.chars().count() <= 24 => title,
+            _ => instance,
+        }
+    }
+
+    pub(super) fn title<'a>(&'a self, instance: &'a str) -> &'a str {
         self.titles.get(instance).map_or(instance, String::as_str)
     }
 }
 
 /// Share of the optimum's lead over SFT against samples.
-///
-/// # Errors
-/// A table that is missing.
-pub fn objective(dir: &Path, words: &Words) -> Result<()> {
+fn objective(dir: &Path, words: &Words) -> Result<Panels> {
     let curves = Table::from_csv(&dir.join("curves.csv"))?;
     let ends = Table::from_csv(&dir.join("ends.csv"))?;
     let mut figures = Vec::new();
@@ -89,14 +127,11 @@ pub fn objective(dir: &Path, words: &Words) -> Result<()> {
         .subtitle(&words.subtitle)
         .caption("Means over seeds, with 95% t-intervals for RTO and DPPO. DPPO is the paper's name for PPO with the DPO reward of the whole response paid at its last token (5.1), not the later divergence PPO. Levels without training: the best temperature of SFT and the best n of best-of-n, by their means.");
     panels.panel_size = (520, 420);
-    panels.save(dir, "objective")
+    Ok(panels)
 }
 
 /// Reward at KL: envelopes over β₂ and training time.
-///
-/// # Errors
-/// A table that is missing.
-pub fn frontier(dir: &Path, words: &Words) -> Result<()> {
+fn frontier(dir: &Path, words: &Words) -> Result<Panels> {
     let table = Table::from_csv(&dir.join("frontier.csv"))?;
     let mut figures = Vec::new();
     for instance in table.distinct("instance")? {
@@ -144,16 +179,15 @@ pub fn frontier(dir: &Path, words: &Words) -> Result<()> {
         .subtitle(&words.subtitle)
         .caption(&format!("Concave envelopes over {over} for RTO and DPPO, over n and temperature for the others; means over seeds, 95% t-intervals for RTO and DPPO. An envelope is flat past its most reward.", over = words.envelope));
     panels.panel_size = (520, 400);
-    panels.save(dir, "frontier")
+    Ok(panels)
 }
 
-/// RTO : DPPO as tuned, and with one thing changed: the stages with what they are called, in order, and what the caption says at its end.
-///
-/// # Errors
-/// A table that is missing.
-pub fn removals(dir: &Path, words: &Words, changes: &[(&str, &str)], last: &str) -> Result<()> {
+/// RTO : DPPO as tuned, and with one thing changed.
+fn removals(dir: &Path, words: &Words) -> Result<Panels> {
     let table = Table::from_csv(&dir.join("conclusions.csv"))?;
     let table = table.filter("method", "rto")?.filter("against", "dppo")?;
+    let changed = words.changes.iter().map(|(s, n)| (s.as_str(), n.as_str()));
+    let changes: Vec<(&str, &str)> = [(REPORT, "as tuned")].into_iter().chain(changed).collect();
     let names: Vec<&str> = changes.iter().map(|change| change.1).collect();
     let share = match words.exact {
         true => "RTO − DPPO, share of optimum − SFT",
@@ -196,11 +230,7 @@ pub fn removals(dir: &Path, words: &Words, changes: &[(&str, &str)], last: &str)
                     points.push((i as f64 + shift, at("estimate")?));
                     ends.push((at("low")?, at("high")?));
                 }
-                let title = words.title(instance);
-                let instance = match title.len() > 24 {
-                    true => instance,
-                    false => title,
-                };
+                let instance = words.short(instance);
                 let (name, marker) = match quantity.strip_prefix("samples_") {
                     Some("25") => (format!("{instance}, 25%"), Marker::Diamond),
                     Some("75") => (format!("{instance}, 75%"), Marker::Square),
@@ -217,7 +247,7 @@ pub fn removals(dir: &Path, words: &Words, changes: &[(&str, &str)], last: &str)
     }
     let mut panels = Panels::new("RTO against DPPO, as tuned and with one thing changed", 2, figures)
         .subtitle(&words.subtitle)
-        .caption(format!("Means and 95% t-intervals over seeds, paired. Left, above 0: RTO ends higher. Right, above 1: RTO needs fewer samples to reach that share of the lead over SFT; a level that is not reached counts as the end of the run. {last}").trim_end());
+        .caption(format!("Means and 95% t-intervals over seeds, paired. Left, above 0: RTO ends higher. Right, above 1: RTO needs fewer samples to reach that share of the lead over SFT; a level that is not reached counts as the end of the run. {}", words.of_changes).trim_end());
     panels.panel_size = (520, 400);
-    panels.save(dir, "removals")
+    Ok(panels)
 }

@@ -244,6 +244,14 @@ fn notes_agree(ground: &Ground) {
             Some("p"),
         ));
     }
+    let variants = ground.table("variants.csv");
+    for (of, p) in [
+        (["share", "low", "high"], None),
+        (["less_chosen", "less_low", "less_high"], Some("less_p")),
+        (["rto_less_it", "rto_low", "rto_high"], Some("p")),
+    ] {
+        rows.extend(said_of(&variants, of, p));
+    }
     let shares = ground.table("ends.csv").floats("share").unwrap();
     let shares: Vec<String> = shares
         .iter()

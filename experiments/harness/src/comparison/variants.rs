@@ -38,8 +38,12 @@ impl Study {
                 let Some(ends) = ends.collect::<Option<Vec<(u64, Row)>>>() else {
                     continue;
                 };
+                let own = *beta2 == Cell::from(self.beta2).text();
                 let share = |(seed, row): &(u64, Row)| {
-                    let objective = row.reward - self.beta2 * row.kl;
+                    let objective = match own {
+                        true => row.objective,
+                        false => row.reward - self.beta2 * row.kl,
+                    };
                     self.world(instance, *seed)?.share(objective, self.beta2)
                 };
                 let shares = Sample(ends.iter().map(share).collect::<Result<_>>()?);

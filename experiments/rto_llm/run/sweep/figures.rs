@@ -1,14 +1,15 @@
-//! Figures from the CSV files alone.
+//! What is said of a sweep in figures and on the page, from the CSV files alone.
 
 use std::path::Path;
 
 use anyhow::Result;
-use rto_harness::comparison::figures::{Words, frontier, objective, removals};
+use rto_harness::comparison::figures::Words;
 use rto_harness::comparison::{ENVELOPE, LAMBDA_ONE, REPORT};
+use rto_harness::methods::find;
 use rto_harness::table::Table;
 
-/// Draws every figure of a run folder.
-pub fn draw_all(dir: &Path) -> Result<()> {
+/// What the figures and the page of a run folder say.
+pub fn words(dir: &Path) -> Result<Words> {
     let setting = Table::from_csv(&dir.join("setting.csv"))?;
     let of = |column: &str| setting.texts(column);
     let (worlds, settings) = (of("instance")?, of("settings")?.into_iter());
@@ -19,7 +20,11 @@ pub fn draw_all(dir: &Path) -> Result<()> {
         true => "dialogue world, exact on its corner",
         false => "preferences of files, judged by the oracle",
     };
-    let words = Words {
+    let conclusions = Table::from_csv(&dir.join("conclusions.csv"))?;
+    let of_pair = conclusions.filter("method", "rto")?;
+    let stages = of_pair.filter("against", "dppo")?.distinct("variant")?;
+    let changed = stages.into_iter().filter(|stage| stage != REPORT);
+    Ok(Words {
         titles: worlds.into_iter().zip(settings.map(title)).collect(),
         exact,
         subtitle: format!(
@@ -35,27 +40,22 @@ pub fn draw_all(dir: &Path) -> Result<()> {
             true => "β₂ and training time",
             false => "training time",
         },
-    };
-    objective(dir, &words)?;
-    frontier(dir, &words)?;
-    let conclusions = Table::from_csv(&dir.join("conclusions.csv"))?;
-    let of_pair = conclusions.filter("method", "rto")?;
-    let stages = of_pair.filter("against", "dppo")?.distinct("variant")?;
-    let changes: Vec<(&str, String)> = stages.iter().map(|s| (s.as_str(), change(s))).collect();
-    let changes: Vec<(&str, &str)> = changes.iter().map(|(s, n)| (*s, n.as_str())).collect();
-    match changes.len() {
-        // Nothing was changed.
-        1 => Ok(()),
-        _ => removals(dir, &words, &changes, ""),
-    }
+        changes: changed
+            .map(|stage| (stage.clone(), change(&stage)))
+            .collect(),
+        of_changes: "Where one of the two has the changed settings as tuned, it stands as reported.",
+        command: "rto_llm sweep config.toml",
+    })
 }
 
 /// What a variant is called in a figure.
 fn change(stage: &str) -> String {
-    match stage {
-        REPORT => "as tuned".into(),
-        LAMBDA_ONE => "λ = 1".into(),
-        other => other.replace('_', " "),
+    // `rto_point`: both at the point that RTO had chosen.
+    let whose = stage.strip_suffix("_point").and_then(find);
+    match (stage, whose) {
+        (LAMBDA_ONE, _) => "λ = 1, both".into(),
+        (_, Some(method)) => format!("{}'s point, both", method.label),
+        (other, None) => other.replace('_', " "),
     }
 }
 

@@ -6,7 +6,7 @@
 //! | `base` | data, SFT, reward model and DPO of a world and seed, made once for all methods |
 //! | `replies` | what a policy is worth where it cannot be known exactly |
 //! | `cell` | the runs of a method, and what needs no training of PPO |
-//! | `figures` | what is drawn of the tables |
+//! | `figures` | what figures and page say of the setting |
 
 mod base;
 mod cell;
@@ -412,6 +412,10 @@ impl Experiment for Sweep {
     }
 
     fn draw(dir: &Path) -> Result<()> {
-        figures::draw_all(dir)
+        comparison::figures::draw_all(dir, &figures::words(dir)?)
+    }
+
+    fn page(dir: &Path) -> Result<Option<String>> {
+        comparison::page(dir, &figures::words(dir)?).map(Some)
     }
 }
