@@ -137,24 +137,25 @@ fn distinct(table: &Table, keep: impl Fn(&str) -> bool) -> Result<Vec<String>> {
 
 /// What a quantity of `conclusions.csv` is called.
 fn quantity(name: &str) -> String {
-    match name {
+    let (name, at) = match name.strip_suffix("_one_beta2") {
+        Some(name) => (name, ", at one β₂"),
+        None => (name, ""),
+    };
+    let words = match name {
         "objective_end" => "J at the end, RTO less DPPO, share".into(),
-        "objective_end_change" | "reward_at_matched_kl_change" => {
-            "that less the same as tuned".into()
-        }
+        "objective_end_change" => "J at the end: change from as tuned".into(),
         "reward_at_matched_kl" => "reward at matched KL, share".into(),
-        "reward_at_matched_kl_one_beta2" => "the same at one β₂".into(),
-        "reward_where_both_measured" => "reward at KLs where both have points, share".into(),
-        "reward_where_both_measured_one_beta2" => "the same at one β₂".into(),
+        "reward_at_matched_kl_change" => "matched KL: change from as tuned".into(),
+        "reward_where_both_measured" => "reward where both have points".into(),
         "matched_kl_below_measured" => "share of the KLs below those".into(),
-        "matched_kl_below_measured_one_beta2" => "the same at one β₂".into(),
         "critic_error_first" => "critic's error, early, ratio".into(),
         "critic_error_end" => "critic's error, at the end, ratio".into(),
         other => match other.strip_prefix("samples_") {
             Some(level) => format!("samples to {level}%, DPPO to RTO"),
             None => other.replace('_', " "),
         },
-    }
+    };
+    words + at
 }
 
 /// `0.021 [−0.012, 0.055]`.
@@ -214,7 +215,7 @@ fn compared(page: &mut Page, words: &Words, rows: &Table, quantities: &[String])
                 p_value(holm),
                 format!("{seeds:.0}"),
                 match missed.is_finite() {
-                    true => format!("{missed:.0} and {against:.0}"),
+                    true => format!("{missed:.0}, {against:.0}"),
                     false => String::new(),
                 },
             ]);
@@ -228,8 +229,15 @@ fn compared(page: &mut Page, words: &Words, rows: &Table, quantities: &[String])
         "p",
         "p, Holm",
         "seeds",
-        "not reached by RTO, DPPO",
+        "missed by RTO, DPPO",
     ];
+    // Without variants all are as tuned.
+    let tuned = |row: &Vec<String>| row[2] == "as tuned";
+    let mut head = head.to_vec();
+    if out.iter().all(tuned) {
+        head.remove(2);
+        out.iter_mut().for_each(|row| drop(row.remove(2)));
+    }
     page.table("sortable", &head, &out);
     Ok(())
 }
