@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use rto::seq::{Channel, Decoder, Episode, StreamKey, TokenReward, TokenScorer};
+use rto::seq::{Channel, Decoder, Policy, StreamKey, TokenReward, TokenScorer};
 use rto::token_reward::{Both, DpoReward, SentenceReward};
 use rto_bridge::learner::{NeuralPolicy, NeuralScorer};
 use rto_harness::on_tree::untrained::Measured;
@@ -12,6 +12,7 @@ use super::base::Base;
 use super::plan::Plan;
 use crate::run::evaluation::Judged;
 use crate::run::models::{Models, Oracle};
+use crate::run::place::Writer;
 use crate::run::stage::Stage;
 use crate::run::training::MissingEos;
 
@@ -45,14 +46,16 @@ impl<'r> Replies<'r> {
     /// A reply to every prompt at temperature 1, from the same streams for every policy, so that differences between policies are paired.
     pub fn drawn(&self, scorer: NeuralScorer) -> Result<Judged> {
         let policy = self.policy(scorer)?;
-        let drawn = policy.decode(self.prompts(), &self.keys(0), Decoder::default())?;
+        let keys = self.keys(0);
+        let drawn = Writer::decode(&policy, self.prompts(), &keys, Decoder::default())?;
         Judged::by(&self.oracle, &policy, drawn)
     }
 
     /// The greedy reply to every prompt.
     pub fn greedy(&self, scorer: NeuralScorer) -> Result<Judged> {
         let policy = self.policy(scorer)?;
-        Judged::by(&self.oracle, &policy, policy.greedy(self.prompts())?)
+        let greedy = Policy::greedy(&policy, self.prompts())?;
+        Judged::by(&self.oracle, &policy, greedy)
     }
 
     /// Mean reward and KL of a policy in training.
@@ -79,7 +82,7 @@ impl<'r> Replies<'r> {
                 temperature,
                 ..Decoder::default()
             };
-            let drawn = policy.decode(self.prompts(), &self.keys(0), decoder)?;
+            let drawn = Writer::decode(&policy, self.prompts(), &self.keys(0), decoder)?;
             let sharp = self.sft.snapshot()?;
             let sharp = sharp.with_temperature(self.models.config.temperature * temperature)?;
             let sharp = sharp.with_reference(self.sft.clone());
@@ -111,8 +114,7 @@ impl<'r> Replies<'r> {
         let (mut truth, mut scores) = (Vec::new(), [Vec::new(), Vec::new()]);
         for draw in 0..best_of.iter().copied().max().unwrap_or(0) {
             let keys = self.keys(u64::from(draw));
-            let drawn = policy.decode(self.prompts(), &keys, Decoder::default())?;
-            let episodes: Vec<Episode> = drawn.into_iter().map(|s| s.episode).collect();
+            let episodes = Writer::decode(policy, self.prompts(), &keys, Decoder::default())?;
             truth.push(self.oracle.rewards(&episodes)?);
             for ((_, reward), scores) in learnt.iter().zip(&mut scores) {
                 scores.push(reward.rewards(&episodes)?.row_sums());
