@@ -84,7 +84,7 @@ pub fn page(dir: &Path, words: &Words) -> Result<String> {
     }
     let variants = read("variants")?;
     if !variants.is_empty() {
-        whole(&mut page, &variants);
+        whole(&mut page, "variants", &variants);
     }
 
     let held_out = dir.join("held_out.csv");
@@ -99,7 +99,7 @@ pub fn page(dir: &Path, words: &Words) -> Result<String> {
 
     page.section("tuning", "How settings were chosen");
     for name in ["points", "same_point"] {
-        whole(&mut page, &read(name)?);
+        whole(&mut page, name, &read(name)?);
     }
     page.section("run", "This run");
     let config = fs::read_to_string(dir.join("config.toml")).unwrap_or_default();
@@ -382,10 +382,9 @@ fn replies(page: &mut Page, words: &Words, held_out: &Table) -> Result<()> {
 }
 
 /// A table as it is, folded.
-fn whole(page: &mut Page, table: &Table) {
+fn whole(page: &mut Page, name: &str, table: &Table) {
     page.push(&format!(
-        "<details><summary>{}.csv, {} rows</summary>\n",
-        table.name(),
+        "<details><summary>{name}.csv, {} rows</summary>\n",
         table.len()
     ));
     let head: Vec<&str> = table.columns().iter().map(String::as_str).collect();
