@@ -42,9 +42,9 @@ struct Cli {
     /// Of the Newton decrement, which is at most 2 T sqrt(n d) at the end
     #[arg(long, value_name = "T", requires = "data", default_value = "1e-12")]
     tolerance: f64,
-    /// MiB of rows that are read together; changes no bit of the result
-    #[arg(long, value_name = "MIB", requires = "data", default_value_t = 32)]
-    stretch: usize,
+    /// MiB of rows that are read together; changes no bit of the result [default: 2 for each thread]
+    #[arg(long, value_name = "MIB", requires = "data")]
+    stretch: Option<usize>,
     /// Draw no progress bar
     #[arg(long)]
     quiet: bool,
@@ -134,7 +134,11 @@ fn run_data(cli: &Cli, rows: &Path) -> Result<()> {
             tolerance: cli.tolerance,
             ..FitOptions::default()
         },
-        stretch: cli.stretch.saturating_mul(1 << 20),
+        // Short enough that what was read is still in a cache when it is used.
+        stretch: match cli.stretch {
+            Some(stretch) => stretch.saturating_mul(1 << 20),
+            None => rayon::current_num_threads() << 21,
+        },
         quiet: cli.quiet,
     };
     let report = fit_data(&data)?;

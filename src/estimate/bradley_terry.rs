@@ -252,8 +252,11 @@ impl Readings for InMemory<'_> {
             return Ok(None);
         };
         let step = (self.n() / subset).max(1);
-        let chunks = self.rows.chunks(STRIDE_ROWS * self.d).step_by(step);
-        Ok(Some(chunks.flatten().copied().collect()))
+        let mut picked = Vec::with_capacity((subset + 2 * STRIDE_ROWS) * self.d);
+        for chunk in self.rows.chunks(STRIDE_ROWS * self.d).step_by(step) {
+            picked.extend_from_slice(chunk);
+        }
+        Ok(Some(picked))
     }
 }
 

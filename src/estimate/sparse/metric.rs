@@ -116,7 +116,7 @@ impl<'a> SparseMetric<'a> {
         Ok(self.solved(v)?.x.as_slice().to_vec())
     }
 
-    /// ‖v‖_{M⁻¹}: of Σ_𝒟 and v = φ the bonus of (4.3).
+    /// ‖v‖_{M⁻¹}: with v = φ(s, a) the norm that line 3 of Algorithm 1 scales by ϱ.
     ///
     /// # Errors
     /// As [`Self::solve`].
