@@ -27,7 +27,7 @@ struct Cli {
     /// time, or sparse rows (.npz of scipy.sparse.save_npz, .json)
     #[arg(long, value_name = "X.npy", conflicts_with = "instance")]
     data: Option<PathBuf>,
-    /// y of each row of --data, NPY [n]: 1 where the row is as said there, 0 or -1 where it is the other way round
+    /// y of each row of --data, an NPY vector of n numbers: 1 where the row is as said there, 0 or -1 where it is the other way round
     #[arg(long, value_name = "Y.npy", requires = "data")]
     labels: Option<PathBuf>,
     /// The column of --data that is y and no feature, from 0

@@ -47,14 +47,14 @@ impl<'r> Replies<'r> {
     pub fn drawn(&self, scorer: NeuralScorer) -> Result<Judged> {
         let policy = self.policy(scorer)?;
         let keys = self.keys(0);
-        let drawn = Writer::decode(&policy, self.prompts(), &keys, Decoder::default())?;
+        let drawn = Writer::decode(&policy, self.held_out(), &keys, Decoder::default())?;
         Judged::by(&self.oracle, &policy, drawn)
     }
 
     /// The greedy reply to every prompt.
     pub fn greedy(&self, scorer: NeuralScorer) -> Result<Judged> {
         let policy = self.policy(scorer)?;
-        let greedy = Policy::greedy(&policy, self.prompts())?;
+        let greedy = Policy::greedy(&policy, self.held_out())?;
         Judged::by(&self.oracle, &policy, greedy)
     }
 
@@ -82,7 +82,7 @@ impl<'r> Replies<'r> {
                 temperature,
                 ..Decoder::default()
             };
-            let drawn = Writer::decode(&policy, self.prompts(), &self.keys(0), decoder)?;
+            let drawn = Writer::decode(&policy, self.held_out(), &self.keys(0), decoder)?;
             let sharp = self.sft.snapshot()?;
             let sharp = sharp.with_temperature(self.models.config.temperature * temperature)?;
             let sharp = sharp.with_reference(self.sft.clone());
@@ -114,7 +114,7 @@ impl<'r> Replies<'r> {
         let (mut truth, mut scores) = (Vec::new(), [Vec::new(), Vec::new()]);
         for draw in 0..best_of.iter().copied().max().unwrap_or(0) {
             let keys = self.keys(u64::from(draw));
-            let episodes = Writer::decode(policy, self.prompts(), &keys, Decoder::default())?;
+            let episodes = Writer::decode(policy, self.held_out(), &keys, Decoder::default())?;
             truth.push(self.oracle.rewards(&episodes)?);
             for ((_, reward), scores) in learnt.iter().zip(&mut scores) {
                 scores.push(reward.rewards(&episodes)?.row_sums());
@@ -131,10 +131,10 @@ impl<'r> Replies<'r> {
                     let best = (0..n as usize).reduce(better).unwrap_or(0);
                     truth[best][prompt]
                 };
-                let all = (0..self.prompts().len()).map(best);
+                let all = (0..self.held_out().len()).map(best);
                 let n = f64::from(n);
                 let measured = Measured {
-                    reward: all.sum::<f64>() / self.prompts().len() as f64,
+                    reward: all.sum::<f64>() / self.held_out().len() as f64,
                     kl: n.ln() - (n - 1.0) / n,
                 };
                 found.push((*name, n, measured));
@@ -161,7 +161,7 @@ impl<'r> Replies<'r> {
         self.models.policy(scorer)
     }
 
-    fn prompts(&self) -> &[Arc<[rto::Token]>] {
+    fn held_out(&self) -> &[Arc<[rto::Token]>] {
         &self.base.data.held_out
     }
 
@@ -172,7 +172,7 @@ impl<'r> Replies<'r> {
             0 => seeds,
             _ => seeds.child("again").index(draw),
         };
-        StreamKey::batch(&seeds, self.prompts().len())
+        StreamKey::batch(&seeds, self.held_out().len())
     }
 }
 
