@@ -214,6 +214,50 @@ fn pairs_that_separate_are_refused_or_kept_in_the_ball_as_dense_ones_are() {
         assert_eq!(found, separation(&dense, &want.theta).unwrap());
         assert_eq!(found == Separation::Complete, all);
     }
+    // Two groups of tokens that play among themselves, and pairs in which the first group beats the second: no column is one-sided. Steps
+    // towards infinity get short although no estimate is there.
+    let mut rng = SeedTree::new(7).rng();
+    let mut rows = Csr::default();
+    for i in 0..2020 {
+        let group = if i < 1000 { 0 } else { 100 };
+        let two = sample(&mut rng, 100, 2);
+        let (mut a, mut b) = (group + two.index(0) as u32, group + two.index(1) as u32);
+        if i >= 2000 {
+            (a, b) = (a % 100, 100 + b % 100);
+        }
+        let row = match a < b {
+            true => [(a, 1.0), (b, -1.0)],
+            false => [(b, -1.0), (a, 1.0)],
+        };
+        rows.push(&row);
+    }
+    let groups = SparseDesign::new(rows.rows(2 * D));
+    let dense = groups.to_dense();
+    for (tolerance, bounds) in [(1e-15, &[][..]), (1e-12, &[20.0, 2000.0]), (1e-6, &[])] {
+        let options = FitOptions {
+            tolerance,
+            ..FitOptions::default()
+        };
+        let refused = fit_sparse(&groups, &options).unwrap_err();
+        assert!(matches!(refused, Error::Assumption { .. }), "{refused}");
+        assert_eq!(refused, fit_bradley_terry(&dense, &options).unwrap_err());
+        for &param_bound in bounds {
+            let ball = FitOptions {
+                param_bound,
+                ..options
+            };
+            let (got, want) = (
+                fit_sparse(&groups, &ball).unwrap(),
+                fit_bradley_terry(&dense, &ball).unwrap(),
+            );
+            assert!(
+                got.at_bound && want.at_bound,
+                "{tolerance:e}, {param_bound}"
+            );
+            let close = (got.log_likelihood - want.log_likelihood).abs();
+            assert!(close <= 1e-6 * want.log_likelihood.abs(), "{close:e}");
+        }
+    }
     // Too wide for the search: one-sided columns are refused by name all the same.
     let wide = pairs(4000, 6000, 1.0, |rng| {
         let mut columns = sample(rng, 6000, 3).into_vec();

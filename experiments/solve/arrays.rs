@@ -207,7 +207,7 @@ fn load_npz(path: &Path, wanted: Option<&str>) -> Result<Array> {
         .map_err(|e| anyhow!("cannot unpack `{}`: {e}", full.escape_debug()))?;
     if bytes.len() as u64 > limit {
         bail!(
-            "`{}` unpacks to more than 256 MiB; save arrays so large uncompressed (numpy.savez or numpy.save)",
+            "`{}` unpacks to more than 256 MiB; save arrays so large uncompressed (numpy.savez, numpy.save, or scipy.sparse.save_npz with compressed=False)",
             full.escape_debug()
         );
     }

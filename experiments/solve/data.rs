@@ -58,8 +58,9 @@ pub struct Certificate {
     pub residual: f64,
     /// The same for each pair.
     pub residual_per_pair: f64,
-    /// The Newton decrement that the steps ended at is at most this; small data are solved to the accuracy of floating point.
-    pub decrement_at_most: f64,
+    /// What the Newton decrement was asked to be at most, 2·tolerance·√(nd). Small data are solved to the accuracy of floating point, whatever
+    /// was asked.
+    pub decrement_asked: f64,
     /// Readings of the rows.
     pub readings: usize,
 }
@@ -85,7 +86,7 @@ pub fn fit_data(data: &Data) -> Result<DataReport> {
         certificate: Certificate {
             residual: fit.residual,
             residual_per_pair: fit.residual / n.max(1) as f64,
-            decrement_at_most: 2.0 * data.options.tolerance * ((n * d) as f64).sqrt(),
+            decrement_asked: 2.0 * data.options.tolerance * ((n * d) as f64).sqrt(),
             readings: fit.passes,
         },
         n,
@@ -170,6 +171,16 @@ fn whole<T: TryFrom<u64>>(name: &str, values: &[f64]) -> Result<Vec<T>> {
     each.collect()
 }
 
+/// θ has a number for each column, seen or not.
+const WIDEST: usize = 100_000_000;
+
+fn check_dim(name: &str, dim: usize) -> Result<()> {
+    match dim <= WIDEST {
+        true => Ok(()),
+        false => bail!("{name}: found {dim}, expected at most {WIDEST} columns"),
+    }
+}
+
 /// What `scipy.sparse.save_npz` writes of a CSR matrix.
 fn from_npz(path: &Path) -> Result<SparseRows> {
     let text = path.to_str().ok_or_else(|| anyhow!("not a UTF-8 path"))?;
@@ -185,6 +196,7 @@ fn from_npz(path: &Path) -> Result<SparseRows> {
     let [n, d] = shape[..] else {
         bail!("found shape {shape:?}, expected [n, d]");
     };
+    check_dim("shape[1]", d)?;
     if indptr.values.len() != n + 1 {
         bail!(
             "found {} values of indptr, expected {} for {n} rows",
@@ -229,6 +241,7 @@ fn from_json(path: &Path) -> Result<SparseRows> {
     let text = fs::read_to_string(path).map_err(|e| anyhow!("cannot read: {e}"))?;
     let mut fields = Fields::of(Json::parse(&text)?, "")?;
     let dim = fields.require("dim")?.index("dim", u32::MAX as usize)?;
+    check_dim("dim", dim)?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let mut array = |name: &'static str| -> Result<Vec<f64>> {
         let json = fields.require(name)?;

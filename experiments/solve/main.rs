@@ -1,6 +1,6 @@
 //! A user's own instance in, everything the theory says about it out.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use rto::estimate::FitOptions;
 use rto_harness::cli::{Reporter, note, parse, run_main};
@@ -66,7 +66,7 @@ Examples:
   solve --data x.npy --labels y.npy --param-bound 10
   solve --data counts.npz --penalty 1          differences of token counts in CSR, by scipy.sparse.save_npz
 
---data: rows on disk may be larger than the memory (float64 or float32, C order, at most 2048 columns above 64 MiB); sparse rows in JSON are
+--data: rows on disk may be larger than the memory (float64 or float32, C order, at most 4096 columns, 2048 of more than 8,388,608 numbers); sparse rows in JSON are
   {\"dim\": d, \"indptr\": [n + 1], \"indices\": [m], \"values\": [m]}, where arrays may be paths.
 
 A token tree has P prompts, A actions and S = (A^H - 1)/(A - 1) states for each prompt; the state after
@@ -102,6 +102,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    // Refused before the work and not after it.
+    if let Some(out) = cli.out.as_ref().filter(|out| out.exists()) {
+        RunDir::create("solve", Some(out))?;
+    }
     match (&cli.instance, &cli.data) {
         (Some(instance), _) => run_instance(cli, instance),
         (None, Some(rows)) => run_data(cli, rows),
@@ -124,6 +128,12 @@ fn run_instance(cli: &Cli, path: &Path) -> Result<()> {
 
 fn run_data(cli: &Cli, rows: &Path) -> Result<()> {
     let reporter = Reporter::new(cli.json);
+    if cli.stretch.is_some() && rows.extension().is_none_or(|e| e != "npy") {
+        bail!(
+            "--stretch: {} is read whole, expected a .npy file",
+            rows.display()
+        );
+    }
     let data = Data {
         rows: rows.to_path_buf(),
         labels: cli.labels.clone(),
@@ -162,9 +172,9 @@ fn run_data(cli: &Cli, rows: &Path) -> Result<()> {
     let certificate = &report.certificate;
     say!(
         reporter,
-        "residual {:.3e}, Newton decrement at most {:.3e}, {} readings",
+        "residual {:.3e}, Newton decrement asked to be at most {:.3e}, {} readings",
         certificate.residual,
-        certificate.decrement_at_most,
+        certificate.decrement_asked,
         certificate.readings
     )?;
     reporter.json(&report)

@@ -191,6 +191,14 @@ impl NpyRows {
                 self.values(first, &mut wide)?;
                 let rows = wide.chunks_exact(self.columns).zip(out.chunks_exact_mut(d));
                 for (i, (x, out)) in rows.enumerate() {
+                    // By its column in the file, which behind the label is not that of the feature.
+                    if let Some(j) = x.iter().position(|x| !x.is_finite()) {
+                        bail!(
+                            "row {} column {j} is not finite (found {})",
+                            first + i,
+                            x[j]
+                        );
+                    }
                     out[..label].copy_from_slice(&x[..label]);
                     out[label..].copy_from_slice(&x[label + 1..]);
                     if swapped(first + i, x[label])? {

@@ -16,14 +16,16 @@ const RUN_ENTRIES: usize = 1 << 17;
 const RUN_ROWS: usize = 64;
 /// Data of at most this many entries are read into memory (64 MiB).
 const FEW: usize = 1 << 23;
-/// Entries of the subset of a warm start, at least 1/16 of the data where that is less …
+/// Entries of the subset of a warm start, unless that is more than half of the data …
 const SUBSET: usize = 1 << 24;
-/// … and pairs per parameter in it.
+/// … and the least pairs per parameter in it.
 const PER_PARAMETER: usize = 8;
 /// Rows read together into the subset.
 const STRIDE_ROWS: usize = 64;
 /// Columns at most: the Hessian and the subset are in memory.
 const WIDEST: usize = 2048;
+/// Columns at most of data that are read into memory, for matrices `[d, d]` (128 MiB each).
+const WIDEST_IN_MEMORY: usize = 4096;
 
 /// Rows x_i = ψ(τ^w_i) − ψ(τ^l_i), `[n, d]`, that are somewhere else.
 pub trait RowSource: Send {
@@ -48,7 +50,7 @@ pub trait RowSource: Send {
 /// d > 2^10 up to 256) and a few matrices `[d, d]`.
 ///
 /// # Errors
-/// As [`fit_bradley_terry`] and those of the source; [`Error::Config`] where more than 64 MiB have d above 2048;
+/// As [`fit_bradley_terry`] and those of the source; [`Error::Config`] for d above 4096, or above 2048 where there are more than 2²³ numbers;
 /// [`Error::NonFinite`] naming row and column; [`Error::Assumption`] where such data are rank-deficient or nearly so, or nearly separate,
 /// and no penalty or ball decides.
 pub fn fit_stream(
@@ -61,6 +63,10 @@ pub fn fit_stream(
     if d == 0 {
         return Err(Error::config("feature dimension", 0, "at least 1"));
     }
+    if d > WIDEST_IN_MEMORY {
+        let must = format!("at most {WIDEST_IN_MEMORY}; sparse rows may have more");
+        return Err(Error::config("feature dimension", d, must));
+    }
     if n.saturating_mul(d) <= FEW {
         let mut rows = vec![0.0; n * d];
         source.read(0, &mut rows)?;
@@ -69,7 +75,7 @@ pub fn fit_stream(
     }
     if d > WIDEST {
         let must =
-            format!("at most {WIDEST} for rows of more than 64 MiB that are read in stretches");
+            format!("at most {WIDEST} for more than {FEW} numbers, which are read in stretches");
         return Err(Error::config("feature dimension", d, must));
     }
     let data = Stream {

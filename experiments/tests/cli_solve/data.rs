@@ -356,4 +356,45 @@ fn every_slip_is_one_line() {
         dir,
         "x.npy: param_bound: found 0, must be > 0",
     );
+    // A column is named as the file has it, behind the label too.
+    let labelled: Vec<f64> = (0..6).flat_map(|_| [1.0, 0.5, 0.5]).collect();
+    let mut bad = labelled.clone();
+    bad[14] = f64::NAN;
+    put("'<f8'", "False", "(6, 3)", &doubles(&bad));
+    refused(
+        &["--data", "x.npy", "--label-column", "0"],
+        dir,
+        "x.npy: row 4 column 2 is not finite (found NaN)",
+    );
+    put("'<f8'", "False", "(1, 5000)", &doubles(&[0.5; 5000]));
+    refused(
+        x_npy,
+        dir,
+        "x.npy: feature dimension: found 5000, must be at most 4096; sparse rows may have more",
+    );
+    fs::write(
+        dir.join("s.json"),
+        r#"{"dim": 4000000000, "indptr": [0, 2], "indices": [0, 1], "values": [1, 1]}"#,
+    )
+    .unwrap();
+    refused(
+        &["--data", "s.json"],
+        dir,
+        "s.json: dim: found 4000000000, expected at most 100000000 columns",
+    );
+    refused(
+        &["--data", "s.json", "--stretch", "4"],
+        dir,
+        "--stretch: s.json is read whole, expected a .npy file",
+    );
+    // Before the rows are read.
+    fs::create_dir(dir.join("full")).unwrap();
+    fs::write(dir.join("full/mine"), "").unwrap();
+    let output = solve(&["--data", "gone.npy", "--out", "full"], dir);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(
+        stderr(&output).contains("full") && !stderr(&output).contains("gone"),
+        "{}",
+        stderr(&output)
+    );
 }

@@ -21,6 +21,8 @@ const SEARCHED: usize = 2048;
 const PATIENCE: usize = 300;
 /// The weights of pairs are lost beside others where all margins are larger.
 const PLAIN_MARGIN: f64 = 12.0;
+/// Margins of an estimate that are larger may be on their way to infinity.
+const FAR_MARGIN: f64 = 1.5 * PLAIN_MARGIN;
 /// How far ‖θ‖ may be from the ball's radius, as a share of it, before it is scaled to it.
 const ON_SPHERE: f64 = 1e-13;
 /// Steps towards the multiplier.
@@ -43,7 +45,8 @@ const PRODUCTS: usize = 2000;
 ///
 /// # Errors
 /// As [`fit_bradley_terry`]. Beyond what the dense method can take over (n·d² of 2·10¹⁰ or n·d of 1.3·10⁸), [`Error::NotConverged`]
-/// where B is so large that the weights of separated pairs leave floating point, or the data nearly separate.
+/// where B is so large that the weights of separated pairs leave floating point, or the data nearly separate; with more than 2048
+/// columns also where a margin of the estimate is above 18, as it is not searched there whether pairs separate.
 pub fn fit_sparse(design: &SparseDesign, options: &FitOptions) -> Result<BtFit> {
     options.check()?;
     let (seen, columns) = seen(design);
@@ -105,9 +108,15 @@ impl<'a> Fit<'a> {
     /// Every column has an entry that is not 0.
     pub fn new(design: &'a SparseDesign, options: &'a FitOptions) -> Self {
         let (n, d) = (design.n(), design.dim());
+        let asked = 2.0 * options.tolerance * ((n * d) as f64).sqrt();
         Self {
             minimiser: Minimiser::new(&design.rows, options.penalty, options.max_passes),
-            target: 2.0 * options.tolerance * ((n * d) as f64).sqrt(),
+            // The decrement of a pair that is explained, with margin z, is about exp(−z/2). Without a penalty the steps do not end before
+            // such a margin is told from others.
+            target: match options.penalty > 0.0 {
+                true => asked,
+                false => asked.min((-0.5 * (FAR_MARGIN + 2.0)).exp()),
+            },
             design,
             options,
         }
@@ -122,23 +131,50 @@ impl<'a> Fit<'a> {
         }
         let origin = self.minimiser.evaluate(DVector::zeros(self.design.dim()));
         let pull = origin.gradient.norm();
-        match self.minimiser.run(origin, self.target, bound) {
-            End::Found(at) => self.inside(at),
+        let mut end = self.minimiser.run(origin, self.target, bound);
+        if let (true, End::Stuck(at)) = (free, &end) {
+            if self.design.dim() <= SEARCHED {
+                self.refuse_separated(at)?;
+            }
+            self.minimiser.max_passes = self.options.max_passes;
+            end = self.minimiser.run(at.clone(), self.target, bound);
+        }
+        match end {
+            End::Found(at) => {
+                self.refuse_far(&at)?;
+                self.inside(at)
+            }
             End::Outside(at) => self.on_the_sphere(at, pull),
             End::Separates => Err(unbounded(&vec![true; self.design.n()])),
-            End::Stuck(at) if free && self.design.dim() <= SEARCHED => {
-                let strict = explained(self.design, at.theta.as_slice())?;
-                if strict.contains(&true) {
-                    return Err(unbounded(&strict));
-                }
-                self.minimiser.max_passes = self.options.max_passes;
-                match self.minimiser.run(at, self.target, bound) {
-                    End::Found(at) => self.inside(at),
-                    End::Stuck(at) | End::Outside(at) => Err(self.not_converged(&at)),
-                    End::Separates => Err(unbounded(&vec![true; self.design.n()])),
-                }
-            }
             End::Stuck(at) => Err(self.not_converged(&at)),
+        }
+    }
+
+    /// Where some direction explains pairs and contradicts none, nothing keeps θ from growing along it.
+    fn refuse_separated(&self, at: &Point) -> Result<()> {
+        let strict = explained(self.design, at.theta.as_slice())?;
+        match strict.contains(&true) {
+            true => Err(unbounded(&strict)),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a point so far out that the weights of pairs which separate may be lost beside others: the gradient is small there although
+    /// no maximiser is near.
+    fn refuse_far(&self, at: &Point) -> Result<()> {
+        let furthest = at.margins.iter().copied().fold(0.0, f64::max);
+        if self.options.penalty > 0.0 || furthest <= FAR_MARGIN {
+            return Ok(());
+        }
+        match self.design.dim() <= SEARCHED {
+            true => self.refuse_separated(at).map_err(|error| {
+                // In a ball there is an estimate; the steps here do not reach it.
+                match self.options.param_bound.is_infinite() {
+                    true => error,
+                    false => self.not_converged(at),
+                }
+            }),
+            false => Err(self.not_converged(at)),
         }
     }
 
@@ -281,7 +317,7 @@ impl<'a> Fit<'a> {
                 false => high = mu,
             }
             let theta = at.theta.clone();
-            let (_, slope) = self.minimiser.solve(&at, &theta, 1e-6);
+            let slope = self.minimiser.solve(&at, &theta, 1e-6).energy;
             let mut next = mu + norm * norm / slope * (norm - bound) / bound;
             // Where μ should be next to nothing the maximiser may be inside after all.
             if next <= low || next >= high {

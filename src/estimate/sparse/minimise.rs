@@ -6,7 +6,8 @@
 
 use nalgebra::DVector;
 
-use super::{conjugate, passes};
+use super::conjugate::{self, Solution};
+use super::passes;
 use crate::estimate::kernels::{Pass, sigmoid_slope};
 use crate::estimate::newton::two_loops;
 use crate::features::SparseRows;
@@ -112,8 +113,9 @@ impl<'a> Minimiser<'a> {
         two_loops(&self.pairs, g, |q| q.component_div(&self.scale) * times)
     }
 
-    /// H⁻¹b at a point, by conjugate gradients until no more than the share `left` of b is left, and bᵀH⁻¹b from below.
-    pub fn solve(&mut self, at: &Point, b: &DVector<f64>, left: f64) -> (DVector<f64>, f64) {
+    /// H⁻¹b at a point, by conjugate gradients until no more than the share `left` of b is left, or the products are used up: what is
+    /// left then says so.
+    pub fn solve(&mut self, at: &Point, b: &DVector<f64>, left: f64) -> Solution {
         let slopes: Vec<f64> = at.margins.iter().map(|z| sigmoid_slope(*z)).collect();
         let (rows, penalty) = (self.rows, self.penalty);
         let limit = PRODUCTS.min(self.max_passes.saturating_sub(self.passes));
@@ -126,7 +128,7 @@ impl<'a> Minimiser<'a> {
         };
         let found = conjugate::solve(product, |r| self.about(r), b, left, limit);
         self.passes += products;
-        (found.x, found.energy)
+        found
     }
 
     /// Steps until the decrement is at most `target`, from where the last ones ended; ends as well where θ leaves the ball of radius
@@ -150,11 +152,15 @@ impl<'a> Minimiser<'a> {
             let near = at.gradient.dot(&quick).max(0.0).sqrt() <= NEAR * target;
             let direction = if near || steps >= QUICK {
                 let gradient = at.gradient.clone();
-                let (step, square) = self.solve(&at, &gradient, LEFT);
-                if square.sqrt() <= target {
+                let solved = self.solve(&at, &gradient, LEFT);
+                // The energy of a solve that was not ended is below the decrement by nobody knows how much.
+                if solved.left <= LEFT && solved.energy.sqrt() <= target {
                     return End::Found(at);
                 }
-                -step
+                match solved.energy > 0.0 {
+                    true => -solved.x,
+                    false => -quick,
+                }
             } else {
                 -quick
             };

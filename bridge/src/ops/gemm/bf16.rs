@@ -38,6 +38,7 @@ pub(super) fn gemm(dst: MatMut<'_>, update: Update, a: Mat<'_>, b: Mat<'_>) {
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
+    assert!(a.cols > 0, "a product over no inner index");
     // SAFETY: the instructions are there. `pack`, `product` and `tile` stay within the slices as they say.
     unsafe { product(dst, update, a, b) }
 }
