@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use rto_harness::html::{Page, escape, number};
-use rto_harness::table::{Cell, Table};
+use rto_harness::table::Table;
 use std::fs;
 use std::path::Path;
 
@@ -88,7 +88,7 @@ pub fn page(dir: &Path) -> Result<String> {
                 "<details><summary>{name}.csv, {} rows</summary>\n",
                 table.len()
             ));
-            rows(&mut page, &table);
+            page.rows_of(&table);
             page.push("</details>\n");
         }
     }
@@ -99,18 +99,6 @@ pub fn page(dir: &Path) -> Result<String> {
         escape(&config)
     ));
     Ok(page.finish())
-}
-
-fn rows(page: &mut Page, table: &Table) {
-    let head: Vec<&str> = table.columns().iter().map(String::as_str).collect();
-    let cell = |cell: &Cell| match cell {
-        Cell::Float(x) => number(*x),
-        other => escape(&other.text()),
-    };
-    let rows: Vec<Vec<String>> = (table.rows().iter())
-        .map(|row| row.iter().map(cell).collect())
-        .collect();
-    page.table("sortable", &head, &rows);
 }
 
 /// Draws below which a mean says nothing of which method is better.

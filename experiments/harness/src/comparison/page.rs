@@ -9,7 +9,7 @@ use super::figures::{Words, all};
 use super::{FAMILY, LEVELS, REPORT};
 use crate::html::{Page, escape, number};
 use crate::methods::label;
-use crate::table::{Cell, Table};
+use crate::table::Table;
 
 /// The page of a run folder.
 ///
@@ -387,14 +387,6 @@ fn whole(page: &mut Page, name: &str, table: &Table) {
         "<details><summary>{name}.csv, {} rows</summary>\n",
         table.len()
     ));
-    let head: Vec<&str> = table.columns().iter().map(String::as_str).collect();
-    let cell = |cell: &Cell| match cell {
-        Cell::Float(x) => number(*x),
-        other => escape(&other.text()),
-    };
-    let rows: Vec<Vec<String>> = (table.rows().iter())
-        .map(|row| row.iter().map(cell).collect())
-        .collect();
-    page.table("sortable", &head, &rows);
+    page.rows_of(table);
     page.push("</details>\n");
 }

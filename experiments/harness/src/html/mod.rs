@@ -4,6 +4,7 @@
 //! give their numbers under the pointer and can be looked at more closely.
 
 use crate::plot::{Figure, LegendPlace, Panels};
+use crate::table::{Cell, Table};
 use anyhow::Result;
 use std::fmt::Write;
 
@@ -85,7 +86,20 @@ impl Page {
         self.body.push_str("</tbody></table></div>\n");
     }
 
-    /// The same with a kind for each row, by which a bar of the class `filters` shows some alone.
+    /// The rows of a table as they are, numbers as [`number`] shows them.
+    pub fn rows_of(&mut self, table: &Table) {
+        let head: Vec<&str> = table.columns().iter().map(String::as_str).collect();
+        let cell = |cell: &Cell| match cell {
+            Cell::Float(x) => number(*x),
+            other => escape(&other.text()),
+        };
+        let rows: Vec<Vec<String>> = (table.rows().iter())
+            .map(|row| row.iter().map(cell).collect())
+            .collect();
+        self.table("sortable", &head, &rows);
+    }
+
+    /// [`Page::table`] with a kind for each row, by which a bar of the class `filters` shows some alone.
     pub fn table_of_kinds(&mut self, class: &str, head: &[&str], rows: &[(&str, Vec<String>)]) {
         self.table_head(class, head);
         for (kind, row) in rows {
