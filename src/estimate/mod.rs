@@ -44,6 +44,7 @@ mod newton;
 mod panels;
 mod preference;
 mod radius;
+mod rounded;
 mod row_space;
 mod separation;
 mod sparse;
