@@ -11,6 +11,8 @@ use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::Instance;
+use crate::length::Length;
+use crate::noise::Noise;
 
 /// What is said of keys beside their defaults.
 const RULES: Rules = Rules {
@@ -59,6 +61,10 @@ pub struct Config {
     pub ppo: PpoConfig,
     /// What a method has of its own.
     pub method: Given,
+    /// Replies of growing length.
+    pub length: Length,
+    /// Fewer pairs and more.
+    pub noise: Noise,
 }
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
@@ -158,6 +164,8 @@ impl Settings for Config {
     fn check(&self) -> Result<()> {
         self.check_numbers()?;
         self.check_lists()?;
+        self.length.check()?;
+        self.noise.check()?;
         comparison::check_seeds(&self.tuning_seeds, &self.report_seeds)?;
         self.check_methods()
     }

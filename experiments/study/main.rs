@@ -1,7 +1,10 @@
-//! Does a token reward pay? The study of `paper-notes/protocol.md` on trees, where everything is exact.
+//! Does a token reward pay? The study of `paper-notes/protocol.md` on tables, where everything is exact: trees, replies of growing length, and fewer
+//! pairs.
 
 mod config;
 mod figures;
+mod length;
+mod noise;
 mod runs;
 mod train;
 mod world;
@@ -26,8 +29,10 @@ use world::Worlds;
 ///
 /// Each method chooses a point of its grid on the tuning seeds; the chosen points are reported on seeds that
 /// no tuning saw, with exact tests: the objective's value at the end, samples to a level, true reward at
-/// matched KL, and what is left of each when lambda is 1 or the critic exact for both. The protocol is
-/// paper-notes/protocol.md. Every finished cell is kept in the run folder: a run that was stopped continues.
+/// matched KL, and what is left of each when lambda is 1 or the critic exact for both. Then on a grammar with
+/// replies of 4 to 128 tokens, how the ratio of samples grows with their length; and on the trees with 250 to
+/// 64,000 pairs, where the true reward turns down. The protocol is paper-notes/protocol.md. Every finished cell
+/// is kept in the run folder: a run that was stopped continues.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -128,6 +133,22 @@ impl Experiment for Study {
                 tasks.push(Task::new(id, world::COLUMNS, work));
             }
         }
+        let length = &self.config.length;
+        for &place in &length.placements {
+            // The longest first, so that no thread is left with one of them at the end.
+            for &horizon in length.horizons.iter().rev() {
+                let id = format!("{NAME}/c/{}.{horizon}", place.name());
+                let work = move || length::cell(self, place, horizon);
+                tasks.push(Task::new(id, length::COLUMNS, work));
+            }
+        }
+        for instance in Instance::BOTH {
+            for &pairs in &self.config.noise.pairs {
+                let id = format!("{NAME}/d/{}.{pairs}", instance.name());
+                let work = move || noise::cell(self, instance, pairs);
+                tasks.push(Task::new(id, noise::COLUMNS, work));
+            }
+        }
         tasks
     }
 
@@ -141,11 +162,22 @@ impl Experiment for Study {
         };
         let measured = comparison::Study::read(&runs, &worlds, how)?;
         let found = measured.conclude()?;
+        let lengths = cells.of_part('c', "length_runs")?;
+        let noisy = cells.of_part('d', "noise_runs")?;
         let mut tables = vec![self.setting()?];
         tables.extend(found.tables);
+        tables.extend(comparison::length::conclude(
+            &lengths,
+            self.config.length.held_out,
+        )?);
+        tables.push(comparison::noise::conclude(
+            &noisy,
+            &worlds,
+            self.config.ppo.beta2,
+        )?);
         Ok(Results {
             texts: vec![found.text],
-            raw: vec![runs, worlds],
+            raw: vec![runs, worlds, lengths, noisy],
             tables,
         })
     }
@@ -160,6 +192,16 @@ impl Experiment for Study {
 }
 
 impl Study {
+    /// The streams of a tree, its pairs and what is fitted to them.
+    fn world_seeds(&self, instance: Instance, seed: u64) -> SeedTree {
+        self.seeds.child("world").child(instance.name()).index(seed)
+    }
+
+    /// The streams of a run on a tree: one for all methods and points.
+    fn run_seeds(&self, instance: Instance, seed: u64) -> SeedTree {
+        self.seeds.child("runs").child(instance.name()).index(seed)
+    }
+
     /// What the figures say about the setting, one row for each instance.
     fn setting(&self) -> Result<Table> {
         let c = &self.config;

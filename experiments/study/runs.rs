@@ -94,8 +94,7 @@ fn one(
     every: u64,
 ) -> Result<Vec<At>> {
     let setup = study.worlds.get(study, instance, seed)?;
-    // One stream for all methods and points.
-    let seeds = study.seeds.child("runs").child(instance.name()).index(seed);
+    let seeds = study.run_seeds(instance, seed);
     let run = Run {
         method,
         instance,

@@ -37,11 +37,7 @@ impl Worlds {
             return Ok(setup.clone());
         }
         let config = &study.config;
-        let seeds = study
-            .seeds
-            .child("world")
-            .child(instance.name())
-            .index(seed);
+        let seeds = study.world_seeds(instance, seed);
         let setup = Setup::new(config.draw(), &config.dpo, config.size(instance), &seeds)?;
         Ok(world.insert(Arc::new(setup)).clone())
     }

@@ -1,10 +1,12 @@
 //! Instances with known answers, and random families.
 
 mod golden;
+mod grammar;
 mod random;
 mod regimes;
 
 pub use golden::{g0, g1, g1_other_policy, g1_preferences};
+pub use grammar::{Grammar, GrammarSpec, Placement, grammar};
 pub use random::{Kind, RandomSpec, random_instance, random_policy};
 pub use regimes::{
     Comparison, pessimism_hurts, pessimism_is_neutral, pessimism_wins, predetermined_gap,

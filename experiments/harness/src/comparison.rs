@@ -5,7 +5,9 @@ mod envelope;
 pub mod figures;
 mod grid;
 mod held_out;
+pub mod length;
 mod matched;
+pub mod noise;
 mod page;
 mod plan;
 mod variants;
@@ -32,6 +34,8 @@ pub const LEVELS: [u32; 4] = [50, 25, 75, 90];
 
 /// The stage of the grid on the tuning seeds; the last iteration alone is kept.
 pub const TUNE: &str = "tune";
+/// What needs no training, where a table of runs holds it too.
+pub const WORLD: &str = "world";
 /// The chosen point on the report seeds.
 pub const REPORT: &str = "report";
 /// The chosen point at other β₂, for the reward at matched KL; `envelope_V` with the settings of the variant V, in which the method that has no
@@ -140,16 +144,10 @@ impl Study {
                 });
         }
         let mut found: BTreeMap<(String, u64), World> = BTreeMap::new();
-        let (of, at) = (
-            worlds.texts("instance")?,
-            worlds.parsed::<u64>("seed", "a seed")?,
-        );
-        let (policies, parameters) = (worlds.texts("policy")?, worlds.floats("parameter")?);
-        let (rewards, kls) = (worlds.floats("reward")?, worlds.floats("kl")?);
-        for i in 0..worlds.len() {
-            let world = found.entry((of[i].clone(), at[i])).or_default();
-            let row = (policies[i].clone(), parameters[i], rewards[i], kls[i]);
-            world.policies.push(row);
+        for instance in worlds.distinct("instance")? {
+            for (seed, world) in World::of(worlds, &instance)? {
+                found.insert((instance.clone(), seed), world);
+            }
         }
         let report = runs.filter("stage", REPORT)?;
         let mut reported: Vec<u64> = report.parsed("seed", "a seed")?;

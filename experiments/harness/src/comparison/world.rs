@@ -1,8 +1,11 @@
 //! What needs no training in one world, as `worlds.csv` has it.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 
 use super::envelope::Envelope;
+use crate::table::Table;
 
 /// What needs no training in one world.
 #[derive(Debug, Default)]
@@ -14,6 +17,20 @@ pub struct World {
 }
 
 impl World {
+    /// The worlds of an instance by their seeds.
+    pub fn of(worlds: &Table, instance: &str) -> Result<BTreeMap<u64, Self>> {
+        let here = worlds.filter("instance", instance)?;
+        let seeds = here.parsed::<u64>("seed", "a seed")?;
+        let (policies, parameters) = (here.texts("policy")?, here.floats("parameter")?);
+        let (rewards, kls) = (here.floats("reward")?, here.floats("kl")?);
+        let mut found: BTreeMap<u64, Self> = BTreeMap::new();
+        for i in 0..here.len() {
+            let row = (policies[i].clone(), parameters[i], rewards[i], kls[i]);
+            found.entry(seeds[i]).or_default().policies.push(row);
+        }
+        Ok(found)
+    }
+
     pub fn find(&self, policy: &str, parameter: f64) -> Result<(f64, f64)> {
         let found = self
             .policies
