@@ -1,7 +1,7 @@
 //! How many pairs: the true reward along training on the trees of ground (a), where π_dpo and r_φ come from fewer pairs or more.
 
 use anyhow::Result;
-use rto::algorithm2::{DpoConfig, PpoConfig};
+use rto::algorithm2::{DpoConfig, FitConfig, PpoConfig};
 use rto::objective::DpoLoss;
 use rto_harness::comparison::Point;
 use rto_harness::comparison::noise::CHI_PO;
@@ -21,6 +21,7 @@ use crate::{Instance, Study};
 #[serde(deny_unknown_fields)]
 pub struct Noise {
     pub pairs: Vec<usize>,
+    pub steps: usize,
     pub iterations: u64,
     pub every: u64,
     pub learning_rate: f64,
@@ -34,6 +35,7 @@ impl Noise {
         let pairs: Vec<f64> = self.pairs.iter().map(|n| *n as f64).collect();
         increasing("noise.pairs", &pairs, 1.0, 1e7)?;
         for (key, value, least, most) in [
+            ("noise.steps", self.steps as f64, 1.0, 1e7),
             ("noise.iterations", self.iterations as f64, 1.0, 1e6),
             (
                 "noise.every",
@@ -87,9 +89,18 @@ pub fn cell(study: &Study, instance: Instance, pairs: usize) -> Result<Vec<Vec<C
         },
         ..c.clone()
     };
+    // As many steps for all, so that fewer pairs make a noisier reward and not one that is fitted less.
+    let batches = pairs.div_ceil(c.dpo.fit.batch_size);
+    let dpo = DpoConfig {
+        fit: FitConfig {
+            epochs: n.steps.div_ceil(batches),
+            ..c.dpo.fit
+        },
+        ..c.dpo
+    };
     let chi = DpoConfig {
         loss: DpoLoss::ChiPo,
-        ..c.dpo
+        ..dpo
     };
     let point = Point {
         learning_rate: n.learning_rate,
@@ -105,7 +116,7 @@ pub fn cell(study: &Study, instance: Instance, pairs: usize) -> Result<Vec<Vec<C
     for &seed in &c.report_seeds {
         // The tree of ground (a), and the first of its pairs.
         let world = study.world_seeds(instance, seed);
-        let setups = [&c.dpo, &chi].map(|dpo| Setup::new(c.draw(), dpo, size, &world));
+        let setups = [&dpo, &chi].map(|dpo| Setup::new(c.draw(), dpo, size, &world));
         let [plain, chi] = setups;
         let (plain, chi) = (plain?, chi?);
         for (variant, name, by_chi) in VARIANTS {

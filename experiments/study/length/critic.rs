@@ -1,43 +1,100 @@
-//! Critics of the study of length: a table of values, on top of what is known of a prefix before any training.
+//! The critic of the study of length: what was paid on the prefix, times a weight, and a table of states.
 
-use std::cell::OnceCell;
-use std::ops::Range;
+use std::sync::Arc;
 
 use rto::Result;
-use rto::policy::{Regressor, Table};
+use rto::policy::{StateMap, Walk};
+use rto::reward::{RewardFunction, TabularReward};
 use rto::seq::{
-    Channel, Episode, PerToken, Ragged, StepReport, TokenObjective, TokenReward, TokenScorer,
-    Trainable,
+    Channel, Episode, PerToken, Ragged, StepReport, TokenObjective, TokenScorer, Trainable,
+    loss_and_score_grad,
 };
 
-/// V(prefix) = C(prefix) + v(s): C is the sum of a token reward over the prefix and never moves, v is a table that learns.
+/// V(prefix) = w C(prefix) + v(s), with C the sum of a reward over the tokens so far.
 ///
-/// A network whose critic starts at a reward model starts at that model's score of the prefix; on a table whose states merge the score is no
-/// function of the state, so that it is kept apart.
+/// The value of RTO is a function of the state alone (w = 0); that of DPPO, which is paid at the end for all tokens, is C more (w = 1). Where states merge a
+/// table of states does not know C, so that w is a parameter of its own. Both follow the gradient: v as the table of [`rto::policy::Regressor::critic`]
+/// does, w over its curvature N⁻¹ Σ C² in the batch, since C grows with the length.
 pub struct OnPrefix<'a> {
-    table: Regressor<Table>,
-    score: Option<&'a dyn TokenReward>,
+    map: &'a Arc<StateMap>,
+    reward: &'a TabularReward,
+    values: Vec<f64>,
+    weight: f64,
+    /// Whether w learns.
+    knows: bool,
+    learning_rate: f64,
 }
 
 impl<'a> OnPrefix<'a> {
-    /// A critic of a table and, where there is one, of the token reward that C sums.
-    pub fn new(table: Regressor<Table>, score: Option<&'a dyn TokenReward>) -> Self {
-        Self { table, score }
+    /// A critic of v = 0 and w = 0; one that does not know the prefix keeps w = 0.
+    pub fn zero(
+        map: &'a Arc<StateMap>,
+        reward: &'a TabularReward,
+        knows: bool,
+        learning_rate: f64,
+    ) -> Self {
+        Self {
+            map,
+            reward,
+            values: vec![0.0; map.mdp().n_states()],
+            weight: 0.0,
+            knows,
+            learning_rate,
+        }
+    }
+
+    /// The same with another w.
+    pub fn with_weight(self, weight: f64) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// The same with the least-squares w and v of returns, `[B][H_i]`; a state that no episode meets has v = 0.
+    pub fn fitted(mut self, batch: &[Episode], returns: &Ragged) -> Result<Self> {
+        let walk = self.map.walk_all(batch)?;
+        let prefix = self.prefix(batch, &walk);
+        let n = self.values.len();
+        let (mut count, mut returned, mut paid) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+        for (k, (s, _)) in walk.steps.iter().enumerate() {
+            let s = s.ix();
+            count[s] += 1.0;
+            returned[s] += returns.values()[k];
+            paid[s] += prefix.values()[k];
+        }
+        // Within a state: w by the deviations of C and R from their means there, v by the means.
+        let (mut over, mut under) = (0.0, 0.0);
+        for (k, (s, _)) in walk.steps.iter().enumerate() {
+            let s = s.ix();
+            let c = prefix.values()[k] - paid[s] / count[s];
+            over += c * (returns.values()[k] - returned[s] / count[s]);
+            under += c * c;
+        }
+        self.weight = if under > 0.0 { over / under } else { 0.0 };
+        for s in 0..n {
+            self.values[s] = (returned[s] - self.weight * paid[s]) / f64::max(count[s], 1.0);
+        }
+        Ok(self)
     }
 
     /// C before each token, `[B][H_i]`.
-    fn prefix(&self, batch: &[Episode]) -> Result<Option<Ragged>> {
-        let Some(score) = self.score else {
-            return Ok(None);
-        };
-        let mut sums = score.rewards(batch)?;
-        for i in 0..sums.n_rows() {
+    fn prefix(&self, batch: &[Episode], walk: &Walk) -> Ragged {
+        let mut sums = Ragged::zeros(batch);
+        let mut steps = walk.steps.iter();
+        for i in 0..batch.len() {
             let mut so_far = 0.0;
-            for r in sums.row_mut(i) {
-                so_far += std::mem::replace(r, so_far);
+            for (c, (s, a)) in sums.row_mut(i).iter_mut().zip(&mut steps) {
+                *c = so_far;
+                so_far += self.reward.reward(*s, *a);
             }
         }
-        Ok(Some(sums))
+        sums
+    }
+
+    fn scores_from(&self, batch: &[Episode], walk: &Walk, prefix: &Ragged) -> Result<PerToken> {
+        let mut values = prefix.map(|c| self.weight * c);
+        for (v, (s, _)) in values.values_mut().iter_mut().zip(&walk.steps) {
+            *v += self.values[s.ix()];
+        }
+        PerToken::new(batch).with(Channel::Value, values)
     }
 }
 
@@ -48,65 +105,36 @@ impl TokenScorer for OnPrefix<'_> {
     }
 
     fn scores(&self, batch: &[Episode]) -> Result<PerToken> {
-        let mut scores = self.table.scores(batch)?;
-        if let Some(prefix) = self.prefix(batch)? {
-            lift(&mut scores, &prefix);
-        }
-        Ok(scores)
+        let walk = self.map.walk_all(batch)?;
+        self.scores_from(batch, &walk, &self.prefix(batch, &walk))
     }
 }
 
 impl Trainable for OnPrefix<'_> {
     fn step(&mut self, batch: &[Episode], objective: &dyn TokenObjective) -> Result<StepReport> {
-        match self.prefix(batch)? {
-            None => self.table.step(batch, objective),
-            Some(prefix) => {
-                let lifted = Lifted {
-                    objective,
-                    prefix,
-                    scores: OnceCell::new(),
-                };
-                self.table.step(batch, &lifted)
-            }
+        let walk = self.map.walk_all(batch)?;
+        let prefix = self.prefix(batch, &walk);
+        let scores = self.scores_from(batch, &walk, &prefix)?;
+        let (loss, slopes) = loss_and_score_grad(objective, &scores)?;
+        let slopes = slopes.get(Channel::Value)?.values();
+        let (mut slope, mut square, mut norm) = (0.0, 0.0, 0.0);
+        for ((g, c), (s, _)) in slopes.iter().zip(prefix.values()).zip(&walk.steps) {
+            self.values[s.ix()] -= self.learning_rate * g;
+            slope += g * c;
+            square += c * c / batch.len() as f64;
+            norm += g * g;
         }
+        if self.knows && square > 0.0 {
+            self.weight -= self.learning_rate * slope / square;
+        }
+        Ok(StepReport {
+            loss,
+            grad_norm: norm.sqrt(),
+            learning_rate: self.learning_rate,
+        })
     }
 
     fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.table.set_learning_rate(learning_rate);
-    }
-}
-
-/// Adds C to the values of a table.
-fn lift(scores: &mut PerToken, prefix: &Ragged) {
-    for i in 0..prefix.n_rows() {
-        let values = scores.row_mut(Channel::Value, i).iter_mut();
-        values.zip(prefix.row(i)).for_each(|(v, c)| *v += c);
-    }
-}
-
-/// An objective of C + v as one of v: ∂/∂v is ∂/∂(C + v).
-struct Lifted<'a> {
-    objective: &'a dyn TokenObjective,
-    prefix: Ragged,
-    /// The scores with C, the same for all groups of a step.
-    scores: OnceCell<PerToken>,
-}
-
-impl TokenObjective for Lifted<'_> {
-    fn groups(&self) -> &[Range<usize>] {
-        self.objective.groups()
-    }
-
-    fn channels(&self) -> &[Channel] {
-        self.objective.channels()
-    }
-
-    fn loss_grad(&self, group: usize, scores: &PerToken, grad: &mut PerToken) -> f64 {
-        let scores = self.scores.get_or_init(|| {
-            let mut scores = scores.clone();
-            lift(&mut scores, &self.prefix);
-            scores
-        });
-        self.objective.loss_grad(group, scores, grad)
+        self.learning_rate = learning_rate;
     }
 }

@@ -8,17 +8,16 @@ use anyhow::Result;
 use rto::mdp::{Beta, Problem};
 use rto::plan::soft_value_iteration;
 use rto_harness::comparison::{Point, REPORT, TUNE, WORLD, choose};
-use rto_harness::methods::{Method, method};
 use rto_harness::on_tree::untrained::{Measured, rounded};
 use rto_harness::stats::Sample;
 use rto_harness::table::Cell;
 
 use crate::Study;
-use run::{End, How, World};
+use run::{End, How, Paid, World};
 pub use settings::{Length, Place, Start};
 
 /// The columns of `length_runs.csv`, after the cell's id. A row of stage `world` is a policy that needs no training: SFT, π_dpo, the optimum, and
-/// `target`, the optimum of the DPO reward, to which both methods go. One of stage `tune` is a learning rate over all tuning seeds: the geometric mean
+/// `target`, the optimum of the DPO reward, to which both methods go. One of stage `tune` is a learning rate over the tuning seeds: the geometric mean
 /// of the samples, and how many runs reached the level.
 pub const COLUMNS: &[&str] = &[
     "placement",
@@ -35,98 +34,116 @@ pub const COLUMNS: &[&str] = &[
     "kl",
 ];
 
-/// Who is compared.
-const METHODS: [&str; 2] = ["rto", "dppo"];
-
 /// A method with its critic, before its learning rate is chosen.
 #[derive(Clone, Copy)]
 struct Way {
     critic: Start,
     lambda: f64,
-    method: &'static Method,
+    paid: Paid,
 }
 
 /// Every row of a placement and a length: each method, λ and critic chooses a learning rate on the tuning seeds, and is reported at it.
 pub fn cell(study: &Study, place: Place, horizon: usize) -> Result<Vec<Vec<Cell>>> {
     let (c, l) = (&study.config, &study.config.length);
-    let world = |seed: &u64| World::new(study, place, horizon, *seed);
+    let world = |seed: &u64| {
+        let seeds = study.seeds.child("length").child(place.name());
+        let seeds = seeds.index(horizon as u64).index(*seed);
+        World::new(c, &l.spec(place, horizon), seeds)
+    };
     let mut rows = Vec::new();
     let mut chosen: Vec<(Way, f64)> = Vec::new();
     {
-        let worlds: Vec<World> = c.tuning_seeds.iter().map(world).collect::<Result<_>>()?;
+        let seeds = c.tuning_seeds[..l.tuning_seeds].iter();
+        let worlds: Vec<World> = seeds.map(world).collect::<Result<_>>()?;
         for way in ways(l) {
-            let mut points = Vec::new();
-            let mut ends = Vec::new();
-            for &learning_rate in &l.learning_rates {
-                let mut logs = Sample::default();
-                let mut reached = 0;
-                for world in &worlds {
-                    let end = world.run(study, way.how(learning_rate))?;
-                    logs.0.push(-end.samples.ln());
-                    reached += usize::from(end.reached);
-                }
-                let key = (Some(way), Some(learning_rate), None);
-                let found = [
-                    rounded((-logs.mean()).exp()).into(),
-                    reached.into(),
-                    Cell::Empty,
-                    Cell::Empty,
-                ];
-                rows.push(row((place, horizon, TUNE), way.method.name, key, found));
-                points.push(Point {
-                    learning_rate,
-                    lambda: way.lambda,
-                    critic_learning_rate: l.critic_learning_rate,
-                    clip: c.ppo.clip,
-                });
-                ends.push(logs);
+            let (points, ends, reached) = tuned(study, &worlds, way)?;
+            for ((point, logs), reached) in points.iter().zip(&ends).zip(reached) {
+                let key = (Some(way), Some(point.learning_rate), None);
+                let samples = rounded((-logs.mean()).exp()).into();
+                let found = [samples, reached.into(), Cell::Empty, Cell::Empty];
+                rows.push(row((place, horizon, TUNE), way.paid.name(), key, found));
             }
             chosen.push((way, points[choose(&points, &ends)].learning_rate));
         }
     }
     for &seed in &c.report_seeds {
         let world = world(&seed)?;
-        for (name, m) in world.untrained(study)? {
+        let objective = |m: Measured| rounded(m.reward - c.ppo.beta2 * m.kl);
+        for (name, m) in world.untrained(c.ppo.beta2)? {
             let found = [
                 Cell::Empty,
                 Cell::Empty,
-                rounded(m.reward - c.ppo.beta2 * m.kl).into(),
+                objective(m).into(),
                 rounded(m.kl).into(),
             ];
-            rows.push(row(
-                (place, horizon, WORLD),
-                name,
-                (None, None, Some(seed)),
-                found,
-            ));
+            let key = (None, None, Some(seed));
+            rows.push(row((place, horizon, WORLD), name, key, found));
         }
         for &(way, rate) in &chosen {
             let End {
                 samples,
                 reached,
                 measured,
-            } = world.run(study, way.how(rate))?;
+            } = world.run(c, way.how(rate), l.iterations)?;
             let found = [
                 rounded(samples).into(),
                 usize::from(reached).into(),
-                rounded(measured.reward - c.ppo.beta2 * measured.kl).into(),
+                objective(measured).into(),
                 rounded(measured.kl).into(),
             ];
             let key = (Some(way), Some(rate), Some(seed));
-            rows.push(row((place, horizon, REPORT), way.method.name, key, found));
+            rows.push(row((place, horizon, REPORT), way.paid.name(), key, found));
         }
     }
     Ok(rows)
+}
+
+/// The learning rates of a method, smallest first, minus the logarithms of the samples of each on the tuning seeds, and how many runs reached the level.
+///
+/// Rates are tried from the largest down, and a run ends at twice the samples that the best rate so far took in the mean: what is slower is not chosen.
+fn tuned(
+    study: &Study,
+    worlds: &[World],
+    way: Way,
+) -> Result<(Vec<Point>, Vec<Sample>, Vec<usize>)> {
+    let (c, l) = (&study.config, &study.config.length);
+    let mut all = Vec::new();
+    let mut most = l.iterations;
+    for &learning_rate in l.learning_rates.iter().rev() {
+        let (mut logs, mut reached) = (Sample::default(), 0);
+        for world in worlds {
+            let end = world.run(c, way.how(learning_rate), most)?;
+            logs.0.push(-end.samples.ln());
+            reached += usize::from(end.reached);
+        }
+        let iterations = 2.0 * (-logs.mean()).exp() / l.responses as f64;
+        most = most.min(iterations.ceil() as u64);
+        let point = Point {
+            learning_rate,
+            lambda: way.lambda,
+            critic_learning_rate: l.critic_learning_rate,
+            clip: c.ppo.clip,
+        };
+        all.push((point, logs, reached));
+    }
+    all.reverse();
+    let points = all.iter().map(|(point, ..)| *point).collect();
+    let reached = all.iter().map(|(.., reached)| *reached).collect();
+    Ok((
+        points,
+        all.into_iter().map(|(_, logs, _)| logs).collect(),
+        reached,
+    ))
 }
 
 fn ways(l: &Length) -> impl Iterator<Item = Way> + '_ {
     let critics = l.critics.iter().copied();
     critics.flat_map(move |critic| {
         l.lambdas.iter().flat_map(move |&lambda| {
-            METHODS.map(|name| Way {
+            Paid::BOTH.map(|paid| Way {
                 critic,
                 lambda,
-                method: method(name),
+                paid,
             })
         })
     })
@@ -135,7 +152,7 @@ fn ways(l: &Length) -> impl Iterator<Item = Way> + '_ {
 impl Way {
     fn how(self, learning_rate: f64) -> How {
         How {
-            method: self.method,
+            paid: self.paid,
             critic: self.critic,
             lambda: self.lambda,
             learning_rate,
@@ -145,14 +162,12 @@ impl Way {
 
 impl World {
     /// SFT, π_dpo, the optimum of the DPO reward at β₂, to which RTO and DPPO both go, and the optimum.
-    fn untrained(&self, study: &Study) -> Result<[(&'static str, Measured); 4]> {
-        let setup = &self.setup;
-        let beta2 = Beta::try_new(study.config.ppo.beta2)?;
-        let problem = Problem::new(setup.map.mdp(), &setup.reference, beta2);
-        let target = soft_value_iteration(problem, &self.dpo_reward()?)?.policy;
+    fn untrained(&self, beta2: f64) -> Result<[(&'static str, Measured); 4]> {
+        let problem = Problem::new(self.map.mdp(), &self.reference, Beta::try_new(beta2)?);
+        let target = soft_value_iteration(problem, &self.paid)?.policy;
         Ok([
-            ("sft", self.truth.measure(&setup.reference)?),
-            ("dpo", self.truth.measure(&setup.dpo.table()?)?),
+            ("sft", self.truth.measure(&self.reference)?),
+            ("dpo", self.truth.measure(&self.dpo)?),
             ("target", self.truth.measure(&target)?),
             ("optimum", self.truth.best()?),
         ])

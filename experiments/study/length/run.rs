@@ -1,36 +1,65 @@
 //! One run on a grammar, measured exactly after every iteration, until the objective has come half of the way to the optimum.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use rto::advantage::reward_to_go;
 use rto::algorithm2::{CriticSlot, PpoConfig, PpoRun, PpoState};
-use rto::policy::{OptimizerConfig, Regressor, StateMap, TabularLearner};
+use rto::mdp::TabularPolicy;
+use rto::policy::{OptimizerConfig, StateMap, TabularLearner, TabularSoftmax};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
 use rto::seq::{Policy, PolicyLearner, StreamKey, TokenReward};
-use rto::token_reward::DenseReward;
-use rto::zoo::grammar;
-use rto_harness::methods::{Method, Parts};
-use rto_harness::on_tree::setup::Setup;
+use rto::token_reward::{DpoReward, PaidAtEnd};
+use rto::zoo::{GrammarSpec, grammar};
+use rto_harness::on_tree::fit_dpo;
+use rto_harness::on_tree::setup::draw_pairs;
 use rto_harness::on_tree::untrained::{Measured, Truth};
 
 use super::critic::OnPrefix;
-use super::{Place, Start};
-use crate::Study;
+use super::{Length, Start};
+use crate::config::Config;
 
 /// The share of the optimum's lead over SFT to which samples are counted.
 const LEVEL: f64 = 0.5;
 
 /// A grammar of a seed, with what was learnt on it before PPO.
 pub struct World {
-    pub setup: Setup,
+    pub map: Arc<StateMap>,
+    pub reference: TabularPolicy,
     pub truth: Truth,
+    start: TabularSoftmax,
+    pub dpo: TabularPolicy,
+    reward: DpoReward<TabularSoftmax, TabularSoftmax>,
+    /// β₁ log(π_dpo/π_ref) of every state and token.
+    pub paid: TabularReward,
     seeds: SeedTree,
 }
 
+/// Where a token's reward is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paid {
+    /// At the token: RTO.
+    AtOnce,
+    /// At the last token: DPPO.
+    AtEnd,
+}
+
+impl Paid {
+    pub const BOTH: [Self; 2] = [Self::AtOnce, Self::AtEnd];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AtOnce => "rto",
+            Self::AtEnd => "dppo",
+        }
+    }
+}
+
 /// What a run is made of.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct How {
-    pub method: &'static Method,
+    pub paid: Paid,
     pub critic: Start,
     pub lambda: f64,
     pub learning_rate: f64,
@@ -46,77 +75,63 @@ pub struct End {
 }
 
 impl World {
-    /// The grammar of a seed, pairs of replies of its π_ref, and what is fitted to them.
-    pub fn new(study: &Study, place: Place, horizon: usize, seed: u64) -> Result<Self> {
-        let (c, l) = (&study.config, &study.config.length);
-        let seeds = study.seeds.child("length").child(place.name());
-        let seeds = seeds.index(horizon as u64).index(seed);
-        let drawn = grammar(&l.spec(place, horizon), &seeds.child("grammar"))?;
+    /// A grammar, pairs of replies of its π_ref, and π_dpo fitted to them.
+    pub fn new(c: &Config, spec: &GrammarSpec, seeds: SeedTree) -> Result<Self> {
+        let drawn = grammar(spec, &seeds.child("grammar"))?;
+        let (reward, reference) = (drawn.reward, drawn.reference);
         let map = StateMap::table(drawn.mdp.into(), None)?;
-        let truth = (drawn.reward, drawn.reference);
-        let setup = Setup::fitted(map, truth, &c.dpo, l.pairs, &seeds)?;
-        let truth = Truth::new(&setup.map, &setup.reward, &setup.reference, c.ppo.beta2)?;
+        let start = TabularSoftmax::from_policy(map.clone(), &reference)?;
+        let pairs = draw_pairs(&map, &reward, &reference, c.length.pairs, &seeds)?;
+        let how = (c.dpo.loss.loss(), &c.dpo);
+        let dpo = fit_dpo(&start, &pairs, how, &seeds.child("fit"), &mut |_| Ok(()))?;
+        let table = dpo.table()?;
+        let ratio = table.log_probs() - reference.log_probs();
         Ok(Self {
-            setup,
-            truth,
+            truth: Truth::new(&map, &reward, &reference, c.ppo.beta2)?,
+            reward: DpoReward::try_new(dpo, start.clone(), c.dpo.beta)?,
+            paid: TabularReward::try_new(ratio * c.dpo.beta)?,
+            dpo: table,
+            map,
+            reference,
+            start,
             seeds,
         })
     }
 
-    /// β₁ log(π_dpo/π_ref) of every state and token.
-    pub fn dpo_reward(&self) -> Result<TabularReward> {
-        let ratio = self.setup.dpo.table()?.log_probs() - self.setup.reference.log_probs();
-        Ok(TabularReward::try_new(ratio * self.setup.beta1.get())?)
-    }
-
-    /// Trains until the level or the last iteration.
-    pub fn run(&self, study: &Study, how: How) -> Result<End> {
-        let (c, l, setup) = (&study.config, &study.config.length, &self.setup);
-        let keys = how.method.keys(&c.method)?;
-        let base = PpoConfig {
-            iterations: l.iterations,
+    /// Trains until the level, or for so many iterations.
+    pub fn run(&self, c: &Config, how: How, iterations: u64) -> Result<End> {
+        let l = &c.length;
+        let ppo = PpoConfig {
+            iterations,
             prompts_per_iteration: l.responses,
             responses_per_prompt: 1,
             lambda: how.lambda,
             learning_rate: how.learning_rate,
             critic_learning_rate: l.critic_learning_rate,
             ..c.ppo
+        }
+        .check()?;
+        let at_end = PaidAtEnd(&self.reward);
+        let reward: &dyn TokenReward = match how.paid {
+            Paid::AtOnce => &self.reward,
+            Paid::AtEnd => &at_end,
         };
-        let ppo = how.method.ppo(base, &keys).check()?;
-        let reward = (how.method.training().reward)(&Parts {
-            dpo: &setup.dpo,
-            reference: &setup.start,
-            reward_model: &setup.reward_model,
-            reward_mean: 0.0,
-            beta1: setup.beta1.get(),
-            beta2: ppo.beta2,
-            keys: &keys,
-        })?;
         let prompts = [StateMap::prompt(0)];
         // One stream for both methods, all critics and all settings.
         let seeds = self.seeds.child("runs");
         let run = PpoRun {
-            reference: &setup.start,
-            reward: &*reward,
+            reference: &self.start,
+            reward,
             prompts: &prompts,
             config: &ppo,
             seeds: &seeds,
         };
-        let values = match how.critic {
-            Start::Values => self.values_of_sft(&*reward, l.value_samples)?,
-            _ => vec![0.0; setup.map.mdp().n_states()],
-        };
-        let score = DenseReward(&setup.reward_model);
-        let sgd = OptimizerConfig::sgd;
-        let table = Regressor::critic(setup.map.clone(), &values, sgd(ppo.critic_learning_rate))?;
-        let mut critic = OnPrefix::new(
-            table,
-            (how.critic == Start::RewardModel).then_some(&score as &dyn TokenReward),
-        );
-        let mut learner = TabularLearner::try_new(setup.start.clone(), sgd(ppo.learning_rate))?;
+        let mut critic = self.critic(l, how.critic, reward)?;
+        let sgd = OptimizerConfig::sgd(ppo.learning_rate);
+        let mut learner = TabularLearner::try_new(self.start.clone(), sgd)?;
         let mut state = PpoState::new(&ppo);
         let value = |m: Measured| m.reward - c.ppo.beta2 * m.kl;
-        let mut measured = self.truth.measure(&setup.reference)?;
+        let mut measured = self.truth.measure(&self.reference)?;
         let sft = value(measured);
         let level = sft + LEVEL * (self.truth.optimum() - sft);
         let per = ppo.responses() as f64;
@@ -124,9 +139,8 @@ impl World {
             let before = value(measured);
             let mut slot = CriticSlot::Separate(&mut critic);
             if run.next(&mut learner, &mut slot, &mut state)?.is_none() {
-                let samples = per * ppo.iterations as f64;
                 return Ok(End {
-                    samples,
+                    samples: per * iterations as f64,
                     reached: false,
                     measured,
                 });
@@ -144,34 +158,43 @@ impl World {
         }
     }
 
-    /// The mean reward to go of each state over replies of SFT, by the reward of a method: least squares on a table. A state that no reply meets has 0.
-    fn values_of_sft(&self, reward: &dyn TokenReward, n: usize) -> Result<Vec<f64>> {
-        let prompts = vec![StateMap::prompt(0); n];
-        let keys = StreamKey::batch(&self.seeds.child("values"), n);
-        let batch = self.setup.start.sample(&prompts, &keys)?;
-        // SFT is its own reference: there is no KL in its return.
-        let returns = reward_to_go(&reward.rewards(&batch)?, 1.0)?;
-        let walk = self.setup.map.walk_all(&batch)?;
-        let mut sums = vec![(0.0, 0u32); self.setup.map.mdp().n_states()];
-        for ((s, _), value) in walk.steps.iter().zip(returns.values()) {
-            let (sum, count) = &mut sums[s.ix()];
-            *sum += value;
-            *count += 1;
+    fn critic(&self, l: &Length, start: Start, reward: &dyn TokenReward) -> Result<OnPrefix<'_>> {
+        let knows = start != Start::State;
+        let zero = OnPrefix::zero(&self.map, &self.paid, knows, l.critic_learning_rate);
+        match start {
+            Start::Zero | Start::State => Ok(zero),
+            Start::RewardModel => Ok(zero.with_weight(1.0)),
+            Start::Values => {
+                let prompts = vec![StateMap::prompt(0); l.value_samples];
+                let keys = StreamKey::batch(&self.seeds.child("values"), l.value_samples);
+                let batch = self.start.sample(&prompts, &keys)?;
+                // SFT is its own reference: there is no KL in its return.
+                let returns = reward_to_go(&reward.rewards(&batch)?, 1.0)?;
+                Ok(zero.fitted(&batch, &returns)?)
+            }
         }
-        let mean = |(sum, count): &(f64, u32)| sum / f64::from((*count).max(1));
-        Ok(sums.iter().map(mean).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rto::policy::Table;
+    use ndarray::Array2;
+    use rto::mdp::{Beta, Problem};
+    use rto::plan::evaluate;
     use rto::seq::{Channel, TokenScorer};
-    use rto::token_reward::PaidAtEnd;
-    use rto::zoo::{GrammarSpec, Placement};
+    use rto::zoo::Placement;
+    use rto_harness::settings::Settings;
 
-    fn setup() -> Setup {
+    fn config() -> Config {
+        let common = rto_harness::cli::Common {
+            smoke: true,
+            ..Default::default()
+        };
+        Config::resolve(&common, &crate::config::Flags::default()).unwrap()
+    }
+
+    fn world(c: &Config) -> World {
         let spec = GrammarSpec {
             actions: 3,
             horizon: 6,
@@ -180,97 +203,90 @@ mod tests {
             reference_scale: 0.5,
             rare: 0.1,
         };
-        let seeds = SeedTree::new(3);
-        let drawn = grammar(&spec, &seeds).unwrap();
-        let map = StateMap::table(drawn.mdp.into(), None).unwrap();
-        let dpo = rto::algorithm2::DpoConfig {
-            beta: 0.5,
-            fit: rto::algorithm2::FitConfig {
-                learning_rate: 0.03,
-                ..rto::algorithm2::DpoConfig::default().fit
-            },
-            ..Default::default()
-        };
-        Setup::fitted(map, (drawn.reward, drawn.reference), &dpo, 500, &seeds).unwrap()
+        World::new(c, &spec, SeedTree::new(3)).unwrap()
     }
 
-    fn critic<'a>(setup: &Setup, score: Option<&'a dyn TokenReward>) -> OnPrefix<'a> {
-        let zero = vec![0.0; setup.map.mdp().n_states()];
-        let table: Regressor<Table> =
-            Regressor::critic(setup.map.clone(), &zero, OptimizerConfig::sgd(0.7)).unwrap();
-        OnPrefix::new(table, score)
-    }
-
-    /// The identity behind the study: DPPO with a critic that starts at the DPO rewards of the prefix is RTO with one that starts at zero, for every λ,
-    /// on states that merge too, where no table of states could hold that start.
+    /// The identity behind the study: DPPO with a critic that starts at what was paid on the prefix is RTO with one that starts at zero, for every λ, on
+    /// states that merge too; from zero it is not.
     #[test]
     fn a_critic_that_knows_what_was_paid_makes_dppo_rto() {
-        let setup = setup();
+        let c = config();
+        let world = world(&c);
         for lambda in [0.0, 0.5, 1.0] {
-            let config = PpoConfig {
-                iterations: 8,
-                prompts_per_iteration: 16,
-                beta2: 0.3,
-                lambda,
-                learning_rate: 0.5,
-                critic_learning_rate: 0.7,
-                ..rto::algorithm2::RtoConfig::paper().ppo
-            };
-            let config = config.check().unwrap();
-            let dense = setup.dpo_reward().unwrap();
-            let at_end = PaidAtEnd(setup.dpo_reward().unwrap());
-            let trained = |reward: &dyn TokenReward, score: Option<&dyn TokenReward>| {
-                let (seeds, prompts) = (SeedTree::new(4), [StateMap::prompt(0)]);
-                let run = PpoRun {
-                    reference: &setup.start,
-                    reward,
-                    prompts: &prompts,
-                    config: &config,
-                    seeds: &seeds,
+            let end = |paid, critic| {
+                let how = How {
+                    paid,
+                    critic,
+                    lambda,
+                    learning_rate: 0.1,
                 };
-                let mut critic = critic(&setup, score);
-                let sgd = OptimizerConfig::sgd(config.learning_rate);
-                let mut learner = TabularLearner::try_new(setup.start.clone(), sgd).unwrap();
-                let mut state = PpoState::new(&config);
-                let mut slot = CriticSlot::Separate(&mut critic);
-                while run
-                    .next(&mut learner, &mut slot, &mut state)
-                    .unwrap()
-                    .is_some()
-                {}
-                learner.policy().params().to_vec()
+                world.run(&c, how, 5).unwrap()
             };
-            let rto = trained(&dense, None);
-            let dppo = trained(&at_end, Some(&dense));
-            let apart = |other: &[f64]| {
-                let gaps = rto.iter().zip(other).map(|(a, b)| (a - b).abs());
-                gaps.fold(0.0, f64::max)
-            };
-            assert!(apart(&dppo) < 1e-9, "{lambda}: {}", apart(&dppo));
-            assert!(apart(&trained(&at_end, None)) > 1e-3);
+            let rto = end(Paid::AtOnce, Start::Zero);
+            let dppo = end(Paid::AtEnd, Start::RewardModel);
+            assert!((rto.samples - dppo.samples).abs() < 1e-6 * rto.samples);
+            assert!(
+                (rto.measured.kl - dppo.measured.kl).abs() < 1e-9,
+                "{lambda}"
+            );
+            let other = end(Paid::AtEnd, Start::Zero);
+            assert!(
+                (rto.measured.kl - other.measured.kl).abs() > 1e-4,
+                "{lambda}"
+            );
         }
     }
 
-    /// The scores of a critic on a prefix are the sums before each token, of which the table below learns what is left.
+    /// Least squares finds the value of SFT by either reward: w = 1 where the reward is paid at the end and 0 where it is paid at once, v the exact values.
     #[test]
-    fn a_critic_on_a_prefix_starts_at_its_sums() {
-        let setup = setup();
-        let score = DenseReward(&setup.reward_model);
-        let batch = setup
+    fn values_of_sft_are_found_by_least_squares() {
+        let mut c = config();
+        c.length.value_samples = 40_000;
+        let world = world(&c);
+        let beta = Beta::try_new(c.ppo.beta2).unwrap();
+        let problem = Problem::new(world.map.mdp(), &world.reference, beta);
+        let exact = evaluate(problem, &world.paid, &world.reference).unwrap();
+        let root = StateMap::prompt(0);
+        let batch = world
+            .start
+            .sample(&vec![root; 50], &StreamKey::batch(&SeedTree::new(1), 50))
+            .unwrap();
+        let walk = world.map.walk_all(&batch).unwrap();
+        let at_end = PaidAtEnd(&world.reward);
+        let sums = world.reward.rewards(&batch).unwrap();
+        for (reward, weight) in [(&world.reward as &dyn TokenReward, 0.0), (&at_end, 1.0)] {
+            let critic = world.critic(&c.length, Start::Values, reward).unwrap();
+            let scores = critic.scores(&batch).unwrap();
+            let mut k = 0;
+            for i in 0..batch.len() {
+                let mut paid = 0.0;
+                for (h, v) in scores.row(Channel::Value, i).iter().enumerate() {
+                    let expected = exact.v[walk.steps[k].0.ix()] + weight * paid;
+                    assert!((v - expected).abs() < 0.12, "{v} {expected}");
+                    paid += sums.row(i)[h];
+                    k += 1;
+                }
+            }
+        }
+    }
+
+    /// The reward that a critic sums is the one that is paid.
+    #[test]
+    fn what_is_summed_is_what_is_paid() {
+        let c = config();
+        let world = world(&c);
+        let dense: Array2<f64> = world.paid.values().clone();
+        let batch = world
             .start
             .sample(
-                &vec![StateMap::prompt(0); 3],
-                &StreamKey::batch(&SeedTree::new(1), 3),
+                &[StateMap::prompt(0)],
+                &StreamKey::batch(&SeedTree::new(2), 1),
             )
             .unwrap();
-        let rewards = score.rewards(&batch).unwrap();
-        let scores = critic(&setup, Some(&score)).scores(&batch).unwrap();
-        for i in 0..3 {
-            let mut sum = 0.0;
-            for (v, r) in scores.row(Channel::Value, i).iter().zip(rewards.row(i)) {
-                assert_eq!(*v, sum);
-                sum += r;
-            }
+        let walk = world.map.walk_all(&batch).unwrap();
+        let rewards = world.reward.rewards(&batch).unwrap();
+        for ((s, a), r) in walk.steps.iter().zip(rewards.values()) {
+            assert!((dense[[s.ix(), a.ix()]] - r).abs() < 1e-12);
         }
     }
 }

@@ -21,6 +21,7 @@ pub struct Length {
     pub pairs: usize,
     pub responses: usize,
     pub iterations: u64,
+    pub tuning_seeds: usize,
     pub learning_rates: Vec<f64>,
     pub critic_learning_rate: f64,
     pub value_samples: usize,
@@ -56,16 +57,18 @@ impl Place {
     }
 }
 
-/// What a critic starts at.
+/// What a critic V(prefix) = w C(prefix) + v(s) starts at, C the DPO reward of the tokens so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
-    /// 0.
+    /// w = 0, v = 0.
     Zero,
-    /// The reward model's score of the tokens so far, Σ r_φ, kept under the table that learns.
+    /// w = 1, v = 0: the score of the tokens so far.
     RewardModel,
-    /// The mean reward to go of replies of SFT, by the method's own reward.
+    /// w and v by least squares on replies of SFT, by the method's own reward.
     Values,
+    /// w = 0 for good, v = 0: a critic that sees the state alone.
+    State,
 }
 
 impl Start {
@@ -74,6 +77,7 @@ impl Start {
             Self::Zero => "zero",
             Self::RewardModel => "reward_model",
             Self::Values => "values",
+            Self::State => "state",
         }
     }
 }
@@ -91,8 +95,14 @@ impl Length {
         }
     }
 
-    /// Refuses what no run can use.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses what no run can use, with so many tuning seeds in all.
+    pub fn check(&self, tuning_seeds: usize) -> Result<()> {
+        within(
+            "length.tuning_seeds",
+            self.tuning_seeds as f64,
+            2.0,
+            tuning_seeds as f64,
+        )?;
         let horizons: Vec<f64> = self.horizons.iter().map(|h| *h as f64).collect();
         increasing("length.horizons", &horizons, 1.0, 1e4)?;
         let others = self.horizons.iter().filter(|h| **h != self.held_out);

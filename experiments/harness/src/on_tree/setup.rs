@@ -39,7 +39,7 @@ pub struct Draw {
 
 /// An instance: the truth, π_ref, and what was learnt from preferences before PPO starts.
 pub struct Setup {
-    /// The tree, or another deterministic MDP, as a table.
+    /// The tree as a table.
     pub map: Arc<StateMap>,
     /// r, unknown to every method.
     pub reward: TabularReward,
@@ -56,7 +56,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Draws r and π_ref of a token tree, then the data set, then fits π_dpo and r_φ.
+    /// Draws r and π_ref, then the data set, then fits π_dpo and r_φ.
     ///
     /// r(s, a) is Gaussian, π_ref a softmax of Gaussian logits; both responses of a pair are drawn from π_ref.
     ///
@@ -70,23 +70,9 @@ impl Setup {
         let reward = normal(shape, draw.reward_scale, &seeds.child("reward"));
         let logits = normal(shape, draw.reference_scale, &seeds.child("reference"));
         let reference = TabularPolicy::from_logits(logits)?;
-        let truth = (TabularReward::try_new(reward)?, reference);
-        Self::fitted(map, truth, dpo, size.pairs, seeds)
-    }
-
-    /// Draws so many pairs of responses of π_ref, compared by r, then fits π_dpo and r_φ to them. The first pairs are the same for every number.
-    ///
-    /// # Errors
-    /// A table that does not fit; those of the fits.
-    pub fn fitted(
-        map: Arc<StateMap>,
-        (reward, reference): (TabularReward, TabularPolicy),
-        dpo: &DpoConfig,
-        pairs: usize,
-        seeds: &SeedTree,
-    ) -> Result<Self> {
+        let reward = TabularReward::try_new(reward)?;
         let start = TabularSoftmax::from_policy(map.clone(), &reference)?;
-        let pairs = draw_pairs(&map, &reward, &reference, pairs, seeds)?;
+        let pairs = draw_pairs(&map, &reward, &reference, size.pairs, seeds)?;
         let (loss, node) = (dpo.loss, seeds.child("fit"));
         let quietly: OnStep<'_> = &mut |_| Ok(());
         Ok(Self {
@@ -121,7 +107,11 @@ fn normal(shape: (usize, usize), scale: f64, seeds: &SeedTree) -> Array2<f64> {
     })
 }
 
-fn draw_pairs(
+/// n pairs of replies of π_ref, compared by r; the first are the same for every n.
+///
+/// # Errors
+/// A table that does not fit.
+pub fn draw_pairs(
     map: &Arc<StateMap>,
     reward: &TabularReward,
     reference: &TabularPolicy,
