@@ -164,7 +164,7 @@ impl Settings for Config {
     fn check(&self) -> Result<()> {
         self.check_numbers()?;
         self.check_lists()?;
-        self.length.check(self.tuning_seeds.len())?;
+        self.length.check()?;
         self.noise.check()?;
         comparison::check_seeds(&self.tuning_seeds, &self.report_seeds)?;
         self.check_methods()

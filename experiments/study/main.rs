@@ -170,7 +170,7 @@ impl Experiment for Study {
             &lengths,
             self.config.length.held_out,
         )?);
-        tables.push(comparison::noise::conclude(
+        tables.extend(comparison::noise::conclude(
             &noisy,
             &worlds,
             self.config.ppo.beta2,

@@ -53,7 +53,7 @@ pub fn cell(study: &Study, place: Place, horizon: usize) -> Result<Vec<Vec<Cell>
     let mut rows = Vec::new();
     let mut chosen: Vec<(Way, f64)> = Vec::new();
     {
-        let seeds = c.tuning_seeds[..l.tuning_seeds].iter();
+        let seeds = c.tuning_seeds.iter().take(l.tuning_seeds);
         let worlds: Vec<World> = seeds.map(world).collect::<Result<_>>()?;
         for way in ways(l) {
             let (points, ends, reached) = tuned(study, &worlds, way)?;

@@ -205,13 +205,28 @@ pub const BENCH: Sweep = Sweep {
 pub const STUDY: Sweep = Sweep {
     name: "study",
     binary: env!("CARGO_BIN_EXE_study"),
-    figures: &["frontier", "objective", "removals"],
+    figures: &[
+        "frontier",
+        "length",
+        "length_laws",
+        "noise",
+        "noise_ends",
+        "objective",
+        "removals",
+    ],
     page: Some("Too small to decide: 3 seeds."),
     tables: &[
         "conclusions",
         "curves",
         "ends",
         "frontier",
+        "laws",
+        "length_runs",
+        "length_worlds",
+        "lengths",
+        "noise",
+        "noise_curves",
+        "noise_runs",
         "points",
         "runs",
         "same_point",
@@ -232,6 +247,23 @@ pub const STUDY: Sweep = Sweep {
         (
             &["--clips", "0.2"],
             &["free_learning_rates", "6 points", "12"],
+        ),
+        (
+            &["--set", "length.horizons=[4, 8]"],
+            &["length.held_out", "64", "[4, 8]"],
+        ),
+        (
+            &["--set", "length.lambdas=[0.5, 1.5]"],
+            &["length.lambdas", "1.5"],
+        ),
+        (
+            &["--set", "length.critics=[\"zero\", \"zero\"]"],
+            &["length.critics", "zero twice"],
+        ),
+        (&["--set", "length.rare=nan"], &["length.rare", "NaN"]),
+        (
+            &["--set", "noise.every=1000"],
+            &["noise.every", "1000", "240"],
         ),
         (&["--methods", "rto,rloo"], &["methods", "no dppo"]),
         (&["--methods", "rto,dppo,rto"], &["methods", "rto twice"]),

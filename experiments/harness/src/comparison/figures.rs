@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::REPORT;
+use super::{REPORT, length, noise};
 use crate::methods::{label, method};
 use crate::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use crate::table::Table;
@@ -40,6 +40,13 @@ pub fn all(dir: &Path, words: &Words) -> Result<Vec<(&'static str, Panels)>> {
     ];
     if !words.changes.is_empty() {
         all.push(("removals", removals(dir, words)?));
+    }
+    // What trees alone have, and tables of longer replies.
+    if dir.join("lengths.csv").is_file() {
+        all.extend(length::figures::all(dir)?);
+    }
+    if dir.join("noise.csv").is_file() {
+        all.extend(noise::figures::all(dir)?);
     }
     Ok(all)
 }

@@ -1,5 +1,7 @@
 //! The ratio of samples DPPO to RTO against the length of a reply, and the law log ratio = a + b log H, from `length_runs.csv` alone.
 
+pub mod figures;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};

@@ -1,5 +1,7 @@
 //! Where the true reward turns down as π_dpo and r_φ come from fewer pairs, from `noise_runs.csv` and `worlds.csv` alone.
 
+pub mod figures;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
@@ -28,15 +30,16 @@ const COLUMNS: [&str; 9] = [
     "instance", "pairs", "variant", "quantity", "estimate", "low", "high", "p", "seeds",
 ];
 
-/// `noise`: for each number of pairs and each reward, where J and the true reward are largest along training and what is lost from there to the end.
+/// `noise_curves`: J, true reward and KL along training, in the mean; `noise`: for each number of pairs and each reward, where J and the true reward are largest along training and what is lost from there to the end.
 ///
 /// Shares are of the optimum's lead over SFT, in J and in true reward. A maximum over noisy points is never below the end, so that a loss counted from
 /// each run's own would never be negative; `*_loss` counts it from the time at which the mean of the *other* seeds is largest.
 ///
 /// # Errors
 /// A run or a world that is missing, a column or a number that is none.
-pub fn conclude(runs: &Table, worlds: &Table, beta2: f64) -> Result<Table> {
+pub fn conclude(runs: &Table, worlds: &Table, beta2: f64) -> Result<[Table; 2]> {
     let mut table = Table::new("noise", &COLUMNS);
+    let mut curves = Table::new("noise_curves", &CURVES);
     for instance in runs.distinct("instance")? {
         let here = runs.filter("instance", &instance)?;
         let mut sizes: Vec<u64> = here.parsed("pairs", "a number of pairs")?;
@@ -50,6 +53,7 @@ pub fn conclude(runs: &Table, worlds: &Table, beta2: f64) -> Result<Table> {
             let rto = found.get("rto").context("noise_runs: no rto")?;
             for name in &names {
                 let own = &found[name];
+                curve(&mut curves, (&instance, pairs, name), own);
                 for (quantity, sample) in quantities(own) {
                     push(&mut table, (&instance, pairs, name), &quantity, &sample);
                 }
@@ -74,7 +78,33 @@ pub fn conclude(runs: &Table, worlds: &Table, beta2: f64) -> Result<Table> {
             }
         }
     }
-    Ok(table)
+    Ok([curves, table])
+}
+
+const CURVES: [&str; 7] = [
+    "instance",
+    "pairs",
+    "variant",
+    "samples",
+    "objective",
+    "reward",
+    "kl",
+];
+
+/// The means of runs along training.
+fn curve(table: &mut Table, (instance, pairs, variant): (&str, u64, &str), runs: &[Vec<At>]) {
+    for t in 0..runs[0].len() {
+        let mean = |of: fn(&At) -> f64| Sample(runs.iter().map(|run| of(&run[t])).collect()).mean();
+        table.push([
+            instance.into(),
+            pairs.into(),
+            variant.into(),
+            runs[0][t].samples.into(),
+            mean(|at| at.objective).into(),
+            mean(|at| at.reward).into(),
+            mean(|at| at.kl).into(),
+        ]);
+    }
 }
 
 fn push(

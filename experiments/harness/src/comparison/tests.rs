@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -57,8 +59,62 @@ fn the_committed_conclusions_are_those_of_the_committed_runs() {
     }
 }
 
+/// Those of length and of noise too, from `length_runs.csv`, `noise_runs.csv` and `worlds.csv`.
+#[test]
+fn the_committed_laws_and_losses_are_those_of_the_committed_runs() {
+    let held_out = TREES.table("laws.csv").parsed("held_out", "a length");
+    let held_out: Vec<usize> = held_out.unwrap();
+    let lengths = length::conclude(&TREES.table("length_runs.csv"), held_out[0]).unwrap();
+    same_tables(&TREES, lengths);
+    let (runs, worlds) = (TREES.table("noise_runs.csv"), TREES.table("worlds.csv"));
+    let noise = noise::conclude(&runs, &worlds, TREES.reading().beta2).unwrap();
+    same_tables(&TREES, noise);
+}
+
+/// What is reported of a length is the learning rate that its tuning chose, among as many for both methods, and nothing is cut that says it arrived.
+#[test]
+fn lengths_are_reported_at_the_rates_that_were_chosen() {
+    let runs = TREES.table("length_runs.csv");
+    let keys = ["placement", "horizon", "critic", "lambda", "method"];
+    let key = |t: &Table, i: usize| keys.map(|c| t.texts(c).unwrap()[i].clone());
+    let tune = runs.filter("stage", TUNE).unwrap();
+    let columns = keys.map(|c| tune.texts(c).unwrap());
+    let (samples, rates) = (
+        tune.floats("samples").unwrap(),
+        tune.floats("learning_rate").unwrap(),
+    );
+    let mut grids: BTreeMap<[String; 5], Vec<(f64, f64)>> = BTreeMap::new();
+    for i in 0..tune.len() {
+        let key = columns.each_ref().map(|c| c[i].clone());
+        grids.entry(key).or_default().push((rates[i], samples[i]));
+    }
+    let points = grids.values().next().unwrap().len();
+    assert!(points >= 3 && grids.values().all(|g| g.len() == points));
+    let report = runs.filter("stage", REPORT).unwrap();
+    let columns = keys.map(|c| report.texts(c).unwrap());
+    let floats = ["learning_rate", "samples", "reached"].map(|c| report.floats(c).unwrap());
+    let most = floats[1].iter().copied().fold(0.0, f64::max);
+    for i in 0..report.len() {
+        let grid = &grids[&columns.each_ref().map(|c| c[i].clone())];
+        let [rate, samples, reached] = [0, 1, 2].map(|c| floats[c][i]);
+        let best = grid.iter().map(|g| g.1).fold(f64::INFINITY, f64::min);
+        let own = grid.iter().find(|g| g.0 == rate).unwrap().1;
+        // The best, or a smaller rate that is tied with it.
+        let smaller = grid.iter().all(|g| g.1 > best || rate <= g.0);
+        assert!(own == best || smaller, "{:?}", key(&report, i));
+        assert!(reached == 1.0 || samples == most);
+    }
+    let seeds = report.distinct("seed").unwrap().len();
+    assert_eq!(report.len(), grids.len() * seeds);
+    assert!(seeds >= 10);
+}
+
 fn same_conclusions(ground: &Ground) {
-    for table in ground.study().conclude().unwrap().tables {
+    same_tables(ground, ground.study().conclude().unwrap().tables);
+}
+
+fn same_tables(ground: &Ground, tables: impl IntoIterator<Item = Table>) {
+    for table in tables {
         let kept = ground.table(&format!("{}.csv", table.name()));
         let again = table.to_csv();
         let kept = kept.to_csv();
@@ -227,11 +283,36 @@ fn said_of(table: &Table, [estimate, low, high]: [&str; 3], p: Option<&str>) -> 
     (0..table.len()).map(row).collect()
 }
 
-fn notes_agree(ground: &Ground) {
+/// A section of `paper-notes/section5.md`.
+fn section(head: &str) -> String {
     let notes = std::fs::read_to_string(Path::new(ROOT).join("paper-notes/section5.md")).unwrap();
-    let from = notes.find(ground.section).expect(ground.section);
-    let section = &notes[from..];
-    let section = &section[..section[3..].find("\n## ").unwrap() + 3];
+    let section = &notes[notes.find(head).expect(head)..];
+    section[..section[3..].find("\n## ").unwrap() + 3].to_string()
+}
+
+/// Every interval and every p of the sections on length and on noise is a row of their committed tables.
+#[test]
+fn the_notes_say_what_the_laws_and_losses_say() {
+    let (lengths, laws) = (TREES.table("lengths.csv"), TREES.table("laws.csv"));
+    let mut rows = said_of(&lengths, ["ratio", "low", "high"], Some("p"));
+    rows.extend(said_of(&laws, ["b", "b_low", "b_high"], Some("b_p")));
+    rows.extend(said_of(
+        &laws,
+        ["measured", "measured_low", "measured_high"],
+        None,
+    ));
+    let worlds = TREES.table("length_worlds.csv");
+    rows.extend(said_of(&worlds, ["mean", "low", "high"], None));
+    let said = intervals_of(&section("## Does it grow with length?"), &rows, &[]);
+    assert!(said >= 12, "{said}");
+    let noise = TREES.table("noise.csv");
+    let rows = said_of(&noise, ["estimate", "low", "high"], Some("p"));
+    let said = intervals_of(&section("## How many pairs?"), &rows, &[]);
+    assert!(said >= 12, "{said}");
+}
+
+fn notes_agree(ground: &Ground) {
+    let section = section(ground.section);
     let of = ["estimate", "low", "high"];
     let mut rows = said_of(&ground.table("conclusions.csv"), of, Some("p"));
     let held_out = Path::new(ROOT).join(ground.folder).join("held_out.csv");
@@ -257,6 +338,26 @@ fn notes_agree(ground: &Ground) {
         .iter()
         .map(|s| format!("{s:.3}").replace('-', "−"))
         .collect();
+    let looked_up = intervals_of(&section, &rows, &shares);
+    assert!(looked_up >= ground.intervals, "{looked_up}");
+    // What the table of ends says of each method.
+    let ends = ground.table("ends.csv");
+    for instance in ends.distinct("instance").unwrap() {
+        let here = ends.filter("instance", &instance).unwrap();
+        for policy in ["rto", "dppo", "ppo", "dpo"] {
+            let share = here.filter("policy", policy).unwrap();
+            let share = share.floats("share").unwrap()[0];
+            let share = format!("{share:.3}").replace('-', "−");
+            assert!(
+                section.contains(&format!("| {share} |")),
+                "{instance} {policy}"
+            );
+        }
+    }
+}
+
+/// Looks every interval of a section up among rows, with the p that stands after it; returns how many there are.
+fn intervals_of(section: &str, rows: &[[String; 3]], shares: &[String]) -> usize {
     let is_number = |c: char| c.is_ascii_digit() || c == '.' || c == '−';
     let mut looked_up = 0;
     for (at, _) in section.match_indices(" [") {
@@ -287,19 +388,5 @@ fn notes_agree(ground: &Ground) {
             assert!(known || share, "{said}: p = {said_p}");
         }
     }
-    assert!(looked_up >= ground.intervals, "{looked_up}");
-    // What the table of ends says of each method.
-    let ends = ground.table("ends.csv");
-    for instance in ends.distinct("instance").unwrap() {
-        let here = ends.filter("instance", &instance).unwrap();
-        for policy in ["rto", "dppo", "ppo", "dpo"] {
-            let share = here.filter("policy", policy).unwrap();
-            let share = share.floats("share").unwrap()[0];
-            let share = format!("{share:.3}").replace('-', "−");
-            assert!(
-                section.contains(&format!("| {share} |")),
-                "{instance} {policy}"
-            );
-        }
-    }
+    looked_up
 }
