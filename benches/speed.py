@@ -306,9 +306,8 @@ def line(row):
 
 BT_HEAD = """(4.1) with penalty 10⁻⁶ on n rows from N(0, I/d), column k scaled by cond^(−k/(d−1)), θ\\* of norm 3; one thread, CPU seconds of the
 fit alone. Gradients are ‖∇f‖/n at what was returned; ours was asked for one no longer than the peer's. The floor is our number of
-exact readings of X (in brackets) times what NumPy takes for one `x @ theta`; readings of the rows in eight bits are not among them.
-Pairs are interleaved, except where X has 8 GB: there one process runs at a time. A peer marked `>` was stopped at that time without
-having converged.
+readings of X (in brackets) times what NumPy takes for one `x @ theta`. Pairs are interleaved, except where X has 8 GB: there one
+process runs at a time. A peer marked `>` was stopped at that time without having converged.
 
 | work | peer | rto | peer's | ratio (range) | floor (readings) | ‖∇f‖/n rto | peer's | pairs |
 |---|---|---|---|---|---|---|---|---|

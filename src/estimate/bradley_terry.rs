@@ -69,7 +69,7 @@ pub struct BtFit {
     pub separable: bool,
     /// ‖∇L − μθ‖₂ at the estimate.
     pub residual: f64,
-    /// Exact readings of the whole data; those of a subset or of rounded rows are not counted.
+    /// Readings of the whole data.
     pub passes: usize,
 }
 
@@ -101,9 +101,8 @@ const WELL_CONDITIONED: f64 = 1e-7;
 /// the data separate, in balls that grow to the one wanted, with the weights of separated pairs in relation to each other
 /// so that they do not vanish. Large data: BFGS steps from the scaled Hessian of a strided subset, one reading of X per
 /// step, unless the information turns out to be nearly singular; with many parameters that are not strongly correlated, L-BFGS
-/// steps from the diagonal of the information on a copy of X in eight bits, corrected and certified by exact readings (no matrix of the
-/// whole data is formed; the copy takes about n·d bytes, an eighth of X, and where they cannot be had the former are taken). Where the
-/// maximiser is not unique (rank-deficient X, d > n) the one of least norm is returned. No data: θ = 0.
+/// steps from the diagonal of the information (no matrix of the whole data is formed). Where the maximiser is not unique (rank-deficient X,
+/// d > n) the one of least norm is returned. No data: θ = 0.
 ///
 /// # Errors
 /// [`Error::Config`] on options; [`Error::Assumption`] when B = ∞, there is no penalty, and the data are

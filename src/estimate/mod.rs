@@ -44,7 +44,6 @@ mod newton;
 mod panels;
 mod preference;
 mod radius;
-mod rounded;
 mod row_space;
 mod separation;
 mod sparse;

@@ -1,19 +1,16 @@
 //! Xᵀ·diag(w)·X and its Cholesky factor for many columns.
 //!
-//! Rows are packed a block at a time into panels of a few columns, so that whatever a tile of the product reads lies in
-//! one piece. Products of rows are taken in single precision within a block, and added in double; the factorisation updates what is
-//! left of the matrix by tiles in double precision. One thread: the sums do not depend on their number.
+//! Rows are packed a block at a time into panels of [`LANES`] columns, so that whatever a tile of the product reads lies in
+//! one piece; the factorisation updates what is left of the matrix by the same tiles. One thread: the sums do not depend on their
+//! number.
 
 use pulp::Simd;
-use pulp::bytemuck::cast_slice;
 
-use super::kernels::sigmoid_slope;
-use crate::simd::{self, Kernel, LANES, dispatch};
+use super::kernels::{self, sigmoid_slope};
+use crate::simd::{Kernel, LANES, dispatch};
 
 /// Rows of a block.
-const DEPTH: usize = 256;
-/// Columns are padded to a multiple of this: two vectors of single precision, whatever their width.
-const PAD: usize = 32;
+const DEPTH: usize = 128;
 /// Rows of the factor between two updates of the rest.
 const STEP: usize = 32;
 
@@ -75,26 +72,47 @@ impl Packed {
 }
 
 impl Upper {
-    /// Σ σ′(x_iᵀθ) x_i x_iᵀ over rows `[n, d]`, each column divided by its entry of `unit`; to single precision.
-    pub fn information(rows: &[f64], d: usize, theta: &[f64], unit: &[f64]) -> Self {
-        let stride = d.next_multiple_of(PAD);
-        let mut to = Self {
+    /// Σ σ′(x_iᵀθ) x_i x_iᵀ over rows `[n, d]`.
+    pub fn information(rows: &[f64], d: usize, theta: &[f64]) -> Self {
+        let stride = d.next_multiple_of(LANES);
+        let mut out = Self {
             d,
             stride,
             entries: vec![0.0; stride * stride],
         };
-        let inverse: Vec<f64> = unit.iter().map(|u| 1.0 / u).collect();
-        dispatch(Information {
-            rows,
-            theta,
-            inverse: &inverse,
-            to: &mut to,
-        });
-        to
+        let mut packed = Packed::of(DEPTH, stride);
+        for rows in rows.chunks(DEPTH * d) {
+            let mut w = kernels::margins(rows, d, theta);
+            w.iter_mut().for_each(|w| *w = sigmoid_slope(*w));
+            packed.fill(rows, d, d, 0, &w);
+            out.add(&packed);
+        }
+        out
+    }
+
+    /// The diagonal of the same, `[d]`.
+    pub fn diagonal(rows: &[f64], d: usize, theta: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; d];
+        for (x, z) in rows.chunks_exact(d).zip(kernels::margins(rows, d, theta)) {
+            let weight = sigmoid_slope(z);
+            out.iter_mut()
+                .zip(x)
+                .for_each(|(o, x)| *o += weight * x * x);
+        }
+        out
     }
 
     fn add(&mut self, packed: &Packed) {
         dispatch(Add { packed, to: self });
+    }
+
+    /// M_ij ← M_ij / (u_i u_j).
+    pub fn divide(&mut self, unit: &[f64]) {
+        for (row, ui) in self.entries.chunks_exact_mut(self.stride).zip(unit) {
+            for (x, uj) in row.iter_mut().zip(unit) {
+                *x /= ui * uj;
+            }
+        }
     }
 
     /// M_ii ← M_ii + a_i.
@@ -167,66 +185,6 @@ impl Triangle {
     }
 }
 
-struct Information<'a> {
-    rows: &'a [f64],
-    theta: &'a [f64],
-    inverse: &'a [f64],
-    to: &'a mut Upper,
-}
-
-impl Kernel for Information<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let (d, stride) = (self.to.d, self.to.stride);
-        let wide = 2 * S::F32_LANES;
-        // The rows times their weights in panels of LANES columns, and as they are in panels of two vectors.
-        let (mut left, mut right) = (vec![0f32; DEPTH * stride], vec![0f32; DEPTH * stride]);
-        let mut scaled = vec![0f32; stride];
-        for rows in self.rows.chunks(DEPTH * d) {
-            let n = rows.len() / d;
-            for (r, x) in rows.chunks_exact(d).enumerate() {
-                let weight = sigmoid_slope(simd::dot(simd, x, self.theta)) as f32;
-                for ((s, x), inverse) in scaled.iter_mut().zip(x).zip(self.inverse) {
-                    *s = (x * inverse) as f32;
-                }
-                for (p, x) in scaled.chunks_exact(wide).enumerate() {
-                    right[(p * n + r) * wide..][..wide].copy_from_slice(x);
-                }
-                for (p, x) in scaled.chunks_exact(LANES).enumerate() {
-                    let out = &mut left[(p * n + r) * LANES..][..LANES];
-                    out.iter_mut().zip(x).for_each(|(o, x)| *o = weight * x);
-                }
-            }
-            for i in (0..stride).step_by(LANES) {
-                let a = &left[i * n..(i + LANES) * n];
-                for j in (i / wide * wide..stride).step_by(wide) {
-                    let b = &right[j * n..(j + wide) * n];
-                    let mut acc = [[simd.splat_f32s(0.0); 2]; LANES];
-                    for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(wide)) {
-                        let a: &[f32; LANES] = a.try_into().expect("a panel has as many columns");
-                        let b = S::as_simd_f32s(b).0;
-                        for k in 0..LANES {
-                            let x = simd.splat_f32s(a[k]);
-                            for l in 0..2 {
-                                acc[k][l] = simd.mul_add_e_f32s(x, b[l], acc[k][l]);
-                            }
-                        }
-                    }
-                    for (k, acc) in acc.iter().enumerate() {
-                        let out = &mut self.to.entries[(i + k) * stride + j..][..wide];
-                        let sums: &[f32] = cast_slice(acc);
-                        out.iter_mut()
-                            .zip(sums)
-                            .for_each(|(o, s)| *o += f64::from(*s));
-                    }
-                }
-            }
-        }
-    }
-}
-
 struct Add<'a> {
     packed: &'a Packed,
     to: &'a mut Upper,
@@ -270,7 +228,7 @@ impl Kernel for Add<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::kernels::{self, Weights};
+    use crate::estimate::kernels::Weights;
     use crate::seed::SeedTree;
     use nalgebra::{DMatrix, DVector};
     use rand::Rng;
@@ -285,20 +243,20 @@ mod tests {
             let flat = kernels::gram(&x, d, Weights::Slope(&theta));
             let unit: Vec<f64> = (0..d).map(|k| 1.0 + k as f64).collect();
             let added = vec![0.25; d];
-            let mut upper = Upper::information(&x, d, &theta, &unit);
+            let mut upper = Upper::information(&x, d, &theta);
             for i in 0..d {
                 for j in i..d {
                     let got = upper.entries[i * upper.stride + j];
-                    let want = flat[i * d + j] / (unit[i] * unit[j]);
-                    assert!(
-                        (got - want).abs() < 1e-7 * n as f64,
-                        "{i} {j}: {got} {want}"
-                    );
+                    assert!((got - flat[i * d + j]).abs() < 1e-13 * n as f64);
                 }
             }
+            for (k, got) in Upper::diagonal(&x, d, &theta).iter().enumerate() {
+                assert!((got - flat[k * d + k]).abs() < 1e-13 * n as f64);
+            }
+            upper.divide(&unit);
             upper.add_to_diagonal(&added);
             let plain = DMatrix::from_fn(d, d, |i, j| {
-                upper.entries[i.min(j) * upper.stride + i.max(j)]
+                flat[i * d + j] / (unit[i] * unit[j]) + if i == j { 0.25 } else { 0.0 }
             });
             let solved = plain
                 .cholesky()
@@ -312,10 +270,7 @@ mod tests {
         let d = 50;
         let mut x: Vec<f64> = (0..200 * d).map(|_| rng.random_range(-1.0..1.0)).collect();
         x.chunks_exact_mut(d).for_each(|x| x[49] = x[3] + x[7]);
-        let unit: Vec<f64> = (0..d)
-            .map(|k| x.chunks_exact(d).map(|x| x[k] * x[k]).sum::<f64>().sqrt())
-            .collect();
-        let singular = Upper::information(&x, d, &vec![0.0; d], &unit);
-        assert!(singular.factorise(1e-4).is_none());
+        let singular = Upper::information(&x, d, &vec![0.0; d]);
+        assert!(singular.factorise(1e-9).is_none());
     }
 }

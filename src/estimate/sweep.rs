@@ -63,7 +63,7 @@ impl Direction {
     }
 }
 
-pub(super) fn add(runs: &[Vec<f64>], length: usize) -> Vec<f64> {
+fn add(runs: &[Vec<f64>], length: usize) -> Vec<f64> {
     let mut out = vec![0.0; length];
     for run in runs {
         out.iter_mut().zip(run).for_each(|(o, r)| *o += r);
@@ -138,7 +138,7 @@ impl Kernel for Loss<'_> {
 
 /// −σ(−z) for up to [`LANES`] margins.
 #[inline(always)]
-pub(super) fn weights<S: Simd, const R: usize>(simd: S, z: &[f64; R]) -> [f64; R] {
+fn weights<S: Simd, const R: usize>(simd: S, z: &[f64; R]) -> [f64; R] {
     let mut lanes = [0.0; LANES];
     lanes[..R].copy_from_slice(z);
     let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
