@@ -81,6 +81,6 @@ pub use fit::{Fit, OnStep, Pair, Step, dpo, fit_pairs, fit_reward, fit_steps, sf
 pub use fit_config::{Checked, DpoConfig, FitConfig, Schedule};
 pub use labelled::{Labelled, fit_label_reward, fit_unpaired};
 pub use ppo::{Iteration, PpoRun, PpoState};
-pub use report::IterationReport;
+pub use report::{IterationReport, SamplerGap};
 pub use rto::{Rto, RtoInput, RtoOutput, RtoState, RtoStep, rto};
 pub use warnings::Biased;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::critic::need;
 use super::fit::permutation;
-use super::report::{IterationReport, Measured};
+use super::report::{IterationReport, Measured, SamplerGap};
 use super::{Advantage, Checked, CriticSlot, KlPlacement, PpoConfig, Whitening};
 use crate::advantage::{
     WhitenStd, broadcast, final_values, gae, group_relative, group_relative_by, leave_one_out,
@@ -68,6 +68,9 @@ pub struct PpoRun<'a> {
     pub seeds: &'a SeedTree,
 }
 
+/// Responses, and log q of their tokens where it is not π's ([`Policy::draw`]).
+type Drawn = (Vec<Episode>, Option<Ragged>);
+
 /// V of the rollout and the returns it is fitted to.
 pub(super) type ValuesAndReturns = (Ragged, Ragged);
 
@@ -108,8 +111,9 @@ impl PpoRun<'_> {
         if state.iteration >= self.config.iterations {
             return Ok(None);
         }
-        let batch = self.rollout(learner.policy(), state)?;
-        let report = self.update(learner, critic, state, batch.clone())?;
+        let drawn = self.draw(learner.policy(), state)?;
+        let batch = drawn.0.clone();
+        let report = self.learn(learner, critic, state, drawn)?;
         Ok(Some(Iteration { report, batch }))
     }
 
@@ -123,8 +127,8 @@ impl PpoRun<'_> {
         critic: &mut CriticSlot<'_>,
         state: &mut PpoState,
     ) -> Result<IterationReport> {
-        let batch = self.rollout(learner.policy(), state)?;
-        self.update(learner, critic, state, batch)
+        let drawn = self.draw(learner.policy(), state)?;
+        self.learn(learner, critic, state, drawn)
     }
 
     /// Lines 4 and 5: prompts of 𝒟_t and a response to each from π_{t−1}; responses to one prompt are consecutive.
@@ -132,6 +136,11 @@ impl PpoRun<'_> {
     /// # Errors
     /// No prompts; those of [`Policy::sample`].
     pub fn rollout<P: Policy>(&self, policy: &P, state: &PpoState) -> Result<Vec<Episode>> {
+        Ok(self.draw(policy, state)?.0)
+    }
+
+    /// The rollout, and log q of its tokens where [`Policy::draw`] gives it.
+    fn draw<P: Policy>(&self, policy: &P, state: &PpoState) -> Result<Drawn> {
         let (n, per) = (self.prompts.len() as u64, self.config.responses_per_prompt);
         if n == 0 {
             return Err(Error::config("prompts", "none", "at least one"));
@@ -148,13 +157,13 @@ impl PpoRun<'_> {
             prompts.extend(std::iter::repeat_n(prompt.clone(), per));
         }
         let node = self.seeds.child("rollout").index(state.iteration);
-        let batch = policy.sample(&prompts, &StreamKey::batch(&node, prompts.len()))?;
-        match batch.len() == prompts.len() {
-            true => Ok(batch),
+        let drawn = policy.draw(&prompts, &StreamKey::batch(&node, prompts.len()))?;
+        match drawn.0.len() == prompts.len() {
+            true => Ok(drawn),
             false => Err(Error::Shape {
                 what: "responses of the policy".into(),
                 expected: prompts.len(),
-                got: batch.len(),
+                got: drawn.0.len(),
             }),
         }
     }
@@ -173,10 +182,24 @@ impl PpoRun<'_> {
         state: &mut PpoState,
         batch: Vec<Episode>,
     ) -> Result<IterationReport> {
+        self.learn(learner, critic, state, (batch, None))
+    }
+
+    fn learn<L: PolicyLearner>(
+        &self,
+        learner: &mut L,
+        critic: &mut CriticSlot<'_>,
+        state: &mut PpoState,
+        (batch, sampler): Drawn,
+    ) -> Result<IterationReport> {
         self.check_channels(learner.policy(), critic)?;
         check_batch(&batch)?;
         check::not_negative("beta2 of the state", state.beta2)?;
         let (rollout, mut measured) = self.evaluate(learner.policy(), critic, state, batch)?;
+        if let Some(sampler) = &sampler {
+            let gap = SamplerGap::try_new(sampler, &rollout.behaviour, self.config.clip)?;
+            measured.sampler = Some(gap);
+        }
         self.optimise(learner, critic, state, &rollout, &mut measured)?;
         let now = log_probs(learner.policy(), &rollout.batch)?;
         measured.policy = Some(ppo_diagnostics(&rollout.behaviour, &now, self.config.clip)?);

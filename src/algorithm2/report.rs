@@ -1,7 +1,8 @@
 //! What an iteration of PPO reports.
 
 use super::PpoState;
-use crate::objective::PpoDiagnostics;
+use crate::Result;
+use crate::objective::{PpoDiagnostics, ppo_diagnostics};
 use crate::seq::{Channel, Episode, Finish, PerToken, Ragged, StepReport};
 
 /// Lines 4 to 7 of Algorithm 2: One iteration, measured on its rollout. Rewards and KL are those of π_{t−1}, before the steps.
@@ -40,6 +41,34 @@ pub struct IterationReport {
     pub truncated: usize,
     /// Response tokens sampled since the run began, this iteration's included.
     pub sampled_tokens: u64,
+    /// What it costs that responses were drawn from another distribution than π_{t−1}, where they were ([`crate::seq::Policy::draw`]).
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub sampler: Option<SamplerGap>,
+}
+
+/// How far the distribution q that responses were drawn from is off π_{t−1}, which line 7 takes for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct SamplerGap {
+    /// Token mean of log q − log π_{t−1} over the rollout, an estimate of KL(q ‖ π_{t−1}) per token in nats.
+    pub kl: f64,
+    /// Token fraction with π_{t−1}/q outside [1 − ε, 1 + ε]: what the first step of the iteration would clip, were its ratio π/q. With the ratio
+    /// π/π_{t−1}, which is 1 at that step, it clips nothing.
+    pub clip_fraction: f64,
+}
+
+impl SamplerGap {
+    /// From log q and log π_{t−1} of the rollout, `[B][H_i]` each, and ε of the clip range.
+    ///
+    /// # Errors
+    /// Shapes that differ; numbers that are not finite.
+    pub fn try_new(sampler: &Ragged, policy: &Ragged, clip: f64) -> Result<Self> {
+        let off = sampler.zip("log_prob of the sampler", policy, |q, p| q - p)?;
+        Ok(Self {
+            clip_fraction: ppo_diagnostics(sampler, policy, clip)?.clip_fraction,
+            kl: mean(off.values()),
+        })
+    }
 }
 
 /// Collects the numbers of a report.
@@ -49,6 +78,7 @@ pub(super) struct Measured {
     pub(super) sequence_kl: f64,
     entropy: Option<f64>,
     explained_variance: Option<f64>,
+    pub(super) sampler: Option<SamplerGap>,
     pub(super) policy: Option<PpoDiagnostics>,
     policy_loss: Mean,
     grad_norm: Mean,
@@ -77,6 +107,7 @@ impl Measured {
             sequence_kl: row_mean(kl),
             entropy: scores.get(Channel::Entropy).ok().map(|e| mean(e.values())),
             explained_variance: None,
+            sampler: None,
             policy: None,
             policy_loss: Mean::default(),
             grad_norm: Mean::default(),
@@ -130,6 +161,7 @@ impl Measured {
             eos_rate: 1.0 - truncated as f64 / rows,
             truncated,
             sampled_tokens: state.sampled_tokens,
+            sampler: self.sampler,
         }
     }
 }
@@ -145,4 +177,20 @@ fn row_mean(x: &Ragged) -> f64 {
 fn variance(x: &[f64]) -> f64 {
     let m = mean(x);
     x.iter().map(|v| (v - m).powi(2)).sum::<f64>() / x.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_of_a_sampler_by_hand() {
+        let q = Ragged::from_rows([vec![-1.0, -2.0], vec![-0.5]]);
+        let p = Ragged::from_rows([vec![-1.3, -2.0], vec![-0.4]]);
+        let gap = SamplerGap::try_new(&q, &p, 0.2).unwrap();
+        // 0.3, 0 and −0.1; π/q is 0.74, 1 and 1.11.
+        assert!((gap.kl - 0.2 / 3.0).abs() < 1e-15, "{}", gap.kl);
+        assert!((gap.clip_fraction - 1.0 / 3.0).abs() < 1e-15);
+        assert!(SamplerGap::try_new(&q, &Ragged::from_rows([vec![-1.0]]), 0.2).is_err());
+    }
 }

@@ -21,7 +21,7 @@ pub trait TokenScorer {
 /// A stochastic policy π(·|s) with full support.
 ///
 /// [`TokenScorer::scores`] gives, in [`Channel::LogProb`], the log-probabilities of *exactly* the distribution
-/// that [`Policy::sample`] draws from. A policy may own a temperature; it is then part of π in both.
+/// that [`Policy::sample`] draws from, unless [`Policy::draw`] says otherwise. A policy may own a temperature; it is then part of π in both.
 pub trait Policy: TokenScorer {
     /// One response per prompt, drawn with that prompt's key; `prompts.len() == keys.len()`. Neither the order of the
     /// batch nor the number of threads changes a response.
@@ -29,6 +29,22 @@ pub trait Policy: TokenScorer {
     /// # Errors
     /// An unknown prompt, a prompt that leaves no room for a response, lists of different lengths.
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>>;
+
+    /// The responses of [`Policy::sample`] and, where they are drawn from another distribution q than the π that is scored (from a copy with its weights
+    /// rounded, say), log q of each of their tokens, `[B][H_i]`. None, the default: they are drawn from π.
+    ///
+    /// Training takes π for the distribution they come from all the same, and reports how far that is off
+    /// ([`SamplerGap`](crate::algorithm2::SamplerGap)).
+    ///
+    /// # Errors
+    /// As [`Policy::sample`].
+    fn draw(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+    ) -> Result<(Vec<Episode>, Option<Ragged>)> {
+        Ok((self.sample(prompts, keys)?, None))
+    }
 
     /// The response to each prompt that takes the most probable token at every step, the first of several.
     ///
