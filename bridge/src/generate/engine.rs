@@ -1,6 +1,7 @@
 //! The network on slices: forward passes over ragged rows with a key–value cache.
 
-use super::kernels::{self, LANES, Linear, TILE, add, attend, cap, head_norm};
+use super::kernels::{self, LANES, add, attend, cap, head_norm};
+use super::linear::{Linear, Stored, TILE};
 use super::weights::{BlockWeights, Norm, Weights, Write};
 use crate::family::{Activation, Head, ModelConfig, QkNorm};
 use crate::ops::rotary::HeadLayout;
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 use rto::Token;
 use std::collections::BTreeMap;
 
-/// A network for generation and scoring on a processor, in f32.
+/// A network for generation and scoring on a processor, in f32; the weights of its products may be [`Stored`] in fewer bits.
 ///
 /// Numbers of a row do not depend on the rows beside it, on the number of threads or on the cache, bit for bit, on
 /// one machine. Weights are copied (and interleaved) once, by [`Engine::new`].
@@ -117,9 +118,22 @@ impl Engine {
         head: Head,
         weights: &BTreeMap<String, Tensor>,
     ) -> Result<Self> {
+        Self::stored(config, head, weights, Stored::F32)
+    }
+
+    /// The same with the weights of products as `stored` says: another network q, near the one that was given.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn stored(
+        config: impl Into<ModelConfig>,
+        head: Head,
+        weights: &BTreeMap<String, Tensor>,
+        stored: Stored,
+    ) -> Result<Self> {
         let config = config.into();
         Ok(Self {
-            weights: Weights::new(&config, head, weights)?,
+            weights: Weights::new(&config, head, weights, stored)?,
             frequencies: config.rotaries().iter().map(|r| r.frequencies()).collect(),
             shape: Shape::new(&config),
             config,
@@ -317,22 +331,19 @@ impl Engine {
     ) {
         /// Multiplications below which a second thread costs more than it brings.
         const WORTH_A_THREAD: usize = 1 << 17;
-        let size = linear.tiles() * TILE * LANES;
-        let output = &mut output[..rows.div_ceil(LANES) * size];
+        let (size, panels) = (linear.tiles() * TILE * LANES, rows.div_ceil(LANES));
+        let inputs: Vec<&[f32]> = input.chunks_exact(stride * LANES).take(panels).collect();
+        let outputs = output.chunks_exact_mut(size).take(panels);
         // All of a panel where there are several: the last one, with few rows, is little of the work then.
         let rows = rows.min(LANES);
-        let apply = |(input, output): (&[f32], &mut [f32])| linear.apply(0, rows, input, output);
         if self.pool.is_none() || size * stride < WORTH_A_THREAD {
-            let inputs = input.chunks_exact(stride * LANES);
-            inputs.zip(output.chunks_exact_mut(size)).for_each(apply);
-            return;
+            let mut outputs: Vec<&mut [f32]> = outputs.collect();
+            return linear.apply(0, rows, &inputs, &mut outputs);
         }
         let share = linear.tiles().div_ceil(self.threads());
-        let inputs = input.par_chunks_exact(stride * LANES);
-        let outputs = output.par_chunks_exact_mut(size);
-        inputs.zip(outputs).for_each(|(input, output)| {
-            let parts = output.par_chunks_mut(share * TILE * LANES).enumerate();
-            parts.for_each(|(i, part)| linear.apply(i * share, rows, input, part));
+        let parts = shares(outputs, share * TILE * LANES);
+        parts.into_par_iter().enumerate().for_each(|(i, mut part)| {
+            linear.apply(i * share, rows, &inputs, &mut part);
         });
     }
 
@@ -486,6 +497,7 @@ impl Engine {
             Head::CausalLm => self.shape.head_factor,
             Head::Classification { .. } => 1.0,
         };
+        let n_rows = rows.len();
         input.clear();
         input.resize(size * LANES, 0.0);
         for (lane, &row) in rows.iter().enumerate() {
@@ -495,15 +507,8 @@ impl Engine {
             }
         }
         let share = head.tiles().div_ceil(self.threads()).max(1);
-        let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
-        for row in out.chunks_exact_mut(head.outputs()).take(rows.len()) {
-            for (i, part) in row.chunks_mut(share * TILE).enumerate() {
-                if parts.len() == i {
-                    parts.push(Vec::with_capacity(LANES));
-                }
-                parts[i].push(part);
-            }
-        }
+        let rows = out.chunks_exact_mut(head.outputs()).take(rows.len());
+        let parts = shares(rows, share * TILE);
         let input = &*input;
         let one = |(i, part): (usize, Vec<&mut [f32]>)| head_part(head, i * share, input, part);
         match self.pool {
@@ -511,18 +516,39 @@ impl Engine {
             Some(_) => parts.into_par_iter().enumerate().for_each(one),
         }
         if let (Head::CausalLm, Some(bound)) = (self.head, self.shape.logit_cap) {
-            cap(&mut out[..rows.len() * head.outputs()], bound);
+            cap(&mut out[..n_rows * head.outputs()], bound);
         }
     }
 }
 
-/// Some tiles of the head, turned from panels to rows while they are in the first cache.
+/// The i-th piece of `size` of every one of `all`, for each i.
+fn shares<'a>(all: impl Iterator<Item = &'a mut [f32]>, size: usize) -> Vec<Vec<&'a mut [f32]>> {
+    let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
+    for one in all {
+        for (i, part) in one.chunks_mut(size).enumerate() {
+            if parts.len() == i {
+                parts.push(Vec::with_capacity(LANES));
+            }
+            parts[i].push(part);
+        }
+    }
+    parts
+}
+
+/// Some tiles of the head, turned from panels to rows while they are in the second cache.
 fn head_part(head: &Linear, first: usize, input: &[f32], mut rows: Vec<&mut [f32]>) {
-    let mut panel = [0.0; TILE * LANES];
+    const TOGETHER: usize = 8;
+    let mut panel = vec![0.0; TOGETHER * TILE * LANES];
     let columns = rows.first().map_or(0, |row| row.len());
-    for (tile, start) in (0..columns).step_by(TILE).enumerate() {
-        head.apply(first + tile, rows.len(), input, &mut panel);
-        let width = TILE.min(columns - start);
+    for start in (0..columns).step_by(TOGETHER * TILE) {
+        let width = (TOGETHER * TILE).min(columns - start);
+        let panel = &mut panel[..width.next_multiple_of(TILE) * LANES];
+        head.apply(
+            first + start / TILE,
+            rows.len(),
+            &[input],
+            &mut [&mut *panel],
+        );
         for (lane, row) in rows.iter_mut().enumerate() {
             for (column, out) in row[start..][..width].iter_mut().enumerate() {
                 *out = panel[column * LANES + lane];

@@ -6,10 +6,12 @@
 
 mod engine;
 mod kernels;
+mod linear;
 mod run;
 mod tensor;
 mod weights;
 
 pub use engine::Engine;
+pub use linear::Stored;
 pub use run::{Sampled, Sampling};
 pub use tensor::TensorEngine;

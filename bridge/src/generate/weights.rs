@@ -1,6 +1,6 @@
 //! The weights as the kernels read them, made from a map of named tensors.
 
-use super::kernels::Linear;
+use super::linear::{Linear, Stored};
 use crate::family::{Head, Layer, ModelConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -53,21 +53,26 @@ impl Weights {
         config: &ModelConfig,
         head: Head,
         tensors: &BTreeMap<String, Tensor>,
+        stored: Stored,
     ) -> Result<Self> {
         check_names(config, head, tensors)?;
-        let source = Source { config, tensors };
+        let source = Source {
+            config,
+            tensors,
+            stored,
+        };
         let mut embedding = source.values(config.embedding())?;
         let (hidden, vocabulary) = (config.hidden_size(), config.vocab_size());
         let head = match head {
             Head::CausalLm if config.tied_embeddings() => {
-                Linear::new(&embedding, &[], vocabulary, hidden)
+                source.stored(&embedding, &[], vocabulary, hidden)
             }
             Head::CausalLm => {
                 let weight = source.values(config.head_weight())?;
-                Linear::new(&weight, &[], vocabulary, hidden)
+                source.stored(&weight, &[], vocabulary, hidden)
             }
             Head::Classification { labels } => {
-                Linear::new(&source.values("score.weight")?, &[], labels, hidden)
+                source.stored(&source.values("score.weight")?, &[], labels, hidden)
             }
         };
         if let Some(scale) = config.plan().embedding_scale {
@@ -118,9 +123,14 @@ pub(super) fn check_names(
 struct Source<'a> {
     config: &'a ModelConfig,
     tensors: &'a BTreeMap<String, Tensor>,
+    stored: Stored,
 }
 
 impl Source<'_> {
+    fn stored(&self, weight: &[f32], bias: &[f32], outputs: usize, inputs: usize) -> Linear {
+        Linear::new(weight, bias, outputs, inputs, self.stored)
+    }
+
     fn values(&self, name: &str) -> Result<Vec<f32>> {
         let tensor = &self.tensors[name];
         let values: Vec<f32> = tensor
@@ -193,7 +203,7 @@ impl Source<'_> {
                     } else {
                         &bias[from..][..inner]
                     };
-                    Some(Linear::new(weight, bias, inner, packed.inputs))
+                    Some(self.stored(weight, bias, inner, packed.inputs))
                 };
                 Ok([part(0), part(inner)])
             }
@@ -211,7 +221,7 @@ impl Source<'_> {
             Some(_) => (bias, Vec::new()),
             None => (Vec::new(), bias),
         };
-        let linear = Linear::new(&weight, &own, layer.outputs, layer.inputs);
+        let linear = self.stored(&weight, &own, layer.outputs, layer.inputs);
         Ok(Write { linear, bias, norm })
     }
 
@@ -219,7 +229,7 @@ impl Source<'_> {
     fn linear(&self, i: usize, layers: &[Layer]) -> Result<Linear> {
         let (weight, bias) = self.stacked(i, layers)?;
         let outputs = layers.iter().map(|l| l.outputs).sum();
-        Ok(Linear::new(&weight, &bias, outputs, layers[0].inputs))
+        Ok(self.stored(&weight, &bias, outputs, layers[0].inputs))
     }
 
     fn stacked(&self, i: usize, layers: &[Layer]) -> Result<(Vec<f32>, Vec<f32>)> {

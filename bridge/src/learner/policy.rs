@@ -3,23 +3,26 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
-use rto::seq::{Channel, Decoder, Episode, PerToken, Policy, StreamKey, TokenScorer};
+use rto::seq::{Channel, Decoder, Episode, PerToken, Policy, Ragged, StreamKey, TokenScorer};
 use rto::{Error, Result, Token};
 
 use super::{NeuralScorer, backend};
 use crate::family::Head;
-use crate::generate::{Engine, Sampled, Sampling, TensorEngine};
+use crate::generate::{Engine, Sampled, Sampling, Stored, TensorEngine};
+use crate::model::Products;
 
 /// π(·|s) = softmax(logits/T) of a network, over responses that end with its end-of-sentence token or at a longest length.
 ///
 /// Text is written with a key–value cache by the engines of [`crate::generate`], whose log-probabilities agree with
-/// [`TokenScorer::scores`] to the rounding of `f32`; training compares scores with scores only.
+/// [`TokenScorer::scores`] to the rounding of `f32`, unless scores are of rounded products or text is written with rounded weights
+/// ([`NeuralPolicy::with_sampling_weights`]); training compares scores with scores only.
 #[derive(Debug)]
 pub struct NeuralPolicy {
     pub(super) scorer: NeuralScorer,
     max_new_tokens: usize,
     side_by_side: usize,
     threads: usize,
+    stored: Stored,
     /// Holds a copy of the weights in another layout, so it lives as long as the weights stay.
     engine: Mutex<Option<Arc<Writer>>>,
 }
@@ -54,6 +57,7 @@ impl NeuralPolicy {
             max_new_tokens,
             side_by_side: 64,
             threads: 1,
+            stored: Stored::F32,
             engine: Mutex::new(None),
         })
     }
@@ -61,6 +65,14 @@ impl NeuralPolicy {
     /// Writes that many responses side by side, on that many threads. Neither changes a response.
     pub fn with_generation(mut self, side_by_side: usize, threads: usize) -> Self {
         (self.side_by_side, self.threads) = (side_by_side.max(1), threads);
+        self.forget_engine();
+        self
+    }
+
+    /// Writes with the weights of products stored like that: text then comes from another distribution q, near the π of [`TokenScorer::scores`], and
+    /// [`Policy::draw`] tells log q. Weights in `f32` on a processor alone are stored otherwise; writing others is refused.
+    pub fn with_sampling_weights(mut self, stored: Stored) -> Self {
+        self.stored = stored;
         self.forget_engine();
         self
     }
@@ -85,6 +97,7 @@ impl NeuralPolicy {
             max_new_tokens: self.max_new_tokens,
             side_by_side: self.side_by_side,
             threads: self.threads,
+            stored: self.stored,
             engine: Mutex::new(None),
         })
     }
@@ -111,8 +124,17 @@ impl NeuralPolicy {
         let on_slices = weights.values().all(|t| t.device().is_cpu() && wide(t));
         let writer = match on_slices && !crate::device::tensors_asked() {
             true => {
-                let engine = Engine::new(config, Head::CausalLm, &weights)?;
+                let engine = Engine::stored(config, Head::CausalLm, &weights, self.stored)?;
                 Writer::Slices(Box::new(engine.with_threads(self.threads)?))
+            }
+            false if self.stored != Stored::F32 => {
+                let found = format!("{:?} where candle's tensors write", self.stored);
+                let expected = "f32, or a network in f32 on the processor";
+                return Err(crate::Error::unexpected(
+                    "sampling weights",
+                    found,
+                    expected,
+                ));
             }
             false => Writer::Tensors(Box::new(TensorEngine::new(config, &weights)?)),
         };
@@ -204,10 +226,21 @@ impl TokenScorer for NeuralPolicy {
 
 impl Policy for NeuralPolicy {
     fn sample(&self, prompts: &[Arc<[Token]>], keys: &[StreamKey]) -> Result<Vec<Episode>> {
+        Ok(self.draw(prompts, keys)?.0)
+    }
+
+    fn draw(
+        &self,
+        prompts: &[Arc<[Token]>],
+        keys: &[StreamKey],
+    ) -> Result<(Vec<Episode>, Option<Ragged>)> {
         StreamKey::check_one_per_prompt(prompts, keys)?;
         self.check_room(prompts)?;
         let written = self.write(prompts, Some(keys), None)?;
-        Ok(written.into_iter().map(|s| s.episode).collect())
+        let products = self.scorer.model.options().products;
+        let other = self.stored != Stored::F32 || products != Products::F32;
+        let sampler = other.then(|| Ragged::from_rows(written.iter().map(|s| &s.log_probs)));
+        Ok((written.into_iter().map(|s| s.episode).collect(), sampler))
     }
 
     fn greedy(&self, prompts: &[Arc<[Token]>]) -> Result<Vec<Episode>> {

@@ -12,7 +12,7 @@ use super::channels::{append, pack_for, per_token, request};
 use super::ranks::Ranks;
 use crate::family::{Head, ModelConfig};
 use crate::lora::LoraConfig;
-use crate::model::{Keep, Model, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
+use crate::model::{Keep, Model, Products, REWARD_WEIGHT, Request, Scores, VALUE_WEIGHT};
 use crate::params::Params;
 
 /// A network that gives every response token its numbers.
@@ -155,6 +155,12 @@ impl NeuralScorer {
         }
         self.micro_batch = rows;
         Ok(self)
+    }
+
+    /// Rounds the factors of products with weights so, in scores and in training ([`crate::model::ModelOptions::products`]).
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.model.options_mut().products = products;
+        self
     }
 
     /// Shares the rows of every batch out among ranks, each of which must make the same calls. Changes no number by more than rounding,

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use candle_core::{DType, Tensor};
 use rand::Rng;
+use rto::algorithm2::SamplerGap;
 use rto::mdp::{ActionIx, Beta, TabularPolicy, TokenTree, for_each_trajectory};
 use rto::policy::{ExactEvaluator, StateMap, tabulate};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
-use rto::seq::{Episode, Policy, StreamKey};
+use rto::seq::{Episode, Policy, Ragged, StreamKey};
 use rto::token_reward::log_probs;
-use rto_bridge::learner::{NeuralScorer, Restricted};
+use rto_bridge::family::Head;
+use rto_bridge::generate::{Engine, Stored};
+use rto_bridge::learner::{NeuralPolicy, NeuralScorer, Restricted};
 use rto_bridge::params::Params;
 use rto_bridge::world::{SmallWorld, WORDS, World};
 
@@ -64,6 +68,78 @@ fn check_frequencies(policy: &impl Policy, map: &StateMap, n: usize) {
 #[test]
 fn samples_follow_the_scores() {
     check_frequencies(&policy(1), &map(), 40_000);
+}
+
+/// Text written with other weights follows the log q that comes with it; log q is near log π, and what a report of PPO says of the two agrees with sums over
+/// all 156 responses: |z| < 4.5 for Σ_y q(y) Σ_h (log q − log π), with its spread under q from the same sums.
+#[test]
+fn what_narrow_weights_cost_is_what_a_sum_over_all_responses_says() {
+    let (map, n) = (map(), 40_000);
+    let plain = policy(1);
+    let weights = weights(&config(6, 12), TEXT, 1);
+    for (stored, bound) in [(Stored::Bf16, 0.02), (Stored::Int8, 0.05)] {
+        let narrow = policy(1).with_sampling_weights(stored);
+        let engine = Engine::stored(&config(6, 12), Head::CausalLm, &weights, stored).unwrap();
+        for p in 0..2 {
+            let all = responses(&map, p);
+            let pairs: Vec<(&[u32], &[u32])> = all
+                .iter()
+                .map(|y| (&y.prompt[..], &y.response[..]))
+                .collect();
+            let log_q = Ragged::from_rows(engine.log_probs(&pairs, 0.8).unwrap());
+            let log_p = log_probs(&plain, &all).unwrap();
+            let off = log_q.zip("log q", &log_p, |q, p| q - p).unwrap();
+            let most = off.values().iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+            assert!(most > 1e-5 && most < bound, "{stored:?}: off by {most}");
+
+            let prompts = vec![StateMap::prompt(p); n];
+            let keys = StreamKey::batch(&SeedTree::new(3).index(p as u64), n);
+            let (batch, sampler) = narrow.draw(&prompts, &keys).unwrap();
+            let sampler = sampler.unwrap();
+            let scored = log_probs(&narrow, &batch).unwrap();
+            assert_eq!(scored, log_probs(&plain, &batch).unwrap());
+            let gap = SamplerGap::try_new(&sampler, &scored, 0.2).unwrap();
+            assert_eq!(gap.clip_fraction, 0.0);
+
+            // E_q and the spread of a response's sum, and the tokens that it has.
+            let q: Vec<f64> = log_q.row_sums().iter().map(|l| l.exp()).collect();
+            let expected =
+                |of: &dyn Fn(usize) -> f64| -> f64 { (0..all.len()).map(|y| q[y] * of(y)).sum() };
+            let sums = off.row_sums();
+            let mean = expected(&|y| sums[y]);
+            let spread = expected(&|y| (sums[y] - mean).powi(2)).sqrt();
+            let tokens = sampler.n_tokens() as f64;
+            let z = (gap.kl * tokens / n as f64 - mean) / (spread / (n as f64).sqrt());
+            assert!(z.abs() < 4.5, "{stored:?}: {} a token, z = {z}", gap.kl);
+            let length = expected(&|y| all[y].len() as f64);
+            assert!(
+                (tokens / n as f64 - length).abs() < 0.05,
+                "{tokens} {length}"
+            );
+            assert!(mean > 0.0, "a divergence is positive: {mean}");
+        }
+    }
+    // What is written as it is scored has nothing to tell.
+    let prompts = [StateMap::prompt(0)];
+    let keys = StreamKey::batch(&SeedTree::new(3), 1);
+    assert_eq!(plain.draw(&prompts, &keys).unwrap().1, None);
+}
+
+#[test]
+fn narrow_weights_are_refused_for_networks_that_tensors_write() {
+    let scorer = scorer(TEXT, 1);
+    let turned = |(name, t): (String, Tensor)| (name, t.to_dtype(DType::BF16).unwrap());
+    let short = scorer.model().params().tensors().into_iter().map(turned);
+    let scorer = NeuralScorer::try_new(&config(6, 12), Params::new(short.collect()).unwrap());
+    let policy = NeuralPolicy::try_new(scorer.unwrap(), 3).unwrap();
+    let policy = policy.with_sampling_weights(Stored::Int8);
+    let keys = StreamKey::batch(&SeedTree::new(3), 1);
+    let said = policy.sample(&[StateMap::prompt(0)], &keys).unwrap_err();
+    assert!(
+        said.to_string()
+            .contains("sampling weights: found Int8 where candle's tensors write"),
+        "{said}"
+    );
 }
 
 #[test]
