@@ -2,6 +2,7 @@
 
 use crate::input::{self, Line};
 use crate::model::{Common, Model, Reader};
+use crate::run::choices::SamplingWeights;
 use anyhow::{Result, bail};
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, Finish, StreamKey};
@@ -59,6 +60,10 @@ pub struct Args {
     /// Seed of every draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// How the weights of products are read while text is written: bf16 and int8 are quicker for a few texts at a time, and write from a
+    /// distribution q near the model's; a note says how far
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    sampling_weights: SamplingWeights,
     /// Id of the token that ends a response [default: all that config.json, generation_config.json and the tokenizer name]
     #[arg(long, value_name = "ID")]
     eos: Option<u32>,
@@ -97,7 +102,9 @@ pub fn run(args: &Args) -> Result<()> {
         .iter()
         .map(|line| Ok(line.prompt(&reader, 1)?.into()))
         .collect::<Result<_>>()?;
-    let model = Model::load(reader, batch, None, &args.common)?;
+    let stored = args.sampling_weights.of();
+    let model = Model::load(reader, batch, None, stored, &args.common)?;
+    let (mut gap, mut written) = (0.0, 0);
     let sampling = sampling(args, &model);
     let seeds = SeedTree::new(args.seed).child("generate");
     let key = |i: usize| {
@@ -111,12 +118,27 @@ pub fn run(args: &Args) -> Result<()> {
         let asked = places.clone().map(|i| prompts[i / args.samples].clone());
         let asked: Vec<Arc<[u32]>> = asked.collect();
         let keys = (!args.greedy).then(|| places.map(key).collect::<Vec<_>>());
-        for sampled in &model.engine.write(&asked, keys.as_deref(), &sampling)? {
+        let writer = model.narrow.as_ref().unwrap_or(&model.engine);
+        for sampled in &writer.write(&asked, keys.as_deref(), &sampling)? {
             print(&shown(args, &model, sampled)?)?;
+            let (prompt, response) = (&sampled.episode.prompt, &sampled.episode.response);
+            if let Some(narrow) = &model.narrow {
+                let [q, p] = [narrow, &model.engine]
+                    .map(|engine| engine.log_probs(prompt, response, args.temperature));
+                gap += q?.iter().sum::<f64>() - p?.iter().sum::<f64>();
+                written += response.len();
+            }
         }
         if reader_is_gone() {
             break;
         }
+    }
+    if model.narrow.is_some() {
+        args.common.say(&format!(
+            "weights in {} for writing: log q - log p = {:.2e} nats a token over {written} tokens, with q what wrote and p the model in f32",
+            args.sampling_weights.name(),
+            gap / written.max(1) as f64
+        ));
     }
     Ok(())
 }
@@ -131,6 +153,13 @@ fn check(args: &Args) -> Result<()> {
         if n == 0 {
             bail!("--{flag}: found 0, expected at least 1");
         }
+    }
+    let (device, dtype) = (&args.common.device, &args.common.dtype);
+    if args.sampling_weights != SamplingWeights::F32 && (device != "cpu" || dtype != "f32") {
+        bail!(
+            "--sampling-weights: found {} with --device {device} --dtype {dtype}, expected f32: only a network in f32 on the processor is written with other weights",
+            args.sampling_weights.name()
+        );
     }
     if !(args.temperature.is_finite() && args.temperature > 0.0) {
         let found = args.temperature;

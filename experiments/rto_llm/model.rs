@@ -5,7 +5,7 @@ use candle_core::{DType, Device};
 use rto::seq::StreamKey;
 use rto_bridge::checkpoint::{self, Checkpoint, hub};
 use rto_bridge::family::{Head, ModelConfig};
-use rto_bridge::generate::{Engine, Sampled, Sampling, TensorEngine};
+use rto_bridge::generate::{Engine, Sampled, Sampling, Stored, TensorEngine};
 use rto_bridge::memory_plan::{MemoryPlan, Workload};
 use rto_bridge::tokenizer::Tokenizer;
 use std::path::PathBuf;
@@ -79,12 +79,17 @@ impl Network {
         }
     }
 
-    /// log π of every token of the response.
-    pub fn log_probs(&self, prompt: &[u32], response: &[u32]) -> Result<Vec<f64>> {
+    /// log π of every token of the response, at a temperature.
+    pub fn log_probs(
+        &self,
+        prompt: &[u32],
+        response: &[u32],
+        temperature: f64,
+    ) -> Result<Vec<f64>> {
         let pair = [(prompt, response)];
         let mut rows = match self {
-            Self::Slices(engine) => engine.log_probs(&pair, 1.0)?,
-            Self::Tensors(engine) => engine.log_probs(&pair, 1.0)?,
+            Self::Slices(engine) => engine.log_probs(&pair, temperature)?,
+            Self::Tensors(engine) => engine.log_probs(&pair, temperature)?,
         };
         Ok(rows.remove(0))
     }
@@ -121,6 +126,8 @@ pub struct Reader {
 pub struct Model {
     pub reader: Reader,
     pub engine: Network,
+    /// The same network with its weights stored in fewer bits, where that was asked for.
+    pub narrow: Option<Network>,
 }
 
 /// A folder as it is named on the command line, a hub id included.
@@ -167,6 +174,7 @@ impl Model {
         reader: Reader,
         batch: usize,
         sequence: Option<usize>,
+        stored: Stored,
         common: &Common,
     ) -> Result<Self> {
         let (name, context) = (&reader.name, reader.config.max_positions());
@@ -190,7 +198,20 @@ impl Model {
         for note in reader.notes.iter().chain(&loaded.notes).chain(of_texts) {
             common.say(&format!("{name}: {note}"));
         }
+        let narrow = match stored {
+            Stored::F32 => None,
+            _ => {
+                let engine = Engine::stored(&loaded.config, loaded.head, &loaded.weights, stored)?;
+                Some(Network::Slices(Box::new(
+                    engine.with_threads(common.threads)?,
+                )))
+            }
+        };
         let engine = Network::new(&loaded, &reader.device, common)?;
-        Ok(Self { reader, engine })
+        Ok(Self {
+            reader,
+            engine,
+            narrow,
+        })
     }
 }

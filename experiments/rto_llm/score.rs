@@ -4,6 +4,7 @@ use crate::html::{self, Scored};
 use crate::input::{self, Line};
 use crate::model::{Common, Model, Reader};
 use anyhow::{Context, Result, bail};
+use rto_bridge::generate::Stored;
 use rto_bridge::tokenizer::Tokenizer;
 use rto_harness::cli::{print, reader_is_gone};
 use serde_json::json;
@@ -77,7 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
         let made = std::fs::create_dir_all(folder);
         made.with_context(|| format!("--html {}: cannot make its folder", path.display()))?;
     }
-    let load = |reader| Model::load(reader, 1, None, &args.common);
+    let load = |reader| Model::load(reader, 1, None, Stored::F32, &args.common);
     let model = load(model)?;
     let reference = reference.map(load).transpose()?;
     let mut drawn = Vec::new();
@@ -172,11 +173,11 @@ fn score(
     model: &Model,
     reference: Option<&Model>,
 ) -> Result<Scored> {
-    let ours = model.engine.log_probs(prompt, response)?;
+    let ours = model.engine.log_probs(prompt, response, 1.0)?;
     let token_rewards = match reference {
         None => None,
         Some(reference) => {
-            let theirs = reference.engine.log_probs(prompt, response)?;
+            let theirs = reference.engine.log_probs(prompt, response, 1.0)?;
             Some(
                 ours.iter()
                     .zip(&theirs)

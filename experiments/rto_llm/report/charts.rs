@@ -18,7 +18,7 @@ pub const TRUE_REWARD: [&str; 3] = [
 const BETA2: &str = "objective/beta2";
 
 /// What a reader looks at first, with the axis it gets.
-const SHOWN: [(&str, &str); 14] = [
+const SHOWN: [(&str, &str); 16] = [
     ("objective/rlhf_reward", "reward less KL penalty"),
     ("objective/true_reward", "true reward per response"),
     ("reward/true", "true reward per response"),
@@ -29,6 +29,11 @@ const SHOWN: [(&str, &str); 14] = [
     ("objective/kl", "KL to the reference (nats)"),
     ("policy/clipfrac_avg", "share of clipped ratios"),
     ("policy/approxkl_avg", "KL of an update (nats)"),
+    ("sampler/kl", "log q − log π of the sampler (nats a token)"),
+    (
+        "sampler/clipfrac",
+        "share of tokens with π/q outside the clip range",
+    ),
     ("objective/entropy", "entropy (nats)"),
     ("loss/value_avg", "value loss"),
     ("rewards/accuracies", "pairs ranked right (share)"),

@@ -14,6 +14,7 @@
 //! | `exact.csv` | `method,subopt,value,kl` and perhaps `reward` on a world small enough to enumerate |
 //! | `exact_frontier.csv` | `kl,reward` of the best policies there, one for each β |
 //! | `agreement.csv` | `model,accuracy,low,high,pairs` where people's labels are known |
+//! | `metrics/<stage>.jsonl`: `sampler/kl`, `sampler/clipfrac` | how far what was sampled is off what is scored, in runs where it is |
 //! | `token_reward.csv` | `rows,tokens,r2,rmse` of the fit to a file of token rewards, on rows that were held out |
 //! | `credit.jsonl` | `{"prompt", "tokens", "dpo_reward", "true_reward"}`, as long as the response |
 
@@ -85,6 +86,7 @@ pub fn write(folder: &Path, path: &Path) -> Result<Vec<String>> {
     tables::exact(&mut page, &run);
     tables::agreement(&mut page, &run);
     tables::token_reward(&mut page, &run);
+    tables::sampler(&mut page, &run);
     samples::section(&mut page, &run);
     credit::section(&mut page, &run);
     charts::training(&mut page, &run)?;

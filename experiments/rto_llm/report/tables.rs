@@ -301,6 +301,47 @@ pub fn token_reward(page: &mut Page, run: &Results) {
     );
 }
 
+/// What it cost that responses were written with other weights or products than are scored, where they were.
+pub fn sampler(page: &mut Page, run: &Results) {
+    let stages = run.stages.iter().flatten();
+    let rows = stages.filter_map(|stage| {
+        let [kl, clipped] = ["sampler/kl", "sampler/clipfrac"].map(|name| stage.series.get(name));
+        let cells = [
+            (kl?, number as fn(f64) -> String),
+            (clipped?, |x| format!("{}%", percent(x))),
+        ]
+        .map(|(points, shown)| {
+            let values = points.iter().map(|p| p.1);
+            let mean = values.clone().sum::<f64>() / points.len().max(1) as f64;
+            let most = values.fold(f64::NEG_INFINITY, f64::max);
+            format!("{} (at most {})", shown(mean), shown(most))
+        });
+        let [kl, clipped] = cells;
+        let label = escape(methods::label(&stage.name));
+        Some(vec![label, kl, clipped, kl_steps(&stage.series)])
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    page.section("sampler", "What was sampled beside what is scored");
+    page.say("Responses were drawn from a distribution q that is not quite the policy π which scores them: its weights are stored in fewer bits, or π's products are rounded. Old log-probabilities are π's own, so the first step of an iteration has the ratio 1 and clips nothing. How far off that is: the mean over tokens of log q − log π on what was written, an estimate of KL(q ‖ π), and the share of tokens whose π/q lies outside the clip range, which the first step would clip if q were taken for the old policy. Means over iterations.");
+    page.table(
+        "sortable",
+        &[
+            "method",
+            "log q − log π (nats a token)",
+            "π/q outside the clip range",
+            "iterations",
+        ],
+        &rows,
+    );
+}
+
+fn kl_steps(series: &std::collections::BTreeMap<String, Vec<(f64, f64)>>) -> String {
+    series.get("sampler/kl").map_or(0, Vec::len).to_string()
+}
+
 /// The exact values, on a world small enough to enumerate.
 pub fn exact(page: &mut Page, run: &Results) {
     // Real text has neither a known reward nor an end.

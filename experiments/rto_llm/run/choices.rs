@@ -1,6 +1,8 @@
 //! Settings that are one of a few words.
 
 use candle_core::DType;
+use rto_bridge::generate::Stored;
+use rto_bridge::model::Products;
 use rto_bridge::optimizer::Moments;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +62,58 @@ impl MomentsKind {
         match self {
             Self::F32 => Moments::F32,
             Self::EightBit => Moments::EightBit,
+        }
+    }
+}
+
+/// What the factors of products with weights are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProductsKind {
+    /// Nothing.
+    F32,
+    /// bf16, where the processor has such products
+    Bf16,
+}
+
+impl ProductsKind {
+    /// What models call it.
+    pub fn of(self) -> Products {
+        match self {
+            Self::F32 => Products::F32,
+            Self::Bf16 => Products::Bf16,
+        }
+    }
+}
+
+/// In what numbers the weights of products are read while responses are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SamplingWeights {
+    /// As they are
+    F32,
+    /// Two bytes a weight
+    Bf16,
+    /// One byte a weight, and a scale for every 64 of them
+    Int8,
+}
+
+impl SamplingWeights {
+    /// What engines call it.
+    pub fn of(self) -> Stored {
+        match self {
+            Self::F32 => Stored::F32,
+            Self::Bf16 => Stored::Bf16,
+            Self::Int8 => Stored::Int8,
+        }
+    }
+
+    /// The word that names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }

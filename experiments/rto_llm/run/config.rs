@@ -21,7 +21,7 @@ use rto_harness::methods::{self, Given, Keys, METHODS, Method, Model};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Args, NAME};
-use super::choices::{CriticKind, Float, MomentsKind};
+use super::choices::{CriticKind, Float, MomentsKind, ProductsKind, SamplingWeights};
 use super::place::There;
 
 /// Defaults of every key; what the keys mean is said there.
@@ -146,6 +146,8 @@ pub struct Config {
     pub seed: u64,
     pub device: String,
     pub dtype: Float,
+    pub products: ProductsKind,
+    pub sampling_weights: SamplingWeights,
     pub data: Vec<String>,
     pub prompt_column: String,
     pub chosen_column: String,
@@ -317,6 +319,7 @@ impl Config {
                 self.device
             );
         }
+        self.check_processor()?;
         if !self.hidden_size.is_multiple_of(self.n_heads) {
             bail!(
                 "n_heads: found {}, expected a divisor of hidden_size ({})",
@@ -361,6 +364,35 @@ impl Config {
         if self.critic == CriticKind::Shared && self.methods.iter().any(|m| !self.has_critic(m)) {
             bail!(
                 "critic: found \"shared\", expected \"separate\" with methods that have no critic"
+            );
+        }
+        Ok(())
+    }
+
+    /// What only networks in f32 on the processor have.
+    fn check_processor(&self) -> Result<()> {
+        let asked = match (self.products, self.sampling_weights) {
+            (ProductsKind::Bf16, _) => "products = \"bf16\"".to_string(),
+            (_, SamplingWeights::F32) => return Ok(()),
+            (_, other) => format!("sampling_weights = {:?}", other.name()),
+        };
+        if self.device != "cpu" {
+            bail!(
+                "device: found {:?} with {asked}, expected \"cpu\": only networks on the processor compute so",
+                self.device
+            );
+        }
+        if self.dtype != Float::F32 {
+            bail!("dtype: found \"bf16\" with {asked}, expected \"f32\"");
+        }
+        Ok(())
+    }
+
+    /// Refuses products that this processor does not have.
+    pub fn check_products(&self) -> Result<()> {
+        if !self.products.of().available() {
+            bail!(
+                "products: found \"bf16\", expected \"f32\" on this processor, which lacks the instructions avx512_bf16"
             );
         }
         Ok(())

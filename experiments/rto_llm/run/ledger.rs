@@ -83,7 +83,11 @@ impl<'r> Ledger<'r> {
         }
         // A sweep prints one document, of its own.
         if json {
-            reporter.json(&json!({ "run": dir.root(), "summary": tables.first() }))?;
+            let mut answer = json!({ "run": dir.root(), "summary": tables.first() });
+            if let Some(table) = tables.iter().find(|table| table.name() == "sampler") {
+                answer["sampler"] = json!(table);
+            }
+            reporter.json(&answer)?;
         }
         say!(reporter, "everything on one page: {}", page.display())
     }

@@ -19,7 +19,7 @@
 //! | `sweep` | methods at the points of their grids, on shared data and networks |
 
 mod args;
-mod choices;
+pub mod choices;
 mod config;
 mod data;
 mod evaluation;

@@ -88,6 +88,7 @@ pub fn run(args: &Args, engine: &Engine, reporter: &Reporter) -> Result<()> {
     if args.dry_run {
         return plan::print(&config, &data, (jobs, args.shard_moments), reporter);
     }
+    config.check_products()?;
     if let Some(free) = config.executor()?.map_or(Ok(None), Executor::free_memory)? {
         fits_in(plan::peak_on_card(&config, &data)?, free)?;
     }

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::cards;
 use super::exact::exact;
 use super::judged::Judged;
+use super::sampler;
 use crate::run::config::Config;
 use crate::run::data::Data;
 use crate::run::models::{Models, Oracle};
@@ -46,8 +47,8 @@ impl Evaluation<'_> {
             .collect()
     }
 
-    /// Writes evaluation, exact values, samples and credits; returns the summary, and how well a fitted token reward foretells those
-    /// that were held out.
+    /// Writes evaluation, exact values, samples and credits; returns the summary, how well a fitted token reward foretells those
+    /// that were held out, and what other weights for writing cost, each where there is something to say.
     pub fn run(&self) -> Result<Vec<Table>> {
         on_place!(self, |place| self.run_on(place))
     }
@@ -121,6 +122,12 @@ impl Evaluation<'_> {
                 found.rmse.into(),
             ]);
             self.dir.write_table("token_reward.csv", &table)?;
+            tables.push(table);
+        }
+        if self.dir.writes()
+            && let Some(table) = sampler::table(self.dir.root(), &self.config.methods)?
+        {
+            self.dir.write_table("sampler.csv", &table)?;
             tables.push(table);
         }
         self.dir

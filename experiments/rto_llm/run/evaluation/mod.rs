@@ -5,6 +5,7 @@ mod cards;
 mod evaluate;
 mod exact;
 mod judged;
+mod sampler;
 
 pub use evaluate::Evaluation;
 pub use exact::Corner;

@@ -81,14 +81,14 @@ impl Models<'_> {
         );
         let take = self.take(stage);
         let scorer = NeuralScorer::with_reward_head(trunk.config(), weights, &seeds, take)?;
-        self.adapted(scorer.with_ranks(self.ranks.clone()), stage)
+        self.adapted(self.computed(scorer), stage)
     }
 
     /// The reward of every token before its first step: 0 everywhere.
     pub fn token_reward_start(&self, trunk: &NeuralScorer) -> Result<NeuralScorer> {
         let (stage, weights) = (Stage::TokenReward, trunk.model().params().tensors());
         let scorer = NeuralScorer::with_value_head(trunk.config(), weights, self.take(stage))?;
-        self.adapted(scorer.with_ranks(self.ranks.clone()), stage)
+        self.adapted(self.computed(scorer), stage)
     }
 
     /// A critic before its first step: on the reward model, with its adapter where it has one.
@@ -96,13 +96,13 @@ impl Models<'_> {
         let weights = reward.model().params().tensors();
         let Some(adapter) = reward.model().adapter() else {
             let critic = NeuralScorer::with_value_head(reward.config(), weights, Params::new)?;
-            return Ok(critic.with_ranks(self.ranks.clone()));
+            return Ok(self.computed(critic));
         };
         let (factors, base): (BTreeMap<_, _>, BTreeMap<_, _>) = weights
             .into_iter()
             .partition(|(name, _)| name.contains(".lora_"));
         let critic = NeuralScorer::with_value_head(reward.config(), base, Params::frozen)?;
-        let critic = critic.with_ranks(self.ranks.clone());
+        let critic = self.computed(critic);
         Ok(critic.with_adapter_weights(adapter.clone(), &factors)?)
     }
 
@@ -123,9 +123,9 @@ impl Models<'_> {
             _ => NeuralScorer::try_new(sft.config(), Params::frozen(weights)?)?,
         };
         let scorer = scorer.load_adapter(&self.adapter(stage))?.snapshot()?;
-        Ok(scorer
+        Ok(self
+            .computed(scorer)
             .with_micro_batch(self.config.micro_batch)?
-            .with_ranks(self.ranks.clone())
             .with_temperature(self.config.temperature)?)
     }
 }

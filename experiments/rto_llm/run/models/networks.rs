@@ -89,10 +89,10 @@ impl<'r> Models<'r> {
 
     /// A finished stage's network, as it is.
     pub fn frozen(&self, stage: Stage) -> Result<NeuralScorer> {
+        let scorer = self.load(&self.saved(stage), false)?;
         Ok(self
-            .load(&self.saved(stage), false)?
+            .computed(scorer)
             .with_micro_batch(self.config.micro_batch)?
-            .with_ranks(self.ranks.clone())
             .with_temperature(self.config.temperature)?)
     }
 
@@ -117,12 +117,20 @@ impl<'r> Models<'r> {
         Ok(scorer.save_hugging_face(&self.saved(stage), Some(&self.tokenizer))?)
     }
 
+    /// A network that computes as all of the run do, but the oracle.
+    pub(super) fn computed(&self, scorer: NeuralScorer) -> NeuralScorer {
+        let products = self.config.products.of();
+        scorer
+            .with_ranks(self.ranks.clone())
+            .with_products(products)
+    }
+
     /// A policy with what every stage wants of it.
     pub fn policy(&self, scorer: NeuralScorer) -> Result<NeuralPolicy> {
-        let mut scorer = scorer
+        let mut scorer = self
+            .computed(scorer)
             .with_temperature(self.config.temperature)?
             .with_entropy()
-            .with_ranks(self.ranks.clone())
             .with_micro_batch(self.config.micro_batch)?;
         scorer.model_mut().options_mut().checkpointing = self.config.checkpoint_activations;
         let policy = NeuralPolicy::try_new(scorer, self.config.max_new_tokens)?;

@@ -12,6 +12,6 @@ mod token_reward;
 mod trainer;
 
 pub use journal::is_done;
-pub use rl::MissingEos;
+pub use rl::{MissingEos, SAMPLER_CLIPPED, SAMPLER_KL};
 pub use token_reward::TokenRewardModel;
 pub use trainer::{Pace, Training, Watch};

@@ -26,6 +26,11 @@ use crate::run::config::Config;
 use crate::run::place::{Place, Saved, on_place};
 use crate::run::stage::Stage;
 
+/// KL(q ‖ π) per token of what responses were drawn from, among the metrics of a run whose text is not drawn from what is scored.
+pub const SAMPLER_KL: &str = "sampler/kl";
+/// The share of its tokens whose π/q lies outside the clip range.
+pub const SAMPLER_CLIPPED: &str = "sampler/clipfrac";
+
 /// −c at the last token of a response that does not end by itself.
 #[derive(Debug, Clone, Copy)]
 pub struct MissingEos(pub f64);
@@ -383,6 +388,10 @@ fn metrics(report: &IterationReport, truth: (&str, f64), config: &PpoConfig) -> 
     all.extend(components.map(|(name, r)| (format!("reward/{name}"), *r)));
     if let Some(entropy) = report.entropy {
         all.push(("objective/entropy".into(), entropy));
+    }
+    if let Some(gap) = report.sampler {
+        all.push((SAMPLER_KL.into(), gap.kl));
+        all.push((SAMPLER_CLIPPED.into(), gap.clip_fraction));
     }
     if let Some(loss) = report.value_loss {
         all.push(("loss/value_avg".into(), loss));

@@ -49,6 +49,8 @@ impl Training<'_> {
         journal: &Journal,
     ) -> Result<P::Policy> {
         let (policy, options) = (self.models.policy(start)?, self.config.learner());
+        // What is written while a policy learns from it; evaluations read the weights as they are.
+        let policy = policy.with_sampling_weights(self.config.sampling_weights.of());
         let host = match journal.checkpoint() {
             Some(folder) => NeuralLearner::load(policy, options, &folder.join("policy"))?,
             None => NeuralLearner::try_new(policy, options)?,

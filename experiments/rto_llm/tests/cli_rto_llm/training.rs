@@ -52,9 +52,10 @@ pub fn same(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) {
 }
 
 /// Runs until `ready` and then kills the process; whether there was still one to kill.
-fn kill_when(out: &Path, ready: impl Fn() -> bool) -> bool {
+fn kill_when(out: &Path, more: &[&str], ready: impl Fn() -> bool) -> bool {
     let mut child = Command::new(env!("CARGO_BIN_EXE_rto_llm"))
         .args(arguments(out))
+        .args(more)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -136,7 +137,7 @@ fn a_killed_run_ends_with_the_bytes_of_an_undisturbed_one() {
     ];
     let kills = moments
         .iter()
-        .filter(|ready| kill_when(&killed, ready))
+        .filter(|ready| kill_when(&killed, &[], ready))
         .count();
     assert!(kills >= 4, "only {kills} processes were killed");
     finish(&killed);
@@ -151,6 +152,133 @@ fn a_killed_run_ends_with_the_bytes_of_an_undisturbed_one() {
     let said = error(&["--smoke", "--quiet", "--seed", "2", "--out", out]);
     assert!(said.contains("`seed` is 1 there and 2 now"), "{said}");
     same(&expected, &contents(&killed));
+}
+
+/// What other weights for writing cost is in the metrics, the table, the answer and the page; threads and kills change no byte of such a run.
+#[test]
+fn a_run_that_writes_with_narrow_weights_says_what_that_costs() {
+    const MORE: [&str; 4] = ["--methods", "rto", "--set", "sampling_weights=\"int8\""];
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let go = |out: &Path, threads: &str, more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_rto_llm"))
+            .args(arguments(out))
+            .args(MORE)
+            .args(more)
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let answer: serde_json::Value = serde_json::from_str(&go(&whole, "1", &["--json"])).unwrap();
+    let file = |name: &str| fs::read_to_string(whole.join(name)).unwrap();
+    let steps: Vec<serde_json::Value> = file("metrics/rto.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mean = |key: &str| {
+        let all = steps.iter().map(|step| step[key].as_f64().unwrap());
+        all.sum::<f64>() / steps.len() as f64
+    };
+    let (kl, clipped) = (mean("sampler/kl"), mean("sampler/clipfrac"));
+    // Not zero, as the weights are others, and small, as they are near.
+    assert!(
+        kl != 0.0 && kl.abs() < 0.01 && clipped < 0.01,
+        "{kl} {clipped}"
+    );
+    let row = &answer["sampler"][0];
+    assert_eq!(row["method"], "rto");
+    for (column, mean) in [("sampler_kl", kl), ("sampler_clipped", clipped)] {
+        let said = row[column].as_f64().unwrap();
+        assert!((said - mean).abs() <= 1e-12 * mean.abs(), "{said} {mean}");
+    }
+    let table = file("sampler.csv");
+    assert!(
+        table.starts_with("method,iterations,sampler_kl,"),
+        "{table}"
+    );
+    assert!(file("report.html").contains("π/q outside the clip range"));
+
+    let metrics = killed.join("metrics/rto.jsonl");
+    assert!(kill_when(&killed, &MORE, || lines(&metrics) >= 1));
+    go(&killed, "2", &[]);
+    same(&contents(&whole), &contents(&killed));
+}
+
+#[test]
+fn narrow_weights_and_rounded_products_are_refused_where_nothing_computes_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let path = out.to_str().unwrap();
+    let refused = |set: &[&str], expected: &str| {
+        let sets = set.iter().flat_map(|set| ["--set", set]);
+        let args: Vec<&str> = ["--smoke", "--quiet", "--out", path]
+            .into_iter()
+            .chain(sets)
+            .collect();
+        let said = error(&args);
+        assert!(said.contains(expected), "{said}");
+        assert!(!out.exists());
+    };
+    for key in ["sampling_weights=\"bf16\"", "products=\"bf16\""] {
+        refused(
+            &[key, "device=\"kernels:slices\""],
+            "device: found \"kernels:slices\" with",
+        );
+        refused(&[key, "dtype=\"bf16\""], "dtype: found \"bf16\" with");
+    }
+    refused(&["sampling_weights=\"int4\""], "sampling_weights");
+    let model = super::fixture("plain");
+    let said = error(&[
+        "generate",
+        "--model",
+        &model,
+        "--prompt",
+        "a",
+        "--dtype",
+        "bf16",
+        "--sampling-weights",
+        "int8",
+    ]);
+    assert!(
+        said.contains("--sampling-weights: found int8 with"),
+        "{said}"
+    );
+}
+
+/// Where the processor has such products a run trains with them, and reports how far the text that the exact products wrote is off; elsewhere one line
+/// refuses it.
+#[test]
+fn products_in_bf16_train_or_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let path = out.to_str().unwrap();
+    let args = [
+        "--smoke",
+        "--quiet",
+        "--methods",
+        "rto",
+        "--out",
+        path,
+        "--set",
+        "products=\"bf16\"",
+    ];
+    if !rto_bridge::model::Products::Bf16.available() {
+        let said = error(&args);
+        assert!(
+            said.contains("products: found \"bf16\", expected \"f32\""),
+            "{said}"
+        );
+        assert!(!out.exists());
+        return;
+    }
+    ok(&args);
+    let metrics = fs::read_to_string(out.join("metrics/rto.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    let kl = first["sampler/kl"].as_f64().unwrap();
+    assert!(kl != 0.0 && kl.abs() < 0.01, "{kl}");
 }
 
 #[test]
