@@ -31,7 +31,7 @@ pub fn device(name: &str) -> Result<Device> {
         Ok(Ok(device)) => Ok(device),
         Ok(Err(error)) => Err(Error::Device {
             name: name.into(),
-            why: error.to_string().lines().next().unwrap_or("unknown").into(),
+            why: rto_device::refusal("opening the GPU", &error.to_string()),
             source: Some(error.into()),
         }),
         Err(_) => Err(refused("no usable CUDA driver".into())),

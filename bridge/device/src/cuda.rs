@@ -6,6 +6,7 @@
 use crate::buffer::{Buffer, Element, Owner, Real, fresh_id};
 use crate::counting::{check_upload, foreign, unknown_kernel};
 use crate::device::{Device, Gemm, Launch};
+use crate::refusal::refusal;
 use crate::source::{self, Arg, KERNELS, NVRTC_OPTIONS};
 use crate::{Error, Result};
 use cudarc::cublas::{CudaBlas, result, sys};
@@ -57,13 +58,18 @@ fn driver(e: impl Display) -> Error {
     Error::Driver(e.to_string())
 }
 
+/// What a step of opening the card was refused with.
+fn refused(step: &str, e: impl Display) -> Error {
+    Error::Driver(refusal(step, &e.to_string()))
+}
+
 impl Cuda {
     /// The card of this number.
     ///
     /// # Errors
     /// [`Error::Driver`] where there is none, or what it needs is missing.
     pub fn open(ordinal: usize) -> Result<Self> {
-        let context = CudaContext::new(ordinal).map_err(driver)?;
+        let context = CudaContext::new(ordinal).map_err(|e| refused("opening the GPU", e))?;
         Self::on(context.default_stream())
     }
 
@@ -73,7 +79,7 @@ impl Cuda {
     /// As [`Cuda::open`].
     pub fn on(stream: Arc<CudaStream>) -> Result<Self> {
         Ok(Self {
-            blas: CudaBlas::new(stream.clone()).map_err(driver)?,
+            blas: CudaBlas::new(stream.clone()).map_err(|e| refused("starting cuBLAS", e))?,
             stream,
             memory: Arc::default(),
             functions: Default::default(),
@@ -85,7 +91,8 @@ impl Cuda {
     /// # Errors
     /// [`Error::Driver`] where the driver does not say.
     pub fn free_memory(&self) -> Result<u64> {
-        let (free, _) = self.stream.context().mem_get_info().map_err(driver)?;
+        let found = self.stream.context().mem_get_info();
+        let (free, _) = found.map_err(|e| refused("asking for its free memory", e))?;
         Ok(free as u64)
     }
 

@@ -37,6 +37,7 @@ mod error;
 mod kernels;
 pub mod network;
 mod output_head;
+mod refusal;
 mod slices;
 mod source;
 
@@ -55,5 +56,6 @@ pub use kernels::{
     NO_ROW, Rows, Scoring, Texts, Tile, Weights,
 };
 pub use output_head::{Distribution, OutputHead};
+pub use refusal::refusal;
 pub use slices::Slices;
 pub use source::{Arg, KERNELS, NVRTC_OPTIONS, names};
