@@ -14,6 +14,8 @@ PEERS = {
     "f16": "llama.cpp, f16",
     "q8_0": "llama.cpp, Q8_0",
 }
+# The weights of ours, in as many bits.
+OURS = {"transformers": "f32", "f32": "f32", "f16": "bf16", "q8_0": "int8"}
 # Rows, tokens of a prompt, tokens written: times of the first, or of the first less the second.
 WORK = {
     "prompt of 512 tokens": [(1, 512, 1)],
@@ -22,11 +24,12 @@ WORK = {
     "decoding, batch 16": [(16, 32, 33), (16, 32, 1)],
 }
 
-HEAD = """A network of the shape of SmolLM2-135M, random weights, one thread, ours in f32: tokens per process CPU second, sampled at temperature 0.9 without
-truncation. Prompts: one token is written after them. Decoding: 33 tokens after prompts of 32, less the same with one token.
+HEAD = """A network of the shape of SmolLM2-135M, random weights, one thread; the weights of ours are stored in as many bits as the peer's, inputs and sums are f32:
+tokens per process CPU second, sampled at temperature 0.9 without truncation. Prompts: one token is written after them. Decoding: 33 tokens after prompts of
+32, less the same with one token.
 
-| work | peer | rto, tokens/s | peer's | ratio (range) | pairs |
-|---|---|---|---|---|---|
+| work | peer | rto | rto, tokens/s | peer's | ratio (range) | pairs |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -36,7 +39,7 @@ def seconds_of(worker, asked):
 
 
 def measure(args):
-    ours = Worker([bench("generate", not args.built), "smollm2", "--worker"])
+    program = bench("generate", not args.built)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for peer in args.cells.split(",") if args.cells else PEERS:
             if peer == "transformers":
@@ -45,6 +48,7 @@ def measure(args):
                 file = os.path.join(folder, f"{peer}.gguf")
                 subprocess.run([sys.executable, PEER, "make", peer, file], check=True)
                 theirs = Worker([args.llama or sys.executable, PEER, "llama.cpp", 1, file])
+            ours = Worker([program, "smollm2", "--worker", "--weights", OURS[peer]])
             if ours.ready["weights"] != theirs.ready["weights"]:
                 sys.exit(f"{peer}: {theirs.ready['weights']} weights, ours has {ours.ready['weights']}")
             for place, (work, asked) in enumerate(WORK.items()):
@@ -59,6 +63,7 @@ def measure(args):
                     "work": work,
                     "key": [place, list(PEERS).index(peer)],
                     "peer": PEERS[peer],
+                    "ours": OURS[peer],
                     "ours_rate": tokens / statistics.median(p[0] for p in pairs),
                     "peer_rate": tokens / statistics.median(p[1] for p in pairs),
                     "ratio": statistics.median(ratios),
@@ -69,11 +74,11 @@ def measure(args):
                 keep(row)
                 print(line(row), flush=True)
             theirs.close()
-    ours.close()
+            ours.close()
 
 
 def line(row):
     low, high = row["ratio_range"]
     return (
-        f"| {row['work']} | {row['peer']} | {row['ours_rate']:.0f} | {row['peer_rate']:.0f} | {row['ratio']:.2f} ({low:.2f}–{high:.2f}) | {row['pairs']} |"
+        f"| {row['work']} | {row['peer']} | {row['ours']} | {row['ours_rate']:.0f} | {row['peer_rate']:.0f} | {row['ratio']:.2f} ({low:.2f}–{high:.2f}) | {row['pairs']} |"
     )

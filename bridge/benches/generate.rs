@@ -5,14 +5,15 @@
 //! counted because a neighbour on the machine spoils wall time.
 //!
 //! `-- SHAPE --worker` answers every line `ROWS PROMPT NEW` of standard input by writing so many tokens after so many prompts at temperature 0.9, without
-//! truncation: a line of JSON with the CPU seconds (`benches/speed.py` asks so). The number of threads is that of `RAYON_NUM_THREADS`.
+//! truncation: a line of JSON with the CPU seconds (`benches/speed.py` asks so). The number of threads is that of `RAYON_NUM_THREADS`. With
+//! `--weights bf16` or `--weights int8` the weights of products are stored so.
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use rto::seed::SeedTree;
 use rto::seq::{Decoder, StreamKey};
 use rto_bridge::family::{Activation, GptNeoXConfig, Head, ModelConfig};
-use rto_bridge::generate::{Engine, Sampling};
+use rto_bridge::generate::{Engine, Sampling, Stored};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,7 +129,14 @@ fn prompts(rows: usize, length: usize, vocabulary: usize) -> Vec<Arc<[u32]>> {
 fn serve(shape: &Shape) {
     let config = config(shape);
     let threads = std::env::var("RAYON_NUM_THREADS").map_or(1, |n| n.parse().expect("a number"));
-    let engine = Engine::new(&config, Head::CausalLm, &weights(&config))
+    let stored = std::env::args().skip_while(|a| a != "--weights").nth(1);
+    let stored = match stored.as_deref() {
+        None | Some("f32") => Stored::F32,
+        Some("bf16") => Stored::Bf16,
+        Some("int8") => Stored::Int8,
+        Some(other) => panic!("--weights: found {other}, expected f32, bf16 or int8"),
+    };
+    let engine = Engine::stored(&config, Head::CausalLm, &weights(&config), stored)
         .and_then(|engine| engine.with_threads(threads))
         .expect("weights of this shape");
     let parameters: usize = config
