@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,12 @@ _Pair = tuple[Sequence[int], Sequence[int]] | tuple[int, Sequence[int], Sequence
 _Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "per_batch"]
 
 __version__: str
+
+class _Sparse(Protocol):
+    """Of scipy.sparse, in any format; or with the arrays indptr, indices and data of CSR."""
+
+    @property
+    def shape(self) -> Any: ...
 
 class TokenTree:
     def __new__(
@@ -205,7 +211,9 @@ def design(
     features: npt.ArrayLike,
     pairs: Iterable[_Pair],
 ) -> _Array: ...
-def fit_bradley_terry(x: npt.ArrayLike, param_bound: float = ..., tolerance: float = 1e-12) -> BtFit: ...
+def fit_bradley_terry(
+    x: npt.ArrayLike | _Sparse, param_bound: float = ..., tolerance: float = 1e-12, penalty: float = 0.0
+) -> BtFit: ...
 def confidence_radius(
     x: npt.ArrayLike,
     theta: npt.ArrayLike,

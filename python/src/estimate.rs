@@ -7,8 +7,10 @@ use ndarray::Array2;
 use numpy::{AllowTypeChange, PyArray1, PyArray2, PyArrayLike3};
 use pyo3::prelude::*;
 use rto::algorithm1::{Baseline, ConfidenceSet};
-use rto::estimate::{Design, FitOptions, Metric, MetricKind, RadiusInputs};
-use rto::features::{DenseFeatures, FeatureMap, trajectory_features};
+use rto::estimate::{
+    Design, FitOptions, Metric, MetricKind, RadiusInputs, SparseDesign, fit_sparse,
+};
+use rto::features::{DenseFeatures, FeatureMap, SparseRows, trajectory_features};
 use rto::mdp::{Problem, TabularMdp, TabularPolicy};
 use rto::plan::{Truth, mean_value};
 use rto_solve::{RADIUS_KINDS, radius_kind};
@@ -121,37 +123,101 @@ pub fn rows(x: &Bound<'_, PyAny>) -> PyResult<Design> {
     Design::try_new(x.ncols(), x.iter().copied().collect()).map_err(value_error)
 }
 
+/// The rows of a sparse matrix where `x` is one: of scipy.sparse in any format, or anything else that has the arrays of CSR.
+fn sparse_rows(x: &Bound<'_, PyAny>) -> PyResult<Option<SparseDesign>> {
+    let scipy = x.hasattr("tocsr")?;
+    if !scipy && !x.hasattr("indptr")? {
+        return Ok(None);
+    }
+    let shape = |shape: Bound<'_, PyAny>| {
+        let found = shape.repr().map_or_else(|_| "?".into(), |r| r.to_string());
+        let wrong = format!("x: found a sparse matrix of shape {found}, expected (n, d)");
+        shape.extract().map_err(|_| value_error(wrong))
+    };
+    let (n, d): (usize, usize) = shape(x.getattr("shape")?)?;
+    let x = match scipy {
+        true => x.call_method0("tocsr")?,
+        false => x.clone(),
+    };
+    // Columns in order, each at most once; the caller's matrix stays as it is.
+    let x = match scipy && !x.getattr("has_canonical_format")?.is_truthy()? {
+        true => {
+            let copy = x.call_method0("copy")?;
+            copy.call_method0("sum_duplicates")?;
+            copy
+        }
+        false => x,
+    };
+    let numbers = |name: &str| -> PyResult<Vec<f64>> {
+        let values = vector(&format!("x.{name}"), "(m,)", &x.getattr(name)?)?;
+        Ok(elements(&values))
+    };
+    let indptr = whole("x.indptr", &numbers("indptr")?)?;
+    if indptr.len() != n + 1 {
+        let (found, wanted) = (indptr.len(), n + 1);
+        return Err(value_error(format!(
+            "x.indptr: found {found} values, expected {wanted} for {n} rows"
+        )));
+    }
+    let indices = whole("x.indices", &numbers("indices")?)?;
+    SparseRows::try_new(d, indptr, indices, numbers("data")?)
+        .map(|rows| Some(SparseDesign::new(rows)))
+        .map_err(|e| value_error(format!("x: {e}")))
+}
+
+/// Whole numbers of an array.
+fn whole<T: TryFrom<u64>>(name: &str, values: &[f64]) -> PyResult<Vec<T>> {
+    let each = values.iter().enumerate().map(|(i, x)| {
+        let fits = x.fract() == 0.0 && (0.0..9e15).contains(x);
+        let index = fits.then(|| T::try_from(*x as u64).ok()).flatten();
+        index.ok_or_else(|| {
+            let wanted = "a whole number of at least 0";
+            value_error(format!("{name}[{i}]: found {x}, expected {wanted}"))
+        })
+    });
+    each.collect()
+}
+
 /// The Bradley-Terry estimate (4.1): argmax over ‖θ‖ <= B of Σ log σ(x_i · θ).
 ///
 /// Parameters
 /// ----------
-/// x : array_like of shape (n, d)
-///     Features of the winner less those of the loser.
+/// x : array_like or sparse matrix of shape (n, d)
+///     Features of the winner less those of the loser. A sparse matrix is one of scipy.sparse in any format, or an object with the
+///     arrays `indptr`, `indices` and `data` and the `shape` of CSR; nothing of size n·d is then formed.
 /// param_bound : float, default inf
 ///     B. Separable data have no estimate without it, which raises.
 /// tolerance : float, default 1e-12
 ///     Of the Newton decrement, in the same units whatever those of the features are.
+/// penalty : float, default 0
+///     Takes penalty/2 ‖θ‖² from the sum; (4.1) has none. Counts of tokens often have no estimate without it.
 ///
 /// Returns
 /// -------
 /// BtFit
 #[pyfunction]
-#[pyo3(signature = (x, param_bound = f64::INFINITY, tolerance = 1e-12))]
+#[pyo3(signature = (x, param_bound = f64::INFINITY, tolerance = 1e-12, penalty = 0.0))]
 pub fn fit_bradley_terry(
     py: Python<'_>,
     x: &Bound<'_, PyAny>,
     param_bound: f64,
     tolerance: f64,
+    penalty: f64,
 ) -> PyResult<BtFit> {
-    let design = rows(x)?;
     let options = FitOptions {
         param_bound,
         tolerance,
+        penalty,
         ..FitOptions::default()
     };
-    let fit = py
-        .detach(|| rto::estimate::fit_bradley_terry(&design, &options))
-        .map_err(value_error)?;
+    let fit = match sparse_rows(x)? {
+        Some(design) => py.detach(|| fit_sparse(&design, &options)),
+        None => {
+            let design = rows(x)?;
+            py.detach(|| rto::estimate::fit_bradley_terry(&design, &options))
+        }
+    }
+    .map_err(value_error)?;
     Ok(BtFit {
         theta: out1(py, fit.theta),
         norm: fit.norm,

@@ -1,10 +1,12 @@
 """The exact parts against references written here in NumPy and SciPy, at 1e-10."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rto
+from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp, softmax
 from scipy.stats import chi2
@@ -130,6 +132,53 @@ def test_the_estimate_is_that_of_a_generic_optimiser(seed):
     gradient = x.T @ expit(-x @ inside.theta)
     assert inside.at_bound and inside.norm == pytest.approx(bound, rel=1e-12)
     np.testing.assert_allclose(gradient, inside.multiplier * inside.theta, atol=1e-9 * np.linalg.norm(gradient))
+
+
+def token_counts(rng, n, d):
+    """Differences of counts of 12 tokens, as the sign of each that a draw from (3.1) leaves."""
+    counts = lambda: sparse.csr_matrix(
+        (np.ones(12 * n), (np.repeat(np.arange(n), 12), (d * rng.random(12 * n) ** 2).astype(int))), shape=(n, d)
+    )
+    x = counts() - counts()
+    wins = rng.random(n) < expit(x @ rng.normal(scale=0.3, size=d))
+    return sparse.csr_matrix(sparse.diags(np.where(wins, 1.0, -1.0)) @ x)
+
+
+@pytest.mark.parametrize("d", [7, 300])
+def test_a_sparse_estimate_is_that_of_scipy_and_of_the_same_rows_with_their_zeros(d):
+    x = token_counts(np.random.default_rng(d), 2000, d)
+    penalty = 0.5
+    fit = rto.fit_bradley_terry(x, penalty=penalty)
+    value = lambda t: 0.5 * penalty * t @ t - log_expit(x @ t).sum()
+    gradient = lambda t: penalty * t - x.T @ expit(-(x @ t))
+    other = minimize(value, np.zeros(d), jac=gradient, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0.0, "maxiter": 5000})
+    assert np.linalg.norm(gradient(fit.theta)) <= 1e-9 * x.shape[0]
+    np.testing.assert_allclose(fit.theta, other.x, atol=1e-6)
+    dense = rto.fit_bradley_terry(x.toarray(), penalty=penalty)
+    np.testing.assert_allclose(fit.theta, dense.theta, rtol=1e-9, atol=1e-11)
+    assert fit.log_likelihood == pytest.approx(dense.log_likelihood, rel=1e-12)
+    inside = rto.fit_bradley_terry(x, param_bound=0.5 * fit.norm)
+    assert inside.at_bound and inside.norm == pytest.approx(0.5 * fit.norm, rel=1e-12)
+
+
+def test_a_sparse_matrix_of_any_format_is_the_same_and_stays_as_it_is():
+    x = token_counts(np.random.default_rng(1), 400, 20)
+    theta = rto.fit_bradley_terry(x, penalty=1.0).theta
+    bare = SimpleNamespace(indptr=x.indptr, indices=x.indices.tolist(), data=x.data.astype(np.float32), shape=x.shape)
+    for same in (x.tocsc(), x.tocoo(), x.tolil(), sparse.csr_array(x), x.astype(np.int8), bare):
+        np.testing.assert_array_equal(rto.fit_bradley_terry(same, penalty=1.0).theta, theta)
+    # Columns out of order, and one entry in two parts.
+    indptr, indices, data = x.indptr.copy(), x.indices.copy(), x.data.copy()
+    end = indptr[1]
+    indices[:end], data[:end] = indices[:end][::-1], data[:end][::-1]
+    indices, data = np.insert(indices, 0, indices[0]), np.insert(data, 0, 0.5)
+    data[1] -= 0.5
+    indptr[1:] += 1
+    split = sparse.csr_matrix((data, indices, indptr), shape=x.shape)
+    before = split.data.copy(), split.indices.copy()
+    np.testing.assert_array_equal(rto.fit_bradley_terry(split, penalty=1.0).theta, theta)
+    np.testing.assert_array_equal(split.data, before[0])
+    np.testing.assert_array_equal(split.indices, before[1])
 
 
 def test_a_design_is_a_difference_of_sums(instance):

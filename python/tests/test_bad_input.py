@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,28 @@ def test_nan_and_infinity_are_caught_where_they_enter(bad):
         rto.fit_bradley_terry([[1.0, bad]], 1.0)
     with pytest.raises(ValueError, match="beta"):
         rto.soft_value_iteration(TREE, REWARD, UNIFORM, bad)
+
+
+def test_what_is_wrong_with_a_sparse_matrix_is_named():
+    csr = lambda indptr=(0, 1, 2), indices=(0, 1), data=(1.0, -1.0), shape=(2, 2): rto.fit_bradley_terry(
+        SimpleNamespace(indptr=indptr, indices=indices, data=data, shape=shape), penalty=1.0
+    )
+    csr()
+    for call, line in [
+        (lambda: csr(shape=(2,)), r"x: found a sparse matrix of shape \(2,\), expected \(n, d\)$"),
+        (lambda: csr(shape=(3, 2)), "x.indptr: found 3 values, expected 4 for 3 rows$"),
+        (lambda: csr(indptr=(0, 2, 1)), r"x: indptr\[2\]: found 1, must be from 2 to 2"),
+        (lambda: csr(indptr=(0, 0.5, 2)), r"x.indptr\[1\]: found 0.5, expected a whole number of at least 0$"),
+        (lambda: csr(indices=(0, -1)), r"x.indices\[1\]: found -1, expected a whole number of at least 0$"),
+        (lambda: csr(indices=(0, 2)), r"x: indices\[1\] \(row 1\): found 2, must be below d = 2$"),
+        (lambda: csr(data=(1.0, np.nan)), r"x: values\[1\] \(row 1, column 1\) is not finite"),
+        (lambda: csr(data=(1.0,)), "x: values"),
+        (lambda: csr(data="ab"), "x.data: found a value of type str"),
+        (lambda: csr(shape=(2, 0)), "x: feature dimension: found 0"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{line}") as refused:
+            call()
+        assert "\n" not in str(refused.value)
 
 
 def test_shapes_and_ranges_are_named():
