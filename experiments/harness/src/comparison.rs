@@ -21,7 +21,7 @@ use crate::table::{Cell, Table};
 use anyhow::{Context, Result};
 
 use envelope::{Envelope, first_reaches};
-pub use grid::{Point, choose};
+pub use grid::{Point, choose, choose_arrived};
 use grid::{points, same_point};
 use matched::Over;
 pub use page::page;

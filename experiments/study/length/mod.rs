@@ -7,7 +7,7 @@ mod settings;
 use anyhow::Result;
 use rto::mdp::{Beta, Problem};
 use rto::plan::soft_value_iteration;
-use rto_harness::comparison::{Point, REPORT, TUNE, WORLD, choose};
+use rto_harness::comparison::{Point, REPORT, TUNE, WORLD, choose_arrived};
 use rto_harness::on_tree::untrained::{Measured, rounded};
 use rto_harness::stats::Sample;
 use rto_harness::table::Cell;
@@ -17,8 +17,8 @@ use run::{End, How, Paid, World};
 pub use settings::{Length, Place, Start};
 
 /// The columns of `length_runs.csv`, after the cell's id. A row of stage `world` is a policy that needs no training: SFT, π_dpo, the optimum, and
-/// `target`, the optimum of the DPO reward, to which both methods go. One of stage `tune` is a learning rate over the tuning seeds: the geometric mean
-/// of the samples, and how many runs reached the level.
+/// `target`, the optimum of the DPO reward, to which both methods go. One of stage `tune` is a run at a learning rate of the
+/// grid on a tuning seed, which may be cut before the level.
 pub const COLUMNS: &[&str] = &[
     "placement",
     "horizon",
@@ -54,16 +54,25 @@ pub fn cell(study: &Study, place: Place, horizon: usize) -> Result<Vec<Vec<Cell>
     let mut chosen: Vec<(Way, f64)> = Vec::new();
     {
         let seeds = c.tuning_seeds.iter().take(l.tuning_seeds);
-        let worlds: Vec<World> = seeds.map(world).collect::<Result<_>>()?;
+        let worlds: Vec<(u64, World)> = seeds
+            .map(|seed| Ok((*seed, world(seed)?)))
+            .collect::<Result<_>>()?;
         for way in ways(l) {
-            let (points, ends, reached) = tuned(study, &worlds, way)?;
-            for ((point, logs), reached) in points.iter().zip(&ends).zip(reached) {
-                let key = (Some(way), Some(point.learning_rate), None);
-                let samples = rounded((-logs.mean()).exp()).into();
-                let found = [samples, reached.into(), Cell::Empty, Cell::Empty];
-                rows.push(row((place, horizon, TUNE), way.paid.name(), key, found));
+            let tried = tuned(study, &worlds, way)?;
+            for (point, ends) in &tried {
+                for ((seed, _), end) in worlds.iter().zip(ends) {
+                    let key = (Some(way), Some(point.learning_rate), Some(*seed));
+                    let samples = rounded(end.samples).into();
+                    let reached = usize::from(end.reached).into();
+                    let found = [samples, reached, Cell::Empty, Cell::Empty];
+                    rows.push(row((place, horizon, TUNE), way.paid.name(), key, found));
+                }
             }
-            chosen.push((way, points[choose(&points, &ends)].learning_rate));
+            let points: Vec<Point> = tried.iter().map(|(point, _)| *point).collect();
+            let logs: Vec<Sample> = tried.iter().map(|(_, ends)| logs(ends)).collect();
+            let reached: Vec<usize> = tried.iter().map(|(_, ends)| arrived(ends)).collect();
+            let best = choose_arrived(&points, &logs, &reached);
+            chosen.push((way, points[best].learning_rate));
         }
     }
     for &seed in &c.report_seeds {
@@ -98,42 +107,42 @@ pub fn cell(study: &Study, place: Place, horizon: usize) -> Result<Vec<Vec<Cell>
     Ok(rows)
 }
 
-/// The learning rates of a method, smallest first, minus the logarithms of the samples of each on the tuning seeds, and how many runs reached the level.
+/// The learning rates of a method, smallest first, with the end of each on every tuning seed.
 ///
 /// Rates are tried from the largest down, and a run ends at twice the samples that the best rate so far took in the mean: what is slower is not chosen.
-fn tuned(
-    study: &Study,
-    worlds: &[World],
-    way: Way,
-) -> Result<(Vec<Point>, Vec<Sample>, Vec<usize>)> {
+/// Only a rate that arrives on every tuning seed cuts the others short, as one that arrives more often is chosen before one that is faster.
+fn tuned(study: &Study, worlds: &[(u64, World)], way: Way) -> Result<Vec<(Point, Vec<End>)>> {
     let (c, l) = (&study.config, &study.config.length);
     let mut all = Vec::new();
     let mut most = l.iterations;
     for &learning_rate in l.learning_rates.iter().rev() {
-        let (mut logs, mut reached) = (Sample::default(), 0);
-        for world in worlds {
-            let end = world.run(c, way.how(learning_rate), most)?;
-            logs.0.push(-end.samples.ln());
-            reached += usize::from(end.reached);
+        let how = way.how(learning_rate);
+        let ends = worlds.iter().map(|(_, world)| world.run(c, how, most));
+        let ends: Vec<End> = ends.collect::<Result<_>>()?;
+        if arrived(&ends) == ends.len() {
+            let iterations = 2.0 * (-logs(&ends).mean()).exp() / l.responses as f64;
+            most = most.min(iterations.ceil() as u64);
         }
-        let iterations = 2.0 * (-logs.mean()).exp() / l.responses as f64;
-        most = most.min(iterations.ceil() as u64);
         let point = Point {
             learning_rate,
             lambda: way.lambda,
             critic_learning_rate: l.critic_learning_rate,
             clip: c.ppo.clip,
         };
-        all.push((point, logs, reached));
+        all.push((point, ends));
     }
     all.reverse();
-    let points = all.iter().map(|(point, ..)| *point).collect();
-    let reached = all.iter().map(|(.., reached)| *reached).collect();
-    Ok((
-        points,
-        all.into_iter().map(|(_, logs, _)| logs).collect(),
-        reached,
-    ))
+    Ok(all)
+}
+
+/// Minus the logarithms of the samples.
+fn logs(ends: &[End]) -> Sample {
+    Sample(ends.iter().map(|end| -end.samples.ln()).collect())
+}
+
+/// How many runs reached the level.
+fn arrived(ends: &[End]) -> usize {
+    ends.iter().filter(|end| end.reached).count()
 }
 
 fn ways(l: &Length) -> impl Iterator<Item = Way> + '_ {

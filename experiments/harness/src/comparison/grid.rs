@@ -138,9 +138,42 @@ pub fn choose(points: &[Point], ends: &[Sample]) -> usize {
     slowest.reduce(first).expect("the best is among them")
 }
 
+/// [`choose`] among the points that reached a level on as many seeds as any: a run that is cut says that its point is slower than the cut, not
+/// that it arrived there, and one hard seed can make a standard error that hides it.
+pub fn choose_arrived(points: &[Point], ends: &[Sample], reached: &[usize]) -> usize {
+    let most = reached.iter().max().copied().unwrap_or_default();
+    let able: Vec<usize> = (0..points.len()).filter(|i| reached[*i] == most).collect();
+    let able_points: Vec<Point> = able.iter().map(|i| points[*i]).collect();
+    let able_ends: Vec<Sample> = able.iter().map(|i| ends[*i].clone()).collect();
+    able[choose(&able_points, &able_ends)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_that_does_not_arrive_ties_with_none_that_does() {
+        let points = [0.1, 0.3, 1.0].map(|learning_rate| Point {
+            learning_rate,
+            lambda: 1.0,
+            critic_learning_rate: 1.0,
+            clip: 0.2,
+        });
+        // The largest rate arrives after 20, 25 and 900 replies, the others are cut at twice its mean, 152: the hard seed makes a standard error
+        // above what they are behind.
+        let logs = |replies: [f64; 3]| Sample(replies.map(|r: f64| -r.ln()).to_vec());
+        let ends = [
+            logs([152.0; 3]),
+            logs([152.0; 3]),
+            logs([20.0, 25.0, 900.0]),
+        ];
+        assert_eq!(choose(&points, &ends), 0);
+        assert_eq!(choose_arrived(&points, &ends, &[0, 0, 3]), 2);
+        assert_eq!(choose_arrived(&points, &ends, &[0, 3, 3]), 1);
+        // Where none arrives, they are chosen among as before.
+        assert_eq!(choose_arrived(&points, &ends, &[0, 0, 0]), 0);
+    }
 
     #[test]
     fn ties_within_one_standard_error_go_to_the_smaller_rate() {
