@@ -182,7 +182,14 @@ fn law(
     let measured = measured.with_context(|| format!("length_runs: no run with H = {held_out}"))?;
     let (mut a, mut b) = (Sample::default(), Sample::default());
     for seed in 0..measured.len() {
-        let points: Vec<(f64, f64)> = used.iter().map(|(x, logs)| (*x, logs.0[seed])).collect();
+        let at = |(x, logs): &(f64, &Sample)| {
+            let log = logs.0.get(seed).with_context(|| {
+                let (found, expected) = (logs.len(), measured.len());
+                format!("length_runs: found {found} seeds of {placement}, {critic}, lambda {lambda} at H = {:.0}, expected {expected} as at H = {held_out}", x.exp())
+            })?;
+            Ok((*x, *log))
+        };
+        let points: Vec<(f64, f64)> = used.iter().map(at).collect::<Result<_>>()?;
         let (intercept, slope) = line(&points);
         a.0.push(intercept);
         b.0.push(slope);
