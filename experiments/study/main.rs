@@ -52,6 +52,8 @@ Examples:
   study                              the whole study
   study --smoke                      the same in seconds, small
   study --methods rto,dppo,rloo --report-seeds 1..20 --pairs 1000
+  study --set 'length.placements=[]' --set 'noise.pairs=[]'
+                                     the trees alone, in a minute
   study --out runs/study-0001        go on after a crash, Ctrl-C or a time limit
   study --redraw runs/study-0001     figures again, from the CSV files
 As an array of jobs, then once:
@@ -162,22 +164,25 @@ impl Experiment for Study {
         };
         let measured = comparison::Study::read(&runs, &worlds, how)?;
         let found = measured.conclude()?;
-        let lengths = cells.of_part('c', "length_runs")?;
-        let noisy = cells.of_part('d', "noise_runs")?;
         let mut tables = vec![self.setting()?];
         tables.extend(found.tables);
-        tables.extend(comparison::length::conclude(
-            &lengths,
-            self.config.length.held_out,
-        )?);
-        tables.extend(comparison::noise::conclude(
-            &noisy,
-            &worlds,
-            self.config.ppo.beta2,
-        )?);
+        let mut raw = vec![runs, worlds];
+        // A part that is switched off has no table.
+        if !self.config.length.placements.is_empty() {
+            let lengths = cells.of_part('c', "length_runs")?;
+            let held_out = self.config.length.held_out;
+            tables.extend(comparison::length::conclude(&lengths, held_out)?);
+            raw.push(lengths);
+        }
+        if !self.config.noise.pairs.is_empty() {
+            let noisy = cells.of_part('d', "noise_runs")?;
+            let beta2 = self.config.ppo.beta2;
+            tables.extend(comparison::noise::conclude(&noisy, &raw[1], beta2)?);
+            raw.push(noisy);
+        }
         Ok(Results {
             texts: vec![found.text],
-            raw: vec![runs, worlds, lengths, noisy],
+            raw,
             tables,
         })
     }

@@ -33,7 +33,10 @@ impl Noise {
     /// Refuses what no run can use.
     pub fn check(&self) -> Result<()> {
         let pairs: Vec<f64> = self.pairs.iter().map(|n| *n as f64).collect();
-        increasing("noise.pairs", &pairs, 1.0, 1e7)?;
+        // Without a number of pairs the part is switched off.
+        if !pairs.is_empty() {
+            increasing("noise.pairs", &pairs, 1.0, 1e7)?;
+        }
         for (key, value, least, most) in [
             ("noise.steps", self.steps as f64, 1.0, 1e7),
             ("noise.iterations", self.iterations as f64, 1.0, 1e6),

@@ -111,6 +111,9 @@ impl Length {
         increasing("length.learning_rates", &self.learning_rates, 1e-6, 100.0)?;
         once("length.placements", &self.placements, Place::name)?;
         once("length.critics", &self.critics, Start::name)?;
+        if self.critics.is_empty() {
+            bail!("length.critics: found no values, expected at least one");
+        }
         for (key, value, least, most) in [
             ("length.actions", self.actions as f64, 3.0, 1e3),
             ("length.reward_sd", self.reward_sd, 1e-3, 100.0),
@@ -135,11 +138,8 @@ impl Length {
     }
 }
 
-/// Refuses a list that is empty or names something twice.
+/// Refuses a list that names something twice.
 fn once<T: Copy + PartialEq>(key: &str, list: &[T], name: fn(T) -> &'static str) -> Result<()> {
-    if list.is_empty() {
-        bail!("{key}: found no values, expected at least one");
-    }
     for (i, value) in list.iter().enumerate() {
         if list[..i].contains(value) {
             bail!("{key}: found {} twice", name(*value));

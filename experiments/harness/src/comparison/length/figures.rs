@@ -97,8 +97,8 @@ fn ratios(lengths: &Table, laws: &Table) -> Result<Panels> {
         .next()
         .unwrap_or_default();
     let mut panels = Panels::new("Samples to half of the optimum's lead over SFT, DPPO to RTO, against the length of a reply", placements.len(), figures)
-        .subtitle("grammars whose states merge, one for each seed; a reply's reward has the same variance under SFT at every length")
-        .caption(&format!("Means and 95% t-intervals over seeds, paired, on the log scale; above 1 RTO needs fewer. Lines: log ratio = a + b log H, fitted without H = {held_out}. A run that does not reach the level counts as its whole length, so that the highest ratios are bounds from below; lengths.csv counts them. With a critic fitted to values of SFT the two methods are one run, and the ratio is 1."));
+        .subtitle("grammars whose states merge, drawn afresh for each seed, length and placement; a reply's reward has the same variance under SFT at every length")
+        .caption(&format!("Means and 95% t-intervals over seeds, paired, on the log scale; above 1 RTO needs fewer. Lines: log ratio = a + b log H, fitted without H = {held_out}. A run that does not reach the level counts as its whole length, so that a ratio is a bound from below where DPPO's are cut, from above where RTO's are, and says nothing where both are; lengths.csv counts them. With a critic fitted to values of SFT the two methods are one run, and the ratio is 1."));
     panels.panel_size = (400, 300);
     Ok(panels)
 }
