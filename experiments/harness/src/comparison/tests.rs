@@ -343,6 +343,110 @@ fn the_notes_say_what_the_laws_and_losses_say() {
     assert!(said >= 12, "{said}");
 }
 
+/// The counts, predictions and KLs that these sections say beside their intervals.
+#[test]
+fn the_notes_count_what_the_tables_count() {
+    let words = |head: &str| {
+        let section = section(head);
+        let words: Vec<&str> = section.split_whitespace().collect();
+        words.join(" ")
+    };
+    let text = words("## Does it grow with length?");
+    let says = |text: &str, said: String| assert!(text.contains(&said), "not said: {said}");
+    let lengths = TREES.table("lengths.csv");
+    let floats = |t: &Table, c: &str| t.floats(c).unwrap();
+    let sum = |v: Vec<f64>| v.iter().sum::<f64>();
+    let state = lengths.filter("critic", "state").unwrap();
+    let [rto, dppo] = ["missed", "missed_against"].map(|c| sum(floats(&state, c)));
+    says(
+        &text,
+        format!("{dppo} of 1,200 runs, RTO in {rto}, and its ratios"),
+    );
+    let values = lengths.filter("critic", "values").unwrap();
+    let ratios = floats(&values, "ratio");
+    let same = ratios.iter().filter(|r| (*r - 1.0).abs() <= 1e-3).count();
+    says(&text, format!("{same} of {} ratios are 1", ratios.len()));
+    let mut rates = floats(&lengths, "rto_learning_rate");
+    rates.extend(floats(&lengths, "dppo_learning_rate"));
+    let top = rates.iter().copied().fold(0.0, f64::max);
+    let largest = rates.iter().filter(|r| **r == top).count();
+    says(
+        &text,
+        format!("{largest} of the {} choices are the largest", rates.len()),
+    );
+    // Laws, but for those that have nothing but runs that were cut at the length that is left out.
+    let laws = TREES.table("laws.csv");
+    let zero = laws.filter("critic", "zero").unwrap();
+    let cut = |low: &f64, high: &f64| *low == 1.0 && *high == 1.0;
+    let (lows, highs) = (
+        floats(&zero, "measured_low"),
+        floats(&zero, "measured_high"),
+    );
+    let empty = lows.iter().zip(&highs).filter(|(l, h)| cut(l, h)).count();
+    let holds = zero.texts("holds").unwrap();
+    let yes = holds.iter().filter(|h| h.starts_with("yes")).count();
+    let whole = holds.iter().filter(|h| *h == "yes").count();
+    says(
+        &text,
+        format!("in {yes} of {} ({whole} of these", zero.len() - empty),
+    );
+    // "predicted against measured [low, high]".
+    let (predicted, measured) = (floats(&laws, "predicted"), floats(&laws, "measured"));
+    let mut looked_up = 0;
+    for (at, _) in text.match_indices(" against ") {
+        let before = text[..at].rsplit(' ').next().unwrap();
+        let after: Vec<&str> = text[at + 9..].splitn(3, ' ').collect();
+        if before.parse::<f64>().is_err() || !after[1].starts_with('[') {
+            continue;
+        }
+        let mut rows = predicted.iter().zip(&measured);
+        let is_said =
+            rows.any(|(p, m)| format!("{p:.2}") == before && format!("{m:.2}") == after[0]);
+        assert!(is_said, "no law: {before} against {}", after[0]);
+        looked_up += 1;
+    }
+    assert!(looked_up >= 6, "{looked_up}");
+    // Single runs of RTO at small λ.
+    let runs = TREES.table("length_runs.csv");
+    let runs = runs.filter("stage", REPORT).unwrap();
+    let runs = runs.filter("method", "rto").unwrap();
+    let placements = runs.texts("placement").unwrap();
+    let (lambdas, samples) = (floats(&runs, "lambda"), floats(&runs, "samples"));
+    let reached = floats(&runs, "reached");
+    let small: Vec<usize> = (0..runs.len())
+        .filter(|i| placements[*i] != "rare" && lambdas[*i] <= 0.5)
+        .collect();
+    let long = small.iter().filter(|i| samples[**i] > 64.0).count();
+    let never = small.iter().filter(|i| reached[**i] == 0.0).count();
+    assert_eq!(small.len(), 1440);
+    says(
+        &text,
+        format!("{long} take more than eight, of which {never} never arrive"),
+    );
+    let text = words("## How many pairs?");
+    let noise = TREES.table("noise.csv");
+    let noise = noise.filter("instance", "wide").unwrap();
+    let noise = noise.filter("pairs", "250").unwrap();
+    let of = |variant: &str, quantity: &str| {
+        let rows = noise.filter("variant", variant).unwrap();
+        floats(&rows.filter("quantity", quantity).unwrap(), "estimate")[0]
+    };
+    let [rto, dppo, ppo] =
+        ["rto", "dppo", "ppo_dense"].map(|variant| of(variant, "kl_at_most_reward"));
+    says(
+        &text,
+        format!("{rto:.1} for RTO, {dppo:.1} for DPPO and {ppo:.1} for PPO"),
+    );
+    let samples = of("rto", "samples_at_most_objective");
+    let (most, end) = (of("rto", "kl_at_most_objective"), of("rto", "kl_end"));
+    says(
+        &text,
+        format!(
+            "{samples:.0} replies at a KL of {most:.1} in the mean over seeds, and at the end KL is {end:.1}"
+        ),
+    );
+}
+
 fn notes_agree(ground: &Ground) {
     let section = section(ground.section);
     let of = ["estimate", "low", "high"];
