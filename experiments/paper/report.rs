@@ -24,7 +24,7 @@ struct Committed {
 }
 
 /// The figures of the study on trees, whose section they stand beside.
-const STUDY: [Committed; 3] = [
+const STUDY: [Committed; 7] = [
     Committed {
         name: "study/objective",
         what: "The objective against samples, each method at the point of its grid that it chose on other trees.",
@@ -41,6 +41,30 @@ const STUDY: [Committed; 3] = [
         name: "study/removals",
         what: "RTO against DPPO, as tuned, with λ = 1 and with the exact critic for both.",
         svg: include_str!("../../figures/study/removals.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/length",
+        what: "Samples to half of the way, DPPO's to RTO's, against the length of a reply, by where the reward stands and what the critic knows.",
+        svg: include_str!("../../figures/study/length.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/length_laws",
+        what: "How fast that ratio grows with the length, against λ.",
+        svg: include_str!("../../figures/study/length_laws.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/noise",
+        what: "True reward against KL along training, from 250 to 64,000 pairs.",
+        svg: include_str!("../../figures/study/noise.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/noise_ends",
+        what: "Where those runs end, against the number of pairs.",
+        svg: include_str!("../../figures/study/noise_ends.svg"),
         command: "cargo run --bin study",
     },
 ];
