@@ -260,5 +260,67 @@ pub fn p_value(p: f64) -> String {
     }
 }
 
+/// The most replies of a best-of-n that a method has to lie above before it pays.
+const BEST_OF: f64 = 4.0;
+
+/// A baseline in words, `None` of one that a method need not lie above.
+pub fn baseline(policy: &str, parameter: f64) -> Option<String> {
+    match policy {
+        "sft" => Some("SFT".into()),
+        "greedy" => Some("SFT decoded greedily".into()),
+        "sharpened" => Some(format!("SFT at temperature {parameter}")),
+        "best_of_reward_model" if parameter <= BEST_OF => Some(format!(
+            "the best of {parameter} replies by the reward model"
+        )),
+        "best_of_dpo" if parameter <= BEST_OF => {
+            Some(format!("the best of {parameter} replies by the DPO reward"))
+        }
+        _ => None,
+    }
+}
+
+/// Whether anything that was trained on preferences ends, in exact value at β, above SFT at every temperature and the best of up to four of its
+/// replies: methods and baselines with their values. Plain text.
+pub fn pays(
+    methods: &[(&str, f64)],
+    baselines: &[(String, f64)],
+    beta: Option<&str>,
+) -> Option<String> {
+    let highest = |a: &f64, b: &f64| a.total_cmp(b);
+    let (against, bar) = baselines.iter().max_by(|a, b| highest(&a.1, &b.1))?;
+    let trained: Vec<&(&str, f64)> = methods
+        .iter()
+        .filter(|m| !["sft", "optimum"].contains(&m.0))
+        .collect();
+    let (top, best) = trained.iter().max_by(|a, b| highest(&a.1, &b.1))?;
+    let above: Vec<String> = trained
+        .iter()
+        .filter(|m| m.1 > *bar)
+        .map(|m| format!("{} ({})", label(m.0), number(m.1)))
+        .collect();
+    let above: Vec<&str> = above.iter().map(String::as_str).collect();
+    let value = match beta {
+        Some(beta) => format!("In exact value at β = {beta}"),
+        None => "In exact value".into(),
+    };
+    let all = "SFT at every temperature and the best of four of its replies";
+    Some(match above.len() {
+        0 => format!(
+            "{value} nothing that was trained ends above {all}: {} has {}, {} ends highest with {}.",
+            against,
+            number(*bar),
+            label(top),
+            number(*best)
+        ),
+        n => format!(
+            "{value} {} {} above {all}, of which {} has the most, {}.",
+            list(&above),
+            if n == 1 { "ends" } else { "end" },
+            against,
+            number(*bar)
+        ),
+    })
+}
+
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,31 @@ const CORNER: &str = "corner";
 /// Rows of the best policies there, one for each β.
 const OPTIMUM: &str = "optimum";
 
+/// Rows of what needs no training of PPO there, a kind a curve: which baselines lie on it, its name and its look.
+const UNTRAINED: [(&str, &[&str], &str, Kind, usize); 3] = [
+    (
+        "sharpened",
+        &["sft", "sharpened", "greedy"],
+        "SFT sharpened",
+        Kind::Dotted,
+        7,
+    ),
+    (
+        "best_of_dpo",
+        &["sft", "best_of_dpo"],
+        "best-of-n, DPO reward",
+        Kind::DashDot,
+        7,
+    ),
+    (
+        "best_of_reward_model",
+        &["sft", "best_of_reward_model"],
+        "best-of-n, reward model",
+        Kind::DashDot,
+        9,
+    ),
+];
+
 /// An empty table. `title` and `caption` are those of the figure, in every row.
 pub fn empty() -> Table {
     Table::new(
@@ -65,6 +90,18 @@ impl Filler<'_> {
     /// A policy on the corner that can be enumerated, its reward with its interval, if it has one.
     pub fn corner(&mut self, method: &str, kl: f64, reward: [f64; 3]) {
         self.push(CORNER, method, kl, reward);
+    }
+
+    /// What needs no training of PPO there: baselines with their KL and reward.
+    pub fn untrained(&mut self, baselines: &[(&str, f64, f64)]) {
+        for (kind, policies, ..) in UNTRAINED {
+            let on = baselines.iter().filter(|b| policies.contains(&b.0));
+            let mut points: Vec<(f64, f64)> = on.map(|b| (b.1, b.2)).collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            for (kl, reward) in points {
+                self.push(kind, kind, kl, [reward; 3]);
+            }
+        }
     }
 
     /// The best reward there at a KL.
@@ -112,6 +149,11 @@ fn table(run: &Results) -> Table {
     for (kl, reward) in run.exact_frontier.iter().flatten() {
         filler.optimum(*kl, *reward);
     }
+    let baselines = run.exact_baselines.iter().flatten();
+    let baselines: Vec<(&str, f64, f64)> = baselines
+        .map(|b| (b.policy.as_str(), b.numbers[1], b.numbers[2]))
+        .collect();
+    filler.untrained(&baselines);
     for e in run.exact.iter().flatten().filter(|_| known) {
         if let (Some(reward), true) = (e.reward, e.method != OPTIMUM) {
             filler.corner(&e.method, e.numbers[2], [reward; 3]);
@@ -121,7 +163,7 @@ fn table(run: &Results) -> Table {
 }
 
 /// What the right half of the figure is.
-pub const CORNER_CAPTION: &str = " Right: the corner of the world that can be enumerated, without sampling; no policy lies above the dashed line, the largest reward at each KL to the SFT policy.";
+pub const CORNER_CAPTION: &str = " Right: the corner of the world that can be enumerated, without sampling; no policy lies above the dashed line, the largest reward at each KL to the SFT policy. The other lines need no training of PPO: SFT at lower temperatures down to greedy decoding, and the best of 2 to 16 of its replies.";
 
 /// Reward against KL during training.
 fn way(stage: &Curves) -> Vec<(f64, f64)> {
@@ -186,7 +228,9 @@ pub fn figure(table: &Table) -> Result<Panels> {
     let first = |name: &str| Ok::<_, anyhow::Error>(table.texts(name)?.into_iter().next());
     let measure = first("measure")?.unwrap_or_else(|| "reward".into());
     let all = table.distinct("method")?;
-    let looks = curves(all.iter().map(String::as_str).filter(|m| *m != OPTIMUM));
+    let untrained = |name: &str| UNTRAINED.iter().any(|u| u.0 == name);
+    let trained = all.iter().map(String::as_str);
+    let looks = curves(trained.filter(|m| *m != OPTIMUM && !untrained(m)));
     let axes = |title: &str| {
         Figure::new(
             title,
@@ -220,6 +264,14 @@ pub fn figure(table: &Table) -> Result<Panels> {
         let line: Vec<(f64, f64)> = optimum.into_iter().filter(|p| p.0 <= reach).collect();
         let look = SeriesStyle::new(Kind::Dashed, 7, Marker::Circle);
         figure = figure.with(Series::new("", line, look).tag("exact optimum"));
+        for (kind, _, name, line, colour) in UNTRAINED {
+            let points = columns.points(&columns.rows(kind, kind));
+            let points: Vec<(f64, f64)> = points.into_iter().filter(|p| p.0 <= reach).collect();
+            if !points.is_empty() {
+                let look = SeriesStyle::new(line, colour, Marker::Circle);
+                figure = figure.with(Series::new(name, points, look));
+            }
+        }
         figure.series.extend(corner);
         figures.push(figure);
     }

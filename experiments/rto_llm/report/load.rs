@@ -81,6 +81,16 @@ pub struct Exact {
     pub reward: Option<f64>,
 }
 
+/// SFT, sampled, sharpened or greedy, or the best of n of its replies.
+pub struct Baseline {
+    /// sft, greedy, sharpened, best_of_reward_model or best_of_dpo.
+    pub policy: String,
+    /// Temperature or n.
+    pub parameter: f64,
+    /// Value, KL, reward.
+    pub numbers: [f64; 3],
+}
+
 /// How often a model ranks held-out pairs as people did.
 pub struct Agreement {
     pub model: String,
@@ -98,6 +108,8 @@ pub struct Results {
     pub judged: Part<Judged>,
     pub samples: Part<Vec<Sample>>,
     pub exact: Part<Vec<Exact>>,
+    /// What needs no training of PPO, where [`Self::exact`] is.
+    pub exact_baselines: Part<Vec<Baseline>>,
     /// (KL, reward) of the best policies where [`Self::exact`] is, one for each β.
     pub exact_frontier: Part<Vec<(f64, f64)>>,
     /// Every response of the evaluation; fewer are in `samples`.
@@ -123,6 +135,7 @@ impl Results {
             judged: part(dir, "judge.csv", judged),
             samples: part(dir, "samples.jsonl", |path| lines(path, sample)),
             exact: part(dir, "exact.csv", exact),
+            exact_baselines: part(dir, "exact_baselines.csv", baselines),
             exact_frontier: part(dir, "exact_frontier.csv", |path| {
                 let table = Table::from_csv(path)?;
                 let (kl, reward) = (table.floats("kl")?, table.floats("reward")?);
@@ -152,7 +165,7 @@ impl Results {
             .collect()
     }
 
-    fn absent(&self) -> [Option<&Absent>; 12] {
+    fn absent(&self) -> [Option<&Absent>; 13] {
         [
             self.config.as_ref().err(),
             self.versions.as_ref().err(),
@@ -161,6 +174,7 @@ impl Results {
             self.judged.as_ref().err(),
             self.samples.as_ref().err(),
             self.exact.as_ref().err(),
+            self.exact_baselines.as_ref().err(),
             self.exact_frontier.as_ref().err(),
             self.responses.as_ref().err(),
             self.credit.as_ref().err(),
@@ -507,6 +521,20 @@ fn exact(path: &Path) -> Result<Vec<Exact>> {
         method,
         numbers: [subopt[i], value[i], kl[i]],
         reward: reward.as_ref().map(|r| r[i]),
+    };
+    Ok(names.into_iter().enumerate().map(row).collect())
+}
+
+fn baselines(path: &Path) -> Result<Vec<Baseline>> {
+    let table = Table::from_csv(path)?;
+    let names = table.texts("policy")?;
+    let columns = ["parameter", "value", "kl", "reward"].map(|c| table.floats(c));
+    let [parameter, value, kl, reward] = columns;
+    let (parameter, value, kl, reward) = (parameter?, value?, kl?, reward?);
+    let row = |(i, policy): (usize, String)| Baseline {
+        policy,
+        parameter: parameter[i],
+        numbers: [value[i], kl[i], reward[i]],
     };
     Ok(names.into_iter().enumerate().map(row).collect())
 }

@@ -12,6 +12,7 @@
 //! | `samples.jsonl` | `{"method", "prompt", "response", "reward"}` |
 //! | `responses.jsonl` | the same with `prompt_id` for every held-out prompt; what a reader filters, where it is there |
 //! | `exact.csv` | `method,subopt,value,kl` and perhaps `reward` on a world small enough to enumerate |
+//! | `exact_baselines.csv` | `policy,parameter,value,kl,reward` of SFT at other temperatures and of best-of-n there |
 //! | `exact_frontier.csv` | `kl,reward` of the best policies there, one for each β |
 //! | `agreement.csv` | `model,accuracy,low,high,pairs` where people's labels are known |
 //! | `metrics/<stage>.jsonl`: `sampler/kl`, `sampler/clipfrac` | how far what was sampled is off what is scored, in runs where it is |
@@ -107,6 +108,15 @@ pub fn win_rates(folder: &Path) -> Result<rto_bridge::win_rate::WinRates> {
 /// Why a run says nothing about which method is better, where that is so.
 pub fn too_small(folder: &Path) -> Option<String> {
     Results::load(folder).too_small()
+}
+
+/// Whether training pays, where that is known exactly and the run is not too small to say anything.
+pub fn pays(folder: &Path) -> Option<String> {
+    let run = Results::load(folder);
+    match run.too_small() {
+        Some(_) => None,
+        None => tables::pays(&run),
+    }
 }
 
 /// What the policies of a run are compared by.

@@ -2,7 +2,7 @@
 
 use super::finding::{self, number_of, over_seeds, percent, share_range};
 use super::frontier::{self, CORNER_CAPTION, Filler};
-use super::load::Results;
+use super::load::{Baseline, Results};
 use super::tables::{self, Cell, heat_map};
 use anyhow::Result;
 use rto_bridge::win_rate::OverSeeds;
@@ -29,6 +29,8 @@ pub struct OverSeedsPage<'a> {
     pub measure: &'a str,
     /// Why the runs say nothing about which method is better, where that is so.
     pub too_small: Option<String>,
+    /// Whether training pays by the means of exact values, where they are known: [`pays`].
+    pub pays: Option<String>,
 }
 
 /// Mean, lower and upper end of what is measured, in the order of columns.
@@ -72,8 +74,9 @@ impl OverSeedsPage<'_> {
     fn lead(&self) -> Result<String> {
         let rewards = self.means.floats("reward")?;
         let k = self.seeds.len();
+        let best = finding::best_over_seeds(self.names, &rewards, self.cells);
         let mut sentences =
-            Vec::from_iter(finding::best_over_seeds(self.names, &rewards, self.cells));
+            Vec::from_iter(self.pays.as_deref().map(escape).into_iter().chain(best));
         let index = |name: &str| self.names.iter().position(|n| *n == name);
         if let Some(rto) = index("rto") {
             let against = ["dppo", "dpo", "ppo", "sft"].iter().filter_map(|name| {
@@ -194,6 +197,12 @@ pub fn frontier_table(
         for (kl, reward) in corner.frontier {
             filler.optimum(kl, reward);
         }
+        let baselines: Vec<(&str, f64, f64)> = corner
+            .baselines
+            .iter()
+            .map(|b| (b.policy.as_str(), b.numbers[1], b.numbers[2]))
+            .collect();
+        filler.untrained(&baselines);
         for (name, kl, reward) in corner.methods {
             filler.corner(&name, kl, reward);
         }
@@ -205,6 +214,59 @@ pub fn frontier_table(
 struct Corner {
     frontier: Vec<(f64, f64)>,
     methods: Vec<(String, f64, [f64; 3])>,
+    /// None where a run lacks them, as those of an earlier version do.
+    baselines: Vec<Baseline>,
+}
+
+/// Means over runs that have the same baselines; none of runs that have others.
+fn mean_baselines(runs: &[Results]) -> Vec<Baseline> {
+    let all: Option<Vec<&Vec<Baseline>>> = runs
+        .iter()
+        .map(|r| r.exact_baselines.as_ref().ok())
+        .collect();
+    let Some(all) = all.filter(|all| !all.is_empty()) else {
+        return Vec::new();
+    };
+    let mean = |(i, first): (usize, &Baseline)| {
+        let same = |b: &&Baseline| b.policy == first.policy && b.parameter == first.parameter;
+        let own: Option<Vec<&Baseline>> = all.iter().map(|run| run.get(i).filter(same)).collect();
+        let own = own?;
+        let numbers = std::array::from_fn(|k| {
+            let values = own.iter().map(|b| b.numbers[k]).collect();
+            Sample(values).mean()
+        });
+        Some(Baseline {
+            policy: first.policy.clone(),
+            parameter: first.parameter,
+            numbers,
+        })
+    };
+    let means: Option<Vec<Baseline>> = all[0].iter().enumerate().map(mean).collect();
+    means.unwrap_or_default()
+}
+
+/// Whether training pays, by the means of exact values over runs. Plain text.
+pub fn pays(folders: &[PathBuf]) -> Option<String> {
+    let runs: Vec<Results> = folders.iter().map(|f| Results::load(f)).collect();
+    let exact: Option<Vec<_>> = runs.iter().map(|r| r.exact.as_ref().ok()).collect();
+    let exact = exact?;
+    let value = |name: &str| -> Option<f64> {
+        let own: Option<Vec<f64>> = exact
+            .iter()
+            .map(|run| run.iter().find(|e| e.method == name).map(|e| e.numbers[1]))
+            .collect();
+        Some(Sample(own?).mean())
+    };
+    let names = exact.first()?.iter().map(|e| e.method.as_str());
+    let methods: Vec<(&str, f64)> = names
+        .map(|name| Some((name, value(name)?)))
+        .collect::<Option<_>>()?;
+    let baselines: Vec<(String, f64)> = mean_baselines(&runs)
+        .iter()
+        .filter_map(|b| Some((finding::baseline(&b.policy, b.parameter)?, b.numbers[0])))
+        .collect();
+    let beta = runs.first()?.setting("exact_beta");
+    finding::pays(&methods, &baselines, beta.as_deref())
 }
 
 impl Corner {
@@ -245,6 +307,7 @@ impl Corner {
         Some(Self {
             frontier: (0..points).map(at).collect(),
             methods,
+            baselines: mean_baselines(&runs),
         })
     }
 }

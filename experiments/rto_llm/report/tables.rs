@@ -35,8 +35,25 @@ pub fn summary(page: &mut Page, run: &Results) {
         )),
     };
     let best = finding::best(&rates.methods, &rates.matrix);
-    let sentences: Vec<String> = [best, versus, pairs].into_iter().flatten().collect();
+    let sentences: Vec<String> = [pays(run).map(|text| escape(&text)), best, versus, pairs]
+        .into_iter()
+        .flatten()
+        .collect();
     page.lead(&sentences.join(" "));
+}
+
+/// Whether training pays, where that is known exactly. Plain text.
+pub fn pays(run: &Results) -> Option<String> {
+    let (exact, baselines) = (run.exact.as_ref().ok()?, run.exact_baselines.as_ref().ok()?);
+    let methods: Vec<(&str, f64)> = exact
+        .iter()
+        .map(|e| (e.method.as_str(), e.numbers[1]))
+        .collect();
+    let baselines: Vec<(String, f64)> = baselines
+        .iter()
+        .filter_map(|b| Some((finding::baseline(&b.policy, b.parameter)?, b.numbers[0])))
+        .collect();
+    finding::pays(&methods, &baselines, run.setting("exact_beta").as_deref())
 }
 
 /// Why no method is called better.

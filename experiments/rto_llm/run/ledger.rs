@@ -81,6 +81,9 @@ impl<'r> Ledger<'r> {
         for table in &tables {
             say!(reporter, "{}", table.render())?;
         }
+        if let Some(text) = crate::report::pays(dir.root()).filter(|_| dir.writes()) {
+            say!(reporter, "{text}")?;
+        }
         // A sweep prints one document, of its own.
         if json {
             let mut answer = json!({ "run": dir.root(), "summary": tables.first() });

@@ -123,10 +123,14 @@ pub fn run(args: &Args, seeds: &List<u64>, engine: &Engine, reporter: &Reporter)
             .map(|&s| (s, format!("seed-{s}")))
             .collect::<Vec<_>>(),
         measure: measure.name(),
+        pays: crate::report::over_seeds::pays(&folders),
         too_small,
     };
     write("report.html", page.html()?)?;
     say!(reporter, "{}", means.render())?;
+    if let (Some(text), None) = (&page.pays, &page.too_small) {
+        say!(reporter, "{text}")?;
+    }
     say!(
         reporter,
         "win rates over {} seeds in percent, row beats column, with 95% intervals; = at equal length",

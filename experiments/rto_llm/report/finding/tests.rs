@@ -185,3 +185,37 @@ fn small_runs_are_named() {
     let said = too_small(Some(FEWEST_STEPS - 1), FEWEST_PROMPTS);
     assert_eq!(said.unwrap(), "9 iterations");
 }
+
+#[test]
+fn what_pays_lies_above_every_baseline_that_counts() {
+    let baselines = |best_of_4: f64| -> Vec<(String, f64)> {
+        [
+            ("sft", 1.0, 0.5),
+            ("greedy", 0.0, -0.25),
+            ("sharpened", 0.6, 0.75),
+            ("best_of_reward_model", 4.0, best_of_4),
+            // More replies than four need not be beaten.
+            ("best_of_dpo", 16.0, 9.0),
+        ]
+        .into_iter()
+        .filter_map(|(policy, parameter, value)| Some((baseline(policy, parameter)?, value)))
+        .collect()
+    };
+    let methods = [("sft", 0.5), ("dpo", 0.875), ("rto", 1.5), ("optimum", 2.0)];
+    let says = |best_of_4| pays(&methods, &baselines(best_of_4), Some("0.25")).unwrap();
+    assert_eq!(
+        says(1.0),
+        "In exact value at β = 0.25 RTO (1.500) ends above SFT at every temperature and the best of four of its replies, of which the best of 4 replies by the reward model has the most, 1.000."
+    );
+    assert_eq!(
+        says(0.0),
+        "In exact value at β = 0.25 DPO (0.875) and RTO (1.500) end above SFT at every temperature and the best of four of its replies, of which SFT at temperature 0.6 has the most, 0.750."
+    );
+    // Neither SFT itself nor the optimum is a method, and a tie is not above.
+    assert_eq!(
+        says(1.5),
+        "In exact value at β = 0.25 nothing that was trained ends above SFT at every temperature and the best of four of its replies: the best of 4 replies by the reward model has 1.500, RTO ends highest with 1.500."
+    );
+    assert_eq!(pays(&methods, &[], None), None);
+    assert_eq!(pays(&[("sft", 0.5)], &baselines(1.0), None), None);
+}

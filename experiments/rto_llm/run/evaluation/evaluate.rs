@@ -15,7 +15,7 @@ use rto_harness::table::Table;
 use serde_json::json;
 
 use super::cards;
-use super::exact::exact;
+use super::exact::{Corner, baselines, exact};
 use super::judged::Judged;
 use super::sampler;
 use crate::run::config::Config;
@@ -100,9 +100,12 @@ impl Evaluation<'_> {
         self.dir.write_text("samples.jsonl", &samples)?;
         self.dir.write_text("responses.jsonl", &responses)?;
         if let Some(world) = &self.data.world {
-            let (exact, frontier) = exact(self.models, world, &policies)?;
+            let corner = Corner::new(world)?;
+            let (exact, frontier) = exact(self.models, &corner, &policies)?;
             self.dir.write_table("exact.csv", &exact)?;
             self.dir.write_table("exact_frontier.csv", &frontier)?;
+            let baselines = baselines(self.models, &corner)?;
+            self.dir.write_table("exact_baselines.csv", &baselines)?;
         }
         let contests = self.data.held_out_pairs.contests();
         if !contests.is_empty() {

@@ -13,6 +13,7 @@ use rto_bridge::learner::{NeuralScorer, Restricted};
 use rto_bridge::world::{EOS, SmallWorld, World};
 use rto_harness::table::Table;
 
+use super::untrained::Baselines;
 use crate::run::models::Models;
 use crate::run::stage::Stage;
 
@@ -85,12 +86,11 @@ impl Corner {
 
 /// (3.5) with the true reward on the corner of the world that can be enumerated, every policy restricted to its words; and
 /// what the best policies there get at each KL to SFT.
-pub fn exact(models: &Models<'_>, world: &World, policies: &[Stage]) -> Result<(Table, Table)> {
-    let corner = Corner::new(world)?;
+pub fn exact(models: &Models<'_>, corner: &Corner, policies: &[Stage]) -> Result<(Table, Table)> {
     let table = |stage: Stage| corner.table(&models.frozen(stage)?);
     let beta = Beta::try_new(models.config.exact_beta)?;
     let sft = table(Stage::Sft)?;
-    let frontier = frontier(&corner, &sft)?;
+    let frontier = frontier(corner, &sft)?;
     let exact = ExactEvaluator::try_new(corner.map.clone(), corner.reward(), sft, beta)?;
     let columns = ["method", "subopt", "value", "kl", "reward", "length"];
     let mut out = Table::new("exact", &columns);
@@ -126,6 +126,36 @@ fn frontier(corner: &Corner, reference: &TabularPolicy) -> Result<Table> {
         )?;
         let best = evaluator.report(evaluator.optimal())?;
         out.push([beta.into(), best.kl.into(), best.reward.into()]);
+    }
+    Ok(out)
+}
+
+/// Temperatures of SFT's sharpening curve.
+const TEMPERATURES: [f64; 4] = [0.8, 0.6, 0.4, 0.2];
+/// n of best-of-n.
+const BEST_OF: [u32; 4] = [2, 4, 8, 16];
+
+/// What needs no training of PPO on the corner: SFT, sampled, sharpened and greedy, and best-of-n by either learnt reward.
+pub fn baselines(models: &Models<'_>, corner: &Corner) -> Result<Table> {
+    let beta = models.config.exact_beta;
+    let asked = Baselines {
+        temperatures: &TEMPERATURES,
+        best_of: &BEST_OF,
+        beta,
+    };
+    let columns = ["policy", "parameter", "value", "kl", "reward"];
+    let mut out = Table::new("exact_baselines", &columns);
+    for (policy, parameter, m) in asked.on(corner, models)? {
+        // Those are in the tables of `exact`.
+        if !["dpo", "dpo_greedy", "optimum", "frontier"].contains(&policy) {
+            out.push([
+                policy.into(),
+                parameter.into(),
+                (m.reward - beta * m.kl).into(),
+                m.kl.into(),
+                m.reward.into(),
+            ]);
+        }
     }
     Ok(out)
 }

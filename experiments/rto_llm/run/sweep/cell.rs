@@ -4,21 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow};
-use rto::seq::{Episode, Finish, TokenReward};
-use rto::token_reward::{Both, DpoReward, SentenceReward};
+use rto::seq::{Episode, Finish};
 use rto_bridge::learner::NeuralScorer;
 use rto_harness::methods::Method;
-use rto_harness::on_tree::untrained::{Measured, Truth, Untrained, rounded};
+use rto_harness::on_tree::untrained::{Measured, Truth, rounded};
 use rto_harness::table::Cell;
 
 use super::Sweep;
-use super::base::Base;
-use super::plan::{self, Plan, Point, shown};
+use super::plan::{self, Point, shown};
 use super::replies::{Replies, mean};
-use crate::run::evaluation::Corner;
+use crate::run::evaluation::{Baselines, Corner};
 use crate::run::models::Models;
 use crate::run::stage::Stage;
-use crate::run::training::MissingEos;
 
 /// The columns of `runs.csv`, after the cell's id. `objective` is E Σ r* − β₂ KL at the β₂ of the row: exact on the corner of the world, with
 /// the reward there of greedy decoding as `greedy`; of files the mean over replies to held-out prompts, with the oracle's reward as r*. What
@@ -208,7 +205,12 @@ pub fn worlds(sweep: &Sweep, world: &str, seed: u64) -> Result<Vec<Vec<Cell>>> {
     let base = sweep.bases()?.get(plan, world, seed)?;
     let models = base.models(&base.config, base.root())?;
     let found = match &base.data.world {
-        Some(of) => on_corner(plan, &base, &models, &Corner::new(of)?)?,
+        Some(of) => Baselines {
+            temperatures: &plan.temperatures,
+            best_of: &plan.best_of,
+            beta: base.config.ppo.beta2,
+        }
+        .on(&Corner::new(of)?, &models)?,
         None => Replies::new(&base, &models)?.untrained(plan)?,
     };
     let row = |(policy, parameter, m): (&str, f64, Measured)| -> Vec<Cell> {
@@ -222,38 +224,6 @@ pub fn worlds(sweep: &Sweep, world: &str, seed: u64) -> Result<Vec<Vec<Cell>>> {
         ]
     };
     Ok(found.into_iter().map(row).collect())
-}
-
-fn on_corner(
-    plan: &Plan,
-    base: &Base,
-    models: &Models<'_>,
-    corner: &Corner,
-) -> Result<Vec<(&'static str, f64, Measured)>> {
-    let config = &base.config;
-    let [sft, dpo, reward] = [Stage::Sft, Stage::Dpo, Stage::Reward].map(|s| models.frozen(s));
-    let (sft, dpo, reward) = (sft?, dpo?, reward?);
-    // What methods are paid for a reply that does not end, best-of-n is too.
-    let penalty = MissingEos(config.missing_eos_penalty);
-    let by_model = Both(SentenceReward::new(&reward), penalty);
-    let by_dpo = Both(DpoReward::try_new(&dpo, &sft, config.beta1)?, penalty);
-    let sums = |reward: &dyn TokenReward, texts: &[Episode]| Ok(reward.rewards(texts)?.row_sums());
-    let by_model = corner.scores(|texts| sums(&by_model, texts))?;
-    let by_dpo = corner.scores(|texts| sums(&by_dpo, texts))?;
-    let untrained = Untrained {
-        map: corner.map(),
-        reward: corner.reward(),
-        reference: &corner.table(&sft)?,
-        dpo: &corner.table(&dpo)?,
-        learnt: [
-            ("best_of_reward_model", &by_model),
-            ("best_of_dpo", &by_dpo),
-        ],
-        temperatures: &plan.temperatures,
-        best_of: &plan.best_of,
-        beta2: config.ppo.beta2,
-    };
-    untrained.rows()
 }
 
 /// The folder of a run while it trains.
