@@ -91,6 +91,25 @@ const DIALOGUE: [Committed; 3] = [
     },
 ];
 
+/// Those on human preferences.
+const HARMLESS: [Committed; 2] = [
+    Committed {
+        name: "rto_llm/hh/objective",
+        what: "The objective against samples on harmless-base from scratch, by an oracle's reward of replies to held-out prompts.",
+        svg: include_str!("../../figures/rto_llm/hh/objective.svg"),
+        command: SWEEP_HH,
+    },
+    Committed {
+        name: "rto_llm/hh/frontier",
+        what: "The oracle's reward at each KL from SFT there, with best-of-n and SFT at lower temperatures.",
+        svg: include_str!("../../figures/rto_llm/hh/frontier.svg"),
+        command: SWEEP_HH,
+    },
+];
+
+const SWEEP_HH: &str =
+    "cargo run --bin rto_llm -- sweep experiments/configs/sweep.hh.toml --out runs/hh";
+
 const SWEEP: &str =
     "cargo run --bin rto_llm -- sweep experiments/configs/sweep.dialogue.toml --out runs/dialogue";
 
@@ -154,7 +173,12 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) ->
     page.say("What is claimed and what is true instead; proofs unfold.");
     page.push(&with_folded_proofs(ERRATA));
     page.section("section5", "The language-model experiment");
-    for figure in STUDY.iter().chain(&DIALOGUE).chain([&FRONTIER]) {
+    for figure in STUDY
+        .iter()
+        .chain(&DIALOGUE)
+        .chain(&HARMLESS)
+        .chain([&FRONTIER])
+    {
         committed(&mut page, figure);
     }
     page.push(&to_html(

@@ -63,15 +63,21 @@ fn the_manifest_names_the_command_and_the_config_of_each_binary() {
     for entry in &manifest.figures {
         let binary = &entry.binary;
         assert!(entry.file.starts_with(&format!("figures/{binary}/")));
-        let swept = entry.file.starts_with("figures/rto_llm/sweep/");
         // One language-model figure is of several seeds of a preset, others are of a plan.
-        let plan = "experiments/configs/sweep.dialogue.toml";
-        let (more, config) = match binary.as_str() {
-            "rto_llm" if swept => (
-                format!(" -- sweep {plan} --out runs/dialogue"),
-                plan.to_string(),
-            ),
-            "rto_llm" => (
+        let plan = [("sweep", "dialogue"), ("hh", "hh")]
+            .into_iter()
+            .find(|(folder, _)| {
+                entry
+                    .file
+                    .starts_with(&format!("figures/rto_llm/{folder}/"))
+            });
+        let swept = plan.is_some();
+        let (more, config) = match (binary.as_str(), plan) {
+            ("rto_llm", Some((_, name))) => {
+                let plan = format!("experiments/configs/sweep.{name}.toml");
+                (format!(" -- sweep {plan} --out runs/{name}"), plan)
+            }
+            ("rto_llm", None) => (
                 " -- --seeds 1..5 --out runs/seeds".to_string(),
                 "experiments/configs/rto_llm.tiny.toml".to_string(),
             ),

@@ -439,10 +439,19 @@ fn the_density_of_the_true_reward_changes_nothing_that_is_measured() {
 /// The committed figures are what the committed numbers draw.
 #[test]
 fn the_committed_figures_are_drawn_from_their_tables() {
-    let committed = Path::new(concat!(
+    for folder in ["sweep", "hh"] {
+        redrawn(&committed().join(folder));
+    }
+}
+
+fn committed() -> &'static Path {
+    Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../../figures/rto_llm/sweep"
-    ));
+        "/../../figures/rto_llm"
+    ))
+}
+
+fn redrawn(committed: &Path) {
     let temp = tempfile::tempdir().unwrap();
     let names = |dir: &Path| {
         let all = fs::read_dir(dir).unwrap();

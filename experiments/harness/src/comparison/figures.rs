@@ -63,10 +63,18 @@ pub fn draw_all(dir: &Path, words: &Words) -> Result<()> {
 }
 
 impl Words {
+    /// What r is: known, or what an oracle says.
+    pub(super) fn reward(&self) -> &'static str {
+        match self.exact {
+            true => "true reward",
+            false => "reward by the oracle",
+        }
+    }
+
     /// An instance in a table or a legend: its title where that is short, its name elsewhere.
     pub(super) fn short<'a>(&'a self, instance: &'a str) -> &'a str {
         match self.title(instance) {
-            title if title.chars().count() <= 24 => title,
+            title if (1..=24).contains(&title.chars().count()) => title,
             _ => instance,
         }
     }
@@ -146,7 +154,7 @@ fn frontier(dir: &Path, words: &Words) -> Result<Panels> {
         let mut figure = Figure::new(
             words.title(&instance),
             Axis::linear("KL from SFT (nats per reply)"),
-            Axis::linear("true reward above SFT's"),
+            Axis::linear(&format!("{} above SFT's", words.reward())),
         );
         for (curve, name, style, band) in [
             (
@@ -182,7 +190,7 @@ fn frontier(dir: &Path, words: &Words) -> Result<Panels> {
         }
         figures.push(figure);
     }
-    let mut panels = Panels::new("The most true reward at a KL from SFT", words.titles.len(), figures)
+    let mut panels = Panels::new(&format!("The most {} at a KL from SFT", words.reward()), words.titles.len(), figures)
         .subtitle(&words.subtitle)
         .caption(&format!("Concave envelopes over {over} for RTO and DPPO, over n and temperature for the others; means over seeds, 95% t-intervals for RTO and DPPO. An envelope is flat past its most reward.", over = words.envelope));
     panels.panel_size = (520, 400);

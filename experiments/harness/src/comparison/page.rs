@@ -369,7 +369,7 @@ fn ends(page: &mut Page, words: &Words, ends: &Table) -> Result<()> {
         "policy",
         "where",
         "J, share",
-        "true reward",
+        words.reward(),
         "KL",
         "greedy reward",
     ];
@@ -441,16 +441,15 @@ fn replies(page: &mut Page, words: &Words, held_out: &Table) -> Result<()> {
     let row = |i: usize| {
         let [mean, low, high, less, less_low, less_high, p] = std::array::from_fn(|c| floats[c][i]);
         let what = match quantities[i].as_str() {
-            "held_out" => "true reward",
-            "held_out_greedy" => "true reward, greedy",
-            "held_out_kl" => "KL",
-            "length" => "length",
-            other => other,
+            "held_out" => words.reward().to_string(),
+            "held_out_greedy" => format!("{}, greedy", words.reward()),
+            "held_out_kl" => "KL".into(),
+            other => other.to_string(),
         };
         vec![
             escape(label(&methods[i])),
             escape(words.short(&instances[i])),
-            what.to_string(),
+            what,
             interval(mean, low, high),
             interval(less, less_low, less_high),
             p_value(p),

@@ -14,6 +14,8 @@ struct Ground {
     section: &'static str,
     /// How many intervals it says at least.
     intervals: usize,
+    /// Points of each grid.
+    points: usize,
 }
 
 const TREES: Ground = Ground {
@@ -21,6 +23,7 @@ const TREES: Ground = Ground {
     report_in_envelope: false,
     section: "## Does a token reward pay? The study on trees",
     intervals: 60,
+    points: 12,
 };
 
 const DIALOGUE: Ground = Ground {
@@ -28,6 +31,15 @@ const DIALOGUE: Ground = Ground {
     report_in_envelope: true,
     section: "## Does a token reward pay? The dialogue world",
     intervals: 30,
+    points: 12,
+};
+
+const HARMLESS: Ground = Ground {
+    folder: "figures/rto_llm/hh",
+    report_in_envelope: true,
+    section: "## Does a token reward pay? Human preferences",
+    intervals: 10,
+    points: 4,
 };
 
 impl Ground {
@@ -54,7 +66,7 @@ impl Ground {
 /// Every number of the study's tables comes from the committed runs.
 #[test]
 fn the_committed_conclusions_are_those_of_the_committed_runs() {
-    for ground in [TREES, DIALOGUE] {
+    for ground in [TREES, DIALOGUE, HARMLESS] {
         same_conclusions(&ground);
     }
 }
@@ -71,6 +83,9 @@ fn the_committed_laws_and_losses_are_those_of_the_committed_runs() {
     same_tables(&TREES, noise);
 }
 
+/// A learning rate that was tried, the negative logs of its samples and how many of its runs arrived.
+type Tried = (f64, Vec<f64>, usize);
+
 /// What is reported of a length is the learning rate that its tuning chose, among as many for both methods, and nothing is cut that says it arrived.
 #[test]
 fn lengths_are_reported_at_the_rates_that_were_chosen() {
@@ -86,7 +101,7 @@ fn lengths_are_reported_at_the_rates_that_were_chosen() {
         .iter()
         .all(|seed| !seed.is_empty());
     let mut grids: BTreeMap<[String; 5], Vec<(f64, f64)>> = BTreeMap::new();
-    let mut ends: BTreeMap<[String; 5], Vec<(f64, Vec<f64>, usize)>> = BTreeMap::new();
+    let mut ends: BTreeMap<[String; 5], Vec<Tried>> = BTreeMap::new();
     for i in 0..tune.len() {
         let key = columns.each_ref().map(|c| c[i].clone());
         let tried = ends.entry(key.clone()).or_default();
@@ -107,7 +122,7 @@ fn lengths_are_reported_at_the_rates_that_were_chosen() {
     // Where a row is a run, the choice is made again.
     let chosen = |key: &[String; 5]| -> f64 {
         let tried = &ends[key];
-        let point = |(learning_rate, ..): &(f64, Vec<f64>, usize)| Point {
+        let point = |(learning_rate, ..): &Tried| Point {
             learning_rate: *learning_rate,
             lambda: 1.0,
             critic_learning_rate: 1.0,
@@ -173,7 +188,7 @@ fn same_tables(ground: &Ground, tables: impl IntoIterator<Item = Table>) {
 /// The grid was the same size for all, and what is reported is the point that was chosen, on seeds that no tuning saw.
 #[test]
 fn the_report_is_of_the_chosen_points_on_unseen_seeds() {
-    for ground in [TREES, DIALOGUE] {
+    for ground in [TREES, DIALOGUE, HARMLESS] {
         reports_what_was_chosen(&ground);
     }
 }
@@ -193,8 +208,8 @@ fn reports_what_was_chosen(ground: &Ground) {
             let t = t.filter("instance", &key[0]).unwrap();
             t.filter("method", &key[1]).unwrap()
         };
-        assert_eq!(here(&points).len(), 12, "{key:?}");
-        assert_eq!(here(&tuned).len(), 12 * seeds.len(), "{key:?}");
+        assert_eq!(here(&points).len(), ground.points, "{key:?}");
+        assert_eq!(here(&tuned).len(), ground.points * seeds.len(), "{key:?}");
         // Chosen on one world, a point is kept for the others.
         let everywhere = runs.filter("method", &key[1]).unwrap();
         let report = match tuned_on {
@@ -297,7 +312,7 @@ fn written(values: [f64; 3], digits: usize) -> String {
 /// Every interval and every p that `paper-notes/section5.md` says of a ground is one of its committed conclusions.
 #[test]
 fn the_notes_say_what_the_conclusions_say() {
-    for ground in [TREES, DIALOGUE] {
+    for ground in [TREES, DIALOGUE, HARMLESS] {
         notes_agree(&ground);
     }
 }

@@ -8,6 +8,8 @@ use rto_harness::comparison::{ENVELOPE, LAMBDA_ONE, REPORT};
 use rto_harness::methods::find;
 use rto_harness::table::Table;
 
+use super::plan::{Point, shown};
+
 /// What the figures and the page of a run folder say.
 pub fn words(dir: &Path) -> Result<Words> {
     let setting = Table::from_csv(&dir.join("setting.csv"))?;
@@ -28,10 +30,14 @@ pub fn words(dir: &Path) -> Result<Words> {
         titles: worlds.into_iter().zip(settings.map(title)).collect(),
         exact,
         subtitle: format!(
-            "{ground}, over {} seeds; β₁ = {}, {} pairs, objective at β₂ = {}; every method tuned on {} points and {} other seeds",
+            "{ground}, over {} seeds; β₁ = {}, {}objective at β₂ = {}; every method tuned on {} points and {} other seeds",
             first("report_seeds")?,
             first("beta1")?,
-            first("pairs")?,
+            // Of files the setting is a limit.
+            match exact {
+                true => format!("{} pairs, ", first("pairs")?),
+                false => String::new(),
+            },
             first("beta2")?,
             first("points")?,
             first("tuning_seeds")?
@@ -59,8 +65,11 @@ fn change(stage: &str) -> String {
     }
 }
 
-/// `disagreement=0.5 density=1.0` for people.
+/// `disagreement=0.5 density=1.0` for people; nothing of the only world.
 fn title(settings: String) -> String {
+    if settings == shown(&Point::new()) {
+        return String::new();
+    }
     let said = settings.replace('=', " = ");
     let words = said
         .split(' ')
