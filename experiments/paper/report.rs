@@ -350,6 +350,7 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
         .into_iter()
         .chain(&STUDY)
         .chain(&DIALOGUE)
+        .chain(&HARMLESS)
     {
         let _ = writeln!(
             out,
