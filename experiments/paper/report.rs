@@ -120,6 +120,15 @@ const FRONTIER: Committed = Committed {
     command: "cargo run --bin rto_llm -- --seeds 1..5 --out runs/seeds",
 };
 
+/// The figures that stand with the language-model experiment, in order.
+fn of_section5() -> impl Iterator<Item = &'static Committed> {
+    STUDY
+        .iter()
+        .chain(&DIALOGUE)
+        .chain(&HARMLESS)
+        .chain([&FRONTIER])
+}
+
 /// The figure of `converge`, which stands under those of the bench, whose exact minimisers it is held against.
 const CONVERGE: Committed = Committed {
     name: "converge/converge",
@@ -173,12 +182,7 @@ fn html(dir: &RunDir, full: bool, outcomes: &[Outcome], experiments: &[&str]) ->
     page.say("What is claimed and what is true instead; proofs unfold.");
     page.push(&with_folded_proofs(ERRATA));
     page.section("section5", "The language-model experiment");
-    for figure in STUDY
-        .iter()
-        .chain(&DIALOGUE)
-        .chain(&HARMLESS)
-        .chain([&FRONTIER])
-    {
+    for figure in of_section5() {
         committed(&mut page, figure);
     }
     page.push(&to_html(
@@ -346,12 +350,7 @@ fn text(full: bool, outcomes: &[Outcome]) -> String {
             cell(&o.found)
         );
     }
-    for Committed { name, command, .. } in [&CONVERGE, &FRONTIER]
-        .into_iter()
-        .chain(&STUDY)
-        .chain(&DIALOGUE)
-        .chain(&HARMLESS)
-    {
+    for Committed { name, command, .. } in [&CONVERGE].into_iter().chain(of_section5()) {
         let _ = writeln!(
             out,
             "| [`{name}`](https://github.com/rto-toolkit/rto/blob/main/figures/{name}.svg) | | the committed figure | not checked | `{command}` |"
