@@ -72,7 +72,7 @@ fn manners_of(name: &str) {
     };
     let start = Instant::now();
     let output = command("whole").output().unwrap();
-    let length = start.elapsed();
+    let mut length = start.elapsed();
     assert!(output.status.success(), "{name}");
     let whole = dir.path().join("whole");
 
@@ -87,7 +87,10 @@ fn manners_of(name: &str) {
 
     for lines in [0, 1] {
         let out = format!("pipe{lines}");
+        let start = Instant::now();
         let (status, error) = into_closed_pipe(&mut command(&out), lines);
+        // Where the machine had other work at first, moments of that run lie past the end of the next.
+        length = length.min(start.elapsed());
         assert!(status.success() && error.is_empty(), "{name}: {error}");
         same(&whole, &dir.path().join(&out));
         assert!(dir.path().join(out).join("timings.json").is_file());

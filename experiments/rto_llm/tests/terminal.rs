@@ -55,7 +55,7 @@ fn a_run_has_manners() {
     let whole = dir.path().join("whole");
     let start = Instant::now();
     assert!(command("whole").output().unwrap().status.success());
-    let length = start.elapsed();
+    let mut length = start.elapsed();
 
     for columns in [80, 140] {
         let out = format!("wide{columns}");
@@ -71,7 +71,10 @@ fn a_run_has_manners() {
     }
     for lines in [0, 1] {
         let out = format!("pipe{lines}");
+        let start = Instant::now();
         let (status, error) = into_closed_pipe(&mut command(&out), lines);
+        // Where the machine had other work at first, moments of that run lie past the end of the next.
+        length = length.min(start.elapsed());
         assert!(status.success(), "{error}");
         same(&whole, &dir.path().join(&out));
         assert!(dir.path().join(out).join("timings.json").is_file());
