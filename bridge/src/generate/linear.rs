@@ -369,16 +369,22 @@ impl Step<'_> {
                     }
                 }
             }
-            for (i, w) in self.weight.iter().enumerate() {
-                let w = &w[from..from + COLUMNS];
-                for column in 0..COLUMNS {
-                    let w = simd.splat_f32s(w[column]);
-                    for panel in 0..PANELS {
-                        for vector in 0..VECTORS {
-                            let sum = &mut sums[panel][column][vector];
-                            *sum = simd.mul_add_e_f32s(w, x[panel][i][vector], *sum);
-                        }
+            // Local sums, and no index that could be out of bounds beside them: otherwise every one of them is stored after every input.
+            if let ([x, y], [sums, others]) = (&x[..], &mut sums[..]) {
+                let (mut first, mut second) = (*sums, *others);
+                for ((w, x), y) in self.weight.iter().zip(*x).zip(*y) {
+                    let w = &w[from..from + COLUMNS];
+                    add_one(simd, w, x, &mut first);
+                    add_one(simd, w, y, &mut second);
+                }
+                (*sums, *others) = (first, second);
+            } else {
+                for (sums, x) in sums.iter_mut().zip(&x) {
+                    let mut of_panel = *sums;
+                    for (w, x) in self.weight.iter().zip(*x) {
+                        add_one(simd, &w[from..from + COLUMNS], x, &mut of_panel);
                     }
+                    *sums = of_panel;
                 }
             }
             for (sums, output) in sums.iter().zip(&mut *outputs) {
@@ -402,6 +408,22 @@ impl Step<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// One input of a panel times its weights for some features, added to their sums.
+#[inline(always)]
+fn add_one<S: Simd, const VECTORS: usize, const COLUMNS: usize>(
+    simd: S,
+    weights: &[f32],
+    x: &[S::f32s; VECTORS],
+    sums: &mut [[S::f32s; VECTORS]; COLUMNS],
+) {
+    for column in 0..COLUMNS {
+        let w = simd.splat_f32s(weights[column]);
+        for vector in 0..VECTORS {
+            sums[column][vector] = simd.mul_add_e_f32s(w, x[vector], sums[column][vector]);
         }
     }
 }
