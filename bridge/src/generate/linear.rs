@@ -303,11 +303,13 @@ impl<E: Element> Panels<'_, '_, E> {
         {
             for (block, weight) in weight.chunks(BLOCK).enumerate() {
                 let weight = E::widened(weight, &mut room);
-                let step = Step {
+                let mut step = Step {
                     weight,
                     scale: part.scales.map(|scales| &scales[tile * blocks + block]),
                     bias: (block + 1 == blocks).then_some(bias),
                     first: block == 0,
+                    // The first panel alone waits for memory, and only where nothing has widened the block.
+                    ahead: size_of::<E>() == size_of::<f32>(),
                     input: block * BLOCK..block * BLOCK + weight.len(),
                     output: tile * TILE..(tile + 1) * TILE,
                 };
@@ -318,10 +320,12 @@ impl<E: Element> Panels<'_, '_, E> {
                         &inputs[panel..],
                         &mut outputs[panel..],
                     );
+                    step.ahead = false;
                     panel += TOGETHER;
                 }
                 while panel < inputs.len() {
                     step.add::<S, 1, VECTORS, ALONE>(simd, &inputs[panel..], &mut outputs[panel..]);
+                    step.ahead = false;
                     panel += 1;
                 }
             }
@@ -336,6 +340,8 @@ struct Step<'a> {
     /// After the last block.
     bias: Option<&'a [f32; TILE]>,
     first: bool,
+    /// Whether memory is asked for the next block.
+    ahead: bool,
     input: Range<usize>,
     output: Range<usize>,
 }
@@ -354,6 +360,7 @@ impl Step<'_> {
             S::as_simd_f32s(x).0.as_chunks::<VECTORS>().0
         });
         for from in (0..TILE).step_by(COLUMNS) {
+            let ahead = self.ahead && from == 0;
             let mut sums = [[[zero; VECTORS]; COLUMNS]; PANELS];
             let at =
                 (self.output.start + from) * LANES..(self.output.start + from + COLUMNS) * LANES;
@@ -373,6 +380,9 @@ impl Step<'_> {
             if let ([x, y], [sums, others]) = (&x[..], &mut sums[..]) {
                 let (mut first, mut second) = (*sums, *others);
                 for ((w, x), y) in self.weight.iter().zip(*x).zip(*y) {
+                    if ahead {
+                        fetch_block(w);
+                    }
                     let w = &w[from..from + COLUMNS];
                     add_one(simd, w, x, &mut first);
                     add_one(simd, w, y, &mut second);
@@ -382,6 +392,9 @@ impl Step<'_> {
                 for (sums, x) in sums.iter_mut().zip(&x) {
                     let mut of_panel = *sums;
                     for (w, x) in self.weight.iter().zip(*x) {
+                        if ahead {
+                            fetch_block(w);
+                        }
                         add_one(simd, &w[from..from + COLUMNS], x, &mut of_panel);
                     }
                     *sums = of_panel;
@@ -409,6 +422,14 @@ impl Step<'_> {
                 }
             }
         }
+    }
+}
+
+/// Asks for what lies a block after these weights.
+#[inline(always)]
+fn fetch_block(weights: &[f32; TILE]) {
+    for line in (0..size_of_val(weights)).step_by(64) {
+        fetch(weights, BLOCK * size_of_val(weights) + line);
     }
 }
 
