@@ -11,6 +11,7 @@
 //! | is it the gradient of anything? | [`Rotation`] |
 //! | where does it end, and what is lost there? | [`FixedPoint`] |
 //! | from how many responses on does bias outweigh variance? | [`Scaled::n_star`] |
+//! | how noisy is a response of a batch, or of a group, too large to enumerate? | [`Summary::in_a_large_batch`] |
 //! | and where groups are too large to enumerate? | [`Sampled`] |
 //!
 //! The formulas are those that train ([`objective`](crate::objective), [`advantage`](crate::advantage),
@@ -41,6 +42,7 @@
 mod field;
 mod fixed_point;
 mod jacobian;
+mod large_batch;
 mod named;
 mod prepared;
 mod problem;

@@ -89,19 +89,30 @@ impl Summary {
             None => (g, target),
             Some((phi, d)) => (pull_back(phi, d, &g), pull_back(phi, d, &target)),
         };
+        Ok(Self::new(g, target, trace_unit, recipe.unit()))
+    }
+
+    /// Of E\[g\], ∇J, and tr Cov of a unit of n responses.
+    pub(super) fn new(g: Vec<f64>, target: Vec<f64>, trace_unit: f64, n: usize) -> Self {
         let gap: Vec<f64> = g.iter().zip(&target).map(|(g, t)| g - t).collect();
         let dot: f64 = g.iter().zip(&target).map(|(g, t)| g * t).sum();
         let (size, goal) = (norm(&g), norm(&target));
-        Ok(Self {
+        Self {
             norm_ratio: size / goal,
             cosine: dot / (size * goal),
             bias: norm(&gap) / goal,
             trace_unit,
-            responses_per_unit: recipe.unit(),
-            trace_per_response: trace_unit * recipe.unit() as f64,
+            responses_per_unit: n,
+            trace_per_response: trace_unit * n as f64,
             field: g,
             target,
-        })
+        }
+    }
+
+    /// n tr Cov/|E g|²: the number of responses at which the squared error of their mean is as large as the squared mean. No constant factor of the
+    /// loss has a say in it.
+    pub fn noise(&self) -> f64 {
+        self.trace_per_response / self.field.iter().map(|g| g * g).sum::<f64>()
     }
 
     /// With the scale c = |∇J|²/(E g · ∇J), under which the learning rate has no say.
