@@ -24,7 +24,7 @@ struct Committed {
 }
 
 /// The figures of the study on trees, whose section they stand beside.
-const STUDY: [Committed; 7] = [
+const STUDY: [Committed; 8] = [
     Committed {
         name: "study/objective",
         what: "The objective against samples, each method at the point of its grid that it chose on other trees.",
@@ -41,6 +41,12 @@ const STUDY: [Committed; 7] = [
         name: "study/removals",
         what: "RTO against DPPO, as tuned, with λ = 1 and with the exact critic for both.",
         svg: include_str!("../../figures/study/removals.svg"),
+        command: "cargo run --bin study",
+    },
+    Committed {
+        name: "study/gradients",
+        what: "How noisy the gradient of each method is along its runs, and DPPO's noise over RTO's with one thing changed.",
+        svg: include_str!("../../figures/study/gradients.svg"),
         command: "cargo run --bin study",
     },
     Committed {

@@ -11,6 +11,7 @@ use rto_harness::settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::Instance;
+use crate::gradients::Gradients;
 use crate::length::Length;
 use crate::noise::Noise;
 
@@ -65,6 +66,8 @@ pub struct Config {
     pub length: Length,
     /// Fewer pairs and more.
     pub noise: Noise,
+    /// The noise of the methods' gradients.
+    pub gradients: Gradients,
 }
 
 /// Flags named like the keys of the config; what is not given stays as the config has it.
@@ -166,6 +169,7 @@ impl Settings for Config {
         self.check_lists()?;
         self.length.check()?;
         self.noise.check()?;
+        self.gradients.check(self)?;
         comparison::check_seeds(&self.tuning_seeds, &self.report_seeds)?;
         self.check_methods()
     }

@@ -3,7 +3,9 @@
 
 mod config;
 mod figures;
+mod gradients;
 mod length;
+mod memo;
 mod noise;
 mod runs;
 mod train;
@@ -15,21 +17,23 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use config::{Config, Flags};
+use memo::Memo;
 use rto::seed::SeedTree;
 use rto_harness::cli::{note, parse, run_main};
 use rto_harness::comparison::{self, Reading};
+use rto_harness::on_tree::setup::Setup;
 use rto_harness::run_dir::Timings;
 use rto_harness::settings::Settings;
 use rto_harness::study::{self, Cells, Experiment, Results, StudyArgs};
 use rto_harness::sweep::Task;
 use rto_harness::table::Table;
-use world::Worlds;
 
 /// Does a token reward pay? RTO against DPPO and their baselines, everything else equal, on token trees.
 ///
 /// Each method chooses a point of its grid on the tuning seeds; the chosen points are reported on seeds that
 /// no tuning saw, with exact tests: the objective's value at the end, samples to a level, true reward at
-/// matched KL, and what is left of each when lambda is 1 or the critic exact for both. Then on a grammar with
+/// matched KL, what is left of each when lambda is 1 or the critic exact for both, and how noisy each method's
+/// gradient is along its runs. Then on a grammar with
 /// replies of 4 to 128 tokens, how the ratio of samples grows with their length; and on the trees with 250 to
 /// 64,000 pairs, where the true reward turns down. The protocol is paper-notes/protocol.md. Every finished cell
 /// is kept in the run folder: a run that was stopped continues.
@@ -52,7 +56,7 @@ Examples:
   study                              the whole study
   study --smoke                      the same in seconds, small
   study --methods rto,dppo,rloo --report-seeds 1..20 --pairs 1000
-  study --set 'length.placements=[]' --set 'noise.pairs=[]'
+  study --set 'length.placements=[]' --set 'noise.pairs=[]' --set 'gradients.iterations=[]'
                                      the trees alone, in a minute
   study --out runs/study-0001        go on after a crash, Ctrl-C or a time limit
   study --redraw runs/study-0001     figures again, from the CSV files
@@ -66,7 +70,8 @@ no result depends on it.";
 struct Study {
     config: Config,
     seeds: SeedTree,
-    worlds: Worlds,
+    worlds: Memo<(Instance, u64), Setup>,
+    tunings: Memo<(Instance, &'static str), runs::Tuned>,
 }
 
 /// The trees of the protocol.
@@ -104,7 +109,8 @@ impl Experiment for Study {
         Ok(Self {
             seeds: SeedTree::new(config.seed).child(NAME),
             config,
-            worlds: Worlds::default(),
+            worlds: Memo::default(),
+            tunings: Memo::default(),
         })
     }
 
@@ -151,6 +157,15 @@ impl Experiment for Study {
                 tasks.push(Task::new(id, noise::COLUMNS, work));
             }
         }
+        if !self.config.gradients.iterations.is_empty() {
+            for instance in Instance::BOTH {
+                for method in self.config.methods.iter().copied() {
+                    let id = format!("{NAME}/e/{}.{}", instance.name(), method.name);
+                    let work = move || gradients::cell(self, instance, method);
+                    tasks.push(Task::new(id, gradients::COLUMNS, work));
+                }
+            }
+        }
         tasks
     }
 
@@ -179,6 +194,11 @@ impl Experiment for Study {
             let beta2 = self.config.ppo.beta2;
             tables.extend(comparison::noise::conclude(&noisy, &raw[1], beta2)?);
             raw.push(noisy);
+        }
+        if !self.config.gradients.iterations.is_empty() {
+            let estimates = cells.of_part('e', "gradient_runs")?;
+            tables.push(comparison::gradients::conclude(&estimates)?);
+            raw.push(estimates);
         }
         Ok(Results {
             texts: vec![found.text],

@@ -1,5 +1,7 @@
 //! A cell of the study: a method tunes on an instance, and its chosen point is reported.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use rto_harness::comparison::{
     ENVELOPE, EXACT_CRITIC, LAMBDA_ONE, LEVELS, Point, REPORT, TUNE, choose,
@@ -34,17 +36,31 @@ pub const COLUMNS: &[&str] = &[
     "critic_error",
 ];
 
-/// Every row of a method on an instance.
-pub fn cell(study: &Study, instance: Instance, method: &'static Method) -> Result<Vec<Vec<Cell>>> {
+/// The tuning of a method on an instance.
+pub struct Tuned {
+    rows: Vec<Vec<Cell>>,
+    chosen: usize,
+    /// The point that was chosen.
+    pub at: Point,
+}
+
+impl Study {
+    /// J at the end of every tuning run of a method, and the point that this chooses.
+    pub fn tuned(&self, instance: Instance, method: &'static Method) -> Result<Arc<Tuned>> {
+        self.tunings
+            .get((instance, method.name), || tune(self, instance, method))
+    }
+}
+
+fn tune(study: &Study, instance: Instance, method: &'static Method) -> Result<Tuned> {
     let c = &study.config;
     let points = c.grid(method)?;
-    let last = c.ppo.iterations;
     let mut rows = Vec::new();
     let mut ends = vec![Sample::default(); points.len()];
     for (i, point) in points.iter().enumerate() {
         for &seed in &c.tuning_seeds {
             let how = (*point, c.ppo.beta2, Critic::Learnt);
-            let end = one(study, (instance, method), how, seed, last)?.pop();
+            let end = one(study, (instance, method), how, seed, c.ppo.iterations)?.pop();
             let end = end.expect("a run has an end");
             ends[i].0.push(objective(&end, c.ppo.beta2));
             let row = row(instance, method, TUNE, i, point, c.ppo.beta2, seed, &end);
@@ -52,7 +68,19 @@ pub fn cell(study: &Study, instance: Instance, method: &'static Method) -> Resul
         }
     }
     let chosen = choose(&points, &ends);
-    let at = points[chosen];
+    Ok(Tuned {
+        rows,
+        chosen,
+        at: points[chosen],
+    })
+}
+
+/// Every row of a method on an instance.
+pub fn cell(study: &Study, instance: Instance, method: &'static Method) -> Result<Vec<Vec<Cell>>> {
+    let c = &study.config;
+    let tuned = study.tuned(instance, method)?;
+    let mut rows = tuned.rows.clone();
+    let (chosen, at) = (tuned.chosen, tuned.at);
     let mut stages = vec![(REPORT, at, c.ppo.beta2, Critic::Learnt)];
     if ["rto", "dppo"].contains(&method.name) {
         for &beta2 in &c.envelope_beta2s {
@@ -71,7 +99,7 @@ pub fn cell(study: &Study, instance: Instance, method: &'static Method) -> Resul
                 ENVELOPE => one(study, (instance, method), how, seed, every)?,
                 _ => {
                     let all = one(study, (instance, method), how, seed, 1)?;
-                    let world = study.worlds.get(study, instance, seed)?;
+                    let world = study.world(instance, seed)?;
                     let levels = levels(study, &world)?;
                     kept(&all, every, c.ppo.beta2, &levels)
                 }
@@ -93,7 +121,7 @@ fn one(
     seed: u64,
     every: u64,
 ) -> Result<Vec<At>> {
-    let setup = study.worlds.get(study, instance, seed)?;
+    let setup = study.world(instance, seed)?;
     let seeds = study.run_seeds(instance, seed);
     let run = Run {
         method,

@@ -54,6 +54,49 @@ pub struct At {
 impl Run<'_> {
     /// Trains, and measures before the first iteration, every so many, and after the last.
     pub fn measured(&self, config: &Config) -> Result<Vec<At>> {
+        let setup = self.setup;
+        let truth = Truth::new(&setup.map, &setup.reward, &setup.reference, self.beta2)?;
+        let mut all = Vec::new();
+        self.along(config, |trainer, ppo, table| {
+            let has_critic = ppo.advantage == Advantage::Gae;
+            let iteration = trainer.state().iteration;
+            let due = iteration.is_multiple_of(self.every) || iteration == ppo.iterations;
+            let exact = has_critic && self.critic == Critic::Exact;
+            if !due && !exact {
+                return Ok(());
+            }
+            let policy = trainer.policy()?;
+            let values = match has_critic {
+                true => Some(values(setup, table, &policy, ppo.beta2)?),
+                false => None,
+            };
+            if let (true, Some(values)) = (exact, &values) {
+                trainer.set_values(values)?;
+            }
+            if due {
+                let error = values.zip(trainer.values());
+                all.push(At {
+                    iteration,
+                    samples: iteration * ppo.responses() as u64,
+                    measured: truth.measure(&policy)?,
+                    greedy: truth.greedy(&policy)?,
+                    critic_error: error
+                        .map(|(exact, v)| distance(setup, &policy, &exact, v))
+                        .transpose()?,
+                });
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Trains, and shows the trainer before the first iteration, between any two and after the last, with the method's settings and the reward that
+    /// it maximises.
+    pub fn along(
+        &self,
+        config: &Config,
+        mut show: impl FnMut(&mut Trainer, &PpoConfig, &TabularReward) -> Result<()>,
+    ) -> Result<()> {
         let (setup, method) = (self.setup, self.method);
         let keys = method.keys(&config.method)?;
         let base = PpoConfig {
@@ -75,7 +118,6 @@ impl Run<'_> {
             keys: &keys,
         })?;
         let table = tabulate(&setup.map, &*reward)?;
-        let truth = Truth::new(&setup.map, &setup.reward, &setup.reference, self.beta2)?;
         let prompts: Vec<_> = (0..setup.map.n_prompts()).map(StateMap::prompt).collect();
         let run = PpoRun {
             reference: &setup.start,
@@ -86,36 +128,10 @@ impl Run<'_> {
         };
         let start = vec![0.0; setup.map.mdp().n_states()];
         let mut trainer = Trainer::new(&setup.start, &setup.reference, &ppo, &start)?;
-        let has_critic = ppo.advantage == Advantage::Gae;
-        let mut all = Vec::new();
         loop {
-            let iteration = trainer.state().iteration;
-            let due = iteration.is_multiple_of(self.every) || iteration == ppo.iterations;
-            let exact = has_critic && self.critic == Critic::Exact;
-            if due || exact {
-                let policy = trainer.policy()?;
-                let values = match has_critic {
-                    true => Some(values(setup, &table, &policy, ppo.beta2)?),
-                    false => None,
-                };
-                if let (true, Some(values)) = (exact, &values) {
-                    trainer.set_values(values)?;
-                }
-                if due {
-                    let error = values.zip(trainer.values());
-                    all.push(At {
-                        iteration,
-                        samples: iteration * ppo.responses() as u64,
-                        measured: truth.measure(&policy)?,
-                        greedy: truth.greedy(&policy)?,
-                        critic_error: error
-                            .map(|(exact, v)| distance(setup, &policy, &exact, v))
-                            .transpose()?,
-                    });
-                }
-            }
+            show(&mut trainer, &ppo, &table)?;
             if trainer.next(&run)?.is_none() {
-                return Ok(all);
+                return Ok(());
             }
         }
     }

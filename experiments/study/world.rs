@@ -1,6 +1,6 @@
 //! The worlds of the study and what needs no training on them: SFT sharpened, best-of-n, DPO, the exact optimum and its frontier.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::Result;
 use rto::token_reward::DenseReward;
@@ -11,35 +11,14 @@ use rto_harness::table::Cell;
 
 use crate::{Instance, Study};
 
-/// The worlds of an instance, each made when a cell first asks.
-#[derive(Default)]
-pub struct Worlds(Mutex<Vec<(Instance, u64, Slot)>>);
-
-type Slot = Arc<Mutex<Option<Arc<Setup>>>>;
-
-impl Worlds {
+impl Study {
     /// The world of a seed.
-    pub fn get(&self, study: &Study, instance: Instance, seed: u64) -> Result<Arc<Setup>> {
-        let slot = {
-            let mut all = self.0.lock().expect("no cell panics with the lock");
-            match all.iter().find(|(i, s, _)| (*i, *s) == (instance, seed)) {
-                Some((_, _, slot)) => slot.clone(),
-                None => {
-                    let slot = Slot::default();
-                    all.push((instance, seed, slot.clone()));
-                    slot
-                }
-            }
-        };
-        // Whoever asks for the same world waits here until it is there.
-        let mut world = slot.lock().expect("no cell panics with the lock");
-        if let Some(setup) = &*world {
-            return Ok(setup.clone());
-        }
-        let config = &study.config;
-        let seeds = study.world_seeds(instance, seed);
-        let setup = Setup::new(config.draw(), &config.dpo, config.size(instance), &seeds)?;
-        Ok(world.insert(Arc::new(setup)).clone())
+    pub fn world(&self, instance: Instance, seed: u64) -> Result<Arc<Setup>> {
+        let config = &self.config;
+        let seeds = self.world_seeds(instance, seed);
+        self.worlds.get((instance, seed), || {
+            Setup::new(config.draw(), &config.dpo, config.size(instance), &seeds)
+        })
     }
 }
 
@@ -49,7 +28,7 @@ pub const COLUMNS: &[&str] = &["instance", "seed", "policy", "parameter", "rewar
 /// The policies of a world that need no training of PPO, one row each. `parameter` is the temperature, n or β.
 pub fn rows(study: &Study, instance: Instance, seed: u64) -> Result<Vec<Vec<Cell>>> {
     let c = &study.config;
-    let setup = study.worlds.get(study, instance, seed)?;
+    let setup = study.world(instance, seed)?;
     let learnt = [
         tabulate(&setup.map, &DenseReward(&setup.reward_model))?,
         tabulate(&setup.map, &setup.dpo_reward()?)?,

@@ -3,6 +3,7 @@
 
 mod envelope;
 pub mod figures;
+pub mod gradients;
 mod grid;
 mod held_out;
 pub mod length;

@@ -207,6 +207,7 @@ pub const STUDY: Sweep = Sweep {
     binary: env!("CARGO_BIN_EXE_study"),
     figures: &[
         "frontier",
+        "gradients",
         "length",
         "length_laws",
         "noise",
@@ -220,6 +221,8 @@ pub const STUDY: Sweep = Sweep {
         "curves",
         "ends",
         "frontier",
+        "gradient_runs",
+        "gradients",
         "laws",
         "length_runs",
         "length_worlds",
@@ -264,6 +267,14 @@ pub const STUDY: Sweep = Sweep {
         (
             &["--set", "noise.every=1000"],
             &["noise.every", "1000", "240"],
+        ),
+        (
+            &["--set", "gradients.iterations=[0, 500]"],
+            &["gradients.iterations", "500", "120"],
+        ),
+        (
+            &["--set", "ppo.entropy_bonus=0.1"],
+            &["ppo.entropy_bonus", "gradients.iterations = []"],
         ),
         (&["--methods", "rto,rloo"], &["methods", "no dppo"]),
         (&["--methods", "rto,dppo,rto"], &["methods", "rto twice"]),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{REPORT, length, noise};
+use super::{REPORT, gradients, length, noise};
 use crate::methods::{label, method};
 use crate::plot::{Axis, Figure, Kind, Marker, Panels, Series, SeriesStyle};
 use crate::table::Table;
@@ -47,6 +47,9 @@ pub fn all(dir: &Path, words: &Words) -> Result<Vec<(&'static str, Panels)>> {
     }
     if dir.join("noise.csv").is_file() {
         all.extend(noise::figures::all(dir)?);
+    }
+    if dir.join("gradients.csv").is_file() {
+        all.push(("gradients", gradients::figures::noise(dir, words)?));
     }
     Ok(all)
 }

@@ -87,6 +87,13 @@ pub fn page(dir: &Path, words: &Words) -> Result<String> {
         whole(&mut page, "variants", &variants);
     }
 
+    if dir.join("gradients.csv").is_file() {
+        page.section("gradients", "How noisy is the gradient?");
+        page.say(GRADIENTS);
+        draw(&mut page, "gradients")?;
+        whole(&mut page, "gradients", &read("gradients")?);
+    }
+
     let held_out = dir.join("held_out.csv");
     if held_out.is_file() {
         page.section(
@@ -128,6 +135,10 @@ pub fn page(dir: &Path, words: &Words) -> Result<String> {
     ));
     Ok(page.finish())
 }
+
+/// What the section on gradients measures.
+const GRADIENTS: &str = "Along the reported runs, the estimate of the gradient that the first pass over a batch follows: the trace of the covariance of one reply over the squared mean, \
+     the number of replies at which error and signal are as large. Exact, by all replies; of GRPO alone from groups that are drawn. With V^π as critic, or λ = 1, policies and critics are those of the same runs. Nothing here is corrected.";
 
 /// What the section on length measures.
 const LENGTH: &str = "Samples until J has come half of the way from SFT to the optimum, DPPO's to RTO's, on grammars whose states are (h, last token), so that all is exact at every length. \

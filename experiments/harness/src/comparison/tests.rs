@@ -83,6 +83,136 @@ fn the_committed_laws_and_losses_are_those_of_the_committed_runs() {
     same_tables(&TREES, noise);
 }
 
+/// Those of gradients, from `gradient_runs.csv`; and what each row says of itself holds.
+#[test]
+fn the_committed_noise_of_gradients_is_that_of_the_committed_runs() {
+    let runs = TREES.table("gradient_runs.csv");
+    same_tables(&TREES, [gradients::conclude(&runs).unwrap()]);
+    let floats = |t: &Table, c: &str| t.floats(c).unwrap();
+    let [noise, trace, square] = ["noise", "trace", "square"].map(|c| floats(&runs, c));
+    for i in 0..runs.len() {
+        let of = trace[i] / square[i];
+        assert!((noise[i] / of - 1.0).abs() < 1e-6 && of > 0.0, "row {i}");
+    }
+    // λ = 1 has no bias whatever the critic is, nor has the exact critic at any λ, nor a group whose others are its baseline.
+    let exact = runs.filter("drawn", "0").unwrap();
+    let (stages, methods) = (
+        exact.texts("stage").unwrap(),
+        exact.texts("method").unwrap(),
+    );
+    let (lambda, bias) = (floats(&exact, "lambda"), floats(&exact, "bias2"));
+    let mut biased = 0;
+    for i in 0..exact.len() {
+        match lambda[i] == 1.0 || stages[i] == EXACT_CRITIC || methods[i] == "rloo" {
+            true => assert_eq!(bias[i], 0.0, "row {i}"),
+            false => biased += usize::from(bias[i] > 1e-6),
+        }
+    }
+    assert!(biased > 50, "{biased}");
+    // With the exact critic and one λ the two are one estimate at one policy.
+    let start = runs.filter("iteration", "0").unwrap();
+    let start = start.filter("stage", EXACT_CRITIC).unwrap();
+    let of = |method: &str| {
+        let rows = start.filter("method", method).unwrap();
+        rows.filter("instance", "wide").unwrap()
+    };
+    let (rto, dppo) = (of("rto"), of("dppo"));
+    assert!(rto.len() >= 10);
+    assert_eq!(floats(&rto, "lambda"), floats(&dppo, "lambda"));
+    for (a, b) in floats(&rto, "noise").iter().zip(floats(&dppo, "noise")) {
+        assert!((a / b - 1.0).abs() < 1e-6, "{a} {b}");
+    }
+}
+
+/// The noise that the notes say beside their intervals.
+#[test]
+fn the_notes_say_how_noisy_the_gradients_are() {
+    let section = section(TREES.section);
+    let words: Vec<&str> = section.split_whitespace().collect();
+    let table = TREES.table("gradients.csv");
+    let table = table.filter("quantity", "noise").unwrap();
+    let of = |method: &str, stage: &str, lambda: &str, instance: &str| {
+        let rows = table.filter("iteration", "0").unwrap();
+        let rows = rows.filter("stage", stage).unwrap();
+        let rows = rows.filter("method", method).unwrap();
+        let rows = rows.filter("lambda", lambda).unwrap();
+        let rows = rows.filter("instance", instance).unwrap();
+        let rows = match stage == gradients::SFT {
+            true => rows.filter("whitening", gradients::WHITENED).unwrap(),
+            false => rows,
+        };
+        assert_eq!(rows.len(), 1);
+        rows.floats("estimate").unwrap()[0]
+    };
+    let falls = |method: &str, instance: &str| {
+        let [one, less] = ["1.0", "0.9"].map(|l| of(method, gradients::SFT, l, instance));
+        format!("from {one:.1} to {less:.1}")
+    };
+    let [long, wide] = ["long", "wide"].map(|i| of("rloo", REPORT, "", i));
+    for said in [
+        format!("{} and {}", falls("dppo", "long"), falls("dppo", "wide")),
+        format!("{} and {}", falls("rto", "long"), falls("rto", "wide")),
+        format!("RLOO's noise at SFT is {long:.1} and {wide:.1}"),
+    ] {
+        assert!(words.join(" ").contains(&said), "not said: {said}");
+    }
+}
+
+/// Ratios are of paired seeds on the log scale, and a method that lacks a seed is named.
+#[test]
+fn a_ratio_of_noise_is_paired_by_seed() {
+    let columns = [
+        "instance",
+        "method",
+        "stage",
+        "lambda",
+        "whitening",
+        "seed",
+        "iteration",
+        "drawn",
+        "noise",
+        "bias2",
+        "cosine",
+        "cosine_true",
+        "trace",
+        "square",
+    ];
+    let table = |seeds_of_dppo: u64| {
+        let mut runs = Table::new("gradient_runs", &columns);
+        for (method, times, seeds) in [("dppo", 2.0, seeds_of_dppo), ("rto", 1.0, 4)] {
+            for seed in 1..=seeds {
+                let noise = times * 10f64.powi(seed as i32);
+                runs.push([
+                    "long".into(),
+                    method.into(),
+                    REPORT.into(),
+                    0.9.into(),
+                    gradients::WHITENED.into(),
+                    seed.into(),
+                    0u64.into(),
+                    0u64.into(),
+                    noise.into(),
+                    0.0.into(),
+                    1.0.into(),
+                    1.0.into(),
+                    noise.into(),
+                    1.0.into(),
+                ]);
+            }
+        }
+        gradients::conclude(&runs)
+    };
+    let found = table(4).unwrap().filter("quantity", "noise_ratio").unwrap();
+    let at = |c: &str| found.floats(c).unwrap()[0];
+    // However far seeds lie apart, each pair says 2.
+    for column in ["estimate", "low", "high"] {
+        assert!((at(column) - 2.0).abs() < 1e-9);
+    }
+    assert_eq!(at("p"), 2.0 / 16.0);
+    let said = table(3).unwrap_err().to_string();
+    assert!(said.contains("seeds of rto and dppo differ"), "{said}");
+}
+
 /// A learning rate that was tried, the negative logs of its samples and how many of its runs arrived.
 type Tried = (f64, Vec<f64>, usize);
 
@@ -475,6 +605,10 @@ fn notes_agree(ground: &Ground) {
             ["rto_less_it", "rto_low", "rto_high"],
             Some("p"),
         ));
+    }
+    let noise = Path::new(ROOT).join(ground.folder).join("gradients.csv");
+    if noise.is_file() {
+        rows.extend(said_of(&Table::from_csv(&noise).unwrap(), of, Some("p")));
     }
     let variants = ground.table("variants.csv");
     for (of, p) in [
