@@ -1,6 +1,6 @@
 //! A grammar whose states merge, so that replies of hundreds of tokens have exact values, with the reward where one wants it.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::mdp::{LayeredGraph, TabularMdp, TabularPolicy};
@@ -32,7 +32,7 @@ pub struct GrammarSpec {
     pub placement: Placement,
     /// Standard deviation of a reply's reward under π_ref, > 0, the same for every H and every placement.
     pub reward_sd: f64,
-    /// Standard deviation of the logits of π_ref, ≥ 0.
+    /// Standard deviation of the logits of π_ref, ≥ 0, and so small that every token keeps a probability that a reward can stand on: see [`grammar`].
     pub reference_scale: f64,
     /// The share of replies of π_ref that have the rare token, in (0, 1); read with [`Placement::Rare`] alone.
     pub rare: f64,
@@ -57,7 +57,8 @@ pub struct Grammar {
 /// which has that variance too.
 ///
 /// # Errors
-/// [`Error::Config`] on a size or a number out of range.
+/// [`Error::Config`] on a size or a number out of range, and on a `reference_scale` at which π_ref is so nearly deterministic that a token's probability
+/// is none of f64's normal numbers, or that rounding leaves g another mean or variance than 0 and 1.
 pub fn grammar(spec: &GrammarSpec, seeds: &SeedTree) -> Result<Grammar> {
     check(spec)?;
     let (na, horizon) = (spec.actions, spec.horizon);
@@ -68,24 +69,37 @@ pub fn grammar(spec: &GrammarSpec, seeds: &SeedTree) -> Result<Grammar> {
         Array2::from_shape_fn((na + 1, na), |_| -> f64 { StandardNormal.sample(&mut rng) })
     };
     let mut probs = normal("reference").mapv(|z| (spec.reference_scale * z).exp());
-    let once = 1.0 - (1.0 - spec.rare).powf(1.0 / horizon as f64);
+    // A reply lacks the rare token with probability 1 − rare, a token is another one with the H-th root of it. Not by powers: 1 − (1 − p)^(1/H) has no
+    // digit left where p is small.
+    let log_other = (-spec.rare).ln_1p() / horizon as f64;
+    let (once, other) = (-log_other.exp_m1(), log_other.exp());
     for mut row in probs.rows_mut() {
         if rare {
             row[0] = 0.0;
         }
         let sum = row.sum();
-        let left = if rare { 1.0 - once } else { 1.0 };
+        let left = if rare { other } else { 1.0 };
         row.mapv_inplace(|p| p / sum * left);
         if rare {
             row[0] = once;
         }
     }
+    // NaN, where exp overflows, is no normal number either.
+    if !probs.iter().all(|p| p.is_normal()) {
+        return Err(too_sharp(spec));
+    }
     let mut gains = normal("reward");
-    for (mut g, p) in gains.rows_mut().into_iter().zip(probs.rows()) {
-        let mean = g.dot(&p);
-        g -= mean;
-        let square = g.iter().zip(p).map(|(g, p)| p * g * g).sum::<f64>().sqrt();
-        g /= square;
+    if !rare {
+        for (mut g, p) in gains.rows_mut().into_iter().zip(probs.rows()) {
+            let square = |g: &Array1<f64>| g.iter().zip(p).map(|(g, p)| p * g * g).sum::<f64>();
+            let mut standard = &g - g.dot(&p);
+            standard /= square(&standard).sqrt();
+            let off = standard.dot(&p).abs().max((square(&standard) - 1.0).abs());
+            if off.is_nan() || off > 1e-9 {
+                return Err(too_sharp(spec));
+            }
+            g.assign(&standard);
+        }
     }
     let (first, steps) = match spec.placement {
         Placement::Early => (0, horizon.div_ceil(4)),
@@ -129,6 +143,12 @@ pub fn grammar(spec: &GrammarSpec, seeds: &SeedTree) -> Result<Grammar> {
         reward: TabularReward::try_new(table(rewards))?,
         mdp,
     })
+}
+
+/// What is wrong with a `reference_scale` whose π_ref nearly always writes one token.
+fn too_sharp(spec: &GrammarSpec) -> Error {
+    let must = "so small that in every context two tokens or more have probabilities that f64 can tell from 0 and 1; up to 5 nearly always is";
+    Error::config("reference_scale", spec.reference_scale, must)
 }
 
 fn check(spec: &GrammarSpec) -> Result<()> {
@@ -265,6 +285,76 @@ mod tests {
             let closed = beta * (0.9 + 0.1 * (paid / beta).exp()).ln();
             assert!((best - closed).abs() < 1e-9, "{best} {closed}");
         }
+    }
+
+    /// 1 − (1 − p)^(1/H) = p/H + (1 − 1/H) p²/(2H) + …, of which the first term is all that f64 holds where p is tiny; and a share near 1 keeps the others.
+    #[test]
+    fn a_rare_token_may_be_as_rare_as_one_likes() {
+        for (rare, horizon, once) in [
+            (1e-18, 4, 2.5e-19),
+            (1e-30, 128, 7.8125e-33),
+            (1e-9, 2, 5.00000000125e-10),
+        ] {
+            let spec = GrammarSpec {
+                actions: 3,
+                horizon,
+                placement: Placement::Rare,
+                reward_sd: 2.0,
+                reference_scale: 0.5,
+                rare,
+            };
+            let g = grammar(&spec, &SeedTree::new(7)).unwrap();
+            for s in 0..g.mdp.n_states() {
+                let probs = g.reference.probs(StateIx(s as u32));
+                assert!((probs[0] / once - 1.0).abs() < 1e-13, "{rare} {s}");
+            }
+            // The expected payment, √(rare/(1 − rare)) reward_sd: nothing of it is lost over H steps.
+            let d = visitation(&g.mdp, &g.reference).unwrap().pair;
+            let mean: f64 = d.iter().zip(g.reward.values()).map(|(d, r)| d * r).sum();
+            let expected = 2.0 * (rare / (1.0 - rare)).sqrt();
+            assert!((mean / expected - 1.0).abs() < 1e-12, "{rare} {mean}");
+        }
+    }
+
+    /// What is drawn at a large scale has the stated variance or is refused by name, and nothing else happens.
+    #[test]
+    fn a_reference_that_leaves_the_reward_no_variance_is_refused() {
+        let (mut drawn, mut refused) = (0, 0);
+        for placement in ALL {
+            for scale in [1.0, 3.0, 6.0, 12.0, 25.0, 50.0, 200.0, 1e4, 1e300] {
+                for seed in 0..10 {
+                    let spec = GrammarSpec {
+                        actions: 3,
+                        horizon: 6,
+                        placement,
+                        reward_sd: 2.0,
+                        reference_scale: scale,
+                        rare: 0.1,
+                    };
+                    match grammar(&spec, &SeedTree::new(seed)) {
+                        Ok(g) => {
+                            let d = visitation(&g.mdp, &g.reference).unwrap().pair;
+                            let rewards = g.reward.values();
+                            let square: f64 = d.iter().zip(rewards).map(|(d, r)| d * r * r).sum();
+                            let expected = match placement {
+                                Placement::Rare => 4.0 / 0.9,
+                                _ => 4.0,
+                            };
+                            assert!((square - expected).abs() < 1e-7, "{spec:?} {square}");
+                            assert!(scale < 1e4);
+                            drawn += 1;
+                        }
+                        Err(e) => {
+                            let said = e.to_string();
+                            assert!(said.starts_with("reference_scale: found"), "{said}");
+                            assert!(!said.contains('\n') && scale > 3.0, "{said}");
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(drawn > 100 && refused > 100, "{drawn} {refused}");
     }
 
     #[test]
