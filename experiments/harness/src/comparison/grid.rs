@@ -127,7 +127,8 @@ pub fn choose(points: &[Point], ends: &[Sample]) -> usize {
     let tied = |i: &usize| {
         let behind = ends[best].0.iter().zip(&ends[*i].0).map(|(a, b)| a - b);
         let behind = Sample(behind.collect());
-        *i == best || behind.mean() <= behind.error()
+        // With three seeds of which two are cut alike the mean is the error exactly, and rounding must not choose.
+        *i == best || behind.mean() <= behind.error() * (1.0 + 1e-9)
     };
     let tied: Vec<usize> = (0..points.len()).filter(tied).collect();
     let least = tied.iter().map(|i| points[*i].learning_rate);
@@ -171,6 +172,15 @@ mod tests {
         assert_eq!(choose(&points, &ends), 0);
         assert_eq!(choose_arrived(&points, &ends, &[0, 0, 3]), 2);
         assert_eq!(choose_arrived(&points, &ends, &[0, 3, 3]), 1);
+        // Two seeds cut alike: for any difference on the third the mean is the error, in rounding a little more or less.
+        for third in [201.3, 215.44391, 323.2, 500.1, 777.7] {
+            let ends = [
+                logs([1200.0; 3]),
+                logs([1200.0, 929.41333, 1200.0]),
+                logs([1200.0, third, 1200.0]),
+            ];
+            assert_eq!(choose_arrived(&points, &ends, &[0, 1, 1]), 1, "{third}");
+        }
         // Where none arrives, they are chosen among as before.
         assert_eq!(choose_arrived(&points, &ends, &[0, 0, 0]), 0);
     }
