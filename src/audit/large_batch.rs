@@ -35,7 +35,7 @@ impl Summary {
     /// # Errors
     /// Those of [`Summary::at`], but not that of units too many; [`Error::Config`] of what needs more than these moments: whitening that divides
     /// (by a spread of the batch, one factor of the whole step; [`WhitenStd::One`] leaves it out), whitening of groups of unequal lengths, other
-    /// groups, groups that are dropped, weights that depend on lengths, a KL term in the loss, ratios that are cut at 1.
+    /// groups, several responses to a prompt where advantages are a response's own, groups that are dropped, weights that depend on lengths, a KL term in the loss, ratios that are cut at 1.
     pub fn in_a_large_batch(problem: &Problem, recipe: &Recipe, theta: &[f64]) -> Result<Self> {
         check_at(problem, recipe, theta, None)?;
         check(problem.tree(), recipe)?;
@@ -88,6 +88,12 @@ fn check(tree: &ResponseTree, recipe: &Recipe) -> Result<()> {
     if grouped && recipe.whitening.is_some() && !equal {
         let must = "none where groups have responses of unequal lengths";
         return refused("whitening", format!("{:?}", WhitenStd::One), must);
+    }
+    // The prompt of such a unit is shared, and adds to its covariance what moments of single responses do not have.
+    if !grouped && recipe.responses != 1 {
+        let must =
+            "1 where a response's advantages are its own: several to a prompt are not independent";
+        return refused("responses", recipe.responses.to_string(), must);
     }
     if recipe.kl_in_loss().is_some() {
         return refused("kl.placement", "loss".into(), "reward");

@@ -186,3 +186,30 @@ fn what_moments_do_not_give_is_refused() {
         assert!(said.starts_with(field), "{field}: {said}");
     }
 }
+
+/// Several responses to a prompt share it: where advantages are their own, their mean is noisier than that of as many independent ones, and is refused.
+#[test]
+fn several_responses_to_a_prompt_are_refused_where_advantages_are_their_own() {
+    let problem = problem(2, 3, Some(1), &[0.7, 0.3]);
+    let theta = table(problem.tree().n_pairs(), 1.3);
+    let states = problem.tree().n_states();
+    for advantage in [gae(0.8, states), Estimator::RewardToGo, Estimator::Greedy] {
+        let at = |responses: usize| {
+            let recipe = recipe(advantage.clone(), responses);
+            Summary::at(&problem, &recipe, &theta, None, None).unwrap()
+        };
+        let [alone, pair] = [at(1), at(2)].map(|s| s.trace_per_response);
+        assert!((pair / alone - 1.0).abs() > 1e-3, "{pair} {alone}");
+        for responses in [2, 4] {
+            let recipe = recipe(advantage.clone(), responses);
+            let said = Summary::in_a_large_batch(&problem, &recipe, &theta)
+                .unwrap_err()
+                .to_string();
+            let found = responses.to_string();
+            assert!(
+                said.starts_with("responses") && said.contains(&found),
+                "{said}"
+            );
+        }
+    }
+}
