@@ -23,6 +23,8 @@ pub struct Axis {
     pub scale: Scale,
     /// The ends, or `None` to fit the data.
     pub range: Option<(f64, f64)>,
+    /// Where its ticks stand, or `None` for round numbers; those beyond its ends are left out.
+    pub ticks: Option<Vec<f64>>,
 }
 
 impl Axis {
@@ -55,6 +57,14 @@ impl Axis {
     pub fn range(self, low: f64, high: f64) -> Self {
         Self {
             range: Some((low, high)),
+            ..self
+        }
+    }
+
+    /// The same axis with ticks at these values alone.
+    pub fn ticks(self, values: Vec<f64>) -> Self {
+        Self {
+            ticks: Some(values),
             ..self
         }
     }
@@ -177,8 +187,12 @@ impl Mapped {
     }
 
     fn linear_ticks(&self, target: usize, whole: bool) -> Vec<Tick> {
-        let values = linear_values(self.low, self.high, target, whole);
-        let labels = number_labels(&values);
+        self.ticks_at(&linear_values(self.low, self.high, target, whole))
+    }
+
+    /// A labelled tick at each of the values that lie between the ends.
+    pub(crate) fn ticks_at(&self, values: &[f64]) -> Vec<Tick> {
+        let labels = number_labels(values);
         values
             .iter()
             .zip(labels)

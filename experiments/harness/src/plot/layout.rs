@@ -157,7 +157,10 @@ impl Ready {
                 };
                 names.iter().enumerate().filter_map(tick).collect()
             }
-            _ => map.ticks(target, whole),
+            _ => match &axis.ticks {
+                Some(values) => map.ticks_at(values),
+                None => map.ticks(target, whole),
+            },
         };
         let lines = |tick: &Tick| font.wrap(tick.label.as_deref().unwrap_or(""), limit);
         let names = ticks.iter().map(lines).collect();

@@ -126,8 +126,11 @@ pub(crate) fn marker(painter: &mut Painter, at: Point, style: SeriesStyle) {
 }
 
 fn is_open(marker: Marker) -> bool {
-    use Marker::{OpenCircle, OpenDiamond, OpenSquare, OpenTriangle};
-    matches!(marker, OpenCircle | OpenSquare | OpenTriangle | OpenDiamond)
+    use Marker::{OpenCircle, OpenDiamond, OpenSquare, OpenTriangle, OpenTriangleUp};
+    matches!(
+        marker,
+        OpenCircle | OpenSquare | OpenTriangle | OpenTriangleUp | OpenDiamond
+    )
 }
 
 /// Two bars, diagonal or upright.
@@ -162,13 +165,13 @@ fn shape(painter: &mut Painter, at: Point, marker: Marker, size: f64, color: Col
                 color,
             );
         }
-        Marker::Triangle => {
+        Marker::Triangle | Marker::OpenTriangleUp => {
             painter.polygon(
                 &[corner(0.0, -1.25), corner(1.15, 0.8), corner(-1.15, 0.8)],
                 color,
             );
         }
-        Marker::OpenTriangle => {
+        Marker::TriangleDown | Marker::OpenTriangle => {
             painter.polygon(
                 &[corner(0.0, 1.25), corner(1.15, -0.8), corner(-1.15, -0.8)],
                 color,

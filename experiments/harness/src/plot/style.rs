@@ -96,8 +96,12 @@ pub enum Kind {
     Dotted,
     /// A dashed line with markers: the same method in another setting.
     DashedMarkers,
+    /// A dotted line with markers.
+    DottedMarkers,
     /// Dashes and dots in turn.
     DashDot,
+    /// Dashes and dots in turn, with markers.
+    DashDotMarkers,
     /// Markers with vertical bars from `band` (low, high).
     ErrorBars,
 }
@@ -108,15 +112,25 @@ impl Kind {
     }
 
     pub(crate) fn has_marker(self) -> bool {
-        use Kind::{DashedMarkers, ErrorBars, LineMarkers, Markers};
-        matches!(self, LineMarkers | DashedMarkers | Markers | ErrorBars)
+        self == self.marked()
+    }
+
+    /// The same line with a marker at every point; what has no line stays what it is.
+    pub fn marked(self) -> Self {
+        match self {
+            Kind::Line => Kind::LineMarkers,
+            Kind::Dashed => Kind::DashedMarkers,
+            Kind::Dotted => Kind::DottedMarkers,
+            Kind::DashDot => Kind::DashDotMarkers,
+            other => other,
+        }
     }
 
     pub(crate) fn dash(self) -> &'static [f64] {
         match self {
             Kind::Dashed | Kind::DashedMarkers => &[8.0, 4.5],
-            Kind::Dotted => &[2.0, 3.5],
-            Kind::DashDot => &[10.0, 3.5, 2.0, 3.5],
+            Kind::Dotted | Kind::DottedMarkers => &[2.0, 3.5],
+            Kind::DashDot | Kind::DashDotMarkers => &[10.0, 3.5, 2.0, 3.5],
             _ => &[],
         }
     }
@@ -134,6 +148,8 @@ pub enum Marker {
     Triangle,
     /// A diagonal cross.
     Cross,
+    /// A triangle, tip down.
+    TriangleDown,
     /// A square on its tip.
     Diamond,
     /// An upright cross.
@@ -144,8 +160,24 @@ pub enum Marker {
     OpenSquare,
     /// The outline of a triangle, tip down.
     OpenTriangle,
+    /// The outline of a triangle, tip up.
+    OpenTriangleUp,
     /// The outline of a square on its tip.
     OpenDiamond,
+}
+
+impl Marker {
+    /// Its outline; what is one, and a cross, stays what it is.
+    pub fn open(self) -> Self {
+        match self {
+            Marker::Circle => Marker::OpenCircle,
+            Marker::Square => Marker::OpenSquare,
+            Marker::Triangle => Marker::OpenTriangleUp,
+            Marker::TriangleDown => Marker::OpenTriangle,
+            Marker::Diamond => Marker::OpenDiamond,
+            other => other,
+        }
+    }
 }
 
 /// How a series looks.
@@ -214,6 +246,16 @@ mod tests {
             assert!(a < 72.0, "{i}: {a}");
         }
         assert!((Color::WHITE.lightness() - 100.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_marked_line_is_the_same_line() {
+        for kind in [Kind::Line, Kind::Dashed, Kind::Dotted, Kind::DashDot] {
+            let marked = kind.marked();
+            assert!(!kind.has_marker() && marked.has_marker() && marked.has_line());
+            assert_eq!(marked.dash(), kind.dash());
+        }
+        assert!(Kind::Markers.has_marker() && Kind::ErrorBars.has_marker());
     }
 
     #[test]

@@ -22,6 +22,20 @@ fn log_decades_have_one_form() {
 }
 
 #[test]
+fn ticks_that_are_given_are_the_only_ones() {
+    let map = Mapped::new(&Axis::log10("H"), [4.0, 128.0].into_iter());
+    let ticks = map.ticks_at(&[4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 1000.0]);
+    assert!(ticks.iter().all(|tick| tick.major));
+    let said: Vec<_> = ticks.iter().filter_map(|t| t.label.as_deref()).collect();
+    assert_eq!(said, ["4", "8", "16", "32", "64", "128"]);
+    let gaps = ticks.windows(2).map(|pair| pair[1].at - pair[0].at);
+    assert!(
+        gaps.clone()
+            .all(|gap| (gap - (ticks[1].at - ticks[0].at)).abs() < 1e-12)
+    );
+}
+
+#[test]
 fn short_log_axes_are_labelled_too() {
     assert_eq!(
         labels(Axis::log10("n"), &[3.0, 30.0], 5, false),
