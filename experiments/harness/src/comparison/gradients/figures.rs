@@ -18,14 +18,18 @@ use crate::table::Table;
 pub fn noise(dir: &Path, words: &Words) -> Result<Panels> {
     let table = Table::from_csv(&dir.join("gradients.csv"))?;
     let mut figures = Vec::new();
+    // One scale for the ratios of all instances, with a margin.
+    let ends = (table.filter("quantity", "noise_ratio")?).points("low", "high")?;
+    let low = ends.iter().fold(1.0, |low: f64, e| low.min(e.0));
+    let high = ends.iter().fold(1.0, |high: f64, e| high.max(e.1));
     for instance in table.distinct("instance")? {
         let here = table.filter("instance", &instance)?;
         figures.push(along(&here, words.title(&instance))?);
-        figures.push(ratios(&here)?);
+        figures.push(ratios(&here, (low / 1.1, high * 1.1))?);
     }
-    let mut panels = Panels::new("How noisy the gradient of a method is along its own runs", 2, figures)
+    let mut panels = Panels::new("How noisy the gradient of a method is, along its own runs and at SFT", 2, figures)
         .subtitle(&words.subtitle)
-        .caption("Noise: trace of the covariance of one reply's gradient over the squared mean, exact (GRPO: from groups that are drawn); geometric means over seeds, 95% t-intervals for RTO and DPPO. Right, above 1: DPPO's estimate is the noisier one, paired by seed; along the reported runs, and in the columns of SFT at one policy with a critic of zero and one λ, with the mean of the advantages removed as in training and left in.");
+        .caption("Noise: trace of the covariance of one reply's gradient over the squared mean, exact (GRPO: from groups that are drawn); geometric means over seeds. Left, lines: methods, measured at the markers along their reported runs, 95% t-intervals for RTO and DPPO. Right, bars: DPPO's noise over RTO's, paired by seed, with 95% t-intervals; above 1 DPPO's estimate is the noisier one. After iterations each is at the policy that its own run has by then; in the columns of SFT both are at that one policy, with a critic of zero and one λ, the mean of the advantages removed as in training or left in.");
     panels.panel_size = (560, 380);
     Ok(panels)
 }
@@ -41,7 +45,8 @@ fn along(here: &Table, title: &str) -> Result<Figure> {
         let rows = rows.filter("method", &name)?;
         let points = rows.points("iteration", "estimate")?;
         let ends = rows.points("low", "high")?;
-        let series = Series::new(label(&name), points, method(&name).curve());
+        let look = method(&name);
+        let series = Series::new(label(&name), points, look.style(look.line.marked()));
         figure = figure.with(match name.as_str() {
             "rto" | "dppo" => series.band(ends),
             _ => series,
@@ -50,7 +55,11 @@ fn along(here: &Table, title: &str) -> Result<Figure> {
     Ok(figure)
 }
 
-fn ratios(here: &Table) -> Result<Figure> {
+/// Colours that no method has: one legend serves both sides.
+const OF_RATIOS: [usize; 3] = [5, 8, 9];
+const OF_SFT: usize = 7;
+
+fn ratios(here: &Table, (low, high): (f64, f64)) -> Result<Figure> {
     let rows = here.filter("quantity", "noise_ratio")?;
     let times = rows.filter("stage", REPORT)?.distinct("iteration")?;
     let lambdas = rows.filter("stage", SFT)?.distinct("lambda")?;
@@ -58,9 +67,9 @@ fn ratios(here: &Table) -> Result<Figure> {
     names.extend(lambdas.iter().map(|l| format!("SFT, λ {l}")));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut figure = Figure::new(
-        "RTO against DPPO",
+        "DPPO against RTO, along their runs and at SFT",
         Axis::category("", &names),
-        Axis::log10("noise of DPPO / noise of RTO"),
+        Axis::log10("noise of DPPO / noise of RTO").range(low, high),
     );
     let of = |name: &str,
               rows: &Table,
@@ -83,7 +92,7 @@ fn ratios(here: &Table) -> Result<Figure> {
     };
     for (k, (stage, name)) in STAGES.into_iter().enumerate() {
         let marker = [Marker::Circle, Marker::Square, Marker::Triangle][k];
-        let style = SeriesStyle::new(Kind::ErrorBars, [2, 3, 0][k], marker);
+        let style = SeriesStyle::new(Kind::ErrorBars, OF_RATIOS[k], marker);
         let rows = rows.filter("stage", stage)?;
         let shift = 0.16 * (k as f64 - 1.0);
         figure = figure.with(of(name, &rows, "iteration", 0, &times, shift, style)?);
@@ -96,7 +105,7 @@ fn ratios(here: &Table) -> Result<Figure> {
     .enumerate()
     {
         let marker = [Marker::Diamond, Marker::OpenDiamond][k];
-        let style = SeriesStyle::new(Kind::ErrorBars, [5, 4][k], marker);
+        let style = SeriesStyle::new(Kind::ErrorBars, OF_SFT, marker);
         let rows = rows.filter("stage", SFT)?.filter("whitening", whitening)?;
         let shift = 0.16 * (k as f64 - 0.5);
         figure = figure.with(of(
