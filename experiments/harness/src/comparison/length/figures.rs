@@ -47,12 +47,16 @@ const MARKERS: [Marker; 5] = [
     Marker::Square,
     Marker::Triangle,
     Marker::Diamond,
-    Marker::Cross,
+    Marker::TriangleDown,
 ];
 
 /// DPPO : RTO against H, a panel for each critic and placement, a colour for each λ.
 fn ratios(lengths: &Table, laws: &Table) -> Result<Panels> {
     let placements = lengths.distinct("placement")?;
+    let mut measured = lengths.floats("horizon")?;
+    measured.sort_by(f64::total_cmp);
+    measured.dedup();
+    let held_out = (laws.floats("held_out")?.into_iter()).find(|h| h.is_finite());
     let mut figures = Vec::new();
     // From values both methods are one run, and there is nothing to see.
     let critics = lengths.distinct("critic")?.into_iter();
@@ -62,9 +66,16 @@ fn ratios(lengths: &Table, laws: &Table) -> Result<Panels> {
             let (rows, laws) = (here(lengths)?, here(laws)?);
             let mut figure = Figure::new(
                 &format!("{}, {}", place(placement), critic(&name)),
-                Axis::log10("H, tokens of a reply"),
-                Axis::log10("samples, DPPO / RTO").range(0.1, 400.0),
+                Axis::log10("H, tokens of a reply").ticks(measured.clone()),
+                Axis::log10("samples, DPPO / RTO").range(LOW, HIGH),
             );
+            if let Some(h) = held_out {
+                // A shade without a line: its points have no place.
+                let sides = [h / 1.25, h * 1.25].map(|h| (h, f64::NAN));
+                let style = SeriesStyle::new(Kind::Markers, 7, Marker::Circle);
+                let shade = Series::new("", sides.to_vec(), style);
+                figure = figure.with(shade.band(vec![(LOW, HIGH); 2]));
+            }
             let lambdas = rows.distinct("lambda")?;
             let mut ends = (f64::INFINITY, 0.0f64);
             for (k, lambda) in lambdas.iter().enumerate() {
@@ -75,11 +86,20 @@ fn ratios(lengths: &Table, laws: &Table) -> Result<Panels> {
                 let points = rows.points("horizon", "ratio")?;
                 let (first, last) = (points[0].0, points[points.len() - 1].0);
                 ends = (ends.0.min(first), ends.1.max(last));
-                let style = SeriesStyle::new(Kind::ErrorBars, COLORS[k % 5], MARKERS[k % 5]);
-                let aside = points.into_iter().map(|(h, r)| (h * aside, r)).collect();
+                let missed = [rows.floats("missed")?, rows.floats("missed_against")?];
                 let bars = rows.points("low", "high")?;
-                figure =
-                    figure.with(Series::new(&format!("λ = {lambda}"), aside, style).band(bars));
+                for cut in [false, true] {
+                    let of = |i: &usize| missed.iter().any(|m| m[*i] > 0.0) == cut;
+                    let these: Vec<usize> = (0..points.len()).filter(of).collect();
+                    let at = |i: &usize| (points[*i].0 * aside, points[*i].1);
+                    let (name, marker) = match cut {
+                        false => (format!("λ = {lambda}"), MARKERS[k % 5]),
+                        true => (String::new(), MARKERS[k % 5].open()),
+                    };
+                    let style = SeriesStyle::new(Kind::ErrorBars, COLORS[k % 5], marker);
+                    let series = Series::new(&name, these.iter().map(at).collect(), style);
+                    figure = figure.with(series.band(these.iter().map(|i| bars[*i]).collect()));
+                }
                 let at = |column: &str| -> Result<f64> { Ok(law.floats(column)?[0]) };
                 let (a, b) = (at("a")?, at("b")?);
                 let line = [first, last].map(|h| (h, (a + b * h.ln()).exp()));
@@ -91,17 +111,19 @@ fn ratios(lengths: &Table, laws: &Table) -> Result<Panels> {
             figures.push(figure.with(Series::new("equal", equal, style)));
         }
     }
-    let held_out = laws
-        .texts("held_out")?
-        .into_iter()
-        .next()
-        .unwrap_or_default();
+    let held_out = held_out.map_or(String::new(), |h| {
+        format!(", fitted without H = {h}, which is shaded")
+    });
     let mut panels = Panels::new("Samples to half of the optimum's lead over SFT, DPPO to RTO, against the length of a reply", placements.len(), figures)
         .subtitle("grammars whose states merge, drawn afresh for each seed, length and placement; a reply's reward has the same variance under SFT at every length")
-        .caption(&format!("Means and 95% t-intervals over seeds, paired, on the log scale; above 1 RTO needs fewer. Lines: log ratio = a + b log H, fitted without H = {held_out}. A run that does not reach the level counts as its whole length, so that a ratio is a bound from below where DPPO's are cut, from above where RTO's are, and says nothing where both are; lengths.csv counts them. With a critic fitted to values of SFT the two methods are one run, and the ratio is 1."));
+        .caption(&format!("Means and 95% t-intervals over seeds, paired, on the log scale; above 1 RTO needs fewer. Lines: log ratio = a + b log H{held_out}. Points of one length are shifted sideways so as not to cover each other; the lengths are those of the ticks. Hollow: a run of either method does not reach the level and counts as its whole length, so that the ratio is a bound from below where DPPO's are cut, from above where RTO's are, and says nothing where both are; lengths.csv counts them. With a critic fitted to values of SFT the two methods are one run, and the ratio is 1."));
     panels.panel_size = (400, 300);
     Ok(panels)
 }
+
+/// Ends of the axis of ratios.
+const LOW: f64 = 0.1;
+const HIGH: f64 = 400.0;
 
 const COLORS: [usize; 5] = [3, 1, 5, 0, 2];
 
