@@ -130,6 +130,15 @@ const COLORS: [usize; 5] = [3, 1, 5, 0, 2];
 /// b against λ, a panel for each placement, a colour for each critic.
 fn slopes(laws: &Table) -> Result<Panels> {
     let mut figures = Vec::new();
+    // One scale for all panels, with a margin.
+    let critics = laws.texts("critic")?.into_iter();
+    let ends = laws.points("b_low", "b_high")?.into_iter().zip(critics);
+    let (low, high) = ends
+        .filter(|(_, critic)| critic != "values")
+        .fold((0.0f64, 0.0f64), |(low, high), (e, _)| {
+            (low.min(e.0), high.max(e.1))
+        });
+    let margin = 0.04 * (high - low);
     for placement in laws.distinct("placement")? {
         let rows = laws.filter("placement", &placement)?;
         let lambdas = rows.distinct("lambda")?;
@@ -137,7 +146,7 @@ fn slopes(laws: &Table) -> Result<Panels> {
         let mut figure = Figure::new(
             place(&placement),
             Axis::category("λ", &names),
-            Axis::linear("b of log ratio = a + b log H"),
+            Axis::linear("b of log ratio = a + b log H").range(low - margin, high + margin),
         );
         let critics = rows.distinct("critic")?.into_iter();
         let critics: Vec<String> = critics.filter(|c| c != "values").collect();
@@ -156,7 +165,7 @@ fn slopes(laws: &Table) -> Result<Panels> {
     }
     let mut panels = Panels::new("How fast the ratio DPPO : RTO grows with the length of a reply", 2, figures)
         .subtitle("b = 1: the ratio doubles with the length; 0: it does not change")
-        .caption("Least squares of each seed without the length that is held out; means and 95% t-intervals over seeds. Runs that are cut at their longest flatten a law: laws.csv says where there are any.");
+        .caption("Least squares of each seed without the length that is held out; means and 95% t-intervals over seeds. Cut runs make a ratio a bound: where DPPO is cut at every length b is not DPPO's.");
     panels.panel_size = (460, 330);
     Ok(panels)
 }
