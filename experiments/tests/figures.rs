@@ -77,6 +77,16 @@ fn the_manifest_names_the_command_and_the_config_of_each_binary() {
                 let plan = format!("experiments/configs/sweep.{name}.toml");
                 (format!(" -- sweep {plan} --out runs/{name}"), plan)
             }
+            // Of two seeds of one run with a model and texts that the repository has not.
+            ("rto_llm", None) if entry.file.starts_with("figures/rto_llm/smollm2/") => {
+                let run = "experiments/configs/smollm2.study.toml";
+                let given =
+                    "--model SmolLM2-135M-Instruct.Q4_1.gguf --data harmless.messages.jsonl";
+                (
+                    format!(" -- --config {run} {given} --seeds 1..2 --out runs/smollm2"),
+                    run.to_string(),
+                )
+            }
             ("rto_llm", None) => (
                 " -- --seeds 1..5 --out runs/seeds".to_string(),
                 "experiments/configs/rto_llm.tiny.toml".to_string(),
@@ -236,4 +246,48 @@ fn committed_rows_of_algorithm2_are_reproduced() {
         }
         assert_eq!(again.lines().count(), 1 + rows, "{file}");
     }
+}
+
+/// `scripts/study.sh` with a `cargo` that notes what it is asked and writes what a run writes at its end, or stops where `stop` says.
+fn whole_study(folder: &Path, stop: &str) -> (bool, Vec<String>) {
+    let asked = folder.join("asked");
+    let _ = fs::remove_file(&asked);
+    let text = "#!/bin/sh\necho \"$@\" >>\"$ASKED\"\ncase \"$*\" in *$STOP*) exit 1 ;; esac\nfor out; do :; done\nmkdir -p \"$out\" && : >\"$out/results.json\"\n";
+    fs::write(folder.join("text"), text).unwrap();
+    // Made by another process: a file that this one has written may be busy while a neighbouring test starts its own.
+    run("install", &["-m", "755", "text", "cargo"], folder);
+    fs::write(folder.join("texts.gz"), "").unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let output = Command::new(Path::new(ROOT).join("scripts/study.sh"))
+        .args(["--out", "whole", "--hh", "texts.gz"])
+        .current_dir(folder)
+        .envs([("PATH", path.as_str()), ("STOP", stop)])
+        .env("ASKED", &asked)
+        .output()
+        .unwrap();
+    let asked = fs::read_to_string(&asked).unwrap_or_default();
+    (
+        output.status.success(),
+        asked.lines().map(String::from).collect(),
+    )
+}
+
+/// One command runs every ground of the study by the plans that the manifest names, stops where a run stops, and goes on from there.
+#[test]
+fn one_command_runs_the_study_and_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let (ended, asked) = whole_study(dir.path(), "sweep.dialogue");
+    assert!(!ended);
+    assert!(
+        asked[0].starts_with("run --release --bin study -- --out /"),
+        "{asked:?}"
+    );
+    assert!(asked[1].contains("sweep experiments/configs/sweep.dialogue.toml --out /"));
+    assert_eq!(asked.len(), 2);
+    let (ended, asked) = whole_study(dir.path(), "nowhere");
+    assert!(ended);
+    assert!(asked[0].contains("sweep experiments/configs/sweep.dialogue.toml --out /"));
+    assert!(asked[1].contains("sweep experiments/configs/sweep.hh.toml --set settings.data=[\""));
+    assert_eq!(asked.len(), 2);
+    assert_eq!(whole_study(dir.path(), "nowhere"), (true, Vec::new()));
 }
