@@ -98,7 +98,7 @@ const DIALOGUE: [Committed; 3] = [
 ];
 
 /// Those on human preferences.
-const HARMLESS: [Committed; 2] = [
+const HARMLESS: [Committed; 3] = [
     Committed {
         name: "rto_llm/hh/objective",
         what: "The objective against samples on harmless-base from scratch, by an oracle's reward of replies to held-out prompts.",
@@ -110,6 +110,12 @@ const HARMLESS: [Committed; 2] = [
         what: "The oracle's reward at each KL from SFT there, with best-of-n and SFT at lower temperatures.",
         svg: include_str!("../../figures/rto_llm/hh/frontier.svg"),
         command: SWEEP_HH,
+    },
+    Committed {
+        name: "rto_llm/smollm2/frontier",
+        what: "The oracle's reward and the KL of SmolLM2-135M-Instruct with adapters on harmless-base, two seeds; that oracle ranks pairs no better than chance.",
+        svg: include_str!("../../figures/rto_llm/smollm2/frontier.svg"),
+        command: "cargo run --bin rto_llm -- --config experiments/configs/smollm2.study.toml --model SmolLM2-135M-Instruct.Q4_1.gguf --data harmless.messages.jsonl --seeds 1..2 --out runs/smollm2",
     },
 ];
 

@@ -645,6 +645,124 @@ fn notes_agree(ground: &Ground) {
     }
 }
 
+/// What is committed of a pretrained model: replies one by one, and how often models agree with people.
+const PRETRAINED: &str = "figures/rto_llm/smollm2";
+
+fn of_folder(folder: &str, name: &str) -> Table {
+    Table::from_csv(&Path::new(ROOT).join(folder).join(name)).unwrap()
+}
+
+fn with_ends(values: Vec<f64>) -> [f64; 3] {
+    let (mean, low, high) = Sample(values).interval(Support::Real);
+    [mean, low.unwrap(), high.unwrap()]
+}
+
+/// Every interval of the section on a pretrained model is that of its replies: the oracle's reward of a method, and RTO's less another's by prompt, in one seed;
+/// so are the KLs and lengths of its table.
+#[test]
+fn the_notes_say_what_the_replies_of_a_pretrained_model_say() {
+    let section = section("## Does a token reward pay? A pretrained model");
+    let replies = of_folder(PRETRAINED, "evaluation.csv");
+    let mut rows = Vec::new();
+    let seeds = replies.distinct("seed").unwrap();
+    assert_eq!(seeds, ["1", "2"]);
+    for method in replies.distinct("method").unwrap() {
+        let mut cells = Vec::new();
+        for seed in &seeds {
+            let of = |method: &str| {
+                let here = replies.filter("seed", seed).unwrap();
+                here.filter("method", method).unwrap()
+            };
+            let (here, rto) = (of(&method), of("rto"));
+            assert_eq!(
+                here.texts("prompt_id").unwrap(),
+                rto.texts("prompt_id").unwrap()
+            );
+            let column = |name: &str| here.floats(name).unwrap();
+            let reward = column("reward");
+            let pairs = rto.floats("reward").unwrap().into_iter().zip(&reward);
+            let less: Vec<f64> = pairs.map(|(rto, it)| rto - it).collect();
+            for values in [reward, less] {
+                let values = with_ends(values);
+                let [two, three] = [2, 3].map(|digits| written(values, digits));
+                rows.push([two, three, String::new()]);
+            }
+            let mean = |name: &str| Sample(column(name)).mean();
+            cells.push(format!(
+                "{:.1} | {:.1} | {:.2}",
+                mean("kl"),
+                mean("length"),
+                mean("finished")
+            ));
+        }
+        for cell in cells {
+            assert!(section.contains(&format!("| {cell} |")), "{method}: {cell}");
+        }
+    }
+    // The cell after an interval is the next interval and no p.
+    let next = |row: &[String; 3]| row[1].split(' ').next().unwrap_or_default().to_string();
+    let said = intervals_of(&section, &rows, &rows.iter().map(next).collect::<Vec<_>>());
+    assert!(said >= 12, "{said}");
+    // The reward that is paid, and the KL, of each batch along training.
+    let training = of_folder(PRETRAINED, "training.csv");
+    for step in training.distinct("step").unwrap() {
+        let at = training.filter("step", &step).unwrap();
+        let cell = |seed: &String, method: &str| {
+            let here = at.filter("seed", seed).unwrap();
+            let here = here.filter("method", method).unwrap();
+            let [paid, kl] = ["score", "kl"].map(|c| here.floats(c).unwrap()[0]);
+            format!("{paid:.2} ({kl:.1})").replace('-', "−")
+        };
+        let cells: Vec<String> = seeds
+            .iter()
+            .flat_map(|seed| [cell(seed, "rto"), cell(seed, "dppo")])
+            .collect();
+        let line = format!("| {step} | {} |", cells.join(" | "));
+        assert!(section.contains(&line), "{line}");
+    }
+    let agreement = of_folder(PRETRAINED, "agreement.csv");
+    let [shares, low, high] = ["accuracy", "low", "high"].map(|c| agreement.floats(c).unwrap());
+    let known: Vec<[f64; 3]> = (0..shares.len())
+        .map(|i| [shares[i], low[i], high[i]])
+        .collect();
+    assert!(percentages_of(&section, &known) >= known.len());
+}
+
+/// How often models agree with people on ground (c), means over seeds.
+#[test]
+fn the_notes_say_how_often_models_agree_with_people() {
+    let agreement = of_folder(HARMLESS.folder, "agreement.csv");
+    let models = agreement.distinct("model").unwrap();
+    let means = models.iter().map(|model| {
+        let of_model = agreement.filter("model", model).unwrap();
+        with_ends(of_model.floats("accuracy").unwrap())
+    });
+    let means: Vec<[f64; 3]> = means.collect();
+    assert_eq!(
+        percentages_of(&section(HARMLESS.section), &means),
+        means.len()
+    );
+}
+
+/// Looks every `54.5% [53.0, 56.0]` of a section up among shares with their ends; returns how many there are.
+fn percentages_of(section: &str, known: &[[f64; 3]]) -> usize {
+    let known = known.iter().map(|values| {
+        let [share, low, high] = values.map(|v| format!("{:.1}", 100.0 * v));
+        format!("{share}% [{low}, {high}]")
+    });
+    let known: Vec<String> = known.collect();
+    let mut looked_up = 0;
+    for (at, _) in section.match_indices("% [") {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let start = section[..at].rfind(|c| !is_number(c)).unwrap() + 1;
+        let end = at + section[at..].find(']').unwrap() + 1;
+        let said = &section[start..end];
+        assert!(known.iter().any(|known| known == said), "no share: {said}");
+        looked_up += 1;
+    }
+    looked_up
+}
+
 /// Looks every interval of a section up among rows, with the p that stands after it; returns how many there are.
 fn intervals_of(section: &str, rows: &[[String; 3]], shares: &[String]) -> usize {
     let is_number = |c: char| c.is_ascii_digit() || c == '.' || c == '−';
