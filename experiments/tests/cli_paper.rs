@@ -40,7 +40,7 @@ fn one_page_holds_every_statement_and_figure_and_a_wrong_number_is_an_error() {
 
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.len() < 5_000_000);
-    // Fifteen of them are committed: those of programs that train networks, and of the study.
+    // Sixteen of them are committed: those of programs that train networks, and of the study.
     assert_eq!(page.matches("<svg").count(), 46);
     let links = between(&page, "href=\"#", '"');
     let ids = between(&page, "id=\"", '"');

@@ -149,10 +149,44 @@ fn the_notes_say_how_noisy_the_gradients_are() {
         format!("from {one:.1} to {less:.1}")
     };
     let [long, wide] = ["long", "wide"].map(|i| of("rloo", REPORT, "", i));
+    let runs = TREES.table("gradient_runs.csv");
+    let part = |column: &str, method: &str, instance: &str, digits: usize| {
+        let [one, less] = ["1.0", "0.9"].map(|lambda| {
+            let keys = [
+                ("stage", gradients::SFT),
+                ("whitening", gradients::WHITENED),
+                ("method", method),
+                ("instance", instance),
+                ("lambda", lambda),
+            ];
+            let rows = keys.iter().fold(runs.clone(), |rows, (key, value)| {
+                rows.filter(key, value).unwrap()
+            });
+            let logs = rows.floats(column).unwrap().into_iter().map(f64::ln);
+            Sample(logs.collect()).mean().exp()
+        });
+        format!("from {one:.digits$} to {less:.digits$}")
+    };
     for said in [
         format!("{} and {}", falls("dppo", "long"), falls("dppo", "wide")),
         format!("{} and {}", falls("rto", "long"), falls("rto", "wide")),
         format!("RLOO's noise at SFT is {long:.1} and {wide:.1}"),
+        // What DPPO's noise is made of: a covariance that falls, and a mean that falls more.
+        format!(
+            "{} and {}",
+            part("trace", "dppo", "long", 1).replace("from ", ""),
+            part("trace", "dppo", "wide", 1).replace("from ", "")
+        ),
+        format!(
+            "{} and {}",
+            part("square", "dppo", "long", 3),
+            part("square", "dppo", "wide", 3)
+        ),
+        format!(
+            "{} and {}",
+            part("square", "rto", "long", 3),
+            part("square", "rto", "wide", 3)
+        ),
     ] {
         assert!(words.join(" ").contains(&said), "not said: {said}");
     }
@@ -169,13 +203,10 @@ fn a_ratio_of_noise_is_paired_by_seed() {
         "whitening",
         "seed",
         "iteration",
-        "drawn",
         "noise",
         "bias2",
         "cosine",
         "cosine_true",
-        "trace",
-        "square",
     ];
     let table = |seeds_of_dppo: u64| {
         let mut runs = Table::new("gradient_runs", &columns);
@@ -190,12 +221,9 @@ fn a_ratio_of_noise_is_paired_by_seed() {
                     gradients::WHITENED.into(),
                     seed.into(),
                     0u64.into(),
-                    0u64.into(),
                     noise.into(),
                     0.0.into(),
                     1.0.into(),
-                    1.0.into(),
-                    noise.into(),
                     1.0.into(),
                 ]);
             }
@@ -719,6 +747,18 @@ fn the_notes_say_what_the_replies_of_a_pretrained_model_say() {
             .collect();
         let line = format!("| {step} | {} |", cells.join(" | "));
         assert!(section.contains(&line), "{line}");
+    }
+    let wins = of_folder(PRETRAINED, "win_rates.csv");
+    let wins = wins.filter("row", "rto").unwrap();
+    for of in [
+        ["rate", "low", "high"],
+        ["equal_length", "equal_length_low", "equal_length_high"],
+    ] {
+        let [rate, low, high] = of.map(|c| wins.floats(c).unwrap());
+        for i in 0..wins.len() {
+            let cell = format!("| {:.3} ({:.3} to {:.3}) |", rate[i], low[i], high[i]);
+            assert!(section.contains(&cell), "{cell}");
+        }
     }
     let agreement = of_folder(PRETRAINED, "agreement.csv");
     let [shares, low, high] = ["accuracy", "low", "high"].map(|c| agreement.floats(c).unwrap());
