@@ -148,7 +148,7 @@ pub(super) fn solve(
     };
     let infinite = f64::INFINITY;
     let mut free = graded(&plain).minimise(start, infinite, infinite, patience)?;
-    let mut strict = vec![false; design.n()];
+    let (mut strict, mut apparent) = (vec![false; design.n()], vec![false; design.n()]);
     // Weights of margins beyond this may be lost beside others, and a step that ought to be large with them.
     let doubtful = !free.converged || free.largest_margin > 1.5 * PLAIN_MARGIN;
     if doubtful && options.penalty == 0.0 {
@@ -160,7 +160,8 @@ pub(super) fn solve(
             if let Ok(found) = explained(design, from.as_slice())
                 && found.contains(&true)
             {
-                strict = found;
+                strict = outside_span(design, found.clone());
+                apparent = found;
                 break;
             }
         }
@@ -176,44 +177,91 @@ pub(super) fn solve(
     if separates && bound.is_infinite() {
         return Err(unbounded(&strict));
     }
+    // Without a ball, where no step arrives, what separates but for numbers that count as 0 is refused as separable.
+    if !free.converged && apparent.contains(&true) && bound.is_infinite() {
+        return Err(unbounded(&apparent));
+    }
     if !separates && (bound.is_infinite() || free.converged && free.y.norm() <= bound) {
         return converged(free, options).map(inside);
     }
     // Where the separated pairs have no direction to themselves, up to rounding, all are treated alike.
-    let divided = if separates {
-        Some(split(design, &strict)?)
-    } else {
-        None
-    };
-    let divided = divided.filter(|(split, _)| split.dim > split.overlap_dim && split.dim == k);
-    if let Some((split, basis)) = &divided {
-        let zero = DVector::zeros(split.dim);
-        let at = graded(split).minimise(zero, first, bound, options.max_passes);
-        if let Ok(mut at) = at.and_then(|at| converged(at, options)) {
-            at.passes += free.passes;
-            let theta = basis * &at.y;
-            if same_margins(design, &strict, split, &at.y, &theta) {
-                return Ok(finish(at, theta));
-            }
+    let divided = |strict: &[bool]| -> Result<Option<(Iterate, DVector<f64>)>> {
+        if !strict.contains(&true) {
+            return Ok(None);
         }
-        // The division was one of rounding.
-    }
-    let at = graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?;
-    let mut at = converged(at, options)?;
-    at.passes += free.passes;
-    // Separated pairs push outwards for as long as anything is left of them: a point inside the ball at which rounding
-    // has lost their weights is not the maximiser.
-    let lost = |theta: &DVector<f64>| {
-        let margin = |i: usize| -> f64 {
-            let terms = design.row(i).iter().zip(theta.iter());
-            terms.map(|(x, t)| x * t).sum()
+        let (split, basis) = split(design, strict)?;
+        if split.dim == split.overlap_dim || split.dim != k {
+            return Ok(None);
+        }
+        let zero = DVector::zeros(split.dim);
+        let penalty = options.penalty;
+        let graded = Graded {
+            split: &split,
+            penalty,
         };
-        (0..design.n()).any(|i| strict[i] && margin(i) > LOST_MARGIN)
+        let at = graded.minimise(zero, first, bound, options.max_passes);
+        let Ok(mut at) = at.and_then(|at| converged(at, options)) else {
+            return Ok(None);
+        };
+        at.passes += free.passes;
+        let theta = basis * &at.y;
+        // Otherwise the division was one of rounding.
+        let same = same_margins(design, strict, &split, &at.y, &theta);
+        Ok(same.then_some((at, theta)))
+    };
+    if let Some((at, theta)) = divided(&strict)? {
+        return Ok(finish(at, theta));
+    }
+    let mut at = graded(&plain).minimise(DVector::zeros(k), first, bound, options.max_passes)?;
+    at.passes += free.passes;
+    if !at.converged {
+        // Pairs that overlap only far out of the ball are in it as good as separated: those whose weights are lost
+        // beside the others' are divided from them.
+        let theta = coordinates.theta(&at.y);
+        let lost: Vec<bool> = (0..design.n())
+            .map(|i| margin(design, i, &theta) > LOST_MARGIN)
+            .collect();
+        if let Some((at, theta)) = divided(&lost)? {
+            return Ok(finish(at, theta));
+        }
+    }
+    let mut at = converged(at, options)?;
+    // Separated pairs push outwards for as long as anything is left of them: a point inside the ball at which rounding
+    // has lost their weights is not the maximiser, unless the pairs whose weights are left see every direction.
+    let lost = |theta: &DVector<f64>| {
+        let left =
+            (0..design.n()).filter(|&i| !strict[i] || margin(design, i, theta) <= LOST_MARGIN);
+        let rows: Vec<f64> = left.flat_map(|i| design.row(i)).copied().collect();
+        row_space::basis(&rows, design.dim(), design.rounding()).ncols() < k
     };
     if separates && !at.at_bound && lost(&coordinates.theta(&at.y)) {
         at.converged = false;
     }
     converged(at, options).map(inside)
+}
+
+/// x_iᵀθ.
+fn margin(design: &Design, i: usize, theta: &DVector<f64>) -> f64 {
+    let terms = design.row(i).iter().zip(theta.iter());
+    terms.map(|(x, t)| x * t).sum()
+}
+
+/// `strict` without the pairs in the span of those that it leaves out. A direction that explains some pairs and
+/// contradicts none is orthogonal to the pairs that none explains, and so to all that they span; the search for it takes
+/// small numbers for 0.
+fn outside_span(design: &Design, mut strict: Vec<bool>) -> Vec<bool> {
+    loop {
+        let rest = (0..design.n()).filter(|&i| !strict[i]);
+        let rows: Vec<f64> = rest.flat_map(|i| design.row(i)).copied().collect();
+        let span = row_space::ScaledSpan::of(&rows, design.dim(), design.rounding());
+        let inside: Vec<usize> = (0..design.n())
+            .filter(|&i| strict[i] && span.holds(design.row(i)))
+            .collect();
+        if inside.is_empty() {
+            return strict;
+        }
+        inside.into_iter().for_each(|i| strict[i] = false);
+    }
 }
 
 fn lengths(rows: &[f64], k: usize) -> impl Iterator<Item = f64> + '_ {

@@ -102,15 +102,26 @@ impl Graded<'_> {
             converged: false,
             largest_margin: 0.0,
         };
-        let mut ball = first.min(bound);
-        let reach = if ball < bound {
-            self.reach(limit)?
+        let mut radius = first;
+        let wants = if first < bound {
+            self.alone(limit)?
         } else {
-            0.0
+            None
         };
+        let reach = wants.as_ref().map_or(0.0, |a| a.norm());
+        // A ball that O's part of θ does not fit into is one that the path to S need not visit.
+        let inner = match wants {
+            Some(a) if reach < bound => {
+                at.y.rows_mut(0, self.ka()).copy_from(&a);
+                reach
+            }
+            _ => 0.0,
+        };
+        let mut ball = radius.hypot(inner).min(bound);
         while ball < bound {
             self.within(&mut at, ball, NEXT_BALL, limit)?;
-            let next = (2.0 * ball).min(bound);
+            radius *= 2.0;
+            let next = radius.hypot(inner).min(bound);
             self.widen(&mut at.y, ball, next, reach);
             ball = next;
         }
@@ -118,11 +129,11 @@ impl Graded<'_> {
         Ok(at)
     }
 
-    /// ‖a‖ at the minimiser of O's part of f alone; 0 where there is no S, or the steps do not end.
-    fn reach(&self, limit: usize) -> Result<f64> {
+    /// a at the minimiser of O's part of f alone; none where there is no S, or the steps do not end.
+    fn alone(&self, limit: usize) -> Result<Option<DVector<f64>>> {
         let (ka, s) = (self.ka(), self.split);
         if ka == 0 || self.kb() == 0 {
-            return Ok(0.0);
+            return Ok(None);
         }
         let alone = Split {
             overlap: s.overlap.clone(),
@@ -136,7 +147,7 @@ impl Graded<'_> {
         };
         let (zero, infinite) = (DVector::zeros(ka), f64::INFINITY);
         let at = alone.minimise(zero, infinite, infinite, limit)?;
-        Ok(if at.converged { at.y.norm() } else { 0.0 })
+        Ok(at.converged.then_some(at.y))
     }
 
     /// From the sphere of one ball to that of the next: a stays, b is stretched to what a leaves of the ball once O has

@@ -58,6 +58,33 @@ pub(crate) struct ScaledSpan {
     pub least_pivot: f64,
 }
 
+/// What is left of a row outside a span, of the row's length, that counts as nothing.
+const INSIDE: f64 = 1e-11;
+
+impl ScaledSpan {
+    /// Of rows `[n, d]`; pivots count as in [`RowSpace::of`].
+    pub fn of(rows: &[f64], d: usize, rounding: &[f64]) -> Self {
+        scaled_span(rows, d, rounding)
+    }
+
+    /// Whether the span holds x, `[d]`.
+    pub fn holds(&self, x: &[f64]) -> bool {
+        let beside = self
+            .scales
+            .iter()
+            .zip(x)
+            .any(|(s, x)| *s == 0.0 && *x != 0.0);
+        if beside {
+            return false;
+        }
+        let scaled = self.scales.iter().zip(x);
+        let scaled = scaled.map(|(s, x)| if *s > 0.0 { x / s } else { 0.0 });
+        let scaled = DVector::from_iterator(x.len(), scaled);
+        let rest = &scaled - &self.basis * self.basis.tr_mul(&scaled);
+        rest.norm() <= INSIDE * scaled.norm()
+    }
+}
+
 impl Design {
     /// The row space in columns of length 1, by an orthogonal factorisation with column pivoting; pivots count as in
     /// [`RowSpace::of`].
