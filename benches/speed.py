@@ -53,8 +53,12 @@ CELLS = [f"{n}:{d}:{cond}" for n in (100_000, 1_000_000) for d in (8, 64, 256, 1
 SPARSE_CELLS = [f"100000:{d}" for d in (2000, 10_000, 50_000)]
 SPARSE_METHODS = ("scipy-lbfgs", "sk-lbfgs")
 STREAM_CELLS = ["7812500:64"]
-# A copy of X and the temporaries of a Newton step beside it would not fit the memory of a small machine.
-LARGE = 4 << 30
+
+def available():
+    """Bytes of memory that may be taken."""
+    text = open("/proc/meminfo").read().split("MemAvailable:")[1]
+    return int(text.split()[0]) * 1024
+
 
 
 def ours(n, d, file, work="bt-fit"):
@@ -82,13 +86,17 @@ def distance(a, b):
 
 def bt_cell(n, d, cond, args, file):
     subprocess.run([sys.executable, PEER, "make", str(n), str(d), str(cond), file], check=True)
-    alone = 8 * n * d > LARGE
-    mine = None if alone else ours(n, d, file)
+    free = available()
+    mine = None
     for method, name in METHODS.items():
         if args.method and method not in args.method:
             continue
-        if alone and method != "scipy-lbfgs":
-            continue
+        # Both hold X, and a Newton step of a peer as much again.
+        alone = 8 * n * d * (3.2 if "newton" in method else 2.2) > free
+        if alone and mine:
+            mine.close()
+        if not alone and not (mine and mine.process.poll() is None):
+            mine = ours(n, d, file)
         other = theirs(n, d, file, method)
         read = other.ready["read_s"]
         first = other.ask("fit", args.limit)
@@ -137,7 +145,7 @@ def bt_cell(n, d, cond, args, file):
         }
         keep(row)
         print(line(row), flush=True)
-    if not alone:
+    if mine:
         mine.close()
 
 
@@ -306,7 +314,7 @@ def line(row):
 
 BT_HEAD = """(4.1) with penalty 10⁻⁶ on n rows from N(0, I/d), column k scaled by cond^(−k/(d−1)), θ\\* of norm 3; one thread, CPU seconds of the
 fit alone. Gradients are ‖∇f‖/n at what was returned; ours was asked for one no longer than the peer's. The floor is our number of
-readings of X (in brackets) times what NumPy takes for one `x @ theta`. Pairs are interleaved, except where X has 8 GB: there one
+readings of X (in brackets) times what NumPy takes for one `x @ theta`. Pairs are interleaved, except where both would not fit the memory: there one
 process runs at a time. A peer marked `>` was stopped at that time without having converged.
 
 | work | peer | rto | peer's | ratio (range) | floor (readings) | ‖∇f‖/n rto | peer's | pairs |

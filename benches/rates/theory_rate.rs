@@ -19,6 +19,7 @@ use rto::policy::{ExactEvaluator, StateMap};
 use rto::reward::TabularReward;
 use rto::seed::SeedTree;
 use rto::{Error, Result};
+use std::io::Read;
 use std::time::Instant;
 
 fn main() -> Result<()> {
@@ -211,13 +212,21 @@ fn reports(actions: usize, horizon: usize, repetitions: usize) -> Result<()> {
 /// The numbers of eight or four bytes in a file.
 fn read<const N: usize, T>(file: &str, count: usize, number: fn([u8; N]) -> T) -> Result<Vec<T>> {
     let unread = |why: String| Error::config("file", file, why);
-    let bytes = std::fs::read(file).map_err(|e| unread(e.to_string()))?;
-    if count > 0 && bytes.len() != N * count {
+    let mut from = std::fs::File::open(file).map_err(|e| unread(e.to_string()))?;
+    let bytes = from.metadata().map_err(|e| unread(e.to_string()))?.len() as usize;
+    if bytes % N != 0 || count > 0 && bytes != N * count {
         return Err(unread(format!("expected {} bytes", N * count)));
     }
     let each = |b: &[u8]| number(b.try_into().expect("as many bytes"));
-    let mut out = Vec::with_capacity(bytes.len() / N);
-    out.extend(bytes.chunks_exact(N).map(each));
+    let mut out = Vec::with_capacity(bytes / N);
+    // By pieces: the bytes of all beside the numbers would take the memory twice.
+    let mut piece = vec![0; (1 << 20).min(bytes)];
+    while out.len() < bytes / N {
+        let length = piece.len().min(bytes - N * out.len());
+        let piece = &mut piece[..length];
+        from.read_exact(piece).map_err(|e| unread(e.to_string()))?;
+        out.extend(piece.chunks_exact(N).map(each));
+    }
     Ok(out)
 }
 

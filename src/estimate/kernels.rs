@@ -72,7 +72,7 @@ impl Kernel for PassKernel<'_> {
                 *z = simd::dot(simd, x, self.theta);
             }
             let used = n.next_multiple_of(LANES);
-            logistic(&z[..used], &mut w[..used], &mut loss, &mut lowest);
+            logistic(simd, &z[..used], &mut w[..used], &mut loss, &mut lowest);
             accumulate(simd, rows, d, &w[..n], &mut gradient);
         }
         Pass {
@@ -85,20 +85,27 @@ impl Kernel for PassKernel<'_> {
 
 /// w = −σ(−z) for a whole number of lanes of margins, with log(1 + e^{−z}) and the smallest margin added lane by lane.
 #[inline(always)]
-pub(super) fn logistic(
+pub(super) fn logistic<S: Simd>(
+    simd: S,
     z: &[f64],
     w: &mut [f64],
     loss: &mut [f64; LANES],
     lowest: &mut [f64; LANES],
 ) {
-    for (z, w) in z.chunks_exact(LANES).zip(w.chunks_exact_mut(LANES)) {
-        for i in 0..LANES {
-            let e = simd::exp(-z[i].abs());
-            let tail = e / (1.0 + e);
-            w[i] = if z[i] >= 0.0 { -tail } else { tail - 1.0 };
-            let linear = if z[i] < 0.0 { -z[i] } else { 0.0 };
-            loss[i] += linear + simd::ln_1p(e);
-            lowest[i] = if z[i] < lowest[i] { z[i] } else { lowest[i] };
+    let width = LANES / S::F64_LANES;
+    let loss = S::as_mut_simd_f64s(loss).0;
+    let lowest = S::as_mut_simd_f64s(lowest).0;
+    let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+    let lanes = S::as_simd_f64s(z).0.chunks_exact(width);
+    for (z, w) in lanes.zip(S::as_mut_simd_f64s(w).0.chunks_exact_mut(width)) {
+        for i in 0..width {
+            let (tail, log) = simd::logistic_tail(simd, z[i]);
+            let negative = simd.less_than_f64s(z[i], zero);
+            let (above, below) = (simd.sub_f64s(zero, tail), simd.sub_f64s(tail, one));
+            w[i] = simd.select_f64s(negative, below, above);
+            let linear = simd.select_f64s(negative, simd.sub_f64s(zero, z[i]), zero);
+            loss[i] = simd.add_f64s(loss[i], simd.add_f64s(linear, log));
+            lowest[i] = simd.min_f64s(z[i], lowest[i]);
         }
     }
 }

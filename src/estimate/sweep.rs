@@ -7,7 +7,7 @@
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::kernels::{Pass, accumulate};
+use super::kernels::{Pass, accumulate, logistic};
 use crate::numerics::CompensatedSum;
 use crate::simd::{self, Kernel, LANES, dispatch};
 
@@ -118,18 +118,14 @@ impl Kernel for Loss<'_> {
     type Output = (f64, f64);
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> (f64, f64) {
+    fn run<S: Simd>(self, simd: S) -> (f64, f64) {
         let (mut loss, mut lowest) = ([0.0; LANES], [f64::INFINITY; LANES]);
-        let mut z = [f64::INFINITY; LANES];
+        let (mut z, mut unused) = ([f64::INFINITY; LANES], [0.0; LANES]);
         for chunk in self.0.chunks(LANES) {
             // What is missing in the last chunk has no loss.
             z.fill(f64::INFINITY);
             z[..chunk.len()].copy_from_slice(chunk);
-            for i in 0..LANES {
-                let linear = if z[i] < 0.0 { -z[i] } else { 0.0 };
-                loss[i] += linear + simd::ln_1p(simd::exp(-z[i].abs()));
-                lowest[i] = if z[i] < lowest[i] { z[i] } else { lowest[i] };
-            }
+            logistic(simd, &z, &mut unused, &mut loss, &mut lowest);
         }
         let lowest = lowest.into_iter().fold(f64::INFINITY, f64::min);
         (simd::tree_sum(&loss), lowest)

@@ -101,7 +101,7 @@ impl Kernel for PassKernel<'_> {
     type Output = (Pass, Vec<f64>);
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> (Pass, Vec<f64>) {
+    fn run<S: Simd>(self, simd: S) -> (Pass, Vec<f64>) {
         let mut gradient = vec![0.0; self.rows.dim()];
         let mut margins = Vec::with_capacity(self.of.len());
         let (mut loss, mut lowest) = ([0.0; LANES], [f64::INFINITY; LANES]);
@@ -115,7 +115,7 @@ impl Kernel for PassKernel<'_> {
                 *z = dot(indices, values, self.theta);
             }
             margins.extend_from_slice(&z[..n]);
-            logistic(&z, &mut w, &mut loss, &mut lowest);
+            logistic(simd, &z, &mut w, &mut loss, &mut lowest);
             for (i, w) in w[..n].iter().enumerate() {
                 let (indices, values) = self.rows.slices(start + i);
                 add(indices, values, *w, &mut gradient);
