@@ -366,8 +366,11 @@ def table(_):
             continue
         if start not in text or end not in text:
             sys.exit(f"{NOTES}: expected the lines {start.strip()} and {end.strip()}")
-        machines = ", ".join(sorted({r["machine"] for r in mine}))
-        body = f"Machine: {machines}.\n\n{head}" + "".join(line(r) + "\n" for r in mine)
+        machines = sorted({r["machine"] for r in mine})
+        mark = {m: "" if len(machines) == 1 else f" ({chr(ord('a') + i)})" for i, m in enumerate(machines)}
+        named = ", ".join(m + mark[m] for m in machines)
+        marked = [{**r, "work": r["work"] + mark[r["machine"]]} for r in mine]
+        body = f"Machine: {named}.\n\n{head}" + "".join(line(r) + "\n" for r in marked)
         before, rest = text.split(start)
         text = before + start + body + end + rest.split(end)[1]
     NOTES.write_text(text)

@@ -85,7 +85,7 @@ impl Graded<'_> {
     }
 
     /// Minimises f inside the ball of radius `bound` from `start`, on the way through balls of radii that double
-    /// from `first` on.
+    /// from `first` on, beyond what O alone wants where the ball has room for that.
     pub fn minimise(
         &self,
         start: DVector<f64>,
