@@ -76,6 +76,57 @@ pub(super) fn add(x: &mut [f32], bias: &[f32], y: &[f32]) {
     );
 }
 
+/// Vectors of sums that stay in registers, so that one product need not wait for the last.
+const TOGETHER: usize = 4;
+
+/// scale q·K of N blocks of positions from `block` on; `keys` is `[head_dim][capacity]`.
+#[inline(always)]
+fn products<const N: usize>(
+    q: &[f32],
+    keys: &[f32],
+    (capacity, block): (usize, usize),
+    scale: f32,
+    scores: &mut [[f32; LANES]],
+) {
+    let mut sums = [[0.0_f32; LANES]; N];
+    for (q, keys) in q.iter().zip(keys.chunks_exact(capacity)) {
+        let keys = &keys[block * LANES..(block + N) * LANES];
+        let (keys, _) = keys.as_chunks::<LANES>();
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            for (sum, key) in sum.iter_mut().zip(key) {
+                *sum = q.mul_add(*key, *sum);
+            }
+        }
+    }
+    for (score, sum) in scores.iter_mut().zip(sums) {
+        for (score, sum) in score.iter_mut().zip(sum) {
+            *score = scale * sum;
+        }
+    }
+}
+
+/// Σ weight·value over the positions for N vectors of features from `first` on; `values` is `[capacity][width]`.
+#[inline(always)]
+fn mixture<const N: usize>(
+    weights: &[f32],
+    values: &[f32],
+    (width, first): (usize, usize),
+    out: &mut [[f32; LANES]],
+) {
+    let mut sums = [[0.0_f32; LANES]; N];
+    for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+        let (value, _) = value[first..first + N * LANES].as_chunks::<LANES>();
+        for (sum, value) in sums.iter_mut().zip(value) {
+            for (sum, value) in sum.iter_mut().zip(value) {
+                *sum = weight.mul_add(*value, *sum);
+            }
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = sum;
+    }
+}
+
 /// softmax(scale q·K) V of one row and head over the positions `seen`, in the order of training: the product, its factor and its cap, the
 /// weights divided by their sum, the values. `keys` is `[head_dim][capacity]`, `values` `[capacity][head_dim]`; `scores` has room for the
 /// capacity, a multiple of 16.
@@ -98,16 +149,14 @@ pub(super) fn attend(
             // Whole blocks before the first key are left out of everything.
             let (skipped, blocks) = (seen.start / LANES, seen.end.div_ceil(LANES));
             let (chunks, _) = scores.as_chunks_mut::<LANES>();
-            for (block, score) in (skipped..blocks).zip(&mut chunks[skipped..]) {
-                let mut sum = [0.0_f32; LANES];
-                for (q, keys) in q.iter().zip(keys.chunks_exact(capacity)) {
-                    let (keys, _) = keys.as_chunks::<LANES>();
-                    for (sum, key) in sum.iter_mut().zip(&keys[block]) {
-                        *sum = q.mul_add(*key, *sum);
-                    }
+            let scores_of = chunks[skipped..blocks].chunks_mut(TOGETHER);
+            for (block, scores) in (skipped..blocks).step_by(TOGETHER).zip(scores_of) {
+                if scores.len() == TOGETHER {
+                    products::<TOGETHER>(q, keys, (capacity, block), scale, scores);
+                    continue;
                 }
-                for (score, sum) in score.iter_mut().zip(sum) {
-                    *score = scale * sum;
+                for (i, scores) in scores.chunks_exact_mut(1).enumerate() {
+                    products::<1>(q, keys, (capacity, block + i), scale, scores);
                 }
             }
             let weights = &mut scores[seen.clone()];
@@ -117,10 +166,23 @@ pub(super) fn attend(
                     .for_each(|s| *s = bound * tanh(*s / bound));
             }
             softmax(weights);
-            out.fill(0.0);
             let values = &values[seen.start * out.len()..];
-            for (weight, value) in weights.iter().zip(values.chunks_exact(out.len())) {
-                for (out, value) in out.iter_mut().zip(value) {
+            let width = out.len();
+            let (vectors, rest) = out.as_chunks_mut::<LANES>();
+            let first_of_rest = width - rest.len();
+            for (i, out) in vectors.chunks_mut(TOGETHER).enumerate() {
+                let first = i * TOGETHER * LANES;
+                if out.len() == TOGETHER {
+                    mixture::<TOGETHER>(weights, values, (width, first), out);
+                    continue;
+                }
+                for (j, out) in out.chunks_exact_mut(1).enumerate() {
+                    mixture::<1>(weights, values, (width, first + j * LANES), out);
+                }
+            }
+            rest.fill(0.0);
+            for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+                for (out, value) in rest.iter_mut().zip(&value[first_of_rest..]) {
                     *out = weight.mul_add(*value, *out);
                 }
             }
