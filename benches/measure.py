@@ -68,9 +68,10 @@ def rows():
 
 
 def keep(row):
-    same = lambda r: (r["section"], r["work"], r["peer"]) == (row["section"], row["work"], row["peer"])
+    named = lambda r: tuple(r[k] for k in ("section", "work", "peer", "machine"))
+    same = lambda r: named(r) == named(row)
     kept = [r for r in rows() if not same(r)] + [row]
-    kept.sort(key=lambda r: (r["section"], r["key"], r["peer"]))
+    kept.sort(key=lambda r: (r["section"], r["key"], r["peer"], r["machine"]))
     RESULTS.write_text("".join(json.dumps(r) + "\n" for r in kept))
 
 

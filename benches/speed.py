@@ -20,7 +20,7 @@ Sections:
         often; both from the cache of the system, wall seconds, all cores (cargo build --bin solve, which optimises as release does).
   planner V, SubOpt, KL and entropy of one policy under four rewards: one walk over the states beside a walk for each, one thread.
 
-A row that is measured again replaces the old one. Ratios are theirs/ours pair by pair; their median and range are printed.
+A row that is measured again on a machine replaces the old one. Ratios are theirs/ours pair by pair; their median and range are printed.
 In bt ours runs with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as NumPy asks the kernel for large pages by itself. There a peer that takes
 longer than --limit seconds is stopped and counted as that long.
 """

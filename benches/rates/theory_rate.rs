@@ -214,7 +214,7 @@ fn read<const N: usize, T>(file: &str, count: usize, number: fn([u8; N]) -> T) -
     let unread = |why: String| Error::config("file", file, why);
     let mut from = std::fs::File::open(file).map_err(|e| unread(e.to_string()))?;
     let bytes = from.metadata().map_err(|e| unread(e.to_string()))?.len() as usize;
-    if bytes % N != 0 || count > 0 && bytes != N * count {
+    if !bytes.is_multiple_of(N) || count > 0 && bytes != N * count {
         return Err(unread(format!("expected {} bytes", N * count)));
     }
     let each = |b: &[u8]| number(b.try_into().expect("as many bytes"));
