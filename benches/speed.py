@@ -54,11 +54,11 @@ SPARSE_CELLS = [f"100000:{d}" for d in (2000, 10_000, 50_000)]
 SPARSE_METHODS = ("scipy-lbfgs", "sk-lbfgs")
 STREAM_CELLS = ["7812500:64"]
 
+
 def available():
     """Bytes of memory that may be taken."""
     text = open("/proc/meminfo").read().split("MemAvailable:")[1]
     return int(text.split()[0]) * 1024
-
 
 
 def ours(n, d, file, work="bt-fit"):
@@ -95,7 +95,8 @@ def bt_cell(n, d, cond, args, file):
         alone = 8 * n * d * (3.2 if "newton" in method else 2.2) > free
         if alone and mine:
             mine.close()
-        if not alone and not (mine and mine.process.poll() is None):
+            mine = None
+        if not alone and not mine:
             mine = ours(n, d, file)
         other = theirs(n, d, file, method)
         read = other.ready["read_s"]
@@ -118,6 +119,7 @@ def bt_cell(n, d, cond, args, file):
                 slow.append(other.ask("fit")["cpu_s"])
         if alone:
             mine.close()
+            mine = None
             if not stopped:
                 other = theirs(n, d, file, method)
                 slow = [other.ask("fit")["cpu_s"] for _ in range(args.pairs)]

@@ -1,7 +1,7 @@
 //! Branch-free exp and ln that the compiler vectorises, and run-time choice of the vector width.
 //!
-//! Only plain multiplications and additions in a fixed order are used (no fused multiply-add, no
-//! reassociation), so a result does not depend on the width that was chosen.
+//! [`exp`] and [`ln`] use only plain multiplications and additions in a fixed order (no fused multiply-add, no
+//! reassociation), so their results do not depend on the width that was chosen; what fuses them says so.
 
 use pulp::bytemuck::cast;
 use pulp::{Arch, Simd, WithSimd};

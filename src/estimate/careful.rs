@@ -6,6 +6,7 @@ use nalgebra::{DMatrix, DVector};
 use super::bradley_terry::FitOptions;
 use super::design::Design;
 use super::graded::{Graded, Iterate, Split};
+use super::kernels;
 use super::row_space::{self, RowSpace};
 use super::separation::explained;
 use crate::{Error, Result};
@@ -217,33 +218,26 @@ pub(super) fn solve(
     if !at.converged {
         // Pairs that overlap only far out of the ball are in it as good as separated: those whose weights are lost
         // beside the others' are divided from them.
-        let theta = coordinates.theta(&at.y);
-        let lost: Vec<bool> = (0..design.n())
-            .map(|i| margin(design, i, &theta) > LOST_MARGIN)
-            .collect();
-        if let Some((at, theta)) = divided(&lost)? {
+        if let Some((at, theta)) = divided(&lost(design, &coordinates.theta(&at.y)))? {
             return Ok(finish(at, theta));
         }
     }
     let mut at = converged(at, options)?;
     // Separated pairs push outwards for as long as anything is left of them: a point inside the ball at which rounding
     // has lost their weights is not the maximiser, unless the pairs whose weights are left see every direction.
-    let lost = |theta: &DVector<f64>| {
-        let left =
-            (0..design.n()).filter(|&i| !strict[i] || margin(design, i, theta) <= LOST_MARGIN);
+    if separates && !at.at_bound {
+        let lost = lost(design, &coordinates.theta(&at.y));
+        let left = (0..design.n()).filter(|&i| !(strict[i] && lost[i]));
         let rows: Vec<f64> = left.flat_map(|i| design.row(i)).copied().collect();
-        row_space::basis(&rows, design.dim(), design.rounding()).ncols() < k
-    };
-    if separates && !at.at_bound && lost(&coordinates.theta(&at.y)) {
-        at.converged = false;
+        at.converged &= row_space::basis(&rows, design.dim(), design.rounding()).ncols() == k;
     }
     converged(at, options).map(inside)
 }
 
-/// x_iᵀθ.
-fn margin(design: &Design, i: usize, theta: &DVector<f64>) -> f64 {
-    let terms = design.row(i).iter().zip(theta.iter());
-    terms.map(|(x, t)| x * t).sum()
+/// Whether the weight of each pair is lost beside that of one whose margin is 0, `[n]`.
+fn lost(design: &Design, theta: &DVector<f64>) -> Vec<bool> {
+    let margins = kernels::margins(design.rows(), design.dim(), theta.as_slice());
+    margins.into_iter().map(|z| z > LOST_MARGIN).collect()
 }
 
 /// `strict` without the pairs in the span of those that it leaves out. A direction that explains some pairs and
