@@ -1,6 +1,6 @@
 //! The network on slices: forward passes over ragged rows with a key–value cache.
 
-use super::kernels::{self, LANES, add, attend, cap, head_norm};
+use super::kernels::{self, Attention, LANES, NEIGHBOURS, add, cap, head_norm};
 use super::linear::{Linear, Stored, TILE};
 use super::weights::{BlockWeights, Norm, Weights, Write};
 use crate::family::{Activation, Head, ModelConfig, QkNorm};
@@ -69,6 +69,26 @@ impl Shape {
             logit_cap: plan.logit_cap.map(|cap| cap as f32),
         }
     }
+}
+
+/// Some rows and a head: the first row, how many, the head.
+type Part = (usize, usize, usize);
+
+/// Every row with every head: rows of neighbouring positions of a slot together, as many as read their keys at once, the others alone.
+fn parts(rows: &[Row], heads: usize) -> Vec<Part> {
+    let mut parts = Vec::with_capacity(rows.len() * heads);
+    let follows =
+        |pair: &[Row]| pair[1].slot == pair[0].slot && pair[1].position == pair[0].position + 1;
+    let mut first = 0;
+    while let Some(rest @ [_, ..]) = rows.get(first..) {
+        let together = rest
+            .get(..NEIGHBOURS)
+            .is_some_and(|rows| rows.windows(2).all(follows));
+        let n = if together { NEIGHBOURS } else { 1 };
+        parts.extend((0..heads).map(|head| (first, n, head)));
+        first += n;
+    }
+    parts
 }
 
 /// Positions that a query sees.
@@ -373,44 +393,46 @@ impl Engine {
         }
         let head_dim = layout.head_dim;
         let cache = &*cache;
-        let one = |(i, (query, out)): (usize, (&[f32], &mut [f32]))| {
-            let row = rows[i / layout.heads];
-            let at = cache.at(&self.shape, layer, row.slot)
-                + layout.kv_head(i % layout.heads) * head_dim * cache.capacity;
+        let one = |((first, n, head), out): (Part, &mut [f32])| {
+            let at = cache.at(&self.shape, layer, rows[first].slot)
+                + layout.kv_head(head) * head_dim * cache.capacity;
             let size = head_dim * cache.capacity;
-            let mut scores = Scores::of(cache.capacity);
-            attend(
-                query,
-                &cache.keys[at..][..size],
-                &cache.values[at..][..size],
-                seen(window, row.position),
-                (self.shape.scale, self.shape.score_cap),
-                scores.slice(),
-                out,
-            );
+            let query = |row: usize| &b.queries[row * queries + head * head_dim..][..head_dim];
+            let queries: Vec<&[f32]> = (first..first + n).map(query).collect();
+            let see = |row: &Row| seen(window, row.position);
+            let seen: Vec<_> = rows[first..first + n].iter().map(see).collect();
+            let attention = Attention {
+                keys: &cache.keys[at..][..size],
+                values: &cache.values[at..][..size],
+                capacity: cache.capacity,
+                scale: self.shape.scale,
+                bound: self.shape.score_cap,
+            };
+            let mut scores = Scores::of(n * cache.capacity);
+            attention.attend(&queries, &seen, scores.slice(), out);
         };
-        let size = rows.len() * queries;
-        if self.pool.is_none()
-            || rows.iter().map(|r| r.position + 1).sum::<usize>() * queries < 1 << 17
-        {
-            b.queries[..size]
-                .chunks_exact(head_dim)
-                .zip(b.heads[..size].chunks_exact_mut(head_dim))
-                .enumerate()
-                .for_each(one);
+        let parts = parts(rows, layout.heads);
+        let mut rest = &mut b.heads[..];
+        let mut work = Vec::with_capacity(parts.len());
+        for &(first, n, head) in &parts {
+            let out = rest.split_off_mut(..n * head_dim);
+            work.push(((first, n, head), out.expect("heads of all rows")));
+        }
+        let seen: usize = rows.iter().map(|r| r.position + 1).sum();
+        if self.pool.is_none() || seen * queries < 1 << 17 {
+            work.into_iter().for_each(one);
         } else {
-            b.queries[..size]
-                .par_chunks_exact(head_dim)
-                .zip(b.heads[..size].par_chunks_exact_mut(head_dim))
-                .enumerate()
-                .for_each(one);
+            work.into_par_iter().for_each(one);
         }
         b.attended.fill(0.0);
-        for i in 0..rows.len() {
-            scatter(
-                &b.heads[i * queries..][..queries],
-                lane_mut(&mut b.attended, queries, i),
-            );
+        let mut done = &b.heads[..];
+        for (first, n, head) in parts {
+            for row in first..first + n {
+                let (values, rest) = done.split_at(head_dim);
+                let lane = lane_mut(&mut b.attended, queries, row);
+                scatter(values, &mut lane[head * head_dim * LANES..]);
+                done = rest;
+            }
         }
     }
 
